@@ -1,0 +1,109 @@
+"""What ends our work: exceptions with an exit code, a message and what to type next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """The contract's exit codes; scripts and cron jobs rely on them."""
+
+    OK = 0
+    SEVERAL = 1
+    USAGE = 2
+    MANIFEST = 3
+    NO_BACKEND = 4
+    TRANSFER = 5
+    DIGEST = 6
+    PLACEMENT = 7
+    STORE = 8
+    MAX_TIME = 9
+    WORK = 10
+    BUG = 70
+    HELD = 75
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class OrchError(Exception):
+    """Root of all errors that people are meant to read.
+
+    `message` is a lower-case phrase without a period; `hint` is what to type next; `fault` the contract's word
+    for it in a failed file's JSON.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.SEVERAL
+    usual_fault: ClassVar[str] = "broken"
+
+    def __init__(self, message: str, hint: str = "", fault: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.fault = fault or self.usual_fault
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a manifest: where (file, line from 1, key path) and what."""
+
+    file: str
+    line: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where} {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+
+
+class ManifestError(OrchError):
+    """A manifest, site file or name that cannot be used; all problems at once."""
+
+    exit_code = ExitCode.MANIFEST
+
+    def __init__(self, problems: tuple[Problem, ...], hint: str = "") -> None:
+        super().__init__("\n".join(str(p) for p in problems), hint)
+        self.problems = problems
+
+
+class NoBackendError(OrchError):
+    """No usable program for what is wanted."""
+
+    exit_code = ExitCode.NO_BACKEND
+
+
+class TransferError(OrchError):
+    """Every source and backend was tried."""
+
+    exit_code = ExitCode.TRANSFER
+    usual_fault = "network"
+
+
+class DigestError(OrchError):
+    """A source gave wrong bytes and none gave the right ones."""
+
+    exit_code = ExitCode.DIGEST
+    usual_fault = "corrupt"
+
+
+class PlacementError(OrchError):
+    """A file could not be put at its place."""
+
+    exit_code = ExitCode.PLACEMENT
+    usual_fault = "placement"
+
+
+class StoreError(OrchError):
+    """The disk is full, read-only or not to be trusted."""
+
+    exit_code = ExitCode.STORE
+    usual_fault = "disk"
+
+
+class HeldError(OrchError):
+    """Another orch is fetching this now."""
+
+    exit_code = ExitCode.HELD
+    usual_fault = "lease"

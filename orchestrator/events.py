@@ -1,0 +1,191 @@
+"""What happened, as frozen values: the one stream that every renderer reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Union
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The run's work is known: how many files are wanted, how many must be fetched, how many bytes that is."""
+
+    files: int
+    to_fetch: int
+    bytes_to_fetch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A program was started; `command` is ready to paste, `have_bytes` are good bytes already here."""
+
+    model: str
+    file: str
+    backend: str
+    source: str
+    command: str
+    have_bytes: int
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """Bytes here so far of one file; at most every half second and once at the end."""
+
+    model: str
+    file: str
+    done_bytes: int
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One attempt failed; `kept_bytes` are good bytes that stay for the next."""
+
+    model: str
+    file: str
+    backend: str
+    source: str
+    fault: str
+    message: str
+    kept_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing to do for `wait_s` seconds, and why."""
+
+    model: str
+    file: str
+    wait_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The digest of all bytes fits."""
+
+    model: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatched:
+    """Wrong bytes: where they came from (a source, or a path), what they are, where they lie now."""
+
+    model: str
+    file: str
+    source: str
+    expected: str
+    found: str
+    quarantine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A file stands at its place; `link` is how it was made there."""
+
+    model: str
+    file: str
+    path: str
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One wanted file is in place; `how` is present, placed or fetched."""
+
+    model: str
+    file: str
+    how: str
+    backend: str = ""
+    source: str = ""
+    size_bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """One wanted file could not be had, and what to type next."""
+
+    model: str
+    file: str
+    to: tuple[str, ...]
+    fault: str
+    exit_code: int
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a run would do for one file: place, adopt, mend or fetch; for a fetch from where, with what and why."""
+
+    model: str
+    file: str
+    action: str
+    size_bytes: int | None
+    source: str = ""
+    backend: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a run would ask of one file system, and what is free there."""
+
+    folder: str
+    needed_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something worth a line: a program skipped, a lock waited for, a child that had to be killed."""
+
+    message: str
+
+
+Event = Union[  # noqa: UP007 - a runtime alias, and 3.10 evaluates it
+    Planned,
+    Started,
+    Progressed,
+    Failed,
+    Waiting,
+    Verified,
+    Mismatched,
+    Placed,
+    Finished,
+    GaveUp,
+    Foreseen,
+    Measured,
+    Noticed,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The last line of every run: the contract's counts (DESIGN: files = present + placed + fetched + failed)."""
+
+    ok: bool
+    exit_code: int
+    models: int = 0
+    files: int = 0
+    present: int = 0
+    placed: int = 0
+    fetched: int = 0
+    failed: tuple[GaveUp, ...] = ()
+    bytes_fetched: int = 0
+    bytes_reused: int = 0
+    seconds: float = 0.0
+    bytes_to_fetch: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary as the contract spells it; `bytes_to_fetch` only where it means something (plan)."""
+        out: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        out["failed"] = [{name: getattr(f, name) for name in f.__slots__} for f in self.failed]
+        out["seconds"] = round(self.seconds, 3)
+        if self.bytes_to_fetch is None:
+            del out["bytes_to_fetch"]
+        return out

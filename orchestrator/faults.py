@@ -1,0 +1,88 @@
+"""Why an attempt failed, as a value that knows its remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(str, Enum):
+    """What went wrong in one attempt; the values are the contract's words for `fault` in JSON."""
+
+    NETWORK = "network"
+    STALLED = "stalled"
+    BUSY = "busy"
+    EXPIRED = "expired"
+    MISSING = "missing"
+    REFUSED = "refused"
+    CORRUPT = "corrupt"
+    TLS = "tls"
+    UNRESUMABLE = "unresumable"
+    BROKEN = "broken"
+    DISK = "disk"
+
+
+class Remedy(Enum):
+    """What may help after a fault."""
+
+    AGAIN = "the same source later, after every source not yet tried"
+    RESOLVE = "ask the origin for a new URL, keep the partial"
+    SOURCE = "this source is out, for every backend"
+    PAIR = "this source by this backend is out; the source once a second backend was refused too"
+    AFRESH = "another source first, and once none is left from the first byte, once"
+    BACKEND = "this backend is out, for every source"
+    STOP = "nothing here can help"
+
+
+REMEDIES: dict[Kind, Remedy] = {
+    Kind.NETWORK: Remedy.AGAIN,
+    Kind.STALLED: Remedy.AGAIN,
+    Kind.BUSY: Remedy.AGAIN,
+    Kind.EXPIRED: Remedy.RESOLVE,
+    Kind.MISSING: Remedy.SOURCE,
+    Kind.CORRUPT: Remedy.SOURCE,
+    Kind.TLS: Remedy.SOURCE,
+    Kind.REFUSED: Remedy.PAIR,
+    Kind.UNRESUMABLE: Remedy.AFRESH,
+    Kind.BROKEN: Remedy.BACKEND,
+    Kind.DISK: Remedy.STOP,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why one attempt failed.
+
+    `status` is the server's HTTP status where there was one, `retry_after_s` what it asked us to wait.
+    `refused_connection` is true when nobody listened at the address (worth two tries, not five).
+    """
+
+    kind: Kind
+    message: str
+    status: int | None = None
+    retry_after_s: float | None = None
+    refused_connection: bool = False
+
+    @property
+    def remedy(self) -> Remedy:
+        """The row of `REMEDIES` for this kind."""
+        return REMEDIES[self.kind]
+
+
+def from_status(status: int, retry_after_s: float | None = None) -> Fault:
+    """Translate an HTTP status >= 400 into a fault (RFC 9110; hubs' habits in docs/architecture.md).
+
+    400 counts as REFUSED: some hubs answer a bare GET of a very large file with it, aimed at the program.
+    """
+    text = f"server answered {status}"
+    match status:
+        case 404 | 410:
+            return Fault(Kind.MISSING, text, status)
+        case 416:
+            return Fault(Kind.UNRESUMABLE, text, status)
+        case 408 | 425 | 429 | 502 | 503 | 504:
+            return Fault(Kind.BUSY, text, status, retry_after_s)
+        case _ if 400 <= status < 500:
+            return Fault(Kind.REFUSED, text, status)
+        case _:
+            return Fault(Kind.NETWORK, text, status)
