@@ -1,0 +1,84 @@
+"""Places that two files cannot both have."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, TypeVar
+
+from orchestrator.errors import Problem
+from orchestrator.manifest.lines import marked
+from orchestrator.manifest.text import keypath, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from orchestrator.model import Wanted
+
+T = TypeVar("T")
+
+OTHER_DIGEST = "has another digest"
+ONLY_CASE = "differs from it only in case"
+NO_FOLDER = "would have to be a folder"
+BELOW = "lies below it"
+
+
+def contested(claims: Iterable[tuple[str, str, T]]) -> list[tuple[T, T, str, str]]:
+    """What clashes among `claims` of (absolute path, sha256, who): (first, second, the second's path, why).
+
+    The same path with the same digest is no clash. Paths that differ only in case (or in how an accent is
+    written) are: on some file systems they are one.
+    """
+    taken: dict[str, tuple[int, str, str, T]] = {}
+    above: dict[str, tuple[int, str, T]] = {}
+    clashes: list[tuple[T, T, str, str]] = []
+    for number, (path, sha256, who) in enumerate(claims):
+        key = path.lower() if path.isascii() else unicodedata.normalize("NFC", path.casefold())
+        first = taken.setdefault(key, (number, path, sha256, who))
+        if first[0] != number:
+            if first[1] != path:
+                clashes.append((first[3], who, path, ONLY_CASE))
+            elif first[2] != sha256:
+                clashes.append((first[3], who, path, OTHER_DIGEST))
+            continue
+        folder = key.rpartition("/")[0]
+        while folder and folder not in above:
+            above[folder] = (number, path, who)
+            folder = folder.rpartition("/")[0]
+    for key in taken.keys() & above.keys():
+        file, child = taken[key], above[key]
+        if file[0] < child[0]:
+            clashes.append((file[3], child[2], child[1], NO_FOLDER))
+        else:
+            clashes.append((child[2], file[3], file[1], BELOW))
+    return clashes
+
+
+def message(path: str, why: str, first: str) -> str:
+    """What to say of a clash: `path` is the second's place, `first` names who has it already."""
+    return f"the place `{shown(path)}` is taken: that of `{shown(first)}` {why}"
+
+
+def clashes(all_wanted: Sequence[Wanted]) -> tuple[tuple[Wanted, Wanted, str], ...]:
+    """Pairs of files that cannot both have their places, and the second's absolute path.
+
+    One place with two digests, two places that differ only in case, a place that is a folder of another.
+    """
+    return tuple((first, second, path) for first, second, path, _ in _among(all_wanted))
+
+
+def clash_problems(all_wanted: Sequence[Wanted], texts: Mapping[str, str]) -> tuple[Problem, ...]:
+    """The same as problems, told of the second file; `texts` are the manifests' texts by absolute path."""
+    problems = []
+    lines = {}
+    for first, second, path, why in _among(all_wanted):
+        file = second.manifest
+        if file not in lines:
+            lines[file] = marked(texts.get(file, ""))
+        at = keypath(keypath("models", second.model), "to")
+        who = first.model if first.manifest == file else f"{first.model} in {first.manifest}"
+        problems.append(Problem(file, lines[file].line(at), at, message(path, why, who)))
+    return tuple(sorted(problems, key=lambda p: (p.file, p.line, p.path, p.message)))
+
+
+def _among(all_wanted: Sequence[Wanted]) -> list[tuple[Wanted, Wanted, str, str]]:
+    return contested((place.path, w.sha256, w) for w in all_wanted for place in w.places)

@@ -1,0 +1,92 @@
+"""On failure only: every problem of a text, with its line, its key path and words for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from orchestrator.errors import Problem
+from orchestrator.manifest import top
+from orchestrator.manifest.lines import Marked, marked
+from orchestrator.manifest.text import keypath, shown
+from orchestrator.manifest.types import Document, ModelEntry, SiteDocument
+from orchestrator.manifest.walk import without_own
+from orchestrator.manifest.words import told
+
+if TYPE_CHECKING:
+    from orchestrator.manifest.rules import Found, Key
+
+
+def located(text: str, file: str, found: Found) -> tuple[Problem, ...]:
+    """`found` as problems of `file`, in the order of lines."""
+    return _sorted(file, marked(text), found)
+
+
+def of_manifest(text: str, file: str, home: str, why: str) -> tuple[Problem, ...]:
+    """All problems of a manifest that its types refused; `why` is what to say if nothing else explains it."""
+    marks = marked(text)
+    found: Found = []
+    data: Any = without_own(marks.data)
+    if marks.whole and isinstance(data, dict):
+        _manifest(data, file, home, found)
+    elif marks.whole:
+        found += told(data, Document)
+    return _sorted(file, marks, found, why)
+
+
+def of_site(text: str, file: str, home: str, why: str) -> tuple[Problem, ...]:
+    """All problems of a site file that its types refused; `why` as in `of_manifest`."""
+    marks = marked(text)
+    data: Any = without_own(marks.data)
+    found = told(data, SiteDocument) if marks.whole else []
+    if marks.whole and isinstance(data, dict):
+        good = {k: v for k, v in data.items() if _is_sound({k: v}, SiteDocument)}
+        top.site(msgspec.convert(good, SiteDocument, strict=False), file, home, found)
+    return _sorted(file, marks, found, why)
+
+
+def _manifest(data: dict[str, Any], file: str, home: str, found: Found) -> None:
+    # Only what the types refuse goes to jsonschema, which takes its time; what they accept goes to the rules.
+    models = data.get("models")
+    bare = {**data, "models": {}} if isinstance(models, dict) else data
+    found += told(bare, Document)
+    empty: dict[str, Any] = {"version": "1", "models": {}}
+    good = {k: v for k, v in bare.items() if k != "version" and _is_sound({**empty, k: v}, Document)}
+    sound: dict[str, Any] = {}
+    for name, model in models.items() if isinstance(models, dict) else ():
+        if _is_sound(model, ModelEntry):
+            sound[name] = model
+        else:
+            found += told(model, ModelEntry, ("models", name))
+    entry = msgspec.convert({**empty, **good, "models": sound}, Document, strict=False)
+    top.manifest(entry, file, home, found, data.keys() - good.keys())
+
+
+def _is_sound(data: object, type_: type[Document | ModelEntry | SiteDocument]) -> bool:
+    try:
+        msgspec.convert(data, type_, strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _sorted(file: str, marks: Marked, found: Found, why: str = "") -> tuple[Problem, ...]:
+    odd = {path for path, _, message in marks.faults if message.startswith("aliases")}
+    problems = {Problem(file, line, path, message) for path, line, message in marks.faults}
+    for key, message in found:
+        path = path_of(key)
+        # What an alias stands for is not read, so nothing is known of it but that it is one.
+        if path not in odd or message.startswith("unknown key"):
+            problems.add(Problem(file, marks.line(path), path, message))
+    if not problems:
+        problems.add(Problem(file, 1, "", f"not a manifest: {shown(why)}"))
+    return tuple(sorted(problems, key=lambda p: (p.line, p.path, p.message)))
+
+
+def path_of(key: Key) -> str:
+    """The key path of `key` as people read it."""
+    path = ""
+    for part in key:
+        path = keypath(path, part)
+    return path

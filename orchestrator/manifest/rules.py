@@ -1,0 +1,156 @@
+"""Judgements on one model that its types cannot express; what holds becomes a `Model`."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from msgspec import UNSET, UnsetType
+
+from orchestrator.manifest import paths, urls
+from orchestrator.manifest.paths import Ground, PathError
+from orchestrator.manifest.text import fault_of_name
+from orchestrator.manifest.types import Defaults, FileEntry, ModelEntry
+from orchestrator.manifest.urls import UrlError
+from orchestrator.manifest.values import File, Model
+from orchestrator.model import Link, Place
+
+# Keys down to the culprit (list elements count from 0), and what is wrong there.
+Key: TypeAlias = "tuple[str | int, ...]"
+Found: TypeAlias = "list[tuple[Key, str]]"
+
+NO_PIN = "no sha256: orch fetches nothing without a pin"
+NO_PLACE = "say where: `to: PATH`, or `to: store`"
+
+
+def model(name: str, entry: ModelEntry, defaults: Defaults | None, ground: Ground, found: Found) -> Model:
+    """`entry` with `defaults` under it, as a value; what is wrong is added to `found`.
+
+    `defaults` is None where the manifest's own could not be read: then nothing is said of what they may hold.
+    A model with anything in `found` is not to be used.
+    """
+    at: Key = ("models", name)
+    if fault := fault_of_name(name):
+        found.append((at, f"the model's name {fault}"))
+    under = defaults if defaults is not None else _UNKNOWN
+    to = under.to if entry.to is UNSET else entry.to
+    link = (under.link if entry.link is UNSET else entry.link) or Link.AUTO
+    tags = (under.tags if entry.tags is UNSET else entry.tags) or ()
+    if not to and defaults is not None:
+        found.append((at, NO_PLACE))
+    wheres = (to,) if isinstance(to, str) else tuple(to or ())
+    if entry.files is UNSET:
+        return Model(name, tuple(tags), (_only_file(at, entry, under, wheres, link, ground, found),))
+    return Model(name, tuple(tags), _many_files(at, entry, entry.files, wheres, link, ground, found))
+
+
+def _only_file(
+    at: Key,
+    entry: ModelEntry,
+    under: Defaults,
+    wheres: tuple[str, ...],
+    link: Link,
+    ground: Ground,
+    found: Found,
+) -> File:
+    if entry.url is UNSET:
+        found.append((at, "say what: `url: URL`, or `files:`"))
+    url = "" if entry.url is UNSET else _url((*at, "url"), entry.url, found)
+    mirrors = (under.mirrors if entry.mirrors is UNSET else entry.mirrors) or []
+    name = refused = ""
+    if url:
+        try:
+            name = urls.last_name(url)
+        except UrlError as problem:
+            refused = str(problem)
+    places = []
+    for path, is_folder in _places(at, entry, wheres, ground, found):
+        if is_folder and refused:
+            found.append(((*at, "url"), refused))
+        if name or not is_folder:
+            places.append(f"{path}/{name}" if is_folder else path)
+    return File(
+        name or (places[0].rpartition("/")[2] if places else at[1]),  # type: ignore[arg-type]
+        url,
+        _urls((*at, "mirrors"), mirrors, found),
+        _digest(at, entry.sha256, found),
+        None if entry.size is UNSET else entry.size,
+        tuple(Place(path, link) for path in dict.fromkeys(places)),
+    )
+
+
+def _many_files(
+    at: Key,
+    entry: ModelEntry,
+    files: list[FileEntry],
+    wheres: tuple[str, ...],
+    link: Link,
+    ground: Ground,
+    found: Found,
+) -> tuple[File, ...]:
+    for key in ("url", "mirrors", "sha256", "size"):
+        # `mirrors: null` only undoes a default.
+        if getattr(entry, key) not in (UNSET, None):
+            message = "either `url` or `files`" if key == "url" else f"`{key}` belongs to each of `files`"
+            found.append(((*at, key), message))
+    folders = [path for path, _ in _places(at, entry, wheres, ground, found)]
+    made: list[File] = []
+    seen: set[str] = set()
+    for number, file in enumerate(files):
+        here: Key = (*at, "files", number)
+        try:
+            path = paths.relative(file.path)
+        except PathError as problem:
+            found.append(((*here, "path"), str(problem)))
+            path = file.path
+        if path in seen:
+            found.append(((*here, "path"), "an earlier file of the model has this path"))
+        seen.add(path)
+        places = dict.fromkeys(f"{folder}/{path}" for folder in folders)
+        made.append(
+            File(
+                path,
+                _url((*here, "url"), file.url, found),
+                _urls((*here, "mirrors"), file.mirrors or [], found),
+                _digest(here, file.sha256, found),
+                None if file.size is UNSET else file.size,
+                tuple(Place(place, link) for place in places),
+            )
+        )
+    return tuple(made)
+
+
+def _places(
+    at: Key, entry: ModelEntry, wheres: tuple[str, ...], ground: Ground, found: Found
+) -> list[tuple[str, bool]]:
+    made = []
+    for number, text in enumerate(wheres):
+        if text == "store":
+            continue
+        try:
+            made.append(paths.place(text, ground))
+        except PathError as problem:
+            at_to: Key = ("defaults", "to") if entry.to is UNSET else (*at, "to")
+            found.append(((*at_to, number) if len(wheres) > 1 else at_to, str(problem)))
+    return made
+
+
+def _url(at: Key, text: str, found: Found) -> str:
+    try:
+        return urls.normal(text)
+    except UrlError as problem:
+        found.append((at, str(problem)))
+        return ""
+
+
+def _urls(at: Key, texts: list[str], found: Found) -> tuple[str, ...]:
+    return tuple(_url((*at, number), text, found) for number, text in enumerate(texts)) if texts else ()
+
+
+def _digest(at: Key, text: str | UnsetType, found: Found) -> str:
+    if text is UNSET:
+        found.append((at, NO_PIN))
+        return ""
+    return text[-64:].lower()
+
+
+_UNKNOWN = Defaults()
