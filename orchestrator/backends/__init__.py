@@ -1,0 +1,17 @@
+"""The backends: one module a program, best first for one large file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.backends import aria2c, axel, curl, wget
+
+if TYPE_CHECKING:
+    from orchestrator.backends.base import Backend
+
+BACKENDS: tuple[Backend, ...] = (aria2c, axel, curl, wget)
+
+
+def by_name(name: str) -> Backend | None:
+    """Find a backend by its program's name."""
+    return next((backend for backend in BACKENDS if name == backend.NAME), None)

@@ -1,0 +1,187 @@
+"""aria2c: many connections to many sources, and a control file that can be written by us."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+from orchestrator.backends import control, shared
+from orchestrator.backends.base import Command, Trait
+from orchestrator.faults import Fault, Kind, from_status
+
+if TYPE_CHECKING:
+    from orchestrator.backends.base import Exit, Job, Want
+    from orchestrator.model import Range
+
+NAME = "aria2c"
+_MOVES = (Trait.HTTP, Trait.FTP, Trait.RESUME, Trait.SEGMENTS, Trait.MIRRORS, Trait.BUNDLE)
+TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
+SIDECAR = ".aria2"
+
+_LEAST_PIECE = 1 << 20  # --piece-length below 1M is exit 28
+
+_FAULTS = {
+    2: (Kind.STALLED, "connection timed out"),
+    5: (Kind.STALLED, "too slow"),
+    7: (Kind.NETWORK, "interrupted from outside"),
+    6: (Kind.NETWORK, "network problem"),
+    9: (Kind.DISK, "no space left on device"),
+    13: (Kind.UNRESUMABLE, "server gives no length to resume by, or a shorter one"),
+    15: (Kind.DISK, "cannot open the file"),
+    16: (Kind.DISK, "cannot create the file"),
+    17: (Kind.DISK, "input or output error"),
+    18: (Kind.DISK, "cannot create the folder"),
+    19: (Kind.NETWORK, "name resolution failed"),
+    21: (Kind.NETWORK, "ftp command failed"),
+    22: (Kind.NETWORK, "bad http answer"),
+    23: (Kind.REFUSED, "too many redirects"),
+    29: (Kind.BUSY, "server overloaded"),
+    32: (Kind.CORRUPT, "checksum error"),
+}
+
+
+def command(job: Job) -> Command:
+    """Translate a job: the job itself goes by stdin, so that no URL stands in argv."""
+    want = shared.only(job)
+    conf, files = _conf(job)
+    argv = (
+        NAME,
+        *conf,
+        "--no-netrc=true",  # --no-conf does not cover ~/.netrc
+        "--metalink-file=-" if want.length is not None else "--input-file=-",
+        f"--dir={want.path.rpartition('/')[0] or '/'}",  # here and not on stdin: any name needs no quoting
+        "--stderr=true",  # else errors go to stdout
+        "--console-log-level=error",  # --quiet would hide the errors too
+        "--enable-color=false",  # colours come even without a terminal
+        "--show-console-readout=false",
+        "--summary-interval=0",
+        "--download-result=hide",
+        "--continue=true",
+        "--allow-overwrite=false",
+        "--auto-file-renaming=false",  # never `name.1`
+        "--allow-piece-length-change=true",  # else exit 10 after a hand-over with other pieces
+        f"--piece-length={_piece_bytes(job)}",
+        "--stream-piece-selector=inorder",  # the growing file can be hashed
+        f"--split={job.connections}",
+        f"--max-connection-per-server={min(job.connections, 16)}",  # more is exit 28
+        "--min-split-size=1M",  # the default of 20M would idle most connections
+        "--file-allocation=none",  # sparse: the first hole tells the truth
+        "--disk-cache=0",
+        "--auto-save-interval=1",
+        "--max-tries=1",  # we repeat
+        "--retry-wait=0",
+        "--connect-timeout=10",
+        f"--timeout={job.timeout_s}",
+        "--follow-torrent=false",  # a file of that type would be obeyed, not kept
+        "--follow-metalink=false",
+        "--check-certificate=true",
+        *((f"--ca-certificate={job.ca}",) if job.ca is not None else ()),
+        *((f"--user-agent={job.user_agent}",) if job.user_agent is not None else ()),
+    )
+    return Command(argv, _stdin(want), files, {"SSL_CERT_FILE": job.ca} if job.ca is not None else {})
+
+
+def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
+    """Translate the exit code, which is that of the last error of several, and that error's text."""
+    fault = shared.ended(exit)
+    if fault is not None or exit.code == 0:
+        return fault
+    said = _said(exit)
+    status = re.search(r"status=(\d{3})", said)
+    match exit.code:
+        case 3:
+            return from_status(404)
+        case 24:
+            return from_status(401)
+        case 22 | 29 if status is not None:
+            return from_status(int(status[1]))
+        case 1:
+            return _unnamed(said)
+        case 8:
+            return _bent_range(job, said)
+    known = _FAULTS.get(exit.code)
+    return shared.broken(exit, said) if known is None else Fault(*known)
+
+
+def missing(sidecar: bytes | None, length: int, have: int) -> tuple[Range, ...]:
+    """Read the control file; without one nothing of a shorter file is proven."""
+    if sidecar is None:
+        return () if have == length else shared.whole(length)
+    holes = control.read(sidecar, length)
+    return shared.whole(length) if holes is None else shared.merge((*holes, *shared.tail(length, have)))
+
+
+def sidecar(job: Job, missing: tuple[Range, ...]) -> bytes | None:
+    """Write a control file that asks for these ranges, rounded out to what aria2c can fetch rightly."""
+    length = shared.only(job).length
+    assert length is not None, "a control file tells the length"
+    return control.write(length, _piece_bytes(job), missing)
+
+
+def _said(exit: Exit) -> str:  # noqa: A002
+    """What the last error with the exit's own code said; the line below a chain of causes comes last."""
+    said = re.findall(r"errorCode=(\d+) (.*)", exit.stderr)
+    return next((text for code, text in reversed(said) if int(code) == exit.code), "")
+
+
+def _unnamed(said: str) -> Fault:
+    """Exit 1 is everything that has no code of its own: only the text tells."""
+    if "SSL/TLS handshake failure" in said:
+        # All three say that the server hung up, which is not a matter of certificates.
+        if re.search("pull function|reset by peer|SSL I/O error", said):
+            return Fault(Kind.NETWORK, "connection lost in the tls handshake")
+        return Fault(Kind.TLS, shared.phrase(said.partition(": ")[2]) or "tls handshake failed")
+    if "total length mismatch" in said:
+        return Fault(Kind.CORRUPT, "server has a file of another length")
+    if re.search("Failed to read from the segment file|Unsupported ctrl file|bitfield length mismatch", said):
+        return Fault(Kind.UNRESUMABLE, "control file does not parse")
+    if "Invalid checksum" in said:
+        return Fault(Kind.CORRUPT, "piece has a wrong checksum")
+    if said.startswith("Redirect to "):
+        return Fault(Kind.REFUSED, "redirect to a place that cannot be followed")
+    refused = "Connection refused" in said
+    return Fault(
+        Kind.NETWORK,
+        "connection refused" if refused else shared.phrase(said) or "network problem",
+        None,
+        None,
+        refused,
+    )
+
+
+def _bent_range(job: Job, said: str) -> Fault:
+    """Exit 8: the server sent another range than was asked for, or a file of another length."""
+    totals = re.search(r"Request: \S+/(\d+), Response: \S+/(\d+)", said)
+    if totals is not None and totals[1] != totals[2]:
+        return Fault(Kind.CORRUPT, "server has a file of another length")
+    if shared.only(job).have == 0:
+        # Nothing to resume, so nothing is won afresh: a program that asks for no ranges may do better.
+        return Fault(Kind.REFUSED, "server does not serve ranges")
+    return Fault(Kind.UNRESUMABLE, "server does not serve the range asked for")
+
+
+def _piece_bytes(job: Job) -> int:
+    return max(job.piece_bytes, _LEAST_PIECE)
+
+
+def _conf(job: Job) -> tuple[tuple[str, ...], tuple[tuple[str, bytes], ...]]:
+    """Shut out ~/.aria2/aria2.conf; a proxy that has credentials stands in a file of ours, not in argv."""
+    if job.proxy is None:
+        return ("--no-conf=true",), ()
+    if "@" not in job.proxy:
+        return ("--no-conf=true", f"--all-proxy={job.proxy}"), ()
+    return (f"--conf-path={job.folder}/aria2.conf",), (("aria2.conf", f"all-proxy={job.proxy}\n".encode()),)
+
+
+def _stdin(want: Want) -> bytes:
+    """Metalink where the length is known: the first request then has a Range, which some hubs insist on."""
+    name = want.path.rpartition("/")[2]
+    if want.length is None:
+        return f"{chr(9).join(want.sources)}\n out={name}\n".encode()
+    urls = "".join(f'<url priority="{priority}">{escape(url)}</url>' for priority, url in enumerate(want.sources, 1))
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        '<metalink xmlns="urn:ietf:params:xml:ns:metalink">'
+        f'<file name="{escape(name)}"><size>{want.length}</size>{urls}</file></metalink>\n'
+    ).encode()

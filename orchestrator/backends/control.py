@@ -1,0 +1,92 @@
+"""aria2's control file, read and written."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from orchestrator.model import Range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_CHUNK = 1 << 14  # the grain within a piece
+_HEAD = struct.Struct(">H4sIIQQI")  # version, extension, info hash, piece length, total, uploaded, bitfield
+_COUNT = struct.Struct(">I")  # of the pieces that are partly there
+_PIECE = struct.Struct(">III")  # index, length, bitfield
+
+
+def read(control: bytes, length: int) -> list[Range] | None:
+    """Every range that is not there; None where this is no whole control file of a file of that length."""
+    try:
+        version, extension, info_hash, size, total, _, room = _HEAD.unpack_from(control)
+        count = -(-total // size)
+        if (version, extension, info_hash, total, room) != (1, bytes(4), 0, length, -(-count // 8)):
+            return None
+        there = _unpack(control[_HEAD.size : _HEAD.size + room], count)
+        begun = _read_begun(control[_HEAD.size + room :], size, total)
+    except (struct.error, IndexError, ZeroDivisionError):
+        return None
+    if begun is None:
+        return None
+    holes = []
+    for index in (index for index, whole in enumerate(there) if not whole):
+        first, last = index * size, min(index * size + size, total)
+        if index in begun:
+            starts = (first + chunk * _CHUNK for chunk, got in enumerate(begun[index]) if not got)
+            holes += [Range(start, min(start + _CHUNK, last)) for start in starts]
+        else:
+            holes.append(Range(first, last))
+    return holes
+
+
+def write(length: int, size: int, missing: Iterable[Range]) -> bytes:
+    """Ask for these ranges, each from its 16 KiB chunk to the end of its piece of `size` bytes.
+
+    Only the beginning of a piece is ever declared there: where a hole is followed by chunks that are there,
+    aria2c (1.36.0, 1.37.0) takes the piece for complete at the hole's end, writes what the server sends next
+    into the next piece, and exits 0 over wrong bytes.
+    """
+    there = [True] * -(-length // size)
+    begun: dict[int, int] = {}  # piece -> how many of its first chunks are there
+    for start, end in missing:
+        for index in range(start // size, -(-end // size)):
+            if there[index]:
+                there[index] = False
+                begun[index] = max(start - index * size, 0) // _CHUNK
+    pieces = []
+    for index, got in begun.items():
+        if got > 0:
+            span = min(size, length - index * size)
+            bits = _pack([True] * got + [False] * (-(-span // _CHUNK) - got))
+            pieces.append(_PIECE.pack(index, span, len(bits)) + bits)
+    bits = _pack(there)
+    head = _HEAD.pack(1, bytes(4), 0, size, length, 0, len(bits))
+    return b"".join((head, bits, _COUNT.pack(len(pieces)), *pieces))
+
+
+def _read_begun(control: bytes, size: int, total: int) -> dict[int, list[bool]] | None:
+    """The chunks of each piece that is partly there; None where a piece cannot be, or anything follows."""
+    begun: dict[int, list[bool]] = {}
+    (pieces,) = _COUNT.unpack_from(control)
+    offset = _COUNT.size
+    for _ in range(pieces):
+        index, span, room = _PIECE.unpack_from(control, offset)
+        chunks = -(-span // _CHUNK)
+        if span != min(size, total - index * size) or room != -(-chunks // 8):
+            return None
+        offset += _PIECE.size
+        begun[index] = _unpack(control[offset : offset + room], chunks)
+        offset += room
+    return begun if offset == len(control) else None
+
+
+def _pack(flags: list[bool]) -> bytes:
+    """Bits, most significant first."""
+    width = -(-len(flags) // 8)
+    text = "".join("1" if flag else "0" for flag in flags).ljust(width * 8, "0")
+    return int(text or "0", 2).to_bytes(width, "big")
+
+
+def _unpack(bits: bytes, count: int) -> list[bool]:
+    return [bool(bits[i >> 3] & 0x80 >> (i & 7)) for i in range(count)]

@@ -1,0 +1,101 @@
+"""curl: one connection, never a wrong byte appended, and the best report of the four."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from orchestrator.backends import shared
+from orchestrator.backends.base import Command, Trait
+from orchestrator.faults import Fault, Kind, from_status
+
+if TYPE_CHECKING:
+    from orchestrator.backends.base import Exit, Job
+
+NAME = "curl"
+_MOVES = (Trait.HTTP, Trait.FTP, Trait.RESUME, Trait.BUNDLE)
+TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.SOCKS, Trait.CA))
+SIDECAR: str | None = None
+missing = shared.appended
+sidecar = shared.cut
+
+_KINDS = {
+    **dict.fromkeys((5, 6, 7, 8, 12, 16, 18, 30, 52, 55, 56, 92, 95, 96, 97), Kind.NETWORK),
+    28: Kind.STALLED,
+    **dict.fromkeys((1, 9, 47, 67), Kind.REFUSED),
+    78: Kind.MISSING,
+    **dict.fromkeys((31, 33, 36), Kind.UNRESUMABLE),
+    23: Kind.DISK,
+    **dict.fromkeys((35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 98), Kind.TLS),
+}
+
+# Tabs, because a Retry-After may be a date and an error message has blanks.
+_REPORT = "%{exitcode}\\t%{http_code}\\t%header{retry-after}\\t%{errormsg}\\n"
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\t": "\\t", "\n": "\\n", "\r": "\\r", "\v": "\\v"})
+
+
+def command(job: Job) -> Command:
+    """Translate a job: everything goes by stdin, so that neither a URL nor a proxy stands in argv."""
+    want = shared.only(job)
+    config = (
+        f"url = {_quote(want.sources[0])}",
+        f"output = {_quote(want.path)}",
+        # `continue-at = 0` sends no Range, and some hubs answer a bare GET of a very large file with 400.
+        'continue-at = "-"' if want.have > 0 else 'range = "0-"',
+        "silent",
+        "show-error",
+        "fail",
+        "location",
+        "max-redirs = 10",
+        'proto = "=http,https,ftp"',
+        'proto-redir = "=http,https"',
+        "globoff",  # brackets and braces in a URL are themselves
+        "connect-timeout = 10",
+        "speed-limit = 1",
+        f"speed-time = {job.timeout_s}",
+        f"proxy = {_quote(job.proxy)}" if job.proxy is not None else 'noproxy = "*"',
+        *((f"cacert = {_quote(job.ca)}",) if job.ca is not None else ()),
+        *((f"user-agent = {_quote(job.user_agent)}",) if job.user_agent is not None else ()),
+        f'write-out = "{_REPORT}"',
+    )
+    argv = (
+        NAME,
+        "--disable",  # ~/.curlrc; works only as the first
+        "--config",
+        "-",
+    )
+    return Command(argv, "".join(f"{line}\n" for line in config).encode(errors="surrogateescape"))
+
+
+def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
+    """Translate the exit code and the line that `write-out` left."""
+    fault = shared.ended(exit)
+    if fault is not None:
+        return fault
+    status, wait_s, said = _report(exit)
+    # --fail is 22, or 56 over HTTP/2 since 8.7; a 416 without Content-Range is 0, and nothing fetched.
+    if status >= 400 and exit.code in (0, 22, 56) and shared.only(job).sources[0].startswith("http"):
+        return from_status(status, wait_s)
+    if exit.code == 0:
+        return None
+    if exit.code == 35 and re.search("reset by peer|SYSCALL|unexpected eof", said):
+        return Fault(Kind.NETWORK, "connection lost in the tls handshake")
+    known = _KINDS.get(exit.code)
+    if known is None:
+        return shared.broken(exit, said)
+    return Fault(known, shared.phrase(said) or f"exit {exit.code}", refused_connection=exit.code == 7)
+
+
+def _report(exit: Exit) -> tuple[int, float | None, str]:  # noqa: A002
+    """HTTP status (0: none), Retry-After and message; from stderr where there is no report."""
+    fields = shared.last_line(exit.stdout).split("\t")
+    if len(fields) != 4 or not fields[1].isdecimal():  # an older curl, or one that was killed
+        line = re.search(r"curl: \(\d+\) (.*)", exit.stderr)
+        fields = ["", "0", "", line[1] if line else ""]
+    _, status, wait, said = fields
+    named = re.search(r"returned error: (\d{3})", said)  # a proxy's answer to CONNECT stands only there
+    return int(status) or int(named[1] if named else 0), shared.seconds(wait), said
+
+
+def _quote(text: str) -> str:
+    return f'"{text.translate(_ESCAPES)}"'

@@ -1,0 +1,94 @@
+"""What more than one backend needs: ranges, prefixes, the way a program ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.faults import Fault, Kind
+from orchestrator.model import Range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestrator.backends.base import Exit, Job, Want
+
+
+def only(job: Job) -> Want:
+    """The one file of a job."""
+    assert len(job.wants) == 1, "a bundle was given to a backend that serves one file"
+    return job.wants[0]
+
+
+def whole(length: int) -> tuple[Range, ...]:
+    """Every byte of a file of `length` bytes."""
+    return (Range(0, length),) if length > 0 else ()
+
+
+def tail(length: int, have: int) -> tuple[Range, ...]:
+    """What is missing of a file that was only ever appended to: its size is a true prefix."""
+    return (Range(have, length),) if have < length else ()
+
+
+def appended(sidecar: bytes | None, length: int, have: int) -> tuple[Range, ...]:  # noqa: ARG001
+    """`missing` of a program that keeps no state because it only appends."""
+    return tail(length, have)
+
+
+def cut(job: Job, missing: tuple[Range, ...]) -> bytes | None:  # noqa: ARG001
+    """`sidecar` of such a program: none, the file is to be cut to its first hole."""
+    return None
+
+
+def merge(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    """Sort ranges, drop empty ones, join those that touch or overlap."""
+    merged: list[Range] = []
+    for start, end in sorted(ranges):
+        if start >= end:
+            continue
+        if merged and start <= merged[-1].end:
+            merged[-1] = Range(merged[-1].start, max(end, merged[-1].end))
+        else:
+            merged.append(Range(start, end))
+    return tuple(merged)
+
+
+_FROM_OUTSIDE = (-1, -2, -9, -15)  # HUP, INT, KILL (the kernel out of memory, too), TERM
+
+
+def ended(exit: Exit) -> Fault | None:  # noqa: A002
+    """The fault of a program that did not end by itself, whatever its code."""
+    match exit.ended:
+        case "stalled":
+            return Fault(Kind.STALLED, "stalled")
+        case "timeout":
+            return Fault(Kind.STALLED, "ran out of time")
+        case "overrun":
+            return Fault(Kind.CORRUPT, "wrote more than the file's length")
+        case _ if exit.code in _FROM_OUTSIDE:
+            return Fault(Kind.NETWORK, f"killed from outside (signal {-exit.code})")
+        case _:
+            return None
+
+
+def broken(exit: Exit, said: str = "") -> Fault:  # noqa: A002
+    """The fault of an end that no table knows, with what the program said."""
+    how = f"exit {exit.code}" if exit.code >= 0 else f"killed by signal {-exit.code}"
+    said = phrase(said or last_line(exit.stderr))
+    return Fault(Kind.BROKEN, f"{how}: {said}" if said else how)
+
+
+def phrase(text: str) -> str:
+    """A program's sentence as a phrase of ours."""
+    first = text[:1].lower() if text[1:2].islower() else text[:1]  # SSL and HTTP stay
+    return (first + text[1:200]).strip().rstrip(".")
+
+
+def last_line(text: str) -> str:
+    """The last line of a text that says anything."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def seconds(text: str) -> float | None:
+    """A Retry-After in seconds; None for an HTTP date, which only a clock could translate."""
+    return float(text) if text.isascii() and text.isdigit() else None
