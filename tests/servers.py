@@ -100,7 +100,7 @@ def nginx(root: str | os.PathLike[str], extra: str = "") -> Iterator[Nginx]:
         env = {**os.environ, "NGINX": f"{listener.fileno()};"}
         master = subprocess.Popen(argv, env=env, pass_fds=[listener.fileno()], stderr=subprocess.DEVNULL)
         stack.callback(_end, master)
-        listener.close()
+        listener.close()  # else a connection to a dead nginx would hang, not be refused
         while not (prefix / "pid").exists():
             if master.poll() is not None:
                 pytest.fail(f"nginx did not start:\n{(prefix / 'error.log').read_text()}")

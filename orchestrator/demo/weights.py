@@ -60,7 +60,7 @@ def make_torch_zip(path: str | os.PathLike[str], megabytes: int, seed: int) -> t
     """Write what `torch.save` of a dict of tensors would, with so many MiB of them; its sha256 and size."""
     tensors = _tensors(megabytes)
     chance = random.Random(seed)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(_entry("data.pkl"), _pickled(tensors))
         archive.writestr(_entry("byteorder"), "little")
         for number, tensor in enumerate(tensors):

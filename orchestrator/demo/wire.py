@@ -39,9 +39,9 @@ class Wire:
         """The next request; None when the client is gone or talks nonsense."""
         while b"\r\n\r\n" not in self._buffer:
             block = self._sock.recv(64 * 1024)
+            self._buffer += block
             if not block or len(self._buffer) > _REQUEST_MAX_BYTES:
                 return None
-            self._buffer += block
             self._heard_s = self._begun_s if self._pipelined else time.monotonic()
         top, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         first, *lines = top.decode("latin-1").split("\r\n")
