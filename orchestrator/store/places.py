@@ -1,0 +1,64 @@
+"""Records of what orch placed where: written before the rename, never read when all is well."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, TypedDict
+
+from orchestrator.store.layout import disk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from orchestrator.store.layout import Store
+
+
+class Made(TypedDict):
+    """What stands at one place: the digest and how it was made there."""
+
+    sha256: str
+    link: str
+
+
+def record(store: Store, host: str, manifest: str, made: Mapping[str, Made]) -> None:
+    """Add places to a manifest's record; the file is only written when that changes it.
+
+    Raises:
+        StoreError: the disk said no.
+    """
+    path = f"{store.places}/{hashlib.sha256(os.fsencode(manifest)).hexdigest()}.json"
+    with disk(path), open(f"{store.places}/.guard", "a", encoding="ascii") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        old = _read(path)
+        merged = {**old, **made}
+        if merged == old:
+            return
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            json.dump({"host": host, "manifest": manifest, "places": merged}, file, indent=0, sort_keys=True)
+        os.rename(f"{path}.new", path)
+
+
+def made(store: Store) -> Iterator[tuple[str, str, Made]]:
+    """Go through all records: (manifest, place, what was made there)."""
+    try:
+        names = sorted(os.listdir(store.places))
+    except OSError:
+        return
+    for name in names:
+        if name.endswith(".json"):
+            path = f"{store.places}/{name}"
+            for place, entry in _read(path).items():
+                yield path, place, entry
+
+
+def _read(path: str) -> dict[str, Made]:
+    """Read one record; a damaged or missing one is empty: it is only a hint to who made a place."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            places = json.load(file)["places"]
+        return {str(k): {"sha256": str(v["sha256"]), "link": str(v["link"])} for k, v in places.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,75 @@
+"""The judge: `sha256sum -c --strict` over many files at once, and the digest of one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from orchestrator.backends.base import Command
+from orchestrator.errors import NoBackendError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Sequence
+
+    from orchestrator.world import World
+
+
+def check(world: World, files: Sequence[tuple[str, str]]) -> list[bool]:
+    """Read every byte of (sha256, path) pairs and say of each whether its digest fits.
+
+    `sha256sum -c` answers with one line a file, in order; its exit code alone is not believed (some
+    replacements exit 0 on a wrong digest). A file that cannot be read does not fit.
+
+    Raises:
+        NoBackendError: there is no sha256sum on this machine.
+        InterruptedError: a stop was asked for.
+    """
+    if not files:
+        return []
+    from orchestrator.process import run
+
+    program = shutil.which("sha256sum", path=world.environ.get("PATH") or os.defpath)
+    if program is None:
+        raise NoBackendError("no sha256sum found on PATH", "apt-get install coreutils")
+    lines = "".join(_line(sha256, path) for sha256, path in files)
+    exit_ = run(
+        Command(("sha256sum", "--check", "--strict"), stdin=lines.encode("utf-8", "surrogateescape")),
+        program,
+        stop=world.stop,
+        watch=lambda _: None,
+        stdout_bytes=1 << 40,
+    )
+    if exit_.ended == "stopped":
+        raise InterruptedError("stopped while reading")
+    # Not splitlines(): a name may hold other separators, such as U+2028.
+    verdicts = [line.endswith(": OK") for line in exit_.stdout.removesuffix("\n").split("\n")]
+    if len(verdicts) != len(files) or (exit_.code == 0) != all(verdicts):
+        if len(files) == 1:
+            return [False]
+        return [check(world, [pair])[0] for pair in files]
+    return verdicts
+
+
+def _line(sha256: str, path: str) -> str:
+    r"""Write one line of a sums file; a name with `\` or a newline is escaped as GNU does it."""
+    escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{'' if escaped == path else chr(92)}{sha256}  {escaped}\n"
+
+
+def digest(path: str, stop: threading.Event | None = None) -> str:
+    """Compute the sha256 of a file that failed its check, to file it under what it is (hex).
+
+    Raises:
+        OSError: it cannot be read.
+        InterruptedError: a stop was asked for.
+    """
+    hasher = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            if stop is not None and stop.is_set():
+                raise InterruptedError("stopped while reading")
+            hasher.update(chunk)
+    return hasher.hexdigest()

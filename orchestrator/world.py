@@ -1,0 +1,57 @@
+"""The outside as one value: environment, home, clocks, chance, the request to stop."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class Stop(threading.Event):
+    """The request to stop; `code` is the exit code of the signal that asked (130, 143), or None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code: int | None = None
+
+
+@dataclass(frozen=True)
+class World:
+    """Made once by the caller; tests make another. No other room reads the environment or the clock."""
+
+    environ: Mapping[str, str]
+    cwd: str
+    stop: Stop = field(default_factory=Stop)
+    monotonic: Callable[[], float] = time.monotonic
+    jitter: Callable[[], float] = random.random
+
+    @classmethod
+    def real(cls) -> World:
+        """The process's own environment and working directory."""
+        return cls(environ=os.environ, cwd=os.getcwd())
+
+    @property
+    def home(self) -> str:
+        """$HOME, else the password database's."""
+        return self.environ.get("HOME") or os.path.expanduser("~")
+
+    @property
+    def hostname(self) -> str:
+        """This host's name, as local state and records carry it."""
+        return os.uname().nodename or "localhost"
+
+    @property
+    def state(self) -> str:
+        """Folder of the local state: $XDG_STATE_HOME/orch/<hostname>, never on a shared store."""
+        base = self.environ.get("XDG_STATE_HOME") or os.path.join(self.home, ".local", "state")
+        return os.path.join(base, "orch", self.hostname)
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep until `seconds` have passed or a stop was asked for; true when it was."""
+        return self.stop.wait(seconds)

@@ -1,0 +1,36 @@
+"""What every test stands on: a home of its own, an environment without a past, a World made of both."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.world import World
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+_KEEP = {"ORCH_TEST_REQUIRE"}  # speaks to the tests, not to orch
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point every home into `tmp_path` and take away what this machine says of stores, proxies and hubs."""
+    for name in os.environ:
+        if name not in _KEEP and (name.startswith(("ORCH_", "HF_")) or name.lower() in _PROXIES):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    folders = {"HOME": "", "XDG_CACHE_HOME": ".cache", "XDG_CONFIG_HOME": ".config", "XDG_STATE_HOME": ".local/state"}
+    for name, below in folders.items():
+        (home / below).mkdir(parents=True, exist_ok=True)
+        monkeypatch.setenv(name, str(home / below))
+    return home
+
+
+@pytest.fixture
+def world(own_home: Path, tmp_path: Path) -> World:
+    """The outside as a test sees it."""
+    return World(environ=dict(os.environ), cwd=str(tmp_path))

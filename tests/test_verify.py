@@ -1,0 +1,200 @@
+"""The judge on real files: odd names, wrong bytes, and a `sha256sum` that lies."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import NoBackendError
+from orchestrator.verify import check, digest
+from tests.servers import require
+
+DATA = random.Random(3).randbytes(100_001)
+SHA = hashlib.sha256(DATA).hexdigest()
+WRONG = hashlib.sha256(b"other").hexdigest()
+
+NAMES = [
+    b"plain",
+    b"-rf",
+    b"--check",
+    b"with blank ",
+    b" leading",
+    b"*star",
+    b"back\\slash",
+    b"\\n",
+    b"new\nline",
+    b"\nfirst",
+    b"both\\n\n\\",
+    b"car\rriage",
+    b"tab\t",
+    b"x: OK",
+    b"x: FAILED",
+    b"\xc3\xbcml\xc3\xa4ut",
+    b"\xff\xfe no text",
+    "line\u2028separator".encode(),
+    b"form\x0cfeed\x1c",
+    b"\xc2\x85next",
+    b"#comment",
+    b"n" * 255,
+]
+
+
+@pytest.fixture(params=["both right", "one flipped"])
+def spoilt(request: pytest.FixtureRequest) -> bool:
+    return request.param == "one flipped"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_names(world, tmp_path, name, spoilt):
+    path = os.path.join(os.fsencode(tmp_path), name)
+    data = bytearray(DATA)
+    data[70_000] ^= spoilt
+    with open(path, "wb") as file:
+        file.write(data)
+    (tmp_path / "second").write_bytes(DATA)
+    pairs = [(SHA, os.fsdecode(path)), (SHA, str(tmp_path / "second"))]
+    assert check(world, pairs) == [not spoilt, True]
+    assert check(world, pairs[:1]) == [not spoilt]
+
+
+def test_all_odd_names_in_one_go(world, tmp_path):
+    for name in NAMES:
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+            file.write(DATA)
+    pairs = [(SHA, os.path.join(tmp_path, os.fsdecode(name))) for name in NAMES]
+    assert check(world, pairs) == [True] * len(NAMES)
+    pairs[5:5] = [(SHA, str(tmp_path / "missing"))]
+    assert check(world, pairs) == [True] * 5 + [False] + [True] * (len(NAMES) - 5)
+
+
+def test_what_is_no_right_file(world, tmp_path):
+    (tmp_path / "good").write_bytes(DATA)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "short").write_bytes(DATA[:-1])
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link").symlink_to(tmp_path / "good")
+    expected = {"good": True, "link": True, "folder": False, "empty": False, "short": False, "dangling": False}
+    expected["missing"] = False
+    assert check(world, [(SHA, str(tmp_path / name)) for name in expected]) == list(expected.values())
+    assert [check(world, [(SHA, str(tmp_path / name))]) for name in expected] == [[v] for v in expected.values()]
+    assert check(world, [(WRONG, str(tmp_path / "good"))]) == [False]
+    assert check(world, [(hashlib.sha256(b"").hexdigest(), str(tmp_path / "empty"))]) == [True]
+    assert check(world, []) == []
+
+
+@pytest.mark.parametrize("where", [0, 1, 50_000, len(DATA) - 1])
+def test_every_flipped_byte_is_found(world, tmp_path, where):
+    data = bytearray(DATA)
+    data[where] ^= 1
+    (tmp_path / "f").write_bytes(data)
+    assert check(world, [(SHA, str(tmp_path / "f"))]) == [False]
+
+
+def test_many_files(world, tmp_path):
+    """By one program, although what it says is longer than what is kept of others."""
+    (tmp_path / "bin").mkdir()
+    counting = tmp_path / "bin" / "sha256sum"
+    counting.write_text(f'#!/bin/sh\necho started >> {tmp_path}/count\nexec {shutil.which("sha256sum")} "$@"\n')
+    counting.chmod(0o755)
+    pairs, expected = [], []
+    for n in range(1000):
+        path = tmp_path / f"{n:05}-{'long' * 20}"  # together more than a pipe holds
+        path.write_bytes(b"%d" % n)
+        pairs.append((hashlib.sha256(b"%d" % (n + (n % 7 == 0))).hexdigest(), str(path)))
+        expected.append(n % 7 != 0)
+    world = replace(world, environ={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"})
+    assert check(world, pairs) == expected
+    assert (tmp_path / "count").read_text() == "started\n"
+
+
+@pytest.mark.parametrize(
+    "script",
+    {
+        "says OK, exit 1": 'while read -r _ name; do echo "$name: OK"; done; exit 1',
+        "says nothing, exit 0": "exit 0",
+        "says nothing, exit 1": "exit 1",
+        "says FAILED, exit 0": 'while read -r _ name; do echo "$name: FAILED"; done',
+        "says OK once too often": 'while read -r _ name; do echo "$name: OK"; done; echo "x: OK"',
+        "speaks of something else": 'while read -r _ name; do echo "usage"; done',
+        "dies": "kill -9 $$",
+        "says OK and dies": 'while read -r _ name; do echo "$name: OK"; done; kill -9 $$',
+    }.items(),
+    ids=lambda script: script[0],
+)
+def test_a_judge_that_lies_is_not_believed(world, tmp_path, script):
+    judge = tmp_path / "bin" / "sha256sum"
+    judge.parent.mkdir()
+    judge.write_text(f"#!/bin/sh\n{script[1]}\n")
+    judge.chmod(0o755)
+    (tmp_path / "f").write_bytes(b"wrong")
+    (tmp_path / "g").write_bytes(b"wrong")
+    world = replace(world, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
+    assert check(world, [(SHA, str(tmp_path / "f"))]) == [False]
+    assert check(world, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))]) == [False, False]
+
+
+def test_the_judge_of_another_family(world, tmp_path):
+    """BusyBox writes the same lines; its exit code and its words are its own."""
+    program = require("busybox")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sha256sum").symlink_to(program)
+    (tmp_path / "good").write_bytes(DATA)
+    world = replace(world, environ={"PATH": str(tmp_path / "bin")})
+    pairs = [(SHA, str(tmp_path / "good")), (WRONG, str(tmp_path / "good"))]
+    assert check(world, pairs) == [True, False]
+
+
+def test_no_judge_at_all(world, tmp_path):
+    (tmp_path / "f").write_bytes(DATA)
+    with pytest.raises(NoBackendError) as caught:
+        check(replace(world, environ={"PATH": str(tmp_path)}), [(SHA, str(tmp_path / "f"))])
+    assert "apt-get install" in caught.value.hint
+    assert check(replace(world, environ={}), [(SHA, str(tmp_path / "f"))]) == [True]  # the system's own PATH
+
+
+def test_a_stop_while_reading(world, tmp_path):
+    judge = tmp_path / "bin" / "sha256sum"
+    judge.parent.mkdir()
+    judge.write_text("#!/bin/sh\nexec sleep 30\n")
+    judge.chmod(0o755)
+    (tmp_path / "f").write_bytes(DATA)
+    world = replace(world, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
+    timer = threading.Timer(0.1, world.stop.set)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(InterruptedError):
+        check(world, [(SHA, str(tmp_path / "f"))])
+    assert time.monotonic() - began < 2
+    timer.join()
+
+
+def test_digest(tmp_path):
+    (tmp_path / "f").write_bytes(DATA)
+    (tmp_path / "empty").write_bytes(b"")
+    assert digest(str(tmp_path / "f")) == SHA
+    assert digest(str(tmp_path / "empty")) == hashlib.sha256(b"").hexdigest()
+    with pytest.raises(FileNotFoundError):
+        digest(str(tmp_path / "nowhere"))
+    stop = threading.Event()
+    assert digest(str(tmp_path / "f"), stop) == SHA
+    stop.set()
+    with pytest.raises(InterruptedError):
+        digest(str(tmp_path / "f"), stop)
+
+
+def test_digest_agrees_with_the_judge(world, tmp_path):
+    path = Path(tmp_path, "large")
+    with open(path, "wb") as file:
+        file.write(DATA * 100)
+    assert check(world, [(digest(str(path)), str(path))]) == [True]
+    shutil.copyfile(path, tmp_path / "copy")
+    assert digest(str(tmp_path / "copy")) == digest(str(path))
