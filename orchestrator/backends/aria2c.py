@@ -153,6 +153,8 @@ def _unnamed(said: str) -> Fault:
 def _bent_range(job: Job, said: str) -> Fault:
     """Exit 8: the server sent another range than was asked for, or a file of another length."""
     totals = re.search(r"Request: \S+/(\d+), Response: \S+/(\d+)", said)
+    if totals is not None and totals[2] == "0":
+        return Fault(Kind.NETWORK, "server tells no length")  # a second look says what it does tell
     if totals is not None and totals[1] != totals[2]:
         return Fault(Kind.CORRUPT, "server has a file of another length")
     if shared.only(job).have == 0:

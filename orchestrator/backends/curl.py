@@ -41,7 +41,8 @@ def command(job: Job) -> Command:
         f"url = {_quote(want.sources[0])}",
         f"output = {_quote(want.path)}",
         # `continue-at = 0` sends no Range, and some hubs answer a bare GET of a very large file with 400.
-        'continue-at = "-"' if want.have > 0 else 'range = "0-"',
+        # Of an empty file there is no range: that would be 416.
+        *(('continue-at = "-"' if want.have > 0 else 'range = "0-"',) if want.length != 0 else ()),
         "silent",
         "show-error",
         "fail",

@@ -1,0 +1,81 @@
+"""PURE: which backends may serve one source of one file, best first, and why not the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.backends import BACKENDS
+from orchestrator.backends.base import Trait
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from orchestrator.backends.base import Backend
+
+SMALL_BYTES = 4 << 20  # below this a second connection gains nothing, and curl starts quickest
+_SMALL_ORDER = ("curl", "aria2c", "wget", "axel")
+_SCHEME_TRAITS = {"http": Trait.HTTP, "https": Trait.HTTP, "ftp": Trait.FTP}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a source asks of a program: its scheme, the proxy's scheme ("" for direct), a private CA."""
+
+    scheme: str
+    proxy: str = ""
+    private_ca: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One backend judged for one line: `obstacle` is empty where it may serve."""
+
+    backend: Backend
+    obstacle: str
+    why: str
+
+
+def is_small(size: int | None) -> bool:
+    """Whether one connection is enough for a file of `size` bytes."""
+    return size is not None and size < SMALL_BYTES
+
+
+def rank(installed: Collection[str], size: int | None, line: Line, *, honest: bool | None = None) -> tuple[Choice, ...]:
+    """Judge all backends, best first; those with an obstacle come last.
+
+    `honest` is whether a look in this run found byte ranges honoured (None: nobody looked). axel hammers for
+    ever on a stall and overwrites a good partial with an HTML page, so unless looked at it stands last.
+    """
+    small = is_small(size)
+    order = {name: place for place, name in enumerate(_SMALL_ORDER)} if small else {}
+    choices = []
+    for place, backend in enumerate(BACKENDS):
+        obstacle = _obstacle(backend, installed, line)
+        last = backend.NAME == "axel" and (small or honest is not True)
+        why = _why(backend, small=small, unseen=last and not small)
+        choices.append((bool(obstacle), last, order.get(backend.NAME, place), Choice(backend, obstacle, why)))
+    return tuple(choice for *_, choice in sorted(choices, key=lambda entry: entry[:3]))
+
+
+def _obstacle(backend: Backend, installed: Collection[str], line: Line) -> str:
+    scheme = _SCHEME_TRAITS.get(line.scheme)
+    if backend.NAME not in installed:
+        return "not installed"
+    if scheme is None or scheme not in backend.TRAITS:
+        return f"does not speak {line.scheme}"
+    if line.proxy and (Trait.SOCKS if line.proxy.startswith("socks") else Trait.PROXY) not in backend.TRAITS:
+        return f"cannot use a {line.proxy} proxy"
+    if line.private_ca and Trait.CA not in backend.TRAITS:
+        return "cannot be given a private CA"
+    return ""
+
+
+def _why(backend: Backend, *, small: bool, unseen: bool) -> str:
+    if small:
+        return "a small file: one connection is enough"
+    if unseen:
+        return "many connections, but only on a source that was looked at"
+    if Trait.SEGMENTS in backend.TRAITS:
+        return "many connections to one file"
+    return "one connection, resumes"

@@ -1,0 +1,136 @@
+"""Which programs this machine has: where, which version, and whether they run at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.backends import BACKENDS, by_name
+from orchestrator.backends.base import Command
+from orchestrator.errors import NoBackendError
+from orchestrator.events import Noticed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from orchestrator.events import Event
+    from orchestrator.world import World
+
+# The oldest in which the flags we pass are documented (curl: %{exitcode}; aria2: --stream-piece-selector).
+OLDEST = {"aria2c": (1, 30), "axel": (2, 16), "curl": (7, 75), "wget": (1, 16)}
+INSTALL = {
+    "apt-get": "apt-get install aria2",
+    "dnf": "dnf install aria2",
+    "apk": "apk add aria2",
+    "pacman": "pacman -S aria2",
+    "zypper": "zypper install aria2",
+    "brew": "brew install aria2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program: `problem` says why it cannot be used, empty where it can."""
+
+    name: str
+    path: str = ""
+    version: str = ""
+    embedded: bool = False
+    problem: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is here and runs."""
+        return bool(self.path) and not self.problem
+
+
+def find(world: World, names: Iterable[str]) -> dict[str, Program]:
+    """Look for each program on PATH, then in the usual folders (cron's PATH is short), and ask its version."""
+    return {name: _examine(world, name) for name in names}
+
+
+def _examine(world: World, name: str) -> Program:
+    path, embedded = _locate(world, name)
+    if not path:
+        return Program(name, problem="not installed")
+    from orchestrator.process import run
+
+    exit_ = run(Command((name, "--version")), path, stop=world.stop, limit_s=10, watch=lambda _: None)
+    found = re.search(r"(\d+)\.(\d+)(?:\.\d+)*", exit_.stdout or exit_.stderr)
+    if exit_.code != 0 or not found:
+        return Program(name, path, embedded=embedded, problem=f"`{path} --version` failed ({exit_.code})")
+    version = found[0]
+    oldest = OLDEST.get(name, (0, 0))
+    if (int(found[1]), int(found[2])) < oldest:
+        return Program(name, path, version, embedded, f"too old: {version}, needs {oldest[0]}.{oldest[1]}")
+    return Program(name, path, version, embedded)
+
+
+def _locate(world: World, name: str) -> tuple[str, bool]:
+    folders = (
+        *world.environ.get("PATH", os.defpath).split(os.pathsep),
+        "/usr/local/bin",
+        "/usr/bin",
+        "/bin",
+        *(f"{base}/bin" for key in ("CONDA_PREFIX", "VIRTUAL_ENV") if (base := world.environ.get(key))),
+        f"{sys.prefix}/bin",
+        "/opt/conda/bin",
+        "/opt/homebrew/bin",
+    )
+    if world.environ.get("ORCH_PROGRAMS"):  # only these folders: for tests, and for who wants it strict
+        folders = tuple(world.environ["ORCH_PROGRAMS"].split(os.pathsep))
+    for folder in dict.fromkeys(folders):
+        path = shutil.which(name, path=folder) if folder else None
+        if path and not (name == "aria2c" and _is_wrapper(path)):
+            return os.path.abspath(path), False
+    return (_embedded_aria2c(), True) if name == "aria2c" else ("", False)
+
+
+def _is_wrapper(path: str) -> bool:
+    """Whether this aria2c is the Python console script of the embedded package: signals stop at that one."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return False
+    return head.startswith(b"#!") and b"aria2c import" in head
+
+
+def _embedded_aria2c() -> str:
+    """Path of the static aria2c that the extra `embedded` brings, or nothing."""
+    try:
+        from aria2c import ARIA2C
+    except ImportError:
+        return ""
+    return str(ARIA2C) if os.access(ARIA2C, os.X_OK) else ""
+
+
+def install_hint() -> str:
+    """The line to type on this system to get the best downloader."""
+    for manager, line in INSTALL.items():
+        if shutil.which(manager):
+            return f"{line}  (or: pip install 'orch-weights[embedded]')"
+    return "pip install 'orch-weights[embedded]'"
+
+
+def find_backends(world: World, only: str | None, emit: Callable[[Event], None]) -> dict[str, Program]:
+    """Find the program of each backend; with `only` just that one's.
+
+    Raises:
+        NoBackendError: none is usable, or the one asked for is not.
+    """
+    if only is not None and by_name(only) is None:
+        names = ", ".join(backend.NAME for backend in BACKENDS)
+        raise NoBackendError(f"no backend is called {only}", f"one of: {names}")
+    programs = find(world, [only] if only else [backend.NAME for backend in BACKENDS])
+    for program in programs.values():
+        if program.path and program.problem:
+            emit(Noticed(f"{program.name} is left out: {program.problem}"))
+    if not any(program.usable for program in programs.values()):
+        found = ", ".join(f"{p.name} ({p.problem})" for p in programs.values())
+        raise NoBackendError(f"no usable downloader: {found}", install_hint())
+    return programs

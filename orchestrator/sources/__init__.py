@@ -1,0 +1,1 @@
+"""Where bytes come from: one look at a source, proxies, CA bundles."""

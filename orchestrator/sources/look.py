@@ -1,0 +1,179 @@
+"""One look at a source: a GET of one byte, body unread, that tells what it would serve."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from orchestrator.faults import Fault, Kind, from_status
+from orchestrator.sources.network import forbidden_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+MAX_REDIRECTS = 10
+_TOTAL = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a source said of a file.
+
+    `length` is None where it gave none; `ranges` is whether it honours byte ranges; `round_trip_s` the time to
+    the header of the last host; `last_url` where the redirects ended; `encoding` a compression that was not asked for.
+    """
+
+    last_url: str
+    length: int | None
+    etag: str
+    ranges: bool
+    round_trip_s: float
+    content_type: str
+    encoding: str = ""
+
+
+def look(url: str, *, proxy: str | None, ca: str, user_agent: str, timeout_s: float = 10.0) -> Look | Fault:
+    """Ask for `bytes=0-0` of `url` and read the header only; redirects are followed and judged here.
+
+    `timeout_s` is for all of it. Refused are redirects to other schemes, from https to http, and to link-local
+    addresses.
+    """
+    headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity", "User-Agent": user_agent}
+    try:
+        with (
+            _time_limit(timeout_s) as trace,
+            httpx2.Client(verify=_trust(ca), proxy=proxy, trust_env=False, timeout=timeout_s) as client,
+        ):
+            for _ in range(MAX_REDIRECTS + 1):
+                began = time.monotonic()
+                with client.stream(
+                    "GET", url, headers=headers, follow_redirects=False, extensions={"trace": trace}
+                ) as answer:
+                    status, reply = answer.status_code, dict(answer.headers)
+                trip_s = time.monotonic() - began
+                if status in (301, 302, 303, 307, 308) and "location" in reply:
+                    target = _follow(url, reply["location"])
+                    if isinstance(target, Fault):
+                        return target
+                    url = target
+                    continue
+                return _read(url, status, reply, trip_s)
+    except ImportError:
+        return Fault(Kind.REFUSED, f"cannot look through this proxy: {(proxy or '').partition(':')[0]}")
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # ValueError: names and numbers
+        return _explain(error)
+    return Fault(Kind.REFUSED, f"more than {MAX_REDIRECTS} redirects")
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
+    """Cut all connections that the given trace hears of after so many seconds, and raise a timeout then.
+
+    The client's own timeout begins anew with each byte and each redirect.
+    """
+    sockets: list[socket.socket] = []
+    over = threading.Event()
+
+    def cut() -> None:
+        over.set()
+        for sock in sockets:
+            with suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own would pull the rug from the reader
+
+    def trace(name: str, about: Mapping[str, Any]) -> None:
+        if over.is_set():
+            raise httpx2.ReadTimeout("over")
+        if name.endswith(("connect_tcp.complete", "start_tls.complete")):
+            sockets.append(about["return_value"].get_extra_info("socket"))
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield trace
+    except httpx2.HTTPError as error:
+        if over.is_set():
+            raise httpx2.ReadTimeout("over") from error
+        raise
+    finally:
+        timer.cancel()
+
+
+@lru_cache(maxsize=8)
+def _trust(ca: str) -> ssl.SSLContext:
+    """The CA bundle read once (some 20 ms); plain http needs it too, since it may redirect to https."""
+    return ssl.create_default_context(cafile=ca)
+
+
+def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float) -> Look | Fault:
+    total = _TOTAL.search(headers.get("content-range", ""))
+    kind = headers.get("content-type", "")
+    etag = headers.get("etag", "")
+    packed = headers.get("content-encoding", "").replace("identity", "")
+    if status == 206 and total:
+        honest = (total[1], total[2]) == ("0", "0")
+        return Look(url, int(total[3]), etag, honest, trip_s, kind, packed)
+    if status == 416 and total and total[3] == "0":
+        return Look(url, 0, etag, False, trip_s, kind)
+    if status in (200, 206):
+        told = headers.get("content-length", "")
+        length = int(told) if told.isdigit() and status == 200 and not packed else None
+        return Look(url, length, etag, False, trip_s, kind, packed)
+    if status < 400:
+        return Fault(Kind.REFUSED, f"server answered {status}", status)
+    return from_status(status, retry_after_s(headers.get("retry-after")))
+
+
+def retry_after_s(value: str | None) -> float | None:
+    """Read a Retry-After header, seconds or a date (RFC 9110 10.2.3); None where it says nothing useful."""
+    if not value:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
+
+
+def _follow(origin: str, location: str) -> str | Fault:
+    """Where a redirect leads, or why it is not followed."""
+    old = httpx2.URL(origin)
+    try:
+        new = old.join(location)
+        address = forbidden_address(new.host) if new.host != old.host else None
+    except (httpx2.InvalidURL, ValueError):
+        return Fault(Kind.REFUSED, "redirected to something that is no URL")
+    if new.scheme not in ("http", "https"):
+        return Fault(Kind.REFUSED, f"redirected to another scheme ({new.scheme})")
+    if old.scheme == "https" and new.scheme == "http":
+        return Fault(Kind.REFUSED, f"redirected from https to http ({new.host})")
+    if address:
+        return Fault(Kind.REFUSED, f"redirected to a link-local or metadata address ({address})")
+    return str(new)
+
+
+def _explain(error: Exception) -> Fault:
+    """Translate what the HTTP client raised; the chain of causes says more than its top."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = str(error).strip() or type(error).__name__
+    if any(isinstance(e, ssl.SSLError) for e in chain):
+        return Fault(Kind.TLS, f"certificate or TLS: {text}")
+    if isinstance(error, httpx2.TimeoutException):
+        return Fault(Kind.STALLED, "no answer in time")
+    refused = any(isinstance(e, ConnectionRefusedError) for e in chain)
+    return Fault(Kind.NETWORK, "connection refused" if refused else text, refused_connection=refused)
