@@ -1,0 +1,91 @@
+"""What `import orchestrator` gives: load, plan, sync, path. Typed, silent, raising the classes of errors.py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.workspace import Workspace, open_workspace, unknown_name
+from orchestrator.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orchestrator.events import Event, Summary
+    from orchestrator.runs.sync import Options
+
+
+def _silent(_: Event) -> None:
+    """Take an event and say nothing."""
+
+
+def load(*manifests: str, only: Sequence[str] = (), store: str | None = None, root: str | None = None) -> Workspace:
+    """Read manifests (none: manifests/team.yaml) and the site file.
+
+    Raises:
+        ManifestError: every problem at once.
+    """
+    return open_workspace(World.real(), manifests, only=only, store=store, root=root)
+
+
+def plan(
+    *manifests: str,
+    only: Sequence[str] = (),
+    store: str | None = None,
+    root: str | None = None,
+    options: Options | None = None,
+    emit: Callable[[Event], None] = _silent,
+) -> Summary:
+    """Say what `sync` would do; the events `Foreseen` and `Measured` carry the details.
+
+    Raises:
+        ManifestError: every problem at once. Failures of files are in the summary.
+    """
+    from orchestrator.runs.plan import plan as run
+
+    world = World.real()
+    space = open_workspace(world, manifests, only=only, store=store, root=root)
+    return run(world, space.store, space.wanted, emit, hosts=space.hosts, options=options)
+
+
+def sync(
+    *manifests: str,
+    only: Sequence[str] = (),
+    store: str | None = None,
+    root: str | None = None,
+    options: Options | None = None,
+    emit: Callable[[Event], None] = _silent,
+) -> Summary:
+    """Make it so. Look at the summary's `ok`, `exit_code` and `failed`.
+
+    Raises:
+        ManifestError: every problem at once. Failures of files are in the summary.
+    """
+    from orchestrator.runs.sync import sync as run
+
+    world = World.real()
+    space = open_workspace(world, manifests, only=only, store=store, root=root)
+    return run(world, space.store, space.wanted, emit, hosts=space.hosts, options=options)
+
+
+def path(name: str, *manifests: str, store: str | None = None, root: str | None = None) -> str:
+    """Give the first place of a model (of its first file); whether it is there yet is `sync`'s business.
+
+    Raises:
+        ManifestError: every problem at once, or no model of this name.
+    """
+    world = World.real()
+    return first_place(world, open_workspace(world, manifests, store=store, root=root), name)
+
+
+def first_place(world: World, space: Workspace, name: str) -> str:
+    """Find the first place of a model; the blob where it wants none.
+
+    Raises:
+        ManifestError: no model of this name.
+    """
+    from orchestrator.store import Store
+
+    found = next((w for w in space.wanted if w.model == name), None)
+    if found is None:
+        raise unknown_name(name, {w.model for w in space.wanted})
+    return found.places[0].path if found.places else Store(space.store, world.state).blob(found.sha256)

@@ -1,0 +1,172 @@
+"""What a sync would do, and why; unsealed files are read, nothing is changed, no socket opened."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator import choose, events, verify
+from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
+from orchestrator.programs import find_backends, install_hint
+from orchestrator.runs import preflight
+from orchestrator.runs.standing import Records, Standing, State, standings
+from orchestrator.runs.sync import Options, group
+from orchestrator.runs.tally import Tally
+from orchestrator.sources.reach import Ways
+from orchestrator.store import Store, blobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from orchestrator.events import Event, Summary
+    from orchestrator.model import Artifact, Host, Wanted
+    from orchestrator.programs import Program
+    from orchestrator.world import World
+
+
+def plan(
+    world: World,
+    store_path: str,
+    wanted: Sequence[Wanted],
+    emit: Callable[[Event], None],
+    *,
+    hosts: Mapping[str, Host] | None = None,
+    options: Options | None = None,
+) -> Summary:
+    """Say of every file what `sync` would do, and whether bytes and inodes fit.
+
+    Returns:
+        The summary: `placed` and `fetched` are what would be; exit code 0 if it can be done, else what sync
+        would end with.
+    """
+    began = world.monotonic()
+    options = options or Options()
+    store = Store(store_path, world.state)
+    tally = Tally(wanted, bytes_to_fetch=0)
+    todo = []
+    for standing in standings(store, wanted):
+        if standing.present:
+            tally.present += 1
+            w = standing.wanted
+            emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
+        else:
+            todo.append(standing)
+    planner = _Planner(world, store, emit, hosts or {}, options, tally)
+    for artifact, same in group(todo):
+        planner.foresee(artifact, same)
+    if todo:
+        _room(store, todo, emit, tally)
+    return tally.summary(world.monotonic() - began)
+
+
+class _Planner:
+    """Foresees one artifact after the other."""
+
+    def __init__(
+        self,
+        world: World,
+        store: Store,
+        emit: Callable[[Event], None],
+        hosts: Mapping[str, Host],
+        options: Options,
+        tally: Tally,
+    ) -> None:
+        self._world, self._store, self._emit = world, store, emit
+        self._options, self._tally = options, tally
+        self._records = Records(store)
+        self._programs: dict[str, Program] | None = None
+        self._begun = preflight.with_partials(store)
+        self._ways = Ways(world.environ, hosts)
+        self._ranked: dict[tuple[choose.Line, bool], choose.Choice] = {}
+
+    def foresee(self, artifact: Artifact, same: list[Standing]) -> None:
+        """Emit what would happen to each file that wants this digest."""
+        blob = self._store.blob(artifact.sha256)
+        have = blobs.blob_state(self._store, artifact.sha256, artifact.size)
+        if have == "broken":
+            have = "sealed" if self._right(artifact.sha256, artifact.size, blob) else "absent"
+        fetched = False
+        for standing in same:
+            try:
+                action = self._judge(standing)
+                if action == "adopt":
+                    have = "sealed"
+                if action == "place" and have == "absent" and not fetched:
+                    self._fetch(artifact, standing.wanted)
+                    fetched = True
+                    continue
+            except OrchError as error:
+                self._emit(self._tally.fail(standing.wanted, error))
+                continue
+            w = standing.wanted
+            self._tally.count("placed")
+            self._emit(events.Foreseen(w.model, w.file, action, w.size, why="the store has its bytes"))
+
+    def _judge(self, standing: Standing) -> str:
+        """place or adopt.
+
+        Raises:
+            PlacementError: a stranger with other bytes stands at a place.
+        """
+        w, action = standing.wanted, "place"
+        for path, state in standing.states:
+            if state is State.OBSTRUCTED:
+                raise PlacementError(f"{path}: something that is not a file stands there", "move it away", "foreign")
+            if state is State.UNSEALED:
+                if self._right(w.sha256, w.size, path):
+                    action = "adopt"
+                elif not self._options.force and not self._records.is_ours(path, w.sha256):
+                    hint = "move it away, or let it be replaced: --force"
+                    raise PlacementError(f"{path}: a foreign file stands there with other bytes", hint, "foreign")
+        return action
+
+    def _right(self, sha256: str, size: int | None, path: str) -> bool:
+        if size is not None and os.stat(path).st_size != size:
+            return False
+        return verify.check(self._world, [(sha256, path)])[0]
+
+    def _fetch(self, artifact: Artifact, wanted: Wanted) -> None:
+        """Foresee a fetch: the first source that a program here can serve.
+
+        Raises:
+            NoBackendError, TransferError.
+        """
+        if self._options.offline:
+            raise TransferError(f"{artifact.name}: not in the store", "leave out --offline", "missing")
+        if self._programs is None:
+            self._programs = find_backends(self._world, self._options.backend, self._emit)
+        for source in artifact.sources:
+            best = self._best(source.url, artifact.size)
+            if not best.obstacle:
+                have = preflight.partial_bytes(self._store, artifact.sha256) if artifact.sha256 in self._begun else 0
+                size = max(0, (artifact.size or 0) - have)
+                self._tally.count("fetched")
+                self._tally.bytes_to_fetch = (self._tally.bytes_to_fetch or 0) + size
+                name, why = best.backend.NAME, f"{source.role.value}; {best.why}"
+                event = events.Foreseen(wanted.model, wanted.file, "fetch", artifact.size, source.url, name, why)
+                self._emit(event)
+                return
+        raise NoBackendError(f"{artifact.name}: no program here serves its sources", install_hint())
+
+    def _best(self, url: str, size: int | None) -> choose.Choice:
+        """The best backend for a source: the same for all files of its kind and host."""
+        line, small = self._ways.to(url).line, choose.is_small(size)
+        if (line, small) not in self._ranked:
+            usable = [name for name, program in (self._programs or {}).items() if program.usable]
+            self._ranked[line, small] = choose.rank(usable, size, line)[0]
+        return self._ranked[line, small]
+
+
+def _room(store: Store, todo: list[Standing], emit: Callable[[Event], None], tally: Tally) -> None:
+    """Measure the room; where it is too small, what would have been done counts as failed."""
+    asked = preflight.needs(store, todo)
+    for need in asked:
+        emit(events.Measured(need.folder, need.size_bytes, need.free()[0]))
+    try:
+        preflight.check_room(asked)
+    except OrchError as error:
+        failed = {(f.model, f.file) for f in tally.failed}
+        tally.placed = tally.fetched = 0
+        for standing in todo:
+            if (standing.wanted.model, standing.wanted.file) not in failed:
+                emit(tally.fail(standing.wanted, error))

@@ -1,0 +1,131 @@
+"""Before the first byte: do bytes and inodes fit on every file system, may the folders be written?"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import StoreError
+from orchestrator.model import Link
+from orchestrator.runs.standing import State
+from orchestrator.store import blobs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.runs.standing import Standing
+    from orchestrator.store import Store
+
+INODES_PER_FILE = 8  # a partial's folder holds its state beside the bytes
+SLACK_BYTES = 256 << 10  # what the program and we write beside the bytes
+
+
+@dataclass(slots=True)
+class Need:
+    """What a run will ask of one file system; `folder` is a path on it that exists."""
+
+    folder: str
+    size_bytes: int = 0
+    inodes: int = 0
+
+    def free(self) -> tuple[int, int]:
+        """Free bytes and inodes for us now (a file system without inode limits says 0 of 0: plenty)."""
+        status = os.statvfs(self.folder)
+        inodes = status.f_favail if status.f_files else 1 << 60
+        return status.f_bavail * status.f_frsize, inodes
+
+
+def needs(store: Store, standings: Sequence[Standing]) -> list[Need]:
+    """Add up, per file system, the bytes to fetch and to copy. Unknown sizes count as nothing."""
+    found: dict[int, Need] = {}
+    fetched: set[str] = set()
+
+    known: dict[str, Need] = {}
+
+    def on(path: str) -> Need:
+        folder = path.rpartition("/")[0]
+        if folder not in known:
+            parent = existing_parent(path)
+            known[folder] = found.setdefault(os.stat(parent).st_dev, Need(parent))
+        return known[folder]
+
+    begun = with_partials(store)
+
+    for standing in standings:
+        wanted = standing.wanted
+        if standing.present:
+            continue
+        here = on(f"{store.path}/blobs")
+        if wanted.sha256 not in fetched and blobs.blob_state(store, wanted.sha256, wanted.size) != "sealed":
+            fetched.add(wanted.sha256)
+            have = partial_bytes(store, wanted.sha256) if wanted.sha256 in begun else 0
+            here.size_bytes += max(0, (wanted.size or 0) - have)
+            here.inodes += INODES_PER_FILE
+        links = {place.path: place.link for place in wanted.places}
+        for path, state in standing.states:
+            if state is not State.SEALED and path in links:
+                there = on(path)
+                there.inodes += 1
+                if links[path] is Link.COPY or (links[path] is Link.AUTO and there is not here):
+                    there.size_bytes += wanted.size or 0
+    return list(found.values())
+
+
+def check_room(asked: Sequence[Need]) -> None:
+    """See that everything fits.
+
+    Raises:
+        StoreError: it does not; says where, how much is asked and how much is free.
+    """
+    for need in asked:
+        size, inodes = need.free()
+        if need.size_bytes and need.size_bytes + SLACK_BYTES > size:
+            raise StoreError(
+                f"{need.folder}: {human(need.size_bytes)} are needed and {human(size)} are free",
+                f"free some space (`df -h {need.folder}`), or choose another disk: --store DIR, or less: --only NAME",
+            )
+        if need.inodes > inodes:
+            raise StoreError(
+                f"{need.folder}: {need.inodes} inodes are needed and {inodes} are free",
+                f"remove some small files, or choose another disk (--store DIR): `df -i {need.folder}`",
+            )
+
+
+def with_partials(store: Store) -> set[str]:
+    """The digests that somebody began to fetch: one listing instead of a look a file."""
+    try:
+        return {name.removeprefix("sha256-") for name in os.listdir(f"{store.path}/partial")}
+    except OSError:
+        return set()
+
+
+def existing_parent(path: str) -> str:
+    """The nearest folder at or above `path` that exists."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path) or "/"
+    return path
+
+
+def partial_bytes(store: Store, sha256: str) -> int:
+    """Allocated bytes of the largest partial of this digest: what need not be asked of the disk again."""
+    parent, most = store.partials(sha256), 0
+    try:
+        names = os.listdir(parent)
+    except OSError:
+        return 0
+    for name in names:
+        try:
+            most = max(most, os.stat(f"{parent}/{name}/f").st_blocks * 512)
+        except OSError:
+            continue
+    return most
+
+
+def human(size_bytes: float) -> str:
+    """A size for people: 1024-based, as the contract's options are (98M, 1.5G)."""
+    for unit in ("", "K", "M", "G"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f}{unit or ' bytes'}" if unit in ("", "K") else f"{size_bytes:.1f}{unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f}T"

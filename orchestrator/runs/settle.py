@@ -1,0 +1,229 @@
+"""One digest made so, everywhere it is wanted: judge what stands there, have the blob, place it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator import verify
+from orchestrator.errors import OrchError, PlacementError, StoreError
+from orchestrator.events import Finished, Mismatched, Noticed, Placed
+from orchestrator.model import Link, Place
+from orchestrator.placement import link
+from orchestrator.runs.standing import State, look_at
+from orchestrator.store import blobs, places, quarantine, seal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.model import Artifact, Wanted
+    from orchestrator.runs.standing import Records, Standing
+    from orchestrator.transfer.kit import Kit
+    from orchestrator.transfer.loop import Receipt
+
+
+class Settling:
+    """The work on one artifact, in one thread."""
+
+    def __init__(
+        self, kit: Kit, records: Records, artifact: Artifact, standings: list[Standing], *, force: bool
+    ) -> None:
+        self.kit, self.records, self.artifact, self.standings, self.force = kit, records, artifact, standings, force
+        self.results: list[tuple[Wanted, str | OrchError]] = []
+        self._receipt: Receipt
+        self.to_mend: list[tuple[str, str, str]] = []  # (record file, place, link) of places that shared a bad inode
+
+    def run(
+        self, fetch: Callable[[Kit, Artifact, Receipt], None], receipt: Receipt
+    ) -> list[tuple[Wanted, str | OrchError]]:
+        """Do all of it and say of each file `placed`, `fetched` or its error; `receipt` counts the bytes.
+
+        Raises:
+            StoreError, InterruptedError: the run's end; all other errors are results.
+        """
+        self._receipt = receipt
+        todo: list[tuple[Wanted, list[Place]]] = []
+        for standing in self.standings:
+            try:
+                todo.append((standing.wanted, self._judge(standing)))
+            except PlacementError as error:
+                self.results.append((standing.wanted, error))
+        wanting = [wanted for wanted, absent in todo if absent or not wanted.places]
+        fetched = False
+        if wanting or self.to_mend:
+            try:
+                fetched = self._have_blob(fetch, receipt)
+            except (StoreError, InterruptedError):
+                raise
+            except OrchError as error:
+                self.results += [(w, error if w in wanting else "placed") for w, _ in todo]
+                return self.results
+        self._mend_others()
+        for wanted, absent in todo:
+            how = "fetched" if fetched and wanted in wanting else "placed"
+            fetched = fetched and how != "fetched"
+            try:
+                self._place(wanted, absent)
+            except PlacementError as error:
+                self.results.append((wanted, error))
+                continue
+            self.results.append((wanted, how))
+            size = os.stat(self.kit.store.blob(wanted.sha256)).st_size if wanting else wanted.size or 0
+            self.kit.emit(
+                Finished(
+                    wanted.model,
+                    wanted.file,
+                    how,
+                    receipt.backend if how == "fetched" else "",
+                    receipt.source if how == "fetched" else "",
+                    size,
+                    receipt.seconds,
+                )
+            )
+        return self.results
+
+    def _judge(self, standing: Standing) -> list[Place]:
+        """Look into what stands unsealed; give the places that must be made."""
+        wanted, absent = standing.wanted, []
+        links = {place.path: place for place in wanted.places}
+        for path, state in standing.states:
+            if state is State.UNSEALED:
+                state = self._judge_file(wanted, path)
+            if state is State.OBSTRUCTED:
+                raise _foreign(path, "something that is not a file stands there")
+            if state is State.ABSENT and path in links:
+                absent.append(links[path])
+        return absent
+
+    def _judge_file(self, wanted: Wanted, path: str) -> State:
+        """Hash an unsealed file: right bytes are sealed, ours with wrong bytes go, a stranger's stay."""
+        kit, sha256 = self.kit, self.artifact.sha256
+        state = look_at(kit.store, path, sha256, wanted.size)
+        if state is not State.UNSEALED:  # mended meanwhile: it shared its inode with another place
+            return state
+        ours = self.records.is_ours(path, sha256)
+        before = os.stat(path)
+        if (wanted.size is None or before.st_size == wanted.size) and verify.check(kit.world, [(sha256, path)])[0]:
+            self._take_in(wanted, path, before, ours=ours)
+            return State.SEALED
+        if ours:
+            self._condemn(wanted, path)
+            return State.ABSENT
+        if self.force:
+            kit.emit(Noticed(f"{path}: a foreign file is replaced (--force)"))
+            return State.ABSENT
+        raise _foreign(path, "a foreign file stands there with other bytes")
+
+    def _take_in(self, wanted: Wanted, path: str, before: os.stat_result, *, ours: bool) -> None:
+        """Seal right bytes again; a user's own file also goes into the store (reflink or copy) and is recorded."""
+        kit, sha256 = self.kit, self.artifact.sha256
+        after = os.stat(path)
+        if (before.st_mtime_ns, before.st_ino) != (after.st_mtime_ns, after.st_ino):
+            raise _foreign(path, "something is writing into it just now")
+        if path != kit.store.blob(sha256) and blobs.blob_state(kit.store, sha256, wanted.size) == "absent":
+            self._copy_in(path)
+        try:
+            seal.seal(kit.store, path, sha256, read_only=ours)
+        except OSError as error:
+            raise PlacementError(f"cannot seal {path}: {error.strerror}", f"look at it: `ls -l {path}`") from error
+        if not ours:
+            places.record(kit.store, kit.world.hostname, wanted.manifest, {path: {"sha256": sha256, "link": "adopted"}})
+            self._receipt.bytes_reused += after.st_size
+        kit.emit(Noticed(f"{path}: bytes are right, {'sealed again' if ours else 'adopted'}"))
+
+    def _copy_in(self, path: str) -> None:
+        """Give the store its own copy of right bytes; where there is no room the place alone must do."""
+        kit, sha256 = self.kit, self.artifact.sha256
+        from orchestrator.store import partials
+
+        partial = partials.acquire(kit.store, sha256)
+        try:
+            partial.empty()
+            try:
+                blobs.copy(path, partial.file)
+            except OSError as error:
+                kit.emit(Noticed(f"{path}: no copy in the store ({error.strerror})"))
+                return
+            if verify.check(kit.world, [(sha256, partial.file)])[0]:
+                blobs.commit(kit.store, [(partial.file, sha256)])
+        finally:
+            partial.discard()
+
+    def _condemn(self, wanted: Wanted, path: str) -> None:
+        """Send wrong bytes to quarantine, together with every place and blob that is the same inode."""
+        kit, sha256 = self.kit, self.artifact.sha256
+        real = os.path.realpath(path)
+        status = os.stat(real)
+        found = verify.digest(real, kit.world.stop)
+        blob = kit.store.blob(sha256)
+        shared = [
+            (record, place, made["link"])
+            for place, entries in self.records.all().items()
+            for record, made in entries
+            if made["sha256"] == sha256 and place != path and _same_inode(place, status)
+        ]
+        about = {"expected": sha256, "source": f"written into: {path}", "model": wanted.model}
+        victim = blob if _same_inode(blob, status) else real
+        folder = quarantine.banish(kit.store, victim, found, about)
+        for place in {path, real, *(place for _, place, _ in shared)}:
+            if os.path.lexists(place) and not os.path.islink(place):
+                os.unlink(place)
+        self.to_mend += shared
+        kit.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, folder))
+
+    def _have_blob(self, fetch: Callable[[Kit, Artifact, Receipt], None], receipt: Receipt) -> bool:
+        """Make sure of the blob; true when its bytes came over the wire now."""
+        kit, artifact = self.kit, self.artifact
+        state = blobs.blob_state(kit.store, artifact.sha256, artifact.size)
+        if state == "broken":
+            first = artifact.wanted[0]
+            if self._judge_file(first, kit.store.blob(artifact.sha256)) is State.SEALED:
+                return False
+            state = "absent"
+        if state == "absent":
+            for standing in self.standings:
+                for path, was in standing.states:
+                    if was is State.SEALED and os.path.isfile(path):
+                        self._copy_in(path)
+                        if blobs.blob_state(kit.store, artifact.sha256, artifact.size) == "sealed":
+                            return False
+        if state == "sealed":
+            return False
+        fetch(kit, artifact, receipt)
+        return bool(receipt.backend)
+
+    def _mend_others(self) -> None:
+        """Put right the places of any manifest that shared a condemned inode."""
+        mine = {path for standing in self.standings for path, _ in standing.states}
+        for record, place, made in self.to_mend:
+            if place in mine or os.path.lexists(place):
+                continue
+            how = link.put(self.kit.world, self.kit.store, self.artifact.sha256, Place(place, _as_link(made)))
+            self.kit.emit(
+                Noticed(f"{place}: put right too ({how}); it shared the wrong bytes ({os.path.basename(record)})")
+            )
+
+    def _place(self, wanted: Wanted, absent: list[Place]) -> None:
+        kit = self.kit
+        for place in absent:
+            made = {place.path: places.Made(sha256=wanted.sha256, link=place.link.value)}
+            places.record(kit.store, kit.world.hostname, wanted.manifest, made)
+            how = link.put(kit.world, kit.store, wanted.sha256, place)
+            kit.emit(Placed(wanted.model, wanted.file, place.path, how))
+
+
+def _foreign(path: str, why: str) -> PlacementError:
+    hint = f"move it away, or let it be replaced: --force (`ls -l {path}`)"
+    return PlacementError(f"{path}: {why}", hint, "foreign")
+
+
+def _as_link(made: str) -> Link:
+    return Link(made) if made in {mode.value for mode in Link} else Link.AUTO
+
+
+def _same_inode(path: str, status: os.stat_result) -> bool:
+    try:
+        other = os.lstat(path)
+    except OSError:
+        return False
+    return (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino)

@@ -1,0 +1,96 @@
+"""What stands where, by `stat` alone: nothing is opened, hashed or changed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from orchestrator.store import places, seal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestrator.model import Wanted
+    from orchestrator.store import Store
+
+
+class State(Enum):
+    """What one place looks like."""
+
+    SEALED = "sealed"
+    ABSENT = "absent"
+    UNSEALED = "unsealed"  # a file without the seal: ours and written into, or a stranger's
+    OBSTRUCTED = "obstructed"  # a folder, a FIFO, a device
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One wanted file and the state of each of its places (of the blob, where it wants none)."""
+
+    wanted: Wanted
+    states: tuple[tuple[str, State], ...]
+
+    @property
+    def present(self) -> bool:
+        """Whether nothing is to be done."""
+        return all(state is State.SEALED for _, state in self.states)
+
+
+def look_at(store: Store, path: str, sha256: str, size: int | None) -> State:
+    """Judge one path by its status."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return State.ABSENT
+    except OSError:
+        return State.OBSTRUCTED
+    if not stat.S_ISREG(status.st_mode):
+        return State.OBSTRUCTED
+    return State.SEALED if seal.fits(store, status, sha256, size) else State.UNSEALED
+
+
+def standings(store: Store, wanted: Iterable[Wanted]) -> list[Standing]:
+    """Judge every place of every file wanted: one `stat` each."""
+    found = []
+    for want in wanted:
+        paths = [place.path for place in want.places] or [store.blob(want.sha256)]
+        found.append(Standing(want, tuple((p, look_at(store, p, want.sha256, want.size)) for p in paths)))
+    return found
+
+
+class Records:
+    """Who made a place: the records of the store, read once and only when something is not in order."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._made: dict[str, list[tuple[str, places.Made]]] | None = None
+
+    def of(self, path: str) -> list[tuple[str, places.Made]]:
+        """The records of one place: (record file, what was made)."""
+        return self._read().get(path, [])
+
+    def all(self) -> dict[str, list[tuple[str, places.Made]]]:
+        """All recorded places."""
+        return self._read()
+
+    def is_ours(self, path: str, sha256: str) -> bool:
+        """Whether orch made what stands at `path`: recorded, the blob's own inode, or a link into the store."""
+        if path.startswith(self._store.path + "/") or self._read().get(path):
+            return True
+        if os.path.islink(path) and os.readlink(path).startswith(self._store.path + "/"):
+            return True
+        try:
+            return os.path.samefile(path, self._store.blob(sha256))
+        except OSError:
+            return False
+
+    def _read(self) -> dict[str, list[tuple[str, places.Made]]]:
+        if self._made is None:
+            found: dict[str, list[tuple[str, places.Made]]] = {}
+            for record, place, made in places.made(self._store):
+                found.setdefault(place, []).append((record, made))
+            self._made = found  # whole, in one step: another thread may be reading
+        return self._made

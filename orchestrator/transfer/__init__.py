@@ -1,0 +1,1 @@
+"""The effort for one artifact: loop, attempts, what is held of it, and how it changes hands."""

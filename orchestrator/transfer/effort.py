@@ -1,0 +1,120 @@
+"""One artifact being transferred: its partial, its sources, who gave which bytes, and what is said of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator import choose, verify
+from orchestrator.events import Failed, Mismatched, Progressed, Verified
+from orchestrator.faults import Fault, Kind
+from orchestrator.sources.reach import Reach, reach
+from orchestrator.store import quarantine
+from orchestrator.transfer.holding import Holding
+
+if TYPE_CHECKING:
+    from orchestrator.model import Artifact
+    from orchestrator.policy import Attempt
+    from orchestrator.sources.look import Look
+    from orchestrator.store.partials import Partial
+    from orchestrator.transfer.kit import Kit
+
+
+class Effort:
+    """The state of one transfer; `bytes_fetched` is what programs wrote for it, failed attempts included."""
+
+    def __init__(self, kit: Kit, artifact: Artifact, partial: Partial) -> None:
+        self.kit = kit
+        self.artifact = artifact
+        self.holding = Holding(partial, artifact.size)
+        self.bytes_fetched = 0
+        self.looks: dict[str, Look] = {}
+        self.doubted: set[str] = set()  # sources that failed: looked at before they are tried again
+        self.inherited = self.holding.good_bytes() > 0  # bytes of an earlier run: its sources may have changed since
+        self._apart = False
+        self._talk = (artifact.wanted[0].model, artifact.wanted[0].file)
+
+    # What may be tried.
+
+    def reach(self, url: str) -> Reach:
+        """How this machine gets to a source."""
+        return reach(url, self.kit.world.environ, self.kit.hosts)
+
+    def choices(self, url: str) -> tuple[choose.Choice, ...]:
+        """All backends judged for a source, best first."""
+        usable = [name for name, program in self.kit.programs.items() if program.usable]
+        look = self.looks.get(url)
+        honest = look.ranges if look is not None else None
+        return choose.rank(usable, self.holding.length(), self.reach(url).line, honest=honest)
+
+    def options(self) -> dict[str, tuple[str, ...]]:
+        """Each source and the backends that may serve it, best first."""
+        return {
+            source.url: tuple(c.backend.NAME for c in self.choices(source.url) if not c.obstacle)
+            for source in self.artifact.sources
+        }
+
+    def obstacles(self) -> str:
+        """Why no program may serve any source."""
+        told: dict[str, str] = {}
+        for source in self.artifact.sources:
+            for choice in self.choices(source.url):
+                program = self.kit.programs.get(choice.backend.NAME)
+                told[choice.backend.NAME] = (program.problem if program else "") or choice.obstacle
+        return ", ".join(f"{name}: {why}" for name, why in told.items() if why)
+
+    def proxies(self) -> tuple[str, ...]:
+        """The proxies that this artifact's sources go through, without their credentials."""
+        found = {self.reach(source.url).proxy or "" for source in self.artifact.sources}
+        return tuple(sorted(proxy.rpartition("@")[2] for proxy in found if proxy))
+
+    # Who gave which bytes.
+
+    def must_part(self, source: str) -> bool:
+        """Whether bytes of several sources may not meet in one file again: they did, and were wrong."""
+        return self._apart and any(url != source for url in self.holding.partial.info.sources)
+
+    def banish(self) -> Fault:
+        """Send wrong bytes to quarantine and say whose they were.
+
+        Returns:
+            CORRUPT where one source gave them all in this run: it is out. UNRESUMABLE where several did, an
+            earlier run or nobody knows who: from now on each must show what it gives by itself.
+        """
+        partial = self.holding.partial
+        givers = tuple(dict.fromkeys(partial.info.sources))
+        found = verify.digest(partial.file, self.kit.world.stop)
+        about = {"expected": self.artifact.sha256, "source": " ".join(givers), "model": self._talk[0]}
+        folder = quarantine.banish(self.kit.store, partial.file, found, about)
+        whose = " and ".join((*givers, *(("an earlier run",) if self.inherited or not givers else ())))
+        self.kit.emit(Mismatched(*self._talk, whose, self.artifact.sha256, found, folder))
+        mixed = self.inherited or len(givers) != 1
+        self.empty()
+        if not mixed:
+            return Fault(Kind.CORRUPT, f"wrong bytes ({found[:12]} instead of {self.artifact.sha256[:12]})")
+        self._apart = True
+        return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")
+
+    def empty(self) -> None:
+        """Forget all bytes, those of earlier runs too."""
+        self.holding.partial.empty()
+        self.inherited = False
+
+    # What is said.
+
+    def emit_failed(self, attempt: Attempt) -> None:
+        """Tell the end of one attempt."""
+        kept, fault = self.holding.good_bytes(), attempt.fault
+        self.kit.emit(Failed(*self._talk, attempt.backend, attempt.source, fault.kind.value, fault.message, kept))
+
+    def emit_progress(self, done_bytes: int) -> None:
+        """Tell how much is here."""
+        self.kit.emit(Progressed(*self._talk, done_bytes, self.holding.length()))
+
+    def emit_verified(self) -> None:
+        """Tell that the digest fits."""
+        self.kit.emit(Verified(*self._talk, self.artifact.sha256))
+
+    @property
+    def talk(self) -> tuple[str, str]:
+        """Model and file, as events name them."""
+        return self._talk

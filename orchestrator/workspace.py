@@ -1,0 +1,183 @@
+"""Files into values: manifests, the site file, the environment's word; and which store is meant."""
+
+from __future__ import annotations
+
+import gc
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator import manifest as manifests
+from orchestrator.errors import ManifestError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.manifest import Manifest, Site
+    from orchestrator.model import Host, Wanted
+    from orchestrator.world import World
+
+DEFAULT_MANIFEST = "manifests/team.yaml"
+HUB = "https://huggingface.co/"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What a run is about: its manifests, the files they want, the hosts' settings, the store's path."""
+
+    manifests: tuple[Manifest, ...]
+    wanted: tuple[Wanted, ...]
+    store: str
+    hosts: dict[str, Host] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def open_workspace(
+    world: World,
+    paths: Sequence[str],
+    *,
+    only: Sequence[str] = (),
+    store: str | None = None,
+    root: str | None = None,
+) -> Workspace:
+    """Read the manifests (none given: manifests/team.yaml) and the site file.
+
+    `only` are model names or `tag:TAG`; `store` and `root` override the files'.
+
+    Raises:
+        ManifestError: every problem of every file at once; a name in `only` that no manifest knows.
+    """
+    gc.disable()  # 100,000 models are made of millions of young objects, none of them garbage
+    try:
+        return _open(world, paths or (DEFAULT_MANIFEST,), only, store, root)
+    finally:
+        gc.enable()
+
+
+def _open(world: World, paths: Sequence[str], only: Sequence[str], store: str | None, root: str | None) -> Workspace:
+    problems: list[Problem] = []
+    loaded: list[Manifest] = []
+    texts: dict[str, str] = {}
+    site = _site(world, problems)
+    base = os.path.abspath(os.path.join(world.cwd, root)) if root is not None else None
+    for path in dict.fromkeys(os.path.abspath(os.path.join(world.cwd, path)) for path in paths):
+        try:
+            texts[path] = read_text(path)
+            loaded.append(manifests.parse(texts[path], path, world.home, root=base))
+        except ManifestError as error:
+            problems += error.problems
+    if problems:
+        raise ManifestError(tuple(problems), _hint(problems))
+    extra = _hub_mirror(world)
+    wanted = tuple(w for m in loaded for w in manifests.wanted(m, site, extra))
+    if len(loaded) > 1 and (clashing := manifests.clash_problems(wanted, texts)):
+        raise ManifestError(clashing)
+    if only:
+        wanted = _select(wanted, only)
+    if leading_out := _leading_out(loaded, wanted, texts):
+        raise ManifestError(
+            leading_out, "replace the symlink by a folder, or allow its target: `allow_absolute: [...]`"
+        )
+    return Workspace(tuple(loaded), wanted, _store(world, loaded, site, store), _hosts(loaded, site), texts)
+
+
+def read_text(path: str) -> str:
+    """Read a manifest as UTF-8.
+
+    Raises:
+        ManifestError: missing, unreadable, or not UTF-8.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8")
+    except OSError as error:
+        raise ManifestError((Problem(path, 0, "", (error.strerror or str(error)).lower()),)) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ManifestError((Problem(path, line, "", "not UTF-8 text"),)) from error
+
+
+def _hint(problems: Sequence[Problem]) -> str:
+    if all(p.line == 0 and p.message == "no such file or directory" for p in problems):
+        return "name your manifest: `orch sync path/to/team.yaml`; the README shows how to write one"
+    return f"mend the lines above, then run it again; the keys are in docs/manifest.md ({len(problems)} to mend)"
+
+
+def _site(world: World, problems: list[Problem]) -> Site | None:
+    base = world.environ.get("XDG_CONFIG_HOME") or os.path.join(world.home, ".config")
+    for path in (os.path.join(base, "orch.yaml"), "/etc/orch.yaml"):
+        if os.path.isfile(path):
+            try:
+                return manifests.parse_site(read_text(path), path, world.home)
+            except ManifestError as error:
+                problems += error.problems
+                return None
+    return None
+
+
+def _hub_mirror(world: World) -> tuple[manifests.Prefix, ...]:
+    endpoint = world.environ.get("HF_ENDPOINT", "")
+    if not endpoint or endpoint.rstrip("/") == HUB.rstrip("/"):
+        return ()
+    return (manifests.prefix(HUB, (endpoint,), "HF_ENDPOINT"),)
+
+
+def _select(wanted: tuple[Wanted, ...], only: Sequence[str]) -> tuple[Wanted, ...]:
+    names = {word for word in only if not word.startswith("tag:")}
+    tags = {word[4:] for word in only if word.startswith("tag:")}
+    known = {w.model for w in wanted}
+    known_tags = {tag for w in wanted for tag in w.tags}
+    for word, pool in (*((n, known) for n in names), *((t, known_tags) for t in tags)):
+        if word not in pool:
+            raise unknown_name(word, pool)
+    return tuple(w for w in wanted if w.model in names or tags.intersection(w.tags))
+
+
+def unknown_name(word: str, pool: set[str]) -> ManifestError:
+    """The error for a model or tag that no manifest knows, with the nearest that one does."""
+    import difflib
+
+    near = difflib.get_close_matches(word, sorted(pool), 1)
+    hint = f"did you mean `{near[0]}`?" if near else "`orch status` lists the names"
+    return ManifestError((Problem("", 0, "", f"no model or tag is called `{word}`"),), hint)
+
+
+def _leading_out(loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: dict[str, str]) -> tuple[Problem, ...]:
+    """Find the places that a symlink takes out of their root; one lstat a folder."""
+    known: dict[str, str] = {"/": "/"}
+
+    def real(folder: str) -> str:
+        if folder not in known:
+            parent, name = os.path.split(folder)
+            path = os.path.join(real(parent), name)
+            known[folder] = os.path.realpath(path) if os.path.islink(path) else path
+        return known[folder]
+
+    allowed = {m.file: [real(folder) for folder in (m.root, *m.allow_absolute)] for m in loaded}
+    problems = []
+    for w in wanted:
+        for place in w.places:
+            folder = real(os.path.dirname(place.path))
+            if not any(folder == top or folder.startswith(top.rstrip("/") + "/") for top in allowed[w.manifest]):
+                path = f"models > {w.model} > to"
+                line = manifests.locate(texts[w.manifest], w.manifest, path)
+                problems.append(Problem(w.manifest, line, path, f"a symlink leads out of root: to {folder}"))
+    return tuple(problems)
+
+
+def _store(world: World, loaded: Sequence[Manifest], site: Site | None, flag: str | None) -> str:
+    cache = world.environ.get("XDG_CACHE_HOME") or os.path.join(world.home, ".cache")
+    named = (
+        flag or world.environ.get("ORCH_STORE"),
+        next((m.store for m in loaded if m.store), None),
+        site.store if site else None,
+        os.path.join(cache, "orch"),
+    )
+    return os.path.abspath(os.path.join(world.cwd, next(path for path in named if path)))
+
+
+def _hosts(loaded: Sequence[Manifest], site: Site | None) -> dict[str, Host]:
+    hosts: dict[str, Host] = dict(site.hosts) if site else {}
+    for manifest in loaded:
+        hosts.update(manifest.hosts)
+    return hosts
