@@ -19,7 +19,6 @@ class ExitCode(IntEnum):
     DIGEST = 6
     PLACEMENT = 7
     STORE = 8
-    MAX_TIME = 9
     WORK = 10
     BUG = 70
     HELD = 75

@@ -1,0 +1,69 @@
+"""The group of commands; each is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+COMMANDS = {
+    "sync": "Make it so: fetch, verify and place what the manifests want.",
+    "plan": "Say what sync would do, and why; change nothing.",
+    "status": "Say what is in place, by stat alone.",
+    "verify": "Read every byte again with sha256sum -c.",
+    "path": "Print a model's first place.",
+    "backends": "Show the downloaders of this machine and which would be chosen.",
+    "demo": "Show the whole thing on this machine, with no network.",
+}
+
+
+class _Lazy(click.Group):
+    """A group that knows its commands' names and lines, and imports one when it is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"orchestrator.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            meant = f"did you mean `orch {near[0]}`?" if near else "`orch --help` lists the commands"
+            raise click.UsageError(f"no such command: {args[0]}; {meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"orch {version('orch-weights')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 all in place, 1 several kinds of failure, 2 usage, 3 manifest, 4 no usable backend, "
+    "5 transfer failed, 6 digest mismatch, 7 placement, 8 store, 70 a bug, 75 held by another orch, "
+    "130/143 interrupted.",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def app() -> None:
+    """Make every machine hold exactly the model weights that a manifest names.
+
+    orch runs the best downloader that is here, watches it, resumes, changes mirror or program, verifies with
+    sha256sum -c, and puts each file where it belongs.
+    """

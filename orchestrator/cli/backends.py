@@ -1,0 +1,75 @@
+"""`orch backends`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.events import Summary
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.listing import Listing
+
+
+@click.command("backends")
+@options.manifests
+@options.where
+@options.json
+def command(**words: Any) -> int:
+    """Show the downloaders of this machine; with a MANIFEST also which would be chosen for each file, and why."""
+    world = world_with_signals()
+    from orchestrator import choose
+    from orchestrator.backends import BACKENDS
+    from orchestrator.errors import NoBackendError
+    from orchestrator.programs import find, install_hint
+    from orchestrator.sources.reach import reach
+    from orchestrator.workspace import open_workspace
+
+    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
+
+    def work() -> Summary:
+        programs = find(world, [backend.NAME for backend in BACKENDS])
+        for backend in BACKENDS:
+            program = programs[backend.NAME]
+            traits = sorted(trait.value for trait in backend.TRAITS)
+            if isinstance(sink, JsonLines):
+                fields = {"name": program.name, "path": program.path, "version": program.version}
+                sink.write(
+                    "backend", {**fields, "usable": program.usable, "problem": program.problem, "traits": traits}
+                )
+                continue
+            said = program.problem or f"{program.version}  {program.path}{' (embedded)' if program.embedded else ''}"
+            click.echo(f"{program.name:<7} {said}\n        {' '.join(traits)}")
+        usable = [name for name, program in programs.items() if program.usable]
+        if words["manifests"]:
+            space = open_workspace(
+                world, words["manifests"], only=words["only"], store=words["store"], root=words["root"]
+            )
+            for wanted in space.wanted:
+                for source in wanted.sources:
+                    way = reach(source.url, world.environ, space.hosts)
+                    ranked = choose.rank(usable, wanted.size, way.line)
+                    _show(sink, wanted.model, wanted.file, source.url, ranked)
+        if not usable:
+            raise NoBackendError("no usable downloader on this machine", install_hint())
+        return Summary(ok=True, exit_code=0)
+
+    return conclude(sink, work)
+
+
+def _show(sink: Any, model: str, file: str, source: str, ranked: Any) -> None:
+    from orchestrator.render.sink import harmless, label
+    from orchestrator.render.words import host
+
+    best = ranked[0]
+    others = {choice.backend.NAME: choice.obstacle or choice.why for choice in ranked[1:]}
+    if isinstance(sink, JsonLines):
+        chosen = "" if best.obstacle else best.backend.NAME
+        fields = {"model": model, "file": file, "source": source, "backend": chosen}
+        sink.write("choice", {**fields, "why": best.obstacle or best.why, "others": others})
+        return
+    name = "none" if best.obstacle else best.backend.NAME
+    click.echo(f"{label(model, file)} from {host(source)}: {name} ({harmless(best.obstacle or best.why)})")

@@ -1,0 +1,30 @@
+"""`orch demo`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import tell
+from orchestrator.errors import OrchError
+from orchestrator.render.listing import Listing
+from orchestrator.world import World
+
+
+@click.command("demo")
+@click.option("--folder", metavar="DIR", type=click.Path(), help="Work in this empty folder and keep it.")
+@options.verbose
+def command(folder: str | None, verbose: bool) -> int:
+    """Show the whole thing on this machine, with no network: a good origin, and mirrors that are slow, lie, break.
+
+    It ends with 0 when all came out as it should. Without --folder nothing is left behind.
+    """
+    from orchestrator.demo.show import show
+
+    try:
+        return show(World.real(), folder, verbose=verbose)
+    except OrchError as error:
+        tell(Listing(sys.stdout, quiet=True), error)
+        return int(error.exit_code)

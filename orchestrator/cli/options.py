@@ -1,0 +1,66 @@
+"""The options that commands share; each can be given as ORCH_<FLAG> in the environment too."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Duration(click.ParamType[float]):
+    """`30s`, `10m`, `4h`, `30d`; a bare number is seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a duration like 30s, 10m, 4h", param, ctx)
+        return float(match[1]) * _UNITS_S[match[2]]
+
+
+def option(flag: str, *more: str, **kwargs: Any) -> Callable[[F], F]:
+    """A click option that ORCH_<FLAG> sets as well."""
+    name = flag.lstrip("-").upper().replace("-", "_")
+    return click.option(flag, *more, envvar=f"ORCH_{name}", show_envvar=False, **kwargs)
+
+
+def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several decorators as one, shown in this order."""
+
+    def apply(function: F) -> F:
+        for decorate in reversed(decorators):
+            function = decorate(function)
+        return function
+
+    return apply
+
+
+manifests = click.argument("manifests", nargs=-1, type=click.Path(), metavar="[MANIFEST...]")
+only = click.option("--only", multiple=True, metavar="NAME|tag:TAG", help="Only this model, or all with this tag.")
+store = option("--store", metavar="DIR", type=click.Path(), help="The store to use.")
+root = option("--root", metavar="DIR", type=click.Path(), help="Base of relative `to:` paths.")
+quiet = option("--quiet", "-q", is_flag=True, help="Print nothing unless something failed.")
+verbose = option("--verbose", "-v", is_flag=True, help="Show each program's command, ready to paste.")
+json = option("--json", is_flag=True, help="One JSON object a line on stdout, the summary last.")
+where = stack(only, store, root)
+talk = stack(quiet, verbose, json)
+running = stack(
+    option("--backend", metavar="NAME", help="This program or failure: aria2c, axel, curl, wget."),
+    option("--jobs", default=4, show_default=True, type=click.IntRange(1, 256), help="Files at once."),
+    option("--connections", default=16, show_default=True, type=click.IntRange(1, 1024), help="To one host, in all."),
+    option("--retries", default=5, show_default=True, type=click.IntRange(0, 1000), help="Rounds without progress."),
+    option("--stall", default="30s", show_default=True, type=Duration(), help="Silence that ends a program."),
+    option("--offline", is_flag=True, help="From the store only."),
+    option("--no-wait", is_flag=True, help="Fail (75) where another orch is fetching the same bytes."),
+    option("--force", is_flag=True, help="Replace foreign files at the places."),
+)

@@ -1,0 +1,41 @@
+"""`orch path`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import conclude
+from orchestrator.events import Summary
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.listing import Listing
+from orchestrator.world import World
+
+
+@click.command("path")
+@click.argument("name")
+@options.manifests
+@options.store
+@options.root
+@options.json
+def command(name: str, **words: Any) -> int:
+    """Print the first place of the model NAME, one line (for a model of several files: of its first)."""
+    world = World.real()
+    from orchestrator.api import first_place
+    from orchestrator.workspace import open_workspace
+
+    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
+
+    def work() -> Summary:
+        space = open_workspace(world, words["manifests"], store=words["store"], root=words["root"])
+        place = first_place(world, space, name)
+        if isinstance(sink, JsonLines):
+            sink.write("path", {"model": name, "path": place})
+        else:
+            click.echo(place)
+        return Summary(ok=True, exit_code=0)
+
+    return conclude(sink, work)

@@ -1,0 +1,47 @@
+"""`orch plan`, which is `orch sync --dry-run` too."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.errors import ExitCode
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.listing import Listing
+
+
+@click.command("plan")
+@options.manifests
+@options.where
+@click.option("--exit-code", is_flag=True, help="End with 10 when there is work to do.")
+@options.running
+@options.talk
+def command(exit_code: bool, **words: Any) -> int:
+    """Say what sync would do: what is here, what would be fetched, from where, with which program, and why."""
+    return foresee(exit_code=exit_code, **words)
+
+
+def foresee(*, exit_code: bool = False, **words: Any) -> int:
+    """Plan, for both commands."""
+    world = world_with_signals()
+    from orchestrator.runs.plan import plan
+    from orchestrator.runs.sync import Options
+    from orchestrator.workspace import open_workspace
+
+    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="plan")
+    run_options = Options(backend=words["backend"], offline=words["offline"], force=words["force"])
+    work_to_do = False
+
+    def work() -> Any:
+        nonlocal work_to_do
+        space = open_workspace(world, words["manifests"], only=words["only"], store=words["store"], root=words["root"])
+        summary = plan(world, space.store, space.wanted, sink, hosts=space.hosts, options=run_options)
+        work_to_do = summary.placed + summary.fetched > 0
+        return summary
+
+    code = conclude(sink, work)
+    return int(ExitCode.WORK) if exit_code and code == 0 and work_to_do else code

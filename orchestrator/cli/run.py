@@ -1,0 +1,70 @@
+"""How a command ends: its summary through the sink, its errors as lines, its exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import ManifestError, OrchError
+from orchestrator.events import Noticed, Summary
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.sink import harmless
+from orchestrator.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.render.sink import Sink
+
+
+def conclude(sink: Sink, work: Callable[[], Summary]) -> int:
+    """Do the work and close the sink with its summary, also where an error ended it before one was made.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        summary = work()
+    except OrchError as error:
+        tell(sink, error)
+        summary = Summary(ok=False, exit_code=int(error.exit_code))
+        if isinstance(sink, JsonLines):
+            sink.close(summary)
+        return summary.exit_code
+    sink.close(summary)
+    return summary.exit_code
+
+
+def tell(sink: Sink, error: OrchError) -> None:
+    """Say an error that ended the command: a line a problem, and what to type next."""
+    if isinstance(sink, JsonLines):
+        for problem in error.problems if isinstance(error, ManifestError) else ():
+            sink.problem(problem)
+        if not isinstance(error, ManifestError):
+            sink(Noticed(error.message))
+        return
+    for line in error.message.splitlines():
+        print(f"error: {harmless(line)}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {harmless(error.hint)}", file=sys.stderr)
+
+
+def world_with_signals() -> World:
+    """The real world, in which a first signal asks for a stop and a second one ends us at once.
+
+    Children die with us: each has the parent-death signal TERM, on which it saves its state.
+    """
+    world = World.real()
+
+    def on_signal(number: int, _: Any) -> None:
+        code = 130 if number == signal.SIGINT else 143
+        if world.stop.code is not None:
+            os._exit(code)
+        world.stop.code = code
+        world.stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    return world

@@ -1,0 +1,33 @@
+"""`orch status`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import conclude
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.listing import Listing
+from orchestrator.world import World
+
+
+@click.command("status")
+@options.manifests
+@options.where
+@options.talk
+def command(**words: Any) -> int:
+    """Say what is in place, by stat alone: 0 all, 5 something is missing, 6 a seal is broken, 7 a foreign file."""
+    world = World.real()
+    from orchestrator.runs.status import status
+    from orchestrator.workspace import open_workspace
+
+    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="status")
+
+    def work() -> Any:
+        space = open_workspace(world, words["manifests"], only=words["only"], store=words["store"], root=words["root"])
+        return status(world, space.store, space.wanted, sink)
+
+    return conclude(sink, work)

@@ -1,0 +1,49 @@
+"""`orch sync`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import conclude, world_with_signals
+
+
+@click.command("sync")
+@options.manifests
+@options.where
+@click.option("-n", "--dry-run", is_flag=True, help="As `orch plan`.")
+@options.running
+@options.talk
+def command(dry_run: bool, **words: Any) -> int:
+    """Make it so: fetch, verify and place what the manifests want (default: manifests/team.yaml).
+
+    Running it twice is safe: the second run does nothing.
+    """
+    if dry_run:
+        from orchestrator.cli.plan import foresee
+
+        return foresee(**words)
+    world = world_with_signals()
+    from orchestrator import render
+    from orchestrator.runs.sync import Options, sync
+    from orchestrator.workspace import open_workspace
+
+    sink = render.choose(world.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"])
+    run_options = Options(
+        backend=words["backend"],
+        jobs=words["jobs"],
+        connections=words["connections"],
+        retries=words["retries"],
+        stall_s=words["stall"],
+        offline=words["offline"],
+        wait=not words["no_wait"],
+        force=words["force"],
+    )
+
+    def work() -> Any:
+        space = open_workspace(world, words["manifests"], only=words["only"], store=words["store"], root=words["root"])
+        return sync(world, space.store, space.wanted, sink, hosts=space.hosts, options=run_options)
+
+    return conclude(sink, work)

@@ -1,0 +1,26 @@
+"""Events for people and programs: a sink each, chosen by where the output goes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.text import Lines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.render.sink import Sink
+
+
+def choose(environ: Mapping[str, str], *, json: bool, quiet: bool, verbose: bool, err: TextIO | None = None) -> Sink:
+    """JSON lines on stdout, or talk on stderr: rich bars on a terminal, plain lines elsewhere."""
+    err = err or sys.stderr
+    if json:
+        return JsonLines(sys.stdout)
+    if quiet or not err.isatty() or environ.get("TERM") == "dumb":
+        return Lines(err, quiet=quiet, verbose=verbose)
+    from orchestrator.render.bars import Bars
+
+    return Bars(err, verbose=verbose, colour="NO_COLOR" not in environ)

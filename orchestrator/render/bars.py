@@ -1,0 +1,154 @@
+"""rich bars on a terminal: one a transfer, one in all; and a closing table of what came from where."""
+
+from __future__ import annotations
+
+import threading
+from textwrap import fill
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from orchestrator import events
+from orchestrator.render.columns import Moved
+from orchestrator.render.sink import amount, label
+from orchestrator.render.words import closing, host, line
+
+if TYPE_CHECKING:
+    from orchestrator.events import Event, Summary
+
+
+# What a line keeps free beside its words: sizes, rate, time left, and a bar of some ten cells at 80 columns.
+_BESIDE = 38
+_LEAST_LABEL = 12
+
+
+class Bars:
+    """A sink for a terminal; bars live only while something moves."""
+
+    def __init__(self, out: TextIO, *, verbose: bool = False, colour: bool = True, verb: str = "sync") -> None:
+        self._console = Console(file=out, no_color=not colour, highlight=False)
+        self._verbose, self.verb = verbose, verb
+        self._lock = threading.Lock()
+        self._bars: dict[tuple[str, str], TaskID] = {}
+        self._done: dict[tuple[str, str], int] = {}
+        self._total: TaskID | None = None
+        self._errors: set[str] = set()
+        self._finished: list[events.Finished] = []
+        self._progress = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None),
+            Moved(),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            console=self._console,
+            transient=True,
+            expand=True,
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Move a bar or print a line above the bars."""
+        with self._lock:
+            match event:
+                case events.Planned(_, to_fetch, size) if to_fetch:
+                    self._total = self._progress.add_task("in all", total=size or None)
+                    self._progress.start()
+                case events.Started():
+                    self._bar(event)
+                case events.Progressed():
+                    self._move(event)
+                case events.Finished() | events.GaveUp():
+                    self._end(event)
+                case _:
+                    pass
+            text = line(event, verbose=self._verbose)
+            if isinstance(event, events.GaveUp):
+                text = None if text in self._errors else text  # one cause may end many files
+                self._errors.add(text or "")
+            silent = (
+                (events.Planned, events.Finished)
+                if self._verbose
+                else (events.Planned, events.Finished, events.Started)
+            )
+            if text is not None and not isinstance(event, silent):
+                wrapped = escape(_wrap(text, self._console.width))
+                self._console.print(wrapped, style=_style(event), overflow="ignore", crop=False)
+
+    def _bar(self, event: events.Started) -> None:
+        key, have = (event.model, event.file), event.have_bytes
+        who = f"{event.backend} {_short(host(event.source), 24)}"
+        room = max(_LEAST_LABEL, self._console.width - _BESIDE - len(who) - 2)
+        said = escape(f"{_short(label(*key), room)}  {who}")
+        if key not in self._bars:
+            self._bars[key] = self._progress.add_task(said, total=event.size_bytes, completed=have)
+        else:  # begun anew: what another attempt did is no measure of this one's rate and time left
+            self._progress.reset(self._bars[key], description=said, total=event.size_bytes, completed=have)
+        kept = have > self._done.get(key, 0)
+        self._done[key] = have
+        self._sum(anew=kept)  # bytes of an earlier run did not move now either
+
+    def _move(self, event: events.Progressed) -> None:
+        key = (event.model, event.file)
+        if key in self._bars:
+            self._progress.update(self._bars[key], completed=event.done_bytes, total=event.size_bytes)
+            self._done[key] = event.done_bytes
+        self._sum()
+
+    def _sum(self, *, anew: bool = False) -> None:
+        if self._total is None:
+            return
+        done = sum(self._done.values())
+        full = self._progress.tasks[0].finished  # which rich never takes back
+        if anew or (full and done < self._progress.tasks[0].completed):
+            self._progress.reset(self._total, completed=done)
+        else:
+            self._progress.update(self._total, completed=done)
+
+    def _end(self, event: events.Finished | events.GaveUp) -> None:
+        key = (event.model, event.file)
+        if key in self._bars:
+            self._progress.remove_task(self._bars.pop(key))
+        if isinstance(event, events.Finished) and event.how != "present":
+            self._finished.append(event)
+
+    def close(self, summary: Summary) -> None:
+        """Take the bars away and print the table and the closing line."""
+        with self._lock:
+            self._progress.stop()
+            if self._finished:
+                self._console.print(self._table())
+            style = "green" if summary.ok else "red"
+            self._console.print(escape(closing(summary, self.verb)), style=style)
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("file", "size", "how", "from"):
+            table.add_column(name, overflow="fold", justify="right" if name == "size" else "left")
+        for f in self._finished[:40]:
+            origin = f"{host(f.source)} ({f.backend})" if f.backend else "store"
+            table.add_row(escape(label(f.model, f.file)), amount(f.size_bytes), f.how, escape(origin))
+        if len(self._finished) > 40:
+            table.add_row(f"... {len(self._finished) - 40} more", "", "", "")
+        return table
+
+
+def _style(event: Event) -> str | None:
+    match event:
+        case events.GaveUp() | events.Mismatched():
+            return "red"
+        case events.Failed() | events.Waiting() | events.Noticed():
+            return "yellow"
+        case _:
+            return None
+
+
+def _wrap(text: str, width: int) -> str:
+    """Wrap at blanks; a path or URL stays whole, and so does a command, for whoever copies it."""
+    words, begin, command = text.partition("\n  $ ")
+    lines = (fill(line, width, break_long_words=False, break_on_hyphens=False) for line in words.splitlines())
+    return "\n".join(lines) + begin + command
+
+
+def _short(text: str, width: int = 28) -> str:
+    return text if len(text) <= width else f"…{text[-width + 1 :]}"

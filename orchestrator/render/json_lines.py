@@ -1,0 +1,45 @@
+"""One JSON object a line on stdout: `event`, `time`, and the event's own fields; the summary last."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from orchestrator.errors import Problem
+    from orchestrator.events import Event, Summary
+
+
+class JsonLines:
+    """A sink for programs; every line is flushed."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        """Write one event under its class's name in lower case."""
+        self.write(snake(type(event).__name__), {name: getattr(event, name) for name in event.__slots__})
+
+    def problem(self, problem: Problem) -> None:
+        """Write one problem of a manifest."""
+        self.write("problem", {name: getattr(problem, name) for name in problem.__slots__})
+
+    def close(self, summary: Summary) -> None:
+        """Write the last line."""
+        self.write("summary", summary.as_dict())
+
+    def write(self, event: str, fields: dict[str, Any]) -> None:
+        """Write one line; `time` is ISO 8601, UTC."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        with self._lock, suppress(OSError, ValueError):  # nobody may be listening any more: the work goes on
+            self._out.write(json.dumps({"event": event, "time": now, **fields}) + "\n")
+            self._out.flush()
+
+
+def snake(name: str) -> str:
+    """GaveUp -> gave_up."""
+    return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))

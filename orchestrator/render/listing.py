@@ -1,0 +1,48 @@
+"""The answer of plan, status and verify: a line a file on stdout, hints once at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TextIO
+
+from orchestrator import events
+from orchestrator.render.sink import harmless, label
+from orchestrator.render.words import closing, line
+
+if TYPE_CHECKING:
+    from orchestrator.events import Event, Summary
+
+
+class Listing:
+    """A sink for commands whose output is the answer; quiet prints only what is wrong."""
+
+    def __init__(self, out: TextIO, *, quiet: bool, verb: str = "") -> None:
+        self._out, self._quiet, self._verb = out, quiet, verb
+        self._hints: dict[str, None] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Write one file's line."""
+        match event:
+            case events.GaveUp():
+                self._hints[harmless(event.hint)] = None
+                self._write(f"{event.fault:<8} {label(event.model, event.file)}  {harmless(event.message)}")
+            case _ if self._quiet:
+                return
+            case events.Finished(how="present") | events.Verified():
+                word = "good" if isinstance(event, events.Verified) else "present"
+                self._write(f"{word:<8} {label(event.model, event.file)}")
+            case events.Foreseen() | events.Measured() | events.Noticed():
+                self._write(line(event) or "")
+            case _:
+                return
+
+    def close(self, summary: Summary) -> None:
+        """Write the hints and the closing line."""
+        if self._quiet and summary.ok:
+            return
+        for hint in self._hints:
+            self._write(f"hint: {hint}")
+        if self._verb:
+            self._write(closing(summary, self._verb))
+
+    def _write(self, text: str) -> None:
+        self._out.write(text + "\n")

@@ -1,0 +1,82 @@
+"""PURE: one event as one line for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from orchestrator import events
+from orchestrator.render.sink import amount, harmless, label
+
+if TYPE_CHECKING:
+    from orchestrator.events import Event, Summary
+
+
+def line(event: Event, *, verbose: bool = False) -> str | None:
+    """Say one event; None for those that a plain log leaves out."""
+    match event:
+        case events.Planned(files, to_fetch, size):
+            return f"{files} files wanted, {to_fetch} to fetch ({amount(size)})" if to_fetch else None
+        case events.Started():
+            kept = f", {amount(event.have_bytes)} are here already" if event.have_bytes else ""
+            told = f"{label(event.model, event.file)}: {event.backend} from {host(event.source)}{kept}"
+            return f"{told}\n  $ {harmless(event.command)}" if verbose else told
+        case events.Failed() if not verbose:
+            return None  # a source that failed is talked of only if none succeeded: then the error tells all of them
+        case events.Failed():
+            kept = f", {amount(event.kept_bytes)} kept" if event.kept_bytes else ""
+            who = f"{event.backend} from {host(event.source)}"
+            return f"{label(event.model, event.file)}: {who}: {harmless(event.message)}{kept}"
+        case events.Waiting():
+            return f"{label(event.model, event.file)}: again in {event.wait_s:.0f} s ({harmless(event.why)})"
+        case events.Mismatched():
+            return (
+                f"{label(event.model, event.file)}: WRONG BYTES from {harmless(event.source)}: "
+                f"{event.found[:12]} instead of {event.expected[:12]}; they lie in {event.quarantine}"
+            )
+        case events.Placed():
+            return f"{label(event.model, event.file)}: {harmless(event.path)} ({event.link})" if verbose else None
+        case events.Finished(how="present") | events.Progressed() | events.Verified():
+            return None
+        case events.Finished():
+            origin = f" by {event.backend} from {host(event.source)}" if event.backend else " from the store"
+            return f"{label(event.model, event.file)}: {event.how}{origin} ({amount(event.size_bytes)})"
+        case events.GaveUp():
+            return f"error: {harmless(event.message)}\nhint: {harmless(event.hint)}"
+        case events.Foreseen():
+            return f"{event.action:<7} {label(event.model, event.file)}  {_foreseen(event)}"
+        case events.Measured(folder, needed, free):
+            return f"room    {harmless(folder)}: {amount(needed)} needed, {amount(free)} free"
+        case events.Noticed(message):
+            return harmless(message)
+    raise AssertionError("unreachable")
+
+
+def _foreseen(event: events.Foreseen) -> str:
+    size = amount(event.size_bytes) if event.size_bytes is not None else "size unknown"
+    origin = f" by {event.backend} from {host(event.source)}" if event.backend else ""
+    return f"({size}{origin}; {harmless(event.why)})"
+
+
+def closing(summary: Summary, verb: str) -> str:
+    """The run in one line."""
+    planned = summary.bytes_to_fetch is not None
+    parts = [
+        f"{count} {word}"
+        for count, word in (
+            (summary.present, "present"),
+            (summary.placed, "to place" if planned else "placed"),
+            (summary.fetched, "to fetch" if planned else "fetched"),
+            (len(summary.failed), "failed"),
+        )
+        if count
+    ]
+    moved = f"; {amount(summary.bytes_fetched)} fetched" if summary.bytes_fetched else ""
+    moved = f", {amount(summary.bytes_to_fetch)}; planned" if summary.bytes_to_fetch else moved
+    reused = f", {amount(summary.bytes_reused)} reused" if summary.bytes_reused else ""
+    return f"{verb}: {', '.join(parts) or 'nothing wanted'}{moved}{reused} in {summary.seconds:.1f} s"
+
+
+def host(url: str) -> str:
+    """A source as people know it: its host."""
+    return harmless(urlsplit(url).netloc or url)
