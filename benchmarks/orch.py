@@ -1,0 +1,62 @@
+"""orch as a contestant: its manifest, its own store and home, the whole process from start to end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.contest import Commands, Contestant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from benchmarks.corpus import Corpus, File
+    from benchmarks.measure import Place
+
+
+def program() -> list[str]:
+    """orch as it is installed beside this interpreter."""
+    script = Path(sys.executable).with_name("orch")
+    return [str(script)] if script.is_file() else [sys.executable, "-m", "orchestrator"]
+
+
+def manifest(
+    place: Place,
+    files: Iterable[File],
+    url: str,
+    *,
+    mirrors: Sequence[str] = (),
+    connections: Mapping[str, int] | None = None,
+) -> None:
+    """Write team.yaml: a model for each file, all into `models/`; line by line, for it may be long."""
+    with (place.folder / "team.yaml").open("w") as out:
+        out.write("version: 1\nstore: store\n")
+        if connections:
+            out.write("hosts:\n")
+            out.writelines(f"  {host}: {{connections: {count}}}\n" for host, count in connections.items())
+        out.write("models:\n")
+        for file in files:
+            out.write(f"  {file.name}:\n    url: {url}/{file.name}\n")
+            if mirrors:
+                out.write(f"    mirrors: [{', '.join(f'{mirror}/{file.name}' for mirror in mirrors)}]\n")
+            out.write(f"    sha256: {file.digest}\n    size: {file.size}\n    to: models/\n")
+
+
+def sync(
+    corpus: Corpus,
+    url: str,
+    *flags: str,
+    name: str = "orch",
+    kept: Place | None = None,
+    mirrors: Sequence[str] = (),
+    connections: Mapping[str, int] | None = None,
+) -> Contestant:
+    """`orch sync team.yaml`."""
+
+    def prepare(place: Place) -> Commands:
+        if not kept:
+            manifest(place, corpus.files, url, mirrors=mirrors, connections=connections)
+        return [[*program(), "sync", "team.yaml", *flags]]
+
+    return Contestant(name, prepare, lambda place: corpus.check(place.files), kept)
