@@ -54,7 +54,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{where} {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+        return ": ".join(part for part in (f"{where} {self.path}".strip(), self.message) if part)
 
 
 class ManifestError(OrchError):

@@ -139,6 +139,7 @@ def test_a_second_interrupt_is_at_once(orch: Orch) -> None:
     with Origin() as origin:
         orch.want("w", content, origin.serve("/w.bin", content))
         running = orch.start("sync", "team.yaml", "--backend", "curl")
+        wait_for(lambda: any("--config" in c.cmdline() for c in psutil.Process(running.pid).children(recursive=True)))
         child = children(running, "curl")
         running.send_signal(signal.SIGINT)
         time.sleep(0.3)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Range
 
 NAME = "aria2c"
-_MOVES = (Trait.HTTP, Trait.FTP, Trait.RESUME, Trait.SEGMENTS, Trait.MIRRORS, Trait.BUNDLE)
+_MOVES = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.SEGMENTS, Trait.MIRRORS, Trait.BUNDLE)
 TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
 SIDECAR = ".aria2"
 

@@ -26,6 +26,7 @@ class Trait(Enum):
     PROXY = "proxy"
     SOCKS = "socks"
     CA = "ca"
+    CHUNKED = "chunked"  # understands a body in chunks (RFC 9112 7.1)
 
 
 @dataclass(frozen=True, slots=True)

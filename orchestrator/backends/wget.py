@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from orchestrator.backends.base import Exit, Job
 
 NAME = "wget"
-TRAITS = frozenset((Trait.HTTP, Trait.FTP, Trait.RESUME, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
+_MOVES = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME)
+TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
 SIDECAR: str | None = None
 missing = shared.appended
 sidecar = shared.cut

@@ -54,13 +54,23 @@ def _manifest(data: dict[str, Any], file: str, home: str, found: Found) -> None:
     empty: dict[str, Any] = {"version": "1", "models": {}}
     good = {k: v for k, v in bare.items() if k != "version" and _is_sound({**empty, k: v}, Document)}
     sound: dict[str, Any] = {}
+    kept: dict[str, set[str]] = {}  # of models that are not sound: the keys that are, and are judged as well
     for name, model in models.items() if isinstance(models, dict) else ():
         if _is_sound(model, ModelEntry):
             sound[name] = model
         else:
             found += told(model, ModelEntry, ("models", name))
+            if isinstance(model, dict):
+                sound[name] = {k: v for k, v in model.items() if _is_sound({k: v}, ModelEntry)}
+                kept[name] = set(sound[name])
     entry = msgspec.convert({**empty, **good, "models": sound}, Document, strict=False)
-    top.manifest(entry, file, home, found, data.keys() - good.keys())
+    judged: Found = []
+    top.manifest(entry, file, home, judged, data.keys() - good.keys())
+    # What such a model lacks may be what was misspelt: only what it has is held against it.
+    found += [
+        (key, said) for key, said in judged if key[1:2] and key[1] in kept and key[2:3] and key[2] in kept[key[1]]
+    ]
+    found += [(key, said) for key, said in judged if not (key[0] == "models" and key[1:2] and key[1] in kept)]
 
 
 def _is_sound(data: object, type_: type[Document | ModelEntry | SiteDocument]) -> bool:

@@ -30,7 +30,8 @@ class Look:
     """What a source said of a file.
 
     `length` is None where it gave none; `ranges` is whether it honours byte ranges; `round_trip_s` the time to
-    the header of the last host; `last_url` where the redirects ended; `encoding` a compression that was not asked for.
+    the header of the last host; `last_url` where the redirects ended; `encoding` a compression that was not asked
+    for; `chunked` a body in chunks, without a length.
     """
 
     last_url: str
@@ -40,15 +41,18 @@ class Look:
     round_trip_s: float
     content_type: str
     encoding: str = ""
+    chunked: bool = False
 
 
-def look(url: str, *, proxy: str | None, ca: str, user_agent: str, timeout_s: float = 10.0) -> Look | Fault:
-    """Ask for `bytes=0-0` of `url` and read the header only; redirects are followed and judged here.
+def look(
+    url: str, *, proxy: str | None, ca: str, user_agent: str, at: int = 0, timeout_s: float = 10.0
+) -> Look | Fault:
+    """Ask for the one byte at `at` of `url` and read the header only; redirects are followed and judged here.
 
-    `timeout_s` is for all of it. Refused are redirects to other schemes, from https to http, and to link-local
+    `at` is where a resume would begin: some servers answer that with a page, but not the first byte. `timeout_s` is for all of it. Refused are redirects to other schemes, from https to http, and to link-local
     addresses.
     """
-    headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity", "User-Agent": user_agent}
+    headers = {"Range": f"bytes={at}-{at}", "Accept-Encoding": "identity", "User-Agent": user_agent}
     try:
         with (
             _time_limit(timeout_s) as trace,
@@ -67,7 +71,7 @@ def look(url: str, *, proxy: str | None, ca: str, user_agent: str, timeout_s: fl
                         return target
                     url = target
                     continue
-                return _read(url, status, reply, trip_s)
+                return _read(url, status, reply, trip_s, at)
     except ImportError:
         return Fault(Kind.REFUSED, f"cannot look through this proxy: {(proxy or '').partition(':')[0]}")
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # ValueError: names and numbers
@@ -115,20 +119,21 @@ def _trust(ca: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca)
 
 
-def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float) -> Look | Fault:
+def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float, at: int) -> Look | Fault:
     total = _TOTAL.search(headers.get("content-range", ""))
     kind = headers.get("content-type", "")
     etag = headers.get("etag", "")
     packed = headers.get("content-encoding", "").replace("identity", "")
     if status == 206 and total:
-        honest = (total[1], total[2]) == ("0", "0")
+        honest = (total[1], total[2]) == (str(at), str(at))
         return Look(url, int(total[3]), etag, honest, trip_s, kind, packed)
     if status == 416 and total and total[3] == "0":
         return Look(url, 0, etag, False, trip_s, kind)
     if status in (200, 206):
         told = headers.get("content-length", "")
         length = int(told) if told.isdigit() and status == 200 and not packed else None
-        return Look(url, length, etag, False, trip_s, kind, packed)
+        chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+        return Look(url, length, etag, False, trip_s, kind, packed, chunked)
     if status < 400:
         return Fault(Kind.REFUSED, f"server answered {status}", status)
     return from_status(status, retry_after_s(headers.get("retry-after")))

@@ -47,6 +47,8 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
             return seen
         if seen is not None and (fault := _compare(effort, source, seen, resumes=resumes)):
             return fault
+        if seen is not None and seen.chunked and Trait.CHUNKED not in backend.TRAITS:
+            return Fault(Kind.REFUSED, f"{backend.NAME} would write the chunks' headers into the file")
     try:
         job = hand_over(holding, backend, _job(effort, source))
         before = holding.good_bytes()
@@ -65,7 +67,9 @@ def _look(effort: Effort, source: str) -> Look | Fault | None:
     from orchestrator.sources.look import look
 
     way = effort.reach(source)
-    seen = look(source, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent)
+    missing = effort.holding.missing()
+    at = missing[0].start if missing else 0
+    seen = look(source, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, at=at)
     if isinstance(seen, Fault):
         # A refused look condemns nothing: hubs refuse by program. The backend will hear it again.
         return None if seen.kind is Kind.REFUSED and seen.status is not None else seen

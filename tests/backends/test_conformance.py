@@ -1,0 +1,397 @@
+"""Every backend in every scenario: the real program, the real loop, a real origin that misbehaves."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.backends import BACKENDS
+from orchestrator.backends.base import Trait
+from orchestrator.demo.faults import replaced, wrong_bytes
+from orchestrator.demo.origin import Origin
+from orchestrator.errors import DigestError, StoreError, TransferError
+from orchestrator.events import Failed, Mismatched, Waiting
+from orchestrator.model import Range
+from tests.backends.rig import DATA, MIB, SIZE, Rig, child, midway, small_disk, when
+from tests.servers import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from orchestrator.backends.base import Backend
+
+OTHER = random.Random(6).randbytes(SIZE)
+SMALL = DATA[: 2 * MIB + 77]
+HALF = SIZE // 2
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.NAME)
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
+    return Rig(tmp_path, request.param)
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with Origin() as running:
+        yield running
+
+
+# All is well, more or less.
+
+
+def test_whole(rig: Rig, origin: Origin) -> None:
+    url = origin.serve("/f", DATA, rate=rig.rate(0.4))
+    receipt = rig.fetch(DATA, url)
+    rig.assert_committed(DATA)
+    assert (receipt.backend, receipt.source, receipt.attempts) == (rig.backend.NAME, url, [])
+    assert (receipt.bytes_fetched, receipt.bytes_reused) == (SIZE, 0)
+    assert origin.sent("/f") <= SIZE + rig.waste(SIZE)
+
+
+@pytest.mark.parametrize("told", ["by-manifest", "by-server"])
+def test_empty_file(rig: Rig, origin: Origin, told: str) -> None:
+    rig.fetch(b"", origin.serve("/f", b""), size=0 if told == "by-manifest" else None)
+    rig.assert_committed(b"")
+
+
+@pytest.mark.parametrize("server", ["tells", "tells-not"])
+def test_unknown_size(rig: Rig, origin: Origin, server: str) -> None:
+    rig.fetch(SMALL, origin.serve("/f", SMALL, no_length=server == "tells-not"), size=None)
+    rig.assert_committed(SMALL)
+
+
+@pytest.mark.parametrize("body", ["no_length", "chunked"])
+@pytest.mark.parametrize("data", [SMALL, SMALL[: 200 << 10]], ids=["splittable", "one-piece"])
+def test_server_tells_no_length(rig: Rig, origin: Origin, body: str, data: bytes) -> None:
+    if body == "chunked" and Trait.CHUNKED not in rig.backend.TRAITS:
+        with pytest.raises(TransferError) as caught:  # never begun, and the source is not blamed for it
+            rig.fetch(data, origin.serve("/f", data, chunked=True))
+        assert caught.value.fault == "refused"
+        assert rig.said(Mismatched) == []
+        return
+    rig.fetch(data, origin.serve("/f", data, **{body: True}))
+    rig.assert_committed(data)
+    assert len(rig.faults) <= 1
+
+
+def test_redirect(rig: Rig) -> None:
+    with Origin(also=("127.0.0.2",)) as origin:
+        target = origin.serve("/there is [one]", SMALL).replace(origin.url, origin.at("127.0.0.2"))
+        receipt = rig.fetch(SMALL, origin.serve("/f", redirect=target))
+        rig.assert_committed(SMALL)
+        assert receipt.attempts == []
+
+
+def test_bare_get_400(rig: Rig, origin: Origin) -> None:
+    receipt = rig.fetch(SMALL, origin.serve("/f", SMALL, refuse_bare_get=True))
+    rig.assert_committed(SMALL)
+    assert receipt.attempts == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/a b", "/größe/文件", "/[x]/{y}", '/quote\'s "and" $(more)', "/100%41#no?query&a=b;c", "/~/-f/*"]
+)
+def test_odd_url(rig: Rig, origin: Origin, path: str) -> None:
+    receipt = rig.fetch(SMALL, origin.serve(path, SMALL))
+    rig.assert_committed(SMALL)
+    assert receipt.attempts == []
+    assert origin.requests(path) > 0
+
+
+@pytest.mark.parametrize(
+    "folder", ["-dash", "a space", "größe 文件", 'quote\'s "and" $(more)', "a#b%41&<c>", "back\\slash"]
+)
+def test_odd_store(rig: Rig, origin: Origin, tmp_path: Path, folder: str) -> None:
+    rig.move_store(str(tmp_path / folder / "store"))
+    receipt = rig.fetch(SMALL, origin.serve("/f", SMALL))
+    rig.assert_committed(SMALL)
+    assert receipt.attempts == []
+
+
+def test_slow_but_steady(rig: Rig, origin: Origin) -> None:
+    data = DATA[: 256 << 10]
+    receipt = rig.fetch(data, origin.serve("/f", data, rate=64 << 10), stall_s=1)
+    rig.assert_committed(data)
+    assert receipt.attempts == []
+    assert receipt.seconds > 2, "it was not slow"
+
+
+# The server says no, or not now.
+
+
+def test_404(rig: Rig, origin: Origin) -> None:
+    url = origin.serve("/f", DATA, status=404)
+    with pytest.raises(TransferError) as caught:
+        rig.fetch(DATA, url)
+    assert caught.value.fault == "missing"
+    assert url in caught.value.message
+    assert rig.faults == ["missing"]
+    assert rig.starts <= 1
+    rig.assert_absent(DATA)
+    assert os.listdir(f"{rig.store.path}/partial") == []
+
+
+@pytest.mark.parametrize("data", [DATA, DATA[: 200 << 10]], ids=["splittable", "one-piece"])
+def test_503_then_ok(rig: Rig, origin: Origin, data: bytes) -> None:
+    """Retry-After is obeyed, also where a program does not report it: then the look before the next try does."""
+    url = origin.serve("/f", data, status=503, retry_after="20")
+
+    def hear(event: object) -> None:
+        if isinstance(event, Waiting) and event.wait_s >= 20:
+            origin.serve("/f", data)
+
+    rig.hear = hear
+    rig.fetch(data, url)
+    rig.assert_committed(data)
+    assert set(rig.faults) == {"busy"}
+    assert rig.starts <= 2
+
+
+# The line is cut, or hangs.
+
+
+def test_resume_from_half(rig: Rig) -> None:
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(Origin())
+        url = first.serve("/f", DATA, rate=rig.rate(2.4))
+        with when(midway(first, "/f", HALF), stack.close), pytest.raises(TransferError):
+            rig.fetch(DATA, url, retries=0)
+    left = rig.left(DATA)
+    rig.assert_kept(first.sent("/f"), left, rig.unsaved(rig.rate(2.4)))
+    with Origin(port=first.port) as second:
+        receipt = rig.fetch(DATA, second.serve("/f", DATA, rate=rig.rate(0.8)))
+        rig.assert_asked(second.sent("/f"), left)
+        assert receipt.bytes_reused == left.good_bytes
+        assert second.url + "/f" == url
+    rig.assert_committed(DATA)
+
+
+@pytest.mark.parametrize("end", ["fin", "reset"])
+def test_cut_at_k(rig: Rig, origin: Origin, end: str) -> None:
+    k = SIZE // 5
+    rig.fetch(DATA, origin.serve("/f", DATA, cut_after=k, rst=end == "reset", rate=rig.rate(0.6)), retries=1)
+    rig.assert_committed(DATA)
+    assert origin.sent("/f") <= 1.35 * SIZE
+    assert rig.starts <= 10
+
+
+def test_stall_then_works(rig: Rig, origin: Origin) -> None:
+    url = origin.serve("/f", DATA, stall_after=256 << 10)
+
+    def hear(event: object) -> None:
+        if isinstance(event, Failed):
+            origin.serve("/f", DATA)
+
+    rig.hear = hear
+    rig.fetch(DATA, url, stall_s=2)
+    rig.assert_committed(DATA)
+    assert rig.faults == ["stalled"]
+
+
+def test_no_ranges(rig: Rig, origin: Origin) -> None:
+    receipt = rig.fetch(DATA, origin.serve("/f", DATA, ranges="ignored"))
+    rig.assert_committed(DATA)
+    assert receipt.attempts == []
+
+
+def test_no_ranges_cut_once(rig: Rig, origin: Origin) -> None:
+    rig.fetch(DATA, origin.serve("/f", DATA, ranges="ignored", cut_after=HALF, cut_times=1))
+    rig.assert_committed(DATA)
+    assert rig.said(Mismatched) == []
+    assert rig.starts <= 2
+
+
+def test_cut_with_no_length(rig: Rig, origin: Origin) -> None:
+    rig.fetch(DATA, origin.serve("/f", DATA, no_length=True, cut_after=HALF, cut_times=1))
+    rig.assert_committed(DATA)
+    assert rig.starts <= 3
+
+
+def test_cut_with_no_length_and_unknown_size(rig: Rig, origin: Origin) -> None:
+    """Nothing tells the cut but the digest."""
+    url = origin.serve("/f", DATA, no_length=True, cut_after=HALF)
+    with pytest.raises(DigestError):
+        rig.fetch(DATA, url, size=None)
+    rig.assert_absent(DATA)
+    rig.assert_quarantined(DATA[:HALF], url)
+
+
+# Wrong bytes.
+
+
+def test_wrong_bytes_alone(rig: Rig, origin: Origin) -> None:
+    url = origin.serve("/f", DATA, wrong=True)
+    with pytest.raises(DigestError) as caught:
+        rig.fetch(DATA, url)
+    assert url in caught.value.message
+    rig.assert_quarantined(wrong_bytes(DATA), url)
+    rig.assert_absent(DATA)
+    assert os.listdir(f"{rig.store.path}/partial") == []
+    assert rig.starts == 1
+
+
+def test_wrong_bytes_first_then_good_source(rig: Rig, origin: Origin) -> None:
+    bad, good = origin.serve("/bad", DATA, wrong_at=HALF), origin.serve("/good", DATA)
+    receipt = rig.fetch(DATA, bad, good)
+    rig.assert_committed(DATA)
+    assert receipt.source == good
+    assert [event.source for event in rig.said(Mismatched)] == [bad]
+
+
+@pytest.mark.parametrize("giver", ["the-same-source", "another-source", "unknown"])
+def test_wrong_partial(rig: Rig, origin: Origin, giver: str) -> None:
+    url = origin.serve("/f", DATA)
+    sources = {"the-same-source": (url,), "another-source": (origin.url + "/gone",), "unknown": ()}[giver]
+    rig.plant(DATA, OTHER[:HALF], (Range(HALF, SIZE),), sources)
+    rig.fetch(DATA, url)
+    rig.assert_committed(DATA)
+    assert len(rig.said(Mismatched)) == 1
+    assert rig.starts == 2
+
+
+@pytest.mark.parametrize("kind", ["shorter", "longer"])
+def test_gzip(rig: Rig, origin: Origin, kind: str) -> None:
+    """No program was asked to decode; what comes is another file."""
+    data = b"weights " * (SIZE // 8) if kind == "shorter" else DATA
+    with pytest.raises((TransferError, DigestError)) as caught:
+        rig.fetch(data, origin.serve("/f", data, gzip=True))
+    assert caught.value.fault == "corrupt"
+    rig.assert_absent(data)
+
+
+@pytest.mark.parametrize("kind", ["shorter", "longer"])
+def test_length_differs(rig: Rig, origin: Origin, kind: str) -> None:
+    other = OTHER[:HALF] if kind == "shorter" else OTHER + OTHER[:MIB]
+    bad, good = origin.serve("/bad", other), origin.serve("/good", DATA)
+    with pytest.raises((TransferError, DigestError)) as caught:
+        rig.fetch(DATA, bad)
+    assert caught.value.fault == "corrupt"
+    rig.assert_absent(DATA)
+    receipt = rig.fetch(DATA, bad, good)
+    rig.assert_committed(DATA)
+    assert receipt.source == good
+
+
+def test_endless_body(rig: Rig, origin: Origin) -> None:
+    url = origin.serve("/f", OTHER * 16, no_length=True, rate=12 * MIB)
+    with pytest.raises((TransferError, DigestError)) as caught:
+        rig.fetch(DATA, url)
+    assert caught.value.fault == "corrupt"
+    assert origin.sent("/f") <= 4 * SIZE
+    rig.assert_absent(DATA)
+
+
+def test_html_instead(rig: Rig, origin: Origin) -> None:
+    with pytest.raises((TransferError, DigestError)) as caught:
+        rig.fetch(DATA, origin.serve("/f", DATA, html=True))
+    assert caught.value.fault == "corrupt"
+    rig.assert_absent(DATA)
+    rig.fetch(DATA, origin.serve("/good", DATA))
+    rig.assert_committed(DATA)
+
+
+@pytest.mark.parametrize("rescue", ["other-source", "none"])
+def test_html_on_resume(rig: Rig, origin: Origin, rescue: str) -> None:
+    bad, good = origin.serve("/f", DATA, rate=rig.rate(1.2)), origin.serve("/good", DATA, rate=rig.rate(0.8))
+    rig.fetch_until(midway(origin, "/f", HALF), DATA, bad)
+    left = rig.left(DATA)
+    origin.serve("/f", DATA, html_on_range=True)
+    with rig.deadline(8):
+        if rescue == "none":
+            try:
+                rig.fetch(DATA, bad)
+            except (TransferError, DigestError):  # who needs several ranges gets no file here
+                rig.assert_absent(DATA)
+            else:
+                rig.assert_committed(DATA)
+            return
+        rig.fetch(DATA, bad, good)
+    rig.assert_committed(DATA)
+    assert rig.said(Mismatched) == []
+    rig.assert_asked(origin.sent("/good"), left)
+
+
+@pytest.mark.parametrize("kind", ["large", "small", "without-etag"])
+def test_changed_file_of_same_length(rig: Rig, origin: Origin, kind: str) -> None:
+    """What was begun with the old bytes ends with the new ones, if those are wanted.
+
+    A large file is looked at before its first byte: there the ETag tells, and nothing is ever mixed.
+    """
+    old = DATA + OTHER[: 3 * MIB] if kind == "large" else DATA
+    new, tag = replaced(old), "" if kind == "without-etag" else "auto"
+    url = origin.serve("/f", old, rate=rig.rate(1.2), etag=tag)
+    rig.fetch_until(midway(origin, "/f", HALF), new, url)
+    origin.serve("/f", new, etag=tag)
+    before = origin.sent("/f")
+    rig.fetch(new, url)
+    rig.assert_committed(new)
+    assert len(rig.said(Mismatched)) <= (kind != "large")
+    if kind == "large":
+        assert origin.sent("/f") - before >= len(new)
+
+
+# Who stops, is killed, or has no room.
+
+
+def test_ctrl_c(rig: Rig, origin: Origin) -> None:
+    rate = rig.rate(1.2)
+    url = origin.serve("/f", DATA, rate=rate)
+    rig.fetch_until(midway(origin, "/f", HALF), DATA, url)
+    before, left = origin.sent("/f"), rig.left(DATA)
+    rig.assert_kept(before, left, rig.lag(rate))
+    rig.fetch(DATA, url)
+    rig.assert_committed(DATA)
+    rig.assert_asked(origin.sent("/f") - before, left)
+
+
+def test_sigkill(rig: Rig, origin: Origin) -> None:
+    rate = rig.rate(3)
+    url = origin.serve("/f", DATA, rate=rate)
+    with when(midway(origin, "/f", SIZE * 5 // 6), lambda: child(rig.backend.NAME).send_signal(signal.SIGKILL)):
+        rig.fetch(DATA, url)
+    rig.assert_committed(DATA)
+    assert len(rig.faults) == 1
+    lost = rig.unsaved(rate)
+    assert origin.sent("/f") <= SIZE + lost + rig.waste(SIZE // 6 + lost)
+
+
+def test_full_disk(rig: Rig, origin: Origin, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 4 * MIB) as grow:
+        rig.move_store(str(tmp_path / "disk" / "store"))
+        url = origin.serve("/f", DATA, rate=rig.rate(3))
+        with pytest.raises(StoreError):
+            rig.fetch(DATA, url)
+        assert rig.faults == ["disk"]
+        grow(64 * MIB)
+        before, left = origin.sent("/f"), rig.left(DATA)
+        assert left.good_bytes >= MIB
+        rig.fetch(DATA, url)
+        rig.assert_committed(DATA)
+        rig.assert_asked(origin.sent("/f") - before, left)
+
+
+PAIRS = [pytest.param(a, b, id=f"{a.NAME}-{b.NAME}") for a, b in itertools.permutations(BACKENDS, 2)]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_hand_over(tmp_path: Path, origin: Origin, first: Backend, second: Backend) -> None:
+    require(second.NAME)
+    rig = Rig(tmp_path, first)
+    rate = rig.rate(1.2)
+    url = origin.serve("/f", DATA, rate=rate)
+    rig.fetch_until(midway(origin, "/f", SIZE * 2 // 3), DATA, url)
+    before, left = origin.sent("/f"), rig.left(DATA, second)
+    rig.assert_kept(before, left, rig.lag(rate))
+    rig.backend = second
+    origin.serve("/f", DATA, rate=rig.rate(0.8))
+    receipt = rig.fetch(DATA, url)
+    rig.assert_committed(DATA)
+    assert receipt.attempts == []
+    rig.assert_asked(origin.sent("/f") - before, left)
