@@ -49,7 +49,8 @@ def look(
 ) -> Look | Fault:
     """Ask for the one byte at `at` of `url` and read the header only; redirects are followed and judged here.
 
-    `at` is where a resume would begin: some servers answer that with a page, but not the first byte. `timeout_s` is for all of it. Refused are redirects to other schemes, from https to http, and to link-local
+    `at` is where a resume would begin: some servers answer that with a page, but not the first byte.
+    `timeout_s` is for all of it. Refused are redirects to other schemes, from https to http, and to link-local
     addresses.
     """
     headers = {"Range": f"bytes={at}-{at}", "Accept-Encoding": "identity", "User-Agent": user_agent}
