@@ -67,6 +67,8 @@ def _look(effort: Effort, source: str) -> Look | Fault | None:
     from orchestrator.sources.look import look
 
     way = effort.reach(source)
+    if way.line.proxy.startswith("socks"):
+        return None  # the HTTP client speaks none without an extra; curl does
     missing = effort.holding.missing()
     at = missing[0].start if missing else 0
     seen = look(source, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, at=at)
