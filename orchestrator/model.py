@@ -33,6 +33,12 @@ class Role(str, Enum):
     ORIGIN = "origin"
 
 
+def host_of(url: str) -> str:
+    """Scheme, name and port of a URL: the unit that connections and rates are counted by."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0].partition('?')[0]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A URL that an artifact may come from: percent-encoded ASCII, no fragment."""
@@ -48,8 +54,7 @@ class Source:
     @property
     def host(self) -> str:
         """Scheme, name and port: the unit that connections are counted by."""
-        scheme, _, rest = self.url.partition("://")
-        return f"{scheme}://{rest.partition('/')[0].partition('?')[0]}"
+        return host_of(self.url)
 
 
 @dataclass(frozen=True, slots=True)

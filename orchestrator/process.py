@@ -37,7 +37,7 @@ def run(
     stall_s: float | None = None,
     limit_s: float | None = None,
     keep_fd: int | None = None,
-    stdin_fd: int | None = None,
+    stdin: BinaryIO | None = None,
     stdout_bytes: int = 64 * 1024,
 ) -> Exit:
     """Run `command` with the executable `program` and wait for its end, in the calling thread.
@@ -46,8 +46,8 @@ def run(
     memory. `watch` is called about five times a second with the bytes written so far; a word it returns
     ("overrun") ends the child. Less than 16 KiB in `stall_s`, or more than `limit_s` in all, ends it as well.
     The child dies with this thread (PR_SET_PDEATHSIG goes by thread, so the one that waits is the one that
-    forks), and inherits no descriptor but `keep_fd`. `stdin_fd`, where given, takes the place of the
-    command's stdin and is closed here.
+    forks), and inherits no descriptor but `keep_fd`. `stdin`, where given, takes the place of the
+    command's and is closed here.
 
     Returns:
         Exit; a program that cannot be started is code 126 with the reason as stderr.
@@ -58,7 +58,7 @@ def run(
     started = time.monotonic()
     with (
         _private(folder or "/nonexistent", command.files),
-        _memory(command.stdin) if stdin_fd is None else os.fdopen(stdin_fd, "rb") as stdin,
+        stdin or _memory(command.stdin) as given,
         _output(folder, "stdout") as out,
         _output(folder, "stderr") as err,
     ):
@@ -74,7 +74,7 @@ def run(
         try:
             child = sh.Command(argv[0])(
                 *argv[1:],
-                _in=stdin,
+                _in=given,
                 _out=out,
                 _err=err,
                 _bg=True,

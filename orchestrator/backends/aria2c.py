@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from orchestrator.model import Range
 
 NAME = "aria2c"
-_MOVES = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.SEGMENTS, Trait.MIRRORS, Trait.BUNDLE)
+_MOVES = (
+    Trait.HTTP,
+    Trait.FTP,
+    Trait.CHUNKED,
+    Trait.RESUME,
+    Trait.SEGMENTS,
+    Trait.MIRRORS,
+    Trait.BUNDLE,
+    Trait.IN_ORDER,
+)
 TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
 SIDECAR = ".aria2"
 
@@ -62,7 +71,7 @@ def command(job: Job) -> Command:
         "--auto-file-renaming=false",  # never `name.1`
         "--allow-piece-length-change=true",  # else exit 10 after a hand-over with other pieces
         f"--piece-length={_piece_bytes(job)}",
-        "--stream-piece-selector=inorder",  # the growing file can be hashed
+        *(("--stream-piece-selector=inorder",) if job.in_order else ()),  # the growing file can be hashed
         f"--split={job.connections}",
         f"--max-connection-per-server={min(job.connections, 16)}",  # more is exit 28
         "--min-split-size=1M",  # the default of 20M would idle most connections

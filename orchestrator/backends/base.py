@@ -26,6 +26,7 @@ class Trait(Enum):
     PROXY = "proxy"
     SOCKS = "socks"
     CA = "ca"
+    IN_ORDER = "in-order"  # grows a file in order, sparse: its first hole is the end of the good prefix
     CHUNKED = "chunked"  # understands a body in chunks (RFC 9112 7.1)
 
 
@@ -49,13 +50,15 @@ class Job:
 
     `folder` is the partial's folder, private to this job, absolute (and HOME of the child); `timeout_s` is the
     silence on a connection after which the program may give up; `ca` a PEM bundle; `proxy` a proxy URL for this
-    job's sources or None for a direct line.
+    job's sources or None for a direct line. `in_order` asks for pieces in order, so that the file can be hashed while
+    it grows.
     """
 
     wants: tuple[Want, ...]
     folder: str
     connections: int = 16
     piece_bytes: int = 1 << 20
+    in_order: bool = True
     timeout_s: int = 30
     ca: str | None = None
     proxy: str | None = None

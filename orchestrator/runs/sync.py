@@ -85,15 +85,14 @@ def _do(
     try:
         open_store(store.path, store.state)
         preflight.check_room(preflight.needs(store, todo))
-        kit = _equip(world, store, emit, hosts, options, groups)
+        fetching = [a for a, _ in groups if blobs.blob_state(store, a.sha256, a.size) != "sealed"]
+        kit = _equip(world, store, emit, hosts, options, [a.size or 0 for a in fetching])
     except OrchError as error:
         for standing in todo:
             emit(tally.fail(standing.wanted, error))
         return
-    fetching = [a for a, _ in groups if blobs.blob_state(store, a.sha256, a.size) != "sealed"]
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
-    share = max(1, options.connections // max(1, min(options.jobs, len(fetching))))
-    _Crew(replace(kit, connections=share), groups, options, tally).work()
+    _Crew(kit, groups, options, tally).work()
 
 
 class _Crew:
@@ -190,12 +189,12 @@ def _equip(
     emit: Callable[[Event], None],
     hosts: Mapping[str, Host],
     options: Options,
-    groups: list[tuple[Artifact, list[Standing]]],
+    sizes: list[int],
 ) -> Kit:
-    """Find the programs, where anything may have to be fetched.
+    """Find programs and judge, where anything has to be fetched; `sizes` are those of what is not in the store.
 
     Raises:
-        NoBackendError: none is usable, or the one asked for (--backend) is not.
+        NoBackendError: none is usable, or the one asked for (--backend) is not; no sha256sum.
     """
     from orchestrator.transfer.kit import Kit
 
@@ -204,16 +203,23 @@ def _equip(
         store,
         emit,
         hosts=hosts,
-        connections=options.connections,
         retries=options.retries,
         stall_s=options.stall_s,
         wait=options.wait,
     )
-    if options.offline or all(blobs.blob_state(store, a.sha256, a.size) == "sealed" for a, _ in groups):
+    if options.offline or not sizes:
         return kit
+    from orchestrator import judges
     from orchestrator.programs import find_backends
+    from orchestrator.transfer.budget import Budget
 
-    return replace(kit, programs=find_backends(world, options.backend, emit))
+    large = max(sizes) >= judges.LARGE_BYTES
+    return replace(
+        kit,
+        programs=find_backends(world, options.backend, emit),
+        judge=judges.best_for_large(world) if large else judges.reference(world),
+        budget=Budget(options.connections, options.jobs, sizes),
+    )
 
 
 def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:

@@ -10,8 +10,11 @@ from orchestrator.backends import by_name
 from orchestrator.backends.base import Job, Trait, Want
 from orchestrator.events import Started
 from orchestrator.faults import Fault, Kind
+from orchestrator.model import host_of
 from orchestrator.process import run
+from orchestrator.stream import Stream, end_of_file, first_hole
 from orchestrator.transfer.handover import hand_over
+from orchestrator.transfer.pieces import piece_bytes
 from orchestrator.transfer.watch import Watch
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 LOOK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
 SPLIT_BYTES = 1 << 20  # a larger file is asked for in several ranges at once: are they honoured?
 AXEL_BYTES_PER_S = 256 << 10  # axel never gives up by itself: its time limit, as the rate that we would wait for
+STREAM_BYTES = 4 << 20  # below this a check afterwards is as quick
 FULL_BYTES = 1 << 20
 
 
@@ -49,10 +53,13 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
             return fault
         if seen is not None and seen.chunked and Trait.CHUNKED not in backend.TRAITS:
             return Fault(Kind.REFUSED, f"{backend.NAME} would write the chunks' headers into the file")
+    limit = effort.reach(source).connections
     try:
-        job = hand_over(holding, backend, _job(effort, source))
-        before = holding.good_bytes()
-        exit_ = _run(effort, backend, job, source, before)
+        with effort.kit.budget.connections(effort.kit.world, host_of(source), effort.ticket, limit) as connections:
+            job = hand_over(holding, backend, _job(effort, source, connections))
+            before = holding.good_bytes()
+            effort.stream = _begin_stream(effort, backend, job)
+            exit_ = _run(effort, backend, job, source, before)
         return _read_end(effort, backend, job, exit_, source, before)
     except InterruptedError:
         raise
@@ -100,23 +107,40 @@ def _compare(effort: Effort, source: str, seen: Look, *, resumes: bool) -> Fault
     return None
 
 
-def _job(effort: Effort, source: str) -> Job:
+def _job(effort: Effort, source: str, connections: int) -> Job:
     way, kit, partial = effort.reach(source), effort.kit, effort.holding.partial
-    connections, length = min(kit.connections, way.connections or kit.connections), effort.holding.length()
+    length = effort.holding.length()
     look = effort.looks.get(source)
     if look is not None and not look.ranges:
         connections = 1  # aria2c with several would end with exit 8 on a server that ignores Range (1.36, Metalink)
         if look.length is None and not effort.holding.good_bytes():
             length = None  # nor does it take a file whose length the server does not tell where we tell it
+    piece, in_order = piece_bytes(length, connections, look.round_trip_s if look is not None else 0.0)
     return Job(
         wants=(Want((source,), partial.file, length, 0),),
         folder=partial.folder,
         connections=connections,
+        piece_bytes=piece,
+        in_order=in_order,
         timeout_s=max(4, int(kit.stall_s)),
         ca=way.ca,
         proxy=way.proxy,
         user_agent=way.user_agent,
     )
+
+
+def _begin_stream(effort: Effort, backend: Backend, job: Job) -> Stream | None:
+    """Start the judge behind the download, where the file grows in a way that lets it follow."""
+    length = effort.holding.length()
+    if length is None or length < STREAM_BYTES or effort.kit.judge is None:
+        return None
+    if Trait.IN_ORDER in backend.TRAITS and job.in_order:
+        prefix = first_hole
+    elif backend.SIDECAR is None:
+        prefix = end_of_file
+    else:
+        return None
+    return Stream(effort.kit.world, effort.kit.judge, effort.artifact.sha256, effort.holding.partial.file, prefix)
 
 
 def _run(effort: Effort, backend: Backend, job: Job, source: str, before: int) -> Exit:

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from orchestrator import choose, verify
 from orchestrator.events import Failed, Mismatched, Progressed, Verified
 from orchestrator.faults import Fault, Kind
+from orchestrator.judges import LARGE_BYTES
 from orchestrator.sources.reach import Reach, reach
 from orchestrator.store import quarantine
+from orchestrator.stream import Stream, Verdict
 from orchestrator.transfer.holding import Holding
 
 if TYPE_CHECKING:
+    from orchestrator.judges import Judge
     from orchestrator.model import Artifact
     from orchestrator.policy import Attempt
     from orchestrator.sources.look import Look
@@ -27,6 +30,8 @@ class Effort:
         self.artifact = artifact
         self.holding = Holding(partial, artifact.size)
         self.bytes_fetched = 0
+        self.ticket = 0  # of the budget of connections
+        self.stream: Stream | None = None  # the judge behind the attempt that runs, or ran last
         self.looks: dict[str, Look] = {}
         self.doubted: set[str] = set()  # sources that failed: looked at before they are tried again
         self.inherited = self.holding.good_bytes() > 0  # bytes of an earlier run: its sources may have changed since
@@ -93,6 +98,28 @@ class Effort:
             return Fault(Kind.CORRUPT, f"wrong bytes ({found[:12]} instead of {self.artifact.sha256[:12]})")
         self._apart = True
         return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")
+
+    def is_right(self) -> bool:
+        """Judge the complete file: by what the stream said, or else by reading it.
+
+        Raises:
+            InterruptedError: a stop was asked for.
+        """
+        path = self.holding.partial.file
+        stream, self.stream = self.stream, None
+        if stream is not None and stream.finish() is Verdict.GOOD:
+            return True
+        return verify.check_one(self.kit.world, self.large_judge(), self.artifact.sha256, path)
+
+    def large_judge(self) -> Judge | None:
+        """The run's judge of large files, for a file that is one."""
+        return self.kit.judge if (self.holding.length() or 0) >= LARGE_BYTES else None
+
+    def drop_stream(self) -> None:
+        """End the judge behind an attempt that did not complete the file."""
+        if self.stream is not None:
+            self.stream.abandon()
+            self.stream = None
 
     def empty(self) -> None:
         """Forget all bytes, those of earlier runs too."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from orchestrator.transfer.budget import Budget
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from orchestrator.events import Event
+    from orchestrator.judges import Judge
     from orchestrator.model import Host
     from orchestrator.programs import Program
     from orchestrator.store import Store
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
 class Kit:
     """The run's store, programs, hosts and limits.
 
-    `connections` is what one transfer may open; `stall_s` the silence after which a program is ended; `wait`
-    whether to wait for another orch that is fetching the same bytes.
+    `budget` shares connections among files; `judge` reads large files (None: the reference does); `stall_s` is the
+    silence after which a program is ended; `wait` whether to wait for another orch that is fetching the same bytes.
     """
 
     world: World
@@ -28,7 +31,8 @@ class Kit:
     emit: Callable[[Event], None]
     programs: Mapping[str, Program] = field(default_factory=dict)
     hosts: Mapping[str, Host] = field(default_factory=dict)
-    connections: int = 16
+    budget: Budget = field(default_factory=lambda: Budget(16))
+    judge: Judge | None = None
     retries: int = 5
     stall_s: float = 30.0
     wait: bool = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator import verify
 from orchestrator.errors import DigestError, HeldError, NoBackendError, OrchError, StoreError, TransferError
 from orchestrator.events import Noticed, Waiting
 from orchestrator.faults import Fault, Kind
@@ -51,9 +50,11 @@ def fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
     began, committed = kit.world.monotonic(), False
     try:
         receipt.bytes_reused += effort.holding.good_bytes()
-        _loop(effort, receipt)
+        with kit.budget.file(artifact.size or 0) as effort.ticket:
+            _loop(effort, receipt)
         committed = True
     finally:
+        effort.drop_stream()
         receipt.bytes_fetched += effort.bytes_fetched
         receipt.seconds = kit.world.monotonic() - began
         if committed or not partial.have:
@@ -124,6 +125,7 @@ def _try(effort: Effort, step: Try) -> Attempt | None:
             return None
     elif holding.is_too_long():
         fault = effort.banish()
+    effort.drop_stream()
     assert fault is not None
     gained = max(0, holding.good_bytes() - before)
     return Attempt(step.backend, step.source, fault, gained, step.wait_s, step.afresh)
@@ -132,7 +134,7 @@ def _try(effort: Effort, step: Try) -> Attempt | None:
 def _settle(effort: Effort) -> Fault | None:
     """Check the complete file: commit it when its digest fits, send it to quarantine when not."""
     sha256, path = effort.artifact.sha256, effort.holding.partial.file
-    if effort.holding.is_too_long() or not verify.check(effort.kit.world, [(sha256, path)])[0]:
+    if effort.holding.is_too_long() or not effort.is_right():
         return effort.banish()
     effort.emit_verified()
     blobs.commit(effort.kit.store, [(path, sha256)])

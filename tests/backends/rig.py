@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from orchestrator import judges
 from orchestrator.backends.base import Job, Trait, Want
 from orchestrator.events import Failed, Mismatched, Started
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.programs import find
 from orchestrator.store import open_store, partials
+from orchestrator.transfer.budget import Budget
 from orchestrator.transfer.holding import Holding, total
 from orchestrator.transfer.kit import Kit
 from orchestrator.transfer.loop import Receipt, fetch
@@ -94,7 +96,8 @@ class Rig:
             self.store,
             self._emit,
             programs=find(self.world, [self.backend.NAME]),
-            connections=CONNECTIONS,
+            budget=Budget(CONNECTIONS),
+            judge=judges.reference(self.world),
             retries=retries,
             stall_s=stall_s,
         )

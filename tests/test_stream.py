@@ -1,0 +1,180 @@
+"""The judge behind a download: ends with the last byte, finds every flipped byte, and says nothing it does not know."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator import judges, stream
+from orchestrator.demo.origin import Origin
+from orchestrator.events import Started
+from orchestrator.judges import KINDS, Judge
+from orchestrator.stream import Stream, Verdict, end_of_file, first_hole
+from orchestrator.world import World
+from tests.orch import Orch, made, sha256
+from tests.servers import require
+
+MIB = 1 << 20
+SIZE = 24 * MIB + 12_345
+DATA = made(SIZE)
+
+
+@pytest.fixture(params=[kind.name for kind in KINDS])
+def judge(request: pytest.FixtureRequest, world: World) -> Judge:
+    require(request.param)
+    return next(j for j in judges.installed(world) if j.kind.name == request.param)
+
+
+def grow(path: Path, content: bytes, *, pause_s: float = 0.004) -> None:
+    """Write a file as a download does: over a while, in order."""
+    with path.open("xb", buffering=0) as file:
+        for at in range(0, len(content), MIB):
+            file.write(content[at : at + MIB])
+            time.sleep(pause_s)
+
+
+@pytest.fixture
+def begin(world: World, tmp_path: Path) -> Callable[..., tuple[Path, Stream]]:
+    def start(judge: Judge, prefix: Callable[[int], int] = first_hole) -> tuple[Path, Stream]:
+        path = tmp_path / f"f{len(os.listdir(tmp_path))}"
+        return path, Stream(world, judge, sha256(DATA), str(path), prefix)
+
+    return start
+
+
+def test_the_tail_after_the_last_byte_is_short(judge: Judge, begin: Callable[..., tuple[Path, Stream]]) -> None:
+    path, behind = begin(judge)
+    grow(path, DATA, pause_s=0.02)
+    time.sleep(0.2)
+    fed = behind.fed_bytes
+    assert behind.finish() is Verdict.GOOD
+    assert len(DATA) - fed < 0.1 * len(DATA)
+
+
+@pytest.mark.parametrize("decile", range(11))
+def test_a_flipped_byte_is_found_wherever_it_is(
+    judge: Judge, begin: Callable[..., tuple[Path, Stream]], decile: int
+) -> None:
+    at = min(SIZE * decile // 10, SIZE - 1)
+    path, behind = begin(judge, end_of_file)
+    grow(path, DATA[:at] + bytes([DATA[at] ^ 1]) + DATA[at + 1 :], pause_s=0)
+    assert behind.finish() is Verdict.MISMATCH
+
+
+def test_a_hole_is_waited_for(judge: Judge, begin: Callable[..., tuple[Path, Stream]]) -> None:
+    path, behind = begin(judge)
+    with path.open("xb", buffering=0) as file:
+        file.write(DATA[: 8 * MIB])
+        file.seek(16 * MIB)
+        file.write(DATA[16 * MIB :])
+        time.sleep(0.3)
+        assert behind.fed_bytes <= 8 * MIB
+        file.seek(8 * MIB)
+        file.write(DATA[8 * MIB : 16 * MIB])
+    assert behind.finish() is Verdict.GOOD
+
+
+@pytest.mark.parametrize("act", ["short", "replaced", "written after", "never there"])
+def test_what_is_not_known_is_not_said(
+    judge: Judge, begin: Callable[..., tuple[Path, Stream]], act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, behind = begin(judge)
+    if act == "never there":
+        assert behind.finish() is Verdict.UNKNOWN
+        return
+    grow(path, DATA if act != "short" else DATA[:-1], pause_s=0)
+    time.sleep(0.1)
+    if act == "replaced":
+        path.unlink()
+        grow(path, DATA, pause_s=0)
+    if act == "written after":
+        # Somebody writes between the last look at the file and the verdict.
+        really = behind._join
+
+        def write_and_join() -> None:
+            really()
+            os.utime(path)
+
+        monkeypatch.setattr(behind, "_join", write_and_join)
+    verdict = behind.finish()
+    assert verdict in ((Verdict.MISMATCH,) if act == "short" else (Verdict.UNKNOWN,))
+
+
+def test_an_abandoned_one_leaves_nothing(judge: Judge, begin: Callable[..., tuple[Path, Stream]]) -> None:
+    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    path, behind = begin(judge)
+    grow(path, DATA[: 4 * MIB], pause_s=0)
+    behind.abandon()
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == (threads, files)
+
+
+def test_a_judge_that_dies_ends_the_feeder(world: World, tmp_path: Path) -> None:
+    kind = judges.Kind("false", (), "-", ": OK")
+    path = tmp_path / "f"
+    behind = Stream(world, Judge(kind, require("false")), sha256(DATA), str(path), end_of_file)
+    grow(path, DATA, pause_s=0)
+    assert behind.finish() is not Verdict.GOOD
+
+
+@pytest.mark.parametrize(
+    ("script", "case"),
+    [("exit 0", "flipped"), ("echo ': OK'; exit 0", "flipped"), ("exit 1", "right")],
+    ids=["silent", "says OK to all", "refuses all"],
+)
+def test_a_judge_must_show_that_it_can(world: World, tmp_path: Path, script: str, case: str) -> None:
+    program = tmp_path / "judge"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    weakness = judges.weakness(world, Judge(judges.SHA256SUM, str(program)))
+    assert weakness == f"sha256sum failed the self-test: {case if script != 'exit 0' else 'right'}"
+
+
+def test_those_of_this_machine_can(judge: Judge, world: World) -> None:
+    assert judges.weakness(world, judge) == ""
+
+
+@pytest.mark.parametrize("backend", ["aria2c", "curl", "wget"])
+def test_a_download_is_judged_while_it_runs(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the stream's verdict a file is not read again; a flipped byte in it is still found."""
+    require(backend)
+    from orchestrator import verify
+    from orchestrator.runs.sync import Options, sync
+    from orchestrator.workspace import open_workspace
+
+    read: list[str] = []
+    really = verify.check
+    monkeypatch.setattr(verify, "check", lambda w, files: read.extend(p for _, p in files) or really(w, files))
+    orch = Orch(tmp_path)
+    with Origin() as origin:
+        place = orch.want("w", DATA, origin.serve("/good", DATA, rate=40 * MIB), link="hard")
+        orch.write()
+        world = World(orch.env(), str(tmp_path))
+        space = open_workspace(world, ["team.yaml"])
+        events: list[object] = []
+        options = Options(backend=backend, connections=4)
+        assert sync(world, space.store, space.wanted, events.append, options=options).exit_code == 0
+        assert place.read_bytes() == DATA
+        assert read == []
+        assert [type(e) for e in events].count(Started) == 1
+        place.unlink()
+        orch.blob(DATA).unlink()
+        origin.serve("/good", DATA, wrong_at=SIZE // 2)
+        assert sync(world, space.store, space.wanted, events.append, options=options).exit_code == 6
+    assert read
+    assert not place.exists()
+
+
+def test_without_holes_the_plain_check_says(world: World, tmp_path: Path, judge: Judge) -> None:
+    def no_holes(fd: int) -> int:
+        raise OSError("this file system tells no holes")
+
+    path = tmp_path / "f"
+    behind = Stream(world, judge, sha256(DATA), str(path), no_holes)
+    grow(path, DATA, pause_s=0)
+    assert behind.finish() is Verdict.UNKNOWN
+    assert stream.HOLD_BACK_BYTES > 0
