@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from orchestrator.faults import Kind
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -19,10 +21,12 @@ READ_LINES = 1000
 TRIM_BYTES = 1 << 20  # some 5,000 lines
 RATE_BYTES = 1 << 20  # less tells of round trips, not of rates
 RATE_ATTEMPTS = 20
+KEPT_ATTEMPTS = 50
 HALF_LIFE_ATTEMPTS = 5
 OLD_S = 30 * 86400.0
-FAILING_S = 600.0
-FAILING_TIMES = 2
+FAILING_S = 120.0
+FAILING_TIMES = 3
+_OF_A_HOST = frozenset(kind.value for kind in (Kind.NETWORK, Kind.STALLED, Kind.BUSY, Kind.TLS))
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ftp": 21}
 
 
@@ -63,22 +67,20 @@ class History:
 
     def __init__(self, folder: str, now: Callable[[], float]) -> None:
         self._path, self._now = f"{folder}/runs.jsonl", now
-        self._records: list[Record] | None = None
+        self._hosts: dict[str, _Past] | None = None
         self._mutex = threading.Lock()
 
     def add(self, record: Record) -> None:
-        """Remember an attempt; a disk that says no is not asked twice in vain, and hurts nobody."""
+        """Remember an attempt; a disk that says no hurts nobody."""
         line = msgspec.json.encode(record) + b"\n"
         with self._mutex:
-            if self._records is None:
-                self._records = _read(self._path)
-            self._records.append(record)
+            _file(self._known(), record)
             with suppress(OSError):
                 _append(self._path, line)
 
     def rate(self, host: str) -> Rate | None:
         """How fast a host was of late, the last attempts counting most; None where nobody knows."""
-        told = [r for r in self._of(host) if r.fetched_bytes >= RATE_BYTES and r.seconds > 0][:RATE_ATTEMPTS]
+        told = self._of(host).telling
         if not told:
             return None
         weights = [0.5 ** (age / HALF_LIFE_ATTEMPTS) for age in range(len(told))]
@@ -89,29 +91,54 @@ class History:
 
     def round_trip_s(self, host: str) -> float | None:
         """The median of its last round trips; None where nobody knows."""
-        trips = [r.round_trip_s for r in self._of(host) if r.round_trip_s is not None][:5]
+        trips = [r.round_trip_s for r in self._of(host).all if r.round_trip_s is not None][:5]
         return sorted(trips)[len(trips) // 2] if trips else None
 
     def faults(self, host: str) -> tuple[Record, ...]:
         """Its recent failed attempts, newest first."""
-        return tuple(r for r in self._of(host) if r.fault is not None)
+        return tuple(r for r in self._of(host).all if r.fault is not None)
 
     def last(self, host: str) -> Record | None:
         """Its last attempt."""
-        return next(iter(self._of(host)), None)
+        return next(iter(self._of(host).all), None)
 
     def is_failing(self, host: str) -> bool:
-        """Whether a host gave nothing but faults in its last attempts, a short while ago."""
-        fresh = [r for r in self._of(host) if self._now() - r.time <= FAILING_S][:FAILING_TIMES]
-        return len(fresh) == FAILING_TIMES and all(r.fault is not None and not r.fetched_bytes for r in fresh)
+        """Whether a host gave nothing but the faults of a host, not of a file, a short while ago."""
+        recent = [r for r in list(self._of(host).all)[:FAILING_TIMES] if self._now() - r.time <= FAILING_S]
+        return len(recent) == FAILING_TIMES and all(r.fault in _OF_A_HOST and not r.fetched_bytes for r in recent)
 
-    def _of(self, host: str) -> list[Record]:
-        """The attempts on a host, newest first; what is very old tells nothing."""
+    def _of(self, host: str) -> _Past:
         with self._mutex:
-            if self._records is None:
-                self._records = _read(self._path)
+            past = self._known().get(host)
+            return _Past(list(past.all), list(past.telling)) if past else _Past([], [])
+
+    def _known(self) -> dict[str, _Past]:
+        if self._hosts is None:
+            self._hosts = {}
             oldest = self._now() - OLD_S
-            return [r for r in reversed(self._records) if host in (r.host, r.via) and r.time >= oldest]
+            for record in _read(self._path):
+                if record.time >= oldest:  # what is very old tells nothing
+                    _file(self._hosts, record)
+        return self._hosts
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """The last attempts on one host, newest first: all, and those that tell of its rate."""
+
+    all: list[Record]
+    telling: list[Record]
+
+
+def _file(hosts: dict[str, _Past], record: Record) -> None:
+    """Put a record under both hosts that it is about; a run of many files forgets its first ones."""
+    for host in dict.fromkeys((record.host, record.via)):
+        past = hosts.setdefault(host, _Past([], []))
+        past.all.insert(0, record)
+        del past.all[KEPT_ATTEMPTS:]
+        if record.fetched_bytes >= RATE_BYTES and record.seconds > 0:
+            past.telling.insert(0, record)
+            del past.telling[RATE_ATTEMPTS:]
 
 
 def host_of(url: str) -> str:
