@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator.events import Event, Summary
     from orchestrator.model import Host, Source, Wanted
+    from orchestrator.sources.known import Knowledge
     from orchestrator.transfer.kit import Kit
     from orchestrator.transfer.loop import Receipt
     from orchestrator.world import World
@@ -92,8 +93,19 @@ def _do(
         return
     fetching = [a for a, _ in groups if blobs.blob_state(store, a.sha256, a.size) != "sealed"]
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
+    if not options.offline:
+        kit = replace(kit, known=_ask(world, fetching, hosts))
     share = max(1, options.connections // max(1, min(options.jobs, len(fetching))))
     _Crew(replace(kit, connections=share), groups, options, tally).work()
+
+
+def _ask(world: World, fetching: Sequence[Artifact], hosts: Mapping[str, Host]) -> Knowledge:
+    """Find out which of the run's sources answer, and how fast."""
+    from orchestrator.sources.known import Knowledge
+
+    known = Knowledge(world)
+    known.ask(fetching, hosts)
+    return known
 
 
 class _Crew:

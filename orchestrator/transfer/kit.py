@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Event
     from orchestrator.model import Host
     from orchestrator.programs import Program
+    from orchestrator.sources.known import Knowledge
     from orchestrator.store import Store
     from orchestrator.world import World
 
@@ -20,7 +21,7 @@ class Kit:
     """The run's store, programs, hosts and limits.
 
     `connections` is what one transfer may open; `stall_s` the silence after which a program is ended; `wait`
-    whether to wait for another orch that is fetching the same bytes.
+    whether to wait for another orch that is fetching the same bytes; `known` what the run knows of its sources.
     """
 
     world: World
@@ -32,3 +33,4 @@ class Kit:
     retries: int = 5
     stall_s: float = 30.0
     wait: bool = True
+    known: Knowledge | None = None
