@@ -54,7 +54,9 @@ class Fault:
     """Why one attempt failed.
 
     `status` is the server's HTTP status where there was one, `retry_after_s` what it asked us to wait.
+    `retry_at_s` is the same as a date, in seconds since the epoch, where it said it so.
     `refused_connection` is true when nobody listened at the address (worth two tries, not five).
+    `slow` is true where nothing failed but a faster source is known.
     """
 
     kind: Kind
@@ -62,6 +64,8 @@ class Fault:
     status: int | None = None
     retry_after_s: float | None = None
     refused_connection: bool = False
+    retry_at_s: float | None = None
+    slow: bool = False
 
     @property
     def remedy(self) -> Remedy:

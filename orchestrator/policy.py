@@ -17,6 +17,7 @@ MAX_WAIT_IN_A_ROW_S = 120.0
 MIN_GAIN_BYTES = 16 * 1024  # what counts as progress: a byte an attempt would never end
 TRIES_BEFORE_NEXT_BACKEND = 2
 REFUSED_CONNECTIONS = 2
+SLOW_S = 10.0  # a source that was left as slow is taken again before one that must be waited for longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def next_step(
     alive = [s for s in options if past.backends(s) and past.idle[s] <= retries]
     fresh = [s for s in alive if s not in past.stale]
     if fresh and past.waited_s <= MAX_WAIT_IN_A_ROW_S:
-        source = min(fresh, key=lambda s: (past.wait_s(s, jitter), s in past.tried))
+        source = past.renewed if past.renewed in fresh else min(fresh, key=lambda s: past.reluctance(s, jitter))
         backends = past.backends(source)
         backend = backends[past.idle[source] // TRIES_BEFORE_NEXT_BACKEND % len(backends)]
         return Try(backend, source, past.wait_s(source, jitter))
@@ -93,6 +94,8 @@ class _Past:
         self.stopped: Fault | None = None
         self.afresh = False
         self.waited_s = 0.0
+        self.renewed = ""  # a source whose signed URL ended while all went well
+        self._slow: set[str] = set()
         self._no_source: set[str] = set()
         self._no_backend: set[str] = set()
         self._no_pair: set[tuple[str, str]] = set()
@@ -106,6 +109,7 @@ class _Past:
         self.afresh = self.afresh or attempt.afresh
         self.waited_s += attempt.waited_s
         self._retry_after_s.pop(source, None)
+        self.renewed = ""
         if attempt.gained_bytes >= MIN_GAIN_BYTES:
             self.idle.clear()
             self._unheard.clear()
@@ -124,9 +128,13 @@ class _Past:
             case Remedy.AFRESH:
                 # What was tried from the first byte and still cannot go on never will.
                 (self._no_source if self.afresh and source in self.stale else self.stale).add(source)
+            case Remedy.RESOLVE if attempt.gained_bytes >= MIN_GAIN_BYTES:
+                self.renewed = source  # no failure: on with it at once
             case Remedy.AGAIN | Remedy.RESOLVE:
                 self.tried.add(source)
                 self.idle[source] += 1
+                if fault.slow:
+                    self._slow.add(source)
                 self._unheard[source] += fault.refused_connection
                 if self._unheard[source] >= REFUSED_CONNECTIONS:
                     self._no_source.add(source)
@@ -140,6 +148,10 @@ class _Past:
         if source in self._no_source:
             return ()
         return tuple(b for b in self._options[source] if b not in self._no_backend and (source, b) not in self._no_pair)
+
+    def reluctance(self, source: str, jitter: float) -> tuple[float, bool]:
+        """What speaks against a source; a slow one is taken only when the others fail and fail."""
+        return self.wait_s(source, jitter) + SLOW_S * (source in self._slow), source in self.tried
 
     def wait_s(self, source: str, jitter: float) -> float:
         """Back off only before a source that has failed since the last progress; as long as the server asks."""

@@ -30,6 +30,7 @@ class World:
     stop: Stop = field(default_factory=Stop)
     monotonic: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
+    now: Callable[[], float] = time.time  # since the epoch; jumps where somebody sets the clock
 
     @classmethod
     def real(cls) -> World:

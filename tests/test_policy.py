@@ -128,6 +128,34 @@ def test_histories(options, past, then):
     assert step(options, *past) == then
 
 
+def left(source: str, **how: object) -> Attempt:
+    return Attempt("aria2c", source, Fault(Kind.STALLED, "slower than half of b", slow=True), **how)  # type: ignore[arg-type]
+
+
+def test_a_slow_source_is_taken_again_only_when_the_others_fail_and_fail():
+    slow = left(A, gained_bytes=MIB)
+    cut = tried(B, "network", gained_bytes=MIB)
+    assert step(TWO, slow) == Try("aria2c", B)
+    assert step(TWO, slow, cut) == Try("aria2c", B, 1.0)  # not back to the slow one for a cut
+    assert step(TWO, slow, cut, tried(B, "network")) == Try("curl", B, 2.0)
+    assert step(TWO, slow, *[tried(B, "network")] * 4) == Try("wget", B, 8.0)
+    assert step(TWO, slow, *[tried(B, "network")] * 5) == Try("aria2c", A, 1.0)
+    assert step(TWO, slow, tried(B, "missing")) == Try("aria2c", A, 1.0)
+    assert step(TWO, slow, cut, tried(B, "busy", retry_after_s=60.0)) == Try("aria2c", A)
+    assert step({A: ("aria2c",), B: (), "http://c/f": ("curl",)}, slow) == Try("curl", "http://c/f")
+
+
+def test_a_signed_url_that_ended_on_the_way_is_no_failure():
+    ended = tried(A, "expired", gained_bytes=MIB)
+    assert step(TWO, ended) == Try("aria2c", A)
+    assert step(TWO, *[ended] * 100) == Try("aria2c", A)
+    assert step(TWO, tried(A, "network"), tried(B, "network"), ended) == Try("aria2c", A)
+    assert step(TWO, ended, tried(A, "network")) == Try("aria2c", B)
+    assert step(ONE, ended, tried(A, "expired")) == Try("aria2c", A, 1.0)  # nothing gained: a failure like others
+    assert step(ONE, *[tried(A, "expired")] * 6) == GiveUp(fault("expired"))
+    assert step(TWO, ended, tried(A, "missing")) == Try("aria2c", B)
+
+
 def test_connection_refused_twice_at_most():
     closed = tried(A, "network", refused_connection=True)
     told = GiveUp(closed.fault)
@@ -231,6 +259,7 @@ FAULTS = st.builds(
     st.just("x"),
     retry_after_s=st.none() | st.floats(0, 1e9),
     refused_connection=st.booleans(),
+    slow=st.booleans(),
 )
 NO_ENDERS = FAULTS.filter(lambda fault: fault.kind in (Kind.NETWORK, Kind.BUSY, Kind.UNRESUMABLE, Kind.STALLED))
 

@@ -85,13 +85,13 @@ class Exit:
 
     `code` is its exit code, negative for a signal; `stdout` and `stderr` are the last kilobytes of each;
     `ended` says who ended it: itself, our stall rule, our overrun rule (it wrote more than the file's length),
-    our time limit, or a request to stop.
+    our time limit, a request to stop, a faster source, or a signed URL about to end.
     """
 
     code: int
     stdout: str = ""
     stderr: str = ""
-    ended: Literal["itself", "stalled", "overrun", "timeout", "stopped"] = "itself"
+    ended: Literal["itself", "stalled", "overrun", "timeout", "stopped", "slow", "expiring"] = "itself"
     seconds: float = 0.0
     written_bytes: int = 0
 

@@ -73,10 +73,10 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     fault = shared.ended(exit)
     if fault is not None:
         return fault
-    status, wait_s, said = _report(exit)
+    status, wait, said = _report(exit)
     # --fail is 22, or 56 over HTTP/2 since 8.7; a 416 without Content-Range is 0, and nothing fetched.
     if status >= 400 and exit.code in (0, 22, 56) and shared.only(job).sources[0].startswith("http"):
-        return from_status(status, wait_s)
+        return shared.busy_until(from_status(status), wait)
     if exit.code == 0:
         return None
     if exit.code == 35 and re.search("reset by peer|SYSCALL|unexpected eof", said):
@@ -87,7 +87,7 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     return Fault(known, shared.phrase(said) or f"exit {exit.code}", refused_connection=exit.code == 7)
 
 
-def _report(exit: Exit) -> tuple[int, float | None, str]:  # noqa: A002
+def _report(exit: Exit) -> tuple[int, str, str]:  # noqa: A002
     """HTTP status (0: none), Retry-After and message; from stderr where there is no report."""
     fields = shared.last_line(exit.stdout).split("\t")
     if len(fields) != 4 or not fields[1].isdecimal():  # an older curl, or one that was killed
@@ -95,7 +95,7 @@ def _report(exit: Exit) -> tuple[int, float | None, str]:  # noqa: A002
         fields = ["", "0", "", line[1] if line else ""]
     _, status, wait, said = fields
     named = re.search(r"returned error: (\d{3})", said)  # a proxy's answer to CONNECT stands only there
-    return int(status) or int(named[1] if named else 0), shared.seconds(wait), said
+    return int(status) or int(named[1] if named else 0), wait, said
 
 
 def _quote(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from orchestrator.faults import Fault, Kind
@@ -62,6 +64,10 @@ def ended(exit: Exit) -> Fault | None:  # noqa: A002
             return Fault(Kind.STALLED, "stalled")
         case "timeout":
             return Fault(Kind.STALLED, "ran out of time")
+        case "slow":
+            return Fault(Kind.STALLED, "slower than half of another source", slow=True)
+        case "expiring":
+            return Fault(Kind.EXPIRED, "the signed URL is about to end")
         case "overrun":
             return Fault(Kind.CORRUPT, "wrote more than the file's length")
         case _ if exit.code in _FROM_OUTSIDE:
@@ -89,6 +95,13 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def seconds(text: str) -> float | None:
-    """A Retry-After in seconds; None for an HTTP date, which only a clock could translate."""
-    return float(text) if text.isascii() and text.isdigit() else None
+def busy_until(fault: Fault, retry_after: str) -> Fault:
+    """Add what a Retry-After says (RFC 9110 10.2.3): seconds, or a date, which only a clock can translate."""
+    if fault.kind is not Kind.BUSY or not retry_after:
+        return fault
+    if retry_after.isascii() and retry_after.isdigit():
+        return replace(fault, retry_after_s=float(retry_after))
+    try:
+        return replace(fault, retry_at_s=parsedate_to_datetime(retry_after).timestamp())
+    except (ValueError, TypeError, OverflowError):
+        return fault

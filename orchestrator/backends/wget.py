@@ -83,7 +83,7 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002, ARG001
     # Exit 0 as well: after a 416 wget does nothing and says nothing.
     if status >= 400 and exit.code in (0, 4, 6, 8):
         after = re.findall(r"^  Retry-After: *(.*?)\s*$", said, re.MULTILINE | re.IGNORECASE)
-        return from_status(status, shared.seconds(after[-1]) if after else None)
+        return shared.busy_until(from_status(status), after[-1] if after else "")
     if exit.code == 0:
         return None
     for code, words, kind, message in _TEXTS:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import re
+import time
 from dataclasses import dataclass
 from email.utils import formatdate
 from http.client import responses
@@ -113,8 +115,16 @@ def _unknown(case: Case) -> Answer | None:
     return _page(401, (("WWW-Authenticate", "Bearer"),))
 
 
+def _expired(case: Case) -> Answer | None:
+    end = re.search(r"(?:^|&)Expires=(\d+)", case.request.query)
+    held = end is not None and time.time() <= int(end[1])
+    return None if held or not case.how.signed else _page(403)
+
+
 def _moved(case: Case) -> Answer | None:
     where = case.request.path if case.how.redirect_loop else case.how.redirect
+    if where and case.how.redirect_holds_s is not None:
+        where += f"?Expires={math.ceil(time.time() + case.how.redirect_holds_s)}"
     return _page(302, (("Location", where),)) if where else None
 
 
@@ -137,7 +147,7 @@ def _not_read(case: Case) -> Answer | None:
     return None if case.request.method in ("GET", "HEAD") else _page(405)
 
 
-_RULES = (_not_read, _failed, _unknown, _moved, _signed_out, _bare, _unsatisfied)
+_RULES = (_not_read, _failed, _unknown, _expired, _moved, _signed_out, _bare, _unsatisfied)
 
 
 def _file(case: Case) -> Answer:

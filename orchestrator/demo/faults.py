@@ -26,6 +26,8 @@ class Behaviour:
     status_times: int | None = None  # ... and only so often
     retry_after: str | None = None  # the header, beside `status`
     redirect: str | None = None
+    redirect_holds_s: float | None = None  # it is signed: with an Expires= so many seconds ahead
+    signed: bool = False  # 403 where the Expires= of the query is over, or missing
     redirect_loop: bool = False
     bearer: str | None = None  # 401 without this token
     html: bool = False  # a sign-in page with 200

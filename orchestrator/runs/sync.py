@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator.events import Event, Summary
     from orchestrator.model import Host, Source, Wanted
+    from orchestrator.sources.known import Knowledge
     from orchestrator.transfer.kit import Kit
     from orchestrator.transfer.loop import Receipt
     from orchestrator.world import World
@@ -92,7 +93,18 @@ def _do(
             emit(tally.fail(standing.wanted, error))
         return
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
+    if not options.offline:
+        kit = replace(kit, known=_ask(world, fetching, hosts))
     _Crew(kit, groups, options, tally).work()
+
+
+def _ask(world: World, fetching: Sequence[Artifact], hosts: Mapping[str, Host]) -> Knowledge:
+    """Find out which of the run's sources answer, and how fast."""
+    from orchestrator.sources.known import Knowledge
+
+    known = Knowledge(world)
+    known.ask(fetching, hosts)
+    return known
 
 
 class _Crew:

@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,13 @@ import httpx2
 
 from orchestrator.faults import Fault, Kind, from_status
 from orchestrator.sources.network import forbidden_address
+from orchestrator.sources.signed import ends_in_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 MAX_REDIRECTS = 10
+CLOCK_SLACK_S = 5.0
 _TOTAL = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)$")
 
 
@@ -31,7 +33,7 @@ class Look:
 
     `length` is None where it gave none; `ranges` is whether it honours byte ranges; `round_trip_s` the time to
     the header of the last host; `last_url` where the redirects ended; `encoding` a compression that was not asked
-    for; `chunked` a body in chunks, without a length.
+    for; `chunked` a body in chunks, without a length; `ends_in_s` how long the last URL holds, where it is signed.
     """
 
     last_url: str
@@ -42,24 +44,34 @@ class Look:
     content_type: str
     encoding: str = ""
     chunked: bool = False
+    ends_in_s: float | None = None
 
 
 def look(
-    url: str, *, proxy: str | None, ca: str, user_agent: str, at: int = 0, timeout_s: float = 10.0
+    url: str,
+    *,
+    proxy: str | None,
+    ca: str,
+    user_agent: str,
+    at: int = 0,
+    timeout_s: float = 10.0,
+    may_ask: Callable[[str], bool] = lambda _: True,
 ) -> Look | Fault:
     """Ask for the one byte at `at` of `url` and read the header only; redirects are followed and judged here.
 
     `at` is where a resume would begin: some servers answer that with a page, but not the first byte.
-    `timeout_s` is for all of it. Refused are redirects to other schemes, from https to http, and to link-local
-    addresses.
+    `timeout_s` is for all of it; `may_ask` is asked before each request to a URL. Refused are redirects to other
+    schemes, from https to http, and to link-local addresses.
     """
     headers = {"Range": f"bytes={at}-{at}", "Accept-Encoding": "identity", "User-Agent": user_agent}
     try:
         with (
-            _time_limit(timeout_s) as trace,
-            httpx2.Client(verify=_trust(ca), proxy=proxy, trust_env=False, timeout=timeout_s) as client,
+            time_limit(timeout_s) as trace,
+            httpx2.Client(verify=trust(ca), proxy=proxy, trust_env=False, timeout=timeout_s) as client,
         ):
             for _ in range(MAX_REDIRECTS + 1):
+                if not may_ask(url):
+                    return Fault(Kind.BUSY, "asked often enough")
                 began = time.monotonic()
                 with client.stream(
                     "GET", url, headers=headers, follow_redirects=False, extensions={"trace": trace}
@@ -72,7 +84,8 @@ def look(
                         return target
                     url = target
                     continue
-                return _read(url, status, reply, trip_s, at)
+                seen = _read(url, status, reply, trip_s, at)
+                return replace(seen, ends_in_s=_holds_s(url, reply)) if isinstance(seen, Look) else seen
     except ImportError:
         return Fault(Kind.REFUSED, f"cannot look through this proxy: {(proxy or '').partition(':')[0]}")
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # ValueError: names and numbers
@@ -81,7 +94,7 @@ def look(
 
 
 @contextmanager
-def _time_limit(seconds: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
+def time_limit(seconds: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
     """Cut all connections that the given trace hears of after so many seconds, and raise a timeout then.
 
     The client's own timeout begins anew with each byte and each redirect.
@@ -115,7 +128,7 @@ def _time_limit(seconds: float) -> Iterator[Callable[[str, Mapping[str, Any]], N
 
 
 @lru_cache(maxsize=8)
-def _trust(ca: str) -> ssl.SSLContext:
+def trust(ca: str) -> ssl.SSLContext:
     """The CA bundle read once (some 20 ms); plain http needs it too, since it may redirect to https."""
     return ssl.create_default_context(cafile=ca)
 
@@ -138,6 +151,15 @@ def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float, at: 
     if status < 400:
         return Fault(Kind.REFUSED, f"server answered {status}", status)
     return from_status(status, retry_after_s(headers.get("retry-after")))
+
+
+def _holds_s(url: str, headers: Mapping[str, str]) -> float | None:
+    """How long a signed URL holds, by the server's clock where ours is plainly another."""
+    now = time.time()
+    with suppress(ValueError, TypeError):
+        theirs = parsedate_to_datetime(headers.get("date", "")).timestamp()
+        now = now if abs(theirs - now) < CLOCK_SLACK_S else theirs + 1  # a Date is cut to whole seconds
+    return ends_in_s(url, now)
 
 
 def retry_after_s(value: str | None) -> float | None:

@@ -14,6 +14,7 @@ from orchestrator.model import host_of
 from orchestrator.process import run
 from orchestrator.stream import Stream, end_of_file, first_hole
 from orchestrator.transfer.handover import hand_over
+from orchestrator.transfer.pace import Pace, measure, sharpen
 from orchestrator.transfer.pieces import piece_bytes
 from orchestrator.transfer.watch import Watch
 
@@ -149,17 +150,18 @@ def _run(effort: Effort, backend: Backend, job: Job, source: str, before: int) -
     shown = pasteable(command, program)
     kit.emit(Started(*effort.talk, backend.NAME, source, shown, before, holding.length()))
     limit_s = 60 + (holding.length() or 0) / AXEL_BYTES_PER_S if backend.NAME == "axel" else None
-    return run(
-        command,
-        program,
-        stop=kit.world.stop,
-        folder=job.folder,
-        environ=_environment(kit.world.environ),
-        watch=Watch(effort, backend, before),
-        stall_s=kit.stall_s,
-        limit_s=limit_s,
-        keep_fd=holding.partial.guard_fd,
-    )
+    with effort.known.transferring():
+        return run(
+            command,
+            program,
+            stop=kit.world.stop,
+            folder=job.folder,
+            environ=_environment(kit.world.environ),
+            watch=Pace(effort, backend, job, source, before, Watch(effort, backend, before)),
+            stall_s=kit.stall_s,
+            limit_s=limit_s,
+            keep_fd=holding.partial.guard_fd,
+        )
 
 
 def _read_end(effort: Effort, backend: Backend, job: Job, exit_: Exit, source: str, before: int) -> Fault | None:
@@ -172,6 +174,7 @@ def _read_end(effort: Effort, backend: Backend, job: Job, exit_: Exit, source: s
     if not complete and length is not None:
         landed = max(landed, min(exit_.written_bytes, length - before))
     effort.bytes_fetched += landed
+    measure(effort, job, backend, exit_, landed)
     # A program may end before its bytes were counted, and leave a file that is too long to be claimed.
     if (landed or partial.have > job.wants[0].have) and source not in partial.info.sources:
         partial.info.sources.append(source)
@@ -179,7 +182,7 @@ def _read_end(effort: Effort, backend: Backend, job: Job, exit_: Exit, source: s
     effort.emit_progress(after)
     if exit_.ended == "stopped":
         raise InterruptedError("stopped; the partial is kept")
-    fault = backend.diagnose(job, exit_)
+    fault = sharpen(effort, source, backend.diagnose(job, exit_), landed, lambda: _look(effort, source))
     if complete or fault is not None:
         return fault
     return _explain_short(effort, source)

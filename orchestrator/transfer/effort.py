@@ -8,6 +8,7 @@ from orchestrator import choose, verify
 from orchestrator.events import Failed, Mismatched, Progressed, Verified
 from orchestrator.faults import Fault, Kind
 from orchestrator.judges import LARGE_BYTES
+from orchestrator.sources.known import Knowledge
 from orchestrator.sources.reach import Reach, reach
 from orchestrator.store import quarantine
 from orchestrator.stream import Stream, Verdict
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.sources.look import Look
     from orchestrator.store.partials import Partial
     from orchestrator.transfer.kit import Kit
+    from orchestrator.transfer.pace import Measured
 
 
 class Effort:
@@ -33,6 +35,10 @@ class Effort:
         self.ticket = 0  # of the budget of connections
         self.stream: Stream | None = None  # the judge behind the attempt that runs, or ran last
         self.looks: dict[str, Look] = {}
+        self.known = kit.known or Knowledge(kit.world)
+        self.attempts: list[Attempt] = []
+        self.measured: Measured | None = None
+        self.left_for = ""  # the host that a slow source was left for
         self.doubted: set[str] = set()  # sources that failed: looked at before they are tried again
         self.inherited = self.holding.good_bytes() > 0  # bytes of an earlier run: its sources may have changed since
         self._apart = False
@@ -55,7 +61,7 @@ class Effort:
         """Each source and the backends that may serve it, best first."""
         return {
             source.url: tuple(c.backend.NAME for c in self.choices(source.url) if not c.obstacle)
-            for source in self.artifact.sources
+            for source in self.known.order(self.artifact.sources)
         }
 
     def obstacles(self) -> str:

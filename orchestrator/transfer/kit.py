@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.judges import Judge
     from orchestrator.model import Host
     from orchestrator.programs import Program
+    from orchestrator.sources.known import Knowledge
     from orchestrator.store import Store
     from orchestrator.world import World
 
@@ -23,7 +24,8 @@ class Kit:
     """The run's store, programs, hosts and limits.
 
     `budget` shares connections among files; `judge` reads large files (None: the reference does); `stall_s` is the
-    silence after which a program is ended; `wait` whether to wait for another orch that is fetching the same bytes.
+    silence after which a program is ended; `wait` whether to wait for another orch that is fetching the same bytes;
+    `known` what the run knows of its sources.
     """
 
     world: World
@@ -36,3 +38,4 @@ class Kit:
     retries: int = 5
     stall_s: float = 30.0
     wait: bool = True
+    known: Knowledge | None = None

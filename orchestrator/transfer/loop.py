@@ -13,6 +13,7 @@ from orchestrator.programs import install_hint
 from orchestrator.store import blobs, partials
 from orchestrator.transfer.attempt import try_once
 from orchestrator.transfer.effort import Effort
+from orchestrator.transfer.pace import book
 
 if TYPE_CHECKING:
     from orchestrator.model import Artifact
@@ -83,7 +84,7 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
 
 def _loop(effort: Effort, receipt: Receipt) -> None:
     kit = effort.kit
-    options = effort.options()
+    options, effort.attempts = effort.options(), receipt.attempts
     if not any(options.values()):
         raise NoBackendError(f"{effort.artifact.name}: no usable program: {effort.obstacles()}", install_hint())
     if effort.holding.is_complete() and _settle(effort) is None:
@@ -94,6 +95,7 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
             raise _despair(effort, receipt.attempts, step.fault)
         _wait(effort, step, receipt)
         attempt = _try(effort, step)
+        book(effort, step.backend, step.source, attempt.fault if attempt else None)
         if attempt is None:
             receipt.backend, receipt.source = step.backend, step.source
             return

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.backends import BACKENDS, aria2c, axel, curl, shared, wget
 from orchestrator.backends.base import Exit, Job, Want
-from orchestrator.faults import Fault, Kind
+from orchestrator.faults import Fault, Kind, from_status
 
 FRESH = Job((Want(("http://127.0.0.1:8931/f",), "/p/body", 8388608, 0),), "/p")
 RESUME = replace(FRESH, wants=(Want(("http://127.0.0.1:8931/f",), "/p/body", 8388608, 4194304),))
@@ -381,7 +381,7 @@ NO_RANGES = "HTTP server doesn't seem to support byte ranges. Cannot resume."
 )
 def test_curl(code, stdout, kind, status, wait_s, message) -> None:
     fault = curl.diagnose(RESUME, Exit(code, stdout, ""))
-    assert fault == Fault(kind, message, status, wait_s, code == 7)
+    assert replace(fault, retry_at_s=None) == Fault(kind, message, status, wait_s, code == 7)
 
 
 @pytest.mark.parametrize(
@@ -559,7 +559,7 @@ BUSY_TEXT = "503 Service Unavailable"
 def test_wget(code, stderr, kind, status, wait_s, message) -> None:
     message = "exit 2: wget: unrecognized option '--bogus'" if message is None else message
     fault = wget.diagnose(RESUME, Exit(code, "", stderr))
-    assert fault == Fault(kind, message, status, wait_s, message == "connection refused")
+    assert replace(fault, retry_at_s=None) == Fault(kind, message, status, wait_s, message == "connection refused")
 
 
 @pytest.mark.parametrize(
@@ -608,11 +608,15 @@ def test_axel(job, code, stderr, kind, status, message) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.NAME)
 @pytest.mark.parametrize("code", [0, 1, 22, -2, -15])
-@pytest.mark.parametrize(("ended", "kind"), [("stalled", STALLED), ("timeout", STALLED), ("overrun", CORRUPT)])
+@pytest.mark.parametrize(
+    ("ended", "kind"),
+    [("stalled", STALLED), ("timeout", STALLED), ("overrun", CORRUPT), ("slow", STALLED), ("expiring", Kind.EXPIRED)],
+)
 def test_whoever_ended_it_is_believed_before_the_code(backend, code, ended, kind) -> None:
     fault = backend.diagnose(FRESH, Exit(code, report(22, "404", ""), wget_error("404 Not Found"), ended))
     assert fault.kind is kind
     assert fault.status is None
+    assert fault.slow is (ended == "slow")
 
 
 @pytest.mark.parametrize(
@@ -632,8 +636,15 @@ def test_a_claim_of_success_is_no_fault(backend, stdout, stderr) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [("120", 120.0), ("0", 0.0), ("", None), ("-1", None), ("1.5", None), ("²", None), ("Fri, 31 Dec 1999", None)],
+    ("text", "after_s", "at_s"),
+    [
+        ("120", 120.0, None),
+        ("0", 0.0, None),
+        *((text, None, None) for text in ("", "-1", "1.5", "²", "soon", "Fri, 31 Dec 99999")),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", None, 946684799.0),
+    ],
 )
-def test_seconds(text: str, expected: float | None) -> None:
-    assert shared.seconds(text) == expected
+def test_until_when_a_server_is_busy(text: str, after_s: float | None, at_s: float | None) -> None:
+    found = shared.busy_until(from_status(503), text)
+    assert (found.retry_after_s, found.retry_at_s) == (after_s, at_s)
+    assert shared.busy_until(from_status(404), text) == from_status(404)

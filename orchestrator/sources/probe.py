@@ -1,0 +1,199 @@
+"""Before a run's first fetch: which of its hosts answer, with what, and how fast. A refused probe condemns nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.faults import Fault, Kind
+from orchestrator.model import Role
+from orchestrator.sources.history import host_of
+from orchestrator.sources.rank import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from orchestrator.model import Artifact, Source
+    from orchestrator.sources.look import Look
+    from orchestrator.sources.reach import Reach
+
+PATIENCE_S = 2.0
+HOST_REQUESTS = 4
+LARGE_BYTES = 8 << 20  # below, the program is done before a probe would be
+POINTER = b"version https://git-lfs"
+_PAGES = (b"<!doctype html", b"<html")
+_VERDICTS = {
+    Kind.MISSING: Verdict.MISSING,
+    Kind.TLS: Verdict.DEAD,
+    Kind.NETWORK: Verdict.DEAD,
+    Kind.STALLED: Verdict.SILENT,
+    Kind.BUSY: Verdict.SILENT,
+    Kind.REFUSED: Verdict.REFUSED,
+    Kind.UNRESUMABLE: Verdict.REFUSED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What is probed together: a prefix on a host, by the largest file (`url`, `size`) below it."""
+
+    prefix: str
+    host: str
+    role: Role
+    url: str
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the probe of a pair found; `rate` in bytes a second on one connection, `message` where it is not good."""
+
+    verdict: Verdict
+    message: str = ""
+    look: Look | None = None
+    rate: float | None = None
+
+
+def worth(artifact: Artifact) -> bool:
+    """Whether an artifact is large enough for a probe and has sources to choose from; unknown size is large."""
+    return len(artifact.sources) > 1 and (artifact.size is None or artifact.size >= LARGE_BYTES)
+
+
+def pairs(artifacts: Iterable[Artifact]) -> tuple[Pair, ...]:
+    """All (prefix, host) pairs of the artifacts' sources, those of the largest files first."""
+    found: dict[str, Pair] = {}
+    for artifact in sorted(artifacts, key=lambda a: -(a.size or 0)):
+        for source in artifact.sources:
+            prefix = prefix_of(source, artifact.sources)
+            if prefix not in found:
+                found[prefix] = Pair(prefix, host_of(source.url), source.role, source.url, artifact.size)
+    return tuple(found.values())
+
+
+def prefix_of(source: Source, sources: Sequence[Source]) -> str:
+    """What comes before the part of the path that a source shares with its origin; of an origin, its host."""
+    url = source.url
+    origin = next((s.url for s in reversed(sources) if s.role is Role.ORIGIN), url)
+    base, mine = _split(url)
+    if source.role is Role.ORIGIN:
+        return f"{base}/"
+    theirs = _split(origin)[1]
+    shared = 0
+    while shared < min(len(mine), len(theirs)) and mine[-1 - shared] == theirs[-1 - shared]:
+        shared += 1
+    kept = mine[: len(mine) - max(1, shared)]
+    return "/".join((base, *kept, ""))
+
+
+def _split(url: str) -> tuple[str, list[str]]:
+    """Scheme and host, and the path's parts."""
+    scheme, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    return f"{scheme}://{host}", path.partition("?")[0].split("/")
+
+
+def probe(
+    asked: Sequence[Pair],
+    reach: Callable[[str], Reach],
+    *,
+    stop: threading.Event,
+    patience_s: float = PATIENCE_S,
+    rates: bool = True,
+) -> dict[Pair, Finding]:
+    """Ask all hosts at once, each at most 4 times, redirects' ends included, and wait no longer than so.
+
+    A pair that has not answered by then is SILENT; one that could not be asked (another scheme, a SOCKS proxy,
+    a host that was asked often enough) is not in the answer: nothing is known of it.
+    """
+    end = time.monotonic() + patience_s
+    budget = _Budget()
+    found: dict[Pair, Finding] = {}
+    mutex = threading.Lock()
+
+    def work(mine: Sequence[Pair]) -> None:
+        for pair in mine:
+            finding = _examine(pair, reach(pair.url), end, budget, rates=rates)
+            with mutex:
+                if finding is None:
+                    found.pop(pair, None)
+                else:
+                    found[pair] = finding
+
+    by_host: dict[str, list[Pair]] = {}
+    for pair in asked:
+        if pair.url.startswith("http") and not reach(pair.url).line.proxy.startswith("socks"):
+            by_host.setdefault(pair.host, []).append(pair)
+    for mine in by_host.values():
+        found[mine[0]] = Finding(Verdict.SILENT, f"no answer within {patience_s:.0f} s")
+    crew = [threading.Thread(target=work, args=(mine,), name="orch-probe", daemon=True) for mine in by_host.values()]
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        while thread.is_alive() and (left_s := end - time.monotonic()) > 0 and not stop.is_set():
+            thread.join(min(left_s, 0.1))
+    with mutex:  # who is late may still write, but into what nobody reads
+        return dict(found)
+
+
+class _Budget:
+    """Counts the requests to each host; the end of a redirect counts as well."""
+
+    def __init__(self) -> None:
+        self._asked: Counter[str] = Counter()
+        self._mutex = threading.Lock()
+
+    def take(self, url: str) -> bool:
+        """Whether one more may go there; it is counted then."""
+        host = host_of(url)
+        with self._mutex:
+            self._asked[host] += self._asked[host] < HOST_REQUESTS + 1
+            return self._asked[host] <= HOST_REQUESTS
+
+
+def _examine(pair: Pair, way: Reach, end: float, budget: _Budget, *, rates: bool) -> Finding | None:
+    """Look at a pair and taste its file; None where it could not be asked."""
+    from orchestrator.sources.look import look
+    from orchestrator.sources.taste import taste
+
+    refused: list[str] = []
+
+    def may_ask(url: str) -> bool:
+        if budget.take(url):
+            return True
+        refused.append(url)
+        return False
+
+    left_s = end - time.monotonic()
+    if left_s <= 0:
+        return None
+    seen = look(pair.url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=left_s, may_ask=may_ask)
+    if refused:
+        return None
+    if isinstance(seen, Fault):
+        # A server's own trouble is no dead host: it may be over when the file's turn comes.
+        known = Verdict.SILENT if seen.status and seen.kind is Kind.NETWORK else _VERDICTS[seen.kind]
+        return Finding(known, seen.message)
+    if seen.encoding:
+        return Finding(Verdict.LYING, f"compresses the file on its way ({seen.encoding})", seen)
+    if seen.length is not None and pair.size is not None and seen.length != pair.size:
+        return Finding(Verdict.LYING, _other_length(seen, pair.size), seen)
+    left_s = end - time.monotonic()
+    if not rates or left_s <= 0 or not budget.take(seen.last_url):
+        return Finding(Verdict.GOOD, "", seen)
+    way_s = min(left_s, 1.0)
+    tasted = taste(seen.last_url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=way_s)
+    if tasted.head.startswith(POINTER):
+        return Finding(Verdict.LYING, "an LFS pointer instead of the file", seen)
+    if seen.length is None and tasted.head.lstrip().lower().startswith(_PAGES):
+        return Finding(Verdict.LYING, "an HTML page instead of the file", seen)
+    return Finding(Verdict.GOOD, "", seen, tasted.rate)
+
+
+def _other_length(seen: Look, wanted: int) -> str:
+    if "text/html" in seen.content_type:
+        return f"an HTML page of {seen.length} bytes instead of the file"
+    pointer = ", perhaps an LFS pointer" if (seen.length or 0) < 200 < wanted else ""
+    return f"wrong length: {seen.length} bytes{pointer}, instead of {wanted}"
