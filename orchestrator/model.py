@@ -33,12 +33,6 @@ class Role(str, Enum):
     ORIGIN = "origin"
 
 
-def host_of(url: str) -> str:
-    """Scheme, name and port of a URL: the unit that connections and rates are counted by."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('/')[0].partition('?')[0]}"
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
     """A URL that an artifact may come from: percent-encoded ASCII, no fragment."""
@@ -50,11 +44,6 @@ class Source:
     def scheme(self) -> str:
         """Lower-case scheme."""
         return self.url.partition(":")[0]
-
-    @property
-    def host(self) -> str:
-        """Scheme, name and port: the unit that connections are counted by."""
-        return host_of(self.url)
 
 
 @dataclass(frozen=True, slots=True)

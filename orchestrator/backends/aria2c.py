@@ -73,7 +73,7 @@ def command(job: Job) -> Command:
         f"--piece-length={_piece_bytes(job)}",
         *(("--stream-piece-selector=inorder",) if job.in_order else ()),  # the growing file can be hashed
         f"--split={job.connections}",
-        f"--max-connection-per-server={min(job.connections, 16)}",  # more is exit 28
+        f"--max-connection-per-server={min(job.per_host or job.connections, 16)}",  # more is exit 28
         "--min-split-size=1M",  # the default of 20M would idle most connections
         "--file-allocation=none",  # sparse: the first hole tells the truth
         "--disk-cache=0",

@@ -48,6 +48,7 @@ class Want:
 class Job:
     """What a backend is asked to translate.
 
+    `connections` is for all hosts together, `per_host` for each of several (None: as `connections`).
     `folder` is the partial's folder, private to this job, absolute (and HOME of the child); `timeout_s` is the
     silence on a connection after which the program may give up; `ca` a PEM bundle; `proxy` a proxy URL for this
     job's sources or None for a direct line. `in_order` asks for pieces in order, so that the file can be hashed while
@@ -57,6 +58,7 @@ class Job:
     wants: tuple[Want, ...]
     folder: str
     connections: int = 16
+    per_host: int | None = None
     piece_bytes: int = 1 << 20
     in_order: bool = True
     timeout_s: int = 30

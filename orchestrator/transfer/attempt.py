@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from orchestrator.backends import by_name
 from orchestrator.backends.base import Job, Trait, Want
 from orchestrator.events import Started
 from orchestrator.faults import Fault, Kind
-from orchestrator.model import host_of
 from orchestrator.process import run
 from orchestrator.stream import Stream, end_of_file, first_hole
+from orchestrator.transfer.glance import compare, glance
 from orchestrator.transfer.handover import hand_over
 from orchestrator.transfer.pace import Pace, measure, sharpen
-from orchestrator.transfer.pieces import piece_bytes
+from orchestrator.transfer.pieces import USUAL_RATE, piece_bytes
+from orchestrator.transfer.together import companions, take_connections
 from orchestrator.transfer.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.backends.base import Backend, Command, Exit
-    from orchestrator.sources.look import Look
     from orchestrator.transfer.effort import Effort
 
 LOOK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
@@ -47,17 +48,17 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
     resumes = holding.good_bytes() > 0
     least = SPLIT_BYTES if Trait.SEGMENTS in backend.TRAITS else LOOK_BYTES
     if resumes or source in effort.doubted or backend.NAME == "axel" or (holding.length() or least) >= least:
-        seen = _look(effort, source)
+        seen = glance(effort, source)
         if isinstance(seen, Fault):
             return seen
-        if seen is not None and (fault := _compare(effort, source, seen, resumes=resumes)):
+        if seen is not None and (fault := compare(effort, source, seen, resumes=resumes)):
             return fault
         if seen is not None and seen.chunked and Trait.CHUNKED not in backend.TRAITS:
             return Fault(Kind.REFUSED, f"{backend.NAME} would write the chunks' headers into the file")
-    limit = effort.reach(source).connections
     try:
-        with effort.kit.budget.connections(effort.kit.world, host_of(source), effort.ticket, limit) as connections:
-            job = hand_over(holding, backend, _job(effort, source, connections))
+        with ExitStack() as stack:
+            shares = take_connections(effort, stack, (source, *companions(effort, backend, source)))
+            job = hand_over(holding, backend, _job(effort, shares))
             before = holding.good_bytes()
             effort.stream = _begin_stream(effort, backend, job)
             exit_ = _run(effort, backend, job, source, before)
@@ -68,59 +69,24 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
         return Fault(Kind.DISK, f"{error.filename or holding.partial.folder}: {error.strerror or error}")
 
 
-def _look(effort: Effort, source: str) -> Look | Fault | None:
-    """Ask the source what it would serve; None where it cannot be asked."""
-    if not source.startswith("http"):
-        return None
-    from orchestrator.sources.look import look
-
-    way = effort.reach(source)
-    if way.line.proxy.startswith("socks"):
-        return None  # the HTTP client speaks none without an extra; curl does
-    missing = effort.holding.missing()
-    at = missing[0].start if missing else 0
-    seen = look(source, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, at=at)
-    if isinstance(seen, Fault):
-        # A refused look condemns nothing: hubs refuse by program. The backend will hear it again.
-        return None if seen.kind is Kind.REFUSED and seen.status is not None else seen
-    effort.looks[source] = seen
-    return seen
-
-
-def _compare(effort: Effort, source: str, seen: Look, *, resumes: bool) -> Fault | None:
-    """Hold what the source would serve against what is wanted and what is here; then remember it."""
-    info, expected = effort.holding.partial.info, effort.artifact.size
-    if seen.encoding:
-        return Fault(Kind.CORRUPT, f"the server compresses the file on its way ({seen.encoding})")
-    if seen.length is not None and expected is not None and seen.length != expected:
-        page = ", an HTML page" if "text/html" in seen.content_type else ""
-        return Fault(Kind.CORRUPT, f"wrong length: {seen.length} bytes{page}, instead of {expected}")
-    if resumes:
-        if source in info.etags and seen.etag and info.etags[source] != seen.etag:
-            return Fault(Kind.UNRESUMABLE, "the file changed at the source since the partial was begun")
-        if info.length is not None and seen.length is not None and info.length != seen.length:
-            return Fault(Kind.UNRESUMABLE, f"the file's length changed at the source: {seen.length} bytes")
-        if not seen.ranges:
-            return Fault(Kind.UNRESUMABLE, "the source does not honour ranges")
-    if seen.etag:
-        info.etags[source] = seen.etag
-    info.length = seen.length if seen.length is not None else info.length
-    return None
-
-
-def _job(effort: Effort, source: str, connections: int) -> Job:
+def _job(effort: Effort, shares: dict[str, int]) -> Job:
+    """The job for one source, or for several at once; `shares` are the connections that each may have."""
+    source = next(iter(shares))
     way, kit, partial = effort.reach(source), effort.kit, effort.holding.partial
-    length = effort.holding.length()
+    length, connections = effort.holding.length(), sum(shares.values())
     look = effort.looks.get(source)
     if look is not None and not look.ranges:
         connections = 1  # aria2c with several would end with exit 8 on a server that ignores Range (1.36, Metalink)
         if look.length is None and not effort.holding.good_bytes():
             length = None  # nor does it take a file whose length the server does not tell where we tell it
-    piece, in_order = piece_bytes(length, connections, look.round_trip_s if look is not None else 0.0)
+    trip_s = max((effort.looks[url].round_trip_s for url in shares if url in effort.looks), default=0.0)
+    rate = effort.known.rate(source, 1) or USUAL_RATE
+    piece, in_order = piece_bytes(length, connections, trip_s, rate)
     return Job(
-        wants=(Want((source,), partial.file, length, 0),),
+        wants=(Want(tuple(shares), partial.file, length, 0),),
         folder=partial.folder,
         connections=connections,
+        per_host=max(shares.values()) if len(shares) > 1 else None,
         piece_bytes=piece,
         in_order=in_order,
         timeout_s=max(4, int(kit.stall_s)),
@@ -176,13 +142,14 @@ def _read_end(effort: Effort, backend: Backend, job: Job, exit_: Exit, source: s
     effort.bytes_fetched += landed
     measure(effort, job, backend, exit_, landed)
     # A program may end before its bytes were counted, and leave a file that is too long to be claimed.
-    if (landed or partial.have > job.wants[0].have) and source not in partial.info.sources:
-        partial.info.sources.append(source)
+    givers = job.wants[0].sources
+    if (landed or partial.have > job.wants[0].have) and not set(givers) <= set(partial.info.sources):
+        partial.info.sources += [url for url in givers if url not in partial.info.sources]
         partial.save_info()
     effort.emit_progress(after)
     if exit_.ended == "stopped":
         raise InterruptedError("stopped; the partial is kept")
-    fault = sharpen(effort, source, backend.diagnose(job, exit_), landed, lambda: _look(effort, source))
+    fault = sharpen(effort, source, backend.diagnose(job, exit_), landed, lambda: glance(effort, source))
     if complete or fault is not None:
         return fault
     return _explain_short(effort, source)
@@ -193,10 +160,10 @@ def _explain_short(effort: Effort, source: str) -> Fault:
     status = os.statvfs(effort.holding.partial.folder)
     if status.f_bavail * status.f_frsize < FULL_BYTES:
         return Fault(Kind.DISK, "the disk is full")
-    seen = _look(effort, source)
+    seen = glance(effort, source)
     if isinstance(seen, Fault):
         return seen
-    other = _compare(effort, source, seen, resumes=False) if seen is not None else None
+    other = compare(effort, source, seen, resumes=False) if seen is not None else None
     if other is not None:
         # What it sent is no part of the file: nothing may be appended to it.
         return effort.banish() if os.path.exists(effort.holding.partial.file) else other

@@ -45,8 +45,10 @@ class Budget:
                 self._changed.notify_all()
 
     @contextmanager
-    def connections(self, world: World, host: str, ticket: int, limit: int | None = None) -> Iterator[int]:
-        """Take this file's share of a host's connections, at least one; wait while none is free.
+    def connections(
+        self, world: World, host: str, ticket: int, limit: int | None = None, *, wait: bool = True
+    ) -> Iterator[int]:
+        """Take this file's share of a host's connections, at least one; wait while none is free (or take none).
 
         `limit` is the host's own, where a manifest names one.
 
@@ -55,11 +57,12 @@ class Budget:
         """
         most = min(limit or self._limit, self._limit)
         with self._changed:
-            while self._used[host] >= most:
+            while wait and self._used[host] >= most:
                 self._changed.wait(0.2)
                 if world.stop.is_set():
                     raise InterruptedError("stopped while waiting for a free connection")
-            taken = max(1, min(self._share(ticket, most), most - self._used[host]))
+            free = most - self._used[host]
+            taken = max(1, min(self._share(ticket, most), free)) if free > 0 else 0
             self._used[host] += taken
         try:
             yield taken

@@ -80,6 +80,11 @@ class Effort:
 
     # Who gave which bytes.
 
+    @property
+    def must_go_alone(self) -> bool:
+        """Whether each source must show what it gives by itself."""
+        return self._apart
+
     def must_part(self, source: str) -> bool:
         """Whether bytes of several sources may not meet in one file again: they did, and were wrong."""
         return self._apart and any(url != source for url in self.holding.partial.info.sources)

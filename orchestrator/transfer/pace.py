@@ -47,7 +47,9 @@ class Pace:
         # A program with one connection has made its only request already; an address of ours is not renewed.
         renewable = Trait.SEGMENTS in backend.TRAITS and look is not None and look.last_url != source
         self._life_s = look.ends_in_s if look is not None and renewable else None
-        self._may_leave = not any(a.source == source and a.fault.slow for a in effort.attempts)
+        self._may_leave = len(job.wants[0].sources) == 1 and not any(
+            a.source == source and a.fault.slow for a in effort.attempts
+        )
         self._connections = job.connections if Trait.SEGMENTS in backend.TRAITS else 1
 
     def __call__(self, written_bytes: int) -> str | None:
@@ -115,6 +117,8 @@ def sharpen(
 
 def measure(effort: Effort, job: Job, backend: Backend, exit_: Exit, landed: int) -> None:
     """Keep what a program did until its attempt is judged."""
+    if len(job.wants[0].sources) > 1:
+        return  # whose rate would it be?
     connections = job.connections if Trait.SEGMENTS in backend.TRAITS else 1
     effort.measured = Measured(landed, exit_.seconds, connections)
 
