@@ -17,7 +17,10 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A program was started; `command` is ready to paste, `have_bytes` are good bytes already here."""
+    """A program was started; `command` is ready to paste, `have_bytes` are good bytes already here.
+
+    `also` are further sources that serve the same file at the same time.
+    """
 
     model: str
     file: str
@@ -26,6 +29,7 @@ class Started:
     command: str
     have_bytes: int
     size_bytes: int | None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

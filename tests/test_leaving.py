@@ -98,7 +98,7 @@ def test_a_slow_source_is_left_with_its_bytes_and_not_taken_again(
         done = orch.run("sync", "--json", "--backend", backend, "team.yaml")
         assert (done.code, sources(done)) == (0, [one, two, *([two] if cut else [])])  # for a cut it does not go back
         assert 64 << 10 < slow.sent("/w") < 3 * MIB
-        assert slow.sent("/w") + fast.sent("/w") < len(content) + (512 << 10)
+        assert slow.sent("/w") + fast.sent("/w") < len(content) + MIB
     assert place.read_bytes() == content
     slower, *_ = done.named("failed")
     assert (slower["fault"], slower["source"]) == ("stalled", one)
@@ -132,7 +132,7 @@ def test_a_signed_url_is_renewed_before_its_end(orch: Orch, backend: str) -> Non
         done = orch.run("sync", "--json", "--backend", backend, "--connections", "4", "team.yaml")
         assert done.code == 0, done.out
         assert not [record for record in cdn.log if record.status == 403]
-        assert cdn.sent("/w") < len(content) + (512 << 10)
+        assert cdn.sent("/w") < len(content) + MIB
     assert place.read_bytes() == content
     assert not done.named("waiting")
     assert {event["fault"] for event in done.named("failed")} <= {"expired"}

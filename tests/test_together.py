@@ -30,7 +30,7 @@ def test_two_hosts_share_the_work(orch: Orch) -> None:
         place = orch.want("w", CONTENT, url, mirrors=[other])
         done = orch.sync()
         assert done.code == 0
-        sent = {name: 0 for name in ("127.0.0.1", "127.0.0.2")}
+        sent = dict.fromkeys(("127.0.0.1", "127.0.0.2"), 0)
         for record in origin.log:
             sent[record.host.partition(":")[0]] += record.sent
         peaks = {name.partition(":")[0]: peak for name, peak in origin.peaks.items() if name}

@@ -19,7 +19,8 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
             return f"{files} files wanted, {to_fetch} to fetch ({amount(size)})" if to_fetch else None
         case events.Started():
             kept = f", {amount(event.have_bytes)} are here already" if event.have_bytes else ""
-            told = f"{label(event.model, event.file)}: {event.backend} from {host(event.source)}{kept}"
+            hosts = " and ".join(host(url) for url in (event.source, *event.also))
+            told = f"{label(event.model, event.file)}: {event.backend} from {hosts}{kept}"
             return f"{told}\n  $ {harmless(event.command)}" if verbose else told
         case events.Failed() if not verbose:
             return None  # a source that failed is talked of only if none succeeded: then the error tells all of them

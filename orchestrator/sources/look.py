@@ -72,12 +72,18 @@ def look(
             for _ in range(MAX_REDIRECTS + 1):
                 if not may_ask(url):
                     return Fault(Kind.BUSY, "asked often enough")
-                began = time.monotonic()
+                sent = [time.monotonic()]
+
+                def note(name: str, about: Mapping[str, Any], sent: list[float] = sent) -> None:
+                    trace(name, about)
+                    if name.endswith("send_request_headers.complete"):
+                        sent[0] = time.monotonic()  # a round trip begins here: connection and TLS are made
+
                 with client.stream(
-                    "GET", url, headers=headers, follow_redirects=False, extensions={"trace": trace}
+                    "GET", url, headers=headers, follow_redirects=False, extensions={"trace": note}
                 ) as answer:
+                    trip_s = time.monotonic() - sent[0]
                     status, reply = answer.status_code, dict(answer.headers)
-                trip_s = time.monotonic() - began
                 if status in (301, 302, 303, 307, 308) and "location" in reply:
                     target = _follow(url, reply["location"])
                     if isinstance(target, Fault):

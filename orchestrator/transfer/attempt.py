@@ -114,7 +114,7 @@ def _run(effort: Effort, backend: Backend, job: Job, source: str, before: int) -
     kit, holding = effort.kit, effort.holding
     command, program = backend.command(job), kit.programs[backend.NAME].path
     shown = pasteable(command, program)
-    kit.emit(Started(*effort.talk, backend.NAME, source, shown, before, holding.length()))
+    kit.emit(Started(*effort.talk, backend.NAME, source, shown, before, holding.length(), job.wants[0].sources[1:]))
     limit_s = 60 + (holding.length() or 0) / AXEL_BYTES_PER_S if backend.NAME == "axel" else None
     with effort.known.transferring():
         return run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MIB = 1 << 20
 USUAL_RATE = 16 * MIB  # bytes per second and connection, where nothing was measured
+MOST_RATE = 64 * MIB  # faster, and the round trip of a busy machine is noise that would make pieces of it
 
 
 def piece_bytes(size: int | None, connections: int, round_trip_s: float, rate: float = USUAL_RATE) -> tuple[int, bool]:
@@ -14,7 +15,7 @@ def piece_bytes(size: int | None, connections: int, round_trip_s: float, rate: f
     <= size / (4 x connections), since a piece caps a connection and all last ones end together. Where that cap is
     below 1 MiB, pieces of 1 MiB go in any order.
     """
-    wanted = max(MIB, 1 << max(0, int(rate * round_trip_s * 8) - 1).bit_length())
+    wanted = max(MIB, 1 << max(0, int(min(rate, MOST_RATE) * round_trip_s * 8) - 1).bit_length())
     if size is None:
         return wanted, True
     share = size // (4 * max(1, connections))
