@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
@@ -21,15 +22,14 @@ DEFAULT_MANIFEST = "manifests/team.yaml"
 HUB = "https://huggingface.co/"
 
 
-@dataclass(frozen=True)
-class Workspace:
+class Workspace(msgspec.Struct, frozen=True):
     """What a run is about: its manifests, the files they want, the hosts' settings, the store's path."""
 
     manifests: tuple[Manifest, ...]
     wanted: tuple[Wanted, ...]
     store: str
-    hosts: dict[str, Host] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
+    hosts: dict[str, Host] = msgspec.field(default_factory=dict)
+    texts: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def open_workspace(
@@ -47,11 +47,13 @@ def open_workspace(
     Raises:
         ManifestError: every problem of every file at once; a name in `only` that no manifest knows.
     """
+    collects = gc.isenabled()
     gc.disable()  # 100,000 models are made of millions of young objects, none of them garbage
     try:
         return _open(world, paths or (DEFAULT_MANIFEST,), only, store, root)
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 def _open(world: World, paths: Sequence[str], only: Sequence[str], store: str | None, root: str | None) -> Workspace:

@@ -30,7 +30,8 @@ class WalkError(Exception):
 
 def events(text: str) -> Iterator[Any]:
     """libyaml's events of `text`; raises `yaml.YAMLError`, and `UnicodeEncodeError` for lone surrogates."""
-    found: Iterator[Any] = yaml.parse(text, Loader=LOADER)
+    # What yaml.parse does, without its generator and its two calls an event. After the last one comes None.
+    found: Iterator[Any] = iter(LOADER(text).get_event, None)
     return found
 
 

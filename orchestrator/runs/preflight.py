@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from orchestrator.errors import StoreError
 from orchestrator.model import Link
@@ -21,8 +22,7 @@ INODES_PER_FILE = 8  # a partial's folder holds its state beside the bytes
 SLACK_BYTES = 256 << 10  # what the program and we write beside the bytes
 
 
-@dataclass(slots=True)
-class Need:
+class Need(msgspec.Struct, gc=False):
     """What a run will ask of one file system; `folder` is a path on it that exists."""
 
     folder: str

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from orchestrator.store import places, seal
+import msgspec
+
+from orchestrator.store import seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from orchestrator.model import Wanted
-    from orchestrator.store import Store
+    from orchestrator.store import Store, places
 
 
 class State(Enum):
@@ -26,8 +27,7 @@ class State(Enum):
     OBSTRUCTED = "obstructed"  # a folder, a FIFO, a device
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """One wanted file and the state of each of its places (of the blob, where it wants none)."""
 
     wanted: Wanted
@@ -89,6 +89,8 @@ class Records:
 
     def _read(self) -> dict[str, list[tuple[str, places.Made]]]:
         if self._made is None:
+            from orchestrator.store import places  # hashes and JSON, which a run with all in place has no use for
+
             found: dict[str, list[tuple[str, places.Made]]] = {}
             for record, place, made in places.made(self._store):
                 found.setdefault(place, []).append((record, made))

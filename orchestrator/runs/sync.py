@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from orchestrator import events
 from orchestrator.errors import ExitCode, OrchError, StoreError, TransferError
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.world import World
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """What a run may do; the contract's defaults. `backend` None: the best; `stall_s` silence that ends a program."""
 
     backend: str | None = None
