@@ -31,7 +31,7 @@ def contested(claims: Iterable[tuple[str, str, T]]) -> list[tuple[T, T, str, str
     above: dict[str, tuple[int, str, T]] = {}
     clashes: list[tuple[T, T, str, str]] = []
     for number, (path, sha256, who) in enumerate(claims):
-        key = path.lower() if path.isascii() else unicodedata.normalize("NFC", path.casefold())
+        key = _blind(path)
         first = taken.setdefault(key, (number, path, sha256, who))
         if first[0] != number:
             if first[1] != path:
@@ -50,6 +50,13 @@ def contested(claims: Iterable[tuple[str, str, T]]) -> list[tuple[T, T, str, str
         else:
             clashes.append((child[2], file[3], file[1], BELOW))
     return clashes
+
+
+def _blind(path: str) -> str:
+    """`path` as a file system knows it that is blind to case; itself where it can be, for copies cost memory."""
+    if not path.isascii():
+        return unicodedata.normalize("NFC", path.casefold())
+    return path if path.islower() else path.lower()
 
 
 def message(path: str, why: str, first: str) -> str:

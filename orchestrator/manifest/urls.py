@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.manifest.text import fault_of_name, fault_of_text, shown
+from orchestrator.manifest.text import PLAIN_NAME, fault_of_name, fault_of_text, shown
 
 SCHEMES = ("https", "http", "ftp", "rsync", "file")
 # Patterns as text are compiled when one is first used, and so is urllib imported: neither is for the most URLs.
@@ -72,6 +72,8 @@ def host(text: str) -> str:
 def last_name(url: str) -> str:
     """The file's name that a normalised `url` ends with, percent-decoded. Raises `UrlError`."""
     name = url.partition("?")[0].rpartition("/")[2]
+    if PLAIN_NAME.fullmatch(name):
+        return name
     if "%" in name:
         from urllib.parse import unquote
 

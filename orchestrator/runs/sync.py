@@ -224,6 +224,10 @@ def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:
         by_digest.setdefault(standing.wanted.sha256, []).append(standing)
     groups = []
     for sha256, same in by_digest.items():
+        if len(same) == 1:  # nearly all: its sources are in order, and each there once
+            w = same[0].wanted
+            groups.append((Artifact(sha256, w.size, w.sources, (w,)), same))
+            continue
         sources: dict[str, Source] = {s.url: s for standing in reversed(same) for s in standing.wanted.sources}
         ordered = dict.fromkeys(s.url for standing in same for s in standing.wanted.sources)
         size = next((s.wanted.size for s in same if s.wanted.size is not None), None)
