@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
+
+import msgspec
 
 
 class ExitCode(IntEnum):
@@ -43,8 +44,7 @@ class OrchError(Exception):
         self.fault = fault or self.usual_fault
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True, gc=False):
     """One thing wrong in a manifest: where (file, line from 1, key path) and what."""
 
     file: str

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
+
+import msgspec
 
 
 class Range(NamedTuple):
@@ -33,8 +34,7 @@ class Role(str, Enum):
     ORIGIN = "origin"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True, gc=False):
     """A URL that an artifact may come from: percent-encoded ASCII, no fragment."""
 
     url: str
@@ -46,8 +46,7 @@ class Source:
         return self.url.partition(":")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(msgspec.Struct, frozen=True, gc=False):
     """What a manifest or site file says of one host."""
 
     ca: str | None = None
@@ -55,16 +54,14 @@ class Host:
     user_agent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, gc=False):
     """An absolute path where a file must end up, and how."""
 
     path: str
     link: Link = Link.AUTO
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, gc=False):
     """One file of one model of one manifest.
 
     `manifest` is the manifest's absolute path; `sha256` 64 lower-case hex digits; `size` bytes or None where
@@ -81,8 +78,7 @@ class Wanted:
     tags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(msgspec.Struct, frozen=True, gc=False):
     """One digest wanted by one or several files: the unit of transfer."""
 
     sha256: str

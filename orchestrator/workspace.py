@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from orchestrator.manifest import Manifest, Site
     from orchestrator.model import Host, Wanted
@@ -21,17 +23,29 @@ DEFAULT_MANIFEST = "manifests/team.yaml"
 HUB = "https://huggingface.co/"
 
 
-@dataclass(frozen=True)
-class Workspace:
+class Workspace(msgspec.Struct, frozen=True):
     """What a run is about: its manifests, the files they want, the hosts' settings, the store's path."""
 
     manifests: tuple[Manifest, ...]
     wanted: tuple[Wanted, ...]
     store: str
-    hosts: dict[str, Host] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
+    hosts: dict[str, Host] = msgspec.field(default_factory=dict)
+    texts: dict[str, str] = msgspec.field(default_factory=dict)
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep garbage uncollected: 100,000 models are made of millions of young objects, none of them garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@no_collection()
 def open_workspace(
     world: World,
     paths: Sequence[str],
@@ -47,14 +61,7 @@ def open_workspace(
     Raises:
         ManifestError: every problem of every file at once; a name in `only` that no manifest knows.
     """
-    gc.disable()  # 100,000 models are made of millions of young objects, none of them garbage
-    try:
-        return _open(world, paths or (DEFAULT_MANIFEST,), only, store, root)
-    finally:
-        gc.enable()
-
-
-def _open(world: World, paths: Sequence[str], only: Sequence[str], store: str | None, root: str | None) -> Workspace:
+    paths = paths or (DEFAULT_MANIFEST,)
     problems: list[Problem] = []
     loaded: list[Manifest] = []
     texts: dict[str, str] = {}
@@ -145,6 +152,7 @@ def unknown_name(word: str, pool: set[str]) -> ManifestError:
 def _leading_out(loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: dict[str, str]) -> tuple[Problem, ...]:
     """Find the places that a symlink takes out of their root; one lstat a folder."""
     known: dict[str, str] = {"/": "/"}
+    inside: dict[str, set[str]] = {m.file: set() for m in loaded}  # folders that were looked at, and are
 
     def real(folder: str) -> str:
         if folder not in known:
@@ -156,9 +164,15 @@ def _leading_out(loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: di
     allowed = {m.file: [real(folder) for folder in (m.root, *m.allow_absolute)] for m in loaded}
     problems = []
     for w in wanted:
+        good = inside[w.manifest]
         for place in w.places:
-            folder = real(os.path.dirname(place.path))
-            if not any(folder == top or folder.startswith(top.rstrip("/") + "/") for top in allowed[w.manifest]):
+            named = place.path.rpartition("/")[0]
+            if named in good:
+                continue
+            folder = real(named or "/")
+            if any(folder == top or folder.startswith(top.rstrip("/") + "/") for top in allowed[w.manifest]):
+                good.add(named)
+            else:
                 path = f"models > {w.model} > to"
                 line = manifests.locate(texts[w.manifest], w.manifest, path)
                 problems.append(Problem(w.manifest, line, path, f"a symlink leads out of root: to {folder}"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 from dataclasses import dataclass, field
@@ -21,6 +20,13 @@ class Stop(threading.Event):
         self.code: int | None = None
 
 
+def _chance() -> float:
+    """Give a number from 0 to 1, for waits."""
+    import random  # which brings hashes with it: only for whoever waits
+
+    return random.random()
+
+
 @dataclass(frozen=True)
 class World:
     """Made once by the caller; tests make another. No other room reads the environment or the clock."""
@@ -29,7 +35,7 @@ class World:
     cwd: str
     stop: Stop = field(default_factory=Stop)
     monotonic: Callable[[], float] = time.monotonic
-    jitter: Callable[[], float] = random.random
+    jitter: Callable[[], float] = _chance
     now: Callable[[], float] = time.time  # since the epoch; jumps where somebody sets the clock
 
     @classmethod

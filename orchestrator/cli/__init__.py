@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING
-
-from orchestrator.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,10 +13,20 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `orch` with `argv` (default: the process's) and give its exit code; only bugs show a traceback."""
-    _have_standard_streams()
+    gc.disable()  # until the plan stands: what is imported and read by then stays to the end
+    try:
+        _have_standard_streams()
+        return _run(argv)
+    finally:
+        gc.freeze()  # it all goes with the process: its last collection need not walk it
+        gc.enable()
+
+
+def _run(argv: Sequence[str] | None) -> int:
     import click
 
     from orchestrator.cli.app import app
+    from orchestrator.errors import ExitCode
 
     try:
         code = app.main(args=list(argv) if argv is not None else None, prog_name="orch", standalone_mode=False)

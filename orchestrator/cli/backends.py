@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.run import conclude, workspace, world_with_signals
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
@@ -26,7 +26,6 @@ def command(**words: Any) -> int:
     from orchestrator.errors import NoBackendError
     from orchestrator.programs import find, install_hint
     from orchestrator.sources.reach import reach
-    from orchestrator.workspace import open_workspace
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
 
@@ -45,9 +44,7 @@ def command(**words: Any) -> int:
             click.echo(f"{program.name:<7} {said}\n        {' '.join(traits)}")
         usable = [name for name, program in programs.items() if program.usable]
         if words["manifests"]:
-            space = open_workspace(
-                world, words["manifests"], only=words["only"], store=words["store"], root=words["root"]
-            )
+            space = workspace(world, words)
             for wanted in space.wanted:
                 for source in wanted.sources:
                     way = reach(source.url, world.environ, space.hosts)

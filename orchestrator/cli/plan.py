@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.run import conclude, workspace, world_with_signals
 from orchestrator.errors import ExitCode
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
@@ -30,7 +30,6 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
     world = world_with_signals()
     from orchestrator.runs.plan import plan
     from orchestrator.runs.sync import Options
-    from orchestrator.workspace import open_workspace
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="plan")
     run_options = Options(backend=words["backend"], offline=words["offline"], force=words["force"])
@@ -38,7 +37,7 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
 
     def work() -> Any:
         nonlocal work_to_do
-        space = open_workspace(world, words["manifests"], only=words["only"], store=words["store"], root=words["root"])
+        space = workspace(world, words)
         summary = plan(world, space.store, space.wanted, sink, hosts=space.hosts, options=run_options)
         work_to_do = summary.placed + summary.fetched > 0
         return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -14,9 +15,10 @@ from orchestrator.render.sink import harmless
 from orchestrator.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from orchestrator.render.sink import Sink
+    from orchestrator.workspace import Workspace
 
 
 def conclude(sink: Sink, work: Callable[[], Summary]) -> int:
@@ -35,6 +37,20 @@ def conclude(sink: Sink, work: Callable[[], Summary]) -> int:
         return summary.exit_code
     sink.close(summary)
     return summary.exit_code
+
+
+def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
+    """Open the manifests that a command was given, by its options; collect garbage only from here on.
+
+    Raises:
+        ManifestError: every problem at once.
+    """
+    from orchestrator.workspace import open_workspace
+
+    space = open_workspace(world, words["manifests"], only=words["only"], store=words["store"], root=words["root"])
+    gc.freeze()
+    gc.enable()
+    return space
 
 
 def tell(sink: Sink, error: OrchError) -> None:

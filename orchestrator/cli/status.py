@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude
+from orchestrator.cli.run import conclude, workspace
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 from orchestrator.world import World
@@ -22,12 +22,11 @@ def command(**words: Any) -> int:
     """Say what is in place, by stat alone: 0 all, 5 something is missing, 6 a seal is broken, 7 a foreign file."""
     world = World.real()
     from orchestrator.runs.status import status
-    from orchestrator.workspace import open_workspace
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="status")
 
     def work() -> Any:
-        space = open_workspace(world, words["manifests"], only=words["only"], store=words["store"], root=words["root"])
+        space = workspace(world, words)
         return status(world, space.store, space.wanted, sink)
 
     return conclude(sink, work)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.run import conclude, workspace, world_with_signals
 
 
 @click.command("sync")
@@ -28,7 +28,6 @@ def command(dry_run: bool, **words: Any) -> int:
     world = world_with_signals()
     from orchestrator import render
     from orchestrator.runs.sync import Options, sync
-    from orchestrator.workspace import open_workspace
 
     sink = render.choose(world.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"])
     run_options = Options(
@@ -43,7 +42,7 @@ def command(dry_run: bool, **words: Any) -> int:
     )
 
     def work() -> Any:
-        space = open_workspace(world, words["manifests"], only=words["only"], store=words["store"], root=words["root"])
+        space = workspace(world, words)
         return sync(world, space.store, space.wanted, sink, hosts=space.hosts, options=run_options)
 
     return conclude(sink, work)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.run import conclude, workspace, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -24,7 +24,6 @@ def command(**words: Any) -> int:
     """Read every byte again with sha256sum -c: 0 all good, 5 something is missing, 6 wrong bytes."""
     world = world_with_signals()
     from orchestrator.runs.reread import read_sums, reread
-    from orchestrator.workspace import open_workspace
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
 
@@ -35,7 +34,7 @@ def command(**words: Any) -> int:
         wanted = tuple(w for path in sums for w in read_sums(os.path.abspath(path)))
         space = None
         if manifests or not sums:
-            space = open_workspace(world, manifests, only=words["only"], store=words["store"], root=words["root"])
+            space = workspace(world, {**words, "manifests": manifests})
             wanted += space.wanted
         return reread(world, space.store if space else "/nonexistent", wanted, sink)
 

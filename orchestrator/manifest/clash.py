@@ -6,7 +6,6 @@ import unicodedata
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.errors import Problem
-from orchestrator.manifest.lines import marked
 from orchestrator.manifest.text import keypath, shown
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def contested(claims: Iterable[tuple[str, str, T]]) -> list[tuple[T, T, str, str
     above: dict[str, tuple[int, str, T]] = {}
     clashes: list[tuple[T, T, str, str]] = []
     for number, (path, sha256, who) in enumerate(claims):
-        key = path.lower() if path.isascii() else unicodedata.normalize("NFC", path.casefold())
+        key = _blind(path)
         first = taken.setdefault(key, (number, path, sha256, who))
         if first[0] != number:
             if first[1] != path:
@@ -53,6 +52,13 @@ def contested(claims: Iterable[tuple[str, str, T]]) -> list[tuple[T, T, str, str
     return clashes
 
 
+def _blind(path: str) -> str:
+    """`path` as a file system knows it that is blind to case; itself where it can be, for copies cost memory."""
+    if not path.isascii():
+        return unicodedata.normalize("NFC", path.casefold())
+    return path if path.islower() else path.lower()
+
+
 def message(path: str, why: str, first: str) -> str:
     """What to say of a clash: `path` is the second's place, `first` names who has it already."""
     return f"the place `{shown(path)}` is taken: that of `{shown(first)}` {why}"
@@ -68,6 +74,8 @@ def clashes(all_wanted: Sequence[Wanted]) -> tuple[tuple[Wanted, Wanted, str], .
 
 def clash_problems(all_wanted: Sequence[Wanted], texts: Mapping[str, str]) -> tuple[Problem, ...]:
     """The same as problems, told of the second file; `texts` are the manifests' texts by absolute path."""
+    from orchestrator.manifest.lines import marked  # lines are for what was refused
+
     problems = []
     lines = {}
     for first, second, path, why in _among(all_wanted):

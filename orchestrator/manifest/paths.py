@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from orchestrator.manifest.text import fault_of_name, fault_of_text
 
@@ -16,8 +17,7 @@ class PathError(Exception):
     """Why a path cannot stand in a manifest: a lower-case phrase."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
+class Ground(msgspec.Struct, frozen=True, gc=False):
     """What places stand on: `base` is root with its `/`; `allowed` is None where nobody can know."""
 
     base: str

@@ -71,10 +71,10 @@ def _only_file(
     return File(
         name or (places[0].rpartition("/")[2] if places else at[1]),  # type: ignore[arg-type]
         url,
-        _urls((*at, "mirrors"), mirrors, found),
+        _urls((*at, "mirrors"), mirrors, found) if mirrors else (),
         _digest(at, entry.sha256, found),
         None if entry.size is UNSET else entry.size,
-        tuple(Place(path, link) for path in dict.fromkeys(places)),
+        _unique(places, link),
     )
 
 
@@ -105,7 +105,6 @@ def _many_files(
         if path in seen:
             found.append(((*here, "path"), "an earlier file of the model has this path"))
         seen.add(path)
-        places = dict.fromkeys(f"{folder}/{path}" for folder in folders)
         made.append(
             File(
                 path,
@@ -113,7 +112,7 @@ def _many_files(
                 _urls((*here, "mirrors"), file.mirrors or [], found),
                 _digest(here, file.sha256, found),
                 None if file.size is UNSET else file.size,
-                tuple(Place(place, link) for place in places),
+                _unique([f"{folder}/{path}" for folder in folders], link),
             )
         )
     return tuple(made)
@@ -134,6 +133,13 @@ def _places(
     return made
 
 
+def _unique(paths_: list[str], link: Link) -> tuple[Place, ...]:
+    """Each path once, as a place."""
+    if len(paths_) == 1:
+        return (Place(paths_[0], link),)
+    return tuple(Place(path, link) for path in dict.fromkeys(paths_))
+
+
 def _url(at: Key, text: str, found: Found) -> str:
     try:
         return urls.normal(text)
@@ -143,14 +149,15 @@ def _url(at: Key, text: str, found: Found) -> str:
 
 
 def _urls(at: Key, texts: list[str], found: Found) -> tuple[str, ...]:
-    return tuple(_url((*at, number), text, found) for number, text in enumerate(texts)) if texts else ()
+    return tuple(_url((*at, number), text, found) for number, text in enumerate(texts))
 
 
 def _digest(at: Key, text: str | UnsetType, found: Found) -> str:
     if text is UNSET:
         found.append((at, NO_PIN))
         return ""
-    return text[-64:].lower()
+    digits = text[-64:]
+    return digits if digits.islower() else digits.lower()  # a copy of each costs memory
 
 
 _UNKNOWN = Defaults()

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, unquote
 
-from orchestrator.manifest.text import fault_of_name, fault_of_text, shown
+from orchestrator.manifest.text import PLAIN_NAME, fault_of_name, fault_of_text, shown
 
 SCHEMES = ("https", "http", "ftp", "rsync", "file")
-SECRETS = re.compile("token|access_token|private_token|api_key|apikey|password|passwd|secret|client_secret|auth")
-SIGNATURES = re.compile(
-    "signature|sig|x-amz-(signature|credential|security-token)|x-goog-(signature|credential)|x-oss-signature"
-)
+# Patterns as text are compiled when one is first used, and so is urllib imported: neither is for the most URLs.
+SECRETS = "token|access_token|private_token|api_key|apikey|password|passwd|secret|client_secret|auth"
+SIGNATURES = "signature|sig|x-amz-(signature|credential|security-token)|x-goog-(signature|credential)|x-oss-signature"
 # Nothing to do and nothing to refuse: most URLs, at a tenth of the price.
 _CLEAN = re.compile(
-    r"(?:https?|ftp|rsync)://[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)*/(?!\.|.*/\.)[\w./~!$&'()*+,;=:@-]*", re.A
+    r"(?:https?|ftp|rsync)://[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)*(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?/"
+    r"(?!\.|.*/\.)[\w./~!$&'()*+,;=:@-]*",
+    re.A,
 )
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_HOST = re.compile(r"(?:[a-z0-9_][a-z0-9_-]*)(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]")
-_PORT = re.compile(r"[0-9]{1,5}")
-_LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*):"
+_HOST = r"(?:[a-z0-9_][a-z0-9_-]*)(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]"
+_PORT = r"[0-9]{1,5}"
+_LONE_PERCENT = r"%(?![0-9A-Fa-f]{2})"
 _KEPT = "%!$&'()*+,;=:@/-._~"
 
 
@@ -36,7 +36,7 @@ def normal(url: str) -> str:
         return url
     if fault := fault_of_text(url):
         raise UrlError(f"the URL {fault}")
-    match = _SCHEME.match(url)
+    match = re.match(_SCHEME, url)
     if match is None:
         raise UrlError("expected a URL such as `https://example.org/file`")
     scheme = match[1].lower()
@@ -71,11 +71,16 @@ def host(text: str) -> str:
 
 def last_name(url: str) -> str:
     """The file's name that a normalised `url` ends with, percent-decoded. Raises `UrlError`."""
-    last = url.partition("?")[0].rpartition("/")[2]
-    try:
-        name = unquote(last, errors="strict") if "%" in last else last
-    except UnicodeDecodeError:
-        raise UrlError("the URL's last name is not UTF-8, name the file in `to:`") from None
+    name = url.partition("?")[0].rpartition("/")[2]
+    if PLAIN_NAME.fullmatch(name):
+        return name
+    if "%" in name:
+        from urllib.parse import unquote
+
+        try:
+            name = unquote(name, errors="strict")
+        except UnicodeDecodeError:
+            raise UrlError("the URL's last name is not UTF-8, name the file in `to:`") from None
     if fault := fault_of_name(name):
         raise UrlError(f"the URL's last name {fault}, name the file in `to:`")
     if "/" in name or name in (".", ".."):
@@ -99,24 +104,28 @@ def _authority(scheme: str, text: str) -> str:
         name = name.lower() if name.isascii() else name.encode("idna").decode("ascii").lower()
     except UnicodeError:
         raise UrlError("the host is not a name") from None
-    if not _HOST.fullmatch(name):
+    if not re.fullmatch(_HOST, name):
         raise UrlError("the host is not a name")
-    if colon and not (_PORT.fullmatch(port) and 0 < int(port) < 65536):
+    if colon and not (re.fullmatch(_PORT, port) and 0 < int(port) < 65536):
         raise UrlError("the port is not a number from 1 to 65535")
     return name + colon + port
 
 
 def _refuse_secrets(query: str) -> None:
+    from urllib.parse import unquote
+
     for pair in re.split("[&;]", query):
         key = unquote(pair.partition("=")[0]).strip().lower()
-        if SIGNATURES.fullmatch(key):
+        if re.fullmatch(SIGNATURES, key):
             raise UrlError("a signed URL does not belong in a manifest")
-        if SECRETS.fullmatch(key):
+        if re.fullmatch(SECRETS, key):
             raise UrlError(f"a literal secret (`{key}=`) does not belong in a manifest")
 
 
 def _encoded(text: str, also: str = "") -> str:
-    return quote(_LONE_PERCENT.sub("%25", text), safe=_KEPT + also)
+    from urllib.parse import quote
+
+    return quote(re.sub(_LONE_PERCENT, "%25", text), safe=_KEPT + also)
 
 
 def _folded(path: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,16 +34,14 @@ class Model(msgspec.Struct, frozen=True, gc=False):
     files: tuple[File, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+class Prefix(msgspec.Struct, frozen=True, gc=False):
     """URLs that begin with `origin` may be had below each of `urls`; all of them end with a `/`."""
 
     origin: str
     urls: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True, gc=False):
     """A whole manifest. `file`, `root`, `store` and `allow_absolute` are absolute paths."""
 
     file: str
@@ -56,8 +53,7 @@ class Manifest:
     models: tuple[Model, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(msgspec.Struct, frozen=True, gc=False):
     """What a site file says of this machine or office."""
 
     file: str

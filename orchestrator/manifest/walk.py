@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DEPTH = 16
+KEYS = 256  # more than a manifest knows
 # What a bare word must be to mean "nothing"; quoted, it is text.
 NULLS = frozenset(("", "~", "null"))
 
@@ -30,7 +31,8 @@ class WalkError(Exception):
 
 def events(text: str) -> Iterator[Any]:
     """libyaml's events of `text`; raises `yaml.YAMLError`, and `UnicodeEncodeError` for lone surrogates."""
-    found: Iterator[Any] = yaml.parse(text, Loader=LOADER)
+    # What yaml.parse does, without its generator and its two calls an event. After the last one comes None.
+    found: Iterator[Any] = iter(LOADER(text).get_event, None)
     return found
 
 
@@ -64,12 +66,20 @@ def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
             if key is None:
                 if value in box:
                     raise WalkError
-                # The same few keys come again with each model: one copy of each is enough.
-                key = keys.setdefault(value, value)
+                # The same few keys come again with each model: one copy of each is enough. Names come once.
+                key = keys.get(value)
+                if key is None:
+                    key = keys.setdefault(value, value) if len(keys) < KEYS else value
                 continue
             if value in NULLS and not event.style:
                 value = None
-        elif kind is MappingStartEvent or kind is SequenceStartEvent:
+            if key is _ITEM:
+                box.append(value)
+            else:
+                box[key] = value
+                key = None
+            continue
+        if kind is MappingStartEvent or kind is SequenceStartEvent:
             if event.anchor is not None or event.tag is not None or key is None or len(open_) == DEPTH:
                 raise WalkError
             value = {} if kind is MappingStartEvent else []
@@ -88,12 +98,8 @@ def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
         else:
             box[key] = value
             key = None
-        if value.__class__ is dict:
-            open_.append((box, key))
-            box, key = value, None
-        elif value.__class__ is list:
-            open_.append((box, key))
-            box, key = value, _ITEM
+        open_.append((box, key))
+        box, key = value, None if kind is MappingStartEvent else _ITEM
     if documents != 1:
         raise WalkError
     return top[0]

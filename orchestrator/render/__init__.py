@@ -5,9 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.text import Lines
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -17,9 +14,14 @@ if TYPE_CHECKING:
 def choose(environ: Mapping[str, str], *, json: bool, quiet: bool, verbose: bool, err: TextIO | None = None) -> Sink:
     """JSON lines on stdout, or talk on stderr: rich bars on a terminal, plain lines elsewhere."""
     err = err or sys.stderr
+    # Each sink with what it needs, and no other.
     if json:
+        from orchestrator.render.json_lines import JsonLines
+
         return JsonLines(sys.stdout)
     if quiet or not err.isatty() or environ.get("TERM") == "dumb":
+        from orchestrator.render.text import Lines
+
         return Lines(err, quiet=quiet, verbose=verbose)
     from orchestrator.render.bars import Bars
 

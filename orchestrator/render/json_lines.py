@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -22,11 +21,11 @@ class JsonLines:
 
     def __call__(self, event: Event) -> None:
         """Write one event under its class's name in lower case."""
-        self.write(snake(type(event).__name__), {name: getattr(event, name) for name in event.__slots__})
+        self.write(snake(type(event).__name__), {name: getattr(event, name) for name in event.__struct_fields__})
 
     def problem(self, problem: Problem) -> None:
         """Write one problem of a manifest."""
-        self.write("problem", {name: getattr(problem, name) for name in problem.__slots__})
+        self.write("problem", {name: getattr(problem, name) for name in problem.__struct_fields__})
 
     def close(self, summary: Summary) -> None:
         """Write the last line."""
@@ -34,6 +33,8 @@ class JsonLines:
 
     def write(self, event: str, fields: dict[str, Any]) -> None:
         """Write one line; `time` is ISO 8601, UTC."""
+        import json  # at the first line: every command knows this sink, few runs write to it
+
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         with self._lock, suppress(OSError, ValueError):  # nobody may be listening any more: the work goes on
             self._out.write(json.dumps({"event": event, "time": now, **fields}) + "\n")

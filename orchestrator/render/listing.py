@@ -27,11 +27,11 @@ class Listing:
                 self._write(f"{event.fault:<8} {label(event.model, event.file)}  {harmless(event.message)}")
             case _ if self._quiet:
                 return
+            case events.Foreseen() | events.Measured() | events.Noticed():
+                self._write(line(event) or "")
             case events.Finished(how="present") | events.Verified():
                 word = "good" if isinstance(event, events.Verified) else "present"
                 self._write(f"{word:<8} {label(event.model, event.file)}")
-            case events.Foreseen() | events.Measured() | events.Noticed():
-                self._write(line(event) or "")
             case _:
                 return
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from orchestrator import events
 from orchestrator.render.sink import amount, harmless, label
@@ -15,6 +14,10 @@ if TYPE_CHECKING:
 def line(event: Event, *, verbose: bool = False) -> str | None:
     """Say one event; None for those that a plain log leaves out."""
     match event:
+        case events.Finished(how="present") | events.Progressed() | events.Verified():
+            return None
+        case events.Foreseen():  # these come by the hundred thousand, and cases are tried in their order
+            return f"{event.action:<7} {label(event.model, event.file)}  {_foreseen(event)}"
         case events.Planned(files, to_fetch, size):
             return f"{files} files wanted, {to_fetch} to fetch ({amount(size)})" if to_fetch else None
         case events.Started():
@@ -37,15 +40,11 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
             )
         case events.Placed():
             return f"{label(event.model, event.file)}: {harmless(event.path)} ({event.link})" if verbose else None
-        case events.Finished(how="present") | events.Progressed() | events.Verified():
-            return None
         case events.Finished():
             origin = f" by {event.backend} from {host(event.source)}" if event.backend else " from the store"
             return f"{label(event.model, event.file)}: {event.how}{origin} ({amount(event.size_bytes)})"
         case events.GaveUp():
             return f"error: {harmless(event.message)}\nhint: {harmless(event.hint)}"
-        case events.Foreseen():
-            return f"{event.action:<7} {label(event.model, event.file)}  {_foreseen(event)}"
         case events.Measured(folder, needed, free):
             return f"room    {harmless(folder)}: {amount(needed)} needed, {amount(free)} free"
         case events.Noticed(message):
@@ -80,4 +79,6 @@ def closing(summary: Summary, verb: str) -> str:
 
 def host(url: str) -> str:
     """A source as people know it: its host."""
-    return harmless(urlsplit(url).netloc or url)
+    # By hand, since every run would pay for the import of urllib, and URLs are normalised by the time they are here.
+    rest = url.partition("://")[2]
+    return harmless(rest.partition("/")[0].partition("?")[0] or url)

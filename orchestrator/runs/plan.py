@@ -14,6 +14,7 @@ from orchestrator.runs.sync import Options, group
 from orchestrator.runs.tally import Tally
 from orchestrator.sources.reach import Ways
 from orchestrator.store import Store, blobs
+from orchestrator.workspace import no_collection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.world import World
 
 
+@no_collection()
 def plan(
     world: World,
     store_path: str,
@@ -55,7 +57,7 @@ def plan(
     for artifact, same in group(todo):
         planner.foresee(artifact, same)
     if todo:
-        _room(store, todo, emit, tally)
+        _room(store, todo, planner.lacking, emit, tally)
     return tally.summary(world.monotonic() - began)
 
 
@@ -76,14 +78,20 @@ class _Planner:
         self._records = Records(store)
         self._programs: dict[str, Program] | None = None
         self._begun = preflight.with_partials(store)
+        self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
         self._ways = Ways(world.environ, hosts)
         self._ranked: dict[tuple[choose.Line, bool], choose.Choice] = {}
+        self.lacking: set[str] = set()  # digests without a sealed blob: looked at once
 
     def foresee(self, artifact: Artifact, same: list[Standing]) -> None:
         """Emit what would happen to each file that wants this digest."""
-        blob = self._store.blob(artifact.sha256)
-        have = blobs.blob_state(self._store, artifact.sha256, artifact.size)
+        have = "absent"
+        if not self._no_blobs:
+            have = blobs.blob_state(self._store, artifact.sha256, artifact.size)
+        if have != "sealed":
+            self.lacking.add(artifact.sha256)
         if have == "broken":
+            blob = self._store.blob(artifact.sha256)
             have = "sealed" if self._right(artifact.sha256, artifact.size, blob) else "absent"
         fetched = False
         for standing in same:
@@ -150,16 +158,17 @@ class _Planner:
 
     def _best(self, url: str, size: int | None) -> choose.Choice:
         """The best backend for a source: the same for all files of its kind and host."""
-        line, small = self._ways.to(url).line, choose.is_small(size)
-        if (line, small) not in self._ranked:
+        kind = self._ways.to(url).line, choose.is_small(size)
+        best = self._ranked.get(kind)
+        if best is None:
             usable = [name for name, program in (self._programs or {}).items() if program.usable]
-            self._ranked[line, small] = choose.rank(usable, size, line)[0]
-        return self._ranked[line, small]
+            best = self._ranked[kind] = choose.rank(usable, size, kind[0])[0]
+        return best
 
 
-def _room(store: Store, todo: list[Standing], emit: Callable[[Event], None], tally: Tally) -> None:
+def _room(store: Store, todo: list[Standing], lacking: set[str], emit: Callable[[Event], None], tally: Tally) -> None:
     """Measure the room; where it is too small, what would have been done counts as failed."""
-    asked = preflight.needs(store, todo)
+    asked = preflight.needs(store, todo, lacking)
     for need in asked:
         emit(events.Measured(need.folder, need.size_bytes, need.free()[0]))
     try:

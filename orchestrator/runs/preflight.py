@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from orchestrator.errors import StoreError
 from orchestrator.model import Link
@@ -12,8 +13,9 @@ from orchestrator.runs.standing import State
 from orchestrator.store import blobs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
+    from orchestrator.model import Wanted
     from orchestrator.runs.standing import Standing
     from orchestrator.store import Store
 
@@ -21,8 +23,7 @@ INODES_PER_FILE = 8  # a partial's folder holds its state beside the bytes
 SLACK_BYTES = 256 << 10  # what the program and we write beside the bytes
 
 
-@dataclass(slots=True)
-class Need:
+class Need(msgspec.Struct, gc=False):
     """What a run will ask of one file system; `folder` is a path on it that exists."""
 
     folder: str
@@ -36,8 +37,11 @@ class Need:
         return status.f_bavail * status.f_frsize, inodes
 
 
-def needs(store: Store, standings: Sequence[Standing]) -> list[Need]:
-    """Add up, per file system, the bytes to fetch and to copy. Unknown sizes count as nothing."""
+def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] | None = None) -> list[Need]:
+    """Add up, per file system, the bytes to fetch and to copy. Unknown sizes count as nothing.
+
+    `lacking` are the digests without a sealed blob, where that is known already; else each is looked at.
+    """
     found: dict[int, Need] = {}
     fetched: set[str] = set()
 
@@ -50,24 +54,28 @@ def needs(store: Store, standings: Sequence[Standing]) -> list[Need]:
             known[folder] = found.setdefault(os.stat(parent).st_dev, Need(parent))
         return known[folder]
 
-    begun = with_partials(store)
+    def lacks(wanted: Wanted) -> bool:
+        if lacking is not None:
+            return wanted.sha256 in lacking
+        return blobs.blob_state(store, wanted.sha256, wanted.size) != "sealed"
 
+    begun = with_partials(store)
+    here = on(f"{store.path}/blobs")
     for standing in standings:
         wanted = standing.wanted
         if standing.present:
             continue
-        here = on(f"{store.path}/blobs")
-        if wanted.sha256 not in fetched and blobs.blob_state(store, wanted.sha256, wanted.size) != "sealed":
+        if wanted.sha256 not in fetched and lacks(wanted):
             fetched.add(wanted.sha256)
             have = partial_bytes(store, wanted.sha256) if wanted.sha256 in begun else 0
             here.size_bytes += max(0, (wanted.size or 0) - have)
             here.inodes += INODES_PER_FILE
-        links = {place.path: place.link for place in wanted.places}
-        for path, state in standing.states:
-            if state is not State.SEALED and path in links:
+        # The states are those of the places, in their order; of the blob where it wants none.
+        for place, (path, state) in zip(wanted.places, standing.states, strict=False):
+            if state is not State.SEALED:
                 there = on(path)
                 there.inodes += 1
-                if links[path] is Link.COPY or (links[path] is Link.AUTO and there is not here):
+                if place.link is Link.COPY or (place.link is Link.AUTO and there is not here):
                     there.size_bytes += wanted.size or 0
     return list(found.values())
 

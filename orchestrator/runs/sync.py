@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from orchestrator import events
 from orchestrator.errors import ExitCode, OrchError, StoreError, TransferError
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.world import World
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """What a run may do; the contract's defaults. `backend` None: the best; `stall_s` silence that ends a program."""
 
     backend: str | None = None
@@ -241,6 +242,10 @@ def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:
         by_digest.setdefault(standing.wanted.sha256, []).append(standing)
     groups = []
     for sha256, same in by_digest.items():
+        if len(same) == 1:  # nearly all: its sources are in order, and each there once
+            w = same[0].wanted
+            groups.append((Artifact(sha256, w.size, w.sources, (w,)), same))
+            continue
         sources: dict[str, Source] = {s.url: s for standing in reversed(same) for s in standing.wanted.sources}
         ordered = dict.fromkeys(s.url for standing in same for s in standing.wanted.sources)
         size = next((s.wanted.size for s in same if s.wanted.size is not None), None)

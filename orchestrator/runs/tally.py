@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from orchestrator import events
 from orchestrator.errors import ExitCode
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Wanted
 
 
-@dataclass
-class Tally:
+class Tally(msgspec.Struct):
     """How a run goes: the summary's counts, filled by many threads under one lock."""
 
     wanted: Sequence[Wanted]
@@ -27,8 +27,8 @@ class Tally:
     bytes_fetched: int = 0
     bytes_reused: int = 0
     bytes_to_fetch: int | None = None
-    failed: list[events.GaveUp] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    failed: list[events.GaveUp] = msgspec.field(default_factory=list)
+    lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
     def count(self, how: str) -> None:
         """Book one file that is in place: `present`, `placed` or `fetched`."""

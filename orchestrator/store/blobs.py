@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 from orchestrator.store.layout import Store, disk, sync_folder
@@ -79,6 +78,8 @@ def copy(source: str, target: str) -> None:
     """
     if clone(source, target):
         return
+    import shutil  # and with it every compressor of the standard library: only for whoever copies
+
     try:
         with open(source, "rb") as src, open(target, "xb") as dst:
             shutil.copyfileobj(src, dst, 1 << 20)

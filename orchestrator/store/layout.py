@@ -6,8 +6,9 @@ import errno
 import os
 import stat
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from orchestrator.errors import StoreError
 
@@ -21,8 +22,7 @@ CACHEDIR_TAG = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(msgspec.Struct, frozen=True, gc=False):
     """A store at `path` (absolute); making this value touches no disk.
 
     `state` is the folder of this host's local state, for file systems that keep no nanoseconds.

@@ -5,7 +5,6 @@ It finds accidents, not forgers: every write changes mtime, also through mmap or
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from functools import lru_cache
@@ -54,6 +53,8 @@ def remember(store: Store, path: str, sha256: str) -> None:
     status = os.stat(path)
     if status.st_mtime_ns % _SECOND_NS == nanoseconds(sha256):
         return
+    import json  # here and below: where nanoseconds are kept, nothing is remembered
+
     os.makedirs(store.state, exist_ok=True)
     with open(f"{store.state}/seals.jsonl", "a", encoding="ascii") as file:
         file.write(json.dumps([_key(status), _facts(status, sha256)]) + "\n")
@@ -79,6 +80,8 @@ def _remembered(store: Store) -> dict[str, list[object]]:
 
 @lru_cache(maxsize=1)  # asked once a file, by runs of many thousands
 def _read(path: str, _as_of: tuple[int, int]) -> dict[str, list[object]]:
+    import json
+
     known: dict[str, list[object]] = {}
     try:
         with open(path, encoding="ascii", errors="replace") as file:
