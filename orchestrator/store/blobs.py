@@ -33,6 +33,8 @@ def commit(store: Store, files: Sequence[tuple[str, str]]) -> None:
     Raises:
         StoreError: full, read-only, I/O error; a file that was not renamed is still where it was.
     """
+    if not files:
+        return
     with disk(store.path):
         if len(files) == 1:
             _flush(files[0][0])

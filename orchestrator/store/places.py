@@ -37,7 +37,7 @@ def record(store: Store, host: str, manifest: str, made: Mapping[str, Made]) -> 
         if merged == old:
             return
         with open(f"{path}.new", "w", encoding="utf-8") as file:
-            json.dump({"host": host, "manifest": manifest, "places": merged}, file, indent=0, sort_keys=True)
+            json.dump({"host": host, "manifest": manifest, "places": merged}, file, sort_keys=True)
         os.rename(f"{path}.new", path)
 
 
