@@ -17,7 +17,10 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A program was started; `command` is ready to paste, `have_bytes` are good bytes already here."""
+    """A program was started; `command` is ready to paste, `have_bytes` are good bytes already here.
+
+    `files` small files may share a program: they go by the name and the command of the first, sizes are of all.
+    """
 
     model: str
     file: str
@@ -26,16 +29,18 @@ class Started:
     command: str
     have_bytes: int
     size_bytes: int | None
+    files: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """Bytes here so far of one file; at most every half second and once at the end."""
+    """Bytes here so far of one file, or of the `files` begun together; at most every half second and at the end."""
 
     model: str
     file: str
     done_bytes: int
     size_bytes: int | None
+    files: int = 1
 
 
 @dataclass(frozen=True, slots=True)

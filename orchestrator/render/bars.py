@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from orchestrator import events
 from orchestrator.render.columns import Moved
 from orchestrator.render.sink import amount, label
-from orchestrator.render.words import closing, host, line
+from orchestrator.render.words import closing, host, label_of, line
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
@@ -79,7 +79,7 @@ class Bars:
         key, have = (event.model, event.file), event.have_bytes
         who = f"{event.backend} {_short(host(event.source), 24)}"
         room = max(_LEAST_LABEL, self._console.width - _BESIDE - len(who) - 2)
-        said = escape(f"{_short(label(*key), room)}  {who}")
+        said = escape(f"{_short(label_of(event), room)}  {who}")
         if key not in self._bars:
             self._bars[key] = self._progress.add_task(said, total=event.size_bytes, completed=have)
         else:  # begun anew: what another attempt did is no measure of this one's rate and time left

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import StoreError
 from orchestrator.model import Link
 from orchestrator.runs.standing import State
-from orchestrator.store import blobs
+from orchestrator.store import blobs, bundles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def needs(store: Store, standings: Sequence[Standing]) -> list[Need]:
             known[folder] = found.setdefault(os.stat(parent).st_dev, Need(parent))
         return known[folder]
 
-    begun = with_partials(store)
+    begun, bundled = with_partials(store), bundles.remains(store)
 
     for standing in standings:
         wanted = standing.wanted
@@ -59,7 +59,7 @@ def needs(store: Store, standings: Sequence[Standing]) -> list[Need]:
         here = on(f"{store.path}/blobs")
         if wanted.sha256 not in fetched and blobs.blob_state(store, wanted.sha256, wanted.size) != "sealed":
             fetched.add(wanted.sha256)
-            have = partial_bytes(store, wanted.sha256) if wanted.sha256 in begun else 0
+            have = partial_bytes(store, wanted.sha256) if wanted.sha256 in begun else bundled.get(wanted.sha256, 0)
             here.size_bytes += max(0, (wanted.size or 0) - have)
             here.inodes += INODES_PER_FILE
         links = {place.path: place.link for place in wanted.places}
