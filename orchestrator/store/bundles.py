@@ -117,12 +117,14 @@ def _wanted(folder: str) -> frozenset[str]:
 def _inherit(folder: str, bundle: Bundle, sizes: Mapping[str, int]) -> None:
     """Take over the whole files that a dead writer left; where nothing useful stays behind, its folder goes."""
     others = False
-    for entry in list(os.scandir(folder)):
+    for entry in list(os.scandir(folder)):  # all at once: it changes under us
         size = sizes.get(entry.name)
-        if size is not None and entry.stat(follow_symlinks=False).st_size == size and entry.is_file():
+        if size is None:
+            others = others or _is_digest(entry.name)
+        elif entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size == size:
             os.rename(entry.path, bundle.file(entry.name))
-        elif size is None and _is_digest(entry.name):
-            others = True
+        else:
+            os.unlink(entry.path)  # so small that the rest of it is not worth a resume
     if not others:
         shutil.rmtree(folder, ignore_errors=True)
 
