@@ -197,6 +197,17 @@ def test_a_hosts_own_limit_holds_over_all_bundles(orch: Orch, origin: Origin, mo
     assert origin.peak_connections <= 4
 
 
+@pytest.mark.parametrize("backend", ["curl", "aria2c"])
+def test_empty_files_too(orch: Orch, origin: Origin, backend: str) -> None:
+    require(backend)
+    files = contents(3)
+    want_all(orch, files, origin)
+    nothing = orch.want("nothing", b"", origin.serve("/nothing", b""))
+    done = orch.sync("--backend", backend)
+    assert (done.code, done.summary["fetched"]) == (0, 4)
+    assert nothing.read_bytes() == b""
+
+
 # What a bundle leaves over.
 
 
@@ -415,19 +426,37 @@ def test_a_disk_that_fills_up(orch: Orch, origin: Origin, tmp_path: Path) -> Non
 
 def test_two_at_once_fetch_once(orch: Orch, origin: Origin) -> None:
     files = contents(24)
-    want_all(orch, files, origin, rate=150 * KIB)
+    want_all(orch, files, origin, rate=200 * KIB)
     words = ("sync", "--json", "team.yaml", "--connections", "2")
     first = orch.start(*words)
     wait_for(lambda: len(origin.log) >= 3)
+    at_work = psutil.Process(first.pid)
+    held = [at_work, *at_work.children()]
+    for process in held:
+        process.suspend()
     hasty = orch.run(*words, "--no-wait")
     assert (hasty.code, {f["fault"] for f in hasty.summary["failed"]}) == (ExitCode.HELD, {"lease"})
-    second = orch.start(*words)
-    outs = [process.communicate(timeout=60)[0] for process in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0]
-    assert sorted(json.loads(out.splitlines()[-1])["fetched"] for out in outs) == [0, 24]
-    assert "waiting, another orch" in outs[1]
+    others = [orch.start(*words), orch.start(*words, "--only", "m0023")]  # which the first has not begun, but will
+    said = [line_with("waiting, another orch", other) for other in others]
+    for process in held:
+        process.resume()
+    outs = [first.communicate(timeout=60)[0]]
+    outs += [line + other.communicate(timeout=60)[0] for line, other in zip(said, others, strict=True)]
+    assert [process.returncode for process in (first, *others)] == [0, 0, 0]
+    assert [json.loads(out.splitlines()[-1])["fetched"] for out in outs] == [24, 0, 0]
     assert {origin.requests(f"/{name}") for name in files} == {1}
     assert_in_place(orch, files)
+
+
+def line_with(words: str, running: subprocess.Popen[str]) -> str:
+    """Read what a command says up to the line with these words."""
+    assert running.stdout is not None
+    said = ""
+    while words not in said:
+        line = running.stdout.readline()
+        assert line, f"it never said {words!r}: {said}"
+        said += line
+    return said
 
 
 # The store's side.
@@ -493,7 +522,7 @@ def test_what_goes_together(tmp_path: Path) -> None:
     packer = parcels.Packer(kit, {begun.artifact.sha256}, ())
     alone, packed = packer.pack([*small, begun, unknown, large, lonely, rsync])
     assert sorted(t.artifact.wanted[0].model for t in alone) == ["m601", "m602", "m603", "m604", "m605"]
-    assert [len(parcel.tasks) for parcel in packed] == [200, 200, 200]
+    assert [len(parcel.tasks) for parcel in packed] == [300, 300]
     assert [t for parcel in packed for t in parcel.tasks] == small
     again = task(604, 1, "http://b")
     assert parcels.Packer(kit, set(), {again.artifact.sha256}).pack([again])[1][0].tasks == [again]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
 
 from orchestrator.backends import control, shared
 from orchestrator.backends.base import Command, Trait
@@ -196,14 +195,19 @@ def _list(wants: tuple[Want, ...]) -> bytes:
     return "".join(f"{chr(9).join(w.sources)}\n out={w.path.rpartition('/')[2]}\n" for w in wants).encode()
 
 
+def _escape(text: str) -> str:
+    """Text for XML; the library's own function takes 30 ms to import, for the sake of URLs that it may open."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def _stdin(want: Want) -> bytes:
     """Metalink where the length is known: the first request then has a Range, which some hubs insist on."""
     name = want.path.rpartition("/")[2]
     if want.length is None:
         return f"{chr(9).join(want.sources)}\n out={name}\n".encode()
-    urls = "".join(f'<url priority="{priority}">{escape(url)}</url>' for priority, url in enumerate(want.sources, 1))
+    urls = "".join(f'<url priority="{priority}">{_escape(url)}</url>' for priority, url in enumerate(want.sources, 1))
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<metalink xmlns="urn:ietf:params:xml:ns:metalink">'
-        f'<file name="{escape(name)}"><size>{want.length}</size>{urls}</file></metalink>\n'
+        f'<file name="{_escape(name)}"><size>{want.length}</size>{urls}</file></metalink>\n'
     ).encode()

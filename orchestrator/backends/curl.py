@@ -46,7 +46,8 @@ def command(job: Job) -> Command:
         "-",
     )
     # `next` forgets all that was said of a transfer: every block says everything.
-    return Command(argv, "next\n".join(_block(job, want) for want in job.wants).encode(errors="surrogateescape"))
+    flags = _flags(job)
+    return Command(argv, "next\n".join(_block(want, flags) for want in job.wants).encode(errors="surrogateescape"))
 
 
 def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
@@ -95,13 +96,15 @@ def _report(exit: Exit) -> tuple[int, float | None, str]:  # noqa: A002
     return int(status) or int(named[1] if named else 0), shared.seconds(wait), said
 
 
-def _block(job: Job, want: Want) -> str:
+def _block(want: Want, flags: str) -> str:
+    # `continue-at = 0` sends no Range, and some hubs answer a bare GET of a very large file with 400.
+    # Of an empty file there is no range: that would be 416.
+    begin = 'continue-at = "-"\n' if want.have > 0 else 'range = "0-"\n' if want.length != 0 else ""
+    return f"url = {_quote(want.sources[0])}\noutput = {_quote(want.path)}\n{begin}{flags}"
+
+
+def _flags(job: Job) -> str:
     config = (
-        f"url = {_quote(want.sources[0])}",
-        f"output = {_quote(want.path)}",
-        # `continue-at = 0` sends no Range, and some hubs answer a bare GET of a very large file with 400.
-        # Of an empty file there is no range: that would be 416.
-        *(('continue-at = "-"' if want.have > 0 else 'range = "0-"',) if want.length != 0 else ()),
         "silent",
         "show-error",
         "fail",

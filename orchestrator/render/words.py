@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from orchestrator import events
 from orchestrator.render.sink import amount, harmless, label
@@ -85,4 +84,4 @@ def closing(summary: Summary, verb: str) -> str:
 
 def host(url: str) -> str:
     """A source as people know it: its host."""
-    return harmless(urlsplit(url).netloc or url)
+    return harmless(url.partition("://")[2].partition("/")[0].partition("?")[0] or url)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.transfer.kit import Kit
 
 SMALL_BYTES = 1 << 20  # above it a file is worth a process, and a look at what is kept of it
-MOST_FILES = 256  # some at a time, so that one bundle's check and commit run beside another's download
+MOST_FILES = 512  # some at a time, so that one bundle's check and commit run beside another's download
 WORTH_ANOTHER = 8  # so many leftovers of one host make a bundle again
 
 

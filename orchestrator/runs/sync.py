@@ -84,12 +84,12 @@ def _do(
     try:
         open_store(store.path, store.state)
         preflight.check_room(preflight.needs(store, todo))
-        kit = _equip(world, store, emit, hosts, options, groups)
+        fetching = [a for a, _ in groups if blobs.blob_state(store, a.sha256, a.size) != "sealed"]
+        kit = _equip(world, store, emit, hosts, options, fetching)
     except OrchError as error:
         for standing in todo:
             emit(tally.fail(standing.wanted, error))
         return
-    fetching = [a for a, _ in groups if blobs.blob_state(store, a.sha256, a.size) != "sealed"]
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
     from orchestrator.runs.crew import Crew
 
@@ -102,7 +102,7 @@ def _equip(
     emit: Callable[[Event], None],
     hosts: Mapping[str, Host],
     options: Options,
-    groups: list[tuple[Artifact, list[Standing]]],
+    fetching: Sequence[Artifact],
 ) -> Kit:
     """Find the programs, where anything may have to be fetched.
 
@@ -121,7 +121,7 @@ def _equip(
         stall_s=options.stall_s,
         wait=options.wait,
     )
-    if options.offline or all(blobs.blob_state(store, a.sha256, a.size) == "sealed" for a, _ in groups):
+    if options.offline or not fetching:
         return kit
     from orchestrator.programs import find_backends
 

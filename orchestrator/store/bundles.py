@@ -130,13 +130,15 @@ def _inherit(folder: str, bundle: Bundle, sizes: Mapping[str, int]) -> None:
 
 
 def remains(store: Store) -> dict[str, int]:
-    """The bytes that lie in bundles, by digest: what need not be asked of the disk again."""
+    """All digests that some bundle wants, and the bytes that lie there: what need not be asked of the disk again."""
     found: dict[str, int] = {}
     try:
-        folders = list(os.scandir(store.bundles))
+        folders = [entry.path for entry in os.scandir(store.bundles)]
     except OSError:
         return found
     for folder in folders:
+        for sha256 in _wanted(folder):
+            found.setdefault(sha256, 0)
         with suppress(OSError):
             found.update((e.name, e.stat().st_blocks * 512) for e in os.scandir(folder) if _is_digest(e.name))
     return found
