@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from orchestrator.backends import aria2c, curl
+from orchestrator.choose import Line, for_bundle
 from orchestrator.demo.origin import Origin
 from orchestrator.errors import ExitCode, HeldError
 from orchestrator.model import Artifact, Role, Source, Wanted
@@ -500,6 +502,21 @@ def test_what_lies_in_bundles_is_not_asked_of_the_disk_again(tmp_path: Path) -> 
     Path(bundle.file(sha256(content))).write_bytes(content)
     bundle.close()
     assert preflight.needs(store, standings(store, [wanted]))[0].size_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("installed", "line", "best"),
+    [
+        ("aria2c axel curl wget", Line("https"), curl),
+        ("aria2c axel wget", Line("http"), aria2c),
+        ("axel wget", Line("http"), None),
+        ("aria2c curl", Line("https", "socks5h", private_ca=True), curl),
+        ("aria2c", Line("http", "socks5h"), None),
+        ("aria2c curl", Line("rsync"), None),
+    ],
+)
+def test_who_serves_a_bundle(installed: str, line: Line, best: object) -> None:
+    assert for_bundle(installed.split(), line) is best
 
 
 def test_what_goes_together(tmp_path: Path) -> None:

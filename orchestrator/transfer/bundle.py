@@ -66,19 +66,19 @@ def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load]
     waiting, told = {load.artifact.sha256: load for load in loads}, False
     try:
         while waiting:
-            for sha256 in [s for s, load in waiting.items() if blobs.blob_state(kit.store, s, load.size) == "sealed"]:
-                waiting.pop(sha256).came = "here"  # another orch was faster
-            if not waiting:
-                return
             bundle, held = bundles.acquire(kit.store, {sha256: load.size for sha256, load in waiting.items()})
+            # Only now: who had them may have finished just before.
+            for sha256 in [s for s, load in waiting.items() if blobs.blob_state(kit.store, s, load.size) == "sealed"]:
+                waiting.pop(sha256).came = "here"
             if bundle is not None:
                 mine = [load for sha256, load in waiting.items() if sha256 not in held]
                 _Carrier(kit, backend, way, bundle, mine, receipt).carry()
-            waiting = {sha256: waiting[sha256] for sha256 in held}
+            waiting = {sha256: load for sha256, load in waiting.items() if sha256 in held}
             if waiting and not kit.wait:
-                for sha256, error in held.items():
-                    waiting.pop(sha256).error = error
-            elif waiting:
+                for sha256, load in waiting.items():
+                    load.error = held[sha256]
+                return
+            if waiting:
                 _tell_who(kit, waiting, held, told=told)
                 told = True
                 if kit.world.sleep(LOCK_POLL_S):
@@ -89,9 +89,9 @@ def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load]
 
 def _tell_who(kit: Kit, waiting: dict[str, Load], held: dict[str, HeldError], *, told: bool) -> None:
     if not told:
-        sha256, error = next(iter(held.items()))
-        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
-        kit.emit(Noticed(f"{waiting[sha256].artifact.name}{more}: waiting, {error.message}"))
+        sha256, load = next(iter(waiting.items()))
+        more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+        kit.emit(Noticed(f"{load.artifact.name}{more}: waiting, {held[sha256].message}"))
 
 
 class _Carrier:
