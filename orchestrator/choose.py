@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SMALL_BYTES = 4 << 20  # below this a second connection gains nothing, and curl starts quickest
 _SMALL_ORDER = ("curl", "aria2c", "wget", "axel")
+_BUNDLE_ORDER = ("curl", "aria2c")  # 2,000 files of 64 KiB: 1.1 against 1.7 s
 _SCHEME_TRAITS = {"http": Trait.HTTP, "https": Trait.HTTP, "ftp": Trait.FTP}
 
 
@@ -56,6 +57,13 @@ def rank(installed: Collection[str], size: int | None, line: Line, *, honest: bo
         why = _why(backend, small=small, unseen=last and not small)
         choices.append((bool(obstacle), last, order.get(backend.NAME, place), Choice(backend, obstacle, why)))
     return tuple(choice for *_, choice in sorted(choices, key=lambda entry: entry[:3]))
+
+
+def for_bundle(installed: Collection[str], line: Line) -> Backend | None:
+    """The best backend that serves many small files of one host in one process; None where none may."""
+    many = [b for b in BACKENDS if Trait.BUNDLE in b.TRAITS and not _obstacle(b, installed, line)]
+    order = {name: place for place, name in enumerate(_BUNDLE_ORDER)}
+    return min(many, key=lambda backend: order.get(backend.NAME, len(order)), default=None)
 
 
 def _obstacle(backend: Backend, installed: Collection[str], line: Line) -> str:

@@ -22,7 +22,8 @@ class Planned(msgspec.Struct, frozen=True, gc=False):
 class Started(msgspec.Struct, frozen=True, gc=False):
     """A program was started; `command` is ready to paste, `have_bytes` are good bytes already here.
 
-    `also` are further sources that serve the same file at the same time.
+    `also` are further sources that serve the same file at the same time. `files` small files may share a program:
+    they go by the name and the command of the first, sizes are of all.
     """
 
     model: str
@@ -33,15 +34,17 @@ class Started(msgspec.Struct, frozen=True, gc=False):
     have_bytes: int
     size_bytes: int | None
     also: tuple[str, ...] = ()
+    files: int = 1
 
 
 class Progressed(msgspec.Struct, frozen=True, gc=False):
-    """Bytes here so far of one file; at most every half second and once at the end."""
+    """Bytes here so far of one file, or of the `files` begun together; at most every half second and at the end."""
 
     model: str
     file: str
     done_bytes: int
     size_bytes: int | None
+    files: int = 1
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,10 @@ class Nginx:
 
     def requests(self, path: str) -> int:
         return sum(found == path for *_, found in self._lines())
+
+    def counts(self) -> Counter[str]:
+        """How many requests came for each path."""
+        return Counter(found for *_, found in self._lines())
 
     def _lines(self) -> list[list[str]]:
         log, seen = self.prefix / "access.log", -1  # a line is written when its answer is over, not before

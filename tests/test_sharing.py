@@ -119,4 +119,6 @@ def test_a_far_line_gets_longer_pieces(tmp_path: Path) -> None:
         done = orch.run("sync", "-v", "team.yaml", "--connections", "2", "--jobs", "1")
     assert done.code == 0
     commands = [line for line in done.err.splitlines() if "--piece-length=" in line]
-    assert {int(c.split("--piece-length=")[1].split()[0]) for c in commands} == {MIB, 8 * MIB}
+    near, far = sorted(int(c.split("--piece-length=")[1].split()[0]) for c in commands)
+    assert far == 8 * MIB  # the most for two connections
+    assert near < far  # 1 MiB where the machine is idle

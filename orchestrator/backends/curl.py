@@ -1,4 +1,4 @@
-"""curl: one connection, never a wrong byte appended, and the best report of the four."""
+"""curl: one connection a file, never a wrong byte appended, and the best report of the four."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.backends.base import Command, Trait
 from orchestrator.faults import Fault, Kind, from_status
 
 if TYPE_CHECKING:
-    from orchestrator.backends.base import Exit, Job
+    from orchestrator.backends.base import Exit, Job, Want
 
 NAME = "curl"
 _MOVES = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.BUNDLE)
@@ -28,21 +28,83 @@ _KINDS = {
     23: Kind.DISK,
     **dict.fromkeys((35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 98), Kind.TLS),
 }
+_NOBODY = (Kind.NETWORK, Kind.STALLED, Kind.TLS)  # where that ended every transfer, it is the host
 
 # Tabs, because a Retry-After may be a date and an error message has blanks.
 _REPORT = "%{exitcode}\\t%{http_code}\\t%header{retry-after}\\t%{errormsg}\\n"
+_PARALLEL = ("--parallel", "--parallel-immediate", "--no-progress-meter")  # `silent` leaves -Z its table of progress
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\t": "\\t", "\n": "\\n", "\r": "\\r", "\v": "\\v"})
 
 
 def command(job: Job) -> Command:
     """Translate a job: everything goes by stdin, so that neither a URL nor a proxy stands in argv."""
-    want = shared.only(job)
+    argv = (
+        NAME,
+        "--disable",  # ~/.curlrc; works only as the first
+        *((*_PARALLEL, "--parallel-max", str(job.connections)) if len(job.wants) > 1 else ()),
+        "--config",
+        "-",
+    )
+    # `next` forgets all that was said of a transfer: every block says everything.
+    flags = _flags(job)
+    return Command(argv, "next\n".join(_block(want, flags) for want in job.wants).encode(errors="surrogateescape"))
+
+
+def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
+    """Translate the exit code and the line that `write-out` left."""
+    fault = shared.ended(exit)
+    if fault is not None:
+        return fault
+    if len(job.wants) > 1:
+        return _diagnose_bundle(exit)
+    status, wait, said = _report(exit)
+    # --fail is 22, or 56 over HTTP/2 since 8.7; a 416 without Content-Range is 0, and nothing fetched.
+    if status >= 400 and exit.code in (0, 22, 56) and job.wants[0].sources[0].startswith("http"):
+        return shared.busy_until(from_status(status), wait)
+    if exit.code == 0:
+        return None
+    if exit.code == 35 and re.search("reset by peer|SYSCALL|unexpected eof", said):
+        return Fault(Kind.NETWORK, "connection lost in the tls handshake")
+    known = _KINDS.get(exit.code)
+    if known is None:
+        return shared.broken(exit, said)
+    return Fault(known, shared.phrase(said) or f"exit {exit.code}", refused_connection=exit.code == 7)
+
+
+def _diagnose_bundle(exit: Exit) -> Fault | None:  # noqa: A002
+    """What ended all of it: the exit code is that of any one transfer, so the lines are read."""
+    if exit.code == 0:
+        return None
+    lines = [line.split("\t") for line in exit.stdout.splitlines()]
+    codes = [int(fields[0]) for fields in lines if len(fields) == 4 and fields[0].isdecimal()] or [exit.code]
+    if 23 in codes:
+        return Fault(Kind.DISK, "cannot write the output")
+    if all(code in _KINDS for code in codes) and (kind := _KINDS[codes[-1]]) in _NOBODY:
+        said = shared.phrase(_report(exit)[2]) or f"exit {exit.code}"
+        return Fault(kind, said, refused_connection=codes[-1] == 7)
+    return shared.broken(exit) if all(code not in _KINDS and code not in (0, 22) for code in codes) else None
+
+
+def _report(exit: Exit) -> tuple[int, str, str]:  # noqa: A002
+    """HTTP status (0: none), Retry-After and message; from stderr where there is no report."""
+    fields = shared.last_line(exit.stdout).split("\t")
+    if len(fields) != 4 or not fields[1].isdecimal():  # an older curl, or one that was killed
+        line = re.search(r"curl: \(\d+\) (.*)", exit.stderr)
+        fields = ["", "0", "", line[1] if line else ""]
+    _, status, wait, said = fields
+    named = re.search(r"returned error: (\d{3})", said)  # a proxy's answer to CONNECT stands only there
+    return int(status) or int(named[1] if named else 0), wait, said
+
+
+def _block(want: Want, flags: str) -> str:
+    # `continue-at = 0` sends no Range, and some hubs answer a bare GET of a very large file with 400.
+    # Of an empty file there is no range: that would be 416.
+    begin = 'continue-at = "-"\n' if want.have > 0 else 'range = "0-"\n' if want.length != 0 else ""
+    return f"url = {_quote(want.sources[0])}\noutput = {_quote(want.path)}\n{begin}{flags}"
+
+
+def _flags(job: Job) -> str:
     config = (
-        f"url = {_quote(want.sources[0])}",
-        f"output = {_quote(want.path)}",
-        # `continue-at = 0` sends no Range, and some hubs answer a bare GET of a very large file with 400.
-        # Of an empty file there is no range: that would be 416.
-        *(('continue-at = "-"' if want.have > 0 else 'range = "0-"',) if want.length != 0 else ()),
         "silent",
         "show-error",
         "fail",
@@ -59,43 +121,7 @@ def command(job: Job) -> Command:
         *((f"user-agent = {_quote(job.user_agent)}",) if job.user_agent is not None else ()),
         f'write-out = "{_REPORT}"',
     )
-    argv = (
-        NAME,
-        "--disable",  # ~/.curlrc; works only as the first
-        "--config",
-        "-",
-    )
-    return Command(argv, "".join(f"{line}\n" for line in config).encode(errors="surrogateescape"))
-
-
-def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
-    """Translate the exit code and the line that `write-out` left."""
-    fault = shared.ended(exit)
-    if fault is not None:
-        return fault
-    status, wait, said = _report(exit)
-    # --fail is 22, or 56 over HTTP/2 since 8.7; a 416 without Content-Range is 0, and nothing fetched.
-    if status >= 400 and exit.code in (0, 22, 56) and shared.only(job).sources[0].startswith("http"):
-        return shared.busy_until(from_status(status), wait)
-    if exit.code == 0:
-        return None
-    if exit.code == 35 and re.search("reset by peer|SYSCALL|unexpected eof", said):
-        return Fault(Kind.NETWORK, "connection lost in the tls handshake")
-    known = _KINDS.get(exit.code)
-    if known is None:
-        return shared.broken(exit, said)
-    return Fault(known, shared.phrase(said) or f"exit {exit.code}", refused_connection=exit.code == 7)
-
-
-def _report(exit: Exit) -> tuple[int, str, str]:  # noqa: A002
-    """HTTP status (0: none), Retry-After and message; from stderr where there is no report."""
-    fields = shared.last_line(exit.stdout).split("\t")
-    if len(fields) != 4 or not fields[1].isdecimal():  # an older curl, or one that was killed
-        line = re.search(r"curl: \(\d+\) (.*)", exit.stderr)
-        fields = ["", "0", "", line[1] if line else ""]
-    _, status, wait, said = fields
-    named = re.search(r"returned error: (\d{3})", said)  # a proxy's answer to CONNECT stands only there
-    return int(status) or int(named[1] if named else 0), wait, said
+    return "".join(f"{line}\n" for line in config)
 
 
 def _quote(text: str) -> str:

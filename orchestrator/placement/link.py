@@ -1,10 +1,11 @@
-"""A place made from its blob: reflink, hard link, symlink or checked copy, by one atomic rename."""
+"""Places made from their blobs: reflink, hard link, symlink or checked copy, each in one atomic step."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator import verify
@@ -13,6 +14,8 @@ from orchestrator.model import Link
 from orchestrator.store import blobs, seal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestrator.model import Place
     from orchestrator.store import Store
     from orchestrator.world import World
@@ -28,68 +31,150 @@ def put(world: World, store: Store, sha256: str, place: Place) -> str:
         PlacementError: the folder cannot be written, the link mode cannot be had, a copy came out wrong.
         InterruptedError: a stop was asked for.
     """
-    folder, name = os.path.split(place.path)
-    temporary = f"{folder}/.orch-{secrets.token_hex(6)}"
-    try:
-        os.makedirs(folder, exist_ok=True)
-        if os.path.isdir(place.path) and not os.path.islink(place.path):
-            raise PlacementError(f"{place.path} is a folder", f"move it away, or change `to:` ({name})")
-        try:
-            made = _make(world, store, sha256, temporary, place.link)
-            os.rename(temporary, place.path)
-        finally:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
-        if made != "symlink":
-            seal.remember(store, place.path, sha256)
-    except InterruptedError:  # an OSError too, but a stop
-        raise
-    except OSError as error:
-        raise PlacementError(
-            f"cannot place {place.path}: {error.strerror or error}", f"look at it: `ls -ld {folder}`"
-        ) from error
+    made = put_all(world, store, [(sha256, place)])[0]
+    if isinstance(made, PlacementError):
+        raise made
     return made
 
 
-def _make(world: World, store: Store, sha256: str, target: str, link: Link) -> str:
-    blob = store.blob(sha256)
-    match link:
-        case Link.SYMLINK:
-            os.symlink(blob, target)
-            return "symlink"
-        case Link.HARD:
-            os.link(blob, target)
-            return "hard"
-        case Link.REFLINK:
-            if not blobs.clone(blob, target):
-                raise PlacementError(
-                    f"no reflink to {os.path.dirname(target)}: the file system has none, or it is another one",
-                    "use `link: auto`",
-                )
-            seal.seal(store, target, sha256)
-            return "reflink"
-        case Link.AUTO:
+def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> list[str | PlacementError]:
+    """Make many places, each from the blob of its digest; what is learnt of a folder is learnt once.
+
+    Returns:
+        Of each, how it was made, or why it was not.
+
+    Raises:
+        InterruptedError: a stop was asked for.
+    """
+    results: list[str | PlacementError] = []
+    copies: list[_Copy] = []
+    putter = _Putter(store)
+    try:
+        for sha256, place in places:
+            try:
+                made = putter.put(sha256, place)
+            except PlacementError as error:
+                results.append(error)
+                continue
+            except OSError as error:
+                results.append(_explain(place.path, error))
+                continue
+            if isinstance(made, _Copy):
+                made.number = len(results)
+                copies.append(made)
+                if world.stop.is_set():
+                    raise InterruptedError("stopped while copying")
+                made = "copy"
+            results.append(made)
+        if copies:
+            verdicts = verify.check(world, [(copy.sha256, copy.temporary) for copy in copies])
+            for copy, is_right in zip(copies, verdicts, strict=True):
+                results[copy.number] = _finish(store, copy, is_right=is_right)
+    finally:
+        for copy in copies:
+            with suppress(OSError):
+                os.unlink(copy.temporary)
+    return results
+
+
+@dataclass(slots=True)
+class _Copy:
+    """A copy that is made and not yet proved."""
+
+    sha256: str
+    temporary: str
+    path: str
+    number: int = 0
+
+
+class _Putter:
+    """Makes places; remembers which folders are there, on which device, and where a reflink was refused."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._device: dict[str, int] = {}
+        self._no_reflink: set[int] = set()
+
+    def put(self, sha256: str, place: Place) -> str | _Copy:
+        folder, name = os.path.split(place.path)
+        if folder not in self._device:
+            os.makedirs(folder, exist_ok=True)
+            self._device[folder] = os.stat(folder).st_dev
+        blob = self._store.blob(sha256)
+        how = self._how(blob, folder, place.link)
+        if how == "hard":
+            with suppress(OSError):
+                os.link(blob, place.path)  # where nothing stands this is as atomic as a rename
+                seal.remember(self._store, place.path, sha256)
+                return "hard"
+        if os.path.isdir(place.path) and not os.path.islink(place.path):
+            raise PlacementError(f"{place.path} is a folder", f"move it away, or change `to:` ({name})")
+        temporary = f"{folder}/.orch-{secrets.token_hex(6)}"
+        try:
+            if (made := self._make(blob, sha256, temporary, how, place.link)) == "copy":
+                copy, temporary = _Copy(sha256, temporary, place.path), ""
+                return copy
+            os.rename(temporary, place.path)
+        finally:
+            if temporary and os.path.lexists(temporary):
+                os.unlink(temporary)
+        if made != "symlink":
+            seal.remember(self._store, place.path, sha256)
+        return made
+
+    def _how(self, blob: str, folder: str, link: Link) -> str:
+        """The way to try first."""
+        if link is not Link.AUTO:
+            return str(link.value)
+        return "reflink" if self._device[folder] not in self._no_reflink else self._hard_or_copy(blob, folder)
+
+    def _hard_or_copy(self, blob: str, folder: str) -> str:
+        """A hard link where blob and place share a file system and the blob is ours (others' inodes stay theirs)."""
+        status = os.stat(blob)
+        mine = status.st_dev == self._device[folder] and status.st_uid == os.geteuid()
+        return "hard" if mine else "copy"
+
+    def _make(self, blob: str, sha256: str, target: str, how: str, link: Link) -> str:
+        folder = os.path.dirname(target)
+        if how == "reflink":
             if blobs.clone(blob, target):
-                seal.seal(store, target, sha256)
-                return "reflink"
-            if _may_hard_link(blob, target):
-                with suppress(OSError):  # one disk mounted twice, or a blob that has all the links it may have
-                    os.link(blob, target)
-                    return "hard"
-            return _checked_copy(world, store, sha256, target)
-        case Link.COPY:
-            return _checked_copy(world, store, sha256, target)
+                seal.seal(self._store, target, sha256)
+                return how
+            if link is Link.REFLINK:
+                raise PlacementError(
+                    f"no reflink to {folder}: the file system has none, or it is another one", "use `link: auto`"
+                )
+            self._no_reflink.add(self._device[folder])
+            how = self._hard_or_copy(blob, folder)
+        if how == "symlink":
+            os.symlink(blob, target)
+            return how
+        if how == "hard":
+            try:
+                os.link(blob, target)
+                return how
+            except OSError:  # one disk mounted twice, or a blob that has all the links it may have
+                if link is Link.HARD:
+                    raise
+        blobs.copy(blob, target)
+        return "copy"
 
 
-def _may_hard_link(blob: str, target: str) -> bool:
-    """Whether blob and place share a file system and the blob is ours (others' inodes stay theirs)."""
-    status = os.stat(blob)
-    return status.st_dev == os.stat(os.path.dirname(target)).st_dev and status.st_uid == os.geteuid()
-
-
-def _checked_copy(world: World, store: Store, sha256: str, target: str) -> str:
-    blobs.copy(store.blob(sha256), target)
-    if not verify.check(world, [(sha256, target)])[0]:
-        raise PlacementError(f"the copy to {os.path.dirname(target)} came out wrong", "check that disk: `dmesg | tail`")
-    seal.seal(store, target, sha256)
+def _finish(store: Store, copy: _Copy, *, is_right: bool) -> str | PlacementError:
+    """Put a copy in its place, if it came out right."""
+    if not is_right:
+        return PlacementError(
+            f"the copy to {os.path.dirname(copy.path)} came out wrong", "check that disk: `dmesg | tail`"
+        )
+    try:
+        seal.seal(store, copy.temporary, copy.sha256)
+        os.rename(copy.temporary, copy.path)
+        seal.remember(store, copy.path, copy.sha256)
+    except OSError as error:
+        return _explain(copy.path, error)
     return "copy"
+
+
+def _explain(path: str, error: OSError) -> PlacementError:
+    where = f"look at it: `ls -ld {os.path.dirname(path)}`"
+    return PlacementError(f"cannot place {path}: {error.strerror or error}", where)

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from orchestrator import events
 from orchestrator.render.columns import Moved
 from orchestrator.render.sink import amount, label
-from orchestrator.render.words import closing, host, line
+from orchestrator.render.words import closing, host, label_of, line
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # What a line keeps free beside its words: sizes, rate, time left, and a bar of some ten cells at 80 columns.
 _BESIDE = 38
 _LEAST_LABEL = 12
+_ROWS = 40
 
 
 class Bars:
@@ -36,7 +37,8 @@ class Bars:
         self._done: dict[tuple[str, str], int] = {}
         self._total: TaskID | None = None
         self._errors: set[str] = set()
-        self._finished: list[events.Finished] = []
+        self._finished: list[events.Finished] = []  # the first of them: a run may have a hundred thousand
+        self._unlisted = 0
         self._progress = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=None),
@@ -79,7 +81,7 @@ class Bars:
         key, have = (event.model, event.file), event.have_bytes
         who = f"{event.backend} {_short(host(event.source), 24)}"
         room = max(_LEAST_LABEL, self._console.width - _BESIDE - len(who) - 2)
-        said = escape(f"{_short(label(*key), room)}  {who}")
+        said = escape(f"{_short(label_of(event), room)}  {who}")
         if key not in self._bars:
             self._bars[key] = self._progress.add_task(said, total=event.size_bytes, completed=have)
         else:  # begun anew: what another attempt did is no measure of this one's rate and time left
@@ -109,8 +111,12 @@ class Bars:
         key = (event.model, event.file)
         if key in self._bars:
             self._progress.remove_task(self._bars.pop(key))
-        if isinstance(event, events.Finished) and event.how != "present":
+        if not isinstance(event, events.Finished) or event.how == "present":
+            return
+        if len(self._finished) < _ROWS:
             self._finished.append(event)
+        else:
+            self._unlisted += 1
 
     def close(self, summary: Summary) -> None:
         """Take the bars away and print the table and the closing line."""
@@ -125,11 +131,11 @@ class Bars:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("file", "size", "how", "from"):
             table.add_column(name, overflow="fold", justify="right" if name == "size" else "left")
-        for f in self._finished[:40]:
+        for f in self._finished:
             origin = f"{host(f.source)} ({f.backend})" if f.backend else "store"
             table.add_row(escape(label(f.model, f.file)), amount(f.size_bytes), f.how, escape(origin))
-        if len(self._finished) > 40:
-            table.add_row(f"... {len(self._finished) - 40} more", "", "", "")
+        if self._unlisted:
+            table.add_row(f"... {self._unlisted} more", "", "", "")
         return table
 
 

@@ -23,6 +23,8 @@ class Lines:
 
     def __call__(self, event: Event) -> None:
         """Write one event, or keep it."""
+        if self._quiet and not isinstance(event, (events.GaveUp, events.Mismatched)):
+            return
         text = line(event, verbose=self._verbose)
         if text is None:
             return
@@ -33,7 +35,7 @@ class Lines:
                 self._errors.add(text)
             if not self._quiet:
                 self._write(text)
-            elif isinstance(event, (events.GaveUp, events.Mismatched)):
+            else:
                 self._held.append(text)
 
     def close(self, summary: Summary) -> None:

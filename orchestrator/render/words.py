@@ -23,7 +23,7 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
         case events.Started():
             kept = f", {amount(event.have_bytes)} are here already" if event.have_bytes else ""
             hosts = " and ".join(host(url) for url in (event.source, *event.also))
-            told = f"{label(event.model, event.file)}: {event.backend} from {hosts}{kept}"
+            told = f"{label_of(event)}: {event.backend} from {hosts}{kept}"
             return f"{told}\n  $ {harmless(event.command)}" if verbose else told
         case events.Failed() if not verbose:
             return None  # a source that failed is talked of only if none succeeded: then the error tells all of them
@@ -50,6 +50,12 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
         case events.Noticed(message):
             return harmless(message)
     raise AssertionError("unreachable")
+
+
+def label_of(event: events.Started) -> str:
+    """What a program fetches: one file, or the first of many small ones."""
+    more = f" and {event.files - 1} more" if event.files > 1 else ""
+    return label(event.model, event.file) + more
 
 
 def _foreseen(event: events.Foreseen) -> str:

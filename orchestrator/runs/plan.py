@@ -13,7 +13,7 @@ from orchestrator.runs.standing import Records, Standing, State, standings
 from orchestrator.runs.sync import Options, group
 from orchestrator.runs.tally import Tally
 from orchestrator.sources.reach import Ways
-from orchestrator.store import Store, blobs
+from orchestrator.store import Store, blobs, bundles
 from orchestrator.workspace import no_collection
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class _Planner:
         self._options, self._tally = options, tally
         self._records = Records(store)
         self._programs: dict[str, Program] | None = None
-        self._begun = preflight.with_partials(store)
+        self._begun, self._bundled = preflight.with_partials(store), bundles.remains(store)
         self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
         self._ways = Ways(world.environ, hosts)
         self._ranked: dict[tuple[choose.Line, bool], choose.Choice] = {}
@@ -146,7 +146,7 @@ class _Planner:
         for source in artifact.sources:
             best = self._best(source.url, artifact.size)
             if not best.obstacle:
-                have = preflight.partial_bytes(self._store, artifact.sha256) if artifact.sha256 in self._begun else 0
+                have = self._have(artifact.sha256)
                 size = max(0, (artifact.size or 0) - have)
                 self._tally.count("fetched")
                 self._tally.bytes_to_fetch = (self._tally.bytes_to_fetch or 0) + size
@@ -155,6 +155,12 @@ class _Planner:
                 self._emit(event)
                 return
         raise NoBackendError(f"{artifact.name}: no program here serves its sources", install_hint())
+
+    def _have(self, sha256: str) -> int:
+        """How many bytes of it lie in a partial or a bundle."""
+        if sha256 in self._begun:
+            return preflight.partial_bytes(self._store, sha256)
+        return self._bundled.get(sha256, 0)
 
     def _best(self, url: str, size: int | None) -> choose.Choice:
         """The best backend for a source: the same for all files of its kind and host."""

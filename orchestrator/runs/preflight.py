@@ -10,7 +10,7 @@ import msgspec
 from orchestrator.errors import StoreError
 from orchestrator.model import Link
 from orchestrator.runs.standing import State
-from orchestrator.store import blobs
+from orchestrator.store import blobs, bundles
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -59,7 +59,7 @@ def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] 
             return wanted.sha256 in lacking
         return blobs.blob_state(store, wanted.sha256, wanted.size) != "sealed"
 
-    begun = with_partials(store)
+    begun, bundled = with_partials(store), bundles.remains(store)
     here = on(f"{store.path}/blobs")
     for standing in standings:
         wanted = standing.wanted
@@ -67,7 +67,7 @@ def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] 
             continue
         if wanted.sha256 not in fetched and lacks(wanted):
             fetched.add(wanted.sha256)
-            have = partial_bytes(store, wanted.sha256) if wanted.sha256 in begun else 0
+            have = partial_bytes(store, wanted.sha256) if wanted.sha256 in begun else bundled.get(wanted.sha256, 0)
             here.size_bytes += max(0, (wanted.size or 0) - have)
             here.inodes += INODES_PER_FILE
         # The states are those of the places, in their order; of the blob where it wants none.

@@ -1,21 +1,19 @@
-"""The artifacts of one run, N at a time, largest first; the disk's end or a signal stops them all."""
+"""One run: what stands, what is to be done, does it fit, who may do it."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from orchestrator import events
-from orchestrator.errors import ExitCode, OrchError, StoreError, TransferError
+from orchestrator.errors import OrchError
 from orchestrator.model import Artifact
 from orchestrator.runs import preflight
-from orchestrator.runs.standing import Records, Standing, standings
+from orchestrator.runs.standing import Standing, standings
 from orchestrator.runs.tally import Tally
-from orchestrator.store import Store, blobs, open_store
+from orchestrator.store import Store, blobs, bundles, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from orchestrator.model import Host, Source, Wanted
     from orchestrator.sources.known import Knowledge
     from orchestrator.transfer.kit import Kit
-    from orchestrator.transfer.loop import Receipt
     from orchestrator.world import World
 
 
@@ -84,11 +81,13 @@ def _do(
 ) -> None:
     """Work through what is not present."""
     groups = group(todo)
+    begun = preflight.with_partials(store)
+    bundled = bundles.remains(store)
     try:
         open_store(store.path, store.state)
         preflight.check_room(preflight.needs(store, todo))
         fetching = [a for a, _ in groups if blobs.blob_state(store, a.sha256, a.size) != "sealed"]
-        kit = _equip(world, store, emit, hosts, options, [a.size or 0 for a in fetching])
+        kit = _equip(world, store, emit, hosts, options, fetching)
     except OrchError as error:
         for standing in todo:
             emit(tally.fail(standing.wanted, error))
@@ -96,7 +95,9 @@ def _do(
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
     if not options.offline:
         kit = replace(kit, known=_ask(world, fetching, hosts))
-    _Crew(kit, groups, options, tally).work()
+    from orchestrator.runs.crew import Crew
+
+    Crew(kit, groups, begun, bundled, options, tally).work()
 
 
 def _ask(world: World, fetching: Sequence[Artifact], hosts: Mapping[str, Host]) -> Knowledge:
@@ -108,103 +109,15 @@ def _ask(world: World, fetching: Sequence[Artifact], hosts: Mapping[str, Host]) 
     return known
 
 
-class _Crew:
-    """The threads of one run: each takes the next largest artifact, starts its programs and waits for them."""
-
-    def __init__(self, kit: Kit, groups: list[tuple[Artifact, list[Standing]]], options: Options, tally: Tally) -> None:
-        self._kit, self._options, self._tally = kit, options, tally
-        self._queue = deque(groups)
-        self._records = Records(kit.store)
-        self._end: OrchError | None = None
-
-    def work(self) -> None:
-        """Run until the queue is empty, the disk is full or a stop was asked for; book what was not reached."""
-        crew = [
-            threading.Thread(target=self._worker, name=f"orch-{n}", daemon=True)
-            for n in range(min(self._options.jobs, len(self._queue)))
-        ]
-        for thread in crew:
-            thread.start()
-        for thread in crew:
-            thread.join()
-        for _, left in self._queue:
-            self._fail_all(left, self._end or _interrupted())
-        if isinstance(self._end, BugError):
-            raise self._end.cause
-
-    def _worker(self) -> None:
-        while self._end is None and not self._kit.world.stop.is_set():
-            try:
-                artifact, standing = self._queue.popleft()
-            except IndexError:
-                return
-            try:
-                self._one(artifact, standing)
-            except InterruptedError:
-                self._fail_all(standing, self._end or _interrupted())
-            except OrchError as error:
-                self._fail_all(standing, error)
-                if isinstance(error, StoreError):
-                    self._stop_all(error)
-            except Exception as error:
-                self._fail_all(standing, BugError(error))
-                self._stop_all(BugError(error))
-
-    def _stop_all(self, error: OrchError) -> None:
-        self._end = self._end or error
-        self._kit.world.stop.set()
-
-    def _fail_all(self, group_standings: list[Standing], error: OrchError) -> None:
-        for standing in group_standings:
-            self._kit.emit(self._tally.fail(standing.wanted, error))
-
-    def _one(self, artifact: Artifact, group_standings: list[Standing]) -> None:
-        from orchestrator.runs.settle import Settling
-        from orchestrator.transfer.loop import Receipt, fetch
-
-        receipt = Receipt()
-        work = Settling(self._kit, self._records, artifact, group_standings, force=self._options.force)
-        get = _refuse_offline if self._options.offline else fetch
-        try:
-            results = work.run(get, receipt)
-        finally:
-            self._tally.moved(receipt.bytes_fetched, receipt.bytes_reused)
-        for wanted, result in results:
-            if isinstance(result, OrchError):
-                self._kit.emit(self._tally.fail(wanted, result))
-            else:
-                self._tally.count(result)
-
-
-class BugError(OrchError):
-    """An error nobody foresaw: carried to the main thread and raised there with its traceback."""
-
-    exit_code = ExitCode.BUG
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(f"a bug in orch: {cause!r}", "please report it with the traceback")
-        self.cause = cause
-
-
-def _interrupted() -> OrchError:
-    return TransferError("interrupted; what was fetched is kept", "run `orch sync` again: it goes on from there")
-
-
-def _refuse_offline(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:  # noqa: ARG001 - stands in for fetch
-    raise TransferError(
-        f"{artifact.name}: not in the store, and --offline forbids to fetch it", "leave out --offline", "missing"
-    )
-
-
 def _equip(
     world: World,
     store: Store,
     emit: Callable[[Event], None],
     hosts: Mapping[str, Host],
     options: Options,
-    sizes: list[int],
+    fetching: Sequence[Artifact],
 ) -> Kit:
-    """Find programs and judge, where anything has to be fetched; `sizes` are those of what is not in the store.
+    """Find programs and judge, where anything has to be fetched; `fetching` is what is not in the store.
 
     Raises:
         NoBackendError: none is usable, or the one asked for (--backend) is not; no sha256sum.
@@ -220,12 +133,13 @@ def _equip(
         stall_s=options.stall_s,
         wait=options.wait,
     )
-    if options.offline or not sizes:
+    if options.offline or not fetching:
         return kit
     from orchestrator import judges
     from orchestrator.programs import find_backends
     from orchestrator.transfer.budget import Budget
 
+    sizes = [artifact.size or 0 for artifact in fetching]
     large = max(sizes) >= judges.LARGE_BYTES
     return replace(
         kit,

@@ -27,14 +27,17 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
 
     One answer for all programs, since they read six different subsets of these variables.
     """
-    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
     def value(name: str) -> str:
         return environ.get(name) or environ.get(name.upper()) or ""
 
     parts = urlsplit(url)
     proxy = value(f"{parts.scheme}_proxy") or value("all_proxy")
-    if not proxy or proxy_bypass_environment(parts.netloc, {"no": value("no_proxy")}):
+    if not proxy:
+        return None
+    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # 30 ms
+
+    if proxy_bypass_environment(parts.netloc, {"no": value("no_proxy")}):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
 

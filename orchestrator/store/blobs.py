@@ -12,6 +12,7 @@ from orchestrator.store.seal import fits, remember, seal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_FLUSHERS = 16  # at once: the journal then commits many in one
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
@@ -32,19 +33,26 @@ def commit(store: Store, files: Sequence[tuple[str, str]]) -> None:
     Raises:
         StoreError: full, read-only, I/O error; a file that was not renamed is still where it was.
     """
+    if not files:
+        return
     with disk(store.path):
         if len(files) == 1:
             _flush(files[0][0])
         else:
             from concurrent.futures import ThreadPoolExecutor
 
-            with ThreadPoolExecutor(min(16, len(files)), "orch-flush") as pool:
-                list(pool.map(_flush, (path for path, _ in files)))
+            with ThreadPoolExecutor(min(_FLUSHERS, len(files)), "orch-flush") as pool:
+                list(pool.map(_flush_all, (files[n::_FLUSHERS] for n in range(_FLUSHERS))))
         for path, sha256 in files:
             seal(store, path, sha256)
             os.rename(path, store.blob(sha256))
             remember(store, store.blob(sha256), sha256)  # the rename changed the ctime
         sync_folder(f"{store.path}/blobs/sha256")
+
+
+def _flush_all(files: Sequence[tuple[str, str]]) -> None:
+    for path, _ in files:
+        _flush(path)
 
 
 def _flush(path: str) -> None:

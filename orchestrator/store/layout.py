@@ -40,6 +40,11 @@ class Store(msgspec.Struct, frozen=True, gc=False):
         return f"{self.path}/partial/sha256-{sha256}"
 
     @property
+    def bundles(self) -> str:
+        """Folder of all writers' unfinished bundles of small files."""
+        return f"{self.path}/partial/bundles"
+
+    @property
     def quarantine(self) -> str:
         """Folder of wrong bytes, each below its found digest."""
         return f"{self.path}/quarantine"

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator.errors import HeldError
+from orchestrator.store import guards
 from orchestrator.store.layout import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from orchestrator.store.layout import Store
 
 
@@ -111,7 +108,7 @@ class Partial:
     def discard(self) -> None:
         """Remove the folder, and its parent where nobody else is in it."""
         parent = os.path.dirname(self.folder)
-        with suppress(OSError), _alone(parent):
+        with suppress(OSError), guards.alone(parent):
             shutil.rmtree(self.folder, ignore_errors=True)
             os.rmdir(parent)
         os.close(self.guard_fd)
@@ -133,28 +130,9 @@ def acquire(store: Store, sha256: str) -> Partial:
         while True:
             with suppress(FileExistsError):
                 os.mkdir(parent, 0o700)
-            with _alone(parent) as still_there:
+            with guards.alone(parent) as still_there:
                 if still_there:
                     return _take(parent)
-
-
-@contextmanager
-def _alone(parent: str) -> Iterator[bool]:
-    """Hold the flock on a digest's folder; false where its last writer removed it before we had it."""
-    try:
-        fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
-            still_there = os.path.samestat(os.stat(parent), os.fstat(fd))
-        except FileNotFoundError:
-            still_there = False
-        yield still_there
-    finally:
-        os.close(fd)
 
 
 def _take(parent: str) -> Partial:
@@ -162,7 +140,7 @@ def _take(parent: str) -> Partial:
     try:
         for name in os.listdir(parent):
             folder = f"{parent}/{name}"
-            fd = _guard(folder)
+            fd = guards.take(folder)
             dead.append((folder, fd))
     except BaseException:
         for _, fd in dead:
@@ -171,7 +149,7 @@ def _take(parent: str) -> Partial:
     mine = f"{parent}/{secrets.token_hex(8)}"
     if not dead:
         os.mkdir(mine, 0o700)
-        return _enter(mine, _guard(mine))
+        return _enter(mine, guards.take(mine))
     dead.sort(key=lambda entry: _allocated(f"{entry[0]}/f"))
     best, guard = dead.pop()
     for folder, fd in dead:
@@ -182,20 +160,8 @@ def _take(parent: str) -> Partial:
 
 
 def _enter(folder: str, guard_fd: int) -> Partial:
-    os.ftruncate(guard_fd, 0)
-    os.pwrite(guard_fd, f"pid {os.getpid()}".encode(), 0)
+    guards.sign(guard_fd)
     return Partial(folder, guard_fd)
-
-
-def _guard(folder: str) -> int:
-    fd = os.open(f"{folder}/guard", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(fd, 64, 0).decode("ascii", "replace") or "unknown"
-        os.close(fd)
-        raise HeldError(f"another orch ({holder}) is fetching this", "wait for it, or leave out --no-wait") from None
-    return fd
 
 
 def _grow(fd: int, size: int) -> None:

@@ -37,7 +37,8 @@ def record(store: Store, host: str, manifest: str, made: Mapping[str, Made]) -> 
         if merged == old:
             return
         with open(f"{path}.new", "w", encoding="utf-8") as file:
-            json.dump({"host": host, "manifest": manifest, "places": merged}, file, indent=0, sort_keys=True)
+            # Not json.dump(), nor an indent: those encode in Python, at 70 us a place.
+            file.write(json.dumps({"host": host, "manifest": manifest, "places": merged}, sort_keys=True))
         os.rename(f"{path}.new", path)
 
 

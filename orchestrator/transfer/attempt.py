@@ -122,7 +122,7 @@ def _run(effort: Effort, backend: Backend, job: Job, source: str, before: int) -
             program,
             stop=kit.world.stop,
             folder=job.folder,
-            environ=_environment(kit.world.environ),
+            environ=environment(kit.world.environ),
             watch=Pace(effort, backend, job, source, before, Watch(effort, backend, before)),
             stall_s=kit.stall_s,
             limit_s=limit_s,
@@ -170,7 +170,7 @@ def _explain_short(effort: Effort, source: str) -> Fault:
     return Fault(Kind.NETWORK, "ended early: bytes are missing")
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What a child needs of our environment: no proxies, no secrets, no locale."""
     return {key: environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if key in environ}
 

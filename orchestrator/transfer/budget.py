@@ -46,11 +46,11 @@ class Budget:
 
     @contextmanager
     def connections(
-        self, world: World, host: str, ticket: int, limit: int | None = None, *, wait: bool = True
+        self, world: World, host: str, ticket: int, limit: int | None = None, *, wait: bool = True, least: int = 1
     ) -> Iterator[int]:
         """Take this file's share of a host's connections, at least one; wait while none is free (or take none).
 
-        `limit` is the host's own, where a manifest names one.
+        `limit` is the host's own, where a manifest names one; `least` is asked for whatever the share is.
 
         Raises:
             InterruptedError: a stop was asked for while waiting.
@@ -62,7 +62,7 @@ class Budget:
                 if world.stop.is_set():
                     raise InterruptedError("stopped while waiting for a free connection")
             free = most - self._used[host]
-            taken = max(1, min(self._share(ticket, most), free)) if free > 0 else 0
+            taken = max(1, min(max(least, self._share(ticket, most)), free)) if free > 0 else 0
             self._used[host] += taken
         try:
             yield taken

@@ -322,6 +322,9 @@ def test_no_login_stands_in_argv(backend, job) -> None:
 @pytest.mark.parametrize("backend", [aria2c, curl, wget], ids=lambda backend: backend.NAME)
 def test_no_url_stands_in_argv(backend) -> None:
     assert not any("a.example" in word for word in backend.command(FRESH).argv)
+    if Trait.BUNDLE in backend.TRAITS:
+        bundle = replace(BUNDLE, proxy=LOGIN)
+        assert not any(word in " ".join(backend.command(bundle).argv) for word in ("a.example", "us%40er"))
 
 
 def test_a_file_at_the_root_has_a_folder() -> None:
@@ -329,7 +332,41 @@ def test_a_file_at_the_root_has_a_folder() -> None:
     assert "--dir=/" in aria2c.command(job).argv
 
 
-@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.NAME)
+BUNDLE = replace(FRESH, wants=(Want((ONE,), f"{FOLDER}/aa", 1000, 0), Want((TWO,), f"{FOLDER}/bb", 0, 0)))
+
+
+def test_curl_bundle() -> None:
+    made = curl.command(replace(BUNDLE, ca="/etc/ca.pem", user_agent="orch/1 (x; y)", proxy=LOGIN, timeout_s=7))
+    assert made.argv == (
+        "curl",
+        "--disable",
+        "--parallel",
+        "--parallel-immediate",
+        "--no-progress-meter",
+        "--parallel-max",
+        "4",
+        "--config",
+        "-",
+    )
+    more = ('cacert = "/etc/ca.pem"', 'user-agent = "orch/1 (x; y)"')
+    said = {"timeout": 7, "proxy": f'proxy = "{LOGIN}"', "more": more}
+    first = curl_config(output=f"{FOLDER}/aa", **said)
+    second = curl_config(output=f"{FOLDER}/bb", **said).replace(ONE.encode(), TWO.encode())
+    # Every flag in every block, for `next` forgets them: a 404's page would be kept as the file.
+    assert made.stdin == first + b"next\n" + second.replace(b'range = "0-"\n', b"")
+    assert (made.files, made.env) == ((), {})
+
+
+def test_aria2c_bundle() -> None:
+    made = aria2c.command(BUNDLE)
+    argv = aria2c_argv(feed="--input-file=-", split=1, per_server=1)
+    at = argv.index("--split=1")
+    assert made.argv == (*argv[:at], "--max-concurrent-downloads=4", *argv[at:])
+    assert made.stdin == f"{ONE}\n out=aa\n{TWO}\n out=bb\n".encode()
+    assert (made.files, made.env) == ((), {})
+
+
+@pytest.mark.parametrize("backend", [axel, wget], ids=lambda backend: backend.NAME)
 def test_a_bundle_is_refused(backend) -> None:
     with pytest.raises(AssertionError, match="bundle"):
         backend.command(replace(FRESH, wants=FRESH.wants * 2))

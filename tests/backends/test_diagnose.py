@@ -412,6 +412,47 @@ def test_the_status_of_an_ftp_server_is_not_one_of_http() -> None:
     assert curl.diagnose(job, Exit(78, report(78, "550", ""))) == Fault(MISSING, "exit 78")
 
 
+BUNDLE = replace(FRESH, wants=FRESH.wants * 3)
+LOST = report(22, "404", answered(404))
+NOBODY = report(7, "000", REFUSED_CURL)
+
+
+@pytest.mark.parametrize(
+    ("code", "stdout", "expected"),
+    [
+        (0, report(0, "206", "") * 3, None),
+        (22, report(0, "206", "") * 2 + LOST, None),  # one file's matter, which its verification tells
+        (22, LOST * 3, None),
+        (7, report(0, "206", "") + NOBODY * 2, None),
+        (7, NOBODY * 3, Fault(NETWORK, f"f{REFUSED_CURL[1:]}", refused_connection=True)),
+        (28, report(28, "000", "Connection timed out") * 3, Fault(STALLED, "connection timed out")),
+        (22, report(23, "206", "Failure writing output") + LOST, Fault(DISK, "cannot write the output")),
+        (2, "", Fault(BROKEN, "exit 2")),
+        (-11, "", Fault(BROKEN, "killed by signal 11")),
+        (-9, "", Fault(NETWORK, "killed from outside (signal 9)")),
+    ],
+)
+def test_curl_of_a_bundle(code: int, stdout: str, expected: Fault | None) -> None:
+    assert curl.diagnose(BUNDLE, Exit(code, stdout, "")) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "expected"),
+    [
+        (0, "", None),
+        (3, aria2(3, "Resource not found"), None),
+        (1, aria2(1, "Failed to establish connection, cause: Connection refused"), None),
+        (3, FULL_DISK + aria2(3, "Resource not found"), Fault(DISK, "no space left on device")),
+        (16, NO_FOLDER, Fault(DISK, "cannot create the file")),
+        (28, BAD_OPTION, Fault(BROKEN, "exit 28: quiet must be either 'true' or 'false'")),
+        (-11, "", Fault(BROKEN, "killed by signal 11")),
+    ],
+)
+def test_aria2c_of_a_bundle(code: int, stderr: str, expected: Fault | None) -> None:
+    found = aria2c.diagnose(BUNDLE, Exit(code, "", stderr))
+    assert (found and found.kind) == (expected and expected.kind)
+
+
 def headers(status: str, more: str = "") -> str:
     return (
         f"  HTTP/1.1 {status}\n  Server: BaseHTTP/0.6 Python/3.11.7\n  Date: Tue, 24 Nov 2026 12:56:42 GMT\n"

@@ -1,0 +1,212 @@
+"""Small files that go together: from one host in one bundle, or, where the store has the bytes, just into place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator import choose
+from orchestrator.errors import PlacementError
+from orchestrator.events import Finished, Placed
+from orchestrator.placement import link
+from orchestrator.runs.standing import State
+from orchestrator.sources.history import host_of
+from orchestrator.sources.reach import Ways
+from orchestrator.store import blobs, places
+from orchestrator.transfer.bundle import Load, fetch_together
+from orchestrator.transfer.loop import Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from orchestrator.backends.base import Backend
+    from orchestrator.model import Artifact, Place
+    from orchestrator.runs.standing import Standing
+    from orchestrator.runs.tally import Tally
+    from orchestrator.sources.reach import Reach
+    from orchestrator.transfer.kit import Kit
+
+SMALL_BYTES = 1 << 20  # above it a file is worth a process, and a look at what is kept of it
+MOST_FILES = 512  # some at a time, so that one bundle's check and commit run beside another's download
+WORTH_ANOTHER = 8  # so many leftovers of one host make a bundle again
+
+
+@dataclass(slots=True)
+class Task:
+    """One digest to be made so, all who want it, and what a bundle has tried already."""
+
+    artifact: Artifact
+    standings: list[Standing]
+    load: Load = field(init=False)
+    host: str = ""
+    asked: int = 0  # how many of its sources bundles have asked
+
+    def __post_init__(self) -> None:
+        self.load = Load(self.artifact)
+
+
+@dataclass(slots=True)
+class Parcel:
+    """Tasks done together; without a backend their bytes are in the store already."""
+
+    tasks: list[Task]
+    backend: Backend | None = None
+
+
+class Packer:
+    """Says which tasks may go together: nothing of theirs stands anywhere, so nothing must be judged first."""
+
+    def __init__(self, kit: Kit, begun: set[str], bundled: Iterable[str]) -> None:
+        self._kit, self._begun, self._bundled = kit, begun, set(bundled)
+        self._ways = Ways(kit.world.environ, kit.hosts)
+        self._usable = [name for name, program in kit.programs.items() if program.usable]
+        self._backends: dict[str, Backend | None] = {}
+
+    def pack(self, tasks: Iterable[Task]) -> tuple[list[Task], list[Parcel]]:
+        """Tell apart what goes alone and what goes together; the order is kept."""
+        alone: list[Task] = []
+        stored: list[Task] = []
+        aimed: list[Task] = []
+        for task in tasks:
+            artifact = task.artifact
+            state = blobs.blob_state(self._kit.store, artifact.sha256, artifact.size) if _is_clear(task) else "unclear"
+            if state == "sealed":
+                stored.append(task)
+            elif state == "absent" and self._may_bundle(artifact) and self._aim(task):
+                aimed.append(task)
+            else:
+                alone.append(task)
+        together, parcels = self._by_host(aimed, 2)
+        return alone + together, [Parcel(part) for part in _parts(stored)] + parcels
+
+    def again(self, left: Iterable[Task]) -> tuple[list[Task], list[Parcel]]:
+        """What a bundle left over: many of one next host make a bundle again, the rest goes alone."""
+        alone: list[Task] = []
+        aimed: list[Task] = []
+        for task in left:
+            (aimed if self._aim(task) else alone).append(task)
+        lonely, parcels = self._by_host(aimed, WORTH_ANOTHER)
+        return alone + lonely, parcels
+
+    def way(self, parcel: Parcel) -> Reach:
+        """How this machine gets to the host that a parcel comes from."""
+        return self._ways.to(parcel.tasks[0].load.url)
+
+    def _by_host(self, tasks: list[Task], least: int) -> tuple[list[Task], list[Parcel]]:
+        alone: list[Task] = []
+        parcels: list[Parcel] = []
+        by_host: dict[str, list[Task]] = {}
+        for task in tasks:
+            by_host.setdefault(task.host, []).append(task)
+        for host, those in by_host.items():
+            if len(those) >= least or any(task.artifact.sha256 in self._bundled for task in those):
+                parcels += [Parcel(part, self._backends[host]) for part in _parts(those)]
+            else:
+                alone += those
+        return alone, parcels
+
+    def _may_bundle(self, artifact: Artifact) -> bool:
+        size = artifact.size
+        return size is not None and size <= SMALL_BYTES and artifact.sha256 not in self._begun
+
+    def _aim(self, task: Task) -> bool:
+        """Take the next source in order that no bundle has asked yet, if a program here can."""
+        sources = task.artifact.sources
+        if task.asked >= len(sources):
+            return False
+        source = sources[task.asked]
+        host = host_of(source.url)
+        if host not in self._backends:
+            self._backends[host] = choose.for_bundle(self._usable, self._ways.to(source.url).line)
+        if self._backends[host] is None:
+            return False
+        task.asked += 1
+        task.host, task.load.url = host, source.url
+        return True
+
+
+def settle(kit: Kit, packer: Packer, parcel: Parcel, tally: Tally) -> list[Task]:
+    """Do all that a parcel needs: fetch, place, tell.
+
+    Returns:
+        What must be tried another way.
+
+    Raises:
+        OrchError, InterruptedError: for all of it; nothing of it was told.
+    """
+    receipt = Receipt()
+    loads = [task.load for task in parcel.tasks]
+    if parcel.backend is not None:
+        try:
+            fetch_together(kit, parcel.backend, packer.way(parcel), loads, receipt)
+        finally:
+            tally.moved(receipt.bytes_fetched, receipt.bytes_reused)
+        ready = [task for task in parcel.tasks if task.load.came]
+    else:
+        ready = parcel.tasks
+    made = _place(kit, ready)
+    for task in ready:
+        _tell(kit, parcel, task, made, tally, receipt.seconds)
+    left = []
+    for task in parcel.tasks:
+        if task.load.error is not None:
+            for standing in task.standings:
+                kit.emit(tally.fail(standing.wanted, task.load.error))
+        elif parcel.backend is not None and not task.load.came:
+            left.append(task)
+    return left
+
+
+def _place(kit: Kit, tasks: Sequence[Task]) -> dict[str, str | PlacementError]:
+    """Record all places, a write a manifest, then make them."""
+    todo: list[tuple[str, Place]] = []
+    records: dict[str, dict[str, places.Made]] = {}
+    for task in tasks:
+        sha256 = task.artifact.sha256
+        for standing in task.standings:
+            record = records.setdefault(standing.wanted.manifest, {})
+            for place in standing.wanted.places:
+                record[place.path] = {"sha256": sha256, "link": place.link.value}
+                todo.append((sha256, place))
+    for manifest, record in records.items():
+        if record:
+            places.record(kit.store, kit.world.hostname, manifest, record)
+    made = link.put_all(kit.world, kit.store, todo)
+    return {place.path: how for (_, place), how in zip(todo, made, strict=True)}
+
+
+def _tell(
+    kit: Kit, parcel: Parcel, task: Task, made: dict[str, str | PlacementError], tally: Tally, seconds: float
+) -> None:
+    """Say of each file of a task what became of it, and count it."""
+    fetched = task.load.came == "wire"
+    for standing in task.standings:
+        wanted, error = standing.wanted, None
+        for place in wanted.places:
+            how = made[place.path]
+            if isinstance(how, PlacementError):
+                error = error or how
+            else:
+                kit.emit(Placed(wanted.model, wanted.file, place.path, how))
+        if error is not None:
+            kit.emit(tally.fail(wanted, error))
+        elif fetched and parcel.backend is not None:
+            fetched = False
+            tally.count("fetched")
+            size, name = task.load.size, parcel.backend.NAME
+            kit.emit(Finished(wanted.model, wanted.file, "fetched", name, task.load.url, size, seconds))
+        else:
+            tally.count("placed")
+            kit.emit(Finished(wanted.model, wanted.file, "placed", size_bytes=wanted.size or 0, seconds=seconds))
+
+
+def _is_clear(task: Task) -> bool:
+    """Whether nothing stands at any place."""
+    return all(state is State.ABSENT for standing in task.standings for _, state in standing.states)
+
+
+def _parts(tasks: list[Task]) -> Iterator[list[Task]]:
+    """Split into parts of much the same size."""
+    count = -(-len(tasks) // MOST_FILES)
+    for number in range(count):
+        yield tasks[number * len(tasks) // count : (number + 1) * len(tasks) // count]

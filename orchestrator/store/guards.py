@@ -1,0 +1,54 @@
+"""Who may write where: a guard that a writer's children inherit, and a short moment alone in a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import HeldError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def alone(parent: str) -> Iterator[bool]:
+    """Hold the flock on a folder of writers; false where its last writer removed it before we had it."""
+    try:
+        fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            still_there = os.path.samestat(os.stat(parent), os.fstat(fd))
+        except FileNotFoundError:
+            still_there = False
+        yield still_there
+    finally:
+        os.close(fd)
+
+
+def take(folder: str) -> int:
+    """Take the guard of one writer's folder: a flock, free exactly when the writer and its children are gone.
+
+    Raises:
+        HeldError: somebody is writing there.
+    """
+    fd = os.open(f"{folder}/guard", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 64, 0).decode("ascii", "replace") or "unknown"
+        os.close(fd)
+        raise HeldError(f"another orch ({holder}) is fetching this", "wait for it, or leave out --no-wait") from None
+    return fd
+
+
+def sign(guard_fd: int) -> None:
+    """Say in a guard who has it now."""
+    os.ftruncate(guard_fd, 0)
+    os.pwrite(guard_fd, f"pid {os.getpid()}".encode(), 0)

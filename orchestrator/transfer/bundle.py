@@ -1,0 +1,232 @@
+"""Many small files of one host by one program, proved by one sha256sum, made durable together.
+
+A bundle asks each source once. What it leaves over is not its business: another bundle's, or the loop's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator import verify
+from orchestrator.backends.base import Job, Want
+from orchestrator.errors import HeldError, OrchError, StoreError
+from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified
+from orchestrator.faults import Fault, Kind
+from orchestrator.policy import Attempt
+from orchestrator.process import run
+from orchestrator.sources.history import host_of
+from orchestrator.store import blobs, bundles, quarantine
+from orchestrator.store.layout import disk
+from orchestrator.transfer.attempt import environment, pasteable
+from orchestrator.transfer.loop import LOCK_POLL_S
+from orchestrator.transfer.watch import PROGRESS_S
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.backends.base import Backend, Exit
+    from orchestrator.model import Artifact
+    from orchestrator.sources.reach import Reach
+    from orchestrator.transfer.kit import Kit
+    from orchestrator.transfer.loop import Receipt
+
+OVERRUN_BYTES = 4 << 20  # beyond all sizes together: what the program reports is written as well
+LEAST = 8  # small files live by round trips: a share by their bytes would starve them
+
+_OF_ALL = (Kind.NETWORK, Kind.STALLED, Kind.TLS, Kind.BROKEN)  # what else a program tells is one file's matter
+
+
+@dataclass(slots=True)
+class Load:
+    """One small file, of known size: what was tried for it, and where its bytes come from now.
+
+    `came` is how the blob came to be: over the wire, from here, or not at all yet; `error` what no other way mends.
+    """
+
+    artifact: Artifact
+    url: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+    came: Literal["", "wire", "here"] = ""
+    error: OrchError | None = None
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+        assert self.artifact.size is not None
+        return self.artifact.size
+
+
+def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load], receipt: Receipt) -> None:
+    """Make blobs of as many as one run of `backend` on their `url` brings; each load says what became of it.
+
+    Raises:
+        StoreError: the disk is full or read-only.
+        InterruptedError: a stop was asked for; what was fetched stays.
+    """
+    began = kit.world.monotonic()
+    waiting, told = {load.artifact.sha256: load for load in loads}, False
+    try:
+        while waiting:
+            bundle, held = bundles.acquire(kit.store, {sha256: load.size for sha256, load in waiting.items()})
+            # Only now: who had them may have finished just before.
+            for sha256 in [s for s, load in waiting.items() if blobs.blob_state(kit.store, s, load.size) == "sealed"]:
+                waiting.pop(sha256).came = "here"
+            if bundle is not None:
+                mine = [load for sha256, load in waiting.items() if sha256 not in held]
+                _Carrier(kit, backend, way, bundle, mine, receipt).carry()
+            waiting = {sha256: load for sha256, load in waiting.items() if sha256 in held}
+            if waiting and not kit.wait:
+                for sha256, load in waiting.items():
+                    load.error = held[sha256]
+                return
+            if waiting:
+                _tell_who(kit, waiting, held, told=told)
+                told = True
+                if kit.world.sleep(LOCK_POLL_S):
+                    raise InterruptedError("stopped while waiting for another orch")
+    finally:
+        receipt.seconds = kit.world.monotonic() - began
+
+
+def _tell_who(kit: Kit, waiting: dict[str, Load], held: dict[str, HeldError], *, told: bool) -> None:
+    if not told:
+        sha256, load = next(iter(waiting.items()))
+        more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+        kit.emit(Noticed(f"{load.artifact.name}{more}: waiting, {held[sha256].message}"))
+
+
+class _Carrier:
+    """One bundle's folder and the loads that go into it."""
+
+    def __init__(
+        self, kit: Kit, backend: Backend, way: Reach, bundle: bundles.Bundle, loads: list[Load], receipt: Receipt
+    ) -> None:
+        self._kit, self._backend, self._way, self._bundle = kit, backend, way, bundle
+        self._loads, self._receipt = loads, receipt
+
+    def carry(self) -> None:
+        """Run the program for what is not here, judge all that is, commit what is right."""
+        finished = False
+        try:
+            here = self._whole()
+            before = {id(load) for load in here}
+            self._receipt.bytes_reused += sum(load.size for load in here)
+            absent = [load for load in self._loads if id(load) not in before]
+            fault = self._run(absent) if absent else None
+            if fault is not None and fault.kind is Kind.DISK:
+                where = self._kit.store.path
+                hint = f"free some space (`df -h {where}`), or use another disk: --store DIR"
+                raise StoreError(f"{absent[0].artifact.name}: {fault.message}", hint)
+            self._judge(self._whole(), before)
+            if fault is not None and fault.kind in _OF_ALL:
+                for load in absent:
+                    if not load.came and not any(attempt.source == load.url for attempt in load.attempts):
+                        self._blame(load, fault)
+            finished = True
+        except InterruptedError:  # an OSError too, but a stop
+            raise
+        except OSError:
+            with disk(self._kit.store.path):
+                raise
+        finally:
+            if finished:
+                self._bundle.discard()
+            else:
+                self._bundle.close()
+
+    def _whole(self) -> list[Load]:
+        """The loads whose file is here with the right size: one listing."""
+        sizes = self._bundle.sizes()
+        return [load for load in self._loads if sizes.get(load.artifact.sha256) == load.size]
+
+    def _run(self, loads: list[Load]) -> Fault | None:
+        kit, url = self._kit, loads[0].url
+        with (
+            kit.budget.file(sum(load.size for load in loads)) as ticket,
+            kit.budget.connections(kit.world, host_of(url), ticket, self._way.connections, least=LEAST) as number,
+        ):
+            return self._run_with(loads, min(number, len(loads)))
+
+    def _run_with(self, loads: list[Load], connections: int) -> Fault | None:
+        kit, backend, bundle = self._kit, self._backend, self._bundle
+        program = kit.programs[backend.NAME].path
+        job = Job(
+            wants=tuple(Want((load.url,), bundle.file(load.artifact.sha256), load.size, 0) for load in loads),
+            folder=bundle.folder,
+            connections=connections,
+            timeout_s=max(4, int(kit.stall_s)),
+            ca=self._way.ca,
+            proxy=self._way.proxy,
+            user_agent=self._way.user_agent,
+        )
+        first, size = loads[0], sum(load.size for load in loads)
+        name = (first.artifact.wanted[0].model, first.artifact.wanted[0].file)
+        shown = pasteable(backend.command(replace(job, wants=job.wants[:1])), program)
+        kit.emit(Started(*name, backend.NAME, first.url, shown, 0, size, files=len(loads)))
+        exit_: Exit | None = None
+        try:
+            exit_ = run(
+                backend.command(job),
+                program,
+                stop=kit.world.stop,
+                folder=job.folder,
+                environ=environment(kit.world.environ),
+                watch=_Watch(kit, name, size, len(loads)),
+                stall_s=kit.stall_s,
+                keep_fd=bundle.guard_fd,
+            )
+        finally:
+            sizes = bundle.sizes()
+            landed = sum(sizes.get(load.artifact.sha256, 0) for load in loads)
+            self._receipt.bytes_fetched += landed
+        kit.emit(Progressed(*name, min(landed, size), size, len(loads)))
+        if exit_.ended == "stopped":
+            raise InterruptedError("stopped; what was fetched is kept")
+        return backend.diagnose(job, exit_)
+
+    def _judge(self, whole: list[Load], before: set[int]) -> None:
+        """One check for all; the good ones become blobs in one commit, the wrong ones go to quarantine."""
+        kit = self._kit
+        files = [(load.artifact.sha256, self._bundle.file(load.artifact.sha256)) for load in whole]
+        verdicts = verify.check(kit.world, files)
+        blobs.commit(kit.store, [(path, s) for (s, path), good in zip(files, verdicts, strict=True) if good])
+        for load, (sha256, path), good in zip(whole, files, verdicts, strict=True):
+            wanted = load.artifact.wanted[0]
+            if good:
+                load.came = "here" if id(load) in before else "wire"
+                kit.emit(Verified(wanted.model, wanted.file, sha256))
+                continue
+            source = "an earlier run" if id(load) in before else load.url
+            found = verify.digest(path, kit.world.stop)
+            about = {"expected": sha256, "source": source, "model": wanted.model}
+            folder = quarantine.banish(kit.store, path, found, about)
+            kit.emit(Mismatched(wanted.model, wanted.file, source, sha256, found, folder))
+            if id(load) not in before:
+                self._blame(load, Fault(Kind.CORRUPT, f"wrong bytes ({found[:12]} instead of {sha256[:12]})"))
+
+    def _blame(self, load: Load, fault: Fault) -> None:
+        """Book an attempt, as the loop will read it."""
+        wanted = load.artifact.wanted[0]
+        load.attempts.append(Attempt(self._backend.NAME, load.url, fault))
+        self._kit.emit(
+            Failed(wanted.model, wanted.file, self._backend.NAME, load.url, fault.kind.value, fault.message, 0)
+        )
+
+
+class _Watch:
+    """Called some five times a second: progress by the bytes written, which costs nothing however many files."""
+
+    def __init__(self, kit: Kit, name: tuple[str, str], size: int, files: int) -> None:
+        self._kit, self._name, self._size, self._files = kit, name, size, files
+        self._told = kit.world.monotonic()
+
+    def __call__(self, written_bytes: int) -> str | None:
+        """Do what is due; a word ends the program."""
+        if written_bytes > self._size + OVERRUN_BYTES:
+            return "overrun"
+        now = self._kit.world.monotonic()
+        if now - self._told >= PROGRESS_S:
+            self._told = now
+            self._kit.emit(Progressed(*self._name, min(written_bytes, self._size), self._size, self._files))
+        return None
