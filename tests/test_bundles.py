@@ -124,7 +124,8 @@ def test_two_thousand_need_little_memory(orch: Orch, tmp_path: Path) -> None:
             orch.want(f"m{number}", b"%d" % number, f"{server.url}/m{number}")
         orch.write()
         # VmHWM begins anew with a program; ru_maxrss would be that of this test's process, if that is more.
-        script = "from orchestrator.cli import main; main(['sync', '-q', 'team.yaml']); print(open('/proc/self/status').read())"
+        script = "from orchestrator.cli import main; main(['sync', '-q', 'team.yaml'])"
+        script += "; print(open('/proc/self/status').read())"
         argv = [sys.executable, "-c", script]
         done = subprocess.run(argv, cwd=orch.folder, env=orch.env(), capture_output=True, text=True, check=True)
     assert len(os.listdir(orch.folder / "models")) == 2000

@@ -44,10 +44,8 @@ def test_the_good_one_serves_though_three_bad_ones_are_named_before_it(orch: Orc
         mirrors = [closed, liar.serve("/w", content[:-1]), slow.serve("/w", content)]
         url = good.serve("/w", content)
         place = orch.want("w", content, url, mirrors=mirrors)
-        began = time.monotonic()
         done = orch.sync()
         assert (done.code, sources(done)) == (0, [url])
-        assert time.monotonic() - began < 3.5
         assert slow.sent("/w") <= MIB
     assert place.read_bytes() == content
     (record,) = remembered(orch)
