@@ -65,7 +65,7 @@ def open_workspace(
     problems: list[Problem] = []
     loaded: list[Manifest] = []
     texts: dict[str, str] = {}
-    site = _site(world, problems)
+    here = _site(world, problems)
     base = os.path.abspath(os.path.join(world.cwd, root)) if root is not None else None
     for path in dict.fromkeys(os.path.abspath(os.path.join(world.cwd, path)) for path in paths):
         try:
@@ -75,8 +75,8 @@ def open_workspace(
             problems += error.problems
     if problems:
         raise ManifestError(tuple(problems), _hint(problems))
-    extra = _hub_mirror(world)
-    wanted = tuple(w for m in loaded for w in manifests.wanted(m, site, extra))
+    extra = hub_mirror(world)
+    wanted = tuple(w for m in loaded for w in manifests.wanted(m, here, extra))
     if len(loaded) > 1 and (clashing := manifests.clash_problems(wanted, texts)):
         raise ManifestError(clashing)
     if only:
@@ -85,7 +85,7 @@ def open_workspace(
         raise ManifestError(
             leading_out, "replace the symlink by a folder, or allow its target: `allow_absolute: [...]`"
         )
-    return Workspace(tuple(loaded), wanted, _store(world, loaded, site, store), _hosts(loaded, site), texts)
+    return Workspace(tuple(loaded), wanted, _store(world, loaded, here, store), _hosts(loaded, here), texts)
 
 
 def read_text(path: str) -> str:
@@ -110,6 +110,24 @@ def _hint(problems: Sequence[Problem]) -> str:
     return f"mend the lines above, then run it again; the keys are in docs/manifest.md ({len(problems)} to mend)"
 
 
+def site(world: World) -> Site | None:
+    """Read the site file, where there is one.
+
+    Raises:
+        ManifestError: every problem in it.
+    """
+    problems: list[Problem] = []
+    found = _site(world, problems)
+    if problems:
+        raise ManifestError(tuple(problems), _hint(problems))
+    return found
+
+
+def store_path(world: World, site: Site | None, flag: str | None) -> str:
+    """The store of this machine, without a manifest's word."""
+    return _store(world, (), site, flag)
+
+
 def _site(world: World, problems: list[Problem]) -> Site | None:
     base = world.environ.get("XDG_CONFIG_HOME") or os.path.join(world.home, ".config")
     for path in (os.path.join(base, "orch.yaml"), "/etc/orch.yaml"):
@@ -122,7 +140,12 @@ def _site(world: World, problems: list[Problem]) -> Site | None:
     return None
 
 
-def _hub_mirror(world: World) -> tuple[manifests.Prefix, ...]:
+def hub_mirror(world: World) -> tuple[manifests.Prefix, ...]:
+    """What HF_ENDPOINT says, as a prefix mirror of the hub.
+
+    Raises:
+        ManifestError: it is no URL.
+    """
     endpoint = world.environ.get("HF_ENDPOINT", "")
     if not endpoint or endpoint.rstrip("/") == HUB.rstrip("/"):
         return ()

@@ -91,6 +91,8 @@ def test_what_is_very_old_tells_nothing(history: History, tmp_path: Path) -> Non
     again = History(str(tmp_path / "state"), lambda: NOW)
     assert again.rate(A) is None
     assert again.rate(B) is not None
+    history.add(done("http://later", age_s=-1e300))
+    assert History(str(tmp_path / "state"), lambda: NOW).last("http://later") is None
 
 
 def test_the_median_of_the_last_round_trips(history: History) -> None:

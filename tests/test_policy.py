@@ -149,6 +149,7 @@ def test_a_signed_url_that_ended_on_the_way_is_no_failure():
     ended = tried(A, "expired", gained_bytes=MIB)
     assert step(TWO, ended) == Try("aria2c", A)
     assert step(TWO, *[ended] * 100) == Try("aria2c", A)
+    assert step(TWO, tried(A, "network"), ended) == Try("aria2c", A)  # though B was not tried yet
     assert step(TWO, tried(A, "network"), tried(B, "network"), ended) == Try("aria2c", A)
     assert step(TWO, ended, tried(A, "network")) == Try("aria2c", B)
     assert step(ONE, ended, tried(A, "expired")) == Try("aria2c", A, 1.0)  # nothing gained: a failure like others

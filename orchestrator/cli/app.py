@@ -13,6 +13,8 @@ COMMANDS = {
     "verify": "Read every byte again with sha256sum -c.",
     "path": "Print a model's first place.",
     "backends": "Show the downloaders of this machine and which would be chosen.",
+    "mirrors": "Show which sources answer, how fast, and whether they honour ranges.",
+    "doctor": "Look for what this machine lacks: programs, PATH, proxy, CA, store.",
     "demo": "Show the whole thing on this machine, with no network.",
 }
 

@@ -115,9 +115,9 @@ class History:
     def _known(self) -> dict[str, _Past]:
         if self._hosts is None:
             self._hosts = {}
-            oldest = self._now() - OLD_S
+            now = self._now()
             for record in _read(self._path):
-                if record.time >= oldest:  # what is very old tells nothing
+                if now - OLD_S <= record.time <= now + 86400:  # what is very old tells nothing, nor what is to come
                     _file(self._hosts, record)
         return self._hosts
 

@@ -53,6 +53,17 @@ def ca_bundle(environ: Mapping[str, str], named: str | None = None) -> str:
     return certifi.where()
 
 
+def answers_at(proxy: str, timeout_s: float = 2.0) -> str:
+    """Why nobody listens where a proxy URL points; empty where somebody does."""
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        port = parts.port or {"https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080}.get(parts.scheme, 80)
+        with socket.create_connection((parts.hostname or "", port), timeout_s):
+            return ""
+    except (OSError, ValueError) as error:
+        return (getattr(error, "strerror", None) or str(error)).lower()
+
+
 def forbidden_address(host: str) -> str | None:
     """Give the address when `host` (a name or any spelling of an address) is link-local or a metadata service.
 

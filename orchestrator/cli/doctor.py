@@ -1,0 +1,44 @@
+"""`orch doctor`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.listing import Listing
+
+if TYPE_CHECKING:
+    from orchestrator.events import Summary
+    from orchestrator.runs.check import Check
+
+
+@click.command("doctor")
+@options.store
+@options.json
+def command(**words: Any) -> int:
+    """Look for what this machine lacks: programs, PATH, proxy, CA, store. A failed check gives sync's exit code."""
+    world = world_with_signals()
+    from orchestrator.render.sink import harmless
+    from orchestrator.runs.check import PASS
+    from orchestrator.runs.doctor import examine
+
+    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
+
+    def tell(check: Check) -> None:
+        if isinstance(sink, JsonLines):
+            fields = {"name": check.name, "verdict": check.verdict, "message": check.message, "hint": check.hint}
+            sink.write("check", fields)
+            return
+        click.echo(f"{check.verdict:<5} {check.name:<12} {harmless(check.message)}")
+        if check.verdict != PASS and check.hint:
+            click.echo(f"{'':<18} -> {harmless(check.hint)}")
+
+    def work() -> Summary:
+        return examine(world, words["store"], tell)
+
+    return conclude(sink, work)
