@@ -10,10 +10,9 @@ import msgspec
 from orchestrator import events
 from orchestrator.errors import OrchError
 from orchestrator.model import Artifact
-from orchestrator.runs import preflight
 from orchestrator.runs.standing import Standing, standings
 from orchestrator.runs.tally import Tally
-from orchestrator.store import Store, blobs, bundles, open_store
+from orchestrator.store import Store, blobs, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +78,11 @@ def _do(
     options: Options,
     tally: Tally,
 ) -> None:
-    """Work through what is not present."""
+    """Work through what is not present: with what only that needs."""
+    from orchestrator.runs import preflight
+    from orchestrator.runs.crew import Crew
+    from orchestrator.store import bundles
+
     groups = group(todo)
     begun = preflight.with_partials(store)
     bundled = bundles.remains(store)
@@ -95,8 +98,6 @@ def _do(
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
     if not options.offline:
         kit = replace(kit, known=_ask(world, fetching, hosts))
-    from orchestrator.runs.crew import Crew
-
     Crew(kit, groups, begun, bundled, options, tally).work()
 
 
