@@ -33,6 +33,8 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
         return environ.get(name) or environ.get(name.upper()) or ""
 
     parts = urlsplit(url)
+    if parts.scheme == "file":
+        return None
     proxy = value(f"{parts.scheme}_proxy") or value("all_proxy")
     if not proxy or proxy_bypass_environment(parts.netloc, {"no": value("no_proxy")}):
         return None
