@@ -146,7 +146,8 @@ class _Planner:
                 event = events.Foreseen(wanted.model, wanted.file, "fetch", artifact.size, source.url, name, why)
                 self._emit(event)
                 return
-        raise NoBackendError(f"{artifact.name}: no program here serves its sources", install_hint())
+        hint = install_hint(source.url for source in artifact.sources)
+        raise NoBackendError(f"{artifact.name}: no program here serves its sources", hint)
 
     def _best(self, url: str, size: int | None) -> choose.Choice:
         """The best backend for a source: the same for all files of its kind and host."""

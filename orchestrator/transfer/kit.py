@@ -20,7 +20,8 @@ class Kit:
     """The run's store, programs, hosts and limits.
 
     `connections` is what one transfer may open; `stall_s` the silence after which a program is ended; `wait`
-    whether to wait for another orch that is fetching the same bytes.
+    whether to wait for another orch that is fetching the same bytes; `left_out` are the hosts of which it was
+    told that no program here can serve them.
     """
 
     world: World
@@ -32,3 +33,4 @@ class Kit:
     retries: int = 5
     stall_s: float = 30.0
     wait: bool = True
+    left_out: set[str] = field(default_factory=set)
