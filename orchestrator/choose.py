@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SMALL_BYTES = 4 << 20  # below this a second connection gains nothing, and curl starts quickest
 _SMALL_ORDER = ("curl", "aria2c", "wget", "axel")
 _BUNDLE_ORDER = ("curl", "aria2c")  # 2,000 files of 64 KiB: 1.1 against 1.7 s
-_SCHEME_TRAITS = {"http": Trait.HTTP, "https": Trait.HTTP, "ftp": Trait.FTP}
+_SCHEME_TRAITS = {"http": Trait.HTTP, "https": Trait.HTTP, "ftp": Trait.FTP, "rsync": Trait.RSYNC, "file": Trait.FILE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def is_small(size: int | None) -> bool:
 
 
 def rank(installed: Collection[str], size: int | None, line: Line, *, honest: bool | None = None) -> tuple[Choice, ...]:
-    """Judge all backends, best first; those with an obstacle come last.
+    """Judge all backends, best first; those with an obstacle come last, and last of all who does not speak the scheme.
 
     `honest` is whether a look in this run found byte ranges honoured (None: nobody looked). axel hammers for
     ever on a stall and overwrites a good partial with an HTML page, so unless looked at it stands last.
@@ -55,7 +55,8 @@ def rank(installed: Collection[str], size: int | None, line: Line, *, honest: bo
         obstacle = _obstacle(backend, installed, line)
         last = backend.NAME == "axel" and (small or honest is not True)
         why = _why(backend, small=small, unseen=last and not small)
-        choices.append((bool(obstacle), last, order.get(backend.NAME, place), Choice(backend, obstacle, why)))
+        unfit = bool(obstacle) + (not speaks(backend, line.scheme))
+        choices.append((unfit, last, order.get(backend.NAME, place), Choice(backend, obstacle, why)))
     return tuple(choice for *_, choice in sorted(choices, key=lambda entry: entry[:3]))
 
 
@@ -66,12 +67,17 @@ def for_bundle(installed: Collection[str], line: Line) -> Backend | None:
     return min(many, key=lambda backend: order.get(backend.NAME, len(order)), default=None)
 
 
+def speaks(backend: Backend, scheme: str) -> bool:
+    """Whether a backend serves URLs of this scheme at all."""
+    trait = _SCHEME_TRAITS.get(scheme)
+    return trait is not None and trait in backend.TRAITS
+
+
 def _obstacle(backend: Backend, installed: Collection[str], line: Line) -> str:
-    scheme = _SCHEME_TRAITS.get(line.scheme)
+    if not speaks(backend, line.scheme):  # before the rest: nobody need install it for this
+        return f"does not speak {line.scheme}"
     if backend.NAME not in installed:
         return "not installed"
-    if scheme is None or scheme not in backend.TRAITS:
-        return f"does not speak {line.scheme}"
     if line.proxy and (Trait.SOCKS if line.proxy.startswith("socks") else Trait.PROXY) not in backend.TRAITS:
         return f"cannot use a {line.proxy} proxy"
     if line.private_ca and Trait.CA not in backend.TRAITS:

@@ -92,6 +92,9 @@ def run(
             ended, written = _attend(child.pid, stop, watch, stall_s, limit_s)
         finally:
             child.wait()
+            over = time.monotonic() + 1.0
+            while _signal_group(child.pid, 0) and time.monotonic() < over:  # rsync's receiver still has the guard
+                time.sleep(0.005)
         return Exit(
             code=child.exit_code,
             stdout=_tail(out, stdout_bytes),
@@ -200,11 +203,11 @@ def _end(pid: int, gone: Callable[[float], bool]) -> None:
     _signal_group(pid, signal.SIGKILL)
 
 
-def _signal_group(pid: int, number: int) -> None:
-    try:
+def _signal_group(pid: int, number: int) -> bool:
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
+        return True
+    return False
 
 
 def _death_wish() -> tuple[tuple[str, ...], Callable[[], None] | None]:

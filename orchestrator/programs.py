@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from orchestrator.events import Event
     from orchestrator.world import World
 
-# The oldest in which the flags we pass are documented (curl: %{exitcode}; aria2: --stream-piece-selector).
-OLDEST = {"aria2c": (1, 30), "axel": (2, 16), "curl": (7, 75), "wget": (1, 16)}
+# The oldest in which the flags we pass are documented (curl: %{exitcode}; aria2: --stream-piece-selector;
+# rsync: --append-verify).
+OLDEST = {"aria2c": (1, 30), "axel": (2, 16), "curl": (7, 75), "wget": (1, 16), "rsync": (3, 0)}
 INSTALL = {
     "apt-get": "apt-get install aria2",
     "dnf": "dnf install aria2",
@@ -109,8 +110,12 @@ def _embedded_aria2c() -> str:
     return str(ARIA2C) if os.access(ARIA2C, os.X_OK) else ""
 
 
-def install_hint() -> str:
-    """The line to type on this system to get the best downloader."""
+def install_hint(urls: Iterable[str] = ()) -> str:
+    """The line to type on this system to get the best downloader, for these URLs where given."""
+    schemes = {url.partition(":")[0] for url in urls}
+    if schemes and schemes <= {"rsync", "file"}:
+        lines = [line.replace("aria2", "rsync") for manager, line in INSTALL.items() if shutil.which(manager)]
+        return lines[0] if lines else "install rsync"
     for manager, line in INSTALL.items():
         if shutil.which(manager):
             return f"{line}  (or: pip install 'orch-weights[embedded]')"

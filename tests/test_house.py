@@ -52,6 +52,12 @@ def test_a_backend_has_seven_names_and_no_more(backend: object) -> None:
     assert all(hasattr(backend, name) for name in SEVEN)
 
 
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.NAME)
+def test_each_backend_stands_in_the_contract(backend: object) -> None:
+    contract = (HOUSE / "pyproject.toml").read_text().split("backends know nothing of each other")[1].split("[[")[0]
+    assert f'"{backend.__name__}"' in contract  # type: ignore[attr-defined]
+
+
 def test_each_room_has_its_caption_and_is_small() -> None:
     for room in ROOMS:
         text = room.read_text()

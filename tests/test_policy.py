@@ -354,6 +354,7 @@ def test_a_decision_depends_on_nothing_else(options, faults, retries):
 
 HTTPS = Line("https")
 ALL = tuple(backend.NAME for backend in BACKENDS)
+ABLE = {"aria2c", "axel", "curl", "wget"}
 
 
 @pytest.mark.parametrize(
@@ -371,24 +372,26 @@ ALL = tuple(backend.NAME for backend in BACKENDS)
 )
 def test_the_order_of_programs(size, honest, order):
     choices = rank(ALL, size, HTTPS, honest=honest)
-    assert [choice.backend.NAME for choice in choices] == order
-    assert not any(choice.obstacle for choice in choices)
+    assert [choice.backend.NAME for choice in choices if not choice.obstacle] == order
+    assert [choice.obstacle for choice in choices if choice.obstacle] == ["does not speak https"]
     assert all(choice.why for choice in choices)
 
 
 @pytest.mark.parametrize(
     ("line", "able"),
     [
-        (Line("http"), {"aria2c", "axel", "curl", "wget"}),
-        (Line("https"), {"aria2c", "axel", "curl", "wget"}),
-        (Line("ftp"), {"aria2c", "axel", "curl", "wget"}),
+        (Line("http"), ABLE),
+        (Line("https"), ABLE),
+        (Line("ftp"), ABLE),
         (Line("https", proxy="http"), {"aria2c", "curl", "wget"}),
         (Line("https", proxy="https"), {"aria2c", "curl", "wget"}),
         (Line("http", proxy="socks5"), {"curl"}),
         (Line("http", proxy="socks5h"), {"curl"}),
         (Line("https", private_ca=True), {"aria2c", "curl", "wget"}),
-        (Line("rsync"), set()),
-        (Line("file"), set()),
+        (Line("rsync"), {"rsync"}),
+        (Line("file"), {"rsync"}),
+        (Line("rsync", proxy="http"), set()),
+        (Line("s3"), set()),
     ],
 )
 def test_who_may_serve_a_line(line, able):
@@ -401,7 +404,9 @@ def test_who_may_serve_a_line(line, able):
 def test_what_is_not_installed_cannot_serve():
     choices = rank(("wget",), 1 << 30, HTTPS)
     assert (choices[0].backend.NAME, choices[0].obstacle) == ("wget", "")
-    assert {choice.obstacle for choice in choices[1:]} == {"not installed"}
+    assert {choice.obstacle for choice in choices[1:]} == {"not installed", "does not speak https"}
+    first = rank(("wget",), None, Line("rsync"))[0]
+    assert (first.backend.NAME, first.obstacle) == ("rsync", "not installed")
     assert all(choice.obstacle for choice in rank((), None, HTTPS))
 
 

@@ -323,7 +323,7 @@ def test_a_stop_ends_the_whole_group(tmp_path, stop_after):
     stop = stop_after(lambda: pid_in(pid))
     ended = run(f"sleep 30 & echo $! > {pid}; sleep 30", stop=stop, watch=lambda _: None)
     assert (ended.ended, ended.code) == ("stopped", -signal.SIGINT)
-    assert until(lambda: not is_alive(pid_in(pid)), 1)
+    assert not is_alive(pid_in(pid))
 
 
 def test_a_stop_before_the_start():
@@ -336,7 +336,7 @@ def test_what_a_leader_leaves_behind_is_ended_too(tmp_path):
     """Who still holds the partial open could write into it after it was checked."""
     pid = tmp_path / "pid"
     assert run(f"sleep 30 & echo $! > {pid}; exit 3").code == 3
-    assert until(lambda: not is_alive(pid_in(pid)), 1)
+    assert not is_alive(pid_in(pid))
 
 
 def test_a_child_deaf_to_int_and_term_is_killed(tmp_path, stop_after, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from orchestrator.backends import BACKENDS
+from orchestrator.backends.base import Trait
 from orchestrator.demo.origin import Origin
 from tests.orch import Orch
 from tests.servers import require
@@ -26,7 +27,7 @@ def weights() -> Path:
     return Path(found.origin).parent / "model" / "model.safetensors"
 
 
-@pytest.mark.parametrize("backend", [backend.NAME for backend in BACKENDS])
+@pytest.mark.parametrize("backend", [backend.NAME for backend in BACKENDS if Trait.HTTP in backend.TRAITS])
 def test_minilm_from_a_mirror(tmp_path: Path, weights: Path, backend: str) -> None:
     require(backend)
     orch = Orch(tmp_path)

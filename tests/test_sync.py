@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends import BACKENDS
+from orchestrator.backends.base import Trait
 from orchestrator.demo.origin import Origin
 from tests.orch import Orch, file_digest, made, sha256
 from tests.servers import nginx, require
@@ -232,7 +233,11 @@ def served(
     shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("backend", [*(backend.NAME for backend in BACKENDS), None], ids=lambda name: name or "best")
+@pytest.mark.parametrize(
+    "backend",
+    [*(backend.NAME for backend in BACKENDS if Trait.HTTP in backend.TRAITS), None],
+    ids=lambda name: name or "best",
+)
 def test_two_large_and_a_hundred_small_from_nginx(
     orch: Orch, served: tuple[str, dict[str, tuple[str, int]], Callable[[], int]], backend: str | None
 ) -> None:

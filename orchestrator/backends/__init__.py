@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.backends import aria2c, axel, curl, wget
+from orchestrator.backends import aria2c, axel, curl, rsync, wget
 
 if TYPE_CHECKING:
     from orchestrator.backends.base import Backend
 
-BACKENDS: tuple[Backend, ...] = (aria2c, axel, curl, wget)
+BACKENDS: tuple[Backend, ...] = (aria2c, axel, curl, wget, rsync)
 
 
 def by_name(name: str) -> Backend | None:

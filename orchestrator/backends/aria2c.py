@@ -76,6 +76,9 @@ def command(job: Job) -> Command:
         f"--split={1 if many else job.connections}",
         f"--max-connection-per-server={1 if many else min(job.per_host or job.connections, 16)}",  # more is exit 28
         "--min-split-size=1M",  # the default of 20M would idle most connections
+        # Far away (long pieces) the next request goes out before the last answer has ended: 4.6 s instead of 5.0 s
+        # of 1 GiB at 150 ms, and no byte is asked twice.
+        *(("--enable-http-pipelining=true",) if job.piece_bytes > _LEAST_PIECE else ()),
         "--file-allocation=none",  # sparse: the first hole tells the truth
         "--disk-cache=0",
         "--auto-save-interval=1",

@@ -18,6 +18,8 @@ class Trait(Enum):
 
     HTTP = "http"
     FTP = "ftp"
+    RSYNC = "rsync"
+    FILE = "file"
     RESUME = "resume"
     SEGMENTS = "segments"
     MIRRORS = "mirrors"

@@ -1,4 +1,4 @@
-"""curl: one connection a file, never a wrong byte appended, and the best report of the four."""
+"""curl: one connection a file, never a wrong byte appended, and the best report of all."""
 
 from __future__ import annotations
 

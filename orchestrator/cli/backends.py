@@ -69,4 +69,5 @@ def _show(sink: Any, model: str, file: str, source: str, ranked: Any) -> None:
         sink.write("choice", {**fields, "why": best.obstacle or best.why, "others": others})
         return
     name = "none" if best.obstacle else best.backend.NAME
-    click.echo(f"{label(model, file)} from {host(source)}: {name} ({harmless(best.obstacle or best.why)})")
+    why = f"{best.backend.NAME}: {best.obstacle}" if best.obstacle else best.why
+    click.echo(f"{label(model, file)} from {host(source)}: {name} ({harmless(why)})")

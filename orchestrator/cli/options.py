@@ -55,7 +55,7 @@ json = option("--json", is_flag=True, help="One JSON object a line on stdout, th
 where = stack(only, store, root)
 talk = stack(quiet, verbose, json)
 running = stack(
-    option("--backend", metavar="NAME", help="This program or failure: aria2c, axel, curl, wget."),
+    option("--backend", metavar="NAME", help="This program or failure: aria2c, axel, curl, wget, rsync."),
     option("--jobs", default=4, show_default=True, type=click.IntRange(1, 256), help="Files at once."),
     option("--connections", default=16, show_default=True, type=click.IntRange(1, 1024), help="To one host, in all."),
     option("--retries", default=5, show_default=True, type=click.IntRange(0, 1000), help="Rounds without progress."),

@@ -154,7 +154,8 @@ class _Planner:
                 event = events.Foreseen(wanted.model, wanted.file, "fetch", artifact.size, source.url, name, why)
                 self._emit(event)
                 return
-        raise NoBackendError(f"{artifact.name}: no program here serves its sources", install_hint())
+        hint = install_hint(source.url for source in artifact.sources)
+        raise NoBackendError(f"{artifact.name}: no program here serves its sources", hint)
 
     def _have(self, sha256: str) -> int:
         """How many bytes of it lie in a partial or a bundle."""

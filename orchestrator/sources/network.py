@@ -32,6 +32,8 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
         return environ.get(name) or environ.get(name.upper()) or ""
 
     parts = urlsplit(url)
+    if parts.scheme == "file":
+        return None
     proxy = value(f"{parts.scheme}_proxy") or value("all_proxy")
     if not proxy:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator import choose, verify
-from orchestrator.events import Failed, Mismatched, Progressed, Verified
+from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Verified
 from orchestrator.faults import Fault, Kind
 from orchestrator.judges import LARGE_BYTES
 from orchestrator.sources.known import Knowledge
@@ -15,6 +15,8 @@ from orchestrator.stream import Stream, Verdict
 from orchestrator.transfer.holding import Holding
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator.judges import Judge
     from orchestrator.model import Artifact
     from orchestrator.policy import Attempt
@@ -64,13 +66,15 @@ class Effort:
             for source in self.known.order(self.artifact.sources)
         }
 
-    def obstacles(self) -> str:
-        """Why no program may serve any source."""
+    def obstacles(self, *urls: str) -> str:
+        """Why no program may serve these sources, of those that speak their schemes."""
         told: dict[str, str] = {}
-        for source in self.artifact.sources:
-            for choice in self.choices(source.url):
-                program = self.kit.programs.get(choice.backend.NAME)
-                told[choice.backend.NAME] = (program.problem if program else "") or choice.obstacle
+        for url in urls:
+            for choice in self.choices(url):
+                name = choice.backend.NAME
+                if choose.speaks(choice.backend, url.partition(":")[0]):
+                    program = self.kit.programs.get(name)
+                    told[name] = program.problem or choice.obstacle if program else "not asked for"
         return ", ".join(f"{name}: {why}" for name, why in told.items() if why)
 
     def proxies(self) -> tuple[str, ...]:
@@ -138,6 +142,13 @@ class Effort:
         self.inherited = False
 
     # What is said.
+
+    def emit_left_out(self, options: Mapping[str, tuple[str, ...]]) -> None:
+        """Tell once a run and host that no program here can serve a source, and why not."""
+        for source in self.artifact.sources:
+            if not options[source.url] and source.host not in self.kit.left_out:
+                self.kit.left_out.add(source.host)
+                self.kit.emit(Noticed(f"{source.host} is left out: {self.obstacles(source.url)}"))
 
     def emit_failed(self, attempt: Attempt) -> None:
         """Tell the end of one attempt."""

@@ -25,7 +25,8 @@ class Kit:
 
     `budget` shares connections among files; `judge` reads large files (None: the reference does); `stall_s` is the
     silence after which a program is ended; `wait` whether to wait for another orch that is fetching the same bytes;
-    `known` what the run knows of its sources.
+    `known` what the run knows of its sources; `left_out` are the hosts of which it was told that no program here can
+    serve them.
     """
 
     world: World
@@ -39,3 +40,4 @@ class Kit:
     stall_s: float = 30.0
     wait: bool = True
     known: Knowledge | None = None
+    left_out: set[str] = field(default_factory=set)

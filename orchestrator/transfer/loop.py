@@ -86,7 +86,9 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
     kit = effort.kit
     options, effort.attempts = effort.options(), receipt.attempts
     if not any(options.values()):
-        raise NoBackendError(f"{effort.artifact.name}: no usable program: {effort.obstacles()}", install_hint())
+        why = effort.obstacles(*options)
+        raise NoBackendError(f"{effort.artifact.name}: no usable program: {why}", install_hint(options))
+    effort.emit_left_out(options)
     if effort.holding.is_complete() and _settle(effort) is None:
         return
     while True:

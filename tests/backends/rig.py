@@ -16,7 +16,9 @@ import psutil
 import pytest
 
 from orchestrator import judges
+from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Job, Trait, Want
+from orchestrator.demo.origin import Origin
 from orchestrator.events import Failed, Mismatched, Started
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.programs import find
@@ -26,6 +28,7 @@ from orchestrator.transfer.holding import Holding, total
 from orchestrator.transfer.kit import Kit
 from orchestrator.transfer.loop import Receipt, fetch
 from orchestrator.world import World
+from tests.rsyncd import FolderOrigin, RsyncOrigin
 from tests.servers import require
 
 if TYPE_CHECKING:
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.backends.base import Backend
-    from orchestrator.demo.origin import Origin
     from orchestrator.events import Event
     from orchestrator.model import Range
 
@@ -41,6 +43,8 @@ CONNECTIONS = 4
 MIB = 1 << 20
 SIZE = 6 * MIB + 4321  # neither whole pieces nor whole chunks; below what is looked at before a first attempt
 DATA = random.Random(5).randbytes(SIZE)
+# What a backend is tried against: each kind of origin that it speaks to, its best first.
+ORIGINS: dict[Trait, type] = {Trait.HTTP: Origin, Trait.RSYNC: RsyncOrigin, Trait.FILE: FolderOrigin}
 PATIENCE_S = 30.0  # for what must happen on loopback; a test that waits so long has failed
 
 
@@ -67,9 +71,10 @@ class Left:
 class Rig:
     """A backend, a store, and runs of the real `fetch` on it; `events` are of all runs, in order."""
 
-    def __init__(self, tmp_path: Path, backend: Backend) -> None:
+    def __init__(self, tmp_path: Path, backend: Backend, origin: type | None = None) -> None:
         require(backend.NAME)
         self.backend = backend
+        self.origin = origin or origins(backend)[0]
         self.environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home")}
         self.world = Hasty(self.environ, str(tmp_path))
         self.store = open_store(str(tmp_path / "store"), str(tmp_path / "state"))
@@ -84,6 +89,16 @@ class Rig:
     def streams(self) -> int:
         """How many connections this backend opens to one file."""
         return CONNECTIONS if Trait.SEGMENTS in self.backend.TRAITS else 1
+
+    @property
+    def mends(self) -> bool:
+        """Whether this backend compares what is here with what the source has before it goes on."""
+        return Trait.HTTP not in self.backend.TRAITS
+
+    @property
+    def block(self) -> int:
+        """The most that this backend holds back before it writes: a line that is slower than that seems still."""
+        return 256 << 10 if Trait.RSYNC in self.backend.TRAITS else 16 << 10
 
     def rate(self, seconds: float) -> int:
         """The rate of one connection at which this backend needs so long for a file of SIZE."""
@@ -211,7 +226,8 @@ class Rig:
 
     def lag(self, rate: int) -> int:
         """What may have left a paced origin and not be claimed after a stop: blocks under way, chunks begun."""
-        return self.streams * (rate // 8 + (32 << 10))
+        deaf = rate // 2 if Trait.RSYNC in self.backend.TRAITS else 0  # its handler of INT and TERM sleeps 0.4 s
+        return self.streams * (rate // 8 + (32 << 10)) + deaf
 
     def unsaved(self, rate: int) -> int:
         """What a program that dies may lose: what came since it last saved its state; a prefix needs none."""
@@ -220,6 +236,18 @@ class Rig:
     def waste(self, missing_bytes: int) -> int:
         """What a paced origin may send that is not kept: several connections hang up on each other."""
         return missing_bytes * 12 // 100 + MIB if self.streams > 1 else 128 << 10
+
+
+def origins(backend: Backend) -> list[type]:
+    """The kinds of origin that a backend speaks to."""
+    return [origin for trait, origin in ORIGINS.items() if trait in backend.TRAITS]
+
+
+LINES = [
+    pytest.param((backend, origin), id=backend.NAME if n == 0 else f"{backend.NAME}-{origin.__name__}")
+    for backend in BACKENDS
+    for n, origin in enumerate(origins(backend))
+]
 
 
 def job(partial: partials.Partial, length: int) -> Job:

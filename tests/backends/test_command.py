@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.backends import BACKENDS, aria2c, axel, by_name, curl, wget
+from orchestrator.backends import BACKENDS, aria2c, axel, by_name, curl, rsync, wget
 from orchestrator.backends.base import Job, Trait, Want
 
 FOLDER = "/store/partial/abc"
@@ -311,6 +311,61 @@ def test_axel(job: Job, argv: tuple[str, ...], rc: bytes, env: object) -> None:
     assert all(len(line) <= 100 for line in rc.splitlines())
 
 
+def rsync_argv(
+    source: str,
+    just: tuple[str, ...] = ("--min-size=1000", "--max-size=1000"),
+    timeout: int = 30,
+    daemon: tuple[str, ...] = ("--contimeout=10",),
+) -> tuple[str, ...]:
+    return (
+        "rsync",
+        "--no-motd",
+        "--8-bit-output",
+        "--out-format=%l",
+        "--inplace",
+        "--append-verify",
+        "--copy-links",
+        "--chmod=F600",
+        *just,
+        f"--timeout={timeout}",
+        *daemon,
+        source,
+        PATH,
+    )
+
+
+def of(job: Job, url: str) -> Job:
+    return replace(job, wants=(replace(job.wants[0], sources=(url,)),))
+
+
+R = "rsync://nas.example:8730/weights"
+F = "file:///mnt/weights"
+
+
+@pytest.mark.parametrize(
+    ("job", "argv"),
+    [
+        pytest.param(of(FRESH, f"{R}/w.bin"), rsync_argv(f"{R}/w.bin"), id="fresh"),
+        pytest.param(of(RESUME, f"{R}/w.bin"), rsync_argv(f"{R}/w.bin"), id="resume"),
+        pytest.param(of(UNKNOWN, f"{R}/w.bin"), rsync_argv(f"{R}/w.bin", just=()), id="length"),
+        pytest.param(of(WIDE, f"{R}/w.bin"), rsync_argv(f"{R}/w.bin", timeout=7), id="wide"),
+        pytest.param(of(TRUSTED, f"{R}/w.bin"), rsync_argv(f"{R}/w.bin"), id="nothing to trust"),
+        pytest.param(of(FRESH, f"{R}/a%20b/gr%C3%B6%C3%9Fe"), rsync_argv(f"{R}/a b/größe"), id="decoded"),
+        pytest.param(
+            of(FRESH, f"{R}/%5Bx%5D/a*b%3F?c"), rsync_argv(rf"{R}/\[x\]/a\*b\?\?c"), id="wildcards of a daemon"
+        ),
+        pytest.param(of(FRESH, f"{R}/a%00b%FF"), rsync_argv(f"{R}/a\ufffdb\ufffd"), id="no name of a file"),
+        pytest.param(of(FRESH, "rsync://[::1]:873/m/f"), rsync_argv("rsync://[::1]:873/m/f"), id="address"),
+        pytest.param(of(FRESH, "rsync://nas.example/"), rsync_argv("rsync://nas.example/"), id="no path"),
+        pytest.param(of(FRESH, f"{F}/w.bin"), rsync_argv("/mnt/weights/w.bin", daemon=()), id="file"),
+        pytest.param(of(UNKNOWN, f"{F}/-a%20*[b]:c"), rsync_argv("/mnt/weights/-a *[b]:c", (), daemon=()), id="odd"),
+    ],
+)
+def test_rsync(job: Job, argv: tuple[str, ...]) -> None:
+    made = rsync.command(job)
+    assert (made.argv, made.stdin, made.files, made.env) == (argv, b"", (), {})
+
+
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.NAME)
 @pytest.mark.parametrize("job", [FRESH, RESUME, UNKNOWN, LOGIN_PROXY, replace(FRESH, proxy=LONG)])
 def test_no_login_stands_in_argv(backend, job) -> None:
@@ -373,10 +428,10 @@ def test_a_bundle_is_refused(backend) -> None:
 
 
 def test_the_list() -> None:
-    assert [backend.NAME for backend in BACKENDS] == ["aria2c", "axel", "curl", "wget"]
-    assert [backend.SIDECAR for backend in BACKENDS] == [".aria2", ".st", None, None]
+    assert [backend.NAME for backend in BACKENDS] == ["aria2c", "axel", "curl", "wget", "rsync"]
+    assert [backend.SIDECAR for backend in BACKENDS] == [".aria2", ".st", None, None, None]
     assert by_name("curl") is curl
-    assert by_name("rsync") is None
+    assert by_name("nget") is None
 
 
 @pytest.mark.parametrize(
@@ -384,7 +439,9 @@ def test_the_list() -> None:
     [
         (Trait.HTTP, "aria2c axel curl wget"),
         (Trait.FTP, "aria2c axel curl wget"),
-        (Trait.RESUME, "aria2c axel curl wget"),
+        (Trait.RSYNC, "rsync"),
+        (Trait.FILE, "rsync"),
+        (Trait.RESUME, "aria2c axel curl wget rsync"),
         (Trait.SEGMENTS, "aria2c axel"),
         (Trait.MIRRORS, "aria2c axel"),
         (Trait.BUNDLE, "aria2c curl"),

@@ -14,11 +14,10 @@ import pytest
 from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Trait
 from orchestrator.demo.faults import replaced, wrong_bytes
-from orchestrator.demo.origin import Origin
 from orchestrator.errors import DigestError, StoreError, TransferError
 from orchestrator.events import Failed, Mismatched, Waiting
 from orchestrator.model import Range
-from tests.backends.rig import DATA, MIB, SIZE, Rig, child, midway, small_disk, when
+from tests.backends.rig import DATA, LINES, MIB, SIZE, Rig, child, midway, origins, small_disk, when
 from tests.servers import require
 
 if TYPE_CHECKING:
@@ -26,20 +25,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.backends.base import Backend
+    from orchestrator.demo.origin import Origin
 
 OTHER = random.Random(6).randbytes(SIZE)
 SMALL = DATA[: 2 * MIB + 77]
 HALF = SIZE // 2
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.NAME)
+@pytest.fixture(params=LINES)
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
-    return Rig(tmp_path, request.param)
+    return Rig(tmp_path, *request.param)
 
 
 @pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as running:
+def origin(rig: Rig) -> Iterator[Origin]:
+    """Where the backend fetches from; told of a fault that its scheme does not know, it skips the test."""
+    with rig.origin() as running:
         yield running
 
 
@@ -82,7 +83,7 @@ def test_server_tells_no_length(rig: Rig, origin: Origin, body: str, data: bytes
 
 
 def test_redirect(rig: Rig) -> None:
-    with Origin(also=("127.0.0.2",)) as origin:
+    with rig.origin(also=("127.0.0.2",)) as origin:
         target = origin.serve("/there is [one]", SMALL).replace(origin.url, origin.at("127.0.0.2"))
         receipt = rig.fetch(SMALL, origin.serve("/f", redirect=target))
         rig.assert_committed(SMALL)
@@ -116,8 +117,9 @@ def test_odd_store(rig: Rig, origin: Origin, tmp_path: Path, folder: str) -> Non
 
 
 def test_slow_but_steady(rig: Rig, origin: Origin) -> None:
-    data = DATA[: 256 << 10]
-    receipt = rig.fetch(data, origin.serve("/f", data, rate=64 << 10), stall_s=1)
+    rate = rig.block * 4  # a stall is less than 16 KiB in this time
+    data = DATA[: 4 * rate]
+    receipt = rig.fetch(data, origin.serve("/f", data, rate=rate), stall_s=1)
     rig.assert_committed(data)
     assert receipt.attempts == []
     assert receipt.seconds > 2, "it was not slow"
@@ -159,13 +161,13 @@ def test_503_then_ok(rig: Rig, origin: Origin, data: bytes) -> None:
 
 def test_resume_from_half(rig: Rig) -> None:
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(Origin())
+        first = stack.enter_context(rig.origin())
         url = first.serve("/f", DATA, rate=rig.rate(2.4))
         with when(midway(first, "/f", HALF), stack.close), pytest.raises(TransferError):
             rig.fetch(DATA, url, retries=0)
     left = rig.left(DATA)
     rig.assert_kept(first.sent("/f"), left, rig.unsaved(rig.rate(2.4)))
-    with Origin(port=first.port) as second:
+    with rig.origin(port=first.port) as second:
         receipt = rig.fetch(DATA, second.serve("/f", DATA, rate=rig.rate(0.8)))
         rig.assert_asked(second.sent("/f"), left)
         assert receipt.bytes_reused == left.good_bytes
@@ -252,8 +254,8 @@ def test_wrong_partial(rig: Rig, origin: Origin, giver: str) -> None:
     rig.plant(DATA, OTHER[:HALF], (Range(HALF, SIZE),), sources)
     rig.fetch(DATA, url)
     rig.assert_committed(DATA)
-    assert len(rig.said(Mismatched)) == 1
-    assert rig.starts == 2
+    assert len(rig.said(Mismatched)) == (not rig.mends)
+    assert rig.starts == (1 if rig.mends else 2)
 
 
 @pytest.mark.parametrize("kind", ["shorter", "longer"])
@@ -381,17 +383,19 @@ PAIRS = [pytest.param(a, b, id=f"{a.NAME}-{b.NAME}") for a, b in itertools.permu
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_hand_over(tmp_path: Path, origin: Origin, first: Backend, second: Backend) -> None:
+def test_hand_over(tmp_path: Path, first: Backend, second: Backend) -> None:
     require(second.NAME)
     rig = Rig(tmp_path, first)
     rate = rig.rate(1.2)
-    url = origin.serve("/f", DATA, rate=rate)
-    rig.fetch_until(midway(origin, "/f", SIZE * 2 // 3), DATA, url)
-    before, left = origin.sent("/f"), rig.left(DATA, second)
-    rig.assert_kept(before, left, rig.lag(rate))
-    rig.backend = second
-    origin.serve("/f", DATA, rate=rig.rate(0.8))
-    receipt = rig.fetch(DATA, url)
-    rig.assert_committed(DATA)
-    assert receipt.attempts == []
-    rig.assert_asked(origin.sent("/f") - before, left)
+    with rig.origin() as here, contextlib.ExitStack() as stack:
+        rig.fetch_until(midway(here, "/f", SIZE * 2 // 3), DATA, here.serve("/f", DATA, rate=rate))
+        left = rig.left(DATA, second)
+        rig.assert_kept(here.sent("/f"), left, rig.lag(rate))
+        rig.backend = second
+        kind = origins(second)[0]
+        there = here if kind is rig.origin else stack.enter_context(kind())  # another scheme: another source
+        before = there.sent("/f")
+        receipt = rig.fetch(DATA, there.serve("/f", DATA, rate=rig.rate(0.8)))
+        rig.assert_committed(DATA)
+        assert receipt.attempts == []
+        rig.assert_asked(there.sent("/f") - before, left)

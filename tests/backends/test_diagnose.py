@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.backends import BACKENDS, aria2c, axel, curl, shared, wget
+from orchestrator.backends import BACKENDS, aria2c, axel, curl, rsync, shared, wget
 from orchestrator.backends.base import Exit, Job, Want
 from orchestrator.faults import Fault, Kind, from_status
 
@@ -647,6 +647,167 @@ def test_axel(job, code, stderr, kind, status, message) -> None:
     assert fault == Fault(kind, message, status, None, message == "connection refused")
 
 
+def rsync_end(code: int, said: str, what: str = "some files/attrs were not transferred (see previous errors)") -> str:
+    """How rsync 3.5.0 ends: what went wrong, then its exit code in words."""
+    return f"{said}\nrsync error: {what} (code {code}) at main.c(1956) [Receiver=3.5.0]\n"
+
+
+HELLO = "error starting client-server protocol"
+UNREAD = "rsync: [Receiver] read error: Connection reset by peer (104)\n"
+IN_FULL = 'rsync: [receiver] write failed on "/p/body": No space left on device (28)'
+CUT = (
+    "rsync: connection unexpectedly closed (3178868 bytes received so far) [receiver]\n"
+    "rsync error: error in rsync protocol data stream (code 12) at io.c(285) [receiver=3.5.0]\n"
+    "rsync: connection unexpectedly closed (37 bytes received so far) [generator]\n"
+    "rsync error: error in rsync protocol data stream (code 12) at io.c(285) [generator=3.5.0]\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "kind", "message"),
+    [
+        (5, rsync_end(5, "@ERROR: Unknown module 'nomod'", HELLO), MISSING, "server has no such module"),
+        (5, rsync_end(5, "Password: @ERROR: auth failed on module auth", HELLO), REFUSED, "auth failed on module auth"),
+        (
+            5,
+            rsync_end(5, "@ERROR: access denied to deny from localhost (127.0.0.1)", HELLO),
+            REFUSED,
+            "access denied to deny from localhost (127.0.0.1)",
+        ),
+        (5, rsync_end(5, "@ERROR: chdir failed", HELLO), REFUSED, "chdir failed"),
+        (
+            5,
+            rsync_end(5, "@ERROR: max connections (4) reached -- try again later", HELLO),
+            BUSY,
+            "server has too many connections",
+        ),
+        (
+            5,
+            rsync_end(5, 'rsync: server sent "<!DOCTYPE HTML>" rather than greeting', HELLO),
+            REFUSED,
+            "not an rsync server",
+        ),
+        (
+            10,
+            rsync_end(10, "rsync: [Receiver] failed to connect to 127.0.0.1 (127.0.0.1): Connection refused (111)"),
+            NETWORK,
+            "connection refused",
+        ),
+        (
+            10,
+            rsync_end(10, "rsync: getaddrinfo: no.such.host.invalid 873: Name or service not known"),
+            NETWORK,
+            "name resolution failed",
+        ),
+        (
+            10,
+            rsync_end(10, "rsync: [Receiver] failed to connect to h (10.0.0.1): Connection timed out (110)"),
+            STALLED,
+            "connection timed out",
+        ),
+        (10, rsync_end(10, "rsync: [receiver] write error: Broken pipe (32)"), NETWORK, "connection lost"),
+        (12, CUT, NETWORK, "connection lost"),
+        (
+            23,
+            rsync_end(23, 'rsync: [sender] link_stat "nope" (in m) failed: No such file or directory (2)') + UNREAD,
+            MISSING,
+            "source has no such file",
+        ),
+        (
+            23,
+            rsync_end(23, 'rsync: [sender] change_dir "/mnt/no" failed: No such file or directory (2)'),
+            MISSING,
+            "source has no such file",
+        ),
+        (
+            23,
+            rsync_end(23, 'rsync: [sender] send_files failed to open "f" (in m): Permission denied (13)'),
+            REFUSED,
+            "source may not be read",
+        ),
+        (
+            23,
+            rsync_end(23, 'rsync: [sender] read errors mapping "/mnt/f": Input/output error (5)'),
+            NETWORK,
+            "source cannot be read",
+        ),
+        (
+            23,
+            rsync_end(23, "ERROR: f failed verification -- update retained."),
+            NETWORK,
+            "the file changed at the source on its way",
+        ),
+        (23, rsync_end(23, "rsync: something new"), REFUSED, "not transferred"),
+        (24, rsync_end(24, 'file has vanished: "f" (in m)'), MISSING, "the file vanished at the source"),
+        (
+            30,
+            "[Receiver] io timeout after 4 seconds -- exiting\n" + rsync_end(30, "", "timeout in data send/receive"),
+            STALLED,
+            "connection timed out",
+        ),
+        (35, rsync_end(35, "", "timeout waiting for daemon connection"), STALLED, "connection timed out"),
+        (11, rsync_end(11, IN_FULL, "error in file IO"), DISK, "no space left on device"),
+        (12, rsync_end(12, IN_FULL, "error in rsync protocol data stream"), DISK, "no space left on device"),
+        (
+            23,
+            rsync_end(23, 'rsync: [receiver] open "/p/body" failed: Read-only file system (30)'),
+            DISK,
+            "read-only file system",
+        ),
+        (
+            3,
+            rsync_end(3, 'rsync: [Receiver] change_dir#3 "/p" failed: No such file or directory (2)'),
+            DISK,
+            "no such file or directory",
+        ),
+        # A daemon that talks of its own disk stops nothing here.
+        (
+            11,
+            rsync_end(
+                11, 'rsync: [sender] write failed on "/q/body": No space left on device (28)', "error in file IO"
+            ),
+            NETWORK,
+            "source cannot be read",
+        ),
+        (
+            4,
+            rsync_end(4, "ERROR: rejecting unrequested file-list name: x", "requested action not supported"),
+            REFUSED,
+            "server does not do what was asked",
+        ),
+        (20, rsync_end(20, "", "received SIGINT, SIGTERM, or SIGHUP"), NETWORK, "interrupted from outside"),
+        (-9, "", NETWORK, "killed from outside (signal 9)"),
+        (
+            1,
+            rsync_end(1, "rsync: --bogus: unknown option", "syntax or usage error"),
+            BROKEN,
+            "exit 1: --bogus: unknown option",
+        ),
+        (14, "", BROKEN, "exit 14"),
+    ],
+)
+def test_rsync(code, stderr, kind, message) -> None:
+    fault = rsync.diagnose(RESUME, Exit(code, "8388608\n" if code in (11, 12) else "", stderr))
+    assert fault == Fault(kind, message, None, None, message == "connection refused")
+
+
+@pytest.mark.parametrize(
+    ("length", "stdout", "fault"),
+    [
+        (8388608, "8388608\n", None),
+        (8388608, "8388608\n8388608\n", None),  # mended: it went over the file twice
+        (8388608, "", Fault(CORRUPT, "source has a file of another length")),
+        (8388608, "skipping directory .\n", Fault(MISSING, "source is not a file")),
+        (8388608, 'skipping non-regular file "fifo"\n', Fault(MISSING, "source is not a file")),
+        (None, "skipping directory dir\n", Fault(MISSING, "source is not a file")),
+        (None, "", None),  # nothing to add to what is there
+    ],
+)
+def test_rsync_succeeds_over_nothing(length, stdout, fault) -> None:
+    job = replace(RESUME, wants=(replace(RESUME.wants[0], length=length),))
+    assert rsync.diagnose(job, Exit(0, stdout, "")) == fault
+
+
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.NAME)
 @pytest.mark.parametrize("code", [0, 1, 22, -2, -15])
 @pytest.mark.parametrize(
@@ -667,6 +828,7 @@ def test_whoever_ended_it_is_believed_before_the_code(backend, code, ended, kind
         (axel, "", ""),
         (curl, report(0, "206", ""), ""),
         (curl, "", ""),
+        (rsync, "8388608\n", ""),
         (wget, "", PARTIAL),
         (wget, "", headers("302 Found") + PARTIAL),
         (wget, "", ""),

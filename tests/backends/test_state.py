@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.backends import BACKENDS, aria2c, axel, curl, wget
+from orchestrator.backends import BACKENDS, aria2c, axel
 from orchestrator.backends.base import Job, Want
 from orchestrator.backends.shared import merge
 from orchestrator.model import Range
 
 MIB = 1 << 20
 STATEFUL = (aria2c, axel)
+APPENDING = tuple(backend for backend in BACKENDS if backend.SIDECAR is None)
 SIZE = 8 * MIB
 
 # Left by the real programs after SIGKILL, three connections, 8 MiB; every claim was compared with the bytes.
@@ -64,7 +65,7 @@ def test_what_is_written_is_read_back(backend, case, connections, piece) -> None
     assert backend.missing(backend.sidecar(task, read), length, length) == read
 
 
-@pytest.mark.parametrize("backend", (curl, wget), ids=lambda backend: backend.NAME)
+@pytest.mark.parametrize("backend", APPENDING, ids=lambda backend: backend.NAME)
 @settings(deadline=None, max_examples=60)
 @given(case=holes())
 def test_a_file_cut_to_its_first_hole_lacks_all_of_them(backend, case) -> None:
@@ -166,7 +167,7 @@ def test_without_state_only_the_full_length_counts(backend) -> None:
     assert backend.missing(None, 0, 0) == ()
 
 
-@pytest.mark.parametrize("backend", (curl, wget), ids=lambda backend: backend.NAME)
+@pytest.mark.parametrize("backend", APPENDING, ids=lambda backend: backend.NAME)
 def test_what_was_appended_is_there(backend) -> None:
     assert backend.missing(None, 100, 40) == (Range(40, 100),)
     assert backend.missing(None, 100, 0) == (Range(0, 100),)
