@@ -94,6 +94,8 @@ def best_for_large(world: World) -> Judge:
 
 def weakness(world: World, judge: Judge) -> str:
     """Test a judge: right bytes are good; flipped, missing, malformed and empty are not. Empty where it passes."""
+    if not judge.path:
+        return "not installed"
     right = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
     with tempfile.TemporaryDirectory(prefix="orch-judge-") as folder:
         for name, content in (("right", b"hello world"), ("flipped", b"hello xorld")):

@@ -24,6 +24,7 @@ def command(**words: Any) -> int:
     from orchestrator import choose
     from orchestrator.backends import BACKENDS
     from orchestrator.errors import NoBackendError
+    from orchestrator.judges import installed, measure, weakness
     from orchestrator.programs import find, install_hint
     from orchestrator.sources.reach import reach
 
@@ -42,6 +43,8 @@ def command(**words: Any) -> int:
                 continue
             said = program.problem or f"{program.version}  {program.path}{' (embedded)' if program.embedded else ''}"
             click.echo(f"{program.name:<7} {said}\n        {' '.join(traits)}")
+        for judge in installed(world):
+            _show_judge(sink, judge, measure(world, judge) if judge.path else 0.0, weakness(world, judge))
         usable = [name for name, program in programs.items() if program.usable]
         if words["manifests"]:
             space = workspace(world, words)
@@ -55,6 +58,18 @@ def command(**words: Any) -> int:
         return Summary(ok=True, exit_code=0)
 
     return conclude(sink, work)
+
+
+def _show_judge(sink: Any, judge: Any, rate: float, weakness: str) -> None:
+    from orchestrator.render.sink import amount
+
+    name, problem = judge.kind.name, weakness if judge.path else "not installed"
+    if isinstance(sink, JsonLines):
+        fields = {"name": name, "path": judge.path, "usable": not problem, "problem": problem}
+        sink.write("judge", {**fields, "bytes_per_second": round(rate)})
+        return
+    said = f"{judge.path}  judges {amount(rate)}/s" if judge.path else problem
+    click.echo(f"{name:<9} {said}{f'  ({problem})' if judge.path and problem else ''}")
 
 
 def _show(sink: Any, model: str, file: str, source: str, ranked: Any) -> None:

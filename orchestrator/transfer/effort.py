@@ -8,6 +8,7 @@ from orchestrator import choose, verify
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Verified
 from orchestrator.faults import Fault, Kind
 from orchestrator.judges import LARGE_BYTES
+from orchestrator.sources.history import host_of
 from orchestrator.sources.known import Knowledge
 from orchestrator.sources.reach import Reach, reach
 from orchestrator.store import quarantine
@@ -146,9 +147,10 @@ class Effort:
     def emit_left_out(self, options: Mapping[str, tuple[str, ...]]) -> None:
         """Tell once a run and host that no program here can serve a source, and why not."""
         for source in self.artifact.sources:
-            if not options[source.url] and source.host not in self.kit.left_out:
-                self.kit.left_out.add(source.host)
-                self.kit.emit(Noticed(f"{source.host} is left out: {self.obstacles(source.url)}"))
+            host = host_of(source.url)
+            if not options[source.url] and host not in self.kit.left_out:
+                self.kit.left_out.add(host)
+                self.kit.emit(Noticed(f"{host} is left out: {self.obstacles(source.url)}"))
 
     def emit_failed(self, attempt: Attempt) -> None:
         """Tell the end of one attempt."""

@@ -61,6 +61,7 @@ def aria2c_argv(
         f"--split={split}",
         f"--max-connection-per-server={per_server}",
         "--min-split-size=1M",
+        *(("--enable-http-pipelining=true",) if piece > 1 << 20 else ()),
         "--file-allocation=none",
         "--disk-cache=0",
         "--auto-save-interval=1",
