@@ -179,5 +179,6 @@ def test_without_holes_the_plain_check_says(world: World, tmp_path: Path, judge:
     path = tmp_path / "f"
     behind = Stream(world, judge, sha256(DATA), str(path), no_holes)
     grow(path, DATA, pause_s=0)
+    time.sleep(0.3)  # it has looked by now
     assert behind.finish() is Verdict.UNKNOWN
     assert stream.HOLD_BACK_BYTES > 0
