@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -182,3 +183,23 @@ def test_without_holes_the_plain_check_says(world: World, tmp_path: Path, judge:
     time.sleep(0.3)  # it has looked by now
     assert behind.finish() is Verdict.UNKNOWN
     assert stream.HOLD_BACK_BYTES > 0
+
+
+def test_under_a_memory_limit_the_page_cache_is_let_go(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written out and hashed leaves the cache: a container would pay for it from its limit."""
+    fincore = require("fincore")
+    held = {}
+    for limited in (False, True):
+        monkeypatch.setattr(stream, "_memory_is_limited", lambda limited=limited: limited)
+        monkeypatch.setattr(stream, "_PUSH_BYTES", 4 * MIB)
+        path = tmp_path / f"f{limited}"
+        behind = Stream(world, judges.reference(world), sha256(DATA), str(path), end_of_file)
+        grow(path, DATA, pause_s=0.03)
+        assert behind.finish() is Verdict.GOOD
+        out = subprocess.run([fincore, "--bytes", "-n", "-o", "RES", path], capture_output=True, text=True, check=True)
+        held[limited] = int(out.stdout)
+    if held[False] < SIZE:
+        pytest.skip("this file system keeps nothing in the page cache")
+    assert held[True] < held[False] / 2
