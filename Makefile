@@ -18,8 +18,9 @@ demo: $(VENV)/.ready  ## Show the whole thing on this machine, with no network
 weights: $(VENV)/.ready  ## Fetch, verify and place what MANIFEST wants (default: manifests/team.yaml)
 	@$(BIN)/orch sync $(MANIFEST)
 
+# Programs that are killed in the middle of their work on a busy machine are judged twice; pytest counts the reruns.
 test: $(VENV)/.ready-dev  ## Run the tests: real programs, real servers on loopback
-	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --reruns 1 $(TESTS)
 
 lint: $(VENV)/.ready-dev  ## ruff, mypy --strict, and the floors of the house
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

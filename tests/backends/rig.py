@@ -198,7 +198,8 @@ class Rig:
                 found = bytearray(file.read().ljust(len(data), b"\0"))
             for start, end in missing:
                 found[start:end] = data[start:end]
-            assert found == data, "the partial claims bytes that are not there"
+            wrong = next((at for at in range(len(data)) if found[at] != data[at]), None)
+            assert wrong is None, f"byte {wrong} is claimed and not there; missing are {missing}"
             to = to or self.backend
             state = to.sidecar(job(partial, len(data)), missing)
             have = partial.have if state is not None else min(partial.have, missing[0].start)
