@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 PATIENCE_S = 2.0
 HOST_REQUESTS = 4
 LARGE_BYTES = 8 << 20  # below, the program is done before a probe would be
-POINTER = b"version https://git-lfs"
-_PAGES = (b"<!doctype html", b"<html")
 _VERDICTS = {
     Kind.MISSING: Verdict.MISSING,
     Kind.TLS: Verdict.DEAD,
@@ -155,6 +153,7 @@ class _Budget:
 
 def _examine(pair: Pair, way: Reach, end: float, budget: _Budget, *, rates: bool) -> Finding | None:
     """Look at a pair and taste its file; None where it could not be asked."""
+    from orchestrator.formats import look as look_into
     from orchestrator.sources.look import look
     from orchestrator.sources.taste import taste
 
@@ -185,10 +184,10 @@ def _examine(pair: Pair, way: Reach, end: float, budget: _Budget, *, rates: bool
         return Finding(Verdict.GOOD, "", seen)
     way_s = min(left_s, 1.0)
     tasted = taste(seen.last_url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=way_s)
-    if tasted.head.startswith(POINTER):
-        return Finding(Verdict.LYING, "an LFS pointer instead of the file", seen)
-    if seen.length is None and tasted.head.lstrip().lower().startswith(_PAGES):
-        return Finding(Verdict.LYING, "an HTML page instead of the file", seen)
+    kind = look_into(tasted.head).format
+    if kind == "lfs" or (kind == "html" and seen.length is None):
+        page = "an LFS pointer" if kind == "lfs" else "an HTML page"
+        return Finding(Verdict.LYING, f"{page} instead of the file", seen)
     return Finding(Verdict.GOOD, "", seen, tasted.rate)
 
 
