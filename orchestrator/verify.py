@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from orchestrator import nature
 from orchestrator.backends.base import Command
 
 if TYPE_CHECKING:
@@ -92,3 +93,16 @@ def digest(path: str, stop: threading.Event | None = None) -> str:
                 raise InterruptedError("stopped while reading")
             hasher.update(chunk)
     return hasher.hexdigest()
+
+
+def look_into(path: str, wish: nature.Wish) -> nature.Nature:
+    """Say what a file is whose digest does not fit; nothing where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(nature.HEAD_BYTES)
+            head += file.read(nature.header_bytes(head) - len(head))
+            file.seek(max(0, size - nature.TAIL_BYTES))
+            return nature.of(head, file.read(nature.TAIL_BYTES), size, wish)
+    except OSError:
+        return nature.Nature()

@@ -143,7 +143,7 @@ def _read_end(effort: Effort, backend: Backend, job: Job, exit_: Exit, source: s
     measure(effort, job, backend, exit_, landed)
     # A program may end before its bytes were counted, and leave a file that is too long to be claimed.
     givers = job.wants[0].sources
-    if (landed or partial.have > job.wants[0].have) and not set(givers) <= set(partial.info.sources):
+    if (landed or partial.have > job.wants[0].have or length == 0) and not set(givers) <= set(partial.info.sources):
         partial.info.sources += [url for url in givers if url not in partial.info.sources]
         partial.save_info()
     effort.emit_progress(after)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator import choose, verify
+from orchestrator import choose, nature, verify
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Verified
 from orchestrator.faults import Fault, Kind
 from orchestrator.judges import LARGE_BYTES
@@ -104,14 +104,16 @@ class Effort:
         partial = self.holding.partial
         givers = tuple(dict.fromkeys(partial.info.sources))
         found = verify.digest(partial.file, self.kit.world.stop)
+        what = verify.look_into(partial.file, nature.wish(self.artifact.wanted[0]))
         about = {"expected": self.artifact.sha256, "source": " ".join(givers), "model": self._talk[0]}
         folder = quarantine.banish(self.kit.store, partial.file, found, about)
         whose = " and ".join((*givers, *(("an earlier run",) if self.inherited or not givers else ())))
-        self.kit.emit(Mismatched(*self._talk, whose, self.artifact.sha256, found, folder))
+        self.kit.emit(Mismatched(*self._talk, whose, self.artifact.sha256, found, folder, what.words))
         mixed = self.inherited or len(givers) != 1
         self.empty()
         if not mixed:
-            return Fault(Kind.CORRUPT, f"wrong bytes ({found[:12]} instead of {self.artifact.sha256[:12]})")
+            told = f"wrong bytes ({found[:12]} instead of {self.artifact.sha256[:12]}{what.after})"
+            return Fault(Kind.CORRUPT, told, hint=what.hint)
         self._apart = True
         return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")
 

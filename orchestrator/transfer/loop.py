@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import DigestError, HeldError, NoBackendError, OrchError, StoreError, TransferError
+from orchestrator.errors import HeldError, NoBackendError, StoreError
 from orchestrator.events import Noticed, Waiting
 from orchestrator.faults import Fault, Kind
+from orchestrator.nature import EMPTY, EMPTY_PIN, EMPTY_PIN_HINT
 from orchestrator.policy import Attempt, GiveUp, Try, next_step
 from orchestrator.programs import install_hint
 from orchestrator.store import blobs, partials
 from orchestrator.transfer.attempt import try_once
+from orchestrator.transfer.despair import despair
 from orchestrator.transfer.effort import Effort
 from orchestrator.transfer.pace import book
 
@@ -94,7 +96,7 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
     while True:
         step = next_step(options, receipt.attempts, retries=kit.retries, jitter=kit.world.jitter())
         if isinstance(step, GiveUp):
-            raise _despair(effort, receipt.attempts, step.fault)
+            raise despair(effort, receipt.attempts, step.fault)
         _wait(effort, step, receipt)
         attempt = _try(effort, step)
         book(effort, step.backend, step.source, attempt.fault if attempt else None)
@@ -141,33 +143,9 @@ def _settle(effort: Effort) -> Fault | None:
     if effort.holding.is_too_long() or not effort.is_right():
         return effort.banish()
     effort.emit_verified()
+    if sha256 in EMPTY and effort.artifact.size is None:
+        effort.kit.emit(
+            Noticed(f"{effort.artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}")
+        )
     blobs.commit(effort.kit.store, [(path, sha256)])
     return None
-
-
-def _despair(effort: Effort, attempts: list[Attempt], fault: Fault | None) -> OrchError:
-    """The error for people: what became of each source, wrong bytes before all."""
-    tried = {(attempt.source, attempt.backend): attempt.fault.message for attempt in attempts}
-    history = "; ".join(f"{source} ({backend}): {message}" for (source, backend), message in tried.items())
-    name = effort.artifact.name
-    if fault is not None and fault.kind is Kind.CORRUPT:
-        hint = "compare the digest in the manifest with the publisher's; wrong bytes are kept in "
-        return DigestError(f"{name}: no source gave the right bytes: {history}", hint + effort.kit.store.quarantine)
-    word = fault.kind.value if fault else Kind.NETWORK.value
-    return TransferError(f"{name}: every source failed: {history}", _hint(effort, fault), word)
-
-
-def _hint(effort: Effort, fault: Fault | None) -> str:
-    match fault.kind if fault else None:
-        case Kind.MISSING:
-            return "look at the URL in the manifest: the file may have moved"
-        case Kind.REFUSED:
-            return "the server wants a login, or refuses this program; see the commands: `orch sync -v`"
-        case Kind.TLS:
-            return "name the server's CA in the manifest, `hosts: {NAME: {ca: FILE}}`, or set SSL_CERT_FILE"
-        case Kind.BROKEN:
-            return "see what the program says: `orch sync -v`, or try another one: --backend NAME"
-        case _ if effort.proxies():
-            return f"is the proxy right? https_proxy, http_proxy or all_proxy says {', '.join(effort.proxies())}"
-        case _:
-            return "run `orch sync` again: it goes on where it stopped; or add a mirror to the manifest"
