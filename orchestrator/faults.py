@@ -57,7 +57,7 @@ class Fault:
     `retry_at_s` is the same as a date, in seconds since the epoch, where it said it so.
     `refused_connection` is true when nobody listened at the address (worth two tries, not five).
     `slow` is true where nothing failed but a faster source is known. `hint` is what to type next, where the bytes
-    that came tell more than the kind does.
+    that came tell more than the kind does. `mendable`: only pieces of the file are wrong, and the others are kept.
     """
 
     kind: Kind
@@ -68,11 +68,12 @@ class Fault:
     retry_at_s: float | None = None
     slow: bool = False
     hint: str = ""
+    mendable: bool = False
 
     @property
     def remedy(self) -> Remedy:
-        """The row of `REMEDIES` for this kind."""
-        return REMEDIES[self.kind]
+        """The row of `REMEDIES` for this kind; who gave but a bad piece may give it again when nobody else can."""
+        return Remedy.AFRESH if self.mendable else REMEDIES[self.kind]
 
 
 def from_status(status: int, retry_after_s: float | None = None) -> Fault:

@@ -95,6 +95,28 @@ def digest(path: str, stop: threading.Event | None = None) -> str:
     return hasher.hexdigest()
 
 
+def digest_and_pieces(path: str, length: int, stop: threading.Event) -> tuple[str, tuple[bytes, ...]]:
+    """Compute, by one read, the sha256 of a file (hex) and the hashes of its pieces of `length` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        InterruptedError: a stop was asked for.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from orchestrator.pieces import Hasher
+
+    whole, parts = hashlib.sha256(), Hasher(length)
+    with open(path, "rb") as file, ThreadPoolExecutor(1, "orch-hash") as other:
+        while chunk := file.read(1 << 22):
+            if stop.is_set():
+                raise InterruptedError("stopped while reading")
+            beside = other.submit(whole.update, chunk)  # hashlib lets other threads run
+            parts.update(chunk)
+            beside.result()
+    return whole.hexdigest(), parts.hashes()
+
+
 def look_into(path: str, wish: nature.Wish) -> nature.Nature:
     """Say what a file is whose digest does not fit; nothing where it cannot be read."""
     try:
