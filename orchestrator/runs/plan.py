@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator import choose, events, verify
+from orchestrator import choose, events, nature, verify
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
 from orchestrator.programs import find_backends, install_hint
 from orchestrator.runs import preflight
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.events import Event, Summary
-    from orchestrator.model import Artifact, Host, Wanted
+    from orchestrator.model import Artifact, Host, Unresolved, Wanted
     from orchestrator.programs import Program
     from orchestrator.world import World
 
@@ -34,6 +34,7 @@ def plan(
     *,
     hosts: Mapping[str, Host] | None = None,
     options: Options | None = None,
+    unresolved: Sequence[Unresolved] = (),
 ) -> Summary:
     """Say of every file what `sync` would do, and whether bytes and inodes fit.
 
@@ -45,6 +46,7 @@ def plan(
     options = options or Options()
     store = Store(store_path, world.state)
     tally = Tally(wanted, bytes_to_fetch=0)
+    tally.refuse(unresolved, emit)
     todo = []
     for standing in standings(store, wanted):
         if standing.present:
@@ -125,7 +127,9 @@ class _Planner:
                     action = "adopt"
                 elif not self._options.force and not self._records.is_ours(path, w.sha256):
                     hint = "move it away, or let it be replaced: --force"
-                    raise PlacementError(f"{path}: a foreign file stands there with other bytes", hint, "foreign")
+                    what = verify.look_into(path, nature.wish(w))
+                    message = f"{path}: a foreign file stands there with other bytes{what.after}"
+                    raise PlacementError(message, hint, "foreign")
         return action
 
     def _right(self, sha256: str, size: int | None, path: str) -> bool:
