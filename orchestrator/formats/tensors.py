@@ -47,6 +47,19 @@ def safetensors_fault(head: bytes, length: int) -> str:
     return _tensors(header, length - whole)
 
 
+def whole_bytes(head: bytes) -> int | None:
+    """How long a safetensors file is by its header; None where `head` does not have all of that, or it is not sound."""
+    whole = header_bytes(head)
+    if not whole or len(head) < whole:
+        return None
+    try:
+        header = json.loads(head[8:whole])
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return whole + max(map(int, ends), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return None
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
