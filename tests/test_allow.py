@@ -18,7 +18,7 @@ from orchestrator.demo.origin import Origin
 from orchestrator.errors import PlacementError
 from orchestrator.formats.policy import refusal
 from orchestrator.manifest.keys import Format
-from orchestrator.model import Wanted
+from orchestrator.model import Place, Wanted
 from orchestrator.placement import gate
 from tests.orch import Orch
 from tests.servers import require
@@ -84,7 +84,7 @@ def test_members_of_archives_are_judged_by_their_own_bytes() -> None:
         assert "only" not in str(judged(make(bad), word, "safetensors"))
         assert "a pickle (protocol 4) in it (b.safetensors)" in str(judged(make(bad), word, "safetensors"))
         assert judged(make(bad), word, "safetensors", "pickle") is None
-        assert "an archive in an archive" in str(judged(make({"x": zipped(a=b"1")}), word, "zip", "tar"))
+        assert "an archive of its own" in str(judged(make({"x": zipped(a=b"1")}), word, "zip", "tar"))
         whole = make(good)
         assert judged(whole[: min(700, len(whole) // 2)], word, "safetensors")
     objects = io.BytesIO()
@@ -157,16 +157,22 @@ def test_bytes_that_were_there_before_are_judged_too(orch: Orch) -> None:
         assert orch.sync().summary["present"] == 1  # nothing to do is one stat a file
 
 
-def test_a_tree_is_judged_file_by_file(tmp_path: Path) -> None:
-    (tmp_path / "a/b").mkdir(parents=True)
-    (tmp_path / "a/good.bin").write_bytes(TENSORS)
-    (tmp_path / "a/b/spiece.model").write_bytes(PIECES)
-    (tmp_path / "a/b/link").symlink_to("/dev/zero")
-    wanted = Wanted("/team.yaml", "m", "x.tar", "0" * 64, None, (), (), allow=("safetensors",))
-    gate.check_tree(str(tmp_path), wanted)
-    (tmp_path / "a/b/bad.json").write_bytes(pickle.dumps({"a": print}, 0))
-    with pytest.raises(PlacementError, match=r"a/b/bad\.json is a pickle"):
-        gate.check_tree(str(tmp_path), wanted)
+def test_of_an_archive_that_is_unpacked_the_members_count(tmp_path: Path) -> None:
+    wanted = Wanted("/team.yaml", "m", "x.tar", "0" * 64, None, (), (Place("/x", unpack=True),), allow=("safetensors",))
+    path = tmp_path / "x.tar"
+    good = {"a/model.safetensors": TENSORS, "a/spiece.model": PIECES, "a/LICENSE": b"V" + b"x " * 9000}
+    late = b"V" + b"x" * (2 << 20) + b"\n0cos\nsystem\n(S'true'\ntR."  # more than is kept of a member
+    for make in (tarred, lambda **m: tarred("w:gz", **m), zipped):
+        path.write_bytes(make(**good))
+        gate.check(str(path), wanted)
+        for bad in (pickle.dumps({"a": print}, 0), TENSORS + TORCH, TENSORS[:-1], zipped(a=b"text"), late):
+            path.write_bytes(make(**good, **{"a/bad.json": bad}))
+            with pytest.raises(
+                PlacementError, match=r"is an archive with .* in it \(a/bad\.json\)|is a pickle \(torch\)"
+            ):
+                gate.check(str(path), wanted)
+    path.write_bytes(TENSORS)
+    gate.check(str(path), wanted)  # what is no archive fails when it is to be unpacked
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def zipped(compression: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w", compression) as archive:
         for name, content in members.items():
-            archive.writestr(name.replace("__", "/"), content)
+            archive.writestr(name, content)
     return whole.getvalue()
 
 
@@ -55,7 +55,7 @@ def saved(array: Any) -> bytes:
 
 
 TENSORS = save({"a": numpy.zeros((3, 5), "f4"), "b": numpy.arange(7)}, metadata={"format": "pt"})
-TORCH = zipped(archive__data__pkl=pickle.dumps(OrderedDict(w=1), 2)).replace(b"data/pkl", b"data.pkl")
+TORCH = zipped(**{"archive/data.pkl": pickle.dumps(OrderedDict(w=1), 2)})
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 46830571\n"
 ONNX = b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:\x90\x01" + b"\x0a\x10node" * 20
 SAVED_MODEL = b"\x08\x01\x12\xb0\x02\x0a\x20\x12\x05serve\x2a\x01\x00\x08\x09" + b"\x00\x81" * 200
@@ -174,7 +174,7 @@ def test_old_tars_have_no_mark_and_are_known() -> None:
 
 
 def test_a_zips_names_come_from_its_end_alone() -> None:
-    content = zipped(a__b=b"1" * 9999, **{"long" * 60: b"2"})
+    content = zipped(**{"a/b": b"1" * 9999, "long" * 60: b"2"})
     names = ("a/b", "long" * 60)
     for whole in (content, b"prefix" * 99 + content):
         for size in (400, 4000, len(whole)):

@@ -94,7 +94,7 @@ def _pickle(head: bytes, length: int | None, *, doubt: bool) -> Seen | None:
     if head.startswith(_TORCH_LEGACY):
         return Seen("pickle", "torch, before 1.6")
     far = pickles.walk(io.BytesIO(head), length)
-    if far is pickles.Walk.NOWHERE or (far is not pickles.Walk.CALLS and not doubt):
+    if far in (pickles.Walk.NOWHERE, pickles.Walk.BEGUN) or (far is not pickles.Walk.CALLS and not doubt):
         return None
     for name in (b"joblib", b"torch", b"sklearn", b"numpy"):
         if name in head[:4096]:

@@ -22,6 +22,7 @@ class Walk(Enum):
     """How far an unpickler would come."""
 
     NOWHERE = "nowhere"
+    BEGUN = "into a first step that is longer than what is here"
     CUT = "sound up to the end of what is here, and more would have come"
     ENDS = "to an end, having called nothing"
     CALLS = "to a call, or so far that it is no accident"
@@ -53,7 +54,9 @@ def walk(file: IO[bytes], length: int | None) -> Walk:
                 return Walk.ENDS
     except (ValueError, OverflowError, AssertionError, Warning, struct.error):
         pass  # no step of a pickle, or the end of what is here
-    return Walk.CUT if feed.vast or (feed.dry and steps) else Walk.NOWHERE
+    if feed.vast or (feed.dry and steps):
+        return Walk.CUT
+    return Walk.BEGUN if feed.dry else Walk.NOWHERE
 
 
 def _step(op: pickletools.OpcodeInfo, argument: object, stack: list[object], memo: set[object]) -> bool:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-import zipfile
-import zlib
-from lzma import LZMAError
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
-from orchestrator.formats import archives, heads, pickles, tensors
+from orchestrator.formats import archives, heads, members, pickles, tensors
 from orchestrator.formats.spoken import words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Runs nothing wherever it is read, and no model comes without it: configurations, vocabularies, cards.
 ALWAYS = frozenset(("text", "json", "xml", "html", "lfs", "empty", "sentencepiece"))
-_UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, OSError, ValueError,
-               RuntimeError, NotImplementedError)  # fmt: skip
+ARCHIVES = ("zip", "tar")
 
 
 class Refusal(NamedTuple):
@@ -25,12 +22,12 @@ class Refusal(NamedTuple):
     word: str = ""
 
 
-def refusal(file: IO[bytes], length: int, allow: tuple[str, ...]) -> Refusal | None:
+def refusal(file: IO[bytes], length: int, allow: tuple[str, ...], *, unpacked: bool = False) -> Refusal | None:
     """What of `file`, open and seekable, of `length` bytes, is not among `allow` (its words); None: nothing.
 
     All of its faces must be allowed: a file that begins as safetensors and ends as a zip is both. Members of
     archives are judged by their own bytes; of one that is not to be judged (encrypted, an archive in an archive)
-    the whole is refused.
+    the whole is refused. `unpacked`: the archive is no file at a place, and its members alone count.
 
     Raises:
         OSError: it cannot be read.
@@ -40,17 +37,21 @@ def refusal(file: IO[bytes], length: int, allow: tuple[str, ...]) -> Refusal | N
     file.seek(max(0, length - archives.TAIL_BYTES))
     tail = file.read(archives.TAIL_BYTES)
     found = heads.faces(head, length, tail)
-    if "pickle" in allow and any(seen.format == "pickle" for seen in found):
+    if "pickle" in allow and any(seen.format == "pickle" for seen in found) and not unpacked:
         found = tuple(seen for seen in found if seen.format != "zip")  # its coat is no archive to ask for
-    if refused := _of_faces(found, allow) or _walked(file, length, found, allow):
+    granted = (*allow, *ARCHIVES) if unpacked else allow
+    if refused := _of_faces(found, granted) or _walked(file, length, found, allow):
         return refused
     kinds = {seen.format for seen in found}
     if "safetensors" in kinds:
         file.seek(0)
         if fault := tensors.safetensors_fault(file.read(tensors.header_bytes(head)), length):
             return Refusal(f"a broken safetensors file: {fault}")
-    in_zip = _of_zip(file, allow) if "zip" in kinds else None
-    return in_zip or (_of_tar(file, allow) if "tar" in kinds else None)
+    try:
+        in_zip = _of_members(members.of_zip(file), allow) if "zip" in kinds else None
+        return in_zip or (_of_members(members.of_tar(file), allow) if "tar" in kinds else None)
+    except members.UnreadableError as problem:
+        return Refusal(str(problem))
 
 
 def _of_faces(found: tuple[heads.Seen, ...], allow: tuple[str, ...]) -> Refusal | None:
@@ -70,45 +71,13 @@ def _walked(file: IO[bytes], length: int, found: tuple[heads.Seen, ...], allow: 
     return None
 
 
-def _of_zip(file: IO[bytes], allow: tuple[str, ...]) -> Refusal | None:
-    file.seek(0)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            for about in archive.infolist():
-                if about.flag_bits & 1:
-                    return Refusal(f"a zip archive with an encrypted member ({about.filename})")
-                if about.is_dir():
-                    continue
-                with archive.open(about) as member:
-                    head = member.read(heads.HEAD_BYTES)
-                if refused := _of_member(head, about.file_size, about.filename, allow):
-                    return refused
-    except _UNREADABLE as error:
-        return Refusal(f"a zip archive that cannot be read ({error})")
+def _of_members(found: Iterable[members.Member], allow: tuple[str, ...]) -> Refusal | None:
+    for member in found:
+        refused = _of_faces(member.faces, allow)
+        if refused is None and member.fault:
+            refused = Refusal(f"a broken safetensors file ({member.fault})")
+        if refused is None and any(seen.format in ARCHIVES for seen in member.faces):
+            refused = Refusal("an archive of its own")
+        if refused is not None:
+            return Refusal(f"an archive with {refused.words} in it ({member.name})", refused.word)
     return None
-
-
-def _of_tar(file: IO[bytes], allow: tuple[str, ...]) -> Refusal | None:
-    file.seek(0)
-    try:
-        with tarfile.open(fileobj=file, mode="r|*") as archive:
-            for about in archive:
-                member = archive.extractfile(about) if about.isreg() else None
-                if member is None:
-                    continue
-                head = member.read(heads.HEAD_BYTES)
-                if refused := _of_member(head, about.size, about.name, allow):
-                    return refused
-    except _UNREADABLE as error:
-        return Refusal(f"a tar archive that cannot be read ({error})")
-    return None
-
-
-def _of_member(head: bytes, length: int, name: str, allow: tuple[str, ...]) -> Refusal | None:
-    found = heads.faces(head, length)
-    refused = _of_faces(found, allow)
-    if refused is None and "pickle" not in allow and pickles.walk(io.BytesIO(head), length) is pickles.Walk.CALLS:
-        refused = Refusal("a pickle", "pickle")
-    if refused is None and any(seen.format in ("zip", "tar") for seen in found):
-        refused = Refusal("an archive in an archive")
-    return Refusal(f"an archive with {refused.words} in it ({name})", refused.word) if refused else None
