@@ -24,6 +24,8 @@ from safetensors.numpy import load, save
 from orchestrator import formats
 from orchestrator.formats import archives, heads, pickles
 
+pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")  # pickletools' own, of noise
+
 
 class Evil:
     def __reduce__(self) -> Any:
@@ -135,7 +137,6 @@ def test_text_that_begins_like_a_pickle_is_text(text: bytes) -> None:
     assert {s.format for s in seen(text)} == {"text"}
 
 
-@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # pickletools' own, of noise
 def test_noise_is_no_pickle() -> None:
     chance = random.Random(5)
     kinds = [formats.look(chance.randbytes(600), 600).format for _ in range(5000)]
@@ -146,6 +147,18 @@ def test_noise_is_no_pickle() -> None:
         assert formats.look(head + b" " * 99, 1 << 30).format == "safetensors"
         whole = io.BytesIO(head + b"\n\n" + bytes(99))
         assert pickles.walk(whole, len(head) + 101) in (pickles.Walk.NOWHERE, pickles.Walk.ENDS), length
+
+
+def test_whatever_is_damaged_has_an_answer_and_soon() -> None:
+    chance = random.Random(7)
+    pool = [content for content in (*KINDS.values(), *PICKLES.values()) if 0 < len(content) < 20_000]
+    for _ in range(3000):
+        damaged = bytearray(chance.choice(pool))
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(len(damaged))
+            damaged[at : at + chance.randint(0, 9)] = chance.choice((b"", bytes(8), b"\xff" * 8, chance.randbytes(3)))
+            damaged = damaged or bytearray(b"x")
+        assert formats.words(formats.look(bytes(damaged), len(damaged)))
 
 
 def test_a_file_of_two_kinds_shows_both() -> None:

@@ -138,7 +138,7 @@ def _packed(head: bytes) -> Seen | None:
     for name, mark, opened in (
         ("gzip", b"\x1f\x8b", lambda: zlib.decompressobj(31)),
         ("bzip2", b"BZh", bz2.BZ2Decompressor),
-        ("xz", b"\xfd7zXZ\0", lzma.LZMADecompressor),
+        ("xz", b"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(memlimit=256 << 20)),
         ("zlib", b"\x78", zlib.decompressobj),  # joblib's own
     ):
         if not head.startswith(mark):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-import zlib
-from lzma import LZMAError
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from orchestrator.formats import archives, heads, pickles, tensors
@@ -16,16 +14,6 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 1 << 20  # of a member, which cannot be read twice in a compressed tar
 _CHUNK_BYTES = 1 << 20
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    LZMAError,
-    EOFError,
-    OSError,
-    ValueError,
-    RuntimeError,  # a password is wanted, and its child: a compression that is not known
-)
 
 
 class UnreadableError(Exception):
@@ -53,8 +41,8 @@ def of_zip(file: IO[bytes]) -> Iterator[Member]:
                 if not about.is_dir():
                     with archive.open(about) as content:
                         yield _member(about.filename, content, about.file_size)
-    except _UNREADABLE as error:
-        raise UnreadableError(f"a zip archive that cannot be read ({error})") from None
+    except Exception as error:  # a damaged one makes the library trip over anything
+        raise UnreadableError(f"a zip archive that cannot be read ({_why(error)})") from None
 
 
 def of_tar(file: IO[bytes]) -> Iterator[Member]:
@@ -70,8 +58,12 @@ def of_tar(file: IO[bytes]) -> Iterator[Member]:
                 content = archive.extractfile(about) if about.isreg() else None
                 if content is not None:
                     yield _member(about.name, content, about.size)
-    except _UNREADABLE as error:
-        raise UnreadableError(f"a tar archive that cannot be read ({error})") from None
+    except Exception as error:  # a damaged one makes the library trip over anything
+        raise UnreadableError(f"a tar archive that cannot be read ({_why(error)})") from None
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _member(name: str, content: IO[bytes], length: int) -> Member:

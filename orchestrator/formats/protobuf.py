@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_SIZES = {VARINT: 0, FIXED64: 8, BYTES: 0, FIXED32: 4}  # bytes, where the wire type alone tells
 
 
 def is_onnx(head: bytes) -> bool:
@@ -51,24 +52,22 @@ def fields(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
     while at < len(data):
         key, at = _varint(data, at)
         number, kind = key >> 3, key & 7
-        value: int | bytes
-        if kind == VARINT:
-            value, at = _varint(data, at)
-        elif kind == BYTES:
+        if key < 8 or kind not in _SIZES:
+            return
+        size = _SIZES[kind]
+        if kind in (VARINT, BYTES):
             size, at = _varint(data, at)
-            value, at = data[at : at + size], at + size
-        elif kind in (FIXED64, FIXED32):
-            size = 8 if kind == FIXED64 else 4
-            value, at = data[at : at + size], at + size
-        else:
-            return
-        if key < 8:
-            return
-        yield number, kind, value
+            if size < 0:
+                return
+        if kind == VARINT:
+            yield number, kind, size
+            continue
+        yield number, kind, data[at : at + size]
+        at += size
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number at `at` and where the next thing begins; -1 and the end where it is cut or too long."""
+    """The number at `at` and where the next thing begins; -1 where it is cut or too long."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
