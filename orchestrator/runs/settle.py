@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator import verify
+from orchestrator import nature, verify
 from orchestrator.errors import OrchError, PlacementError, StoreError
 from orchestrator.events import Finished, Mismatched, Noticed, Placed
 from orchestrator.model import Link, Place
@@ -113,7 +113,8 @@ class Settling:
         if self.force:
             kit.emit(Noticed(f"{path}: a foreign file is replaced (--force)"))
             return State.ABSENT
-        raise _foreign(path, "a foreign file stands there with other bytes")
+        what = verify.look_into(path, nature.wish(wanted))
+        raise _foreign(path, f"a foreign file stands there with other bytes{what.after}")
 
     def _judge_tree(self, wanted: Wanted, path: str) -> State:
         """Look into what stands unsealed where an archive is to be unpacked."""
@@ -167,6 +168,7 @@ class Settling:
         real = os.path.realpath(path)
         status = os.stat(real)
         found = verify.digest(real, kit.world.stop)
+        what = verify.look_into(real, nature.wish(wanted))
         blob = kit.store.blob(sha256)
         shared = [
             (record, place, made["link"])
@@ -181,7 +183,7 @@ class Settling:
             if os.path.lexists(place) and not os.path.islink(place):
                 os.unlink(place)
         self.to_mend += shared
-        kit.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, folder))
+        kit.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, folder, what.words))
 
     def _have_blob(self, fetch: Callable[[Kit, Artifact, Receipt], None], receipt: Receipt) -> bool:
         """Make sure of the blob; true when its bytes came over the wire now."""
