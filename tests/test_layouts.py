@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -139,6 +140,24 @@ UNSAFE = {
     *((name, Link.SYMLINK) for name in ("huggingface", "sentence-transformers")),
     *(("tfhub", link) for link in (Link.HARD, Link.SYMLINK, Link.REFLINK)),
 }
+
+
+def test_the_paper_of_frameworks_is_true() -> None:
+    house = Path(__file__).resolve().parents[1]
+    paper = (house / "docs/frameworks.md").read_text()
+    for framework in get_args(Framework):
+        layout = by_name(framework)
+        row = next(line for line in paper.splitlines() if line.startswith(f"| `{framework}` |"))
+        named = World(environ={**HOME, "YOLO_CONFIG_DIR": "/y"}, cwd="/w")
+        if framework not in ("sentence-transformers", "open_clip"):
+            assert [name for name in layout.variables(named) if name not in row] == []
+        safe = row.split("|")[5].strip()
+        assert safe in ("as `huggingface`", "all", ", ".join(link.value for link in layout.SAFE))
+        assert (safe == "all") == (set(layout.SAFE) == set(Link) - {Link.AUTO})
+        assert [name for name in layout.OFFLINE if name not in paper] == []
+    if (house / "tests/clients").is_dir():
+        proofs = set(re.findall(r"tests/clients/\w+\.py", paper))
+        assert [path for path in proofs if not (house / path).is_file()] == []
 
 
 @pytest.mark.parametrize("framework", get_args(Framework))
