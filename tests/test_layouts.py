@@ -317,6 +317,38 @@ def test_a_sync_puts_all_where_their_frameworks_look(team: tuple[Orch, Origin]) 
     assert (repo / "snapshots" / COMMIT / "config.json").read_bytes() == HUB_FILES["config.json"]
 
 
+def relocked(orch: Orch, origin: Origin, commit: str) -> None:
+    """Serve the repository at another commit, and lock it there."""
+    lock = json.loads((orch.folder / "team.lock.json").read_text())
+    lock["models"]["hub"]["commit"] = commit
+    (orch.folder / "team.lock.json").write_text(json.dumps(lock))
+    for path, content in HUB_FILES.items():
+        origin.serve(f"/hub/org/n/resolve/{commit}/{path}", content)
+
+
+def test_a_ref_follows_the_lock_where_orch_wrote_it_and_is_left_where_not(team: tuple[Orch, Origin]) -> None:
+    orch, origin = team
+    ref = orch.folder / "home/.cache/huggingface/hub/models--org--n/refs/main"
+    assert orch.sync().code == 0
+    relocked(orch, origin, "b" * 40)
+    assert (orch.sync().code, ref.read_text()) == (0, "b" * 40), "else the old weights would be loaded"
+    ref.write_text("c" * 40)  # the client's own
+    relocked(orch, origin, "d" * 40)
+    done = orch.sync()
+    assert (done.code, ref.read_text()) == (0, "c" * 40)
+    assert any("left as it is" in e["message"] for e in done.named("noticed"))
+    assert orch.sync().summary["present"] == 6
+
+
+def test_a_mark_that_cannot_be_written_is_a_failed_file(team: tuple[Orch, Origin]) -> None:
+    orch, _ = team
+    refs = orch.folder / "home/.cache/huggingface/hub/models--org--n/refs"
+    refs.parent.mkdir(parents=True)
+    refs.write_text("a file where a folder should be")
+    done = orch.sync().summary  # which sees that the counts add up
+    assert (done["exit_code"], len(done["failed"]), done["failed"][0]["model"]) == (7, 1, "hub")
+
+
 def test_one_folder_for_all_caches(team: tuple[Orch, Origin]) -> None:
     orch, _ = team
     orch.models["clip"] = {**orch.models["tiny.pt"], "for": "clip"}
