@@ -307,6 +307,7 @@ def test_a_sync_puts_all_where_their_frameworks_look(team: tuple[Orch, Origin]) 
         assert pointer.resolve() == repo.resolve() / "blobs" / etag
         assert pointer.read_bytes() == content
     assert sorted(p.name for p in repo.iterdir()) == ["blobs", "refs", "snapshots"]
+    assert orch.run("path", "hub", "team.yaml").out == f"{repo}/snapshots/{COMMIT}/config.json\n"
     again = orch.sync()
     assert again.summary["present"] == again.summary["files"] == 6
     assert orch.run("verify", "--json", "team.yaml").code == 0
