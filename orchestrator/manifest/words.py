@@ -28,7 +28,6 @@ NOT_YET = {
     "model": MODEL_NOT_YET,
     "defaults": MODEL_NOT_YET,
     "file": WEAK_PINS,
-    "host": ["token_env"],
 }
 VERSION = "this orch reads version 1"
 LONGEST_KEY = 60

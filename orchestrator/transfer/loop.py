@@ -10,9 +10,11 @@ from orchestrator.events import Noticed, Waiting
 from orchestrator.faults import Fault, Kind
 from orchestrator.policy import Attempt, GiveUp, Try, next_step
 from orchestrator.programs import install_hint
+from orchestrator.sources.tokens import advice
 from orchestrator.store import blobs, partials
 from orchestrator.transfer.attempt import try_once
 from orchestrator.transfer.effort import Effort
+from orchestrator.transfer.glance import glance
 from orchestrator.transfer.pace import book
 
 if TYPE_CHECKING:
@@ -84,10 +86,7 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
 
 def _loop(effort: Effort, receipt: Receipt) -> None:
     kit = effort.kit
-    options, effort.attempts = effort.options(), receipt.attempts
-    if not any(options.values()):
-        why = effort.obstacles(*options)
-        raise NoBackendError(f"{effort.artifact.name}: no usable program: {why}", install_hint(options))
+    options, effort.attempts = _options(effort), receipt.attempts
     effort.emit_left_out(options)
     if effort.holding.is_complete() and _settle(effort) is None:
         return
@@ -95,6 +94,10 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
         step = next_step(options, receipt.attempts, retries=kit.retries, jitter=kit.world.jitter())
         if isinstance(step, GiveUp):
             raise _despair(effort, receipt.attempts, step.fault)
+        if effort.is_strange(step.source):
+            effort.met[step.source] = glance(effort, step.source)
+            options = _options(effort)
+            continue
         _wait(effort, step, receipt)
         attempt = _try(effort, step)
         book(effort, step.backend, step.source, attempt.fault if attempt else None)
@@ -107,6 +110,19 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
         if attempt.fault.kind is Kind.DISK:
             hint = f"free some space (`df -h {kit.store.path}`), or use another disk: --store DIR"
             raise StoreError(f"{effort.artifact.name}: {attempt.fault.message}", hint)
+
+
+def _options(effort: Effort) -> dict[str, tuple[str, ...]]:
+    """Each source and the backends that may serve it.
+
+    Raises:
+        NoBackendError: there is none for any of them.
+    """
+    options = effort.options()
+    if not any(options.values()):
+        why = effort.obstacles(*options)
+        raise NoBackendError(f"{effort.artifact.name}: no usable program: {why}", install_hint(options))
+    return options
 
 
 def _wait(effort: Effort, step: Try, receipt: Receipt) -> None:
@@ -154,15 +170,19 @@ def _despair(effort: Effort, attempts: list[Attempt], fault: Fault | None) -> Or
         hint = "compare the digest in the manifest with the publisher's; wrong bytes are kept in "
         return DigestError(f"{name}: no source gave the right bytes: {history}", hint + effort.kit.store.quarantine)
     word = fault.kind.value if fault else Kind.NETWORK.value
-    return TransferError(f"{name}: every source failed: {history}", _hint(effort, fault), word)
+    return TransferError(f"{name}: every source failed: {history}", _hint(effort, attempts, fault), word)
 
 
-def _hint(effort: Effort, fault: Fault | None) -> str:
+def _hint(effort: Effort, attempts: list[Attempt], fault: Fault | None) -> str:
+    kit = effort.kit
+    for attempt in attempts:
+        if (status := attempt.fault.status) in (401, 403):
+            return advice(attempt.source, status, kit.world.environ, kit.hosts)
     match fault.kind if fault else None:
         case Kind.MISSING:
             return "look at the URL in the manifest: the file may have moved"
         case Kind.REFUSED:
-            return "the server wants a login, or refuses this program; see the commands: `orch sync -v`"
+            return "the server refuses this program; see the commands: `orch sync -v`"
         case Kind.TLS:
             return "name the server's CA in the manifest, `hosts: {NAME: {ca: FILE}}`, or set SSL_CERT_FILE"
         case Kind.BROKEN:
