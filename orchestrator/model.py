@@ -62,6 +62,14 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     link: Link = Link.AUTO
 
 
+class Repo(msgspec.Struct, frozen=True, gc=False):
+    """A hub repository: `hub` is "hf" or "modelscope", `name` "org/name", `revision` "" for the default branch."""
+
+    hub: str
+    name: str
+    revision: str = ""
+
+
 class Wanted(msgspec.Struct, frozen=True, gc=False):
     """One file of one model of one manifest.
 

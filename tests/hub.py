@@ -1,6 +1,6 @@
 """Stand-ins of the hubs on loopback: huggingface.co with its CDN on a second port, and ModelScope.
 
-What they say follows huggingface_hub 2.4.0 and modelscope_hub 0.5.1, read as clients: the real `hf download` works here.
+What they say follows huggingface_hub 2.4.0 and modelscope_hub 0.5.1, read as clients: `hf download` works here.
 """
 
 from __future__ import annotations
@@ -120,7 +120,11 @@ class Server:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, *_: Any) -> None:  # clients hang up as they like
+                pass
+
+        self._server = Quiet(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
@@ -372,13 +376,13 @@ class ModelScope(Server):
             }
             for entry in entries
         ]
-        return _json({"Code": 200, "Success": True, "Data": {"Files": listed[: self.most]}})
+        return _json(
+            {"Code": 200, "Success": True, "Data": {"Files": listed[: self.most], "LatestCommitter": {"Id": sha}}}
+        )
 
     @staticmethod
     def _revisions(repo: Repo) -> Reply:
-        branches = [
-            {"Revision": name, "CommitId": sha, "CreatedAt": 1700000000} for name, sha in repo.revisions.items()
-        ]
+        branches = [{"Revision": name, "CreatedAt": 1700000000} for name in repo.revisions]
         return _json({"Code": 200, "Success": True, "Data": {"RevisionMap": {"Branches": branches, "Tags": []}}})
 
 

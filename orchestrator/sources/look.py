@@ -163,7 +163,7 @@ def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float, at: 
         return Look(url, length, etag, False, trip_s, kind, packed, chunked)
     if status < 400:
         return Fault(Kind.REFUSED, f"server answered {status}", status)
-    fault = from_status(status, retry_after_s(headers.get("retry-after")) or _refilled_s(headers.get("ratelimit")))
+    fault = from_status(status, retry_after(headers))
     why = headers.get("x-error-code", "")  # the Hugging Face hub's: GatedRepo, EntryNotFound, RevisionNotFound ...
     return replace(fault, message=f"{fault.message} ({why})") if _WORD.fullmatch(why) else fault
 
@@ -189,10 +189,14 @@ def retry_after_s(value: str | None) -> float | None:
         return None
 
 
-def _refilled_s(value: str | None) -> float | None:
-    """Read a RateLimit header (draft-ietf-httpapi-ratelimit-headers-09), `"resolvers";r=0;t=55`: seconds to wait."""
-    found = _RATE_LIMIT.search(value or "")
-    return float(found[1]) if found else None
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server wants us to wait: by Retry-After, or by RateLimit, `"resolvers";r=0;t=55`.
+
+    The latter: draft-ietf-httpapi-ratelimit-headers-09, as the Hugging Face hub sends it.
+    """
+    found = _RATE_LIMIT.search(headers.get("ratelimit") or "")
+    refilled_s = float(found[1]) if found else None
+    return retry_after_s(headers.get("retry-after")) or refilled_s
 
 
 def _follow(origin: str, location: str) -> str | Fault:

@@ -91,7 +91,7 @@ def _hub_advice(url: str, status: int, has_token: bool) -> str:
     name = url.partition("://")[2].partition("/")[2].partition("/resolve/")[0]
     page = f"{HUB}/{name}"
     if not has_token:
-        return f"is it gated or private? open {page}, accept its terms, then `hf auth login` or set HF_TOKEN"
+        return f"open {page}, accept its terms if it is gated, then `hf auth login` or set HF_TOKEN"
     if status == 401:
         return f"the hub does not accept the token: see `hf auth whoami`, make a new one at {HUB}/settings/tokens"
     return f"your account may not read it yet: open {page} and ask for access; a fine-grained token must allow it too"
