@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from orchestrator.errors import NoBackendError, TransferError
 from orchestrator.lock.repository import TIMEOUT_S, TRIES, WAIT_S, HubError, RepoFile, Resolved, nearest, wanted
 from orchestrator.manifest import hubs
+from orchestrator.manifest.repos import file_url
 from orchestrator.sources.look import retry_after, trust
 from orchestrator.sources.reach import USER_AGENT, reach
-from orchestrator.sources.tokens import advice
+from orchestrator.sources.tokens import HUB, advice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +64,7 @@ class _Asking:
     def __init__(self, world: World, repo: Repo, hosts: Mapping[str, Host], client: Any) -> None:
         self._world, self._repo, self._hosts = world, repo, hosts
         self._errors = import_module("huggingface_hub.errors")
-        self._endpoint = (world.environ.get("HF_ENDPOINT") or hubs.HUGGING_FACE).rstrip("/")
+        self._endpoint = (world.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
         way = reach(self._endpoint + "/", world.environ, hosts)
         self._has_token = way.bearer is not None
         http = import_module(type(client.get_session()).__module__.partition(".")[0])
@@ -154,7 +155,7 @@ def _raise_busy(answer: Any) -> None:
 
 def _file(repo: Repo, commit: str, entry: Any) -> RepoFile:
     """A file of the hub's tree: what LFS says of it, if it is there, else what git does."""
-    url = hubs.file_url(repo, commit, entry.path)
+    url = file_url(repo, commit, entry.path)
     if entry.lfs is None:
         return RepoFile(entry.path, entry.size, "", entry.blob_id, url, entry.blob_id, TOLD)
     sha256, size = entry.lfs.sha256, entry.lfs.size

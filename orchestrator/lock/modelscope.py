@@ -10,6 +10,7 @@ import httpx2
 from orchestrator.errors import TransferError
 from orchestrator.lock.repository import TIMEOUT_S, TRIES, WAIT_S, HubError, RepoFile, Resolved, nearest, wanted
 from orchestrator.manifest import hubs
+from orchestrator.manifest.repos import file_url
 from orchestrator.sources.look import retry_after, trust
 from orchestrator.sources.reach import reach
 from orchestrator.sources.tokens import advice
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Host, Repo
     from orchestrator.world import World
 
+HUB = "https://modelscope.cn"
 DEFAULT_BRANCH = "master"
 TOLD = "hub API"
 # A listing says nothing where it was cut (modelscope_hub 0.5.1 constants.py REPO_FILES_TRUNCATION_LIMIT).
@@ -55,7 +57,7 @@ class _Asking:
         self._world, self._repo, self._hosts = world, repo, hosts
         self._name = hubs.spelled(repo)
         self._revision = repo.revision or DEFAULT_BRANCH
-        self._endpoint = (world.environ.get("MODELSCOPE_ENDPOINT") or hubs.MODELSCOPE).rstrip("/")
+        self._endpoint = (world.environ.get("MODELSCOPE_ENDPOINT") or HUB).rstrip("/")
         way = reach(self._endpoint + "/", world.environ, hosts)
         headers = {"User-Agent": way.user_agent}
         if way.bearer is not None:
@@ -105,7 +107,7 @@ class _Asking:
         path, size, sha256 = entry["Path"], entry.get("Size"), str(entry.get("Sha256") or "").lower()
         if not re.fullmatch("[0-9a-f]{64}", sha256) or not isinstance(size, int):
             raise HubError(f"{self._name}: the hub tells no digest of {path}", "leave it out: `exclude: [...]`")
-        return RepoFile(path, size, sha256, "", hubs.file_url(self._repo, commit, path), "", TOLD)
+        return RepoFile(path, size, sha256, "", file_url(self._repo, commit, path), "", TOLD)
 
     def _get(self, what: str, query: Mapping[str, str]) -> dict[str, Any]:
         """Ask the API, and again where it says when."""

@@ -1,4 +1,4 @@
-"""Hub repositories by text alone: where a file of a commit is, which files are meant, what a git blob proves."""
+"""Hub repositories by text alone: which of their files are meant, and what a git blob proves."""
 
 from __future__ import annotations
 
@@ -8,25 +8,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from orchestrator.model import Repo
-
-HUGGING_FACE = "https://huggingface.co/"
-MODELSCOPE = "https://modelscope.cn/"
-
-
-def file_url(repo: Repo, commit: str, path: str) -> str:
-    """The URL of the file at `path` of a repository at a commit: the hub's own, percent-encoded.
-
-    huggingface_hub 2.4.0 file_download.py `hf_hub_url`; modelscope_hub 0.5.1 _download.py. HF_ENDPOINT is a mirror
-    of the first and changes nothing here: a lock made behind one serves everybody.
-    """
-    from urllib.parse import quote
-
-    return f"{page_url(repo)}/resolve/{quote(commit, safe='')}/{quote(path)}"
-
-
-def page_url(repo: Repo) -> str:
-    """The page of a repository, where people read its terms."""
-    return f"{MODELSCOPE}models/{repo.name}" if repo.hub == "modelscope" else f"{HUGGING_FACE}{repo.name}"
 
 
 def spelled(repo: Repo) -> str:
