@@ -455,4 +455,4 @@ def test_who_trusts_a_mirror_says_so() -> None:
     assert token_for("https://nas.lan/a", environ, NAMED) is None
     said = advice(MIRROR, 401, environ, {})
     assert "if you trust hf-mirror.example: `hosts: {hf-mirror.example: {token_env: HF_TOKEN}}`" in said
-    assert "`hosts: {e.org: {token_env: VARIABLE}}`" in advice("https://e.org/a", 403, environ, {})
+    assert "`hosts: {e.org: {token_env: NAME}}`" in advice("https://e.org/a", 403, environ, {})

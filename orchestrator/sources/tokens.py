@@ -75,16 +75,15 @@ def advice(url: str, status: int, environ: Mapping[str, str], hosts: Mapping[str
         return f"{host} does not accept the token in {named}: is it right, and may it read this?"
     if _is_hub(url, environ):
         return _hub_advice(url, status, hub_token(environ) is not None)
-    if _is_endpoint(url, environ) and hub_token(environ) is not None:
+    if _is_endpoint(url, environ):
         return f"the hub's token goes to no other host by itself; if you trust {host}: {_line(host, 'HF_TOKEN')}"
-    return (
-        f"the server wants a login (name its token: {_line(host, 'VARIABLE')}), or refuses this program: `orch sync -v`"
-    )
+    if host == "modelscope.cn" or host.endswith(".modelscope.cn"):
+        return f"name its token: {_line(host, 'MODELSCOPE_API_TOKEN')}; https://modelscope.cn/my/myaccesstoken has it"
+    return f"{host} wants a login, or says no to this program: name its token, {_line(host, 'NAME')}, or see `orch sync -v`"
 
 
 def _line(host: str, variable: str) -> str:
-    quoted = f'"{host}"' if ":" in host else host
-    return f"`hosts: {{{quoted}: {{token_env: {variable}}}}}`"
+    return f"`hosts: {{{host}: {{token_env: {variable}}}}}`"
 
 
 def _hub_advice(url: str, status: int, has_token: bool) -> str:
