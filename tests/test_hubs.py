@@ -17,6 +17,8 @@ from orchestrator.errors import NoBackendError, OrchError, TransferError
 from orchestrator.lock import hf, modelscope
 from orchestrator.lock.repository import HubError, Resolved
 from orchestrator.manifest import hubs
+from orchestrator.manifest.lockfile import Lock, LockedFile, LockedModel, fingerprint, write
+from orchestrator.manifest.values import Model
 from orchestrator.model import Host, Repo
 from orchestrator.sources.tokens import advice, token_for
 from orchestrator.world import World
@@ -456,3 +458,61 @@ def test_who_trusts_a_mirror_says_so() -> None:
     said = advice(MIRROR, 401, environ, {})
     assert "if you trust hf-mirror.example: `hosts: {hf-mirror.example: {token_env: HF_TOKEN}}`" in said
     assert "`hosts: {e.org: {token_env: NAME}}`" in advice("https://e.org/a", 403, environ, {})
+
+
+# -- lock and sync against `hf download`, file by file
+
+
+def lock(orch: Orch, hub: Hub, name: str, *include: str) -> None:
+    """Make `m` that repository, for huggingface, and lock it."""
+    orch.models["m"] = {"repo": f"hf:{name}", "for": "huggingface", **({"include": list(include)} if include else {})}
+    repo = Repo("hf", name)
+    found = hf.resolve(World({"HOME": "/nowhere", **orch.environ}, "/"), repo, include)
+    files = hub.repos[name].commits[found.commit]
+    entries = {f.path: LockedFile(sha256(files[f.path]), f.size, f.source, f.git, f.etag) for f in found.files}
+    mark = fingerprint(Model("m", (), (), repo=repo, include=include))
+    text = write(Lock({"m": LockedModel(mark, entries, found.commit)}))
+    (orch.folder / "team.lock.json").write_text(text)
+
+
+def tree(home: Path) -> dict[str, str]:
+    """Blobs, snapshots and refs of a cache: content by path, links by their text."""
+    found = {}
+    for folder in (home / "hub").glob("models--*/*"):
+        if folder.name in ("blobs", "snapshots", "refs"):
+            for path in folder.rglob("*"):
+                name = str(path.relative_to(home))
+                if path.is_symlink():
+                    found[name] = f"-> {path.readlink()}"
+                elif path.is_file():
+                    found[name] = sha256(path.read_bytes())
+    return found
+
+
+@pytest.mark.parametrize("include", [(), ("*.json", "onnx/")])
+@pytest.mark.parametrize("gated", [False, "auto"])
+def test_lock_and_sync_make_the_cache_that_the_client_makes(
+    hub: Hub, tmp_path: Path, include: tuple[str, ...], gated: str | bool
+) -> None:
+    name = "org/gated"
+    hub.repo(name, FILES, gated=gated)
+    patterns = [word for pattern in include for word in ("--include", pattern)]
+    assert client(hub, tmp_path / "theirs", "download", name, *patterns, HF_TOKEN=SECRET).returncode == 0
+    ours = tmp_path / "ours"
+    environ = {"HF_ENDPOINT": hub.url, "HF_TOKEN": SECRET, "HF_HOME": str(ours), "https_proxy": "http://127.0.0.1:9"}
+    orch = Orch(tmp_path, environ=environ)
+    lock(orch, hub, name, *include)
+    hub.serve(BIG, refuse_bare_get=True)
+    hub.heard.clear()
+    hub.be_busy("/resolve/", Retry_After="1")
+    done = orch.sync()
+    assert done.code == 0, done.summary
+    assert hub.api_calls == 0
+    assert tree(ours) == tree(tmp_path / "theirs")
+    if not include:
+        assert client(hub, ours, "cache", "verify", name, HF_TOKEN=SECRET).returncode == 0
+    offline = client(hub, ours, "download", name, *patterns, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
+    assert offline.returncode == 0, offline.stderr
+    hub.heard.clear()
+    assert orch.sync().summary["present"] == len(hubs.chosen(FILES, include, ()))
+    assert hub.heard == []

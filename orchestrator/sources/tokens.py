@@ -79,7 +79,7 @@ def advice(url: str, status: int, environ: Mapping[str, str], hosts: Mapping[str
         return f"the hub's token goes to no other host by itself; if you trust {host}: {_line(host, 'HF_TOKEN')}"
     if host == "modelscope.cn" or host.endswith(".modelscope.cn"):
         return f"name its token: {_line(host, 'MODELSCOPE_API_TOKEN')}; https://modelscope.cn/my/myaccesstoken has it"
-    return f"{host} wants a login, or says no to this program: name its token, {_line(host, 'NAME')}, or see `orch sync -v`"
+    return f"{host} wants a login (name its token: {_line(host, 'NAME')}), or refuses this program: see `orch sync -v`"
 
 
 def _line(host: str, variable: str) -> str:

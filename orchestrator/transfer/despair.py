@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from orchestrator.policy import Attempt
     from orchestrator.transfer.effort import Effort
 
+# Where another source said who is wanted, that is what can be mended: HF_ENDPOINT is set where the hub is out of reach.
+_LESS_TELLING = (Kind.REFUSED, Kind.NETWORK, Kind.STALLED, Kind.BUSY)
+
 
 def despair(effort: Effort, attempts: Sequence[Attempt], fault: Fault | None) -> OrchError:
     """The error for people: wrong bytes before all."""
@@ -37,13 +40,13 @@ def _hint(effort: Effort, attempts: Sequence[Attempt], fault: Fault | None) -> s
     if fault is not None and fault.hint:
         return fault.hint
     kit = effort.kit
+    for attempt in attempts if fault is None or fault.kind in _LESS_TELLING else ():
+        if (status := attempt.fault.status) in (401, 403):
+            return login(attempt.source, status, kit.world.environ, kit.hosts, kit.world.now())
     match fault.kind if fault else None:
         case Kind.MISSING:
             return "look at the URL in the manifest: the file may have moved"
         case Kind.REFUSED:
-            source = next((attempt.source for attempt in attempts if attempt.fault is fault), "")
-            if fault is not None and fault.status in (401, 403):
-                return login(source, fault.status, kit.world.environ, kit.hosts, kit.world.now())
             return "the server refuses this program; see the commands: `orch sync -v`, or try another: --backend NAME"
         case Kind.TLS:
             return "name the server's CA in the manifest, `hosts: {NAME: {ca: FILE}}`, or set SSL_CERT_FILE"
