@@ -516,3 +516,19 @@ def test_lock_and_sync_make_the_cache_that_the_client_makes(
     hub.heard.clear()
     assert orch.sync().summary["present"] == len(hubs.chosen(FILES, include, ()))
     assert hub.heard == []
+
+
+def test_modelscope_syncs_as_resolved(tmp_path: Path) -> None:
+    with ModelScope() as hub:
+        hub.repo(TINY, FILES)
+        orch = Orch(tmp_path, environ={"MODELSCOPE_ENDPOINT": hub.url, "https_proxy": "http://127.0.0.1:9"})
+        found = modelscope.resolve(world(hub, tmp_path), Repo("modelscope", TINY))
+        orch.models["m"] = {
+            "files": [{"path": f.path, "url": f.url, "sha256": f.sha256, "size": f.size} for f in found.files],
+            "to": "models/tiny/",
+        }
+        hub.heard.clear()
+        assert orch.sync().code == 0
+        assert hub.api_calls == 0
+    for path, content in FILES.items():
+        assert (tmp_path / "models/tiny" / path).read_bytes() == content
