@@ -175,6 +175,19 @@ def test_of_an_archive_that_is_unpacked_the_members_count(tmp_path: Path) -> Non
     gate.check(str(path), wanted)  # what is no archive fails when it is to be unpacked
 
 
+def test_a_refused_archive_is_not_unpacked(orch: Orch) -> None:
+    good, bad = tarred("w:gz", **{"a/m.bin": TENSORS}), tarred("w:gz", **{"a/m.bin": TENSORS, "b.safetensors": TORCH})
+    with Origin() as origin:
+        tree = orch.want("good", good, origin.serve("/good.tar.gz", good), to="good", unpack=True)
+        orch.want("bad", bad, origin.serve("/bad.tar.gz", bad), to="bad", unpack=True)
+        done = orch.sync()
+    assert (done.code, done.summary["fetched"]) == (7, 1)
+    assert [f["model"] for f in done.summary["failed"]] == ["bad"]
+    assert "(b.safetensors)" in done.summary["failed"][0]["message"]
+    assert (tree / "a/m.bin").read_bytes() == TENSORS
+    assert not (tree.parent / "bad").exists()
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [([], "is empty"), (["pickles"], "expected one of gguf"), ("safetensors", "a list"), (None, "")],
