@@ -398,7 +398,8 @@ def test_a_value_comes_through_a_real_shell_as_it_is(tmp_path: Path, shell: str)
     program = shutil.which({"csh": "tcsh"}.get(shell, shell))
     if program is None:
         pytest.skip(f"no {shell} here")
-    value = b"/a b  c!d!! $HOME `id` \"q\" 'z' \\ w\\n * ? ~ # ; & | (x) {y,z} [k] \xc3\xa9\xff\ttab\nline2 \\\nend"
+    value = b"/a b  c!d!! $HOME `id` \"q\" 'z' \\ w\\n * ? ~ # ; & | \\\\ \\' "
+    value += b"(x) {y,z} [k] \xc3\xa9\xff\ttab\nline2 \\\nend"
     orch = Orch(tmp_path, environ={"TORCH_HOME": os.fsdecode(value), "KERAS_HOME": "/plain"})
     want(orch, "w", b"w", "http://127.0.0.1:9/w", ["torch", "keras"])
     orch.write()
