@@ -27,6 +27,7 @@ from orchestrator.placement.catalogue import by_name, laid_out
 from orchestrator.render.shells import SHELLS
 from orchestrator.world import World
 from tests.orch import Done, Orch, made, sha256
+from tests.servers import require
 
 HOME = {"HOME": "/h"}
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
@@ -398,9 +399,7 @@ def test_env_prints_what_the_frameworks_read_and_nothing_else(team: tuple[Orch, 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_value_comes_through_a_real_shell_as_it_is(tmp_path: Path, shell: str) -> None:
-    program = shutil.which({"csh": "tcsh"}.get(shell, shell))
-    if program is None:
-        pytest.skip(f"no {shell} here")
+    program = require({"csh": "tcsh"}.get(shell, shell))
     value = b"/a b  c!d!! $HOME `id` \"q\" 'z' \\ w\\n * ? ~ # ; & | \\\\ \\' "
     value += b"(x) {y,z} [k] \xc3\xa9\xff\ttab\nline2 \\\nend"
     orch = Orch(tmp_path, environ={"TORCH_HOME": os.fsdecode(value), "KERAS_HOME": "/plain"})
