@@ -69,7 +69,8 @@ class Packer:
         aimed: list[Task] = []
         for task in tasks:
             artifact = task.artifact
-            state = blobs.blob_state(self._kit.store, artifact.sha256, artifact.size) if _is_clear(task) else "unclear"
+            known = artifact.sha256 and _is_clear(task)
+            state = blobs.blob_state(self._kit.store, artifact.sha256, artifact.size) if known else "unclear"
             if state == "sealed":
                 stored.append(task)
             elif state == "absent" and self._may_bundle(artifact) and self._aim(task):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import events
 from orchestrator.errors import DigestError, PlacementError, TransferError
+from orchestrator.runs import weak
 from orchestrator.runs.standing import Records, State, standings
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store
@@ -28,6 +29,7 @@ def status(world: World, store_path: str, wanted: Sequence[Wanted], emit: Callab
     """
     began = world.monotonic()
     store = Store(store_path, world.state)
+    wanted = weak.known(store, wanted)
     tally, records = Tally(wanted), Records(store)
     for standing in standings(store, wanted):
         w = standing.wanted

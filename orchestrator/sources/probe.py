@@ -24,7 +24,7 @@ PATIENCE_S = 2.0
 HOST_REQUESTS = 4
 LARGE_BYTES = 8 << 20  # below, the program is done before a probe would be
 POINTER = b"version https://git-lfs"
-_PAGES = (b"<!doctype html", b"<html")
+PAGES = (b"<!doctype html", b"<html")
 _VERDICTS = {
     Kind.MISSING: Verdict.MISSING,
     Kind.TLS: Verdict.DEAD,
@@ -187,7 +187,7 @@ def _examine(pair: Pair, way: Reach, end: float, budget: _Budget, *, rates: bool
     tasted = taste(seen.last_url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=way_s)
     if tasted.head.startswith(POINTER):
         return Finding(Verdict.LYING, "an LFS pointer instead of the file", seen)
-    if seen.length is None and tasted.head.lstrip().lower().startswith(_PAGES):
+    if seen.length is None and tasted.head.lstrip().lower().startswith(PAGES):
         return Finding(Verdict.LYING, "an HTML page instead of the file", seen)
     return Finding(Verdict.GOOD, "", seen, tasted.rate)
 

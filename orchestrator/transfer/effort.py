@@ -10,10 +10,14 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.judges import LARGE_BYTES
 from orchestrator.sources.history import host_of
 from orchestrator.sources.known import Knowledge
+from orchestrator.sources.probe import PAGES, POINTER
 from orchestrator.sources.reach import Reach, reach
 from orchestrator.store import quarantine
 from orchestrator.stream import Stream, Verdict
 from orchestrator.transfer.holding import Holding
+from orchestrator.transfer.kit import Finding
+
+HEAD_BYTES = 256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +39,7 @@ class Effort:
         self.artifact = artifact
         self.holding = Holding(partial, artifact.size)
         self.bytes_fetched = 0
+        self.found = ""  # the sha256 of the bytes that were committed
         self.ticket = 0  # of the budget of connections
         self.stream: Stream | None = None  # the judge behind the attempt that runs, or ran last
         self.looks: dict[str, Look] = {}
@@ -44,7 +49,7 @@ class Effort:
         self.left_for = ""  # the host that a slow source was left for
         self.doubted: set[str] = set()  # sources that failed: looked at before they are tried again
         self.inherited = self.holding.good_bytes() > 0  # bytes of an earlier run: its sources may have changed since
-        self._apart = False
+        self._apart = artifact.is_blind  # two sources may have two versions, and nothing would tell
         self._talk = (artifact.wanted[0].model, artifact.wanted[0].file)
 
     # What may be tried.
@@ -104,28 +109,53 @@ class Effort:
         partial = self.holding.partial
         givers = tuple(dict.fromkeys(partial.info.sources))
         found = verify.digest(partial.file, self.kit.world.stop)
-        about = {"expected": self.artifact.sha256, "source": " ".join(givers), "model": self._talk[0]}
+        expected = self.artifact.expected
+        about = {"expected": expected, "source": " ".join(givers), "model": self._talk[0]}
         folder = quarantine.banish(self.kit.store, partial.file, found, about)
         whose = " and ".join((*givers, *(("an earlier run",) if self.inherited or not givers else ())))
-        self.kit.emit(Mismatched(*self._talk, whose, self.artifact.sha256, found, folder))
+        self.kit.emit(Mismatched(*self._talk, whose, expected, found, folder))
         mixed = self.inherited or len(givers) != 1
         self.empty()
         if not mixed:
-            return Fault(Kind.CORRUPT, f"wrong bytes ({found[:12]} instead of {self.artifact.sha256[:12]})")
+            return Fault(Kind.CORRUPT, self._why(found))
         self._apart = True
         return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")
 
-    def is_right(self) -> bool:
-        """Judge the complete file: by what the stream said, or else by reading it.
+    def _why(self, found: str) -> str:
+        """Wrong bytes in words."""
+        artifact = self.artifact
+        if artifact.is_blind:
+            return "an HTML page or a Git LFS pointer instead of the file, or another size"
+        if artifact.sha256 not in ("", found):
+            return f"wrong bytes ({found[:12]} instead of {artifact.sha256[:12]})"
+        return f"wrong bytes (they are not {' '.join(map(str, artifact.pins))})"
+
+    def prove(self) -> str:
+        """Judge the complete file: its sha256, or empty where it is wrong. By what the stream said, or by reading it.
 
         Raises:
             InterruptedError: a stop was asked for.
         """
-        path = self.holding.partial.file
+        artifact, path = self.artifact, self.holding.partial.file
         stream, self.stream = self.stream, None
-        if stream is not None and stream.finish() is Verdict.GOOD:
-            return True
-        return verify.check_one(self.kit.world, self.large_judge(), self.artifact.sha256, path)
+        good = stream is not None and stream.finish() is Verdict.GOOD
+        if artifact.sha256 and not (
+            good or verify.check_one(self.kit.world, self.large_judge(), artifact.sha256, path)
+        ):
+            return ""
+        if artifact.sha256 and not artifact.pins and self.kit.findings is None:
+            return artifact.sha256
+        kinds = [pin.kind for pin in artifact.pins]
+        found = verify.digests(path, kinds, pieces=self.kit.findings is not None, stop=self.kit.world.stop)
+        if not found.fit(artifact.sha256, artifact.pins, artifact.size) or (
+            artifact.is_blind and _is_other(artifact, path)
+        ):
+            return ""
+        if self.kit.findings is not None:
+            info = self.holding.partial.info
+            source = info.sources[-1] if info.sources else ""
+            self.kit.findings[artifact.key] = Finding(found, source, info.etags.get(source, ""))
+        return found.sha256
 
     def large_judge(self) -> Judge | None:
         """The run's judge of large files, for a file that is one."""
@@ -161,11 +191,19 @@ class Effort:
         """Tell how much is here."""
         self.kit.emit(Progressed(*self._talk, done_bytes, self.holding.length()))
 
-    def emit_verified(self) -> None:
-        """Tell that the digest fits."""
-        self.kit.emit(Verified(*self._talk, self.artifact.sha256))
+    def emit_verified(self, sha256: str) -> None:
+        """Tell that the digests fit."""
+        self.kit.emit(Verified(*self._talk, sha256))
 
     @property
     def talk(self) -> tuple[str, str]:
         """Model and file, as events name them."""
         return self._talk
+
+
+def _is_other(artifact: Artifact, path: str) -> bool:
+    """Whether a file that nothing is known of is plainly a web page, or a pointer to the file meant."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    page = head.lstrip().lower().startswith(PAGES) and not artifact.sources[-1].url.endswith((".html", ".htm"))
+    return page or head.startswith(POINTER)

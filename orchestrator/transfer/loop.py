@@ -10,9 +10,10 @@ from orchestrator.events import Noticed, Waiting
 from orchestrator.faults import Fault, Kind
 from orchestrator.policy import Attempt, GiveUp, Try, next_step
 from orchestrator.programs import install_hint
-from orchestrator.store import blobs, partials
+from orchestrator.store import aliases, blobs, partials
 from orchestrator.transfer.attempt import try_once
 from orchestrator.transfer.effort import Effort
+from orchestrator.transfer.glance import still_as_begun
 from orchestrator.transfer.pace import book
 
 if TYPE_CHECKING:
@@ -24,8 +25,12 @@ LOCK_POLL_S = 0.5
 
 @dataclass(slots=True)
 class Receipt:
-    """What a transfer did: bytes that came over the wire, bytes that were here already, and from where."""
+    """What a transfer did: bytes that came over the wire, bytes that were here already, and from where.
 
+    `sha256` is the blob's, also where the artifact knew none.
+    """
+
+    sha256: str = ""
     bytes_fetched: int = 0
     bytes_reused: int = 0
     backend: str = ""
@@ -46,6 +51,7 @@ def fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
     """
     partial = _acquire(kit, artifact)
     if partial is None:  # another orch finished it while we waited
+        receipt.sha256 = artifact.sha256 or aliases.find(kit.store, artifact.pins)
         return
     effort = Effort(kit, artifact, partial)
     began, committed = kit.world.monotonic(), False
@@ -53,7 +59,7 @@ def fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
         receipt.bytes_reused += effort.holding.good_bytes()
         with kit.budget.file(artifact.size or 0) as effort.ticket:
             _loop(effort, receipt)
-        committed = True
+        receipt.sha256, committed = effort.found, True
     finally:
         effort.drop_stream()
         receipt.bytes_fetched += effort.bytes_fetched
@@ -68,10 +74,11 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
     """Take the right to write, or wait for who has it; None once the blob is there."""
     told = False
     while True:
-        if blobs.blob_state(kit.store, artifact.sha256, artifact.size) == "sealed":
+        sha256 = artifact.sha256 or aliases.find(kit.store, artifact.pins)
+        if sha256 and blobs.blob_state(kit.store, sha256, artifact.size) == "sealed":
             return None
         try:
-            return partials.acquire(kit.store, artifact.sha256)
+            return partials.acquire(kit.store, artifact.key)
         except HeldError as held:
             if not kit.wait:
                 raise
@@ -136,12 +143,17 @@ def _try(effort: Effort, step: Try) -> Attempt | None:
 
 
 def _settle(effort: Effort) -> Fault | None:
-    """Check the complete file: commit it when its digest fits, send it to quarantine when not."""
-    sha256, path = effort.artifact.sha256, effort.holding.partial.file
-    if effort.holding.is_too_long() or not effort.is_right():
+    """Check the complete file: commit it when its digests fit, send it to quarantine when not."""
+    store, path = effort.kit.store, effort.holding.partial.file
+    if effort.artifact.is_blind and (doubt := still_as_begun(effort)):
+        return doubt
+    sha256 = "" if effort.holding.is_too_long() else effort.prove()
+    if not sha256:
         return effort.banish()
-    effort.emit_verified()
-    blobs.commit(effort.kit.store, [(path, sha256)])
+    effort.emit_verified(sha256)
+    blobs.commit(store, [(path, sha256)])
+    aliases.learn(store, sha256, effort.artifact.pins)
+    effort.found = sha256
     return None
 
 
