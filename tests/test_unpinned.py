@@ -37,7 +37,8 @@ class Machine:
         self.findings: dict[str, Finding] = {}
 
     def want(self, *urls: str, to: str = "", known: tuple[Pin, ...] = (), **keys: Any) -> Wanted:
-        sources = tuple(Source(url, Role.MIRROR) for url in urls[:-1]) + (Source(urls[-1], Role.ORIGIN),)
+        roles = [Role.MIRROR] * (len(urls) - 1) + [Role.ORIGIN]
+        sources = tuple(map(Source, urls, roles))
         places = (Place(str(self.folder / to)),) if to else ()
         return Wanted(str(self.folder / "team.yaml"), "m", "m", "", keys.pop("size", None), sources, places, pins=known)
 
