@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.backends.base import Command
 from orchestrator.model import Pin
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from orchestrator.judges import Judge
     from orchestrator.world import World
+
+CHUNK_BYTES = 4 << 20
 
 
 class Digests(NamedTuple):
@@ -113,26 +117,48 @@ def digests(
         OSError: it cannot be read.
         InterruptedError: a stop was asked for.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     from orchestrator import pieces as parts
 
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        hashers = {"sha256": hashlib.sha256(), **{kind: _hasher(kind, size) for kind in kinds}}
+        first, others = hashlib.sha256(), {kind: _hasher(kind, size) for kind in kinds}
         length = parts.piece_bytes(size) if pieces else None
         cutter = parts.Hasher(length) if length else None
-        takers = [hasher.update for hasher in hashers.values()] + ([cutter.update] if cutter else [])
-        with ThreadPoolExecutor(len(takers), "orch-hash") as pool:
-            while chunk := file.read(1 << 22):
+        with _beside([hasher.update for hasher in others.values()] + ([cutter.update] if cutter else [])) as give:
+            while chunk := file.read(CHUNK_BYTES):
                 if stop is not None and stop.is_set():
                     raise InterruptedError("stopped while reading")
-                for done in [pool.submit(take, chunk) for take in takers]:
-                    done.result()
-    found = {kind: hasher.hexdigest() for kind, hasher in hashers.items()}
-    sha256 = found.pop("sha256")
-    told = parts.encode(length, cutter.hashes()) if cutter and length else ""
-    return Digests(sha256, size, tuple(Pin(kind, text) for kind, text in found.items()), told)
+                give(chunk)
+                first.update(chunk)
+    found = tuple(Pin(kind, hasher.hexdigest()) for kind, hasher in others.items())
+    return Digests(first.hexdigest(), size, found, parts.encode(length, cutter.hashes()) if cutter and length else "")
+
+
+@contextmanager
+def _beside(takers: Sequence[Callable[[bytes], None]]) -> Iterator[Callable[[bytes], None]]:
+    """Threads that each take all blocks given, at most a few behind.
+
+    No pool: concurrent.futures, imported while another thread forks, leaves its lock released twice (3.11).
+    """
+    queues = [queue.Queue[bytes](4) for _ in takers]
+
+    def run(take: Callable[[bytes], None], blocks: queue.Queue[bytes]) -> None:
+        while block := blocks.get():
+            take(block)
+
+    def give(block: bytes) -> None:
+        for blocks in queues:
+            blocks.put(block)
+
+    crew = [threading.Thread(target=run, args=pair, name="orch-hash") for pair in zip(takers, queues, strict=True)]
+    for thread in crew:
+        thread.start()
+    try:
+        yield give
+    finally:
+        give(b"")
+        for thread in crew:
+            thread.join()
 
 
 def _hasher(kind: str, size: int) -> hashlib._Hash:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from orchestrator import verify
@@ -14,7 +17,8 @@ from orchestrator.demo.faults import replaced
 from orchestrator.demo.origin import Origin
 from orchestrator.model import Pin, Place, Role, Source, Wanted
 from orchestrator.runs.sync import Options, sync
-from tests.orch import made, sha256
+from orchestrator.world import Stop
+from tests.orch import Orch, made, sha256
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
@@ -42,10 +46,18 @@ class Machine:
         places = (Place(str(self.folder / to)),) if to else ()
         return Wanted(str(self.folder / "team.yaml"), "m", "m", "", keys.pop("size", None), sources, places, pins=known)
 
-    def sync(self, *wanted: Wanted, **options: Any) -> Summary:
+    def sync(self, *wanted: Wanted, stop_at: int | None = None, **options: Any) -> Summary:
+        """Sync in this process; a stop is asked for once so many bytes are here."""
         self.events.clear()
-        run = Options(retries=1, **options)
-        return sync(self.world, self.store, wanted, self.events.append, options=run, findings=self.findings)
+        world = replace(self.world, stop=Stop())
+
+        def emit(event: Event) -> None:
+            self.events.append(event)
+            if stop_at is not None and getattr(event, "done_bytes", 0) >= stop_at:
+                world.stop.set()
+
+        findings = None if wanted[0].pins else self.findings
+        return sync(world, self.store, wanted, emit, options=Options(retries=1, **options), findings=findings)
 
     def named(self, name: str) -> list[Any]:
         return [event for event in self.events if type(event).__name__ == name]
@@ -106,9 +118,7 @@ def test_every_pin_must_hold(machine: Machine) -> None:
         both = (*pins(content, "md5"), *pins(b"other", "sha1"))
         url = origin.serve("/a", content)
         assert machine.sync(machine.want(url, to="a", known=both)).exit_code == 6
-        from msgspec.structs import replace
-
-        strong = replace(machine.want(url, to="a", known=pins(b"other", "md5")), sha256=sha256(content))
+        strong = msgspec.structs.replace(machine.want(url, to="a", known=pins(b"other", "md5")), sha256=sha256(content))
         assert machine.sync(strong).exit_code == 6
         assert not (machine.folder / "a").exists()
 
@@ -144,12 +154,10 @@ def test_no_pin_at_all(machine: Machine) -> None:
 @pytest.mark.parametrize("backend", ["aria2c", "curl", "wget"])
 @pytest.mark.parametrize("changed", [True, False], ids=["changed meanwhile", "the same"])
 def test_what_is_begun_goes_on_only_as_the_same_version(machine: Machine, backend: str, changed: bool) -> None:
-    old, new = made(4 * MIB, 1), made(4 * MIB, 2)
+    old, new = made(8 * MIB, 1), made(8 * MIB, 2)
     with Origin() as origin:
-        cut = origin.serve("/a.bin", old, cut_after=MIB, status=404, status_after=2)
-        want = machine.want(cut, to="a.bin")
-        broken = machine.sync(want, backend=backend)
-        assert broken.exit_code == 5
+        want = machine.want(origin.serve("/a.bin", old, rate=4 * MIB), to="a.bin")
+        assert machine.sync(want, stop_at=2 * MIB, backend=backend).exit_code == 5
         content = new if changed else old
         origin.serve("/a.bin", content)
         sent = origin.sent("/a.bin")
@@ -183,3 +191,23 @@ def test_a_file_that_changes_under_the_download_is_never_a_mixture(machine: Mach
         want = machine.want(origin.serve("/a.bin", content, replace_after_bytes=2 * MIB), to="a.bin")
         assert machine.sync(want, backend=backend).exit_code == 0
     assert (machine.folder / "a.bin").read_bytes() == replaced(content)
+
+
+def test_a_team_with_weak_pins(tmp_path: Path) -> None:
+    content, orch = made(3 * MIB), Orch(tmp_path)
+    with Origin() as origin:
+        md5 = hashlib.md5(content).hexdigest().upper()
+        place = orch.want("w", content, origin.serve("/w.h5", content), sha256=None, md5=f"MD5:{md5}")
+        plain = orch.run("sync", "team.yaml")
+        assert plain.code == 0
+        assert plain.err.count("weak pins (md5): w") == 1
+        assert place.read_bytes() == content
+        assert orch.sync().summary["present"] == 1
+        assert orch.run("verify", "--json", "team.yaml").summary["present"] == 1
+        assert orch.run("status", "--json", "team.yaml").summary["present"] == 1
+        shutil.rmtree(orch.store)
+        assert orch.run("verify", "--json", "team.yaml").summary["present"] == 1
+        assert orch.run("plan", "--json", "team.yaml").summary["placed"] == 1
+        asked = len(origin.log)
+        assert orch.sync().summary["placed"] == 1
+        assert len(origin.log) == asked

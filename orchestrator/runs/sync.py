@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.events import Event, Summary
-    from orchestrator.model import Host, Source, Wanted
+    from orchestrator.model import Host, Source, Unresolved, Wanted
     from orchestrator.sources.known import Knowledge
     from orchestrator.transfer.kit import Finding, Kit
     from orchestrator.world import World
@@ -46,9 +46,10 @@ def sync(
     *,
     hosts: Mapping[str, Host] | None = None,
     options: Options | None = None,
+    unresolved: Sequence[Unresolved] = (),
     findings: dict[str, Finding] | None = None,
 ) -> Summary:
-    """Make it so: every file verified and in its places.
+    """Make it so: every file verified and in its places; `unresolved` models are told and left.
 
     One file's failure never stops the others, except the disk's. Errors are in the summary, not raised.
     `findings` takes, by the key of each file that was fetched, what its bytes are.
@@ -58,8 +59,9 @@ def sync(
     """
     began = world.monotonic()
     store = Store(store_path, world.state)
-    wanted = weak.known(store, wanted, emit)
+    wanted = weak.known(store, wanted, emit if findings is None else None)
     tally = Tally(wanted)
+    tally.refuse(unresolved, emit)
     todo: list[Standing] = []
     for standing in standings(store, wanted):
         if standing.present:
@@ -104,6 +106,21 @@ def _do(
     if not options.offline:
         kit = replace(kit, known=_ask(world, fetching, hosts), findings=findings)
     Crew(kit, groups, begun, bundled, options, tally).work()
+    _mark([standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
+
+
+def _mark(marked: Sequence[Wanted], emit: Callable[[Event], None], tally: Tally) -> None:
+    """Write what a layout wants once all files of a model are in place."""
+    if not marked:
+        return
+    from orchestrator.placement import mark
+
+    failed = {(f.model, w.manifest) for f in tally.failed for w in tally.wanted if w.model == f.model}
+    for w in marked:
+        if (w.model, w.manifest) not in failed:
+            for wish in w.marks:
+                if mark.write(wish):
+                    emit(events.Placed(w.model, w.file, wish.path, "mark"))
 
 
 def _ask(world: World, fetching: Sequence[Artifact], hosts: Mapping[str, Host]) -> Knowledge:
@@ -164,14 +181,15 @@ def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:
     for same in by_key.values():
         w = same[0].wanted
         if len(same) == 1:  # nearly all: its sources are in order, and each there once
-            groups.append((Artifact(w.sha256, w.size, w.sources, (w,), w.pins), same))
+            groups.append((Artifact(w.sha256, w.size, w.sources, (w,), w.pins, w.pieces), same))
             continue
         sources: dict[str, Source] = {s.url: s for standing in reversed(same) for s in standing.wanted.sources}
         ordered = dict.fromkeys(s.url for standing in same for s in standing.wanted.sources)
         size = next((s.wanted.size for s in same if s.wanted.size is not None), None)
         pins = tuple(dict.fromkeys(pin for standing in same for pin in standing.wanted.pins))
+        pieces = next((s.wanted.pieces for s in same if s.wanted.pieces), "")
         in_order = tuple(sources[url] for url in ordered)
-        artifact = Artifact(w.sha256, size, in_order, tuple(s.wanted for s in same), pins)
+        artifact = Artifact(w.sha256, size, in_order, tuple(s.wanted for s in same), pins, pieces)
         groups.append((artifact, same))
     groups.sort(key=lambda entry: -(entry[0].size or 0))
     return groups
