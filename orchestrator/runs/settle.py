@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator import verify
+from orchestrator import nature, verify
 from orchestrator.errors import OrchError, PlacementError, StoreError
 from orchestrator.events import Finished, Mismatched, Noticed, Placed
 from orchestrator.model import Link, Place
@@ -117,8 +117,10 @@ class Settling:
         if self.force:
             kit.emit(Noticed(f"{path}: a foreign file is replaced (--force)"))
             return State.ABSENT
-        blind = "a file stands there, and no digest says whether it is the one that is wanted"
-        raise _foreign(path, blind if self.artifact.is_blind else "a foreign file stands there with other bytes")
+        if self.artifact.is_blind:
+            raise _foreign(path, "a file stands there, and no digest says whether it is the one that is wanted")
+        what = verify.look_into(path, nature.wish(wanted))
+        raise _foreign(path, f"a foreign file stands there with other bytes{what.after}")
 
     def _prove(self, wanted: Wanted, path: str) -> str:
         """Read a file: its sha256 where all that is known of the artifact holds, else empty."""
@@ -168,6 +170,7 @@ class Settling:
         real = os.path.realpath(path)
         status = os.stat(real)
         found = verify.digest(real, kit.world.stop)
+        what = verify.look_into(real, nature.wish(wanted))
         blob = kit.store.blob(self.artifact.key)
         shared = [
             (record, place, made["link"])
@@ -183,7 +186,7 @@ class Settling:
             if os.path.lexists(place) and not os.path.islink(place):
                 os.unlink(place)
         self.to_mend += shared
-        kit.emit(Mismatched(wanted.model, wanted.file, path, expected, found, folder))
+        kit.emit(Mismatched(wanted.model, wanted.file, path, expected, found, folder, what.words))
 
     def _have_blob(self, fetch: Callable[[Kit, Artifact, Receipt], None], receipt: Receipt) -> bool:
         """Make sure of the blob; true when its bytes came over the wire now."""

@@ -103,9 +103,7 @@ def _do(
             emit(tally.fail(standing.wanted, error))
         return
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
-    if not options.offline:
-        kit = replace(kit, known=_ask(world, fetching, hosts), findings=findings)
-    Crew(kit, groups, begun, bundled, options, tally).work()
+    Crew(replace(kit, findings=findings), groups, begun, bundled, options, tally).work()
     _mark([standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
 
 
@@ -158,18 +156,26 @@ def _equip(
     )
     if options.offline or not fetching:
         return kit
+    from concurrent.futures import ThreadPoolExecutor
+    from importlib import import_module
+
     from orchestrator import judges
     from orchestrator.programs import find_backends
     from orchestrator.transfer.budget import Budget
 
     sizes = [artifact.size or 0 for artifact in fetching]
-    large = max(sizes) >= judges.LARGE_BYTES
-    return replace(
-        kit,
-        programs=find_backends(world, options.backend, emit),
-        judge=judges.best_for_large(world) if large else judges.reference(world),
-        budget=Budget(options.connections, options.jobs, sizes),
-    )
+    choose = judges.best_for_large if max(sizes) >= judges.LARGE_BYTES else judges.reference
+    with ThreadPoolExecutor(3, "orch-ask") as pool:  # what is waited for, none of which needs another
+        judge, known = pool.submit(choose, world), pool.submit(_ask, world, fetching, hosts)
+        pool.submit(import_module, "orchestrator.sources.look")  # its HTTP client takes 55 ms, and waits well too
+        programs = find_backends(world, options.backend, emit)
+        return replace(
+            kit,
+            programs=programs,
+            judge=judge.result(),
+            known=known.result(),
+            budget=Budget(options.connections, options.jobs, sizes),
+        )
 
 
 def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:
@@ -188,8 +194,8 @@ def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:
         size = next((s.wanted.size for s in same if s.wanted.size is not None), None)
         pins = tuple(dict.fromkeys(pin for standing in same for pin in standing.wanted.pins))
         pieces = next((s.wanted.pieces for s in same if s.wanted.pieces), "")
-        in_order = tuple(sources[url] for url in ordered)
-        artifact = Artifact(w.sha256, size, in_order, tuple(s.wanted for s in same), pins, pieces)
+        wanted = tuple(s.wanted for s in same)
+        artifact = Artifact(w.sha256, size, tuple(sources[url] for url in ordered), wanted, pins, pieces)
         groups.append((artifact, same))
     groups.sort(key=lambda entry: -(entry[0].size or 0))
     return groups

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator import choose, verify
+from orchestrator import choose, nature, verify
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Verified
 from orchestrator.faults import Fault, Kind
 from orchestrator.judges import LARGE_BYTES
+from orchestrator.pieces import decode
 from orchestrator.sources.history import host_of
 from orchestrator.sources.known import Knowledge
-from orchestrator.sources.probe import PAGES, POINTER
 from orchestrator.sources.reach import Reach, reach
 from orchestrator.store import quarantine
 from orchestrator.stream import Stream, Verdict
 from orchestrator.transfer.holding import Holding
 from orchestrator.transfer.kit import Finding
-
-HEAD_BYTES = 256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.policy import Attempt
     from orchestrator.sources.look import Look
     from orchestrator.store.partials import Partial
+    from orchestrator.transfer.blame import Given
     from orchestrator.transfer.kit import Kit
     from orchestrator.transfer.pace import Measured
 
@@ -49,6 +48,9 @@ class Effort:
         self.left_for = ""  # the host that a slow source was left for
         self.doubted: set[str] = set()  # sources that failed: looked at before they are tried again
         self.inherited = self.holding.good_bytes() > 0  # bytes of an earlier run: its sources may have changed since
+        self.given: list[Given] = []  # which source brought what, since all that is here was judged the last time
+        self.mends = decode(artifact.pieces, artifact.size) is not None
+        self.proven = False  # what was good of a wrong file was kept
         self._apart = artifact.is_blind  # two sources may have two versions, and nothing would tell
         self._talk = (artifact.wanted[0].model, artifact.wanted[0].file)
 
@@ -97,7 +99,11 @@ class Effort:
 
     def must_part(self, source: str) -> bool:
         """Whether bytes of several sources may not meet in one file again: they did, and were wrong."""
-        return self._apart and any(url != source for url in self.holding.partial.info.sources)
+        return self._apart and not self.mends and any(url != source for url in self.holding.partial.info.sources)
+
+    def part(self) -> None:
+        """Let each source show from now on what it gives by itself."""
+        self._apart = True
 
     def banish(self) -> Fault:
         """Send wrong bytes to quarantine and say whose they were.
@@ -109,26 +115,26 @@ class Effort:
         partial = self.holding.partial
         givers = tuple(dict.fromkeys(partial.info.sources))
         found = verify.digest(partial.file, self.kit.world.stop)
-        expected = self.artifact.expected
-        about = {"expected": expected, "source": " ".join(givers), "model": self._talk[0]}
+        what = verify.look_into(partial.file, nature.wish(self.artifact.wanted[0]))
+        about = {"expected": self.artifact.expected, "source": " ".join(givers), "model": self._talk[0]}
         folder = quarantine.banish(self.kit.store, partial.file, found, about)
         whose = " and ".join((*givers, *(("an earlier run",) if self.inherited or not givers else ())))
-        self.kit.emit(Mismatched(*self._talk, whose, expected, found, folder))
-        mixed = self.inherited or len(givers) != 1
+        self.kit.emit(Mismatched(*self._talk, whose, self.artifact.expected, found, folder, what.words))
+        mixed = self.inherited or self.proven or len(givers) != 1
         self.empty()
         if not mixed:
-            return Fault(Kind.CORRUPT, self._why(found))
+            return Fault(Kind.CORRUPT, self._why(found, what), hint=what.hint)
         self._apart = True
         return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")
 
-    def _why(self, found: str) -> str:
+    def _why(self, found: str, what: nature.Nature) -> str:
         """Wrong bytes in words."""
         artifact = self.artifact
         if artifact.is_blind:
-            return "an HTML page or a Git LFS pointer instead of the file, or another size"
+            return f"this is not the file{what.after}"
         if artifact.sha256 not in ("", found):
-            return f"wrong bytes ({found[:12]} instead of {artifact.sha256[:12]})"
-        return f"wrong bytes (they are not {' '.join(map(str, artifact.pins))})"
+            return f"wrong bytes ({found[:12]} instead of {artifact.sha256[:12]}{what.after})"
+        return f"wrong bytes (they are not {' '.join(map(str, artifact.pins))}{what.after})"
 
     def prove(self) -> str:
         """Judge the complete file: its sha256, or empty where it is wrong. By what the stream said, or by reading it.
@@ -147,10 +153,10 @@ class Effort:
             return artifact.sha256
         kinds = [pin.kind for pin in artifact.pins]
         found = verify.digests(path, kinds, pieces=self.kit.findings is not None, stop=self.kit.world.stop)
-        if not found.fit(artifact.sha256, artifact.pins, artifact.size) or (
-            artifact.is_blind and _is_other(artifact, path)
-        ):
+        if not found.fit(artifact.sha256, artifact.pins, artifact.size):
             return ""
+        if artifact.is_blind and verify.look_into(path, nature.wish(artifact.wanted[0])):
+            return ""  # a page, a pointer, a file that was cut off: nobody means to pin those
         if self.kit.findings is not None:
             info = self.holding.partial.info
             source = info.sources[-1] if info.sources else ""
@@ -170,7 +176,8 @@ class Effort:
     def empty(self) -> None:
         """Forget all bytes, those of earlier runs too."""
         self.holding.partial.empty()
-        self.inherited = False
+        self.inherited = self.proven = False
+        self.given = []
 
     # What is said.
 
@@ -199,11 +206,3 @@ class Effort:
     def talk(self) -> tuple[str, str]:
         """Model and file, as events name them."""
         return self._talk
-
-
-def _is_other(artifact: Artifact, path: str) -> bool:
-    """Whether a file that nothing is known of is plainly a web page, or a pointer to the file meant."""
-    with open(path, "rb") as file:
-        head = file.read(HEAD_BYTES)
-    page = head.lstrip().lower().startswith(PAGES) and not artifact.sources[-1].url.endswith((".html", ".htm"))
-    return page or head.startswith(POINTER)
