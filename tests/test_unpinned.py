@@ -211,3 +211,20 @@ def test_a_team_with_weak_pins(tmp_path: Path) -> None:
         asked = len(origin.log)
         assert orch.sync().summary["placed"] == 1
         assert len(origin.log) == asked
+
+
+def test_a_version_that_is_here_is_not_fetched_again(machine: Machine) -> None:
+    content, newer = made(2 * MIB, 1), made(2 * MIB, 2)
+    with Origin() as origin:
+        want = machine.want(origin.serve("/a.bin", content), to="a.bin")
+        assert machine.sync(want).fetched == 1
+        machine.findings.clear()
+        sent = origin.sent("/a.bin")
+        other = machine.want(want.sources[0].url, to="b.bin")
+        assert machine.sync(other).placed == 1
+        assert origin.sent("/a.bin") - sent < 1000
+        assert machine.findings[want.key].digests.sha256 == sha256(content)
+        origin.serve("/a.bin", newer)
+        third = machine.want(want.sources[0].url, to="c.bin")
+        assert machine.sync(third).fetched == 1
+    assert (machine.folder / "c.bin").read_bytes() == newer

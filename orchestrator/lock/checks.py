@@ -27,13 +27,9 @@ def named_digest(name: str) -> str:
 def missing_shards(paths: Iterable[str]) -> tuple[str, ...]:
     """The shards that the names of others call for: of `a-00001-of-00003.bin` there must be three."""
     here = set(paths)
-    wanted: dict[str, None] = {}
-    for path in here:
-        if match := _SHARD.fullmatch(path):
-            stem, count, suffix = match[1], int(match[3]), match[4] or ""
-            for number in range(1, min(count, 99_999) + 1):
-                wanted[f"{stem}-{number:05d}-of-{count:05d}{suffix}"] = None
-    return tuple(sorted(path for path in wanted if path not in here))
+    sets = {(match[1], match[3], match[4] or "") for path in here if (match := _SHARD.fullmatch(path))}
+    wanted = {f"{stem}-{n:05d}-of-{count}{suffix}" for stem, count, suffix in sets for n in range(1, int(count) + 1)}
+    return tuple(sorted(wanted - here))
 
 
 def missing_of_index(path: str, text: str | bytes, paths: Iterable[str]) -> tuple[str, ...] | None:

@@ -42,7 +42,7 @@ def compare(effort: Effort, source: str, seen: Look, *, resumes: bool) -> Fault 
 
         what = other_file(seen, wish(effort.artifact.wanted[0]), effort.reach(source))
         return Fault(Kind.CORRUPT, what.words, hint=what.hint)
-    if (resumes or (blind and effort.holding.partial.have)) and (fault := _changed(effort, source, seen)):
+    if (resumes or (blind and effort.holding.partial.have)) and (fault := changed(effort, source, seen)):
         return fault
     if resumes:
         if blind and not is_proof(seen.etag):
@@ -55,24 +55,13 @@ def compare(effort: Effort, source: str, seen: Look, *, resumes: bool) -> Fault 
     return None
 
 
-def still_as_begun(effort: Effort) -> Fault | None:
-    """For whole files that no digest judges: whether the source says of them what it said when they were begun.
-
-    A source that cannot be asked is believed; one that does not answer now is not.
-    """
-    givers = effort.holding.partial.info.sources
-    if len(givers) != 1:
-        return Fault(Kind.UNRESUMABLE, "nobody knows where these bytes came from")
-    seen = glance(effort, givers[0])
-    return seen if isinstance(seen, Fault) or seen is None else _changed(effort, givers[0], seen)
-
-
 def is_proof(etag: str) -> bool:
     """Whether an ETag names the very bytes: a strong one (RFC 9110 8.8.1)."""
     return bool(etag) and not etag.startswith("W/")
 
 
-def _changed(effort: Effort, source: str, seen: Look) -> Fault | None:
+def changed(effort: Effort, source: str, seen: Look) -> Fault | None:
+    """Why what the source would serve is not the version that the partial was begun with."""
     info = effort.holding.partial.info
     if source in info.etags and seen.etag and info.etags[source] != seen.etag:
         return Fault(Kind.UNRESUMABLE, "the file changed at the source since the partial was begun")

@@ -16,8 +16,8 @@ from orchestrator.transfer.attempt import try_once
 from orchestrator.transfer.blame import keep_good
 from orchestrator.transfer.despair import despair
 from orchestrator.transfer.effort import Effort
-from orchestrator.transfer.glance import still_as_begun
 from orchestrator.transfer.pace import book
+from orchestrator.transfer.version import here_already, names, still_as_begun
 
 if TYPE_CHECKING:
     from orchestrator.model import Artifact
@@ -59,6 +59,9 @@ def fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
     effort = Effort(kit, artifact, partial)
     began, committed = kit.world.monotonic(), False
     try:
+        if artifact.is_blind and (sha256 := here_already(effort)):
+            receipt.sha256, committed = sha256, True
+            return
         receipt.bytes_reused += effort.holding.good_bytes()
         with kit.budget.file(artifact.size or 0) as effort.ticket:
             _loop(effort, receipt)
@@ -171,6 +174,6 @@ def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | 
     if sha256 in EMPTY and artifact.size is None:
         effort.kit.emit(Noticed(f"{artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}"))
     blobs.commit(store, [(path, sha256)])
-    aliases.learn(store, sha256, artifact.pins)
+    aliases.learn(store, sha256, names(effort))
     effort.found = sha256
     return None
