@@ -62,6 +62,7 @@ class Host(msgspec.Struct, frozen=True, gc=False):
     ca: str | None = None
     connections: int | None = None
     user_agent: str | None = None
+    token_env: str | None = None  # the variable that holds its token
 
 
 class Repo(msgspec.Struct, frozen=True, gc=False):

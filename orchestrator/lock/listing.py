@@ -34,7 +34,10 @@ class LockError(OrchError):
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A model with all its files; `told` says of those with a sha256 where it came from, `etags` what a hub calls them."""
+    """A model with all its files.
+
+    `told` says of those with a sha256 where it came from, `etags` what a hub calls those that it calls otherwise.
+    """
 
     model: Model
     commit: str = ""
@@ -69,8 +72,8 @@ def _ask_hub(world: World, model: Model, hosts: Mapping[str, Host]) -> Resolved:
     from orchestrator.lock import hf, modelscope
 
     assert model.repo is not None
-    hub = {"hf": hf, "modelscope": modelscope}[model.repo.hub]
-    return hub.resolve(world, model.repo, model.include, model.exclude, hosts=hosts)
+    ask = {"hf": hf.resolve, "modelscope": modelscope.resolve}[model.repo.hub]
+    return ask(world, model.repo, model.include, model.exclude, hosts=hosts)
 
 
 def _of_repo(model: Model, found: Resolved) -> Listed:
@@ -100,5 +103,7 @@ def _listed(model: Model, file: File, lines: tuple[sums.Line, ...]) -> str:
         name = path.rpartition("/")[2]
         why = "gives several digests for" if any(line.name.endswith(name) for line in lines) else "has no digest of"
         hint = "open the list, and put the digest itself into the manifest"
-        raise LockError(f"{model.name}: {file.sums} {why} `{name}`", hint if lines else "is it a list of sha256 digests?")
+        raise LockError(
+            f"{model.name}: {file.sums} {why} `{name}`", hint if lines else "is it a list of sha256 digests?"
+        )
     return found

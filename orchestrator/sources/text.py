@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from orchestrator.faults import Fault, Kind
+from orchestrator.sources.history import host_of
 from orchestrator.sources.look import look, time_limit, trust
 
 if TYPE_CHECKING:
@@ -18,10 +19,12 @@ TIMEOUT_S = 30.0
 
 def read(url: str, way: Reach, *, limit_bytes: int = LIMIT_BYTES) -> str | Fault:
     """Read the text at `url` (http or https), or say why it cannot be had."""
-    seen = look(url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=TIMEOUT_S)
+    seen = look(url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=TIMEOUT_S, bearer=way.bearer)
     if isinstance(seen, Fault):
         return seen
     headers = {"Accept-Encoding": "identity", "User-Agent": way.user_agent}
+    if way.bearer is not None and host_of(seen.last_url) == host_of(url):
+        headers["Authorization"] = f"Bearer {way.bearer}"
     content = b""
     try:
         with (
