@@ -159,6 +159,14 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
         """The digest for people: sha256 as it is, others with their kind before them."""
         return self.sha256 or " ".join(map(str, self.pins)) or "unknown"
 
+    def contradicted(self, found: str, after: str = "") -> str:
+        """Bytes of the sha256 `found` that are not those that are wanted, in words; `after` says more."""
+        if self.is_blind:
+            return f"this is not the file{after}"
+        if self.sha256 not in ("", found):
+            return f"wrong bytes ({found[:12]} instead of {self.sha256[:12]}{after})"
+        return f"wrong bytes (they are not {' '.join(map(str, self.pins))}{after})"
+
     @property
     def name(self) -> str:
         """What people call it: model, and the file where the two differ."""
