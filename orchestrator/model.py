@@ -100,7 +100,8 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
 
     `manifest` is the manifest's absolute path; `sha256` 64 lower-case hex digits, or "" where only `pins` (or nothing
     at all) are known; `size` bytes or None where nobody said; `places` empty for `to: store`; `marks` stand on a
-    model's last file; `pieces` tell which bytes of a wrong file are bad.
+    model's last file; `pieces` tell which bytes of a wrong file are bad; `allow` are the formats that
+    may be placed (none: all).
     """
 
     manifest: str
@@ -114,6 +115,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     pins: tuple[Pin, ...] = ()
     marks: tuple[Mark, ...] = ()
     pieces: str = ""
+    allow: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

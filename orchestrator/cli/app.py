@@ -13,11 +13,16 @@ COMMANDS = {
     "verify": "Read every byte again with sha256sum -c.",
     "lock": "Find out digests, sizes and commits that the manifests do not say; write team.lock.json.",
     "path": "Print a model's first place.",
+    "env": "Print the variables by which frameworks find their files.",
+    "run": "Run a command under those variables, kept off the network.",
     "backends": "Show the downloaders of this machine and which would be chosen.",
     "mirrors": "Show which sources answer, how fast, and whether they honour ranges.",
+    "vcs": "Say which weights belong in git, in Git LFS, or on a server.",
     "doctor": "Look for what this machine lacks: programs, PATH, proxy, CA, store.",
     "demo": "Show the whole thing on this machine, with no network.",
 }
+
+_ROOMS = {"run": "run_command"}  # where the command's name is another room's
 
 
 class _Lazy(click.Group):
@@ -29,7 +34,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"orchestrator.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"orchestrator.cli.{_ROOMS.get(cmd_name, cmd_name)}").command
         return command
 
     def resolve_command(
