@@ -96,7 +96,16 @@ def test_what_the_manifest_asks_for_and_the_repository_lacks(hub: Hub, orch: Orc
     hub.repos["org/tiny"].commit({"m-00001-of-00002.bin": b"1", "config.json": b"{}"}, "main")
     done = orch.run("lock", "team.yaml")
     assert (done.code, "m-00002-of-00002.bin is missing" in done.err) == (3, True), done.err
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    cut = len(header).to_bytes(8, "little") + header + bytes(15)
+    hub.serve(cut)
+    hub.repos["org/tiny"].commit({"m.safetensors": cut, "config.json": b"{}"}, "main")
+    orch.models["m"]["include"] = ["*.json", "*.safetensors"]
+    done = orch.run("lock", "team.yaml")
+    assert (done.code, "m/m.safetensors: its tensors want 1 byte more than the file has" in done.err) == (3, True)
     assert not (orch.folder / "team.lock.json").exists()
+    hub.repos["org/tiny"].commit({"m.safetensors": cut + b"x", "config.json": b"{}"}, "main")
+    assert orch.run("lock", "team.yaml").code == 0
 
 
 def test_ten_thousand_files_are_written_and_read_in_seconds() -> None:

@@ -12,6 +12,7 @@ from orchestrator.errors import ExitCode, OrchError, TransferError
 from orchestrator.faults import Fault
 from orchestrator.lock import sums
 from orchestrator.manifest.values import File
+from orchestrator.model import Pin
 from orchestrator.sources.reach import reach
 
 if TYPE_CHECKING:
@@ -107,3 +108,9 @@ def _listed(model: Model, file: File, lines: tuple[sums.Line, ...]) -> str:
             f"{model.name}: {file.sums} {why} `{name}`", hint if lines else "is it a list of sha256 digests?"
         )
     return found
+
+
+def bare(file: File) -> File:
+    """A file to be fetched for its digest: no place, and its git blob's name as a pin."""
+    pins = (*file.pins, Pin("git", file.git)) if file.git else file.pins
+    return replace(file, places=(), pins=pins)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from orchestrator import nature, pieces, verify
+from orchestrator import pieces, verify
 from orchestrator.errors import DigestError
 from orchestrator.events import Noticed
 from orchestrator.faults import Fault
+from orchestrator.lock import headers
 from orchestrator.lock.checks import INDEX, INDEX_BYTES, missing_of_index, missing_shards, named_digest
 from orchestrator.lock.listing import LIST, MANIFEST, LockError
 from orchestrator.manifest.lockfile import LockedFile
@@ -177,10 +178,8 @@ class Ledger:
                     lacking = missing_of_index(path, index.read(), files)
                 if lacking:
                     raise _incomplete(name, lacking, f"{path} calls for it")
-            if path.endswith(".safetensors") and os.path.exists(blob):
-                what = verify.look_into(blob, nature.Wish(path.rpartition("/")[2], entry.size, entry.sha256))
-                if what:
-                    raise LockError(f"{name}/{path}: {what.words}", what.hint or "is the file whole at its source?")
+            if path.endswith(headers.SUFFIX) and (fault := headers.of_file(blob, entry.size)):
+                raise bad_header(name, path, fault)
             self._judge_name(name, files[path], entry)
 
     def _judge_name(self, model: str, file: File, entry: LockedFile) -> None:
@@ -193,6 +192,24 @@ class Ledger:
             hint = "if its publisher means this file, say so: `sha256:` or `size:` in the manifest"
             raise DigestError(told, f"{hint} ({entry.sha256}, {entry.size} bytes)")
         self._emit(Noticed(f"warning: {told}"))
+
+
+def unseen(store: Store, found: Listed, known: LockedModel | None) -> list[File]:
+    """The safetensors files that are new and will not be fetched: their heads tell whether they are whole."""
+    return [
+        file
+        for file in found.model.files
+        if file.sha256
+        and file.size is not None
+        and file.name.endswith(headers.SUFFIX)
+        and (known is None or file.name not in known.files or known.files[file.name].sha256 != file.sha256)
+        and blobs.blob_state(store, file.sha256, file.size) != "sealed"
+    ]
+
+
+def bad_header(model: str, path: str, fault: str) -> LockError:
+    """The error for a safetensors file that cannot be whole."""
+    return LockError(f"{model}/{path}: {fault}", "it was cut off, or is another file: ask whoever published it")
 
 
 def _incomplete(model: str, missing: tuple[str, ...], why: str) -> LockError:

@@ -10,12 +10,12 @@ from msgspec.structs import replace
 from orchestrator import workspace
 from orchestrator.errors import OrchError
 from orchestrator.events import Finished, Foreseen, GaveUp, Noticed, Summary
-from orchestrator.lock.listing import Listed, listed
+from orchestrator.lock import headers
+from orchestrator.lock.listing import Listed, bare, listed
 from orchestrator.lock.papers import Paper, changes, fits, is_needed, open_paper, save, select
 from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedModel, fingerprint
-from orchestrator.model import Pin
-from orchestrator.runs.entries import Ledger, must_fetch
+from orchestrator.runs.entries import Ledger, bad_header, must_fetch, unseen
 from orchestrator.runs.sync import Options, sync
 from orchestrator.runs.tally import fold
 from orchestrator.store import Store
@@ -46,6 +46,7 @@ class Item(msgspec.Struct):
     model: Model
     listed: Listed
     to_fetch: dict[str, Wanted] = {}
+    unseen: list[Wanted] = []
 
 
 def lock(
@@ -94,6 +95,7 @@ class _Locking:
             if self._asked.dry_run:
                 self._foresee(items)
                 return self._end()
+            items = self._look(items)
             self._fetch(items)
             found = self._entries(items)
         except InterruptedError:
@@ -138,9 +140,25 @@ class _Locking:
         """Find out which of a model's files must be fetched: those of which neither lock nor source says enough."""
         still = fits(item.model, known)
         files = must_fetch(self._world, self._store, item.listed, known, self._space.hosts, fits=still)
-        model = replace(item.listed.model, files=tuple(_bare(file) for file in files))
-        manifest = replace(item.paper.manifest, models=(model,))
-        item.to_fetch = {w.file: w for w in wanted_of(manifest, self._site, self._extra)}
+        item.to_fetch = {w.file: w for w in self._wanted(item, files)}
+        item.unseen = list(self._wanted(item, unseen(self._store, item.listed, known)))
+
+    def _wanted(self, item: Item, files: list[File]) -> tuple[Wanted, ...]:
+        model = replace(item.listed.model, files=tuple(bare(file) for file in files))
+        return wanted_of(replace(item.paper.manifest, models=(model,)), self._site, self._extra)
+
+    def _look(self, items: list[Item]) -> list[Item]:
+        """Look at the heads of what is not fetched now, and leave out the models whose files cannot be whole."""
+        files = [w for item in items for w in item.unseen]
+        faults = dict(zip(map(id, files), headers.of_sources(self._world, self._space.hosts, files), strict=True))
+        whole = []
+        for item in items:
+            bad = next((w for w in item.unseen if faults[id(w)]), None)
+            if bad is None:
+                whole.append(item)
+            else:
+                self._fail(item.model.name, "", bad_header(item.model.name, bad.file, faults[id(bad)]))
+        return whole
 
     def _foresee(self, items: list[Item]) -> None:
         for item in items:
@@ -236,9 +254,3 @@ class _Locking:
         files = s.present + s.placed + s.fetched + len(failed)
         seconds = self._world.monotonic() - self._began
         return replace(s, ok=code == 0, exit_code=code, files=files, failed=failed, seconds=seconds)
-
-
-def _bare(file: File) -> File:
-    """A file to be fetched for its digest: no place, and its git blob's name as a pin."""
-    pins = (*file.pins, Pin("git", file.git)) if file.git else file.pins
-    return replace(file, places=(), pins=pins)
