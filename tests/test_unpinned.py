@@ -168,11 +168,13 @@ def test_what_is_begun_goes_on_only_as_the_same_version(machine: Machine, backen
 
 
 def test_two_sources_never_meet_in_one_unpinned_file(machine: Machine) -> None:
-    old, new = made(4 * MIB, 1), made(4 * MIB, 2)
+    old, new = made(8 * MIB, 1), made(8 * MIB, 2)
     with Origin() as origin, Origin() as other:
-        cut = origin.serve("/a.bin", old, cut_after=MIB, status=404, status_after=2)
-        want = machine.want(cut, other.serve("/a.bin", new), to="a.bin")
-        assert machine.sync(want).exit_code == 0
+        first = origin.serve("/a.bin", old, rate=4 * MIB)
+        want = machine.want(first, other.serve("/a.bin", new), to="a.bin")
+        assert machine.sync(want, stop_at=2 * MIB, backend="curl").exit_code == 5
+        origin.serve("/a.bin", old, status=404)
+        assert machine.sync(want, backend="curl").exit_code == 0
     assert (machine.folder / "a.bin").read_bytes() == new
 
 

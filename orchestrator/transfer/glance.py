@@ -47,7 +47,7 @@ def compare(effort: Effort, source: str, seen: Look, *, resumes: bool) -> Fault 
     if (resumes or (blind and effort.holding.partial.have)) and (fault := changed(effort, source, seen)):
         return fault
     if resumes:
-        if blind and not is_proof(seen.etag):
+        if blind and not (is_proof(seen.etag) and info.etags.get(source) == seen.etag):
             return Fault(Kind.UNRESUMABLE, "neither a digest nor an ETag tells whether it is still the same file")
         if not seen.ranges:
             return Fault(Kind.UNRESUMABLE, "the source does not honour ranges")
