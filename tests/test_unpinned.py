@@ -171,8 +171,9 @@ def test_two_sources_never_meet_in_one_unpinned_file(machine: Machine) -> None:
     old, new = made(8 * MIB, 1), made(8 * MIB, 2)
     with Origin() as origin, Origin() as other:
         first = origin.serve("/a.bin", old, rate=4 * MIB)
-        want = machine.want(first, other.serve("/a.bin", new), to="a.bin")
+        want = machine.want(first, other.serve("/a.bin", new, rate=4 * MIB), to="a.bin")
         assert machine.sync(want, stop_at=2 * MIB, backend="curl").exit_code == 5
+        assert machine.named("Started")[0].source == first
         origin.serve("/a.bin", old, status=404)
         assert machine.sync(want, backend="curl").exit_code == 0
     assert (machine.folder / "a.bin").read_bytes() == new
