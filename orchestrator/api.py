@@ -120,7 +120,8 @@ def first_place(world: World, space: Workspace, name: str) -> str:
                 raise ManifestError((Problem(model.manifest, 0, "", model.message),), model.hint)
         raise unknown_name(name, {w.model for w in space.wanted})
     if not found.places:
-        return Store(space.store, world.state).blob(found.sha256)
+        store = Store(space.store, world.state)
+        return store.alias(found.pins[0]) if not found.sha256 and found.pins else store.blob(found.sha256)
     first = found.places[0].path
     names = (p.path for p in found.places if p.target and normpath(f"{dirname(p.path)}/{p.target}") == first)
     return next(names, first)

@@ -57,11 +57,12 @@ def open_workspace(
     store: str | None = None,
     root: str | None = None,
     caches: str | None = None,
+    resolve: bool = True,
 ) -> Workspace:
     """Read the manifests (none given: manifests/team.yaml) and the site file.
 
     `only` are model names or `tag:TAG`; `store` and `root` override the files'; `caches` is one folder for all
-    frameworks' caches.
+    frameworks' caches. Without `resolve` manifests stay as they are written: nothing is wanted, `only` not looked at.
 
     Raises:
         ManifestError: every problem of every file at once; a name in `only` that no manifest knows.
@@ -76,12 +77,15 @@ def open_workspace(
     for path in dict.fromkeys(os.path.abspath(os.path.join(world.cwd, path)) for path in paths):
         try:
             texts[path] = read_text(path)
-            made = manifests.parse(texts[path], path, world.home, root=base, lock=_lock(path))
-            loaded.append(_laid_out(looking, made, texts[path]))
+            lock = read_lock(path) if resolve else None
+            made = manifests.parse(texts[path], path, world.home, root=base, lock=lock, resolve=resolve)
+            loaded.append(_laid_out(looking, made, texts[path]) if resolve else made)
         except ManifestError as error:
             problems += error.problems
     if problems:
         raise ManifestError(tuple(problems), hint_for(problems))
+    if not resolve:
+        return Workspace(tuple(loaded), (), _store(world, loaded, here, store), _hosts(loaded, here), (), texts)
     extra = hub_mirror(world)
     wanted = tuple(w for m in loaded for w in manifests.wanted(m, here, extra))
     by_layout = any(model.layouts for m in loaded for model in m.models)
@@ -112,7 +116,7 @@ def read_text(path: str) -> str:
         raise ManifestError((Problem(path, line, "", "not UTF-8 text"),)) from error
 
 
-def _lock(manifest: str) -> Lock | None:
+def read_lock(manifest: str) -> Lock | None:
     """Read the lock beside a manifest, where there is one.
 
     Raises:

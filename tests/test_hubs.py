@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,8 +18,6 @@ from orchestrator.errors import NoBackendError, OrchError, TransferError
 from orchestrator.lock import hf, modelscope
 from orchestrator.lock.repository import HubError, Resolved
 from orchestrator.manifest import hubs
-from orchestrator.manifest.lockfile import Lock, LockedFile, LockedModel, fingerprint, write
-from orchestrator.manifest.values import Model
 from orchestrator.model import Host, Repo
 from orchestrator.sources.tokens import advice, token_for
 from orchestrator.world import World
@@ -28,7 +27,15 @@ from tests.orch import Orch, made, sha256
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BIG = made(3_000_000, 1)
+
+def tensors(size: int) -> bytes:
+    """A safetensors file of so many bytes, with one tensor."""
+    count = size - 136
+    header = json.dumps({"w": {"dtype": "U8", "shape": [count], "data_offsets": [0, count]}}).encode().ljust(128)
+    return len(header).to_bytes(8, "little") + header + made(count, 1)
+
+
+BIG = tensors(3_000_000)
 FILES = {
     "config.json": b'{"model_type": "tiny"}\n',
     "model.safetensors": BIG,
@@ -469,16 +476,11 @@ def test_who_trusts_a_mirror_says_so() -> None:
 # -- lock and sync against `hf download`, file by file
 
 
-def lock(orch: Orch, hub: Hub, name: str, *include: str) -> None:
+def lock(orch: Orch, name: str, *include: str) -> None:
     """Make `m` that repository, for huggingface, and lock it."""
     orch.models["m"] = {"repo": f"hf:{name}", "for": "huggingface", **({"include": list(include)} if include else {})}
-    repo = Repo("hf", name)
-    found = hf.resolve(World({"HOME": "/nowhere", **orch.environ}, "/"), repo, include)
-    files = hub.repos[name].commits[found.commit]
-    entries = {f.path: LockedFile(sha256(files[f.path]), f.size, f.source, f.git, f.etag) for f in found.files}
-    mark = fingerprint(Model("m", (), (), repo=repo, include=include))
-    text = write(Lock({"m": LockedModel(mark, entries, found.commit)}))
-    (orch.folder / "team.lock.json").write_text(text)
+    done = orch.run("lock", "team.yaml")
+    assert done.code == 0, done.err
 
 
 def tree(home: Path) -> dict[str, str]:
@@ -507,7 +509,7 @@ def test_lock_and_sync_make_the_cache_that_the_client_makes(
     ours = tmp_path / "ours"
     environ = {"HF_ENDPOINT": hub.url, "HF_TOKEN": SECRET, "HF_HOME": str(ours), "https_proxy": "http://127.0.0.1:9"}
     orch = Orch(tmp_path, environ=environ)
-    lock(orch, hub, name, *include)
+    lock(orch, name, *include)
     hub.serve(BIG, refuse_bare_get=True)
     hub.heard.clear()
     hub.be_busy("/resolve/", Retry_After="1")

@@ -13,7 +13,8 @@ from orchestrator.runs.standing import State
 from orchestrator.sources.history import host_of
 from orchestrator.sources.reach import Ways
 from orchestrator.store import blobs, places
-from orchestrator.transfer.bundle import Load, fetch_together
+from orchestrator.transfer.bundle import fetch_together
+from orchestrator.transfer.load import Load
 from orchestrator.transfer.loop import Receipt
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Packer:
         for task in tasks:
             by_host.setdefault(task.host, []).append(task)
         for host, those in by_host.items():
-            if len(those) >= least or any(task.artifact.sha256 in self._bundled for task in those):
+            if len(those) >= least or any(task.artifact.key in self._bundled for task in those):
                 parcels += [Parcel(part, self._backends[host]) for part in _parts(those)]
             else:
                 alone += those
@@ -107,7 +108,8 @@ class Packer:
 
     def _may_bundle(self, artifact: Artifact) -> bool:
         size = artifact.size
-        return size is not None and size <= SMALL_BYTES and artifact.sha256 not in self._begun
+        known = size is not None and size <= SMALL_BYTES and not artifact.is_blind
+        return known and artifact.key not in self._begun
 
     def _aim(self, task: Task) -> bool:
         """Take the next source in order that no bundle has asked yet, if a program here can."""
@@ -165,9 +167,9 @@ def _place(kit: Kit, tasks: Sequence[Task]) -> dict[str, str | PlacementError]:
     refused: dict[str, str | PlacementError] = {}
     records: dict[str, dict[str, places.Made]] = {}
     for task in tasks:
-        sha256 = task.artifact.sha256
+        sha256 = task.load.artifact.sha256
         for standing in task.standings:
-            if standing.wanted.allow and (error := _refused(kit, standing.wanted)):
+            if standing.wanted.allow and (error := _refused(kit, sha256, standing.wanted)):
                 refused.update((place.path, error) for place in standing.wanted.places)
                 continue
             record = records.setdefault(standing.wanted.manifest, {})
@@ -182,12 +184,12 @@ def _place(kit: Kit, tasks: Sequence[Task]) -> dict[str, str | PlacementError]:
     return {**refused, **{place.path: how for (_, place), how in zip(todo, made, strict=True)}}
 
 
-def _refused(kit: Kit, wanted: Wanted) -> PlacementError | None:
+def _refused(kit: Kit, sha256: str, wanted: Wanted) -> PlacementError | None:
     """Why a file is of no format that its manifest allows."""
     from orchestrator.placement import gate
 
     try:
-        gate.check(kit.store.blob(wanted.sha256), wanted)
+        gate.check(kit.store.blob(sha256), wanted)
     except PlacementError as error:
         return error
     return None

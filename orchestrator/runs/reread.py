@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from orchestrator import events, nature, verify
 from orchestrator.errors import DigestError, ManifestError, Problem, TransferError
 from orchestrator.model import Place, Wanted
+from orchestrator.runs import weak
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store
 from orchestrator.workspace import read_text
@@ -41,13 +42,14 @@ def reread(
     """
     began = world.monotonic()
     store = Store(store_path, world.state)
+    wanted = weak.known(store, wanted)
     tally = Tally(wanted)
     tally.refuse(unresolved, emit)
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start : start + BATCH]
         files = [(w, sha256, path) for w in batch for sha256, path in _files(store, w)]
         try:
-            verdicts = verify.check(world, [(sha256, path) for _, sha256, path in files])
+            verdicts = weak.check(world, files)
         except InterruptedError:
             break
         wrong: dict[int, OrchError] = {}
@@ -65,7 +67,7 @@ def reread(
 
 def _files(store: Store, wanted: Wanted) -> list[tuple[str, str]]:
     """The (sha256, path) of what is to be read for one wanted file: each inode once, and each file of its trees."""
-    blob = store.blob(wanted.sha256)
+    blob = store.blob(wanted.key)
     paths = [place.path for place in wanted.places if not place.unpack]
     leaves: list[tuple[str, str]] = []
     for place in wanted.places:

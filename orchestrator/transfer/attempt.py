@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orchestrator.backends import by_name
 from orchestrator.backends.base import Job, Trait, Want
 from orchestrator.events import Started
-from orchestrator.faults import Fault, Kind
+from orchestrator.faults import Fault, Kind, Remedy
 from orchestrator.pieces import decode
 from orchestrator.process import run
 from orchestrator.stream import Stream, end_of_file, first_hole
@@ -36,6 +36,7 @@ SPLIT_BYTES = 1 << 20  # a larger file is asked for in several ranges at once: a
 AXEL_BYTES_PER_S = 256 << 10  # axel never gives up by itself: its time limit, as the rate that we would wait for
 STREAM_BYTES = 4 << 20  # below this a check afterwards is as quick
 FULL_BYTES = 1 << 20
+_MENDED = ("rsync", "file")  # rsync reads what is here again, and mends it
 
 
 def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
@@ -51,14 +52,19 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
     assert backend is not None
     holding = effort.holding
     resumes = holding.good_bytes() > 0
+    blind = effort.artifact.is_blind
     if source in effort.met or _must_look(effort, backend, source, resumes=resumes):
         seen = _look(effort, source)
         if isinstance(seen, Fault):
             return seen
         if seen is not None and (fault := compare(effort, source, seen, resumes=resumes)):
             return fault
+        if seen is None and blind and resumes and source.partition(":")[0] not in _MENDED:
+            return Fault(Kind.UNRESUMABLE, "the source cannot be asked whether it is still the same file")
         if seen is not None and seen.chunked and Trait.CHUNKED not in backend.TRAITS:
             return Fault(Kind.REFUSED, f"{backend.NAME} would write the chunks' headers into the file")
+    if blind:  # on the disk before the first byte is: a killed run must not leave bytes of nobody
+        holding.partial.info.sources = [source]
     try:
         with ExitStack() as stack:
             shares = take_connections(effort, stack, (source, *companions(effort, backend, source)))
@@ -78,7 +84,8 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
 def _must_look(effort: Effort, backend: Backend, source: str, *, resumes: bool) -> bool:
     least = SPLIT_BYTES if Trait.SEGMENTS in backend.TRAITS else LOOK_BYTES
     large = (effort.holding.length() or least) >= least
-    return resumes or source in effort.doubted or backend.NAME == "axel" or large
+    blind = effort.artifact.is_blind
+    return resumes or blind or source in effort.doubted or backend.NAME == "axel" or large
 
 
 def _look(effort: Effort, source: str) -> Look | Fault | None:
@@ -123,7 +130,7 @@ def _job(effort: Effort, shares: dict[str, int]) -> Job:
 def _begin_stream(effort: Effort, backend: Backend, job: Job) -> Stream | None:
     """Start the judge behind the download, where the file grows in a way that lets it follow."""
     length = effort.holding.length()
-    if length is None or length < STREAM_BYTES or effort.kit.judge is None:
+    if length is None or length < STREAM_BYTES or effort.kit.judge is None or not effort.artifact.sha256:
         return None
     if Trait.IN_ORDER in backend.TRAITS and job.in_order:
         prefix = first_hole
@@ -191,10 +198,11 @@ def _explain_short(effort: Effort, source: str) -> Fault:
     if isinstance(seen, Fault):
         return seen
     other = compare(effort, source, seen, resumes=False) if seen is not None else None
-    if other is not None:
-        # What it sent is no part of the file: nothing may be appended to it.
-        return effort.banish() if os.path.exists(effort.holding.partial.file) else other
-    return Fault(Kind.NETWORK, "ended early: bytes are missing")
+    if other is None:
+        return Fault(Kind.NETWORK, "ended early: bytes are missing")
+    if other.remedy is Remedy.AFRESH or not os.path.exists(effort.holding.partial.file):
+        return other
+    return effort.banish()  # what it sent is no part of the file: nothing may be appended to it
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from orchestrator.sources.reach import Reach, reach
 from orchestrator.store import quarantine
 from orchestrator.stream import Stream, Verdict
 from orchestrator.transfer.holding import Holding
+from orchestrator.transfer.kit import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +39,7 @@ class Effort:
         self.artifact = artifact
         self.holding = Holding(partial, artifact.size)
         self.bytes_fetched = 0
+        self.found = ""  # the sha256 of the bytes that were committed
         self.ticket = 0  # of the budget of connections
         self.stream: Stream | None = None  # the judge behind the attempt that runs, or ran last
         self.looks: dict[str, Look] = {}
@@ -51,7 +53,7 @@ class Effort:
         self.given: list[Given] = []  # which source brought what, since all that is here was judged the last time
         self.mends = decode(artifact.pieces, artifact.size) is not None
         self.proven = False  # what was good of a wrong file was kept
-        self._apart = False
+        self._apart = artifact.is_blind  # two sources may have two versions, and nothing would tell
         self._talk = (artifact.wanted[0].model, artifact.wanted[0].file)
 
     # What may be tried.
@@ -145,29 +147,43 @@ class Effort:
         givers = tuple(dict.fromkeys(partial.info.sources))
         found = verify.digest(partial.file, self.kit.world.stop)
         what = verify.look_into(partial.file, nature.wish(self.artifact.wanted[0]))
-        about = {"expected": self.artifact.sha256, "source": " ".join(givers), "model": self._talk[0]}
+        about = {"expected": self.artifact.expected, "source": " ".join(givers), "model": self._talk[0]}
         folder = quarantine.banish(self.kit.store, partial.file, found, about)
         whose = " and ".join((*givers, *(("an earlier run",) if self.inherited or not givers else ())))
-        self.kit.emit(Mismatched(*self._talk, whose, self.artifact.sha256, found, folder, what.words))
+        self.kit.emit(Mismatched(*self._talk, whose, self.artifact.expected, found, folder, what.words))
         mixed = self.inherited or self.proven or len(givers) != 1
         self.empty()
         if not mixed:
-            told = f"wrong bytes ({found[:12]} instead of {self.artifact.sha256[:12]}{what.after})"
-            return Fault(Kind.CORRUPT, told, hint=what.hint)
+            return Fault(Kind.CORRUPT, self.artifact.contradicted(found, what.after), hint=what.hint)
         self._apart = True
         return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")
 
-    def is_right(self) -> bool:
-        """Judge the complete file: by what the stream said, or else by reading it.
+    def prove(self) -> str:
+        """Judge the complete file: its sha256, or empty where it is wrong. By what the stream said, or by reading it.
 
         Raises:
             InterruptedError: a stop was asked for.
         """
-        path = self.holding.partial.file
+        artifact, path = self.artifact, self.holding.partial.file
         stream, self.stream = self.stream, None
-        if stream is not None and stream.finish() is Verdict.GOOD:
-            return True
-        return verify.check_one(self.kit.world, self.large_judge(), self.artifact.sha256, path)
+        good = stream is not None and stream.finish() is Verdict.GOOD
+        if artifact.sha256 and not (
+            good or verify.check_one(self.kit.world, self.large_judge(), artifact.sha256, path)
+        ):
+            return ""
+        if artifact.sha256 and not artifact.pins and self.kit.findings is None:
+            return artifact.sha256
+        kinds = [pin.kind for pin in artifact.pins]
+        found = verify.digests(path, kinds, pieces=self.kit.findings is not None, stop=self.kit.world.stop)
+        if not found.fit(artifact.sha256, artifact.pins, artifact.size):
+            return ""
+        if artifact.is_blind and verify.look_into(path, nature.wish(artifact.wanted[0])):
+            return ""  # a page, a pointer, a file that was cut off: nobody means to pin those
+        if self.kit.findings is not None:
+            info = self.holding.partial.info
+            source = info.sources[-1] if info.sources else ""
+            self.kit.findings[artifact.key] = Finding(found, source, info.etags.get(source, ""))
+        return found.sha256
 
     def large_judge(self) -> Judge | None:
         """The run's judge of large files, for a file that is one."""
@@ -204,9 +220,9 @@ class Effort:
         """Tell how much is here."""
         self.kit.emit(Progressed(*self._talk, done_bytes, self.holding.length()))
 
-    def emit_verified(self) -> None:
-        """Tell that the digest fits."""
-        self.kit.emit(Verified(*self._talk, self.artifact.sha256))
+    def emit_verified(self, sha256: str) -> None:
+        """Tell that the digests fit."""
+        self.kit.emit(Verified(*self._talk, sha256))
 
     @property
     def talk(self) -> tuple[str, str]:

@@ -1,0 +1,59 @@
+"""A small text from a server, such as a SHA256SUMS, or a file's first bytes: redirects judged as a look judges them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx2
+
+from orchestrator.faults import Fault, Kind
+from orchestrator.sources.history import host_of
+from orchestrator.sources.look import look, time_limit, trust
+
+if TYPE_CHECKING:
+    from orchestrator.sources.reach import Reach
+
+LIMIT_BYTES = 4 << 20  # 40,000 lines of a SHA256SUMS
+TIMEOUT_S = 30.0
+
+
+def read(url: str, way: Reach) -> str | Fault:
+    """Read the text at `url` (http or https), or say why it cannot be had."""
+    content = _get(url, way, LIMIT_BYTES + 1, {})
+    if isinstance(content, Fault):
+        return content
+    if len(content) > LIMIT_BYTES:
+        return Fault(Kind.CORRUPT, f"more than {LIMIT_BYTES >> 20} MiB: this is no list of digests")
+    return content.decode("utf-8", "replace")
+
+
+def head(url: str, way: Reach, count: int) -> bytes | Fault:
+    """Read the first `count` bytes of the file at `url` (http or https), fewer where it is shorter."""
+    content = _get(url, way, count, {"Range": f"bytes=0-{count - 1}"})
+    return content if isinstance(content, Fault) else content[:count]
+
+
+def _get(url: str, way: Reach, most_bytes: int, headers: dict[str, str]) -> bytes | Fault:
+    """Read a body until it ends or `most_bytes` are here; a token is shown to the host of `url` only."""
+    seen = look(url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=TIMEOUT_S, bearer=way.bearer)
+    if isinstance(seen, Fault):
+        return seen
+    headers = {"Accept-Encoding": "identity", "User-Agent": way.user_agent, **headers}
+    if way.bearer is not None and host_of(seen.last_url) == host_of(url):
+        headers["Authorization"] = f"Bearer {way.bearer}"
+    content = b""
+    try:
+        with (
+            time_limit(TIMEOUT_S) as trace,
+            httpx2.Client(verify=trust(way.ca), proxy=way.proxy, trust_env=False, timeout=TIMEOUT_S) as client,
+            client.stream("GET", seen.last_url, headers=headers, extensions={"trace": trace}) as answer,
+        ):
+            if answer.status_code not in (200, 206):
+                return Fault(Kind.REFUSED, f"server answered {answer.status_code}", answer.status_code)
+            for block in answer.iter_raw():
+                content += block
+                if len(content) >= most_bytes:
+                    break
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+        return Fault(Kind.NETWORK, str(error).strip() or type(error).__name__)
+    return content
