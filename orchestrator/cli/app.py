@@ -12,6 +12,7 @@ COMMANDS = {
     "status": "Say what is in place, by stat alone.",
     "verify": "Read every byte again with sha256sum -c.",
     "path": "Print a model's first place.",
+    "prune": "Drop what no manifest wants from the store, and dead downloads.",
     "backends": "Show the downloaders of this machine and which would be chosen.",
     "mirrors": "Show which sources answer, how fast, and whether they honour ranges.",
     "doctor": "Look for what this machine lacks: programs, PATH, proxy, CA, store.",
