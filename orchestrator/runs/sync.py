@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.events import Event, Summary
-    from orchestrator.model import Host, Source, Wanted
+    from orchestrator.model import Host, Source, Unresolved, Wanted
     from orchestrator.sources.known import Knowledge
     from orchestrator.transfer.kit import Kit
     from orchestrator.world import World
@@ -46,8 +46,9 @@ def sync(
     *,
     hosts: Mapping[str, Host] | None = None,
     options: Options | None = None,
+    unresolved: Sequence[Unresolved] = (),
 ) -> Summary:
-    """Make it so: every file verified and in its places.
+    """Make it so: every file verified and in its places; `unresolved` models are told and left.
 
     One file's failure never stops the others, except the disk's. Errors are in the summary, not raised.
 
@@ -56,6 +57,7 @@ def sync(
     """
     began = world.monotonic()
     tally = Tally(wanted)
+    tally.refuse(unresolved, emit)
     store = Store(store_path, world.state)
     todo: list[Standing] = []
     for standing in standings(store, wanted):
@@ -130,6 +132,21 @@ def _work(
     if not options.offline:
         kit = replace(kit, known=_ask(world, fetching, hosts))
     Crew(kit, groups, begun, bundled, options, tally).work()
+    _mark([standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
+
+
+def _mark(marked: Sequence[Wanted], emit: Callable[[Event], None], tally: Tally) -> None:
+    """Write what a layout wants once all files of a model are in place."""
+    if not marked:
+        return
+    from orchestrator.placement import mark
+
+    failed = {(f.model, w.manifest) for f in tally.failed for w in tally.wanted if w.model == f.model}
+    for w in marked:
+        if (w.model, w.manifest) not in failed:
+            for wish in w.marks:
+                if mark.write(wish):
+                    emit(events.Placed(w.model, w.file, wish.path, "mark"))
 
 
 def _ask(world: World, fetching: Sequence[Artifact], hosts: Mapping[str, Host]) -> Knowledge:
