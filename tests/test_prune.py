@@ -139,7 +139,10 @@ def test_a_place_that_is_a_symlink_into_the_store_keeps_its_blob(orch: Orch, ori
 
 def test_a_lock_counts_also_that_of_a_manifest_that_is_named(orch: Orch) -> None:
     orch.models.clear()
-    lock = {"version": 1, "models": {"x": {"fingerprint": "", "files": {"b.pth": {"sha256": sha256(B)}}}}}
+    lock = {
+        "version": 1,
+        "models": {"x": {"fingerprint": "", "files": {"b.pth": {"sha256": sha256(B), "size": len(B)}}}},
+    }
     orch.manifest.with_suffix(".lock.json").write_text(json.dumps(lock))
     assert set(dropped(orch.run("prune", "--yes", "--json", "team.yaml"))) == {sha256(A)}
 

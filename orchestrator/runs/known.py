@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ManifestError
+from orchestrator.manifest import lock_path
 from orchestrator.store import places
 from orchestrator.workspace import open_workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from orchestrator.model import Wanted
+    from orchestrator.model import Pin, Wanted
     from orchestrator.store import Store
     from orchestrator.world import World
 
@@ -41,9 +42,9 @@ def known(world: World, store: Store, named: Sequence[Wanted], files: Iterable[s
     """
     found = Known()
     done = set(files)
-    _add(found, named)
+    _add(found, store, named)
     for file in done:
-        found.digests |= _digests_in(_lock(file))
+        found.digests |= _digests_in(lock_path(file))
     for record in places.records(store):
         if record.problem:
             found.blind = f"{record.file} is damaged ({record.problem}): what it wanted is not known"
@@ -54,11 +55,11 @@ def known(world: World, store: Store, named: Sequence[Wanted], files: Iterable[s
             found.digests |= recorded
             found.notes.append(f"{record.manifest} is on {record.host}: what it placed from here stays")
         elif record.manifest not in done:
-            _add_recorded(world, found, record.manifest, recorded)
+            _add_recorded(world, store, found, record.manifest, recorded)
     return found
 
 
-def _add_recorded(world: World, found: Known, manifest: str, recorded: set[str]) -> None:
+def _add_recorded(world: World, store: Store, found: Known, manifest: str, recorded: set[str]) -> None:
     if not os.path.isabs(manifest):
         return  # what `orch get` fetched: no manifest wants it
     if not os.path.lexists(manifest):
@@ -67,20 +68,26 @@ def _add_recorded(world: World, found: Known, manifest: str, recorded: set[str])
     try:
         space = open_workspace(world, [manifest])
     except ManifestError as error:
-        found.digests |= recorded | _digests_in(manifest) | _digests_in(_lock(manifest))
+        found.digests |= recorded | _digests_in(manifest) | _digests_in(lock_path(manifest))
         first = error.message.partition("\n")[0]
         found.notes.append(f"what {manifest} placed from here stays, since it cannot be read: {first}")
         return
-    _add(found, space.wanted)
-    found.digests |= _digests_in(_lock(manifest))
+    _add(found, store, space.wanted)
+    found.digests |= _digests_in(lock_path(manifest))
 
 
-def _add(found: Known, wanted: Iterable[Wanted]) -> None:
-    found.digests.update(w.sha256 for w in wanted)
+def _add(found: Known, store: Store, wanted: Iterable[Wanted]) -> None:
+    for w in wanted:
+        found.digests.add(w.sha256)
+        found.digests.update(_by_weak_pin(store, pin) for pin in w.pins)
 
 
-def _lock(manifest: str) -> str:
-    return f"{os.path.splitext(manifest)[0]}.lock.json"
+def _by_weak_pin(store: Store, pin: Pin) -> str:
+    """The sha256 of the blob that a weaker digest leads to, by its name in `blobs/<kind>/`; "" where it does not."""
+    try:
+        return os.path.basename(os.readlink(f"{store.path}/blobs/{pin.kind}/{pin.hex}"))
+    except OSError:
+        return ""
 
 
 def _digests_in(path: str) -> set[str]:
