@@ -12,6 +12,7 @@ COMMANDS = {
     "status": "Say what is in place, by stat alone.",
     "verify": "Read every byte again with sha256sum -c.",
     "path": "Print a model's first place.",
+    "export": "Write it for other tools, or as a mirror for machines without the network.",
     "prune": "Drop what no manifest wants from the store, and dead downloads.",
     "backends": "Show the downloaders of this machine and which would be chosen.",
     "mirrors": "Show which sources answer, how fast, and whether they honour ranges.",
