@@ -109,28 +109,6 @@ def read_text(path: str) -> str:
         raise ManifestError((Problem(path, line, "", "not UTF-8 text"),)) from error
 
 
-def write_text(path: str, text: str) -> None:
-    """Write a file whole or not at all, as UTF-8; one that was there keeps its mode, and a link stays a link.
-
-    Raises:
-        OSError: the disk said no; what was there is as it was.
-    """
-    path = os.path.realpath(path)
-    temporary = f"{path}.orch-new"
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if os.path.exists(path):
-            os.chmod(temporary, os.stat(path).st_mode & 0o7777)
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-
-
 def _lock(manifest: str) -> Lock | None:
     """Read the lock beside a manifest, where there is one.
 

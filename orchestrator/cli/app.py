@@ -12,6 +12,8 @@ COMMANDS = {
     "status": "Say what is in place, by stat alone.",
     "verify": "Read every byte again with sha256sum -c.",
     "path": "Print a model's first place.",
+    "add": "Put a model into a manifest.",
+    "import": "Make models of a list: SHA256SUMS, Metalink, LFS pointers, a pooch registry.",
     "export": "Write it for other tools, or as a mirror for machines without the network.",
     "prune": "Drop what no manifest wants from the store, and dead downloads.",
     "backends": "Show the downloaders of this machine and which would be chosen.",
@@ -30,7 +32,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"orchestrator.cli.{cmd_name}").command
+        room = f"{cmd_name}_" if cmd_name == "import" else cmd_name  # a word of the language
+        command: click.Command = importlib.import_module(f"orchestrator.cli.{room}").command
         return command
 
     def resolve_command(

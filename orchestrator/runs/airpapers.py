@@ -11,9 +11,10 @@ from urllib.parse import quote, unquote
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.manifest import lock_path
+from orchestrator.runs import written
 from orchestrator.runs.reread import read_sums
 from orchestrator.verify import sums_line
-from orchestrator.workspace import read_text, write_text
+from orchestrator.workspace import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,15 +89,15 @@ def write_papers(folder: str, rules: Mapping[str, Prefix], good: Mapping[str, En
         os.makedirs(f"{folder}/{PAPERS}", exist_ok=True)
         for paper in (manifest, lock_path(manifest)):
             if os.path.exists(paper):
-                write_text(f"{folder}/{PAPERS}/{os.path.basename(paper)}", read_text(paper))
+                written.write(f"{folder}/{PAPERS}/{os.path.basename(paper)}", read_text(paper))
     sums = {path: entry.wanted.sha256 for path, entry in good.items()}
     if os.path.exists(f"{folder}/{SUMS}"):
         for old in read_sums(f"{folder}/{SUMS}"):
             if os.path.exists(old.places[0].path):
                 sums.setdefault(old.file, old.sha256)
-    write_text(f"{folder}/{SUMS}", "".join(sums_line(sha256, path) for path, sha256 in sorted(sums.items())))
-    write_text(f"{folder}/README.txt", README)
-    write_text(f"{folder}/{SITE}", _site(folder, rules))
+    written.write(f"{folder}/{SUMS}", "".join(sums_line(sha256, path) for path, sha256 in sorted(sums.items())))
+    written.write(f"{folder}/README.txt", README)
+    written.write(f"{folder}/{SITE}", _site(folder, rules))
 
 
 def _site(folder: str, rules: Mapping[str, Prefix]) -> str:

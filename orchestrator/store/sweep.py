@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 _ALIAS = re.compile("[0-9a-f]{32,128}")
-_KEYED = re.compile("sha256-([0-9a-f]{64})")
+_KEYED = re.compile("(sha256|sha512|sha1|git|md5|url)-([0-9a-f]{32,128})")
 
 
 class Leftover(NamedTuple):
@@ -79,7 +79,7 @@ def _blobs(store: Store, wanted: Collection[str]) -> Iterator[Leftover]:
 def _partials(store: Store) -> Iterator[Leftover]:
     for parent in _listed(f"{store.path}/partial"):
         if (match := _KEYED.fullmatch(parent.name)) and parent.is_dir(follow_symlinks=False):
-            yield from _dead("partial", parent.path, match[1])
+            yield from _dead("partial", parent.path, match[2] if match[1] == "sha256" else "")
 
 
 def _bundles(store: Store) -> Iterator[Leftover]:
@@ -116,14 +116,17 @@ def _is_dead(folder: str) -> bool:
 
 
 def _aliases(store: Store, wanted: Collection[str]) -> Iterator[Leftover]:
-    """Names of blobs by weaker digests, `blobs/md5/<hex>`, that lead nowhere, or will when their blob is dropped."""
+    """Names of blobs by weaker digests, `blobs/md5/<hex>`, that lead nowhere, or will when their blob is dropped.
+
+    That two digests belong together stays worth knowing as long as somebody wants the bytes.
+    """
     for kind in _listed(f"{store.path}/blobs"):
         if kind.name == "sha256" or not kind.is_dir(follow_symlinks=False):
             continue
         for entry in _listed(kind.path):
             if entry.is_symlink() and _ALIAS.fullmatch(entry.name):
                 sha256 = os.path.basename(os.readlink(entry.path))
-                if sha256 not in wanted or not os.path.lexists(store.blob(sha256)):
+                if sha256 not in wanted:
                     yield Leftover("alias", entry.path, sha256, 0, _identity(os.lstat(entry.path)))
 
 
