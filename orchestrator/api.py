@@ -108,4 +108,7 @@ def first_place(world: World, space: Workspace, name: str) -> str:
             if model.model == name:
                 raise ManifestError((Problem(model.manifest, 0, "", model.message),), model.hint)
         raise unknown_name(name, {w.model for w in space.wanted})
-    return found.places[0].path if found.places else Store(space.store, world.state).blob(found.sha256)
+    if found.places:
+        return found.places[0].path
+    store = Store(space.store, world.state)
+    return store.alias(found.pins[0]) if not found.sha256 and found.pins else store.blob(found.sha256)

@@ -46,19 +46,23 @@ class Source(msgspec.Struct, frozen=True, gc=False):
         return self.url.partition(":")[0]
 
 
+class Pin(NamedTuple):
+    """A weaker digest than sha256: `kind` is sha512, sha1, md5, or git (a git blob's sha1); `hex` in lower case."""
+
+    kind: str
+    hex: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.hex}"
+
+
 class Host(msgspec.Struct, frozen=True, gc=False):
     """What a manifest or site file says of one host."""
 
     ca: str | None = None
     connections: int | None = None
     user_agent: str | None = None
-
-
-class Pin(NamedTuple):
-    """A digest that is not sha256: `kind` is sha512, sha1 or md5, `hex` lower-case digits."""
-
-    kind: str
-    hex: str
+    token_env: str | None = None  # the variable that holds its token
 
 
 class Repo(msgspec.Struct, frozen=True, gc=False):
@@ -94,9 +98,9 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
 class Wanted(msgspec.Struct, frozen=True, gc=False):
     """One file of one model of one manifest.
 
-    `manifest` is the manifest's absolute path; `sha256` 64 lower-case hex digits, or "" where only `pins` are known;
-    `size` bytes or None where nobody said; `places` empty for `to: store`; `marks` stand on a model's last file;
-    `pieces` tell which bytes of a wrong file are bad.
+    `manifest` is the manifest's absolute path; `sha256` 64 lower-case hex digits, or "" where only `pins` (or nothing
+    at all) are known; `size` bytes or None where nobody said; `places` empty for `to: store`; `marks` stand on a
+    model's last file; `pieces` tell which bytes of a wrong file are bad.
     """
 
     manifest: str
@@ -111,6 +115,11 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     marks: tuple[Mark, ...] = ()
     pieces: str = ""
 
+    @property
+    def key(self) -> str:
+        """What its bytes are known by: files of one key have one content."""
+        return _key(self.sha256, self.pins, self.sources)
+
 
 class Unresolved(msgspec.Struct, frozen=True, gc=False):
     """A model that cannot be synced before `orch lock`; the others can."""
@@ -123,7 +132,10 @@ class Unresolved(msgspec.Struct, frozen=True, gc=False):
 
 
 class Artifact(msgspec.Struct, frozen=True, gc=False):
-    """One digest wanted by one or several files: the unit of transfer."""
+    """One digest wanted by one or several files: the unit of transfer. Without sha256 its `pins` are all that is known.
+
+    With neither it is whatever its source gives: bytes of one version of one source.
+    """
 
     sha256: str
     size: int | None
@@ -133,7 +145,36 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
     pieces: str = ""
 
     @property
+    def key(self) -> str:
+        """The sha256, else the best pin as `md5-<hex>`, else `url-<sha256 of the URL>`: a name for its partials."""
+        return self.sha256 or self.wanted[0].key
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing is known that could tell right bytes from wrong ones."""
+        return not (self.sha256 or self.pins)
+
+    @property
+    def expected(self) -> str:
+        """The digest for people: sha256 as it is, others with their kind before them."""
+        return self.sha256 or " ".join(map(str, self.pins)) or "unknown"
+
+    @property
     def name(self) -> str:
         """What people call it: model, and the file where the two differ."""
         first = self.wanted[0]
         return first.model if len(first.file) == 0 else f"{first.model}/{first.file}"
+
+
+def _key(sha256: str, pins: tuple[Pin, ...], sources: tuple[Source, ...]) -> str:
+    if sha256:
+        return sha256
+    if pins:
+        best = min(pins, key=lambda pin: _BEST_FIRST.index(pin.kind))
+        return f"{best.kind}-{best.hex}"
+    import hashlib  # which a run with all in place has no use for
+
+    return f"url-{hashlib.sha256(sources[-1].url.encode()).hexdigest()}"
+
+
+_BEST_FIRST = ("sha512", "git", "sha1", "md5")

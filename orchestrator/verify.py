@@ -1,20 +1,38 @@
-"""The judge: `sha256sum -c --strict` over many files at once, and the digest of one."""
+"""The judge: `sha256sum -c --strict` over many files at once; and the digests of one, of several kinds in one pass."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING
+import queue
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import nature
 from orchestrator.backends.base import Command
+from orchestrator.model import Pin
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from orchestrator.judges import Judge
     from orchestrator.world import World
+
+CHUNK_BYTES = 4 << 20
+
+
+class Digests(NamedTuple):
+    """What the bytes of one file are: `pins` of the kinds that were asked for, `pieces` as a lock holds them."""
+
+    sha256: str
+    size: int
+    pins: tuple[Pin, ...] = ()
+    pieces: str = ""
+
+    def fit(self, sha256: str, pins: Iterable[Pin], size: int | None = None) -> bool:
+        """Whether these are the bytes meant; an empty `sha256` and a size of None are not compared."""
+        return sha256 in ("", self.sha256) and size in (None, self.size) and all(pin in self.pins for pin in pins)
 
 
 def check(world: World, files: Sequence[tuple[str, str]]) -> list[bool]:
@@ -86,13 +104,71 @@ def digest(path: str, stop: threading.Event | None = None) -> str:
         OSError: it cannot be read.
         InterruptedError: a stop was asked for.
     """
-    hasher = hashlib.sha256()
+    return digests(path, stop=stop).sha256
+
+
+def digests(
+    path: str, kinds: Iterable[str] = (), *, pieces: bool = False, stop: threading.Event | None = None
+) -> Digests:
+    """Compute a file's sha256, further digests (`kinds` as in `Pin`) and its pieces' hashes, reading it once.
+
+    The hashes run side by side: OpenSSL lets go of the interpreter meanwhile.
+
+    Raises:
+        OSError: it cannot be read.
+        InterruptedError: a stop was asked for.
+    """
+    from orchestrator import pieces as parts
+
     with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            if stop is not None and stop.is_set():
-                raise InterruptedError("stopped while reading")
-            hasher.update(chunk)
-    return hasher.hexdigest()
+        size = os.fstat(file.fileno()).st_size
+        first, others = hashlib.sha256(), {kind: _hasher(kind, size) for kind in kinds}
+        length = parts.piece_bytes(size) if pieces else None
+        cutter = parts.Hasher(length) if length else None
+        with _beside([hasher.update for hasher in others.values()] + ([cutter.update] if cutter else [])) as give:
+            while chunk := file.read(CHUNK_BYTES):
+                if stop is not None and stop.is_set():
+                    raise InterruptedError("stopped while reading")
+                give(chunk)
+                first.update(chunk)
+    found = tuple(Pin(kind, hasher.hexdigest()) for kind, hasher in others.items())
+    return Digests(first.hexdigest(), size, found, parts.encode(length, cutter.hashes()) if cutter and length else "")
+
+
+@contextmanager
+def _beside(takers: Sequence[Callable[[bytes], None]]) -> Iterator[Callable[[bytes], None]]:
+    """Threads that each take all blocks given, at most a few behind.
+
+    No pool: concurrent.futures, imported while another thread forks, leaves its lock released twice (3.11).
+    """
+    queues = [queue.Queue[bytes](4) for _ in takers]
+
+    def run(take: Callable[[bytes], None], blocks: queue.Queue[bytes]) -> None:
+        while block := blocks.get():
+            take(block)
+
+    def give(block: bytes) -> None:
+        for blocks in queues:
+            blocks.put(block)
+
+    crew = [threading.Thread(target=run, args=pair, name="orch-hash") for pair in zip(takers, queues, strict=True)]
+    for thread in crew:
+        thread.start()
+    try:
+        yield give
+    finally:
+        give(b"")
+        for thread in crew:
+            thread.join()
+
+
+def _hasher(kind: str, size: int) -> hashlib._Hash:
+    if kind != "git":
+        return hashlib.new(kind, usedforsecurity=False)
+    # A git blob's name is the sha1 of its type and size before its bytes (git-hash-object(1)).
+    hasher = hashlib.sha1(usedforsecurity=False)
+    hasher.update(b"blob %d\0" % size)
+    return hasher
 
 
 def digest_and_pieces(path: str, length: int, stop: threading.Event) -> tuple[str, tuple[bytes, ...]]:

@@ -89,4 +89,4 @@ def clash_problems(all_wanted: Sequence[Wanted], texts: Mapping[str, str]) -> tu
 
 
 def _among(all_wanted: Sequence[Wanted]) -> list[tuple[Wanted, Wanted, str, str]]:
-    return contested((place.path, w.sha256, w) for w in all_wanted for place in w.places)
+    return contested((place.path, w.key, w) for w in all_wanted for place in w.places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestrator import choose
@@ -69,7 +69,8 @@ class Packer:
         aimed: list[Task] = []
         for task in tasks:
             artifact = task.artifact
-            state = blobs.blob_state(self._kit.store, artifact.sha256, artifact.size) if _is_clear(task) else "unclear"
+            known = artifact.sha256 and _is_clear(task)
+            state = blobs.blob_state(self._kit.store, artifact.sha256, artifact.size) if known else "unclear"
             if state == "sealed":
                 stored.append(task)
             elif state == "absent" and self._may_bundle(artifact) and self._aim(task):
@@ -117,7 +118,9 @@ class Packer:
         source = sources[task.asked]
         host = host_of(source.url)
         if host not in self._backends:
-            self._backends[host] = choose.for_bundle(self._usable, self._ways.to(source.url).line)
+            way = self._ways.to(source.url)
+            line = replace(way.line, hides="token") if way.bearer is not None else way.line
+            self._backends[host] = choose.for_bundle(self._usable, line)
         if self._backends[host] is None:
             return False
         task.asked += 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator import choose, events, nature, verify
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
 from orchestrator.programs import find_backends, install_hint
-from orchestrator.runs import preflight
+from orchestrator.runs import preflight, weak
 from orchestrator.runs.standing import Records, Standing, State, standings
 from orchestrator.runs.sync import Options, group
 from orchestrator.runs.tally import Tally
@@ -45,6 +45,7 @@ def plan(
     began = world.monotonic()
     options = options or Options()
     store = Store(store_path, world.state)
+    wanted = weak.known(store, wanted, emit)
     tally = Tally(wanted, bytes_to_fetch=0)
     tally.refuse(unresolved, emit)
     todo = []
@@ -91,10 +92,10 @@ class _Planner:
         if not self._no_blobs:
             have = blobs.blob_state(self._store, artifact.sha256, artifact.size)
         if have != "sealed":
-            self.lacking.add(artifact.sha256)
+            self.lacking.add(artifact.key)
         if have == "broken":
             blob = self._store.blob(artifact.sha256)
-            have = "sealed" if self._right(artifact.sha256, artifact.size, blob) else "absent"
+            have = "sealed" if self._right(artifact.wanted[0], blob) else "absent"
         fetched = False
         for standing in same:
             try:
@@ -123,7 +124,7 @@ class _Planner:
             if state is State.OBSTRUCTED:
                 raise PlacementError(f"{path}: something that is not a file stands there", "move it away", "foreign")
             if state is State.UNSEALED:
-                if self._right(w.sha256, w.size, path):
+                if self._right(w, path):
                     action = "adopt"
                 elif not self._options.force and not self._records.is_ours(path, w.sha256):
                     hint = "move it away, or let it be replaced: --force"
@@ -132,10 +133,10 @@ class _Planner:
                     raise PlacementError(message, hint, "foreign")
         return action
 
-    def _right(self, sha256: str, size: int | None, path: str) -> bool:
-        if size is not None and os.stat(path).st_size != size:
+    def _right(self, wanted: Wanted, path: str) -> bool:
+        if wanted.size is not None and os.stat(path).st_size != wanted.size:
             return False
-        return verify.check(self._world, [(sha256, path)])[0]
+        return bool(weak.prove(self._world, wanted, path))
 
     def _fetch(self, artifact: Artifact, wanted: Wanted) -> None:
         """Foresee a fetch: the first source that a program here can serve.
@@ -150,7 +151,7 @@ class _Planner:
         for source in artifact.sources:
             best = self._best(source.url, artifact.size)
             if not best.obstacle:
-                have = self._have(artifact.sha256)
+                have = self._have(artifact.key)
                 size = max(0, (artifact.size or 0) - have)
                 self._tally.count("fetched")
                 self._tally.bytes_to_fetch = (self._tally.bytes_to_fetch or 0) + size
@@ -161,11 +162,11 @@ class _Planner:
         hint = install_hint(source.url for source in artifact.sources)
         raise NoBackendError(f"{artifact.name}: no program here serves its sources", hint)
 
-    def _have(self, sha256: str) -> int:
+    def _have(self, key: str) -> int:
         """How many bytes of it lie in a partial or a bundle."""
-        if sha256 in self._begun:
-            return preflight.partial_bytes(self._store, sha256)
-        return self._bundled.get(sha256, 0)
+        if key in self._begun:
+            return preflight.partial_bytes(self._store, key)
+        return self._bundled.get(key, 0)
 
     def _best(self, url: str, size: int | None) -> choose.Choice:
         """The best backend for a source: the same for all files of its kind and host."""

@@ -40,7 +40,7 @@ class Need(msgspec.Struct, gc=False):
 def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] | None = None) -> list[Need]:
     """Add up, per file system, the bytes to fetch and to copy. Unknown sizes count as nothing.
 
-    `lacking` are the digests without a sealed blob, where that is known already; else each is looked at.
+    `lacking` are the keys without a sealed blob, where that is known already; else each is looked at.
     """
     found: dict[int, Need] = {}
     fetched: set[str] = set()
@@ -56,7 +56,7 @@ def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] 
 
     def lacks(wanted: Wanted) -> bool:
         if lacking is not None:
-            return wanted.sha256 in lacking
+            return wanted.key in lacking
         return blobs.blob_state(store, wanted.sha256, wanted.size) != "sealed"
 
     begun, bundled = with_partials(store), bundles.remains(store)
@@ -65,9 +65,10 @@ def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] 
         wanted = standing.wanted
         if standing.present:
             continue
-        if wanted.sha256 not in fetched and lacks(wanted):
-            fetched.add(wanted.sha256)
-            have = partial_bytes(store, wanted.sha256) if wanted.sha256 in begun else bundled.get(wanted.sha256, 0)
+        key = wanted.key
+        if key not in fetched and lacks(wanted):
+            fetched.add(key)
+            have = partial_bytes(store, key) if key in begun else bundled.get(key, 0)
             here.size_bytes += max(0, (wanted.size or 0) - have)
             here.inodes += INODES_PER_FILE
         # The states are those of the places, in their order; of the blob where it wants none.
@@ -102,7 +103,7 @@ def check_room(asked: Sequence[Need]) -> None:
 
 
 def with_partials(store: Store) -> set[str]:
-    """The digests that somebody began to fetch: one listing instead of a look a file."""
+    """The keys of what somebody began to fetch: one listing instead of a look a file."""
     try:
         return {name.removeprefix("sha256-") for name in os.listdir(f"{store.path}/partial")}
     except OSError:
@@ -116,9 +117,9 @@ def existing_parent(path: str) -> str:
     return path
 
 
-def partial_bytes(store: Store, sha256: str) -> int:
-    """Allocated bytes of the largest partial of this digest: what need not be asked of the disk again."""
-    parent, most = store.partials(sha256), 0
+def partial_bytes(store: Store, key: str) -> int:
+    """Allocated bytes of the largest partial of this key: what need not be asked of the disk again."""
+    parent, most = store.partials(key), 0
     try:
         names = os.listdir(parent)
     except OSError:

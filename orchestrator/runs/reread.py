@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from orchestrator import events, nature, verify
 from orchestrator.errors import DigestError, ManifestError, Problem, TransferError
 from orchestrator.model import Place, Wanted
+from orchestrator.runs import weak
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store
 from orchestrator.workspace import read_text
@@ -41,13 +42,14 @@ def reread(
     """
     began = world.monotonic()
     store = Store(store_path, world.state)
+    wanted = weak.known(store, wanted)
     tally = Tally(wanted)
     tally.refuse(unresolved, emit)
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start : start + BATCH]
         files = [(w, path) for w in batch for path in _paths(store, w)]
         try:
-            verdicts = verify.check(world, [(w.sha256, path) for w, path in files])
+            verdicts = weak.check(world, files)
         except InterruptedError:
             break
         wrong: dict[int, OrchError] = {}
@@ -65,7 +67,7 @@ def reread(
 
 def _paths(store: Store, wanted: Wanted) -> list[str]:
     """The files to read for one wanted file: each inode once."""
-    blob = store.blob(wanted.sha256)
+    blob = store.blob(wanted.key)
     paths = [place.path for place in wanted.places]
     if os.path.exists(blob) or not paths:
         paths.append(blob)

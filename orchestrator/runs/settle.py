@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from orchestrator import nature, verify
 from orchestrator.errors import OrchError, PlacementError, StoreError
 from orchestrator.events import Finished, Mismatched, Noticed, Placed
 from orchestrator.model import Link, Place
 from orchestrator.placement import link
+from orchestrator.runs import weak
 from orchestrator.runs.standing import State, look_at
-from orchestrator.store import blobs, places, quarantine, seal
+from orchestrator.store import aliases, blobs, places, quarantine, seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +71,7 @@ class Settling:
                 self.results.append((wanted, error))
                 continue
             self.results.append((wanted, how))
-            size = os.stat(self.kit.store.blob(wanted.sha256)).st_size if wanting else wanted.size or 0
+            size = os.stat(self.kit.store.blob(self.artifact.sha256)).st_size if wanting else wanted.size or 0
             self.kit.emit(
                 Finished(
                     wanted.model,
@@ -97,23 +100,34 @@ class Settling:
 
     def _judge_file(self, wanted: Wanted, path: str) -> State:
         """Hash an unsealed file: right bytes are sealed, ours with wrong bytes go, a stranger's stay."""
-        kit, sha256 = self.kit, self.artifact.sha256
-        state = look_at(kit.store, path, sha256, wanted.size)
+        kit = self.kit
+        state = look_at(kit.store, path, self.artifact.sha256, wanted.size)
         if state is not State.UNSEALED:  # mended meanwhile: it shared its inode with another place
             return state
-        ours = self.records.is_ours(path, sha256)
+        ours = self.records.is_ours(path, self.artifact.sha256)
         before = os.stat(path)
-        if (wanted.size is None or before.st_size == wanted.size) and verify.check(kit.world, [(sha256, path)])[0]:
+        if (wanted.size is None or before.st_size == wanted.size) and (sha256 := self._prove(wanted, path)):
+            aliases.learn(kit.store, sha256, self.artifact.pins)
+            self.artifact = msgspec.structs.replace(self.artifact, sha256=sha256)
             self._take_in(wanted, path, before, ours=ours)
             return State.SEALED
-        if ours:
+        if ours and not self.artifact.is_blind:
             self._condemn(wanted, path)
             return State.ABSENT
         if self.force:
             kit.emit(Noticed(f"{path}: a foreign file is replaced (--force)"))
             return State.ABSENT
+        if self.artifact.is_blind:
+            raise _foreign(path, "a file stands there, and no digest says whether it is the one that is wanted")
         what = verify.look_into(path, nature.wish(wanted))
         raise _foreign(path, f"a foreign file stands there with other bytes{what.after}")
+
+    def _prove(self, wanted: Wanted, path: str) -> str:
+        """Read a file: its sha256 where all that is known of the artifact holds, else empty."""
+        artifact = self.artifact
+        return weak.prove(
+            self.kit.world, msgspec.structs.replace(wanted, sha256=artifact.sha256, pins=artifact.pins), path
+        )
 
     def _take_in(self, wanted: Wanted, path: str, before: os.stat_result, *, ours: bool) -> None:
         """Seal right bytes again; a user's own file also goes into the store (reflink or copy) and is recorded."""
@@ -157,21 +171,22 @@ class Settling:
         status = os.stat(real)
         found = verify.digest(real, kit.world.stop)
         what = verify.look_into(real, nature.wish(wanted))
-        blob = kit.store.blob(sha256)
+        blob = kit.store.blob(self.artifact.key)
         shared = [
             (record, place, made["link"])
             for place, entries in self.records.all().items()
             for record, made in entries
             if made["sha256"] == sha256 and place != path and _same_inode(place, status)
         ]
-        about = {"expected": sha256, "source": f"written into: {path}", "model": wanted.model}
+        expected = self.artifact.expected
+        about = {"expected": expected, "source": f"written into: {path}", "model": wanted.model}
         victim = blob if _same_inode(blob, status) else real
         folder = quarantine.banish(kit.store, victim, found, about)
         for place in {path, real, *(place for _, place, _ in shared)}:
             if os.path.lexists(place) and not os.path.islink(place):
                 os.unlink(place)
         self.to_mend += shared
-        kit.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, folder, what.words))
+        kit.emit(Mismatched(wanted.model, wanted.file, path, expected, found, folder, what.words))
 
     def _have_blob(self, fetch: Callable[[Kit, Artifact, Receipt], None], receipt: Receipt) -> bool:
         """Make sure of the blob; true when its bytes came over the wire now."""
@@ -192,6 +207,7 @@ class Settling:
         if state == "sealed":
             return False
         fetch(kit, artifact, receipt)
+        self.artifact = msgspec.structs.replace(artifact, sha256=receipt.sha256)
         return bool(receipt.backend)
 
     def _mend_others(self) -> None:
@@ -209,9 +225,9 @@ class Settling:
         kit = self.kit
         for place in absent:
             if not place.target:  # a layout's symlink is known by what it points to
-                made = {place.path: places.Made(sha256=wanted.sha256, link=place.link.value)}
+                made = {place.path: places.Made(sha256=self.artifact.sha256, link=place.link.value)}
                 places.record(kit.store, kit.world.hostname, wanted.manifest, made)
-            how = link.put(kit.world, kit.store, wanted.sha256, place)
+            how = link.put(kit.world, kit.store, self.artifact.sha256, place)
             kit.emit(Placed(wanted.model, wanted.file, place.path, how))
 
 

@@ -50,7 +50,7 @@ def look_at(store: Store, path: str, sha256: str, size: int | None) -> State:
         return State.ABSENT
     except OSError:
         return State.OBSTRUCTED
-    if seal.fits(store, status, sha256, size):
+    if sha256 and seal.fits(store, status, sha256, size):
         return State.SEALED
     return State.UNSEALED if stat.S_ISREG(status.st_mode) else State.OBSTRUCTED
 
@@ -72,7 +72,7 @@ def standings(store: Store, wanted: Iterable[Wanted]) -> list[Standing]:
 
     for want in wanted:
         sha256, size = want.sha256, want.size
-        paths = [place.path for place in want.places] or [store.blob(sha256)]
+        paths = [place.path for place in want.places] or [store.blob(sha256 or want.key)]
         states = [(path, look(path, sha256, size)) for path in paths]
         if want.marks:
             states += [(m.path, State.SEALED if os.path.lexists(m.path) else State.ABSENT) for m in want.marks]

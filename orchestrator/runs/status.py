@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import events
 from orchestrator.errors import DigestError, PlacementError, TransferError
+from orchestrator.runs import weak
 from orchestrator.runs.standing import Records, State, standings
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store
@@ -35,6 +36,7 @@ def status(
     """
     began = world.monotonic()
     store = Store(store_path, world.state)
+    wanted = weak.known(store, wanted)
     tally, records = Tally(wanted), Records(store)
     tally.refuse(unresolved, emit)
     for standing in standings(store, wanted):

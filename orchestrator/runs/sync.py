@@ -11,6 +11,7 @@ import msgspec
 from orchestrator import events
 from orchestrator.errors import OrchError, TransferError
 from orchestrator.model import Artifact
+from orchestrator.runs import weak
 from orchestrator.runs.standing import Standing, standings
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store, blobs, open_store
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
     from orchestrator.model import Host, Source, Unresolved, Wanted
     from orchestrator.sources.known import Knowledge
-    from orchestrator.transfer.kit import Kit
+    from orchestrator.transfer.kit import Finding, Kit
     from orchestrator.world import World
 
 
@@ -47,18 +48,21 @@ def sync(
     hosts: Mapping[str, Host] | None = None,
     options: Options | None = None,
     unresolved: Sequence[Unresolved] = (),
+    findings: dict[str, Finding] | None = None,
 ) -> Summary:
     """Make it so: every file verified and in its places; `unresolved` models are told and left.
 
     One file's failure never stops the others, except the disk's. Errors are in the summary, not raised.
+    `findings` takes, by the key of each file that was fetched, what its bytes are.
 
     Returns:
         The summary; its exit code follows the contract's precedence.
     """
     began = world.monotonic()
+    store = Store(store_path, world.state)
+    wanted = weak.known(store, wanted, emit if findings is None else None)
     tally = Tally(wanted)
     tally.refuse(unresolved, emit)
-    store = Store(store_path, world.state)
     todo: list[Standing] = []
     for standing in standings(store, wanted):
         if standing.present:
@@ -68,7 +72,7 @@ def sync(
         else:
             todo.append(standing)
     if todo:
-        _do(world, store, todo, emit, hosts or {}, options or Options(), tally)
+        _do(world, store, todo, emit, hosts or {}, options or Options(), tally, findings)
     return tally.summary(world.monotonic() - began, stopped=world.stop.code)
 
 
@@ -80,6 +84,7 @@ def _do(
     hosts: Mapping[str, Host],
     options: Options,
     tally: Tally,
+    findings: dict[str, Finding] | None,
 ) -> None:
     """Work through what is not present, while nobody takes anything out of the store."""
     from orchestrator.store import places, turns
@@ -129,7 +134,7 @@ def _work(
         _fail_all(todo, error, emit, tally)
         return
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
-    Crew(kit, groups, begun, bundled, options, tally).work()
+    Crew(replace(kit, findings=findings), groups, begun, bundled, options, tally).work()
     _mark([standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
 
 
@@ -205,15 +210,15 @@ def _equip(
 
 
 def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:
-    """One artifact a digest, largest first; its sources are those of all who want it, in order."""
-    by_digest: dict[str, list[Standing]] = {}
+    """One artifact a key, largest first; its sources and pins are those of all who want it, in order."""
+    by_key: dict[str, list[Standing]] = {}
     for standing in todo:
-        by_digest.setdefault(standing.wanted.sha256, []).append(standing)
+        by_key.setdefault(standing.wanted.key, []).append(standing)
     groups = []
-    for sha256, same in by_digest.items():
+    for same in by_key.values():
+        w = same[0].wanted
         if len(same) == 1:  # nearly all: its sources are in order, and each there once
-            w = same[0].wanted
-            groups.append((Artifact(sha256, w.size, w.sources, (w,), w.pins, w.pieces), same))
+            groups.append((Artifact(w.sha256, w.size, w.sources, (w,), w.pins, w.pieces), same))
             continue
         sources: dict[str, Source] = {s.url: s for standing in reversed(same) for s in standing.wanted.sources}
         ordered = dict.fromkeys(s.url for standing in same for s in standing.wanted.sources)
@@ -221,7 +226,7 @@ def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:
         pins = tuple(dict.fromkeys(pin for standing in same for pin in standing.wanted.pins))
         pieces = next((s.wanted.pieces for s in same if s.wanted.pieces), "")
         wanted = tuple(s.wanted for s in same)
-        artifact = Artifact(sha256, size, tuple(sources[url] for url in ordered), wanted, pins, pieces)
+        artifact = Artifact(w.sha256, size, tuple(sources[url] for url in ordered), wanted, pins, pieces)
         groups.append((artifact, same))
     groups.sort(key=lambda entry: -(entry[0].size or 0))
     return groups

@@ -17,7 +17,9 @@ FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
 def blob_state(store: Store, sha256: str, size: int | None) -> str:
-    """Say `sealed`, `broken` or `absent` of a blob, by one stat."""
+    """Say `sealed`, `broken` or `absent` of a blob, by one stat; absent where its digest is not known (empty)."""
+    if not sha256:
+        return "absent"
     try:
         status = os.stat(store.blob(sha256))
     except OSError:

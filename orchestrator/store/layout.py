@@ -15,6 +15,8 @@ from orchestrator.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from orchestrator.model import Pin
+
 CACHEDIR_TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# This folder is a cache of model weights made by orch.\n"
@@ -32,12 +34,16 @@ class Store(msgspec.Struct, frozen=True, gc=False):
     state: str
 
     def blob(self, sha256: str) -> str:
-        """Path of a complete, verified, sealed file."""
+        """Path of a complete, verified, sealed file. (Of a key that is no sha256: a path where nothing ever is.)"""
         return f"{self.path}/blobs/sha256/{sha256}"
 
-    def partials(self, sha256: str) -> str:
-        """Folder of all writers' unfinished bytes of one digest."""
-        return f"{self.path}/partial/sha256-{sha256}"
+    def alias(self, pin: Pin) -> str:
+        """Path of a weaker digest: a relative symlink to the blob of the same bytes, where one was ever here."""
+        return f"{self.path}/blobs/{pin.kind}/{pin.hex}"
+
+    def partials(self, key: str) -> str:
+        """Folder of all writers' unfinished bytes of one sha256, or of the `key` of bytes whose sha256 is not known."""
+        return f"{self.path}/partial/{key if '-' in key else f'sha256-{key}'}"
 
     @property
     def bundles(self) -> str:

@@ -116,8 +116,10 @@ class Partial:
         os.close(self.guard_fd)
 
 
-def acquire(store: Store, sha256: str) -> Partial:
-    """Take the right to write the bytes of `sha256`: a new folder, or a dead writer's, adopted by renaming it.
+def acquire(store: Store, key: str) -> Partial:
+    """Take the right to write the bytes of `key` (a sha256, or an artifact's).
+
+    Gives a new folder, or a dead writer's, adopted by renaming it.
 
     The guard is a flock that the child inherits: it is free exactly when the last of them is gone. Who scans
     and takes, or removes, is alone by a short flock on the digest's folder.
@@ -126,7 +128,7 @@ def acquire(store: Store, sha256: str) -> Partial:
         HeldError: another live orch (or its child) on this host is fetching this now.
         StoreError: the disk said no.
     """
-    parent = store.partials(sha256)
+    parent = store.partials(key)
     with disk(parent):
         os.makedirs(os.path.dirname(parent), exist_ok=True)
         while True:

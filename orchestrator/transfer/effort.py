@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator import choose, nature, verify
@@ -15,6 +16,7 @@ from orchestrator.sources.reach import Reach, reach
 from orchestrator.store import quarantine
 from orchestrator.stream import Stream, Verdict
 from orchestrator.transfer.holding import Holding
+from orchestrator.transfer.kit import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,9 +39,11 @@ class Effort:
         self.artifact = artifact
         self.holding = Holding(partial, artifact.size)
         self.bytes_fetched = 0
+        self.found = ""  # the sha256 of the bytes that were committed
         self.ticket = 0  # of the budget of connections
         self.stream: Stream | None = None  # the judge behind the attempt that runs, or ran last
         self.looks: dict[str, Look] = {}
+        self.met: dict[str, Look | Fault | None] = {}  # the first look at a source that has a token, until it is used
         self.known = kit.known or Knowledge(kit.world)
         self.attempts: list[Attempt] = []
         self.measured: Measured | None = None
@@ -49,7 +53,7 @@ class Effort:
         self.given: list[Given] = []  # which source brought what, since all that is here was judged the last time
         self.mends = decode(artifact.pieces, artifact.size) is not None
         self.proven = False  # what was good of a wrong file was kept
-        self._apart = False
+        self._apart = artifact.is_blind  # two sources may have two versions, and nothing would tell
         self._talk = (artifact.wanted[0].model, artifact.wanted[0].file)
 
     # What may be tried.
@@ -63,7 +67,36 @@ class Effort:
         usable = [name for name, program in self.kit.programs.items() if program.usable]
         look = self.looks.get(url)
         honest = look.ranges if look is not None else None
-        return choose.rank(usable, self.holding.length(), self.reach(url).line, honest=honest)
+        way = self.reach(url)
+        line = way.line
+        if way.bearer is not None:  # until it was looked at, it is hoped to redirect to where no token is needed
+            line = replace(line, hides="token" if look is not None and self.bearer(url) else "url")
+        return choose.rank(usable, self.holding.length(), line, honest=honest)
+
+    def is_strange(self, url: str) -> bool:
+        """Whether a source has a token, and nobody knows yet if its program must be given that."""
+        return url not in self.met and self.reach(url).bearer is not None
+
+    def bearer(self, url: str) -> str | None:
+        """The token that a program must show to a source: none where redirects led to a signed URL on another host."""
+        bearer, look = self.reach(url).bearer, self.looks.get(url)
+        return bearer if look is None or host_of(look.last_url) == host_of(url) else None
+
+    def address(self, url: str) -> str:
+        """What a program is given for a source: its URL, or where our look went with the token that it must not see."""
+        look = self.looks.get(url)
+        return look.last_url if look is not None and self.reach(url).bearer and not self.bearer(url) else url
+
+    def masked(self, text: str) -> str:
+        """`text` without the tokens and signatures of this transfer."""
+        for source in self.artifact.sources:
+            bearer = self.reach(source.url).bearer
+            if bearer is not None:
+                address = self.address(source.url)
+                signature = address.partition("?")[2] if address != source.url else ""
+                for secret in filter(None, (bearer, signature, signature.replace("&", "&amp;"))):
+                    text = text.replace(secret, "***")
+        return text
 
     def options(self) -> dict[str, tuple[str, ...]]:
         """Each source and the backends that may serve it, best first."""
@@ -114,29 +147,52 @@ class Effort:
         givers = tuple(dict.fromkeys(partial.info.sources))
         found = verify.digest(partial.file, self.kit.world.stop)
         what = verify.look_into(partial.file, nature.wish(self.artifact.wanted[0]))
-        about = {"expected": self.artifact.sha256, "source": " ".join(givers), "model": self._talk[0]}
+        about = {"expected": self.artifact.expected, "source": " ".join(givers), "model": self._talk[0]}
         folder = quarantine.banish(self.kit.store, partial.file, found, about)
         whose = " and ".join((*givers, *(("an earlier run",) if self.inherited or not givers else ())))
-        self.kit.emit(Mismatched(*self._talk, whose, self.artifact.sha256, found, folder, what.words))
+        self.kit.emit(Mismatched(*self._talk, whose, self.artifact.expected, found, folder, what.words))
         mixed = self.inherited or self.proven or len(givers) != 1
         self.empty()
         if not mixed:
-            told = f"wrong bytes ({found[:12]} instead of {self.artifact.sha256[:12]}{what.after})"
-            return Fault(Kind.CORRUPT, told, hint=what.hint)
+            return Fault(Kind.CORRUPT, self._why(found, what), hint=what.hint)
         self._apart = True
         return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")
 
-    def is_right(self) -> bool:
-        """Judge the complete file: by what the stream said, or else by reading it.
+    def _why(self, found: str, what: nature.Nature) -> str:
+        """Wrong bytes in words."""
+        artifact = self.artifact
+        if artifact.is_blind:
+            return f"this is not the file{what.after}"
+        if artifact.sha256 not in ("", found):
+            return f"wrong bytes ({found[:12]} instead of {artifact.sha256[:12]}{what.after})"
+        return f"wrong bytes (they are not {' '.join(map(str, artifact.pins))}{what.after})"
+
+    def prove(self) -> str:
+        """Judge the complete file: its sha256, or empty where it is wrong. By what the stream said, or by reading it.
 
         Raises:
             InterruptedError: a stop was asked for.
         """
-        path = self.holding.partial.file
+        artifact, path = self.artifact, self.holding.partial.file
         stream, self.stream = self.stream, None
-        if stream is not None and stream.finish() is Verdict.GOOD:
-            return True
-        return verify.check_one(self.kit.world, self.large_judge(), self.artifact.sha256, path)
+        good = stream is not None and stream.finish() is Verdict.GOOD
+        if artifact.sha256 and not (
+            good or verify.check_one(self.kit.world, self.large_judge(), artifact.sha256, path)
+        ):
+            return ""
+        if artifact.sha256 and not artifact.pins and self.kit.findings is None:
+            return artifact.sha256
+        kinds = [pin.kind for pin in artifact.pins]
+        found = verify.digests(path, kinds, pieces=self.kit.findings is not None, stop=self.kit.world.stop)
+        if not found.fit(artifact.sha256, artifact.pins, artifact.size):
+            return ""
+        if artifact.is_blind and verify.look_into(path, nature.wish(artifact.wanted[0])):
+            return ""  # a page, a pointer, a file that was cut off: nobody means to pin those
+        if self.kit.findings is not None:
+            info = self.holding.partial.info
+            source = info.sources[-1] if info.sources else ""
+            self.kit.findings[artifact.key] = Finding(found, source, info.etags.get(source, ""))
+        return found.sha256
 
     def large_judge(self) -> Judge | None:
         """The run's judge of large files, for a file that is one."""
@@ -173,9 +229,9 @@ class Effort:
         """Tell how much is here."""
         self.kit.emit(Progressed(*self._talk, done_bytes, self.holding.length()))
 
-    def emit_verified(self) -> None:
-        """Tell that the digest fits."""
-        self.kit.emit(Verified(*self._talk, self.artifact.sha256))
+    def emit_verified(self, sha256: str) -> None:
+        """Tell that the digests fit."""
+        self.kit.emit(Verified(*self._talk, sha256))
 
     @property
     def talk(self) -> tuple[str, str]:

@@ -23,10 +23,12 @@ def glance(effort: Effort, source: str) -> Look | Fault | None:
         return None  # the HTTP client speaks none without an extra; curl does
     missing = effort.holding.missing()
     at = missing[0].start if missing else 0
-    seen = look(source, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, at=at)
+    seen = look(source, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, bearer=way.bearer, at=at)
     if isinstance(seen, Fault):
-        # A refused look condemns nothing: hubs refuse by program. The backend will hear it again.
-        return None if seen.kind is Kind.REFUSED and seen.status is not None else seen
+        # A refused look condemns nothing: hubs refuse by program. The backend will hear it again. Where a token was
+        # shown it is the token that is refused, and a program that has none would hear nothing better.
+        refused = seen.kind is Kind.REFUSED and seen.status is not None and way.bearer is None
+        return None if refused else seen
     effort.looks[source] = seen
     return seen
 
@@ -34,6 +36,7 @@ def glance(effort: Effort, source: str) -> Look | Fault | None:
 def compare(effort: Effort, source: str, seen: Look, *, resumes: bool) -> Fault | None:
     """Hold what the source would serve against what is wanted and what is here; then remember it."""
     info, expected = effort.holding.partial.info, effort.artifact.size
+    blind = effort.artifact.is_blind
     if seen.encoding:
         return Fault(Kind.CORRUPT, f"the server compresses the file on its way ({seen.encoding})")
     if seen.length is not None and expected is not None and seen.length != expected:
@@ -41,14 +44,29 @@ def compare(effort: Effort, source: str, seen: Look, *, resumes: bool) -> Fault 
 
         what = other_file(seen, wish(effort.artifact.wanted[0]), effort.reach(source))
         return Fault(Kind.CORRUPT, what.words, hint=what.hint)
+    if (resumes or (blind and effort.holding.partial.have)) and (fault := changed(effort, source, seen)):
+        return fault
     if resumes:
-        if source in info.etags and seen.etag and info.etags[source] != seen.etag:
-            return Fault(Kind.UNRESUMABLE, "the file changed at the source since the partial was begun")
-        if info.length is not None and seen.length is not None and info.length != seen.length:
-            return Fault(Kind.UNRESUMABLE, f"the file's length changed at the source: {seen.length} bytes")
+        if blind and not is_proof(seen.etag):
+            return Fault(Kind.UNRESUMABLE, "neither a digest nor an ETag tells whether it is still the same file")
         if not seen.ranges:
             return Fault(Kind.UNRESUMABLE, "the source does not honour ranges")
     if seen.etag:
         info.etags[source] = seen.etag
     info.length = seen.length if seen.length is not None else info.length
+    return None
+
+
+def is_proof(etag: str) -> bool:
+    """Whether an ETag names the very bytes: a strong one (RFC 9110 8.8.1)."""
+    return bool(etag) and not etag.startswith("W/")
+
+
+def changed(effort: Effort, source: str, seen: Look) -> Fault | None:
+    """Why what the source would serve is not the version that the partial was begun with."""
+    info = effort.holding.partial.info
+    if source in info.etags and seen.etag and info.etags[source] != seen.etag:
+        return Fault(Kind.UNRESUMABLE, "the file changed at the source since the partial was begun")
+    if info.length is not None and seen.length is not None and info.length != seen.length:
+        return Fault(Kind.UNRESUMABLE, f"the file's length changed at the source: {seen.length} bytes")
     return None

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from orchestrator.programs import Program
     from orchestrator.sources.known import Knowledge
     from orchestrator.store import Store
+    from orchestrator.verify import Digests
     from orchestrator.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came: its digests, the source that it came from, and the ETag of the version (empty where none was told)."""
+
+    digests: Digests
+    source: str
+    etag: str
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,8 @@ class Kit:
     `budget` shares connections among files; `judge` reads large files (None: the reference does); `stall_s` is the
     silence after which a program is ended; `wait` whether to wait for another orch that is fetching the same bytes;
     `known` what the run knows of its sources; `left_out` are the hosts of which it was told that no program here can
-    serve them.
+    serve them. `findings`, where a caller gives one, takes what was fetched turned out to be, by the artifact's key;
+    pieces are hashed then.
     """
 
     world: World
@@ -41,3 +52,4 @@ class Kit:
     wait: bool = True
     known: Knowledge | None = None
     left_out: set[str] = field(default_factory=set)
+    findings: dict[str, Finding] | None = None

@@ -11,12 +11,14 @@ from orchestrator.faults import Kind
 from orchestrator.nature import EMPTY, EMPTY_PIN, EMPTY_PIN_HINT
 from orchestrator.policy import Attempt, GiveUp, Try, next_step
 from orchestrator.programs import install_hint
-from orchestrator.store import blobs, partials
+from orchestrator.store import aliases, blobs, partials
 from orchestrator.transfer.attempt import try_once
 from orchestrator.transfer.blame import keep_good
 from orchestrator.transfer.despair import despair
 from orchestrator.transfer.effort import Effort
+from orchestrator.transfer.glance import glance
 from orchestrator.transfer.pace import book
+from orchestrator.transfer.version import here_already, names, still_as_begun
 
 if TYPE_CHECKING:
     from orchestrator.model import Artifact
@@ -27,8 +29,12 @@ LOCK_POLL_S = 0.5
 
 @dataclass(slots=True)
 class Receipt:
-    """What a transfer did: bytes that came over the wire, bytes that were here already, and from where."""
+    """What a transfer did: bytes that came over the wire, bytes that were here already, and from where.
 
+    `sha256` is the blob's, also where the artifact knew none.
+    """
+
+    sha256: str = ""
     bytes_fetched: int = 0
     bytes_reused: int = 0
     backend: str = ""
@@ -49,14 +55,18 @@ def fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
     """
     partial = _acquire(kit, artifact)
     if partial is None:  # another orch finished it while we waited
+        receipt.sha256 = artifact.sha256 or aliases.find(kit.store, artifact.pins)
         return
     effort = Effort(kit, artifact, partial)
     began, committed = kit.world.monotonic(), False
     try:
+        if artifact.is_blind and (sha256 := here_already(effort)):
+            receipt.sha256, committed = sha256, True
+            return
         receipt.bytes_reused += effort.holding.good_bytes()
         with kit.budget.file(artifact.size or 0) as effort.ticket:
             _loop(effort, receipt)
-        committed = True
+        receipt.sha256, committed = effort.found, True
     finally:
         effort.drop_stream()
         receipt.bytes_fetched += effort.bytes_fetched
@@ -71,10 +81,11 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
     """Take the right to write, or wait for who has it; None once the blob is there."""
     told = False
     while True:
-        if blobs.blob_state(kit.store, artifact.sha256, artifact.size) == "sealed":
+        sha256 = artifact.sha256 or aliases.find(kit.store, artifact.pins)
+        if sha256 and blobs.blob_state(kit.store, sha256, artifact.size) == "sealed":
             return None
         try:
-            return partials.acquire(kit.store, artifact.sha256)
+            return partials.acquire(kit.store, artifact.key)
         except HeldError as held:
             if not kit.wait:
                 raise
@@ -87,10 +98,7 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
 
 def _loop(effort: Effort, receipt: Receipt) -> None:
     kit = effort.kit
-    options, effort.attempts = effort.options(), receipt.attempts
-    if not any(options.values()):
-        why = effort.obstacles(*options)
-        raise NoBackendError(f"{effort.artifact.name}: no usable program: {why}", install_hint(options))
+    options, effort.attempts = _options(effort), receipt.attempts
     effort.emit_left_out(options)
     if effort.holding.is_complete() and _settle(effort, "", "") is None:
         return
@@ -98,6 +106,10 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
         step = next_step(options, receipt.attempts, retries=kit.retries, jitter=kit.world.jitter())
         if isinstance(step, GiveUp):
             raise despair(effort, receipt.attempts, step.fault)
+        if effort.is_strange(step.source):
+            effort.met[step.source] = glance(effort, step.source)
+            options = _options(effort)
+            continue
         _wait(effort, step, receipt)
         attempts = _try(effort, step)
         own = next((attempt.fault for attempt in attempts or () if attempt.source == step.source), None)
@@ -112,6 +124,19 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
             if attempt.fault.kind is Kind.DISK:
                 hint = f"free some space (`df -h {kit.store.path}`), or use another disk: --store DIR"
                 raise StoreError(f"{effort.artifact.name}: {attempt.fault.message}", hint)
+
+
+def _options(effort: Effort) -> dict[str, tuple[str, ...]]:
+    """Each source and the backends that may serve it.
+
+    Raises:
+        NoBackendError: there is none for any of them.
+    """
+    options = effort.options()
+    if not any(options.values()):
+        why = effort.obstacles(*options)
+        raise NoBackendError(f"{effort.artifact.name}: no usable program: {why}", install_hint(options))
+    return options
 
 
 def _wait(effort: Effort, step: Try, receipt: Receipt) -> None:
@@ -147,20 +172,23 @@ def _try(effort: Effort, step: Try) -> tuple[Attempt, ...] | None:
 
 
 def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | None:
-    """Check the complete file: commit it when its digest fits (None), send its wrong bytes to quarantine when not.
+    """Check the complete file: commit it when its digests fit (None), send its wrong bytes to quarantine when not.
 
     Gives an attempt for each source that is to blame, `source` or another; none where it was an earlier run.
     """
-    sha256, path = effort.artifact.sha256, effort.holding.partial.file
+    store, artifact, path = effort.kit.store, effort.artifact, effort.holding.partial.file
     if effort.holding.is_too_long():
         return (Attempt(backend, source, effort.banish()),)
-    if not effort.is_right():
+    if artifact.is_blind and (doubt := still_as_begun(effort)):
+        return (Attempt(backend, source, doubt),)
+    sha256 = effort.prove()
+    if not sha256:
         kept = keep_good(effort, backend, source)
         return kept if kept is not None else (Attempt(backend, source, effort.banish()),)
-    effort.emit_verified()
-    if sha256 in EMPTY and effort.artifact.size is None:
-        effort.kit.emit(
-            Noticed(f"{effort.artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}")
-        )
-    blobs.commit(effort.kit.store, [(path, sha256)])
+    effort.emit_verified(sha256)
+    if sha256 in EMPTY and artifact.size is None:
+        effort.kit.emit(Noticed(f"{artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}"))
+    blobs.commit(store, [(path, sha256)])
+    aliases.learn(store, sha256, names(effort))
+    effort.found = sha256
     return None

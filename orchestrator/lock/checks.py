@@ -1,0 +1,46 @@
+"""PURE: what speaks for or against a file that is about to be locked: its name, its shards, its header."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# torch/hub.py HASH_REGEX, of eight digits and more: `resnet50-11ad3fa6.pth` begins its sha256 with 11ad3fa6.
+_PREFIX = re.compile(r"-([a-f0-9]{8,64})\.")
+_DATE = re.compile(r"(19|20)\d{6}")  # yolo-20240131.pt has a date in its name, not a digest
+# transformers, safetensors and others: model-00001-of-00003.safetensors.
+_SHARD = re.compile(r"(.*?)-(\d{5})-of-(\d{5})(\..+)?")
+INDEX = ".index.json"
+INDEX_BYTES = 64 << 20  # a larger one is none
+
+
+def named_digest(name: str) -> str:
+    """The beginning of the sha256 that a file's name gives, as torch.hub reads it; empty where it gives none."""
+    found = _PREFIX.findall(name.rpartition("/")[2])
+    return found[-1] if found and not _DATE.fullmatch(found[-1]) else ""
+
+
+def missing_shards(paths: Iterable[str]) -> tuple[str, ...]:
+    """The shards that the names of others call for: of `a-00001-of-00003.bin` there must be three."""
+    here = set(paths)
+    sets = {(match[1], match[3], match[4] or "") for path in here if (match := _SHARD.fullmatch(path))}
+    wanted = {f"{stem}-{n:05d}-of-{count}{suffix}" for stem, count, suffix in sets for n in range(1, int(count) + 1)}
+    return tuple(sorted(wanted - here))
+
+
+def missing_of_index(path: str, text: str | bytes, paths: Iterable[str]) -> tuple[str, ...] | None:
+    """The files that an index (`*.index.json`: a `weight_map` of tensors to files beside it) names and `paths` lack.
+
+    None where it is no such index.
+    """
+    try:
+        names = set(json.loads(text)["weight_map"].values())
+        folder = f"{path.rpartition('/')[0]}/" if "/" in path else ""
+        wanted = {folder + name for name in names}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return tuple(sorted(wanted.difference(paths)))

@@ -1,0 +1,72 @@
+"""Files pinned by sha512, sha1 or md5: what the store knows of them, how they are judged, what is said of them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestrator.events import Noticed
+from orchestrator.store import aliases
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orchestrator.events import Event
+    from orchestrator.model import Wanted
+    from orchestrator.store import Store
+    from orchestrator.world import World
+
+NAMED = 3  # models that the warning calls by name
+
+
+def known(store: Store, wanted: Sequence[Wanted], emit: Callable[[Event], None] | None = None) -> Sequence[Wanted]:
+    """Give those without sha256 the one that the store knows for their pins (one readlink each), and warn of them."""
+    without = [w for w in wanted if not w.sha256]
+    if not without:
+        return wanted
+    pinned = list(dict.fromkeys(w.model for w in without if w.pins))
+    if pinned and emit is not None:
+        more = f" and {len(pinned) - NAMED} more" if len(pinned) > NAMED else ""
+        kinds = ", ".join(sorted({pin.kind for w in without for pin in w.pins}))
+        names = ", ".join(pinned[:NAMED])
+        emit(Noticed(f"warning: weak pins ({kinds}): {names}{more}; `orch lock` records their sha256"))
+    return [w if w.sha256 or not w.pins else _with(w, aliases.find(store, w.pins)) for w in wanted]
+
+
+def _with(wanted: Wanted, sha256: str) -> Wanted:
+    return msgspec.structs.replace(wanted, sha256=sha256) if sha256 else wanted
+
+
+def prove(world: World, wanted: Wanted, path: str) -> str:
+    """Read a file and give its sha256 where all pins hold; else, or where there is none, an empty text.
+
+    Raises:
+        NoBackendError, InterruptedError: as `verify.check`.
+    """
+    from orchestrator import verify
+
+    if wanted.sha256 and not verify.check(world, [(wanted.sha256, path)])[0]:
+        return ""
+    if not wanted.pins:
+        return wanted.sha256
+    try:
+        found = verify.digests(path, [pin.kind for pin in wanted.pins], stop=world.stop)
+    except InterruptedError:  # an OSError too, but a stop
+        raise
+    except OSError:
+        return ""
+    return found.sha256 if found.fit(wanted.sha256, wanted.pins) else ""
+
+
+def check(world: World, files: Sequence[tuple[Wanted, str]]) -> list[bool]:
+    """Read every byte of many files: by sha256 together, those that have none one by one.
+
+    Raises:
+        NoBackendError, InterruptedError: as `verify.check`.
+    """
+    from orchestrator import verify
+
+    verdicts = iter(verify.check(world, [(w.sha256, path) for w, path in files if w.sha256]))
+    return [next(verdicts) if w.sha256 else os.path.exists(path) and bool(prove(world, w, path)) for w, path in files]
