@@ -101,7 +101,7 @@ def _do(
         except OrchError as error:
             _fail_all(todo, error, emit, tally)
             return
-        _work(world, store, todo, emit, hosts, options, tally)
+        _work(world, store, todo, emit, hosts, options, tally, findings)
 
 
 def _fail_all(todo: list[Standing], error: OrchError, emit: Callable[[Event], None], tally: Tally) -> None:
@@ -117,6 +117,7 @@ def _work(
     hosts: Mapping[str, Host],
     options: Options,
     tally: Tally,
+    findings: dict[str, Finding] | None,
 ) -> None:
     """Do it with what only that needs."""
     from orchestrator.runs import preflight
