@@ -133,6 +133,18 @@ class Foreseen(msgspec.Struct, frozen=True, gc=False):
     why: str = ""
 
 
+class Changed(msgspec.Struct, frozen=True, gc=False):
+    """A lock says something new: `old` and `new` are empty where there is none, else `<sha256> <bytes>` or a commit.
+
+    `file` is empty where the whole model is meant.
+    """
+
+    model: str
+    file: str
+    old: str
+    new: str
+
+
 class Measured(msgspec.Struct, frozen=True, gc=False):
     """What a run would ask of one file system, and what is free there."""
 
@@ -159,6 +171,7 @@ Event = Union[  # noqa: UP007 - a runtime alias, and 3.10 evaluates it
     Finished,
     GaveUp,
     Foreseen,
+    Changed,
     Measured,
     Noticed,
 ]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.world import World
 
 DEFAULT_MANIFEST = "manifests/team.yaml"
-HUB = "https://huggingface.co/"
+HUBS = (("HF_ENDPOINT", "https://huggingface.co/"), ("MODELSCOPE_ENDPOINT", "https://modelscope.cn/"))
 
 
 class Workspace(msgspec.Struct, frozen=True):
@@ -56,10 +56,12 @@ def open_workspace(
     only: Sequence[str] = (),
     store: str | None = None,
     root: str | None = None,
+    resolve: bool = True,
 ) -> Workspace:
     """Read the manifests (none given: manifests/team.yaml) and the site file.
 
-    `only` are model names or `tag:TAG`; `store` and `root` override the files'.
+    `only` are model names or `tag:TAG`; `store` and `root` override the files'. Without `resolve` the manifests stay
+    as they are written, whatever their locks say: nothing is wanted yet, and `only` is not looked at.
 
     Raises:
         ManifestError: every problem of every file at once; a name in `only` that no manifest knows.
@@ -73,12 +75,15 @@ def open_workspace(
     for path in dict.fromkeys(os.path.abspath(os.path.join(world.cwd, path)) for path in paths):
         try:
             texts[path] = read_text(path)
-            made = manifests.parse(texts[path], path, world.home, root=base, lock=_lock(path))
-            loaded.append(_laid_out(world, made, texts[path]))
+            lock = read_lock(path) if resolve else None
+            made = manifests.parse(texts[path], path, world.home, root=base, lock=lock, resolve=resolve)
+            loaded.append(_laid_out(world, made, texts[path]) if resolve else made)
         except ManifestError as error:
             problems += error.problems
     if problems:
         raise ManifestError(tuple(problems), _hint(problems))
+    if not resolve:
+        return Workspace(tuple(loaded), (), _store(world, loaded, here, store), _hosts(loaded, here), (), texts)
     extra = hub_mirror(world)
     wanted = tuple(w for m in loaded for w in manifests.wanted(m, here, extra))
     by_layout = any(model.layouts for m in loaded for model in m.models)
@@ -109,7 +114,7 @@ def read_text(path: str) -> str:
         raise ManifestError((Problem(path, line, "", "not UTF-8 text"),)) from error
 
 
-def _lock(manifest: str) -> Lock | None:
+def read_lock(manifest: str) -> Lock | None:
     """Read the lock beside a manifest, where there is one.
 
     Raises:
@@ -184,15 +189,17 @@ def _site(world: World, problems: list[Problem]) -> Site | None:
 
 
 def hub_mirror(world: World) -> tuple[manifests.Prefix, ...]:
-    """What HF_ENDPOINT says, as a prefix mirror of the hub.
+    """What HF_ENDPOINT and MODELSCOPE_ENDPOINT say, as prefix mirrors of their hubs.
 
     Raises:
-        ManifestError: it is no URL.
+        ManifestError: one is no URL.
     """
-    endpoint = world.environ.get("HF_ENDPOINT", "")
-    if not endpoint or endpoint.rstrip("/") == HUB.rstrip("/"):
-        return ()
-    return (manifests.prefix(HUB, (endpoint,), "HF_ENDPOINT"),)
+    found = []
+    for name, hub in HUBS:
+        endpoint = world.environ.get(name, "")
+        if endpoint and endpoint.rstrip("/") != hub.rstrip("/"):
+            found.append(manifests.prefix(hub, (endpoint,), name))
+    return tuple(found)
 
 
 def _select(

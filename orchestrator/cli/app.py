@@ -11,6 +11,7 @@ COMMANDS = {
     "plan": "Say what sync would do, and why; change nothing.",
     "status": "Say what is in place, by stat alone.",
     "verify": "Read every byte again with sha256sum -c.",
+    "lock": "Find out digests, sizes and commits that the manifests do not say; write team.lock.json.",
     "path": "Print a model's first place.",
     "add": "Put a model into a manifest.",
     "import": "Make models of a list: SHA256SUMS, Metalink, LFS pointers, a pooch registry.",

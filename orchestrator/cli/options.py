@@ -54,7 +54,7 @@ verbose = option("--verbose", "-v", is_flag=True, help="Show each program's comm
 json = option("--json", is_flag=True, help="One JSON object a line on stdout, the summary last.")
 where = stack(only, store, root)
 talk = stack(quiet, verbose, json)
-running = stack(
+fetching = stack(
     option("--backend", metavar="NAME", help="This program or failure: aria2c, axel, curl, wget, rsync."),
     option("--jobs", default=4, show_default=True, type=click.IntRange(1, 256), help="Files at once."),
     option("--connections", default=16, show_default=True, type=click.IntRange(1, 1024), help="To one host, in all."),
@@ -62,6 +62,9 @@ running = stack(
     option("--stall", default="30s", show_default=True, type=Duration(), help="Silence that ends a program."),
     option("--offline", is_flag=True, help="From the store only."),
     option("--no-wait", is_flag=True, help="Fail (75) where another orch is fetching the same bytes."),
+)
+running = stack(
+    fetching,
     option("--force", is_flag=True, help="Replace foreign files at the places."),
 )
 adding = stack(

@@ -35,6 +35,12 @@ class LockedModel(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     commit: Commit = ""
 
 
+class _Versioned(msgspec.Struct, frozen=True):
+    """All that a lock of another version is sure to have."""
+
+    version: int
+
+
 class Lock(msgspec.Struct, frozen=True):
     """A whole lock file."""
 
@@ -51,12 +57,30 @@ def read(text: str, file: str) -> Lock:
     try:
         lock = msgspec.json.decode(text, type=Lock)
     except (msgspec.MsgspecError, UnicodeEncodeError) as problem:
-        message = "it has merge-conflict markers" if "<<<<<<<" in text else f"not a lock file: {problem}"
-        raise ManifestError((Problem(file, 0, "", message),), _AGAIN) from None
+        raise _unusable(text, file, str(problem)) from None
     if lock.version != VERSION:
-        message = f"a lock of version {lock.version}; this orch reads version {VERSION}"
-        raise ManifestError((Problem(file, 0, "version", message),), "update orch, or make the lock anew: `orch lock`")
+        raise _unusable(text, file, "")
     return lock
+
+
+def _unusable(text: str, file: str, why: str) -> ManifestError:
+    """Why a text is no lock that this orch reads, and what to type."""
+    name = file.rpartition("/")[2]
+    if any(line.startswith("<<<<<<<") for line in text.splitlines()):
+        line = next(n for n, line in enumerate(text.splitlines(), 1) if line.startswith("<<<<<<<"))
+        hint = (
+            f"take one side, `git checkout --theirs {name}` (or --ours), then run `orch lock`: it adds what is missing"
+        )
+        return ManifestError((Problem(file, line, "", "it has merge-conflict markers"),), hint)
+    try:
+        version = msgspec.json.decode(text, type=_Versioned).version
+    except (msgspec.MsgspecError, UnicodeEncodeError):
+        version = VERSION
+    if version != VERSION:
+        message = f"a lock of version {version}; this orch reads version {VERSION}"
+        return ManifestError((Problem(file, 0, "version", message),), "update orch: a newer one wrote this lock")
+    hint = f"`git checkout {name}` brings it back; without it, `orch lock` takes for right what the sources have now"
+    return ManifestError((Problem(file, 0, "", f"not a lock file: {why}"),), hint)
 
 
 def write(lock: Lock) -> str:
@@ -100,6 +124,3 @@ def fingerprint(model: Model) -> str:
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
-
-
-_AGAIN = "make it anew: `orch lock` (git has the old one)"

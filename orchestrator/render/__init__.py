@@ -11,18 +11,30 @@ if TYPE_CHECKING:
     from orchestrator.render.sink import Sink
 
 
-def choose(environ: Mapping[str, str], *, json: bool, quiet: bool, verbose: bool, err: TextIO | None = None) -> Sink:
-    """JSON lines on stdout, or talk on stderr: rich bars on a terminal, plain lines elsewhere."""
+def choose(
+    environ: Mapping[str, str],
+    *,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    err: TextIO | None = None,
+    verb: str = "sync",
+    plain: bool = False,
+) -> Sink:
+    """JSON lines on stdout, or talk on stderr: rich bars on a terminal, plain lines elsewhere.
+
+    `verb` begins the last line; `plain` wants no bars, which live to the end and leave no room for a question.
+    """
     err = err or sys.stderr
     # Each sink with what it needs, and no other.
     if json:
         from orchestrator.render.json_lines import JsonLines
 
         return JsonLines(sys.stdout)
-    if quiet or not err.isatty() or environ.get("TERM") == "dumb":
+    if quiet or plain or not err.isatty() or environ.get("TERM") == "dumb":
         from orchestrator.render.text import Lines
 
-        return Lines(err, quiet=quiet, verbose=verbose)
+        return Lines(err, quiet=quiet, verbose=verbose, verb=verb)
     from orchestrator.render.bars import Bars
 
-    return Bars(err, verbose=verbose, colour="NO_COLOR" not in environ)
+    return Bars(err, verbose=verbose, colour="NO_COLOR" not in environ, verb=verb)

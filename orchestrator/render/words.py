@@ -21,13 +21,10 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
         case events.Planned(files, to_fetch, size):
             return f"{files} files wanted, {to_fetch} to fetch ({amount(size)})" if to_fetch else None
         case events.Started():
-            kept = f", {amount(event.have_bytes)} are here already" if event.have_bytes else ""
-            hosts = " and ".join(host(url) for url in (event.source, *event.also))
-            told = f"{label_of(event)}: {event.backend} from {hosts}{kept}"
-            return f"{told}\n  $ {harmless(event.command)}" if verbose else told
-        case events.Failed() if not verbose:
-            return None  # a source that failed is talked of only if none succeeded: then the error tells all of them
+            return _started(event, verbose=verbose)
         case events.Failed():
+            if not verbose:  # a source that failed is talked of only if none succeeded: the error tells all of them
+                return None
             kept = f", {amount(event.kept_bytes)} kept" if event.kept_bytes else ""
             who = f"{event.backend} from {host(event.source)}"
             return f"{label(event.model, event.file)}: {who}: {harmless(event.message)}{kept}"
@@ -46,11 +43,25 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
             return f"{label(event.model, event.file)}: {event.how}{origin} ({amount(event.size_bytes)})"
         case events.GaveUp():
             return f"error: {harmless(event.message)}\nhint: {harmless(event.hint)}"
-        case events.Measured(folder, needed, free):
-            return f"room    {harmless(folder)}: {amount(needed)} needed, {amount(free)} free"
+        case events.Measured() | events.Changed():
+            return _stated(event)
         case events.Noticed(message):
             return harmless(message)
     raise AssertionError("unreachable")
+
+
+def _stated(event: events.Measured | events.Changed) -> str:
+    if isinstance(event, events.Changed):
+        return f"{label(event.model, event.file)}: {_change(event.old)} -> {_change(event.new)}"
+    needed, free = amount(event.needed_bytes), amount(event.free_bytes)
+    return f"room    {harmless(event.folder)}: {needed} needed, {free} free"
+
+
+def _started(event: events.Started, *, verbose: bool) -> str:
+    kept = f", {amount(event.have_bytes)} are here already" if event.have_bytes else ""
+    hosts = " and ".join(host(url) for url in (event.source, *event.also))
+    told = f"{label_of(event)}: {event.backend} from {hosts}{kept}"
+    return f"{told}\n  $ {harmless(event.command)}" if verbose else told
 
 
 def label_of(event: events.Started) -> str:
@@ -63,6 +74,15 @@ def _foreseen(event: events.Foreseen) -> str:
     size = amount(event.size_bytes) if event.size_bytes is not None else "size unknown"
     origin = f" by {event.backend} from {host(event.source)}" if event.backend else ""
     return f"({size}{origin}; {harmless(event.why)})"
+
+
+def _change(said: str) -> str:
+    """One side of a change, digests and commits by their beginnings."""
+    if not said:
+        return "nothing"
+    what, _, size = said.partition(" ")
+    short = what[:12] if len(what) in (40, 64) else what
+    return harmless(f"{short} ({amount(int(size))})" if size.isdigit() else said if size else short)
 
 
 def closing(summary: Summary, verb: str) -> str:

@@ -1,0 +1,80 @@
+"""`orch lock`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import conclude, world_with_signals
+
+
+@click.command("lock")
+@options.manifests
+@options.where
+@click.option(
+    "--update",
+    multiple=True,
+    is_flag=False,
+    flag_value="*",
+    metavar="[NAME]",
+    help="Resolve anew, all or this model (--update=NAME); shows what changes before it is written.",
+)
+@click.option("--check", is_flag=True, help="Say what drifted, change nothing: 3 where anything did.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be resolved and fetched.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask before an update is written.")
+@options.fetching
+@options.talk
+def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **words: Any) -> int:
+    """Find out what the manifests do not say: digests, sizes, the commits of hub repositories.
+
+    They go into team.lock.json beside team.yaml, which belongs into version control. What was fetched for it stays in
+    the store, so the sync that follows fetches nothing again.
+    """
+    world = world_with_signals()
+    from orchestrator import render
+    from orchestrator.runs.sync import Options
+    from orchestrator.workspace import open_workspace
+
+    # `--update team.yaml` means the manifest: what comes after the bare flag is no name then.
+    files = tuple(word for word in update if word.endswith((".yaml", ".yml")) or os.sep in word)
+    manifests = (*files, *words["manifests"])
+    names = tuple(word for word in update if word not in files and word != "*")
+    talk = {name: words[name] for name in ("json", "quiet", "verbose")}
+    sink = render.choose(world.environ, **talk, verb="lock", plain=bool(update) and not yes)
+    run_options = Options(
+        backend=words["backend"],
+        jobs=words["jobs"],
+        connections=words["connections"],
+        retries=words["retries"],
+        stall_s=words["stall"],
+        offline=words["offline"],
+        wait=not words["no_wait"],
+    )
+
+    def work() -> Any:
+        space = open_workspace(world, manifests, store=words["store"], root=words["root"], resolve=False)
+        if check:
+            from orchestrator.runs.drift import drift
+
+            return drift(world, space, sink, words["only"])
+        from orchestrator.runs.lock import Asked, lock
+
+        asked = Asked(words["only"], names if update else None, dry_run)
+        return lock(world, space, sink, asked, options=run_options, confirm=_always if yes else _confirm)
+
+    return conclude(sink, work)
+
+
+def _always(_: int) -> bool:
+    return True
+
+
+def _confirm(changes: int) -> bool:
+    """Ask on a terminal; elsewhere nobody could answer, and the changes stand in the log and in git."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    return click.confirm(f"write {'this change' if changes == 1 else f'these {changes} changes'}?", err=True)
