@@ -13,6 +13,7 @@ COMMANDS = {
     "verify": "Read every byte again with sha256sum -c.",
     "lock": "Find out digests, sizes and commits that the manifests do not say; write team.lock.json.",
     "path": "Print a model's first place.",
+    "get": "Fetch one thing now, without a manifest, and print the lines for one.",
     "add": "Put a model into a manifest.",
     "import": "Make models of a list: SHA256SUMS, Metalink, LFS pointers, a pooch registry.",
     "export": "Write it for other tools, or as a mirror for machines without the network.",
