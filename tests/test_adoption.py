@@ -80,6 +80,9 @@ def test_what_aria2c_left_with_its_state(orch: Orch, origin: Origin, place: Path
     aria2c.send_signal(signal.SIGINT)
     aria2c.wait()
     assert place.with_name("x.pth.aria2").exists()
+    planned = orch.run("plan", "--json", "team.yaml")
+    assert (planned.code, planned.summary["fetched"]) == (0, 1)
+    assert not known or planned.summary["bytes_to_fetch"] < len(DATA) - MIB
     done = orch.sync()
     ended_well(done, place)
     reused = done.summary["bytes_reused"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -92,9 +93,10 @@ def test_a_hard_linked_place_frees_nothing(orch: Orch, origin: Origin) -> None:
 
 
 def test_a_blob_without_a_place_is_wanted_by_its_record(orch: Orch, origin: Origin) -> None:
+    entry = {"url": origin.serve("/c.pth", C), "sha256": sha256(C), "to": "store"}
+    (orch.folder / "other.yaml").write_text(json.dumps({"version": 1, "models": {"c": entry}}))
+    assert orch.run("sync", "other.yaml").code == 0
     orch.models.clear()
-    orch.want("c", C, origin.serve("/c.pth", C), to="store")
-    assert orch.sync().code == 0
     done = orch.run("prune", "--yes", "--json")
     assert set(dropped(done)) == {sha256(A), sha256(B)}
     assert orch.blob(C).exists()
@@ -145,6 +147,17 @@ def test_a_lock_counts_also_that_of_a_manifest_that_is_named(orch: Orch) -> None
     }
     orch.manifest.with_suffix(".lock.json").write_text(json.dumps(lock))
     assert set(dropped(orch.run("prune", "--yes", "--json", "team.yaml"))) == {sha256(A)}
+
+
+def test_a_weak_pin_keeps_its_blob_and_the_name_that_leads_there(orch: Orch, origin: Origin) -> None:
+    orch.want("c", C, origin.serve("/c.pth", C), sha256=None, md5=hashlib.md5(C).hexdigest(), link="copy")
+    assert orch.sync().code == 0
+    assert set(dropped(orch.run("prune", "--yes", "--json"))) == set()
+    name = orch.store / "blobs/md5" / hashlib.md5(C).hexdigest()
+    assert name.read_bytes() == C
+    orch.models.clear()
+    orch.run("prune", "--yes")
+    assert not os.path.lexists(name)
 
 
 def test_a_manifest_that_is_named_and_wrong_ends_it(orch: Orch) -> None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import ManifestError
 from orchestrator.manifest import lock_path
-from orchestrator.store import places
+from orchestrator.store import aliases, places
 from orchestrator.workspace import open_workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from orchestrator.model import Pin, Wanted
+    from orchestrator.model import Wanted
     from orchestrator.store import Store
     from orchestrator.world import World
 
@@ -77,17 +77,7 @@ def _add_recorded(world: World, store: Store, found: Known, manifest: str, recor
 
 
 def _add(found: Known, store: Store, wanted: Iterable[Wanted]) -> None:
-    for w in wanted:
-        found.digests.add(w.sha256)
-        found.digests.update(_by_weak_pin(store, pin) for pin in w.pins)
-
-
-def _by_weak_pin(store: Store, pin: Pin) -> str:
-    """The sha256 of the blob that a weaker digest leads to, by its name in `blobs/<kind>/`; "" where it does not."""
-    try:
-        return os.path.basename(os.readlink(f"{store.path}/blobs/{pin.kind}/{pin.hex}"))
-    except OSError:
-        return ""
+    found.digests.update(w.sha256 or aliases.find(store, w.pins) for w in wanted)
 
 
 def _digests_in(path: str) -> set[str]:

@@ -18,10 +18,12 @@ from orchestrator.transfer.holding import Holding, total
 
 if TYPE_CHECKING:
     from orchestrator.model import Artifact
+    from orchestrator.store import Store
     from orchestrator.store.partials import Partial
     from orchestrator.transfer.kit import Kit
 
 SUFFIXES = (".part", ".incomplete", ".partial")  # browsers, yt-dlp and curl's habit; huggingface_hub; wget's habit
+SMALL_BYTES = 1 << 20  # is fetched in less time than it takes to look around
 PREFIX_WRITER = "curl"  # stands for every program that appends: what is there is a prefix
 
 
@@ -34,23 +36,30 @@ class Find(NamedTuple):
     control: bytes | None
 
 
-def adopt(kit: Kit, artifact: Artifact) -> None:
-    """Move the best unfinished file that lies beside a place into the artifact's partial, and say so.
+def offered(store: Store, artifact: Artifact) -> Find | None:
+    """The best unfinished file that lies beside a place.
 
-    Where the blob is here, or a place has a file that no program calls unfinished, nothing is looked for.
+    None where the blob is here, where a place has a file that no program calls unfinished, and for a small file.
+    """
+    if artifact.size is not None and artifact.size <= SMALL_BYTES:
+        return None
+    if blobs.blob_state(store, artifact.sha256, artifact.size) != "absent" or not _is_clear(artifact):
+        return None
+    found = [find for path in _names(artifact) if (find := _look(path, artifact.size)) is not None]
+    return max(found, key=lambda find: find.good_bytes, default=None)
+
+
+def adopt(kit: Kit, artifact: Artifact) -> None:
+    """Move what is offered into the artifact's partial, and say so.
 
     It is moved only where no process has it open, and copied where another name leads to the same bytes; it is never
     taken instead of more bytes of our own. The digest judges it in the end: nobody is blamed for what it holds.
     """
-    if blobs.blob_state(kit.store, artifact.sha256, artifact.size) != "absent" or not _is_clear(artifact):
+    best = offered(kit.store, artifact)
+    if best is None:
         return
-    found = [find for path in _names(artifact) if (find := _look(path, artifact.size)) is not None]
-    if not found:
-        return
-    best = max(found, key=lambda find: find.good_bytes)
-    users = _users(best)
-    if users:
-        kit.emit(Noticed(f"{artifact.name}: {best.path} is left alone: {users} uses it"))
+    if by := user(best):
+        kit.emit(Noticed(f"{artifact.name}: {best.path} is left alone: {by} uses it"))
         return
     try:
         partial = partials.acquire(kit.store, artifact.key)
@@ -140,8 +149,8 @@ def _take(partial: Partial, find: Find) -> None:
         os.unlink(find.path + aria2c.SIDECAR)
 
 
-def _users(find: Find) -> str:
-    """The processes that have it or its state open, as far as they can be seen; the owner where we cannot see all."""
+def user(find: Find) -> str:
+    """Who may be using it: a process that has it open, as far as we see them all, or its owner; "" is nobody."""
     files = set()
     for path in (find.path, *((find.path + aria2c.SIDECAR,) if find.control is not None else ())):
         status = os.lstat(path)
