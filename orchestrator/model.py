@@ -100,7 +100,8 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
 
     `manifest` is the manifest's absolute path; `sha256` 64 lower-case hex digits, or "" where only `pins` (or nothing
     at all) are known; `size` bytes or None where nobody said; `places` empty for `to: store`; `marks` stand on a
-    model's last file; `pieces` tell which bytes of a wrong file are bad.
+    model's last file; `pieces` tell which bytes of a wrong file are bad; `allow` are the formats that
+    may be placed (none: all).
     """
 
     manifest: str
@@ -114,6 +115,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     pins: tuple[Pin, ...] = ()
     marks: tuple[Mark, ...] = ()
     pieces: str = ""
+    allow: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -158,6 +160,14 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
     def expected(self) -> str:
         """The digest for people: sha256 as it is, others with their kind before them."""
         return self.sha256 or " ".join(map(str, self.pins)) or "unknown"
+
+    def contradicted(self, found: str, after: str = "") -> str:
+        """Bytes of the sha256 `found` that are not those that are wanted, in words; `after` says more."""
+        if self.is_blind:
+            return f"this is not the file{after}"
+        if self.sha256 not in ("", found):
+            return f"wrong bytes ({found[:12]} instead of {self.sha256[:12]}{after})"
+        return f"wrong bytes (they are not {' '.join(map(str, self.pins))}{after})"
 
     @property
     def name(self) -> str:

@@ -228,3 +228,26 @@ def test_a_version_that_is_here_is_not_fetched_again(machine: Machine) -> None:
         third = machine.want(want.sources[0].url, to="c.bin")
         assert machine.sync(third).fetched == 1
     assert (machine.folder / "c.bin").read_bytes() == newer
+
+
+def test_small_ones_with_weak_pins_go_together(machine: Machine) -> None:
+    contents = [made(1000 + n, n) for n in range(20)]
+    with Origin() as origin:
+        wants = [
+            machine.want(origin.serve(f"/{n}", c), to=f"small/{n}", known=pins(c, "md5"), size=len(c))
+            for n, c in enumerate(contents)
+        ]
+        origin.serve("/3", made(1003, 99))
+        lying = msgspec.structs.replace(wants[4], sha256=sha256(contents[4]), pins=pins(b"other", "sha1"))
+        wants[4] = lying
+        named = [msgspec.structs.replace(w, file=str(n)) for n, w in enumerate(wants)]
+        done = machine.sync(*named)
+        assert (done.exit_code, done.fetched, [f.file for f in done.failed]) == (6, 18, ["3", "4"])
+        assert machine.named("Started")[0].files == 20
+        asked = len(origin.log)
+        good = [w for n, w in enumerate(named) if n not in (3, 4)]
+        assert machine.sync(*good).present == 18
+        shutil.rmtree(machine.folder / "small")
+        assert machine.sync(*good).placed == 18
+        assert len(origin.log) == asked
+    assert all((machine.folder / f"small/{n}").read_bytes() == c for n, c in enumerate(contents) if n not in (3, 4))

@@ -18,11 +18,19 @@ COMMANDS = {
     "import": "Make models of a list: SHA256SUMS, Metalink, LFS pointers, a pooch registry.",
     "export": "Write it for other tools, or as a mirror for machines without the network.",
     "prune": "Drop what no manifest wants from the store, and dead downloads.",
+    "env": "Print the variables by which frameworks find their files.",
+    "run": "Run a command under those variables, kept off the network.",
     "backends": "Show the downloaders of this machine and which would be chosen.",
     "mirrors": "Show which sources answer, how fast, and whether they honour ranges.",
+    "vcs": "Say which weights belong in git, in Git LFS, or on a server.",
     "doctor": "Look for what this machine lacks: programs, PATH, proxy, CA, store.",
     "demo": "Show the whole thing on this machine, with no network.",
 }
+
+_ROOMS = {
+    "run": "run_command",
+    "import": "import_command",
+}  # where the name is another room's, or a word of the language
 
 
 class _Lazy(click.Group):
@@ -34,8 +42,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        room = f"{cmd_name}_" if cmd_name == "import" else cmd_name  # a word of the language
-        command: click.Command = importlib.import_module(f"orchestrator.cli.{room}").command
+        command: click.Command = importlib.import_module(f"orchestrator.cli.{_ROOMS.get(cmd_name, cmd_name)}").command
         return command
 
     def resolve_command(

@@ -117,4 +117,5 @@ def _said(file: LockedFile | None) -> str:
 def _whole(model: LockedModel | None) -> str:
     if model is None:
         return ""
-    return " ".join(part for part in (model.commit[:12], f"{len(model.files)} files") if part)
+    count = f"{len(model.files)} file{'s' if len(model.files) != 1 else ''}"
+    return f"{model.commit[:12]}, {count}" if model.commit else count

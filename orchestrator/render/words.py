@@ -19,7 +19,8 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
         case events.Foreseen():  # these come by the hundred thousand, and cases are tried in their order
             return f"{event.action:<7} {label(event.model, event.file)}  {_foreseen(event)}"
         case events.Planned(files, to_fetch, size):
-            return f"{files} files wanted, {to_fetch} to fetch ({amount(size)})" if to_fetch else None
+            known = f" ({amount(size)})" if size else ""
+            return f"{files} files wanted, {to_fetch} to fetch{known}" if to_fetch else None
         case events.Started():
             return _started(event, verbose=verbose)
         case events.Failed():

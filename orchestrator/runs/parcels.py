@@ -13,14 +13,15 @@ from orchestrator.runs.standing import State
 from orchestrator.sources.history import host_of
 from orchestrator.sources.reach import Ways
 from orchestrator.store import blobs, places
-from orchestrator.transfer.bundle import Load, fetch_together
+from orchestrator.transfer.bundle import fetch_together
+from orchestrator.transfer.load import Load
 from orchestrator.transfer.loop import Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from orchestrator.backends.base import Backend
-    from orchestrator.model import Artifact, Place
+    from orchestrator.model import Artifact, Place, Wanted
     from orchestrator.runs.standing import Standing
     from orchestrator.runs.tally import Tally
     from orchestrator.sources.reach import Reach
@@ -69,8 +70,7 @@ class Packer:
         aimed: list[Task] = []
         for task in tasks:
             artifact = task.artifact
-            known = artifact.sha256 and _is_clear(task)
-            state = blobs.blob_state(self._kit.store, artifact.sha256, artifact.size) if known else "unclear"
+            state = blobs.blob_state(self._kit.store, artifact.sha256, artifact.size) if _is_clear(task) else "unclear"
             if state == "sealed":
                 stored.append(task)
             elif state == "absent" and self._may_bundle(artifact) and self._aim(task):
@@ -100,7 +100,7 @@ class Packer:
         for task in tasks:
             by_host.setdefault(task.host, []).append(task)
         for host, those in by_host.items():
-            if len(those) >= least or any(task.artifact.sha256 in self._bundled for task in those):
+            if len(those) >= least or any(task.artifact.key in self._bundled for task in those):
                 parcels += [Parcel(part, self._backends[host]) for part in _parts(those)]
             else:
                 alone += those
@@ -108,7 +108,8 @@ class Packer:
 
     def _may_bundle(self, artifact: Artifact) -> bool:
         size = artifact.size
-        return size is not None and size <= SMALL_BYTES and artifact.sha256 not in self._begun
+        known = size is not None and size <= SMALL_BYTES and not artifact.is_blind
+        return known and artifact.key not in self._begun
 
     def _aim(self, task: Task) -> bool:
         """Take the next source in order that no bundle has asked yet, if a program here can."""
@@ -163,10 +164,14 @@ def settle(kit: Kit, packer: Packer, parcel: Parcel, tally: Tally) -> list[Task]
 def _place(kit: Kit, tasks: Sequence[Task]) -> dict[str, str | PlacementError]:
     """Record all places, a write a manifest, then make them."""
     todo: list[tuple[str, Place]] = []
+    refused: dict[str, str | PlacementError] = {}
     records: dict[str, dict[str, places.Made]] = {}
     for task in tasks:
-        sha256 = task.artifact.sha256
+        sha256 = task.load.artifact.sha256
         for standing in task.standings:
+            if standing.wanted.allow and (error := _refused(kit, sha256, standing.wanted)):
+                refused.update((place.path, error) for place in standing.wanted.places)
+                continue
             record = records.setdefault(standing.wanted.manifest, {})
             for place in standing.wanted.places:
                 if not place.target:
@@ -176,7 +181,18 @@ def _place(kit: Kit, tasks: Sequence[Task]) -> dict[str, str | PlacementError]:
         if record:
             places.record(kit.store, kit.world.hostname, manifest, record)
     made = link.put_all(kit.world, kit.store, todo)
-    return {place.path: how for (_, place), how in zip(todo, made, strict=True)}
+    return {**refused, **{place.path: how for (_, place), how in zip(todo, made, strict=True)}}
+
+
+def _refused(kit: Kit, sha256: str, wanted: Wanted) -> PlacementError | None:
+    """Why a file is of no format that its manifest allows."""
+    from orchestrator.placement import gate
+
+    try:
+        gate.check(kit.store.blob(sha256), wanted)
+    except PlacementError as error:
+        return error
+    return None
 
 
 def _tell(

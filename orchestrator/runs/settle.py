@@ -72,17 +72,8 @@ class Settling:
                 continue
             self.results.append((wanted, how))
             size = os.stat(self.kit.store.blob(self.artifact.sha256)).st_size if wanting else wanted.size or 0
-            self.kit.emit(
-                Finished(
-                    wanted.model,
-                    wanted.file,
-                    how,
-                    receipt.backend if how == "fetched" else "",
-                    receipt.source if how == "fetched" else "",
-                    size,
-                    receipt.seconds,
-                )
-            )
+            came = (receipt.backend, receipt.source) if how == "fetched" else ("", "")
+            self.kit.emit(Finished(wanted.model, wanted.file, how, *came, size, receipt.seconds))
         return self.results
 
     def _judge(self, standing: Standing) -> list[Place]:
@@ -91,9 +82,10 @@ class Settling:
         links = {place.path: place for place in wanted.places}
         for path, state in standing.states:
             if state is State.UNSEALED:
-                state = self._judge_file(wanted, path)
+                is_tree = path in links and links[path].unpack
+                state = self._judge_tree(wanted, path) if is_tree else self._judge_file(wanted, path)
             if state is State.OBSTRUCTED:
-                raise _foreign(path, "something that is not a file stands there")
+                raise _foreign(path, "something else stands there, of another kind")
             if state is State.ABSENT and path in links:
                 absent.append(links[path])
         return absent
@@ -106,9 +98,15 @@ class Settling:
             return state
         ours = self.records.is_ours(path, self.artifact.sha256)
         before = os.stat(path)
-        if (wanted.size is None or before.st_size == wanted.size) and (sha256 := self._prove(wanted, path)):
+        if (wanted.size is None or before.st_size == wanted.size) and (
+            sha256 := weak.prove(kit.world, self.artifact, path)
+        ):
             aliases.learn(kit.store, sha256, self.artifact.pins)
             self.artifact = msgspec.structs.replace(self.artifact, sha256=sha256)
+            if wanted.allow and path in {place.path for place in wanted.places}:
+                from orchestrator.placement import gate
+
+                gate.check(path, wanted)
             self._take_in(wanted, path, before, ours=ours)
             return State.SEALED
         if ours and not self.artifact.is_blind:
@@ -122,12 +120,16 @@ class Settling:
         what = verify.look_into(path, nature.wish(wanted))
         raise _foreign(path, f"a foreign file stands there with other bytes{what.after}")
 
-    def _prove(self, wanted: Wanted, path: str) -> str:
-        """Read a file: its sha256 where all that is known of the artifact holds, else empty."""
-        artifact = self.artifact
-        return weak.prove(
-            self.kit.world, msgspec.structs.replace(wanted, sha256=artifact.sha256, pins=artifact.pins), path
-        )
+    def _judge_tree(self, wanted: Wanted, path: str) -> State:
+        """Look into what stands unsealed where an archive is to be unpacked."""
+        from orchestrator.runs import grove  # few files are archives to be unpacked
+
+        if self.records.is_ours(path, self.artifact.sha256):
+            return grove.judge(self.kit, wanted, path)
+        if not self.force:
+            raise _foreign(path, "a foreign folder stands there, with something in it")
+        self.kit.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))
+        return State.ABSENT
 
     def _take_in(self, wanted: Wanted, path: str, before: os.stat_result, *, ours: bool) -> None:
         """Seal right bytes again; a user's own file also goes into the store (reflink or copy) and is recorded."""
@@ -223,6 +225,10 @@ class Settling:
 
     def _place(self, wanted: Wanted, absent: list[Place]) -> None:
         kit = self.kit
+        if wanted.allow and absent:
+            from orchestrator.placement import gate
+
+            gate.check(kit.store.blob(self.artifact.sha256), wanted)
         for place in absent:
             if not place.target:  # a layout's symlink is known by what it points to
                 made = {place.path: places.Made(sha256=self.artifact.sha256, link=place.link.value)}

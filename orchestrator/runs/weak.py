@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestrator.events import Event
-    from orchestrator.model import Wanted
+    from orchestrator.model import Artifact, Wanted
     from orchestrator.store import Store
     from orchestrator.world import World
 
@@ -39,7 +39,7 @@ def _with(wanted: Wanted, sha256: str) -> Wanted:
     return msgspec.structs.replace(wanted, sha256=sha256) if sha256 else wanted
 
 
-def prove(world: World, wanted: Wanted, path: str) -> str:
+def prove(world: World, known: Wanted | Artifact, path: str) -> str:
     """Read a file and give its sha256 where all pins hold; else, or where there is none, an empty text.
 
     Raises:
@@ -47,26 +47,28 @@ def prove(world: World, wanted: Wanted, path: str) -> str:
     """
     from orchestrator import verify
 
-    if wanted.sha256 and not verify.check(world, [(wanted.sha256, path)])[0]:
+    if known.sha256 and not verify.check(world, [(known.sha256, path)])[0]:
         return ""
-    if not wanted.pins:
-        return wanted.sha256
+    if not known.pins:
+        return known.sha256
     try:
-        found = verify.digests(path, [pin.kind for pin in wanted.pins], stop=world.stop)
+        found = verify.digests(path, [pin.kind for pin in known.pins], stop=world.stop)
     except InterruptedError:  # an OSError too, but a stop
         raise
     except OSError:
         return ""
-    return found.sha256 if found.fit(wanted.sha256, wanted.pins) else ""
+    return found.sha256 if found.fit(known.sha256, known.pins) else ""
 
 
-def check(world: World, files: Sequence[tuple[Wanted, str]]) -> list[bool]:
-    """Read every byte of many files: by sha256 together, those that have none one by one.
+def check(world: World, files: Sequence[tuple[Wanted, str, str]]) -> list[bool]:
+    """Read every byte of many files (wanted, sha256, path): by sha256 together, those without it one by one.
 
     Raises:
         NoBackendError, InterruptedError: as `verify.check`.
     """
     from orchestrator import verify
 
-    verdicts = iter(verify.check(world, [(w.sha256, path) for w, path in files if w.sha256]))
-    return [next(verdicts) if w.sha256 else os.path.exists(path) and bool(prove(world, w, path)) for w, path in files]
+    verdicts = iter(verify.check(world, [(sha256, path) for _, sha256, path in files if sha256]))
+    return [
+        next(verdicts) if sha256 else os.path.exists(path) and bool(prove(world, w, path)) for w, sha256, path in files
+    ]

@@ -30,7 +30,7 @@ class Bundle:
         self.guard_fd = guard_fd
 
     def file(self, sha256: str) -> str:
-        """Where the bytes of a digest go."""
+        """Where the bytes of a digest go, or those of an artifact's key."""
         return f"{self.folder}/{sha256}"
 
     def sizes(self) -> dict[str, int]:
@@ -145,4 +145,5 @@ def remains(store: Store) -> dict[str, int]:
 
 
 def _is_digest(name: str) -> bool:
-    return len(name) == 64
+    """Whether a name is a digest, or the key of a file of which only a weaker one is known."""
+    return len(name) == 64 or name.startswith(("sha512-", "sha1-", "md5-", "git-"))

@@ -41,7 +41,7 @@ def record(store: Store, host: str, manifest: str, made: Mapping[str, Made]) -> 
     Raises:
         StoreError: the disk said no.
     """
-    path = f"{store.places}/{hashlib.sha256(os.fsencode(manifest)).hexdigest()}.json"
+    path = _path(store, manifest)
     with disk(path), open(f"{store.places}/.guard", "a", encoding="ascii") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         old = _read(path)
@@ -52,6 +52,11 @@ def record(store: Store, host: str, manifest: str, made: Mapping[str, Made]) -> 
             # Not json.dump(), nor an indent: those encode in Python, at 70 us a place.
             file.write(json.dumps({"host": host, "manifest": manifest, "places": merged}, sort_keys=True))
         os.rename(f"{path}.new", path)
+
+
+def of(store: Store, manifest: str) -> dict[str, Made]:
+    """What was made for one manifest, by place."""
+    return _read(_path(store, manifest))
 
 
 def made(store: Store) -> Iterator[tuple[str, str, Made]]:
@@ -78,10 +83,15 @@ def records(store: Store) -> list[Record]:
         try:
             with open(file, encoding="utf-8") as text:
                 whole = json.load(text)
+            whole["places"].items()  # of which one that is none would be read as empty
             found.append(Record(file, str(whole["host"]), str(whole["manifest"]), _read(file)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             found.append(Record(file, "", "", {}, str(error) or type(error).__name__))
     return found
+
+
+def _path(store: Store, manifest: str) -> str:
+    return f"{store.places}/{hashlib.sha256(os.fsencode(manifest)).hexdigest()}.json"
 
 
 def _read(path: str) -> dict[str, Made]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from orchestrator.world import World
 
+GUESS_BYTES = 64 << 20  # of a file whose size is unknown: as none it would leave the next one no connection
+
 
 class Budget:
     """Shares each host's connections among the files that are under way, by their size, so that they end together.
@@ -22,7 +24,7 @@ class Budget:
 
     def __init__(self, limit: int, jobs: int = 1, sizes: Sequence[int] = ()) -> None:
         self._limit, self._jobs = limit, jobs
-        self._waiting = sorted(sizes, reverse=True)
+        self._waiting = sorted((size or GUESS_BYTES for size in sizes), reverse=True)
         self._running: dict[int, int] = {}
         self._used: dict[str, int] = defaultdict(int)
         self._changed = threading.Condition()
@@ -30,7 +32,8 @@ class Budget:
 
     @contextmanager
     def file(self, size: int) -> Iterator[int]:
-        """One file is under way; gives its ticket."""
+        """One file is under way; gives its ticket. A size of 0 is an unknown one."""
+        size = size or GUESS_BYTES
         with self._changed:
             self._next += 1
             ticket = self._next

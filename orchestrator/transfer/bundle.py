@@ -5,20 +5,24 @@ A bundle asks each source once. What it leaves over is not its business: another
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from orchestrator import nature, verify
 from orchestrator.backends.base import Job, Want
-from orchestrator.errors import HeldError, OrchError, StoreError
+from orchestrator.errors import HeldError, StoreError
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified
 from orchestrator.faults import Fault, Kind
 from orchestrator.policy import Attempt
 from orchestrator.process import run
 from orchestrator.sources.history import host_of
-from orchestrator.store import blobs, bundles, quarantine
+from orchestrator.store import aliases, blobs, bundles, quarantine
 from orchestrator.store.layout import disk
 from orchestrator.transfer.attempt import environment, pasteable
+from orchestrator.transfer.kit import Finding
+from orchestrator.transfer.load import Load, is_here
 from orchestrator.transfer.loop import LOCK_POLL_S
 from orchestrator.transfer.watch import PROGRESS_S
 
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.backends.base import Backend, Exit
-    from orchestrator.model import Artifact
     from orchestrator.sources.reach import Reach
     from orchestrator.transfer.kit import Kit
     from orchestrator.transfer.loop import Receipt
@@ -37,26 +40,6 @@ LEAST = 8  # small files live by round trips: a share by their bytes would starv
 _OF_ALL = (Kind.NETWORK, Kind.STALLED, Kind.TLS, Kind.BROKEN)  # what else a program tells is one file's matter
 
 
-@dataclass(slots=True)
-class Load:
-    """One small file, of known size: what was tried for it, and where its bytes come from now.
-
-    `came` is how the blob came to be: over the wire, from here, or not at all yet; `error` what no other way mends.
-    """
-
-    artifact: Artifact
-    url: str = ""
-    attempts: list[Attempt] = field(default_factory=list)
-    came: Literal["", "wire", "here"] = ""
-    error: OrchError | None = None
-
-    @property
-    def size(self) -> int:
-        """The size in bytes."""
-        assert self.artifact.size is not None
-        return self.artifact.size
-
-
 def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load], receipt: Receipt) -> None:
     """Make blobs of as many as one run of `backend` on their `url` brings; each load says what became of it.
 
@@ -65,20 +48,20 @@ def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load]
         InterruptedError: a stop was asked for; what was fetched stays.
     """
     began = kit.world.monotonic()
-    waiting, told = {load.artifact.sha256: load for load in loads}, False
+    waiting, told = {load.artifact.key: load for load in loads}, False
     try:
         while waiting:
-            bundle, held = bundles.acquire(kit.store, {sha256: load.size for sha256, load in waiting.items()})
+            bundle, held = bundles.acquire(kit.store, {key: load.size for key, load in waiting.items()})
             # Only now: who had them may have finished just before.
-            for sha256 in [s for s, load in waiting.items() if blobs.blob_state(kit.store, s, load.size) == "sealed"]:
-                waiting.pop(sha256).came = "here"
+            for key in [key for key, load in waiting.items() if is_here(kit, load)]:
+                waiting.pop(key).came = "here"
             if bundle is not None:
-                mine = [load for sha256, load in waiting.items() if sha256 not in held]
+                mine = [load for key, load in waiting.items() if key not in held]
                 _Carrier(kit, backend, way, bundle, mine, receipt).carry()
-            waiting = {sha256: load for sha256, load in waiting.items() if sha256 in held}
+            waiting = {key: load for key, load in waiting.items() if key in held}
             if waiting and not kit.wait:
-                for sha256, load in waiting.items():
-                    load.error = held[sha256]
+                for key, load in waiting.items():
+                    load.error = held[key]
                 return
             if waiting:
                 _tell_who(kit, waiting, held, told=told)
@@ -91,9 +74,9 @@ def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load]
 
 def _tell_who(kit: Kit, waiting: dict[str, Load], held: dict[str, HeldError], *, told: bool) -> None:
     if not told:
-        sha256, load = next(iter(waiting.items()))
+        key, load = next(iter(waiting.items()))
         more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
-        kit.emit(Noticed(f"{load.artifact.name}{more}: waiting, {held[sha256].message}"))
+        kit.emit(Noticed(f"{load.artifact.name}{more}: waiting, {held[key].message}"))
 
 
 class _Carrier:
@@ -138,7 +121,7 @@ class _Carrier:
     def _whole(self) -> list[Load]:
         """The loads whose file is here with the right size: one listing."""
         sizes = self._bundle.sizes()
-        return [load for load in self._loads if sizes.get(load.artifact.sha256) == load.size]
+        return [load for load in self._loads if sizes.get(load.artifact.key) == load.size]
 
     def _run(self, loads: list[Load]) -> Fault | None:
         kit, url = self._kit, loads[0].url
@@ -152,7 +135,7 @@ class _Carrier:
         kit, backend, bundle = self._kit, self._backend, self._bundle
         program = kit.programs[backend.NAME].path
         job = Job(
-            wants=tuple(Want((load.url,), bundle.file(load.artifact.sha256), load.size, 0) for load in loads),
+            wants=tuple(Want((load.url,), bundle.file(load.artifact.key), load.size, 0) for load in loads),
             folder=bundle.folder,
             connections=connections,
             timeout_s=max(4, int(kit.stall_s)),
@@ -181,7 +164,7 @@ class _Carrier:
             )
         finally:
             sizes = bundle.sizes()
-            landed = sum(sizes.get(load.artifact.sha256, 0) for load in loads)
+            landed = sum(sizes.get(load.artifact.key, 0) for load in loads)
             self._receipt.bytes_fetched += landed
         kit.emit(Progressed(*name, min(landed, size), size, len(loads)))
         if exit_.ended == "stopped":
@@ -191,24 +174,44 @@ class _Carrier:
     def _judge(self, whole: list[Load], before: set[int]) -> None:
         """One check for all; the good ones become blobs in one commit, the wrong ones go to quarantine."""
         kit = self._kit
-        files = [(load.artifact.sha256, self._bundle.file(load.artifact.sha256)) for load in whole]
-        verdicts = verify.check(kit.world, files)
-        blobs.commit(kit.store, [(path, s) for (s, path), good in zip(files, verdicts, strict=True) if good])
-        for load, (sha256, path), good in zip(whole, files, verdicts, strict=True):
-            wanted = load.artifact.wanted[0]
-            if good:
+        paths = [self._bundle.file(load.artifact.key) for load in whole]
+        pairs = zip(whole, paths, strict=True)
+        verdicts = iter(
+            verify.check(kit.world, [(load.artifact.sha256, p) for load, p in pairs if load.artifact.sha256])
+        )
+        found = [
+            self._prove(load, path) if not load.artifact.sha256 or next(verdicts) else ""
+            for load, path in zip(whole, paths, strict=True)
+        ]
+        blobs.commit(kit.store, [(path, sha256) for path, sha256 in zip(paths, found, strict=True) if sha256])
+        for load, path, sha256 in zip(whole, paths, found, strict=True):
+            artifact, wanted = load.artifact, load.artifact.wanted[0]
+            if sha256:
+                aliases.learn(kit.store, sha256, artifact.pins)
+                load.artifact = msgspec.structs.replace(artifact, sha256=sha256)
                 load.came = "here" if id(load) in before else "wire"
                 kit.emit(Verified(wanted.model, wanted.file, sha256))
                 continue
             source = "an earlier run" if id(load) in before else load.url
-            found = verify.digest(path, kit.world.stop)
+            digest = verify.digest(path, kit.world.stop)
             what = verify.look_into(path, nature.wish(wanted))
-            about = {"expected": sha256, "source": source, "model": wanted.model}
-            folder = quarantine.banish(kit.store, path, found, about)
-            kit.emit(Mismatched(wanted.model, wanted.file, source, sha256, found, folder, what.words))
+            about = {"expected": artifact.expected, "source": source, "model": wanted.model}
+            folder = quarantine.banish(kit.store, path, digest, about)
+            kit.emit(Mismatched(wanted.model, wanted.file, source, artifact.expected, digest, folder, what.words))
             if id(load) not in before:
-                told = f"wrong bytes ({found[:12]} instead of {sha256[:12]}{what.after})"
-                self._blame(load, Fault(Kind.CORRUPT, told, hint=what.hint))
+                self._blame(load, Fault(Kind.CORRUPT, artifact.contradicted(digest, what.after), hint=what.hint))
+
+    def _prove(self, load: Load, path: str) -> str:
+        """The sha256 of a file that fits its own, if it has one, and all its pins; else empty."""
+        artifact, findings = load.artifact, self._kit.findings
+        if not artifact.pins and findings is None:
+            return artifact.sha256
+        found = verify.digests(path, [pin.kind for pin in artifact.pins], stop=self._kit.world.stop)
+        if not found.fit(artifact.sha256, artifact.pins):
+            return ""
+        if findings is not None:
+            findings[artifact.key] = Finding(found, load.url, "")
+        return found.sha256
 
     def _blame(self, load: Load, fault: Fault) -> None:
         """Book an attempt, as the loop will read it."""

@@ -154,18 +154,9 @@ class Effort:
         mixed = self.inherited or self.proven or len(givers) != 1
         self.empty()
         if not mixed:
-            return Fault(Kind.CORRUPT, self._why(found, what), hint=what.hint)
+            return Fault(Kind.CORRUPT, self.artifact.contradicted(found, what.after), hint=what.hint)
         self._apart = True
         return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")
-
-    def _why(self, found: str, what: nature.Nature) -> str:
-        """Wrong bytes in words."""
-        artifact = self.artifact
-        if artifact.is_blind:
-            return f"this is not the file{what.after}"
-        if artifact.sha256 not in ("", found):
-            return f"wrong bytes ({found[:12]} instead of {artifact.sha256[:12]}{what.after})"
-        return f"wrong bytes (they are not {' '.join(map(str, artifact.pins))}{what.after})"
 
     def prove(self) -> str:
         """Judge the complete file: its sha256, or empty where it is wrong. By what the stream said, or by reading it.
