@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.demo.origin import Origin
 from orchestrator.errors import ExitCode
+from tests.hub import Hub
 from tests.orch import Done, Orch, made, sha256
 from tests.servers import nginx, require
 
@@ -204,3 +205,23 @@ def test_usage(orch: Orch, tmp_path: Path) -> None:
     assert export(orch, "aria2").code == ExitCode.MANIFEST
     assert json.loads(export(orch, "metalink", "--json").out.splitlines()[0])["text"].startswith("<?xml")
     assert os.listdir(tmp_path / "a")
+
+
+def test_a_hubs_repository_goes_over_the_gap_with_its_lock(tmp_path: Path) -> None:
+    files = {"config.json": b"{}", "deep/vocab.txt": b"one\n", "model.bin": made(50_000, 7)}
+    first = Orch(tmp_path / "a")
+    first.folder.mkdir()
+    first.models["tiny"] = {"repo": "hf:org/tiny", "to": "tiny/"}
+    mirror = tmp_path / "stick"
+    with Hub() as hub:
+        hub.repo("org/tiny", files)
+        first.environ["HF_ENDPOINT"] = hub.url
+        assert first.run("lock", "team.yaml").code == 0
+        assert first.run("sync", "team.yaml").code == 0
+        done = export(first, "mirror", str(mirror))
+        assert done.code == 0, done.err
+    done = synced(machine_b(first, mirror, tmp_path / "b"), mirror)
+    assert (done.code, done.summary["fetched"]) == (0, 3), done.out
+    assert all(e["source"].startswith("file:///") for e in done.named("finished"))
+    for path, data in files.items():
+        assert (tmp_path / "b/project/tiny" / path).read_bytes() == data

@@ -48,6 +48,7 @@ def test_what_a_known_manifest_wants_stays_and_the_rest_goes(orch: Orch) -> None
     del orch.models["b"]
     done = orch.run("prune", "--yes", "--json")  # the manifest is known by the record alone
     assert dropped(done) == {sha256(B): len(B)}
+    assert [event["known_as"] for event in done.named("pruned")] == [str(orch.folder / "models/b.pth")]
     assert (done.code, done.summary["bytes_freed"]) == (0, len(B))
     assert (orch.blob(A).exists(), orch.blob(B).exists()) == (True, False)
     assert (orch.folder / "models/b.pth").read_bytes() == B, "a place is never touched"

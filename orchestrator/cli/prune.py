@@ -52,11 +52,12 @@ def command(**words: Any) -> int:
     def show(left: Leftover, event: str) -> None:
         if isinstance(sink, JsonLines):
             fields = {"kind": left.kind, "path": left.path, "sha256": left.sha256, "bytes": left.frees_bytes}
-            sink.write(event, fields)
+            sink.write(event, {**fields, "known_as": left.known_as})
             return
-        frees = amount(left.frees_bytes) if left.frees_bytes else "frees nothing: a place has the same bytes"
-        said = f"  ({frees})" if left.kind != "alias" else ""
-        click.echo(f"{WHAT[left.kind]:<8} {left.sha256[:16] or os.path.basename(left.path)}{said}")
+        frees = amount(left.frees_bytes) if left.frees_bytes else "frees nothing, a place has its bytes"
+        said = f"  {frees}" if left.kind != "alias" else ""
+        name = f"  {harmless(os.path.basename(left.known_as))}" if left.known_as else ""
+        click.echo(f"{WHAT[left.kind]:<8} {left.sha256[:16] or os.path.basename(left.path)}{said}{name}")
 
     offered: list[Leftover] = []
 

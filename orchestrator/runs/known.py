@@ -24,12 +24,13 @@ _DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
 
 @dataclass
 class Known:
-    """The digests that must stay, and what is to be said of how they were found.
+    """The digests that must stay, a place of each that was ever placed, and what is to be said of how they were found.
 
     `blind` is why nothing may be dropped at all: what a damaged record wanted is not known.
     """
 
     digests: set[str] = field(default_factory=set)
+    placed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     blind: str = ""
 
@@ -49,6 +50,7 @@ def known(world: World, store: Store, named: Sequence[Wanted], files: Iterable[s
         if record.problem:
             found.blind = f"{record.file} is damaged ({record.problem}): what it wanted is not known"
             continue
+        found.placed.update((made["sha256"], path) for path, made in record.places.items())
         recorded = {made["sha256"] for made in record.places.values()}
         found.digests |= {sha256 for path, sha256 in _made(record) if _leads_in(store, path, sha256)}
         if record.host != world.hostname:

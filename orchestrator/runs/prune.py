@@ -54,8 +54,8 @@ def prune(
             return nothing, []
         try:
             with turns.removing(world, store, tell, wait=wait):
-                still = set(_leftovers(store, known(world, store, named, files)))
-                dropped = [leftover for leftover in shown if leftover in still and sweep.drop(leftover)]
+                still = {left.path for left in _leftovers(store, known(world, store, named, files))}
+                dropped = [left for left in shown if left.path in still and sweep.drop(left)]
         except InterruptedError:
             return Summary(ok=False, exit_code=world.stop.code or int(ExitCode.INTERRUPTED), bytes_freed=0), []
     return Summary(ok=True, exit_code=0, bytes_freed=sum(left.frees_bytes for left in dropped)), dropped
@@ -64,4 +64,8 @@ def prune(
 def _leftovers(store: Store, found: Known) -> list[Leftover]:
     """What may go; no blob as long as it is not known what somebody wants."""
     left = sweep.leftovers(store, found.digests)
-    return [leftover for leftover in left if leftover.kind in ("partial", "bundle")] if found.blind else left
+    return [
+        leftover._replace(known_as=found.placed.get(leftover.sha256, ""))
+        for leftover in left
+        if not found.blind or leftover.kind in ("partial", "bundle")
+    ]

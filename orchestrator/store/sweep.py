@@ -25,7 +25,8 @@ _KEYED = re.compile("(sha256|sha512|sha1|git|md5|url)-([0-9a-f]{32,128})")
 class Leftover(NamedTuple):
     """Something that may go: `kind` is blob, partial, bundle or alias; `frees_bytes` is what the disk gets back.
 
-    A blob that is hard-linked at a place frees nothing. `identity` tells whether it is still the same thing later.
+    A blob that is hard-linked at a place frees nothing. `identity` tells whether it is still the same thing later;
+    `known_as` is a place that was made of its bytes.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Leftover(NamedTuple):
     sha256: str
     frees_bytes: int
     identity: tuple[int, int]
+    known_as: str = ""
 
 
 def leftovers(store: Store, wanted: Collection[str]) -> list[Leftover]:
