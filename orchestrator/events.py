@@ -192,12 +192,14 @@ class Summary(msgspec.Struct, frozen=True, gc=False):
     bytes_reused: int = 0
     seconds: float = 0.0
     bytes_to_fetch: int | None = None
+    bytes_freed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The summary as the contract spells it; `bytes_to_fetch` only where it means something (plan)."""
+        """The summary as the contract spells it; what only one command counts only where it does (plan, prune)."""
         out: dict[str, Any] = {name: getattr(self, name) for name in self.__struct_fields__}
         out["failed"] = [{name: getattr(f, name) for name in f.__struct_fields__} for f in self.failed]
         out["seconds"] = round(self.seconds, 3)
-        if self.bytes_to_fetch is None:
-            del out["bytes_to_fetch"]
+        for name in ("bytes_to_fetch", "bytes_freed"):
+            if out[name] is None:
+                del out[name]
         return out

@@ -51,7 +51,7 @@ def check(world: World, files: Sequence[tuple[str, str]]) -> list[bool]:
     from orchestrator.process import run
 
     judge = judges.reference(world)
-    lines = "".join(_line(sha256, path) for sha256, path in files)
+    lines = "".join(sums_line(sha256, path) for sha256, path in files)
     exit_ = run(
         Command((judge.kind.name, *judge.kind.flags), stdin=lines.encode("utf-8", "surrogateescape")),
         judge.path,
@@ -91,7 +91,7 @@ def check_one(world: World, judge: Judge | None, sha256: str, path: str) -> bool
     return check(world, [(sha256, path)])[0]
 
 
-def _line(sha256: str, path: str) -> str:
+def sums_line(sha256: str, path: str) -> str:
     r"""Write one line of a sums file; a name with `\` or a newline is escaped as GNU does it."""
     escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return f"{'' if escaped == path else chr(92)}{sha256}  {escaped}\n"

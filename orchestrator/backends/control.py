@@ -40,6 +40,15 @@ def read(control: bytes, length: int) -> list[Range] | None:
     return holes
 
 
+def length(control: bytes) -> int | None:
+    """The length of the file that a control file is about, in bytes; None where it is none, or damaged."""
+    try:
+        total = int(_HEAD.unpack_from(control)[4])
+    except struct.error:
+        return None
+    return total if read(control, total) is not None else None
+
+
 def write(length: int, size: int, missing: Iterable[Range]) -> bytes:
     """Ask for these ranges, each from its 16 KiB chunk to the end of its piece of `size` bytes.
 

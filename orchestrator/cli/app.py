@@ -13,6 +13,11 @@ COMMANDS = {
     "verify": "Read every byte again with sha256sum -c.",
     "lock": "Find out digests, sizes and commits that the manifests do not say; write team.lock.json.",
     "path": "Print a model's first place.",
+    "get": "Fetch one thing now, without a manifest, and print the lines for one.",
+    "add": "Put a model into a manifest.",
+    "import": "Make models of a list: SHA256SUMS, Metalink, LFS pointers, a pooch registry.",
+    "export": "Write it for other tools, or as a mirror for machines without the network.",
+    "prune": "Drop what no manifest wants from the store, and dead downloads.",
     "env": "Print the variables by which frameworks find their files.",
     "run": "Run a command under those variables, kept off the network.",
     "backends": "Show the downloaders of this machine and which would be chosen.",
@@ -22,7 +27,10 @@ COMMANDS = {
     "demo": "Show the whole thing on this machine, with no network.",
 }
 
-_ROOMS = {"run": "run_command"}  # where the command's name is another room's
+_ROOMS = {
+    "run": "run_command",
+    "import": "import_command",
+}  # where the name is another room's, or a word of the language
 
 
 class _Lazy(click.Group):

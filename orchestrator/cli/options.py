@@ -82,3 +82,12 @@ running = stack(
     fetching,
     option("--force", is_flag=True, help="Replace foreign files at the places."),
 )
+adding = stack(
+    click.option("--to", multiple=True, metavar="PATH", help="Where the file goes; with a `/` at the end a folder."),
+    click.option("--for", "frameworks", multiple=True, metavar="FRAMEWORK", help="Whose own cache it goes into."),
+    click.option("--tag", "tags", multiple=True, metavar="TAG", help="To choose it by: `--only tag:TAG`."),
+)
+which_files = stack(
+    click.option("--include", multiple=True, metavar="GLOB", help="Of a repository only the files that fit."),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="Of a repository not the files that fit."),
+)

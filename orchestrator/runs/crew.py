@@ -10,6 +10,7 @@ from orchestrator.errors import ExitCode, OrchError, StoreError, TransferError
 from orchestrator.runs.parcels import SMALL_BYTES, Packer, Parcel, Task, settle
 from orchestrator.runs.settle import Settling
 from orchestrator.runs.standing import Records
+from orchestrator.transfer.adoption import adopt
 from orchestrator.transfer.loop import Receipt, fetch
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class Crew:
 
     def _one(self, task: Task) -> None:
         receipt = Receipt(attempts=task.load.attempts)
+        if not self._options.offline:
+            adopt(self._kit, task.artifact)
         work = Settling(self._kit, self._records, task.artifact, task.standings, force=self._options.force)
         get = _refuse_offline if self._options.offline else fetch
         try:

@@ -14,6 +14,7 @@ from orchestrator.runs.sync import Options, group
 from orchestrator.runs.tally import Tally
 from orchestrator.sources.reach import Ways
 from orchestrator.store import Store, blobs, bundles
+from orchestrator.transfer import adoption
 from orchestrator.workspace import no_collection
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
     from orchestrator.model import Artifact, Host, Unresolved, Wanted
     from orchestrator.programs import Program
+    from orchestrator.transfer.adoption import Find
     from orchestrator.world import World
 
 
@@ -83,6 +85,7 @@ class _Planner:
         self._begun, self._bundled = preflight.with_partials(store), bundles.remains(store)
         self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
         self._ways = Ways(world.environ, hosts)
+        self._offer: Find | None = None
         self._ranked: dict[tuple[choose.Line, bool], choose.Choice] = {}
         self.lacking: set[str] = set()  # digests without a sealed blob: looked at once
 
@@ -97,6 +100,7 @@ class _Planner:
             blob = self._store.blob(artifact.sha256)
             have = "sealed" if self._right(artifact.wanted[0], blob) else "absent"
         fetched = False
+        self._offer = self._offered(artifact)
         for standing in same:
             try:
                 action = self._judge(standing)
@@ -113,6 +117,11 @@ class _Planner:
             self._tally.count("placed")
             self._emit(events.Foreseen(w.model, w.file, action, w.size, why="the store has its bytes"))
 
+    def _offered(self, artifact: Artifact) -> Find | None:
+        """An unfinished download beside a place that sync would go on with."""
+        find = None if self._options.offline else adoption.offered(self._store, artifact)
+        return None if find is None or adoption.user(find) else find
+
     def _judge(self, standing: Standing) -> str:
         """place or adopt.
 
@@ -123,7 +132,7 @@ class _Planner:
         for path, state in standing.states:
             if state is State.OBSTRUCTED:
                 raise PlacementError(f"{path}: something that is not a file stands there", "move it away", "foreign")
-            if state is State.UNSEALED:
+            if state is State.UNSEALED and not (self._offer and self._offer.path == path):
                 if self._right(w, path):
                     action = "adopt"
                 elif not self._options.force and not self._records.is_ours(path, w.sha256):
@@ -151,7 +160,7 @@ class _Planner:
         for source in artifact.sources:
             best = self._best(source.url, artifact.size)
             if not best.obstacle:
-                have = self._have(artifact.key)
+                have = max(self._have(artifact.key), self._offer.good_bytes if self._offer else 0)
                 size = max(0, (artifact.size or 0) - have)
                 self._tally.count("fetched")
                 self._tally.bytes_to_fetch = (self._tally.bytes_to_fetch or 0) + size

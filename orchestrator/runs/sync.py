@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from orchestrator import events
-from orchestrator.errors import OrchError
+from orchestrator.errors import OrchError, TransferError
 from orchestrator.model import Artifact
 from orchestrator.runs import weak
 from orchestrator.runs.standing import Standing, standings
@@ -85,7 +86,40 @@ def _do(
     tally: Tally,
     findings: dict[str, Finding] | None,
 ) -> None:
-    """Work through what is not present: with what only that needs."""
+    """Work through what is not present, while nobody takes anything out of the store."""
+    from orchestrator.store import places, turns
+
+    with ExitStack() as stack:
+        try:
+            open_store(store.path, store.state)
+            stack.enter_context(turns.adding(world, store, lambda why: emit(events.Noticed(why))))
+            for manifest in {standing.wanted.manifest for standing in todo}:
+                places.record(store, world.hostname, manifest, {})
+        except InterruptedError as error:
+            _fail_all(todo, TransferError(str(error), "run `orch sync` again"), emit, tally)
+            return
+        except OrchError as error:
+            _fail_all(todo, error, emit, tally)
+            return
+        _work(world, store, todo, emit, hosts, options, tally, findings)
+
+
+def _fail_all(todo: list[Standing], error: OrchError, emit: Callable[[Event], None], tally: Tally) -> None:
+    for standing in todo:
+        emit(tally.fail(standing.wanted, error))
+
+
+def _work(
+    world: World,
+    store: Store,
+    todo: list[Standing],
+    emit: Callable[[Event], None],
+    hosts: Mapping[str, Host],
+    options: Options,
+    tally: Tally,
+    findings: dict[str, Finding] | None,
+) -> None:
+    """Do it with what only that needs."""
     from orchestrator.runs import preflight
     from orchestrator.runs.crew import Crew
     from orchestrator.store import bundles
@@ -94,13 +128,11 @@ def _do(
     begun = preflight.with_partials(store)
     bundled = bundles.remains(store)
     try:
-        open_store(store.path, store.state)
         preflight.check_room(preflight.needs(store, todo))
         fetching = [a for a, _ in groups if blobs.blob_state(store, a.sha256, a.size) != "sealed"]
         kit = _equip(world, store, emit, hosts, options, fetching)
     except OrchError as error:
-        for standing in todo:
-            emit(tally.fail(standing.wanted, error))
+        _fail_all(todo, error, emit, tally)
         return
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
     Crew(replace(kit, findings=findings), groups, begun, bundled, options, tally).work()

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from orchestrator.store.layout import disk
 
@@ -23,8 +23,20 @@ class Made(TypedDict):
     link: str
 
 
+class Record(NamedTuple):
+    """What one manifest made from this store: which host it is on, and its places; `problem` where it is damaged."""
+
+    file: str
+    host: str
+    manifest: str
+    places: dict[str, Made]
+    problem: str = ""
+
+
 def record(store: Store, host: str, manifest: str, made: Mapping[str, Made]) -> None:
     """Add places to a manifest's record; the file is only written when that changes it.
+
+    A manifest that makes no place (`to: store`) has a record as well: by it `orch prune` knows what is wanted.
 
     Raises:
         StoreError: the disk said no.
@@ -34,7 +46,7 @@ def record(store: Store, host: str, manifest: str, made: Mapping[str, Made]) -> 
         fcntl.flock(guard, fcntl.LOCK_EX)
         old = _read(path)
         merged = {**old, **made}
-        if merged == old:
+        if merged == old and (old or os.path.exists(path)):
             return
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             # Not json.dump(), nor an indent: those encode in Python, at 70 us a place.
@@ -58,6 +70,24 @@ def made(store: Store) -> Iterator[tuple[str, str, Made]]:
             path = f"{store.places}/{name}"
             for place, entry in _read(path).items():
                 yield path, place, entry
+
+
+def records(store: Store) -> list[Record]:
+    """All records, damaged ones too."""
+    try:
+        files = [f"{store.places}/{name}" for name in sorted(os.listdir(store.places)) if name.endswith(".json")]
+    except OSError:
+        return []
+    found = []
+    for file in files:
+        try:
+            with open(file, encoding="utf-8") as text:
+                whole = json.load(text)
+            whole["places"].items()  # of which one that is none would be read as empty
+            found.append(Record(file, str(whole["host"]), str(whole["manifest"]), _read(file)))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            found.append(Record(file, "", "", {}, str(error) or type(error).__name__))
+    return found
 
 
 def _path(store: Store, manifest: str) -> str:

@@ -1,0 +1,67 @@
+"""What `orch add`, `orch import` and `orch get` share: options into keys, and how new models are told."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.events import Summary
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.sink import harmless
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from orchestrator.manifest.draft import Draft
+    from orchestrator.render.sink import Sink
+    from orchestrator.runs.addition import Manner
+    from orchestrator.world import World
+
+
+def manner(words: Mapping[str, Any]) -> Manner:
+    """What `--to`, `--for` and `--tag` say."""
+    from orchestrator.runs.addition import Manner
+
+    return Manner(words["to"], words["frameworks"], words.get("tags", ()))
+
+
+def put(world: World, sink: Sink, manifest: str, drafts: Sequence[Draft]) -> Summary:
+    """Put drafts into a manifest and say what is there now, and what is to be typed next.
+
+    Raises:
+        ManifestError, PlacementError: as `put_into`; nothing is changed then.
+    """
+    from orchestrator.runs.addition import put_into
+
+    path = os.path.abspath(os.path.join(world.cwd, manifest))
+    is_new = not os.path.lexists(path)
+    added = put_into(world, path, drafts)
+    unpinned = [m.name for m in added if m.repo or any(not f.sha256 and not f.pins for f in m.files)]
+    if isinstance(sink, JsonLines):
+        for model in added:
+            sink.write("added", {"manifest": path, "model": model.name, "pinned": model.name not in unpinned})
+        return Summary(ok=True, exit_code=0, models=len(added))
+    for model in added:
+        click.echo(f"added {harmless(model.name)}")
+    names = f"{len(added)} model{'s' if len(added) != 1 else ''}"
+    click.echo(f"{harmless(manifest)}: {names} more{' (a new manifest)' if is_new else ''}", err=True)
+    verb = "lock" if unpinned else "sync"
+    why = "  (it finds the digests)" if unpinned else ""
+    click.echo(f"next: orch {verb} {harmless(manifest)}{why}", err=True)
+    return Summary(ok=True, exit_code=0, models=len(added))
+
+
+def print_lines(sink: Sink, drafts: Sequence[Draft]) -> Summary:
+    """Print drafts as lines to paste below a manifest's `models:`."""
+    from orchestrator.manifest.draft import block
+    from orchestrator.runs.addition import with_place
+
+    lines = [line for draft in drafts for line in block(with_place(draft))]
+    if isinstance(sink, JsonLines):
+        sink.write("lines", {"text": "\n".join(lines) + "\n"})
+    else:
+        for line in lines:
+            click.echo(line)
+    return Summary(ok=True, exit_code=0, models=len(drafts))

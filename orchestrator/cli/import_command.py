@@ -1,0 +1,45 @@
+"""`orch import`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import conclude
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.listing import Listing
+from orchestrator.world import World
+
+if TYPE_CHECKING:
+    from orchestrator.events import Summary
+
+
+@click.command("import")
+@click.argument("source", type=click.Path())
+@click.option("--into", metavar="MANIFEST", type=click.Path(), help="Put them there (else their lines are printed).")
+@click.option("--base", metavar="URL", default="", help="Where the files are, if the list does not say.")
+@click.option("--name", default="", help="One model of all files, called so (else a model each).")
+@options.adding
+@options.json
+def command(source: str, into: str | None, base: str, name: str, **words: Any) -> int:
+    """Make models of a list: SHA256SUMS, FILE.sha256, Metalink, Git LFS pointers (a file or folder), a pooch registry.
+
+    Nothing is fetched. Comments and the order of the manifest stay as they are; each digest says where it is from.
+    """
+    world = World.real()
+    from orchestrator.cli.additions import manner, print_lines, put
+    from orchestrator.runs.addition import from_list
+    from orchestrator.runs.lists import read
+
+    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
+
+    def work() -> Summary:
+        path = os.path.abspath(source)
+        drafts = from_list(read(path), path, base, manner(words), name)
+        return put(world, sink, into, drafts) if into else print_lines(sink, drafts)
+
+    return conclude(sink, work)

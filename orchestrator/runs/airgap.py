@@ -1,0 +1,130 @@
+"""A folder that serves as a mirror behind an air gap: verified bytes, as their URLs lay them out."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from orchestrator import events, verify
+from orchestrator.errors import DigestError, OrchError, PlacementError, TransferError
+from orchestrator.model import Place
+from orchestrator.placement import link
+from orchestrator.runs.airpapers import SITE, origin, path_of, paths_of, prefix, write_papers
+from orchestrator.runs.standing import State, look_at
+from orchestrator.runs.tally import Tally
+from orchestrator.store import blobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from orchestrator.events import Event, Summary
+    from orchestrator.runs.export import Entry
+    from orchestrator.store import Store
+    from orchestrator.world import World
+
+
+def export(
+    world: World, store: Store, files: Sequence[Entry], folder: str, base: str, emit: Callable[[Event], None]
+) -> Summary:
+    """Fill `folder` with the verified bytes of `files`, a site file, the manifests with their locks, and SHA256SUMS.
+
+    `base` is the URL under which the other machine finds the folder. What another export left there stays and is
+    served too. Nothing is written unless all the bytes are here.
+
+    Returns:
+        The summary: present is what was there already, placed what was added.
+
+    Raises:
+        PlacementError: the folder holds other things, or cannot be written.
+        ManifestError: `base` is no URL, or there are two files that a server cannot tell apart.
+    """
+    began = world.monotonic()
+    tally = Tally([entry.wanted for entry in files])
+    paths = paths_of(files)
+    rules = {origin(entry.url): prefix(entry.url, base) for entry in files}
+    here = {path: _sealed(store, entry) for path, entry in paths.items()}
+    lacking = [entry.wanted for entry in files if not here[path_of(entry)]]
+    for w in lacking:
+        why = f"{w.model}: {w.file} is not in the store with its seal"
+        emit(tally.fail(w, TransferError(why, f"run `orch sync {w.manifest}` first", "absent")))
+    if lacking:
+        tally.present = len(files) - len(lacking)
+        return tally.summary(world.monotonic() - began)
+    try:
+        _enter(folder)
+        made = _fill(world, store, folder, paths, here)
+        for entry in files:
+            how, w = made[path_of(entry)], entry.wanted
+            if isinstance(how, OrchError):
+                emit(tally.fail(w, how))
+            else:
+                tally.count("present" if how == "present" else "placed")
+                emit(events.Finished(w.model, w.file, "present" if how == "present" else "placed", "", "", w.size or 0))
+        good = {path: entry for path, entry in paths.items() if not isinstance(made[path], OrchError)}
+        write_papers(folder, rules, good)
+    except InterruptedError:
+        pass  # what is made is whole, and the next export goes on from there
+    except OSError as error:
+        raise _explain(folder, error) from error
+    return tally.summary(world.monotonic() - began, stopped=world.stop.code)
+
+
+def _fill(
+    world: World, store: Store, folder: str, paths: Mapping[str, Entry], here: Mapping[str, str]
+) -> dict[str, str | OrchError]:
+    """Have each file below `folder`; of each how it was made, `present`, or why not."""
+    made: dict[str, str | OrchError] = {}
+    todo: list[str] = []
+    for path, entry in paths.items():
+        w = entry.wanted
+        state = look_at(store, f"{folder}/{path}", w.sha256, w.size)
+        if state is State.UNSEALED and verify.check(world, [(w.sha256, f"{folder}/{path}")])[0]:
+            state = State.SEALED  # a disk that keeps no nanoseconds, and was elsewhere meanwhile
+        made[path] = "present"
+        if state is not State.SEALED:
+            todo.append(path)
+    blobs_ = [path for path in todo if here[path] == store.blob(paths[path].wanted.sha256)]
+    places = [(paths[path].wanted.sha256, Place(f"{folder}/{path}")) for path in blobs_]
+    made.update(zip(blobs_, link.put_all(world, store, places), strict=True))
+    for path in todo:
+        if path not in blobs_:
+            made[path] = _copy(world, here[path], f"{folder}/{path}", paths[path].wanted.sha256)
+    return made
+
+
+def _copy(world: World, source: str, target: str, sha256: str) -> str | OrchError:
+    """Copy from a place whose blob is not in the store, checked."""
+    temporary = f"{os.path.dirname(target)}/.orch-{secrets.token_hex(6)}"
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        blobs.copy(source, temporary)
+        if not verify.check(world, [(sha256, temporary)])[0]:
+            return DigestError(f"{source}: wrong bytes", f"see `orch verify`; the copy was dropped ({target})")
+        os.rename(temporary, target)
+    except OSError as error:
+        return _explain(target, error)
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+    return "copy"
+
+
+def _sealed(store: Store, entry: Entry) -> str:
+    """Where its verified bytes are here: the blob, else a place; "" where nothing has the seal."""
+    w = entry.wanted
+    paths = (store.blob(w.sha256), *(place.path for place in w.places if not place.unpack))
+    return next((path for path in paths if look_at(store, path, w.sha256, w.size) is State.SEALED), "")
+
+
+def _enter(folder: str) -> None:
+    """Make the folder, or see that it is one of ours."""
+    os.makedirs(folder, exist_ok=True)
+    if os.listdir(folder) and not os.path.exists(f"{folder}/{SITE}"):
+        hint = f"choose an empty folder, or a mirror that orch made (`ls {folder}`)"
+        raise PlacementError(f"{folder} has other things in it", hint, "foreign")
+
+
+def _explain(path: str, error: OSError) -> PlacementError:
+    return PlacementError(f"cannot write {path}: {error.strerror or error}", f"look at it: `df -h {path}`")

@@ -1,0 +1,71 @@
+"""What nobody wants goes from the store: shown first, agreed to, and looked at again while nobody else works there."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import ExitCode
+from orchestrator.events import Summary
+from orchestrator.runs.known import Known, known
+from orchestrator.store import Store, sweep, turns
+from orchestrator.store.layout import disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orchestrator.model import Wanted
+    from orchestrator.store.sweep import Leftover
+    from orchestrator.world import World
+
+
+def prune(
+    world: World,
+    store_path: str,
+    named: Sequence[Wanted],
+    files: Sequence[str],
+    *,
+    agree: Callable[[list[Leftover]], bool],
+    tell: Callable[[str], None],
+    wait: bool = True,
+) -> tuple[Summary, list[Leftover]]:
+    """Drop the blobs that no known manifest wants, dead partials and bundles, and dangling names; never a place.
+
+    `named` is what the manifests in `files` want; `agree` is asked once, when there is anything. Only what it was
+    shown is dropped, and of that only what still nobody wants once no sync is running.
+
+    Returns:
+        The summary, with the bytes that the disk got back, and what was dropped.
+
+    Raises:
+        HeldError: a sync is running, and `wait` is false.
+        StoreError: the disk said no.
+    """
+    store = Store(store_path, world.state)
+    nothing = Summary(ok=True, exit_code=0, bytes_freed=0)
+    if not os.path.isdir(store.path):
+        return nothing, []
+    with disk(store.path):
+        before = known(world, store, named, files)
+        for note in (*before.notes, *((before.blind,) if before.blind else ())):
+            tell(note)
+        shown = _leftovers(store, before)
+        if not shown or not agree(shown):
+            return nothing, []
+        try:
+            with turns.removing(world, store, tell, wait=wait):
+                still = {left.path for left in _leftovers(store, known(world, store, named, files))}
+                dropped = [left for left in shown if left.path in still and sweep.drop(left)]
+        except InterruptedError:
+            return Summary(ok=False, exit_code=world.stop.code or int(ExitCode.INTERRUPTED), bytes_freed=0), []
+    return Summary(ok=True, exit_code=0, bytes_freed=sum(left.frees_bytes for left in dropped)), dropped
+
+
+def _leftovers(store: Store, found: Known) -> list[Leftover]:
+    """What may go; no blob as long as it is not known what somebody wants."""
+    left = sweep.leftovers(store, found.digests)
+    return [
+        leftover._replace(known_as=found.placed.get(leftover.sha256, ""))
+        for leftover in left
+        if not found.blind or leftover.kind in ("partial", "bundle")
+    ]
