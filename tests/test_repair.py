@@ -13,6 +13,7 @@ from orchestrator.demo.origin import Origin
 from orchestrator.manifest import lockfile
 from orchestrator.model import Range
 from tests.orch import Orch, made, sha256
+from tests.servers import require
 
 MIB = 1 << 20
 
@@ -72,7 +73,7 @@ class Team(Orch):
             if model.name not in self.__dict__.get("locked", {}):
                 continue
             content, length = self.__dict__["locked"][model.name]
-            text = pieces.encode(length, hashes(content, length))
+            text = pieces.encode(length, hashes(self.__dict__.get("pieces", content), length))
             entry = lockfile.LockedFile(sha256(content), len(content), pieces=text)
             models[model.name] = lockfile.LockedModel(lockfile.fingerprint(model), {model.files[0].name: entry})
         if models:
@@ -108,3 +109,94 @@ def test_a_source_with_one_bad_byte_costs_one_piece(team: Team) -> None:
     with open(kept, "rb") as file:
         file.seek(BAD_AT)
         assert file.read(1) == bytes([CONTENT[BAD_AT] ^ 0x5A])
+
+
+def test_it_is_plain_whose_the_bad_piece_is(team: Team) -> None:
+    """One gave the first half, with a bad byte in it, the other the rest: the other is asked for the bad piece."""
+    with Origin() as lying, Origin() as good:
+        bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT, cut_after=30 * MIB, cut_times=1)
+        place = team.want_pieces("w", CONTENT, good.serve("/w.bin", CONTENT), mirrors=[bad])
+        done = team.sync("--connections", "1")
+        assert done.code == 0, done.out
+        assert place.read_bytes() == CONTENT
+        assert lying.sent("/w.bin") <= 31 * MIB + 9
+        assert SIZE - 30 * MIB <= good.sent("/w.bin") <= SIZE - 30 * MIB + 10 * MIB
+    assert [e["source"] for e in done.named("mismatched")] == [bad]
+    assert [(e["source"], e["fault"]) for e in done.named("failed")] == [(bad, "network"), (bad, "corrupt")]
+
+
+def test_several_sources_at_once(team: Team) -> None:
+    """Nobody knows who of them gave the bad piece until one alone has given it."""
+    content = made(96 * MIB)
+    with Origin(rate=24 * MIB) as lying, Origin(rate=24 * MIB) as good:
+        bad = lying.serve("/w.bin", content, wrong_at=BAD_AT)
+        right = good.serve("/w.bin", content)
+        place = team.want_pieces("w", content, right, mirrors=[bad])
+        done = team.sync("--connections", "4")
+        assert done.code == 0, done.out
+        assert place.read_bytes() == content
+        assert lying.sent("/w.bin") + good.sent("/w.bin") <= len(content) + 16 * MIB
+    assert done.named("started")[0]["also"]
+    for wrong in done.named("mismatched"):
+        assert bad in wrong["source"]
+
+
+def test_nobody_else_has_it(team: Team) -> None:
+    """The only source is asked once more for what it gave wrong; the good pieces wait for a better one."""
+    with Origin() as lying, Origin() as good:
+        bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT)
+        place = team.want_pieces("w", CONTENT, bad)
+        done = team.sync()
+        assert (done.code, done.summary["failed"][0]["fault"]) == (6, "corrupt")
+        assert "of its" in done.summary["failed"][0]["message"]
+        assert sum(record.sent for record in lying.log[-2:]) == 4 * MIB  # the piece, and nothing else
+        assert len(done.named("mismatched")) == 2
+        assert not place.exists()
+        team.want_pieces("w", CONTENT, good.serve("/w.bin", CONTENT))
+        again = team.sync()
+        assert again.code == 0
+        assert place.read_bytes() == CONTENT
+        assert good.sent("/w.bin") <= 8 * MIB
+        assert again.summary["bytes_reused"] >= SIZE - 8 * MIB
+
+
+def test_bytes_of_an_earlier_run(team: Team) -> None:
+    """Nobody of this run is to blame for them."""
+    with Origin() as lying, Origin() as good:
+        bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT, cut_after=30 * MIB)
+        place = team.want_pieces("w", CONTENT, bad)
+        assert team.sync("--connections", "1", "--retries", "0", "--backend", "curl").code == 5
+        right = good.serve("/w.bin", CONTENT)
+        team.want_pieces("w", CONTENT, right)
+        done = team.sync()
+        assert done.code == 0, done.out
+        assert place.read_bytes() == CONTENT
+        assert good.sent("/w.bin") <= SIZE - lying.sent("/w.bin") + 10 * MIB
+    assert [e["source"] for e in done.named("mismatched")] == ["an earlier run"]
+    assert not done.named("failed")
+
+
+def test_pieces_that_do_not_fit_their_digest(team: Team) -> None:
+    """They are only hints: the digest is what counts, and a lock with wrong ones costs no file."""
+    with Origin() as lying, Origin() as good:
+        bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT)
+        place = team.want_pieces("w", CONTENT, good.serve("/w.bin", CONTENT), mirrors=[bad])
+        other = CONTENT[:BAD_AT] + bytes([CONTENT[BAD_AT] ^ 0x5A]) + CONTENT[BAD_AT + 1 :]
+        team.__dict__["pieces"] = other
+        done = team.sync()
+        assert done.code == 0, done.out
+        assert place.read_bytes() == CONTENT
+    assert any("orch lock --update" in e["message"] for e in done.named("noticed"))
+
+
+@pytest.mark.parametrize("backend", ["curl", "axel"])
+def test_other_programs(team: Team, backend: str) -> None:
+    """axel asks for just the piece; curl can only append, so it goes on from there."""
+    require(backend)
+    with Origin() as lying, Origin() as good:
+        bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT)
+        place = team.want_pieces("w", CONTENT, good.serve("/w.bin", CONTENT), mirrors=[bad])
+        done = team.sync("--backend", backend)
+        assert done.code == 0, done.out
+        assert place.read_bytes() == CONTENT
+        assert good.sent("/w.bin") <= (12 * MIB if backend == "axel" else SIZE - 18 * MIB)

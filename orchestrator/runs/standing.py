@@ -24,6 +24,7 @@ class State(Enum):
     SEALED = "sealed"
     ABSENT = "absent"
     UNSEALED = "unsealed"  # a file without the seal: ours and written into, or a stranger's
+    WRONG = "wrong"  # read, and its bytes are wrong, whatever its seal says
     OBSTRUCTED = "obstructed"  # a folder, a FIFO, a device
 
 
