@@ -36,6 +36,10 @@ class Layout(Protocol):
     def SAFE(self) -> tuple[Link, ...]:  # noqa: N802
         """The link modes that may be insisted on; `auto` is always safe."""
 
+    @property
+    def OFFLINE(self) -> Mapping[str, str]:  # noqa: N802
+        """The variables that keep the framework off the network."""
+
     def lay(self, world: World, model: Model, value: str) -> Laid:
         """Where the framework looks for the model's files; `value` is what `for:` says of it, or "".
 
@@ -44,4 +48,7 @@ class Layout(Protocol):
         """
 
     def variables(self, world: World) -> Mapping[str, str]:
-        """The environment variables by which the framework finds its folder, as they are or would be by default."""
+        """The environment variables by which the framework finds its folder, as they are or would be by default.
+
+        None of them: it reads none.
+        """

@@ -1,44 +1,38 @@
-"""torch.hub and torchvision: `$TORCH_HOME/hub/checkpoints/NAME`; what stands there is loaded unseen.
+"""torch.hub and torchvision: `$TORCH_HOME/hub/checkpoints/NAME`.
 
-torch/hub.py: `_get_torch_home` (TORCH_HOME, else $XDG_CACHE_HOME/torch, else ~/.cache/torch) and
-`load_state_dict_from_url` (the name is the URL path's last part, percent-encoding kept, no query).
+torch 2.13.0, torch/hub.py:184-191 (`_get_torch_home`: TORCH_HOME, else $XDG_CACHE_HOME/torch, else ~/.cache/torch) and
+:880-890 (`load_state_dict_from_url`: the name is the basename of the URL's path, percent-encoding kept, or `file_name`,
+which is the value here). What stands there is loaded unseen and never written into (:739: a new file, moved), so any
+link is safe.
 """
 
 from __future__ import annotations
 
-import posixpath
 from typing import TYPE_CHECKING
 
-from orchestrator.model import Link, Place
-from orchestrator.placement.base import Laid
+from orchestrator.model import Link
+from orchestrator.placement import flat, roots
 
 if TYPE_CHECKING:
     from orchestrator.manifest.values import Model
+    from orchestrator.placement.base import Laid
     from orchestrator.world import World
 
 NAME = "torch"
 SAFE = (Link.HARD, Link.REFLINK, Link.SYMLINK, Link.COPY)
+OFFLINE: dict[str, str] = {}
 
 
 def home(world: World) -> str:
     """Torch's own folder."""
-    caches = world.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    named = world.environ.get("TORCH_HOME") or posixpath.join(caches, "torch")
-    if named == "~" or named.startswith("~/"):
-        named = world.home + named[1:]
-    return posixpath.normpath(posixpath.join(world.cwd, named))
+    return roots.folder(world, world.environ.get("TORCH_HOME", f"{roots.caches(world)}/torch"))
 
 
-def lay(world: World, model: Model, value: str) -> Laid:  # noqa: ARG001 - torch needs no name
-    """Each file by its URL's last name."""
-    folder = f"{home(world)}/hub/checkpoints"
-    return Laid(tuple((Place(f"{folder}/{posixpath.basename(_path(f.url))}", model.link),) for f in model.files))
+def lay(world: World, model: Model, value: str) -> Laid:
+    """Each file by its URL's last name; a value is the `file_name` that the code gives it."""
+    return flat.laid(model, f"{home(world)}/hub/checkpoints", value)
 
 
 def variables(world: World) -> dict[str, str]:
     """TORCH_HOME."""
     return {"TORCH_HOME": home(world)}
-
-
-def _path(url: str) -> str:
-    return url.partition("?")[0]

@@ -98,8 +98,6 @@ def _do(
             emit(tally.fail(standing.wanted, error))
         return
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
-    if not options.offline:
-        kit = replace(kit, known=_ask(world, fetching, hosts))
     Crew(kit, groups, begun, bundled, options, tally).work()
     _mark([standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
 
@@ -153,18 +151,26 @@ def _equip(
     )
     if options.offline or not fetching:
         return kit
+    from concurrent.futures import ThreadPoolExecutor
+    from importlib import import_module
+
     from orchestrator import judges
     from orchestrator.programs import find_backends
     from orchestrator.transfer.budget import Budget
 
     sizes = [artifact.size or 0 for artifact in fetching]
-    large = max(sizes) >= judges.LARGE_BYTES
-    return replace(
-        kit,
-        programs=find_backends(world, options.backend, emit),
-        judge=judges.best_for_large(world) if large else judges.reference(world),
-        budget=Budget(options.connections, options.jobs, sizes),
-    )
+    choose = judges.best_for_large if max(sizes) >= judges.LARGE_BYTES else judges.reference
+    with ThreadPoolExecutor(3, "orch-ask") as pool:  # what is waited for, none of which needs another
+        judge, known = pool.submit(choose, world), pool.submit(_ask, world, fetching, hosts)
+        pool.submit(import_module, "orchestrator.sources.look")  # its HTTP client takes 55 ms, and waits well too
+        programs = find_backends(world, options.backend, emit)
+        return replace(
+            kit,
+            programs=programs,
+            judge=judge.result(),
+            known=known.result(),
+            budget=Budget(options.connections, options.jobs, sizes),
+        )
 
 
 def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:
