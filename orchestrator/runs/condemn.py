@@ -64,7 +64,7 @@ def _is_elsewhere(kit: Kit, artifact: Artifact, standings: Collection[Standing],
     """Whether the right bytes stand here in another inode: then nothing need be fetched."""
     blob, sha256 = kit.store.blob(artifact.sha256), artifact.sha256
     states = [state for standing in standings for state in standing.states]
-    good = [path for path, state in states if state is State.SEALED and os.path.isfile(path)]
+    good = [path for standing in standings for path in standing.good]
     if (blob, State.WRONG) not in states and blobs.blob_state(kit.store, sha256, artifact.size) == "sealed":
         good.append(blob)
     return any(not is_inode(os.path.realpath(path), status) for path in good)

@@ -68,6 +68,8 @@ def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] 
         if wanted.sha256 not in fetched and lacks(wanted):
             fetched.add(wanted.sha256)
             have = partial_bytes(store, wanted.sha256) if wanted.sha256 in begun else bundled.get(wanted.sha256, 0)
+            if wanted.pieces and any(state is State.WRONG for _, state in standing.states):
+                have = wanted.size or 0  # it is mended where it lies
             here.size_bytes += max(0, (wanted.size or 0) - have)
             here.inodes += INODES_PER_FILE
         # The states are those of the places, in their order; of the blob where it wants none.

@@ -169,8 +169,8 @@ class Settling:
             state = "absent"
         if state == "absent":
             for standing in self.standings:
-                for path, was in standing.states:
-                    if was is State.SEALED and os.path.isfile(path):
+                for path in standing.good:
+                    if os.path.isfile(path):
                         self._copy_in(path)
                         if blobs.blob_state(kit.store, artifact.sha256, artifact.size) == "sealed":
                             return False

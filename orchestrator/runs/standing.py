@@ -42,6 +42,12 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
                 return False
         return True
 
+    @property
+    def good(self) -> list[str]:
+        """The places that have the right bytes, by their seal; a layout's marks are none."""
+        paths = {place.path for place in self.wanted.places if not place.unpack}
+        return [path for path, state in self.states if state is State.SEALED and path in paths]
+
 
 def look_at(store: Store, path: str, sha256: str, size: int | None) -> State:
     """Judge one path by its status."""
@@ -98,7 +104,8 @@ class Records:
 
     def is_ours(self, path: str, sha256: str) -> bool:
         """Whether orch made what stands at `path`: recorded, the blob's own inode, or a link into the store."""
-        if path.startswith(self._store.path + "/") or self._read().get(path):
+        made = self._read()
+        if path.startswith(self._store.path + "/") or path in made or os.path.realpath(path) in made:
             return True
         if os.path.islink(path) and os.readlink(path).startswith(self._store.path + "/"):
             return True

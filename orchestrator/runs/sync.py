@@ -10,7 +10,7 @@ import msgspec
 from orchestrator import events
 from orchestrator.errors import OrchError
 from orchestrator.model import Artifact
-from orchestrator.runs.standing import Standing, standings
+from orchestrator.runs.standing import Standing, State, standings
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store, blobs, open_store
 
@@ -67,11 +67,11 @@ def sync(
         else:
             todo.append(standing)
     if todo:
-        _do(world, store, todo, emit, hosts or {}, options or Options(), tally)
+        put_right(world, store, todo, emit, hosts or {}, options or Options(), tally)
     return tally.summary(world.monotonic() - began, stopped=world.stop.code)
 
 
-def _do(
+def put_right(
     world: World,
     store: Store,
     todo: list[Standing],
@@ -90,8 +90,8 @@ def _do(
     bundled = bundles.remains(store)
     try:
         open_store(store.path, store.state)
-        preflight.check_room(preflight.needs(store, todo))
-        fetching = [a for a, _ in groups if blobs.blob_state(store, a.sha256, a.size) != "sealed"]
+        fetching = [a for a, same in groups if _lacks(store, a, same)]
+        preflight.check_room(preflight.needs(store, todo, {a.sha256 for a in fetching}))
         kit = _equip(world, store, emit, hosts, options, fetching)
     except OrchError as error:
         for standing in todo:
@@ -100,6 +100,13 @@ def _do(
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
     Crew(kit, groups, begun, bundled, options, tally).work()
     _mark([standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
+
+
+def _lacks(store: Store, artifact: Artifact, same: Sequence[Standing]) -> bool:
+    """Whether the store has no blob to be believed."""
+    wrong = (store.blob(artifact.sha256), State.WRONG)
+    sealed = blobs.blob_state(store, artifact.sha256, artifact.size) == "sealed"
+    return not sealed or any(wrong in standing.states for standing in same)
 
 
 def _mark(marked: Sequence[Wanted], emit: Callable[[Event], None], tally: Tally) -> None:

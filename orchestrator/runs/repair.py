@@ -1,0 +1,74 @@
+"""Every byte read again, and what is wrong put right: from what is here, else by as few bytes as can be."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator.runs.reread import read
+from orchestrator.runs.standing import Standing, State, standings
+from orchestrator.runs.sync import Options, put_right
+from orchestrator.runs.tally import Tally
+from orchestrator.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from orchestrator.events import Event, Summary
+    from orchestrator.model import Host, Unresolved, Wanted
+    from orchestrator.runs.reread import Found
+    from orchestrator.world import World
+
+
+def repair(
+    world: World,
+    store_path: str,
+    wanted: Sequence[Wanted],
+    emit: Callable[[Event], None],
+    *,
+    hosts: Mapping[str, Host],
+    options: Options,
+    unresolved: Sequence[Unresolved] = (),
+    max_age_s: float | None = None,
+) -> Summary:
+    """Read everything as `reread` does, then do for what is wrong or absent what a sync would. No pin is changed.
+
+    Returns:
+        The summary: 0 where all is right in the end, else what `sync` would end with.
+    """
+    began = world.monotonic()
+    tally, store = Tally(wanted), Store(store_path, world.state)
+    tally.refuse(unresolved, emit)
+    todo: list[Standing] = []
+    try:
+        for found in read(world, store, wanted, max_age_s):
+            standing = _standing(store, found)
+            if standing.present:
+                tally.present += 1
+                emit(found.event)
+            else:
+                todo.append(standing)
+        if todo:
+            put_right(world, store, todo, emit, hosts, options, tally)
+    except InterruptedError:
+        pass
+    return tally.summary(world.monotonic() - began, stopped=world.stop.code)
+
+
+def _standing(store: Store, found: Found) -> Standing:
+    """What stands where, by what was read: an inode that is wrong is so at each of its names."""
+    (standing,) = standings(store, (found.wanted,))
+    wrong = {_inode(path) for path in found.wrong} - {None}
+    states = {path: State.WRONG if _inode(path) in wrong else state for path, state in standing.states}
+    blob = store.blob(found.wanted.sha256)
+    if _inode(blob) in wrong:
+        states[blob] = State.WRONG
+    return Standing(found.wanted, tuple(states.items()))
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
