@@ -401,3 +401,42 @@ def test_max_age(team: Team) -> None:
     place.write_bytes(CONTENT)
     assert verify("--max-age", "30d") == (0, ["verified"])
     assert team.run("verify", "--max-age", "1 week", "team.yaml").code == 2
+
+
+@pytest.mark.parametrize("harm", ["written into", "cut off"])
+def test_a_sync_mends_as_well(team: Team, harm: str) -> None:
+    """What broke its seal is the beginning of its own repair; a short file is but its beginning."""
+    with Origin() as origin:
+        place = team.want_pieces("w", CONTENT, origin.serve("/w.bin", CONTENT), link="hard")
+        assert team.sync().code == 0
+        place.chmod(0o644)
+        with open(place, "r+b") as file:
+            file.seek(BAD_AT)
+            file.write(b"careless")
+            if harm == "cut off":
+                file.truncate(BAD_AT)
+        before = origin.sent("/w.bin")
+        done = team.sync()
+        assert (done.code, done.summary["fetched"]) == (0, 1), done.out
+        assert origin.sent("/w.bin") - before <= (8 * MIB if harm == "written into" else SIZE - 4 * MIB)
+    assert place.read_bytes() == CONTENT
+    assert team.blob(CONTENT).read_bytes() == CONTENT
+    (wrong,) = done.named("mismatched")
+    assert Path(wrong["quarantine"], "about.json").read_text().count(f"{8 * MIB}-") == 1
+
+
+def test_interrupted_while_reading(team: Team) -> None:
+    team.want("w", CONTENT, "http://127.0.0.1:1/w.bin", to=["models/", "other/"])
+    slow = team.folder / "bin"
+    slow.mkdir()
+    (slow / "sha256sum").write_text("#!/bin/sh\nexec sleep 30\n")
+    (slow / "sha256sum").chmod(0o755)
+    team.environ["PATH"] = f"{slow}:{os.environ['PATH']}"
+    for words in (("verify",), ("verify", "--repair")):
+        running = team.start(*words, "--json", "team.yaml")
+        time.sleep(1.5)
+        running.terminate()
+        out, err = running.communicate(timeout=20)
+        done = Done(running.returncode, out, err)
+        assert done.code == 143
+        assert len(done.summary["failed"]) == 1

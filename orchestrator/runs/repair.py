@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator.runs.reread import read
+from orchestrator.runs.reread import give_up, read
 from orchestrator.runs.standing import Standing, State, standings
 from orchestrator.runs.sync import Options, put_right
 from orchestrator.runs.tally import Tally
@@ -40,18 +40,21 @@ def repair(
     tally, store = Tally(wanted), Store(store_path, world.state)
     tally.refuse(unresolved, emit)
     todo: list[Standing] = []
+    unread = iter(wanted)
     try:
         for found in read(world, store, wanted, max_age_s):
+            next(unread)
             standing = _standing(store, found)
             if standing.present:
                 tally.present += 1
                 emit(found.event)
             else:
                 todo.append(standing)
-        if todo:
-            put_right(world, store, todo, emit, hosts, options, tally)
     except InterruptedError:
-        pass
+        give_up(tally, (*(standing.wanted for standing in todo), *unread), emit)
+        todo = []
+    if todo:
+        put_right(world, store, todo, emit, hosts, options, tally)
     return tally.summary(world.monotonic() - began, stopped=world.stop.code)
 
 

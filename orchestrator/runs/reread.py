@@ -12,7 +12,7 @@ from orchestrator.store import Store
 from orchestrator.store.reads import Reads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
@@ -57,16 +57,24 @@ def reread(
     began = world.monotonic()
     tally = Tally(wanted)
     tally.refuse(unresolved, emit)
+    unread = iter(wanted)
     try:
         for found in read(world, Store(store_path, world.state), wanted, max_age_s):
+            next(unread)
             if found.wrong:
                 emit(tally.fail(found.wanted, _error(found.wanted, found.wrong[0])))
             else:
                 tally.present += 1
                 emit(found.event)
     except InterruptedError:
-        pass
+        give_up(tally, unread, emit)
     return tally.summary(world.monotonic() - began, stopped=world.stop.code)
+
+
+def give_up(tally: Tally, unread: Iterable[Wanted], emit: Callable[[Event], None]) -> None:
+    """Tell the files that a stop left unread."""
+    for w in unread:
+        emit(tally.fail(w, TransferError("interrupted before it was read", "run `orch verify` again")))
 
 
 def read(world: World, store: Store, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[Found]:

@@ -40,6 +40,8 @@ class Reads:
     def add(self, read: Iterable[tuple[os.stat_result, str]]) -> None:
         """Remember files that were read and are right: the status from before, and the digest."""
         lines = [(_key(status, sha256), self._now) for status, sha256 in read]
+        if not lines:
+            return
         self._known.update(lines)
         with suppress(OSError):  # a disk that says no hurts nobody
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
