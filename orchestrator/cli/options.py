@@ -28,6 +28,20 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * _UNITS_S[match[2]]
 
 
+class Size(click.ParamType[int]):
+    """`50M`, `2G`, 1024-based; a bare number is bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", str(value).strip(), re.I)
+        if match is None:
+            self.fail(f"{value!r} is not a size like 50M or 2G", param, ctx)
+        return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
 def option(flag: str, *more: str, **kwargs: Any) -> Callable[[F], F]:
     """A click option that ORCH_<FLAG> sets as well."""
     name = flag.lstrip("-").upper().replace("-", "_")
@@ -52,7 +66,8 @@ root = option("--root", metavar="DIR", type=click.Path(), help="Base of relative
 quiet = option("--quiet", "-q", is_flag=True, help="Print nothing unless something failed.")
 verbose = option("--verbose", "-v", is_flag=True, help="Show each program's command, ready to paste.")
 json = option("--json", is_flag=True, help="One JSON object a line on stdout, the summary last.")
-where = stack(only, store, root)
+caches = option("--caches", metavar="DIR", type=click.Path(), help="One folder for all frameworks' caches.")
+where = stack(only, store, root, caches)
 talk = stack(quiet, verbose, json)
 running = stack(
     option("--backend", metavar="NAME", help="This program or failure: aria2c, axel, curl, wget, rsync."),

@@ -15,7 +15,7 @@ from orchestrator.render.sink import harmless
 from orchestrator.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from orchestrator.render.sink import Sink
     from orchestrator.runs.sync import Options
@@ -48,7 +48,19 @@ def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
     """
     from orchestrator.workspace import open_workspace
 
-    space = open_workspace(world, words["manifests"], only=words["only"], store=words["store"], root=words["root"])
+    caches = words.get("caches")
+    space = open_workspace(
+        world, words["manifests"], only=words["only"], store=words["store"], root=words["root"], caches=caches
+    )
+    if caches and not words.get("quiet"):
+        from orchestrator.placement.caches import below
+        from orchestrator.placement.catalogue import unled
+
+        tell_unled(
+            unled(
+                below(world, caches), (name for m in space.manifests for model in m.models for name, _ in model.layouts)
+            )
+        )
     gc.freeze()
     gc.enable()
     return space
@@ -68,6 +80,12 @@ def run_options(words: Mapping[str, Any]) -> Options:
         wait=not words["no_wait"],
         force=words["force"],
     )
+
+
+def tell_unled(frameworks: Iterable[str]) -> None:
+    """Say on stderr which frameworks no variable leads, so that no folder of ours is theirs."""
+    for name in frameworks:
+        print(f"note: no variable leads {name}: it looks where docs/frameworks.md says", file=sys.stderr)
 
 
 def tell(sink: Sink, error: OrchError) -> None:

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from orchestrator.manifest.keys import (
     Digest,
     For,
+    Formats,
     How,
     Md5,
     Patterns,
@@ -106,6 +107,17 @@ class HostEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     user_agent: (
         Annotated[Text, Meta(title="user agent", description="What this host wants to be told.")] | UnsetType
     ) = UNSET
+    token_env: (
+        Annotated[
+            str,
+            Meta(
+                title="variable",
+                pattern=r"^[A-Za-z_][A-Za-z0-9_]*$(?!\n)",
+                description="The environment variable that holds this host's Bearer token.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 Prefixes = Annotated[
@@ -137,6 +149,7 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         list[Text] | None,
         Meta(title="allow_absolute", description="Folders below which `to:` may be an absolute path."),
     ] = None
+    allow: Formats | None = None
     mirrors: Prefixes = None
     hosts: Hosts = None
     defaults: Defaults | None = None

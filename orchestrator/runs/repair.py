@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.runs.reread import give_up, read
@@ -60,6 +61,11 @@ def repair(
 
 def _standing(store: Store, found: Found) -> Standing:
     """What stands where, by what was read: an inode that is wrong is so at each of its names."""
+    for place in found.wanted.places:
+        for path in found.wrong:
+            if place.unpack and path.startswith(f"{place.path}/"):
+                with suppress(OSError):
+                    os.utime(path)  # breaks its seal, as a write would: then it is found in its tree
     (standing,) = standings(store, (found.wanted,))
     wrong = {_inode(path) for path in found.wrong} - {None}
     states = {path: State.WRONG if _inode(path) in wrong else state for path, state in standing.states}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Unresolved, Wanted
     from orchestrator.world import World
 
+File = tuple[str, str, "os.stat_result | None"]  # sha256, path, the status that it has before it is read
 BATCH = 256  # files a sha256sum: few processes, and news now and then
 
 
@@ -86,36 +87,45 @@ def read(world: World, store: Store, wanted: Sequence[Wanted], max_age_s: float 
     """
     reads = Reads(world.state, world.now())
     for start in range(0, len(wanted), BATCH):
-        batch = [(w, _paths(store, w)) for w in wanted[start : start + BATCH]]
+        batch = [(w, _files(store, w)) for w in wanted[start : start + BATCH]]
         due = []
-        for w, paths in batch:
-            for path, status in paths.items():
-                age_s = reads.age_s(status, w.sha256) if status and max_age_s is not None else None
+        for _, files in batch:
+            for sha256, path, status in files:
+                age_s = reads.age_s(status, sha256) if status and max_age_s is not None else None
                 if age_s is None or max_age_s is None or age_s > max_age_s:
-                    due.append((w.sha256, path, status))
+                    due.append((sha256, path, status))
         verdicts = verify.check(world, [(sha256, path) for sha256, path, _ in due])
         right = {(s, path): status for (s, path, status), good in zip(due, verdicts, strict=True) if good}
         reads.add((status, s) for (s, _), status in right.items() if status)
         asked = {(s, path) for s, path, _ in due}
-        for w, paths in batch:
-            mine = [(w.sha256, path) for path in paths if (w.sha256, path) in asked]
+        for w, files in batch:
+            mine = [(sha256, path) for sha256, path, _ in files if (sha256, path) in asked]
             yield Found(w, tuple(path for s, path in mine if (s, path) not in right), bool(mine))
 
 
-def _paths(store: Store, wanted: Wanted) -> dict[str, os.stat_result | None]:
-    """The files to read for one wanted file, each inode once, with the status that it has before."""
+def _files(store: Store, wanted: Wanted) -> list[File]:
+    """What is to be read for one wanted file: each inode once, and each file of its trees."""
     blob = store.blob(wanted.sha256)
     paths = [place.path for place in wanted.places if not place.unpack]
-    if os.path.exists(blob) or not paths:
+    leaves: list[tuple[str, str]] = []
+    for place in wanted.places:
+        if place.unpack:
+            from orchestrator.store import trees
+
+            listing = trees.read(store, wanted.sha256)
+            leaves += [(digest, f"{place.path}/{name}") for name, (_, digest) in listing.items()]
+            if not listing:
+                leaves.append((wanted.sha256, place.path))  # which no folder can have
+    if os.path.exists(blob) or not (paths or leaves):
         paths.append(blob)
-    seen: dict[object, tuple[str, os.stat_result | None]] = {}
-    for path in paths:
+    seen: dict[object, File] = {}
+    for sha256, path in (*((wanted.sha256, path) for path in paths), *leaves):
         try:
             status = os.stat(path)
-            seen.setdefault((status.st_dev, status.st_ino), (path, status))
+            seen.setdefault((sha256, status.st_dev, status.st_ino), (sha256, path, status))
         except OSError:
-            seen.setdefault(path, (path, None))
-    return dict(seen.values())
+            seen.setdefault(path, (sha256, path, None))
+    return list(seen.values())
 
 
 def _error(wanted: Wanted, path: str) -> OrchError:

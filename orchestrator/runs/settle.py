@@ -90,9 +90,12 @@ class Settling:
         links = {place.path: place for place in wanted.places}
         for path, state in standing.states:
             if state in (State.UNSEALED, State.WRONG):
-                state = self._judge_file(wanted, path, read=state is State.WRONG)
+                if path in links and links[path].unpack:
+                    state = self._judge_tree(wanted, path)
+                else:
+                    state = self._judge_file(wanted, path, read=state is State.WRONG)
             if state is State.OBSTRUCTED:
-                raise _foreign(path, "something that is not a file stands there")
+                raise _foreign(path, "something else stands there, of another kind")
             if state is State.ABSENT and path in links:
                 absent.append(links[path])
         return absent
@@ -111,6 +114,10 @@ class Settling:
         before = os.stat(path)
         fits = not read and (wanted.size is None or before.st_size == wanted.size)
         if fits and verify.check(kit.world, [(sha256, path)])[0]:
+            if wanted.allow and path in {place.path for place in wanted.places}:
+                from orchestrator.placement import gate
+
+                gate.check(path, wanted)
             self._take_in(wanted, path, before, ours=ours)
             return State.SEALED
         if ours:
@@ -122,6 +129,17 @@ class Settling:
             return State.ABSENT
         what = verify.look_into(path, nature.wish(wanted))
         raise _foreign(path, f"a foreign file stands there with other bytes{what.after}")
+
+    def _judge_tree(self, wanted: Wanted, path: str) -> State:
+        """Look into what stands unsealed where an archive is to be unpacked."""
+        from orchestrator.runs import grove  # few files are archives to be unpacked
+
+        if self.records.is_ours(path, self.artifact.sha256):
+            return grove.judge(self.kit, wanted, path)
+        if not self.force:
+            raise _foreign(path, "a foreign folder stands there, with something in it")
+        self.kit.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))
+        return State.ABSENT
 
     def _take_in(self, wanted: Wanted, path: str, before: os.stat_result, *, ours: bool) -> None:
         """Seal right bytes again; a user's own file also goes into the store (reflink or copy) and is recorded."""
@@ -192,6 +210,10 @@ class Settling:
 
     def _place(self, wanted: Wanted, absent: list[Place]) -> None:
         kit = self.kit
+        if wanted.allow and absent:
+            from orchestrator.placement import gate
+
+            gate.check(kit.store.blob(wanted.sha256), wanted)
         for place in absent:
             if not place.target:  # a layout's symlink is known by what it points to
                 made = {place.path: places.Made(sha256=wanted.sha256, link=place.link.value)}
