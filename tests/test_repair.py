@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -311,6 +313,22 @@ def test_a_link_that_nobody_knows_of_is_not_written_into(team: Team) -> None:
         assert repair(team).code == 0
     assert place.read_bytes() == CONTENT
     assert (team.folder / "mine").read_bytes() == spoilt
+
+
+def test_a_rotten_file_in_an_unpacked_archive(team: Team) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a/weights", CONTENT[: 2 * MIB])
+    with Origin() as origin:
+        team.want("w", out.getvalue(), origin.serve("/w.zip", out.getvalue()), to="models/w/", unpack=True)
+        assert team.sync().code == 0
+        (leaf,) = (team.folder / "models/w").rglob("weights")
+        rot(leaf, 5)
+        assert team.run("verify", "team.yaml").code == 6
+        asked = len(origin.log)
+        done = repair(team)
+        assert (done.code, done.summary["placed"], len(origin.log)) == (0, 1, asked), done.out
+    assert leaf.read_bytes() == CONTENT[: 2 * MIB]
 
 
 def test_repair_without_pieces_and_from_the_store(team: Team) -> None:
