@@ -73,7 +73,7 @@ class Fault:
     @property
     def remedy(self) -> Remedy:
         """The row of `REMEDIES` for this kind; who gave but a bad piece may give it again when nobody else can."""
-        return Remedy.AFRESH if self.mendable else REMEDIES[self.kind]
+        return Remedy.AFRESH if self.mendable and self.kind is Kind.CORRUPT else REMEDIES[self.kind]
 
 
 def from_status(status: int, retry_after_s: float | None = None) -> Fault:

@@ -50,18 +50,21 @@ class Nature(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What was wanted: the file's name, its size in bytes and its sha256, each as far as it is known."""
+    """What was wanted: the file's name, its size in bytes, its sha256 and weak pins, each as far as it is known."""
 
     name: str = ""
     size: int | None = None
     sha256: str = ""
+    pins: tuple[str, ...] = ()
 
 
 def wish(wanted: Wanted) -> Wish:
     """What one wanted file asks for; its name is the last of its path, of its place or of its URL."""
     paths = (wanted.file, *(place.path for place in wanted.places), *(source.url for source in wanted.sources))
     named = next((path for path in paths if path), "")
-    return Wish(named.rpartition("/")[2].partition("?")[0], wanted.size, wanted.sha256)
+    return Wish(
+        named.rpartition("/")[2].partition("?")[0], wanted.size, wanted.sha256, tuple(pin.hex for pin in wanted.pins)
+    )
 
 
 def header_bytes(head: bytes) -> int:
@@ -79,7 +82,7 @@ def of(head: bytes, tail: bytes, size: int, wish: Wish) -> Nature:
     found = page(head, wish) or _cut_off(head, tail, size)
     if found:
         return found
-    if wish.sha256 in EMPTY:
+    if any(digest in EMPTY for digest in (wish.sha256, *wish.pins)):
         return Nature(EMPTY_PIN, EMPTY_PIN_HINT)
     odd = _other_form(head, wish)
     if wish.size is not None and size < wish.size:

@@ -178,18 +178,29 @@ def digest_and_pieces(path: str, length: int, stop: threading.Event) -> tuple[st
         OSError: it cannot be read.
         InterruptedError: a stop was asked for.
     """
-    from concurrent.futures import ThreadPoolExecutor
+    import threading
+    from queue import Queue
 
     from orchestrator.pieces import Hasher
 
-    whole, parts = hashlib.sha256(), Hasher(length)
-    with open(path, "rb") as file, ThreadPoolExecutor(1, "orch-hash") as other:
-        while chunk := file.read(1 << 22):
-            if stop.is_set():
-                raise InterruptedError("stopped while reading")
-            beside = other.submit(whole.update, chunk)  # hashlib lets other threads run
-            parts.update(chunk)
-            beside.result()
+    whole, parts, blocks = hashlib.sha256(), Hasher(length), Queue[bytes](4)
+
+    def take() -> None:
+        while block := blocks.get():
+            parts.update(block)
+
+    beside = threading.Thread(target=take, name="orch-hash")  # hashlib lets other threads run
+    with open(path, "rb") as file:
+        beside.start()
+        try:
+            while chunk := file.read(1 << 22):
+                if stop.is_set():
+                    raise InterruptedError("stopped while reading")
+                blocks.put(chunk)
+                whole.update(chunk)
+        finally:
+            blocks.put(b"")
+            beside.join()
     return whole.hexdigest(), parts.hashes()
 
 

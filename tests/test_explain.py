@@ -98,6 +98,7 @@ def test_lengths_and_the_pin_of_an_empty_file() -> None:
     assert look(noise, Wish("w.bin", 900)).words == "100 bytes more than the 900 that are wanted"
     assert look(noise, Wish("w.bin", 1000)) == Nature()
     assert "empty file" in look(noise, Wish("w.bin", 1000, EMPTY)).words
+    assert "empty file" in look(noise, Wish("w.bin", 1000, "", ("d41d8cd98f00b204e9800998ecf8427e",))).words
 
 
 @pytest.mark.parametrize("content", [POINTER, HTML, b"", S3, TENSORS[:-1]], ids=["lfs", "html", "empty", "s3", "cut"])

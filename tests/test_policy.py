@@ -261,6 +261,7 @@ FAULTS = st.builds(
     retry_after_s=st.none() | st.floats(0, 1e9),
     refused_connection=st.booleans(),
     slow=st.booleans(),
+    mendable=st.booleans(),
 )
 NO_ENDERS = FAULTS.filter(lambda fault: fault.kind in (Kind.NETWORK, Kind.BUSY, Kind.UNRESUMABLE, Kind.STALLED))
 
@@ -280,7 +281,7 @@ class Rules:
         self.afresh += attempt.afresh
         if attempt.gained_bytes >= MIN_GAIN_BYTES:
             self.closed.clear()
-        if kind in (Kind.MISSING, Kind.CORRUPT, Kind.TLS):
+        if kind in (Kind.MISSING, Kind.CORRUPT, Kind.TLS) and not (kind is Kind.CORRUPT and attempt.fault.mendable):
             self.sources.add(source)
         if kind is Kind.BROKEN:
             self.backends.add(attempt.backend)
@@ -288,7 +289,10 @@ class Rules:
             self.pairs.add((source, attempt.backend))
             if len([pair for pair in self.pairs if pair[0] == source]) > 1:
                 self.sources.add(source)
-        if kind in (Kind.NETWORK, Kind.STALLED, Kind.BUSY, Kind.EXPIRED) and attempt.fault.refused_connection:
+        failed = kind in (Kind.NETWORK, Kind.STALLED, Kind.BUSY) or (
+            kind is Kind.EXPIRED and attempt.gained_bytes < MIN_GAIN_BYTES  # else it is renewed, no failure
+        )
+        if failed and attempt.fault.refused_connection:
             self.closed[source] += 1
             if self.closed[source] > 1:
                 self.sources.add(source)
@@ -304,6 +308,14 @@ class Rules:
         if then.wait_s:
             untried = set(options) - {attempt.source for attempt in past}
             assert not any(set(options[source]) - self.backends for source in untried)
+
+
+def test_who_gave_but_a_bad_piece_is_asked_once_more_when_nobody_else_can():
+    bad = Attempt("aria2c", A, Fault(Kind.CORRUPT, "wrong bytes", mendable=True), 40 * MIB)
+    assert step(TWO, bad) == Try("aria2c", B)
+    assert step(TWO, bad, tried(B, "missing")) == Try("aria2c", A, afresh=True)
+    again = Attempt("aria2c", A, bad.fault, afresh=True)
+    assert step(TWO, bad, tried(B, "missing"), again) == GiveUp(bad.fault)
 
 
 @settings(max_examples=300, deadline=None)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from orchestrator.render.sink import Sink
+    from orchestrator.runs.sync import Options
     from orchestrator.workspace import Workspace
 
 
@@ -63,6 +64,22 @@ def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
     gc.freeze()
     gc.enable()
     return space
+
+
+def run_options(words: Mapping[str, Any]) -> Options:
+    """What a run may do, by the options that `options.running` took."""
+    from orchestrator.runs.sync import Options
+
+    return Options(
+        backend=words["backend"],
+        jobs=words["jobs"],
+        connections=words["connections"],
+        retries=words["retries"],
+        stall_s=words["stall"],
+        offline=words["offline"],
+        wait=not words["no_wait"],
+        force=words["force"],
+    )
 
 
 def tell_unled(frameworks: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.run import conclude, run_options, workspace, world_with_signals
 
 
 @click.command("sync")
@@ -27,19 +27,9 @@ def command(dry_run: bool, **words: Any) -> int:
         return foresee(**words)
     world = world_with_signals()
     from orchestrator import render
-    from orchestrator.runs.sync import Options, sync
+    from orchestrator.runs.sync import sync
 
     sink = render.choose(world.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"])
-    run_options = Options(
-        backend=words["backend"],
-        jobs=words["jobs"],
-        connections=words["connections"],
-        retries=words["retries"],
-        stall_s=words["stall"],
-        offline=words["offline"],
-        wait=not words["no_wait"],
-        force=words["force"],
-    )
 
     def work() -> Any:
         space = workspace(world, words)
@@ -49,7 +39,7 @@ def command(dry_run: bool, **words: Any) -> int:
             space.wanted,
             sink,
             hosts=space.hosts,
-            options=run_options,
+            options=run_options(words),
             unresolved=space.unresolved,
         )
 

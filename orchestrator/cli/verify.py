@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,30 +13,69 @@ from orchestrator.cli.run import conclude, workspace, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
+if TYPE_CHECKING:
+    from orchestrator.events import Summary
+    from orchestrator.world import World
+
 SUMS = (".sha256", ".sha256sum", "SHA256SUMS", "sha256sums.txt")
 
 
 @click.command("verify")
 @click.argument("manifests", nargs=-1, type=click.Path(), metavar="[MANIFEST...|FILE.sha256...]")
 @options.where
+@click.option("--max-age", metavar="30d", type=options.Duration(), help="Only what was not read since.")
+@click.option("--repair", is_flag=True, help="Fetch what is bad: just the bad pieces where they are known.")
+@options.running
 @options.talk
-def command(**words: Any) -> int:
-    """Read every byte again with sha256sum -c: 0 all good, 5 something is missing, 6 wrong bytes."""
+def command(repair: bool, max_age: float | None, **words: Any) -> int:
+    """Read every byte again with sha256sum -c: 0 all good, 5 something is missing, 6 wrong bytes.
+
+    With --repair what is wrong or missing is put right, as sync would, and the options of sync count; no pin is
+    ever changed.
+    """
+    sums = [path for path in words["manifests"] if path.endswith(SUMS)]
+    manifests = [path for path in words["manifests"] if path not in sums]
+    if repair and sums:
+        raise click.UsageError(f"--repair needs a manifest: {sums[0]} names no source")
     world = world_with_signals()
-    from orchestrator.runs.reread import read_sums, reread
+    if repair:
+        return _repair(world, words, max_age)
+    from orchestrator.runs.reread import reread
+    from orchestrator.runs.sums import read_sums
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
 
-    def work() -> Any:
-        paths = words["manifests"]
-        sums = [path for path in paths if path.endswith(SUMS)]
-        manifests = [path for path in paths if path not in sums]
+    def work() -> Summary:
         wanted = tuple(w for path in sums for w in read_sums(os.path.abspath(path)))
         space = None
         if manifests or not sums:
             space = workspace(world, {**words, "manifests": manifests})
             wanted += space.wanted
         unresolved = space.unresolved if space else ()
-        return reread(world, space.store if space else "/nonexistent", wanted, sink, unresolved=unresolved)
+        store = space.store if space else "/nonexistent"
+        return reread(world, store, wanted, sink, unresolved=unresolved, max_age_s=max_age)
+
+    return conclude(sink, work)
+
+
+def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
+    from orchestrator import render
+    from orchestrator.cli.run import run_options
+    from orchestrator.runs.repair import repair
+
+    sink = render.choose(world.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"])
+
+    def work() -> Summary:
+        space = workspace(world, words)
+        return repair(
+            world,
+            space.store,
+            space.wanted,
+            sink,
+            hosts=space.hosts,
+            options=run_options(words),
+            unresolved=space.unresolved,
+            max_age_s=max_age,
+        )
 
     return conclude(sink, work)

@@ -69,6 +69,8 @@ def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] 
         if key not in fetched and lacks(wanted):
             fetched.add(key)
             have = partial_bytes(store, key) if key in begun else bundled.get(key, 0)
+            if wanted.pieces and any(state is State.WRONG for _, state in standing.states):
+                have = wanted.size or 0  # it is mended where it lies
             here.size_bytes += max(0, (wanted.size or 0) - have)
             here.inodes += INODES_PER_FILE
         # The states are those of the places, in their order; of the blob where it wants none.

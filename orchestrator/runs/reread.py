@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import events, nature, verify
-from orchestrator.errors import DigestError, ManifestError, Problem, TransferError
-from orchestrator.model import Place, Wanted
+from orchestrator.errors import DigestError, TransferError
 from orchestrator.runs import weak
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store
-from orchestrator.workspace import read_text
+from orchestrator.store.reads import Reads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
-    from orchestrator.model import Unresolved
+    from orchestrator.model import Unresolved, Wanted
     from orchestrator.world import World
 
+File = tuple[str, str, "os.stat_result | None"]  # sha256, path, the status that it has before it is read
 BATCH = 256  # files a sha256sum: few processes, and news now and then
-_LINE = re.compile(r"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
+
+
+class Found(NamedTuple):
+    """What was read of one wanted file: the paths that are wrong or absent; whether anything was read at all."""
+
+    wanted: Wanted
+    wrong: tuple[str, ...]
+    was_read: bool
+
+    @property
+    def event(self) -> Event:
+        """What to tell of a file that is right."""
+        w = self.wanted
+        if self.was_read:
+            return events.Verified(w.model, w.file, w.sha256)
+        return events.Finished(w.model, w.file, "present", size_bytes=w.size or 0)
 
 
 def reread(
@@ -34,8 +47,11 @@ def reread(
     emit: Callable[[Event], None],
     *,
     unresolved: Sequence[Unresolved] = (),
+    max_age_s: float | None = None,
 ) -> Summary:
     """Read every place, and the blob behind it, with `sha256sum -c`; nothing is changed.
+
+    With `max_age_s` a file that this machine read so short a time ago, and that is as it was, is not read again.
 
     Returns:
         The summary: 0, 6 wrong bytes, 5 missing, 1 both.
@@ -45,28 +61,55 @@ def reread(
     wanted = weak.known(store, wanted)
     tally = Tally(wanted)
     tally.refuse(unresolved, emit)
-    for start in range(0, len(wanted), BATCH):
-        batch = wanted[start : start + BATCH]
-        files = [(w, sha256, path) for w in batch for sha256, path in _files(store, w)]
-        try:
-            verdicts = weak.check(world, files)
-        except InterruptedError:
-            break
-        wrong: dict[int, OrchError] = {}
-        for (w, _, path), right in zip(files, verdicts, strict=True):
-            if not right:
-                wrong.setdefault(id(w), _error(w, path))
-        for w in batch:
-            if id(w) in wrong:
-                emit(tally.fail(w, wrong[id(w)]))
+    unread = iter(wanted)
+    try:
+        for found in read(world, store, wanted, max_age_s):
+            next(unread)
+            if found.wrong:
+                emit(tally.fail(found.wanted, _error(found.wanted, found.wrong[0])))
             else:
                 tally.present += 1
-                emit(events.Verified(w.model, w.file, w.sha256))
+                emit(found.event)
+    except InterruptedError:
+        give_up(tally, unread, emit)
     return tally.summary(world.monotonic() - began, stopped=world.stop.code)
 
 
-def _files(store: Store, wanted: Wanted) -> list[tuple[str, str]]:
-    """The (sha256, path) of what is to be read for one wanted file: each inode once, and each file of its trees."""
+def give_up(tally: Tally, unread: Iterable[Wanted], emit: Callable[[Event], None]) -> None:
+    """Tell the files that a stop left unread."""
+    for w in unread:
+        emit(tally.fail(w, TransferError("interrupted before it was read", "run `orch verify` again")))
+
+
+def read(world: World, store: Store, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[Found]:
+    """Read all files, many by one program, and say of each wanted one what is wrong.
+
+    Those without sha256 are read by their other pins, each time.
+
+    Raises:
+        NoBackendError: there is no sha256sum on this machine.
+        InterruptedError: a stop was asked for.
+    """
+    reads = Reads(world.state, world.now())
+    for start in range(0, len(wanted), BATCH):
+        batch = [(w, _files(store, w)) for w in wanted[start : start + BATCH]]
+        due = []
+        for w, files in batch:
+            for sha256, path, status in files:
+                age_s = reads.age_s(status, sha256) if status and sha256 and max_age_s is not None else None
+                if age_s is None or max_age_s is None or age_s > max_age_s:
+                    due.append((w, sha256, path, status))
+        verdicts = weak.check(world, [(w, sha256, path) for w, sha256, path, _ in due])
+        right = {(s, path): status for (_, s, path, status), good in zip(due, verdicts, strict=True) if good}
+        reads.add((status, s) for (s, _), status in right.items() if status and s)
+        asked = {(s, path) for _, s, path, _ in due}
+        for w, files in batch:
+            mine = [(sha256, path) for sha256, path, _ in files if (sha256, path) in asked]
+            yield Found(w, tuple(path for s, path in mine if (s, path) not in right), bool(mine))
+
+
+def _files(store: Store, wanted: Wanted) -> list[File]:
+    """What is to be read for one wanted file: each inode once, and each file of its trees."""
     blob = store.blob(wanted.key)
     paths = [place.path for place in wanted.places if not place.unpack]
     leaves: list[tuple[str, str]] = []
@@ -80,44 +123,19 @@ def _files(store: Store, wanted: Wanted) -> list[tuple[str, str]]:
                 leaves.append((wanted.sha256, place.path))  # which no folder can have
     if os.path.exists(blob) or not (paths or leaves):
         paths.append(blob)
-    seen: dict[object, str] = {}
-    for path in paths:
+    seen: dict[object, File] = {}
+    for sha256, path in (*((wanted.sha256, path) for path in paths), *leaves):
         try:
             status = os.stat(path)
-            seen.setdefault((status.st_dev, status.st_ino), path)
+            seen.setdefault((sha256, status.st_dev, status.st_ino), (sha256, path, status))
         except OSError:
-            seen.setdefault(path, path)
-    return [(wanted.sha256, path) for path in seen.values()] + leaves
+            seen.setdefault(path, (sha256, path, None))
+    return list(seen.values())
 
 
 def _error(wanted: Wanted, path: str) -> OrchError:
     if not os.path.exists(path):
         return TransferError(f"{path}: absent", "run `orch sync`", "absent")
-    hint = f"touch {shlex.quote(path)}; orch sync  (a broken seal makes sync read the file and put it right)"
     what = verify.look_into(path, nature.wish(wanted))
-    return DigestError(f"{path}: wrong bytes{what.after}", hint, "corrupt")
-
-
-def read_sums(path: str) -> tuple[Wanted, ...]:
-    """Read a sums file (`<hex>  name` a line, names relative to it) as wanted files.
-
-    Raises:
-        ManifestError: a line that is none, or no line at all.
-    """
-    base = os.path.dirname(path)
-    found, problems = [], []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None:
-            problems.append(Problem(path, number, "", "expected `<64 hex digits>  name`"))
-            continue
-        name = match[3]
-        if match[1]:
-            name = name.replace("\\n", "\n").replace("\\\\", "\\")
-        place = Place(os.path.join(base, name))
-        found.append(Wanted(path, os.path.basename(path), name, match[2].lower(), None, (), (place,)))
-    if problems or not found:
-        raise ManifestError(tuple(problems) or (Problem(path, 0, "", "no digest in this file"),))
-    return tuple(found)
+    hint = "fetch what is bad: `orch verify --repair`" if wanted.sources else what.hint
+    return DigestError(f"{path}: wrong bytes{what.after}", hint or "fetch it again from where it came", "corrupt")

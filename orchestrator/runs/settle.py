@@ -9,12 +9,13 @@ import msgspec
 
 from orchestrator import nature, verify
 from orchestrator.errors import OrchError, PlacementError, StoreError
-from orchestrator.events import Finished, Mismatched, Noticed, Placed
+from orchestrator.events import Finished, Noticed, Placed
 from orchestrator.model import Link, Place
 from orchestrator.placement import link
 from orchestrator.runs import weak
+from orchestrator.runs.condemn import condemn
 from orchestrator.runs.standing import State, look_at
-from orchestrator.store import aliases, blobs, places, quarantine, seal
+from orchestrator.store import aliases, blobs, places, seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ class Settling:
         self.kit, self.records, self.artifact, self.standings, self.force = kit, records, artifact, standings, force
         self.results: list[tuple[Wanted, str | OrchError]] = []
         self._receipt: Receipt
+        self._was_condemned = False
         self.to_mend: list[tuple[str, str, str]] = []  # (record file, place, link) of places that shared a bad inode
 
     def run(
@@ -53,7 +55,7 @@ class Settling:
                 self.results.append((standing.wanted, error))
         wanting = [wanted for wanted, absent in todo if absent or not wanted.places]
         fetched = False
-        if wanting or self.to_mend:
+        if wanting or self._was_condemned:
             try:
                 fetched = self._have_blob(fetch, receipt)
             except (StoreError, InterruptedError):
@@ -81,26 +83,31 @@ class Settling:
         wanted, absent = standing.wanted, []
         links = {place.path: place for place in wanted.places}
         for path, state in standing.states:
-            if state is State.UNSEALED:
-                is_tree = path in links and links[path].unpack
-                state = self._judge_tree(wanted, path) if is_tree else self._judge_file(wanted, path)
+            if state in (State.UNSEALED, State.WRONG):
+                if path in links and links[path].unpack:
+                    state = self._judge_tree(wanted, path)
+                else:
+                    state = self._judge_file(wanted, path, read=state is State.WRONG)
             if state is State.OBSTRUCTED:
                 raise _foreign(path, "something else stands there, of another kind")
             if state is State.ABSENT and path in links:
                 absent.append(links[path])
         return absent
 
-    def _judge_file(self, wanted: Wanted, path: str) -> State:
-        """Hash an unsealed file: right bytes are sealed, ours with wrong bytes go, a stranger's stay."""
+    def _judge_file(self, wanted: Wanted, path: str, *, read: bool = False) -> State:
+        """Hash an unsealed file: right bytes are sealed, ours with wrong bytes go, a stranger's stay.
+
+        `read` says that it was read, and is wrong, whatever its seal says.
+        """
         kit = self.kit
         state = look_at(kit.store, path, self.artifact.sha256, wanted.size)
-        if state is not State.UNSEALED:  # mended meanwhile: it shared its inode with another place
+        # Else it was mended meanwhile: it shared its inode with another place.
+        if state is not State.UNSEALED and not (read and state is State.SEALED):
             return state
         ours = self.records.is_ours(path, self.artifact.sha256)
         before = os.stat(path)
-        if (wanted.size is None or before.st_size == wanted.size) and (
-            sha256 := weak.prove(kit.world, self.artifact, path)
-        ):
+        fits = not read and (wanted.size is None or before.st_size == wanted.size)
+        if fits and (sha256 := weak.prove(kit.world, self.artifact, path)):
             aliases.learn(kit.store, sha256, self.artifact.pins)
             self.artifact = msgspec.structs.replace(self.artifact, sha256=sha256)
             if wanted.allow and path in {place.path for place in wanted.places}:
@@ -110,7 +117,8 @@ class Settling:
             self._take_in(wanted, path, before, ours=ours)
             return State.SEALED
         if ours and not self.artifact.is_blind:
-            self._condemn(wanted, path)
+            self.to_mend += condemn(kit, self.records, self.artifact, self.standings, wanted, path)
+            self._was_condemned = True
             return State.ABSENT
         if self.force:
             kit.emit(Noticed(f"{path}: a foreign file is replaced (--force)"))
@@ -166,30 +174,6 @@ class Settling:
         finally:
             partial.discard()
 
-    def _condemn(self, wanted: Wanted, path: str) -> None:
-        """Send wrong bytes to quarantine, together with every place and blob that is the same inode."""
-        kit, sha256 = self.kit, self.artifact.sha256
-        real = os.path.realpath(path)
-        status = os.stat(real)
-        found = verify.digest(real, kit.world.stop)
-        what = verify.look_into(real, nature.wish(wanted))
-        blob = kit.store.blob(self.artifact.key)
-        shared = [
-            (record, place, made["link"])
-            for place, entries in self.records.all().items()
-            for record, made in entries
-            if made["sha256"] == sha256 and place != path and _same_inode(place, status)
-        ]
-        expected = self.artifact.expected
-        about = {"expected": expected, "source": f"written into: {path}", "model": wanted.model}
-        victim = blob if _same_inode(blob, status) else real
-        folder = quarantine.banish(kit.store, victim, found, about)
-        for place in {path, real, *(place for _, place, _ in shared)}:
-            if os.path.lexists(place) and not os.path.islink(place):
-                os.unlink(place)
-        self.to_mend += shared
-        kit.emit(Mismatched(wanted.model, wanted.file, path, expected, found, folder, what.words))
-
     def _have_blob(self, fetch: Callable[[Kit, Artifact, Receipt], None], receipt: Receipt) -> bool:
         """Make sure of the blob; true when its bytes came over the wire now."""
         kit, artifact = self.kit, self.artifact
@@ -201,8 +185,8 @@ class Settling:
             state = "absent"
         if state == "absent":
             for standing in self.standings:
-                for path, was in standing.states:
-                    if was is State.SEALED and os.path.isfile(path):
+                for path in standing.good:
+                    if os.path.isfile(path):
                         self._copy_in(path)
                         if blobs.blob_state(kit.store, artifact.sha256, artifact.size) == "sealed":
                             return False
@@ -244,11 +228,3 @@ def _foreign(path: str, why: str) -> PlacementError:
 
 def _as_link(made: str) -> Link:
     return Link(made) if made in {mode.value for mode in Link} else Link.AUTO
-
-
-def _same_inode(path: str, status: os.stat_result) -> bool:
-    try:
-        other = os.lstat(path)
-    except OSError:
-        return False
-    return (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino)

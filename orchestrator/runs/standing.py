@@ -24,6 +24,7 @@ class State(Enum):
     SEALED = "sealed"
     ABSENT = "absent"
     UNSEALED = "unsealed"  # a file (or tree) without the seal: ours and written into, or a stranger's
+    WRONG = "wrong"  # read, and its bytes are wrong, whatever its seal says
     OBSTRUCTED = "obstructed"  # a folder where a file should be or the other way round, a FIFO, a device
 
 
@@ -40,6 +41,12 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
             if state is not State.SEALED:
                 return False
         return True
+
+    @property
+    def good(self) -> list[str]:
+        """The places that have the right bytes, by their seal; a layout's marks are none."""
+        paths = {place.path for place in self.wanted.places if not place.unpack}
+        return [path for path, state in self.states if state is State.SEALED and path in paths]
 
 
 def look_at(store: Store, path: str, sha256: str, size: int | None) -> State:
@@ -117,7 +124,8 @@ class Records:
 
     def is_ours(self, path: str, sha256: str) -> bool:
         """Whether orch made what stands at `path`: recorded, the blob's own inode, or a link into the store."""
-        if path.startswith(self._store.path + "/") or self._read().get(path):
+        made = self._read()
+        if path.startswith(self._store.path + "/") or path in made or os.path.realpath(path) in made:
             return True
         if os.path.islink(path) and os.readlink(path).startswith(self._store.path + "/"):
             return True

@@ -12,7 +12,7 @@ from orchestrator import events
 from orchestrator.errors import OrchError, TransferError
 from orchestrator.model import Artifact
 from orchestrator.runs import weak
-from orchestrator.runs.standing import Standing, standings
+from orchestrator.runs.standing import Standing, State, standings
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store, blobs, open_store
 
@@ -72,11 +72,11 @@ def sync(
         else:
             todo.append(standing)
     if todo:
-        _do(world, store, todo, emit, hosts or {}, options or Options(), tally, findings)
+        put_right(world, store, todo, emit, hosts or {}, options or Options(), tally, findings)
     return tally.summary(world.monotonic() - began, stopped=world.stop.code)
 
 
-def _do(
+def put_right(
     world: World,
     store: Store,
     todo: list[Standing],
@@ -84,7 +84,7 @@ def _do(
     hosts: Mapping[str, Host],
     options: Options,
     tally: Tally,
-    findings: dict[str, Finding] | None,
+    findings: dict[str, Finding] | None = None,
 ) -> None:
     """Work through what is not present, while nobody takes anything out of the store."""
     from orchestrator.store import places, turns
@@ -128,8 +128,8 @@ def _work(
     begun = preflight.with_partials(store)
     bundled = bundles.remains(store)
     try:
-        preflight.check_room(preflight.needs(store, todo))
-        fetching = [a for a, _ in groups if blobs.blob_state(store, a.sha256, a.size) != "sealed"]
+        fetching = [a for a, same in groups if _lacks(store, a, same)]
+        preflight.check_room(preflight.needs(store, todo, {a.key for a in fetching}))
         kit = _equip(world, store, emit, hosts, options, fetching)
     except OrchError as error:
         _fail_all(todo, error, emit, tally)
@@ -137,6 +137,13 @@ def _work(
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
     Crew(replace(kit, findings=findings), groups, begun, bundled, options, tally).work()
     _mark(world, store, [standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
+
+
+def _lacks(store: Store, artifact: Artifact, same: Sequence[Standing]) -> bool:
+    """Whether the store has no blob to be believed."""
+    wrong = (store.blob(artifact.key), State.WRONG)
+    sealed = blobs.blob_state(store, artifact.sha256, artifact.size) == "sealed"
+    return not sealed or any(wrong in standing.states for standing in same)
 
 
 def _mark(world: World, store: Store, marked: Sequence[Wanted], emit: Callable[[Event], None], tally: Tally) -> None:

@@ -53,7 +53,8 @@ def keep_good(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] 
     mend.ask_for(partial, damage)
     was_inherited, effort.inherited, effort.given, effort.proven = effort.inherited, False, [], True
     if blamed:
-        fault = Fault(Kind.CORRUPT, f"wrong bytes: {damage.words}", mendable=True)
+        hint = "add a mirror and run `orch sync` again: the good pieces are kept, the others are fetched"
+        fault = Fault(Kind.CORRUPT, f"wrong bytes: {damage.words}", hint=hint, mendable=True)
         return tuple(Attempt(program, url, fault) for url, program in blamed.items())
     effort.part()
     if was_inherited and EARLIER in suspects:

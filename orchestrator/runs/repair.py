@@ -1,0 +1,86 @@
+"""Every byte read again, and what is wrong put right: from what is here, else by as few bytes as can be."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from orchestrator.runs import weak
+from orchestrator.runs.reread import give_up, read
+from orchestrator.runs.standing import Standing, State, standings
+from orchestrator.runs.sync import Options, put_right
+from orchestrator.runs.tally import Tally
+from orchestrator.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from orchestrator.events import Event, Summary
+    from orchestrator.model import Host, Unresolved, Wanted
+    from orchestrator.runs.reread import Found
+    from orchestrator.world import World
+
+
+def repair(
+    world: World,
+    store_path: str,
+    wanted: Sequence[Wanted],
+    emit: Callable[[Event], None],
+    *,
+    hosts: Mapping[str, Host],
+    options: Options,
+    unresolved: Sequence[Unresolved] = (),
+    max_age_s: float | None = None,
+) -> Summary:
+    """Read everything as `reread` does, then do for what is wrong or absent what a sync would. No pin is changed.
+
+    Returns:
+        The summary: 0 where all is right in the end, else what `sync` would end with.
+    """
+    began = world.monotonic()
+    store = Store(store_path, world.state)
+    wanted = weak.known(store, wanted)
+    tally = Tally(wanted)
+    tally.refuse(unresolved, emit)
+    todo: list[Standing] = []
+    unread = iter(wanted)
+    try:
+        for found in read(world, store, wanted, max_age_s):
+            next(unread)
+            standing = _standing(store, found)
+            if standing.present:
+                tally.present += 1
+                emit(found.event)
+            else:
+                todo.append(standing)
+    except InterruptedError:
+        give_up(tally, (*(standing.wanted for standing in todo), *unread), emit)
+        todo = []
+    if todo:
+        put_right(world, store, todo, emit, hosts, options, tally)
+    return tally.summary(world.monotonic() - began, stopped=world.stop.code)
+
+
+def _standing(store: Store, found: Found) -> Standing:
+    """What stands where, by what was read: an inode that is wrong is so at each of its names."""
+    for place in found.wanted.places:
+        for path in found.wrong:
+            if place.unpack and path.startswith(f"{place.path}/"):
+                with suppress(OSError):
+                    os.utime(path)  # breaks its seal, as a write would: then it is found in its tree
+    (standing,) = standings(store, (found.wanted,))
+    wrong = {_inode(path) for path in found.wrong} - {None}
+    states = {path: State.WRONG if _inode(path) in wrong else state for path, state in standing.states}
+    blob = store.blob(found.wanted.key)
+    if _inode(blob) in wrong:
+        states[blob] = State.WRONG
+    return Standing(found.wanted, tuple(states.items()))
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
