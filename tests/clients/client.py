@@ -1,0 +1,127 @@
+"""A real framework in an interpreter of its own: no way out of the machine, and a home that orch has furnished."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.demo.origin import Origin
+from tests.orch import Orch, sha256
+
+HOUSE = Path(__file__).resolve().parents[2]
+PYTHON = HOUSE / ".venv-clients" / "bin" / "python"
+READY = HOUSE / ".venv-clients" / ".ready"
+_OFFLINE = Path(__file__).with_name("offline")
+
+
+def python() -> str:
+    """The clients' interpreter; where it was not made the test is skipped, or fails if ORCH_TEST_REQUIRE says `clients`."""
+    if not READY.exists():
+        word = "the real clients are not installed: `make test-clients` does it (torch, tensorflow: 3.5 GB)"
+        if "clients" in os.environ.get("ORCH_TEST_REQUIRE", "").split(","):
+            pytest.fail(f"{word}, and ORCH_TEST_REQUIRE demands them")
+        pytest.skip(word)
+    return str(PYTHON)
+
+
+@functools.cache
+def alone() -> tuple[str, ...]:
+    """The words that give a program a network namespace without a single way out, where this machine lets us."""
+    words = ("unshare", "-n") if os.geteuid() == 0 else ("unshare", "-rn")
+    if shutil.which("unshare") and subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0:
+        return words
+    return ()
+
+
+@dataclass
+class Ran:
+    """How a client ended: what it said of itself, and where it tried to go."""
+
+    code: int
+    out: str
+    err: str
+    reached: list[str]
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The client's last line, which is JSON."""
+        assert self.code == 0, self.err[-4000:]
+        said: dict[str, Any] = json.loads(self.out.splitlines()[-1])
+        return said
+
+
+@dataclass
+class Desk:
+    """A user who works offline: orch, a mirror of the world on loopback, and the clients."""
+
+    orch: Orch
+    mirror: Origin
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def want(self, name: str, framework: str, url: str, content: bytes, **keys: Any) -> None:
+        """Put a file of the world (`url`) on the mirror and into the manifest, for a framework."""
+        entry = {"url": url, "sha256": sha256(content), "size": len(content), "for": framework}
+        self.publish(url, content)
+        self.orch.models[name] = {**entry, **keys}
+
+    def publish(self, url: str, content: bytes | Path) -> None:
+        """Serve a file of the world from loopback: the manifest names the world, a mirror rule leads here."""
+        origin = "/".join(url.split("/", 3)[:3]) + "/"
+        self.mirror.serve(url.removeprefix(origin), content)
+        rules = self.orch.top.setdefault("mirrors", [])
+        if all(rule["origin"] != origin for rule in rules):
+            rules.append({"origin": origin, "urls": [self.mirror.url]})
+
+    def sync(self, fetched: int | None = None) -> None:
+        """Sync, and once more: the second time there is nothing left to do."""
+        done = self.orch.sync()
+        assert done.code == 0, done.out + done.err
+        assert fetched is None or done.summary["fetched"] == fetched
+        self.idle()
+
+    def idle(self) -> None:
+        """Hold that `orch sync` finds everything in place."""
+        again = self.orch.sync()
+        assert (again.code, again.summary["present"]) == (0, again.summary["files"]), again.out
+
+    def run(self, script: str, *words: str, loopback: bool = False, **environ: str) -> Ran:
+        """Run Python in the clients' interpreter; with `loopback` it may talk to this machine's own servers."""
+        log = self.orch.folder / "reached"
+        log.write_text("")
+        env = {**self.orch.env(), "PYTHONPATH": str(_OFFLINE), "ORCH_TEST_REACHED": str(log)}
+        env |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", **self.environ, **environ}
+        argv = [*(() if loopback else alone()), python(), "-c", textwrap.dedent(script), *words]
+        done = subprocess.run(argv, cwd=self.orch.folder, env=env, capture_output=True, text=True, timeout=240, check=False)
+        return Ran(done.returncode, done.stdout, done.stderr, log.read_text().splitlines())
+
+    def load(self, script: str, *words: str, **environ: str) -> dict[str, Any]:
+        """Run a client that has all it needs: it ends well and does not even try to leave the machine."""
+        ran = self.run(script, *words, **environ)
+        said = ran.said
+        assert ran.reached == []
+        return said
+
+    def make(self, script: str, name: str) -> bytes:
+        """The bytes of a file that a client writes to `sys.argv[1]`."""
+        file = self.orch.folder / name
+        ran = self.run(script, str(file))
+        assert ran.code == 0, ran.err[-4000:]
+        return file.read_bytes()
+
+    @property
+    def home(self) -> Path:
+        return self.orch.folder / "home"
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
