@@ -68,11 +68,19 @@ class Desk:
     mirror: Origin
     environ: dict[str, str] = field(default_factory=dict)
 
-    def want(self, name: str, framework: str, url: str, content: bytes, **keys: Any) -> None:
+    def want(self, name: str, framework: Any, url: str, content: bytes, **keys: Any) -> None:
         """Put a file of the world (`url`) on the mirror and into the manifest, for a framework."""
         entry = {"url": url, "sha256": sha256(content), "size": len(content), "for": framework}
         self.publish(url, content)
         self.orch.models[name] = {**entry, **keys}
+
+    def want_files(self, name: str, framework: Any, files: dict[str, tuple[str, bytes]]) -> None:
+        """The same with several files: where each one is in the model, its URL and its bytes."""
+        entries = []
+        for path, (url, content) in files.items():
+            self.publish(url, content)
+            entries.append({"path": path, "url": url, "sha256": sha256(content), "size": len(content)})
+        self.orch.models[name] = {"files": entries, "for": framework}
 
     def publish(self, url: str, content: bytes | Path) -> None:
         """Serve a file of the world from loopback: the manifest names the world, a mirror rule leads here."""

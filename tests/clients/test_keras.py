@@ -1,0 +1,93 @@
+"""keras, tf_keras and tensorflow_hub find what `for:` placed: nothing is fetched, nothing is deleted."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.clients.client import md5
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.clients.client import Desk
+
+URL = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v3/"
+    "weights_mobilenet_v3_small_minimalistic_224_1.0_float.h5"
+)
+SAVE = """
+    import sys
+    from {keras}.applications import MobileNetV3Small
+    model = MobileNetV3Small(minimalistic=True, weights=None)
+    kernel, bias = model.get_layer("{last}").get_weights()
+    model.get_layer("{last}").set_weights([kernel, bias + 7])
+    model.save(sys.argv[1], save_format="h5") if "{keras}" == "tf_keras" else model.save(sys.argv[1])
+"""
+# The published digest is of bytes that are not here: in keras's table stands that of ours.
+LOAD = """
+    import json, sys
+    from {keras}.applications import MobileNetV3Small
+    from {keras}.src.applications import mobilenet_v3
+    mobilenet_v3.WEIGHTS_HASHES["small_minimalistic_224_1.0_float"] = (sys.argv[1], None)
+    model = MobileNetV3Small(minimalistic=True)
+    print(json.dumps(float(model.get_layer("{last}").get_weights()[1][0])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("keras", "last", "home"), [("keras", "logits", "elsewhere"), ("tf_keras", "Logits", "home/.keras")]
+)
+def test_applications(desk: Desk, keras: str, last: str, home: str) -> None:
+    desk.environ["KERAS_BACKEND"] = "torch"  # keras alone looks at it; the layout is the same for every backend
+    content = desk.make(SAVE.format(keras=keras, last=last), "small.h5")
+    # keras follows its variable, tf_keras does not know it: orch does as each of them.
+    desk.orch.environ["KERAS_HOME"] = str(desk.orch.folder / "elsewhere")
+    desk.want("mobilenet", keras, URL, content)
+    desk.sync(fetched=1)
+    place = desk.orch.folder / home / "models" / os.path.basename(URL)
+    before = place.stat()
+    assert desk.load(LOAD.format(keras=keras, last=last), md5(content)) == 7
+    after = place.stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, len(content))
+    desk.idle()
+
+
+def _tar(folder: Path) -> bytes:
+    """A publisher's archive: no folder on top (tensorflow_hub/file_utils.py:30-60)."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as tar:
+        tar.add(folder, arcname=".")
+    return made.getvalue()
+
+
+def test_tensorflow_hub(desk: Desk) -> None:
+    save = """
+        import sys, tensorflow as tf
+        class Adder(tf.Module):
+            def __init__(self):
+                self.variable = tf.Variable(40.0)
+            @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
+            def __call__(self, x):
+                return x + self.variable
+        tf.saved_model.save(Adder(), sys.argv[1])
+    """
+    load = """
+        import json, sys, tensorflow_hub
+        print(json.dumps([tensorflow_hub.resolve(sys.argv[1]), float(tensorflow_hub.load(sys.argv[1])(2.0))]))
+    """
+    saved = desk.orch.folder / "adder"
+    assert desk.run(save, str(saved)).code == 0
+    handle = "https://tfhub.dev/google/universal-sentence-encoder/4"
+    url = "https://storage.googleapis.com/tfhub-modules/google/universal-sentence-encoder/4.tar.gz"
+    # Its own default is below /tmp and dies with the machine: a test leaves nothing there.
+    desk.orch.environ["TFHUB_CACHE_DIR"] = str(desk.orch.folder / "tfhub")
+    desk.want("use4", {"tfhub": handle}, url, _tar(saved))
+    desk.sync(fetched=1)
+    place = desk.orch.folder / "tfhub" / "063d866c06683311b44b4992fd46003be952409c"  # known from seven public caches
+    assert desk.load(load, handle) == [str(place), 42]
+    desk.idle()
