@@ -25,7 +25,7 @@ _OFFLINE = Path(__file__).with_name("offline")
 
 
 def python() -> str:
-    """The clients' interpreter; where it was not made the test is skipped, or fails if ORCH_TEST_REQUIRE says `clients`."""
+    """The clients' interpreter; without it a test is skipped, or fails where ORCH_TEST_REQUIRE says `clients`."""
     if not READY.exists():
         word = "the real clients are not installed: `make test-clients` does it (torch, tensorflow: 3.5 GB)"
         if "clients" in os.environ.get("ORCH_TEST_REQUIRE", "").split(","):
@@ -90,11 +90,11 @@ class Desk:
         if all(rule["origin"] != origin for rule in rules):
             rules.append({"origin": origin, "urls": [self.mirror.url]})
 
-    def sync(self, fetched: int | None = None) -> None:
-        """Sync, and once more: the second time there is nothing left to do."""
+    def sync(self, **counts: int | None) -> None:
+        """Sync, and once more: the second time there is nothing left to do; `counts` are the first one's."""
         done = self.orch.sync()
         assert done.code == 0, done.out + done.err
-        assert fetched is None or done.summary["fetched"] == fetched
+        assert all(done.summary[name] == count for name, count in counts.items() if count is not None), done.out
         self.idle()
 
     def idle(self) -> None:
@@ -109,7 +109,9 @@ class Desk:
         env = {**self.orch.env(), "PYTHONPATH": str(_OFFLINE), "ORCH_TEST_REACHED": str(log)}
         env |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", **self.environ, **environ}
         argv = [*(() if loopback else alone()), python(), "-c", textwrap.dedent(script), *words]
-        done = subprocess.run(argv, cwd=self.orch.folder, env=env, capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run(
+            argv, cwd=self.orch.folder, env=env, capture_output=True, text=True, timeout=240, check=False
+        )
         return Ran(done.returncode, done.stdout, done.stderr, log.read_text().splitlines())
 
     def load(self, script: str, *words: str, **environ: str) -> dict[str, Any]:
