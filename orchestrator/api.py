@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import ManifestError, Problem
 from orchestrator.workspace import Workspace, open_workspace, unknown_name
 from orchestrator.world import World
 
@@ -44,7 +45,15 @@ def plan(
 
     world = World.real()
     space = open_workspace(world, manifests, only=only, store=store, root=root)
-    return run(world, space.store, space.wanted, emit, hosts=space.hosts, options=options)
+    return run(
+        world,
+        space.store,
+        space.wanted,
+        emit,
+        hosts=space.hosts,
+        options=options,
+        unresolved=space.unresolved,
+    )
 
 
 def sync(
@@ -64,7 +73,15 @@ def sync(
 
     world = World.real()
     space = open_workspace(world, manifests, only=only, store=store, root=root)
-    return run(world, space.store, space.wanted, emit, hosts=space.hosts, options=options)
+    return run(
+        world,
+        space.store,
+        space.wanted,
+        emit,
+        hosts=space.hosts,
+        options=options,
+        unresolved=space.unresolved,
+    )
 
 
 def path(name: str, *manifests: str, store: str | None = None, root: str | None = None) -> str:
@@ -87,5 +104,8 @@ def first_place(world: World, space: Workspace, name: str) -> str:
 
     found = next((w for w in space.wanted if w.model == name), None)
     if found is None:
+        for model in space.unresolved:
+            if model.model == name:
+                raise ManifestError((Problem(model.manifest, 0, "", model.message),), model.hint)
         raise unknown_name(name, {w.model for w in space.wanted})
     return found.places[0].path if found.places else Store(space.store, world.state).blob(found.sha256)

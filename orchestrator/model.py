@@ -54,18 +54,49 @@ class Host(msgspec.Struct, frozen=True, gc=False):
     user_agent: str | None = None
 
 
+class Pin(NamedTuple):
+    """A digest that is not sha256: `kind` is sha512, sha1 or md5, `hex` lower-case digits."""
+
+    kind: str
+    hex: str
+
+
+class Repo(msgspec.Struct, frozen=True, gc=False):
+    """A repository of a hub: `hub` is hf or modelscope; `revision` "" is the hub's default branch."""
+
+    hub: str
+    name: str
+    revision: str = ""
+
+
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """An absolute path where a file must end up, and how."""
+    """An absolute path where a file must end up, and how.
+
+    `private`: its client rewrites the file in place, so it never shares an inode with the blob. `target`: the path
+    is a layout's own symlink with this text, to another place of the same file. `unpack`: the path is a folder
+    that holds the archive's content.
+    """
 
     path: str
     link: Link = Link.AUTO
+    private: bool = False
+    target: str = ""
+    unpack: bool = False
+
+
+class Mark(msgspec.Struct, frozen=True, gc=False):
+    """A small file that a layout wants once all files of a model are in place; written where there is none yet."""
+
+    path: str
+    text: str = ""
 
 
 class Wanted(msgspec.Struct, frozen=True, gc=False):
     """One file of one model of one manifest.
 
-    `manifest` is the manifest's absolute path; `sha256` 64 lower-case hex digits; `size` bytes or None where
-    the manifest does not say; `places` empty for `to: store`.
+    `manifest` is the manifest's absolute path; `sha256` 64 lower-case hex digits, or "" where only `pins` are known;
+    `size` bytes or None where nobody said; `places` empty for `to: store`; `marks` stand on a model's last file;
+    `pieces` tell which bytes of a wrong file are bad.
     """
 
     manifest: str
@@ -76,6 +107,19 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     sources: tuple[Source, ...]
     places: tuple[Place, ...]
     tags: tuple[str, ...] = ()
+    pins: tuple[Pin, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    pieces: str = ""
+
+
+class Unresolved(msgspec.Struct, frozen=True, gc=False):
+    """A model that cannot be synced before `orch lock`; the others can."""
+
+    manifest: str
+    model: str
+    message: str
+    hint: str
+    tags: tuple[str, ...] = ()
 
 
 class Artifact(msgspec.Struct, frozen=True, gc=False):
@@ -85,6 +129,8 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
     size: int | None
     sources: tuple[Source, ...]
     wanted: tuple[Wanted, ...]
+    pins: tuple[Pin, ...] = ()
+    pieces: str = ""
 
     @property
     def name(self) -> str:

@@ -11,12 +11,14 @@ import msgspec
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
+from orchestrator.placement.leading import leading_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from orchestrator.manifest import Manifest, Site
-    from orchestrator.model import Host, Wanted
+    from orchestrator.manifest.lockfile import Lock
+    from orchestrator.model import Host, Unresolved, Wanted
     from orchestrator.world import World
 
 DEFAULT_MANIFEST = "manifests/team.yaml"
@@ -30,6 +32,7 @@ class Workspace(msgspec.Struct, frozen=True):
     wanted: tuple[Wanted, ...]
     store: str
     hosts: dict[str, Host] = msgspec.field(default_factory=dict)
+    unresolved: tuple[Unresolved, ...] = ()
     texts: dict[str, str] = msgspec.field(default_factory=dict)
 
 
@@ -70,22 +73,24 @@ def open_workspace(
     for path in dict.fromkeys(os.path.abspath(os.path.join(world.cwd, path)) for path in paths):
         try:
             texts[path] = read_text(path)
-            loaded.append(manifests.parse(texts[path], path, world.home, root=base))
+            made = manifests.parse(texts[path], path, world.home, root=base, lock=_lock(path))
+            loaded.append(_laid_out(world, made, texts[path]))
         except ManifestError as error:
             problems += error.problems
     if problems:
         raise ManifestError(tuple(problems), _hint(problems))
     extra = hub_mirror(world)
     wanted = tuple(w for m in loaded for w in manifests.wanted(m, here, extra))
-    if len(loaded) > 1 and (clashing := manifests.clash_problems(wanted, texts)):
+    by_layout = any(model.layouts for m in loaded for model in m.models)
+    if (by_layout or len(loaded) > 1) and (clashing := manifests.clash_problems(wanted, texts)):
         raise ManifestError(clashing)
+    unresolved = tuple(u for m in loaded for u in m.unresolved)
     if only:
-        wanted = _select(wanted, only)
-    if leading_out := _leading_out(loaded, wanted, texts):
-        raise ManifestError(
-            leading_out, "replace the symlink by a folder, or allow its target: `allow_absolute: [...]`"
-        )
-    return Workspace(tuple(loaded), wanted, _store(world, loaded, here, store), _hosts(loaded, here), texts)
+        wanted, unresolved = _select(wanted, unresolved, only)
+    if outside := leading_out(loaded, wanted, texts):
+        raise ManifestError(outside, "replace the symlink by a folder, or allow its target: `allow_absolute: [...]`")
+    path = _store(world, loaded, here, store)
+    return Workspace(tuple(loaded), wanted, path, _hosts(loaded, here), unresolved, texts)
 
 
 def read_text(path: str) -> str:
@@ -102,6 +107,44 @@ def read_text(path: str) -> str:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ManifestError((Problem(path, line, "", "not UTF-8 text"),)) from error
+
+
+def _lock(manifest: str) -> Lock | None:
+    """Read the lock beside a manifest, where there is one.
+
+    Raises:
+        ManifestError: it is damaged.
+    """
+    path = manifests.lock_path(manifest)
+    if not os.path.exists(path):
+        return None
+    from orchestrator.manifest.lockfile import read
+
+    return read(read_text(path), path)
+
+
+def _laid_out(world: World, manifest: Manifest, text: str) -> Manifest:
+    """Give each model the places that its frameworks look in.
+
+    Raises:
+        ManifestError: a framework has no place for a model.
+    """
+    if not any(model.layouts for model in manifest.models):
+        return manifest
+    from orchestrator.placement.base import LayoutError
+    from orchestrator.placement.catalogue import laid_out
+
+    models, problems = [], []
+    for model in manifest.models:
+        try:
+            models.append(laid_out(world, model) if model.layouts else model)
+        except LayoutError as problem:
+            path = f"models > {model.name} > for"
+            line = manifests.locate(text, manifest.file, path)
+            problems.append(Problem(manifest.file, line, path, str(problem)))
+    if problems:
+        raise ManifestError(tuple(problems))
+    return msgspec.structs.replace(manifest, models=tuple(models))
 
 
 def _hint(problems: Sequence[Problem]) -> str:
@@ -152,15 +195,24 @@ def hub_mirror(world: World) -> tuple[manifests.Prefix, ...]:
     return (manifests.prefix(HUB, (endpoint,), "HF_ENDPOINT"),)
 
 
-def _select(wanted: tuple[Wanted, ...], only: Sequence[str]) -> tuple[Wanted, ...]:
+def _select(
+    wanted: tuple[Wanted, ...], unresolved: tuple[Unresolved, ...], only: Sequence[str]
+) -> tuple[tuple[Wanted, ...], tuple[Unresolved, ...]]:
     names = {word for word in only if not word.startswith("tag:")}
     tags = {word[4:] for word in only if word.startswith("tag:")}
-    known = {w.model for w in wanted}
-    known_tags = {tag for w in wanted for tag in w.tags}
+    known = {w.model for w in wanted} | {u.model for u in unresolved}
+    known_tags = {tag for w in wanted for tag in w.tags} | {tag for u in unresolved for tag in u.tags}
     for word, pool in (*((n, known) for n in names), *((t, known_tags) for t in tags)):
         if word not in pool:
             raise unknown_name(word, pool)
-    return tuple(w for w in wanted if w.model in names or tags.intersection(w.tags))
+
+    def is_meant(model: str, its_tags: tuple[str, ...]) -> bool:
+        return model in names or bool(tags.intersection(its_tags))
+
+    return (
+        tuple(w for w in wanted if is_meant(w.model, w.tags)),
+        tuple(u for u in unresolved if is_meant(u.model, u.tags)),
+    )
 
 
 def unknown_name(word: str, pool: set[str]) -> ManifestError:
@@ -170,36 +222,6 @@ def unknown_name(word: str, pool: set[str]) -> ManifestError:
     near = difflib.get_close_matches(word, sorted(pool), 1)
     hint = f"did you mean `{near[0]}`?" if near else "`orch status` lists the names"
     return ManifestError((Problem("", 0, "", f"no model or tag is called `{word}`"),), hint)
-
-
-def _leading_out(loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: dict[str, str]) -> tuple[Problem, ...]:
-    """Find the places that a symlink takes out of their root; one lstat a folder."""
-    known: dict[str, str] = {"/": "/"}
-    inside: dict[str, set[str]] = {m.file: set() for m in loaded}  # folders that were looked at, and are
-
-    def real(folder: str) -> str:
-        if folder not in known:
-            parent, name = os.path.split(folder)
-            path = os.path.join(real(parent), name)
-            known[folder] = os.path.realpath(path) if os.path.islink(path) else path
-        return known[folder]
-
-    allowed = {m.file: [real(folder) for folder in (m.root, *m.allow_absolute)] for m in loaded}
-    problems = []
-    for w in wanted:
-        good = inside[w.manifest]
-        for place in w.places:
-            named = place.path.rpartition("/")[0]
-            if named in good:
-                continue
-            folder = real(named or "/")
-            if any(folder == top or folder.startswith(top.rstrip("/") + "/") for top in allowed[w.manifest]):
-                good.add(named)
-            else:
-                path = f"models > {w.model} > to"
-                line = manifests.locate(texts[w.manifest], w.manifest, path)
-                problems.append(Problem(w.manifest, line, path, f"a symlink leads out of root: to {folder}"))
-    return tuple(problems)
 
 
 def _store(world: World, loaded: Sequence[Manifest], site: Site | None, flag: str | None) -> str:

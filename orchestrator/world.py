@@ -27,6 +27,15 @@ def _chance() -> float:
     return random.random()
 
 
+def _read(path: str) -> str:
+    """Read another program's settings, as far as they are there and are text."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, ValueError):
+        return ""
+
+
 @dataclass(frozen=True)
 class World:
     """Made once by the caller; tests make another. No other room reads the environment or the clock."""
@@ -37,6 +46,7 @@ class World:
     monotonic: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = _chance
     now: Callable[[], float] = time.time  # since the epoch; jumps where somebody sets the clock
+    read: Callable[[str], str] = _read  # a path -> another program's settings, "" where there are none
 
     @classmethod
     def real(cls) -> World:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.parse
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import msgspec
@@ -21,16 +22,18 @@ from hypothesis import strategies as st
 from orchestrator import manifest
 from orchestrator.errors import ExitCode, ManifestError
 from orchestrator.manifest import paths, urls, walk
+from orchestrator.manifest.keys import Framework
 from orchestrator.manifest.lines import marked
 from orchestrator.manifest.problems import of_manifest
 from orchestrator.manifest.types import Document, SiteDocument
 from orchestrator.manifest.walk import without_own
-from orchestrator.manifest.words import MODEL_NOT_YET, NOT_YET, told
+from orchestrator.manifest.words import NOT_YET, told
 from orchestrator.model import Host, Link, Place, Role, Source, Wanted
 
 REPO = Path(__file__).resolve().parent.parent
 FILE = "/srv/team/manifests/team.yaml"
 HOME = "/home/ann"
+FRAMEWORKS = ", ".join(sorted(get_args(Framework)))
 A = "a" * 64
 B = "b" * 64
 quick = settings(deadline=None, database=None, max_examples=100, suppress_health_check=list(HealthCheck))
@@ -125,6 +128,7 @@ models:
                         (Place("/srv/team/w/a.pth", Link.HARD),),
                     ),
                 ),
+                link=Link.HARD,
             ),
             manifest.Model(
                 "two",
@@ -147,6 +151,7 @@ models:
                         (Place("/data/models/two/y.bin"), Place("/srv/team/two/y.bin")),
                     ),
                 ),
+                many=True,
             ),
         ),
     )
@@ -228,7 +233,7 @@ def test_a_root_of_slash_and_a_default_place() -> None:
     assert where(one(good(to=""), "root: /\ndefaults: {to: w/}")) == [["/w/a.pth"]]
     assert where(one(good(to="/x/y"), "allow_absolute: [/]")) == [["/x/y"]]
     assert problems(one(good(to="null"), "defaults: {to: w/}")) == [
-        (3, "models > m", "say where: `to: PATH`, or `to: store`")
+        (3, "models > m", "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`")
     ]
 
 
@@ -416,15 +421,10 @@ def test_alias_bomb() -> None:
         (good(url="", sha256="", files="[{url: u}]"), "files > 0", "`path` is missing"),
         (good(url="", sha256="", files="[{path: p}]"), "files > 0", "`url` is missing"),
         (good(url="", sha256="", files="[p]"), "files > 0", "expected a mapping, found text"),
-        *((good(**{k: "x"}), k, f"`{k}` is not supported yet") for k in MODEL_NOT_YET),
-        *(
-            (
-                good(url="", sha256="", files=f"[{{path: p, url: u, {k}: x}}]"),
-                f"files > 0 > {k}",
-                f"`{k}` is not supported yet",
-            )
-            for k in NOT_YET["file"]
-        ),
+        (good(sha256="", md5="12"), "md5", "expected 32 hex digits, found 2"),
+        (good(sha1="'sha1:x'"), "sha1", "expected 40 hex digits, found `x`"),
+        (good(unpack="yes"), "unpack", "expected true or false"),
+        (good(**{"for": "[torch, kera]"}), "for > 1", f"expected one of {FRAMEWORKS}"),
     ],
 )
 def test_types_of_a_model(keys: str, path: str, message: str) -> None:
@@ -435,7 +435,7 @@ def test_types_of_a_model(keys: str, path: str, message: str) -> None:
     ("line", "path", "message"),
     [
         *((f"{k}: x", k, f"`{k}` is not supported yet") for k in NOT_YET["manifest"]),
-        *((f"defaults: {{{k}: x}}", f"defaults > {k}", f"`{k}` is not supported yet") for k in MODEL_NOT_YET),
+        ("defaults: {repo: x}", "defaults > repo", "unknown key `repo`"),
         ("hosts: {h: {token_env: T}}", "hosts > h > token_env", "`token_env` is not supported yet"),
         ("hosts: {h: {connections: 0}}", "hosts > h > connections", "expected a whole number from 1 up"),
         ("hosts: {h: null}", "hosts > h", "expected a mapping, found nothing"),
@@ -479,11 +479,11 @@ def test_models_must_be_there() -> None:
 
 SECRET = "does not belong in a manifest"
 RULES = [
-    (good(sha256=""), "", "no sha256: orch fetches nothing without a pin"),
-    (good(to=""), "", "say where: `to: PATH`, or `to: store`"),
-    (good(to="null"), "", "say where: `to: PATH`, or `to: store`"),
-    (good(to="[]"), "", "say where: `to: PATH`, or `to: store`"),
-    (good(url=""), "", "say what: `url: URL`, or `files:`"),
+    (good(sha256=""), "", "no sha256: orch fetches nothing without a pin (run `orch lock`)"),
+    (good(to=""), "", "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`"),
+    (good(to="null"), "", "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`"),
+    (good(to="[]"), "", "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`"),
+    (good(url=""), "", "say what: `url: URL`, `files:`, or `repo: hf:ORG/NAME`"),
     (good(to="../a"), "to", "`..` is not allowed"),
     (good(to="a/../b"), "to", "`..` is not allowed"),
     (good(to="[a, b/..]"), "to > 1", "`..` is not allowed"),
@@ -542,7 +542,7 @@ RULES = [
 ]  # fmt: skip
 ENTRY = "url: 'https://e.org/p', sha256: " + A
 FILES_RULES = [
-    ("[{path: p, url: 'https://e.org/p'}]", " > 0", "no sha256: orch fetches nothing without a pin"),
+    ("[{path: p, url: 'https://e.org/p'}]", " > 0", "no sha256: orch fetches nothing without a pin (run `orch lock`)"),
     (f"[{{path: p, {ENTRY}}}, {{path: ../p, {ENTRY}}}]", " > 1 > path", "`..` is not allowed"),
     (f"[{{path: /p, {ENTRY}}}]", " > 0 > path", "expected a relative path"),
     (f"[{{path: p/, {ENTRY}}}]", " > 0 > path", "expected a file, not a folder"),
@@ -628,7 +628,7 @@ def test_everything_in_one_go() -> None:
     text = f"""version: 1
 modles: {{}}
 mirrors: [{{origin: "https://e.org/"}}]
-defaults: {{for: torch}}
+defaults: {{for: pytorch}}
 models:
   sound:
     url: https://u:p@e.org/a
@@ -646,12 +646,12 @@ models:
     assert problems(text) == [
         (2, "modles", "unknown key `modles`, did you mean `models`?"),
         (3, "mirrors > 0", "`urls` is missing"),
-        (4, "defaults > for", "`for` is not supported yet"),
+        (4, "defaults > for", f"expected one of {FRAMEWORKS} or a list or a mapping"),
         (7, "models > sound > url", f"a literal secret (`user:password@`) {SECRET}"),
         (9, "models > sound > to", "`..` is not allowed"),
         (10, "models > broken > sha256", "expected 64 hex digits, found 63"),
         (10, "models > broken > ulr", "unknown key `ulr`, did you mean `url`?"),
-        (11, "models > unpinned", "no sha256: orch fetches nothing without a pin"),
+        (11, "models > unpinned", "no sha256: orch fetches nothing without a pin (run `orch lock`)"),
         (17, "models > second > to", "the place `/srv/team/manifests/c` is taken: that of `first` has another digest"),
     ]  # fmt: skip
 

@@ -38,7 +38,15 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
     def work() -> Any:
         nonlocal work_to_do
         space = workspace(world, words)
-        summary = plan(world, space.store, space.wanted, sink, hosts=space.hosts, options=run_options)
+        summary = plan(
+            world,
+            space.store,
+            space.wanted,
+            sink,
+            hosts=space.hosts,
+            options=run_options,
+            unresolved=space.unresolved,
+        )
         work_to_do = summary.placed + summary.fetched > 0
         return summary
 

@@ -27,6 +27,6 @@ def command(**words: Any) -> int:
 
     def work() -> Any:
         space = workspace(world, words)
-        return status(world, space.store, space.wanted, sink)
+        return status(world, space.store, space.wanted, sink, unresolved=space.unresolved)
 
     return conclude(sink, work)

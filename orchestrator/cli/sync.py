@@ -43,6 +43,14 @@ def command(dry_run: bool, **words: Any) -> int:
 
     def work() -> Any:
         space = workspace(world, words)
-        return sync(world, space.store, space.wanted, sink, hosts=space.hosts, options=run_options)
+        return sync(
+            world,
+            space.store,
+            space.wanted,
+            sink,
+            hosts=space.hosts,
+            options=run_options,
+            unresolved=space.unresolved,
+        )
 
     return conclude(sink, work)

@@ -36,6 +36,7 @@ def command(**words: Any) -> int:
         if manifests or not sums:
             space = workspace(world, {**words, "manifests": manifests})
             wanted += space.wanted
-        return reread(world, space.store if space else "/nonexistent", wanted, sink)
+        unresolved = space.unresolved if space else ()
+        return reread(world, space.store if space else "/nonexistent", wanted, sink, unresolved=unresolved)
 
     return conclude(sink, work)

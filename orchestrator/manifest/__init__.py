@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.manifest.clash import clash_problems, clashes
+from orchestrator.manifest.paths import lock_path
 from orchestrator.manifest.resolve import parse, parse_site, prefix, wanted
 from orchestrator.manifest.schema import schema
 from orchestrator.manifest.values import File, Manifest, Model, Prefix, Site
@@ -21,6 +22,7 @@ __all__ = [
     "clash_problems",
     "clashes",
     "locate",
+    "lock_path",
     "parse",
     "parse_site",
     "prefix",

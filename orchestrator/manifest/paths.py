@@ -91,6 +91,13 @@ def place(text: str, ground: Ground) -> tuple[str, bool]:
     return path.rstrip("/"), is_folder
 
 
+def lock_path(manifest: str) -> str:
+    """Where a manifest's lock stands: `team.lock.json` beside `team.yaml`."""
+    folder, slash, name = manifest.rpartition("/")
+    stem, dot, _ = name.rpartition(".")
+    return f"{folder}{slash}{stem if dot and stem else name}.lock.json"
+
+
 def _check(text: str) -> None:
     if fault := fault_of_text(text):
         raise PathError(f"the path {fault}")

@@ -15,6 +15,7 @@ from orchestrator.manifest.walk import without_own
 from orchestrator.manifest.words import told
 
 if TYPE_CHECKING:
+    from orchestrator.manifest.lockfile import Lock
     from orchestrator.manifest.rules import Found, Key
 
 
@@ -23,13 +24,15 @@ def located(text: str, file: str, found: Found) -> tuple[Problem, ...]:
     return _sorted(file, marked(text), found)
 
 
-def of_manifest(text: str, file: str, home: str, why: str) -> tuple[Problem, ...]:
+def of_manifest(
+    text: str, file: str, home: str, why: str, lock: Lock | None = None, *, resolve: bool = True
+) -> tuple[Problem, ...]:
     """All problems of a manifest that its types refused; `why` is what to say if nothing else explains it."""
     marks = marked(text)
     found: Found = []
     data: Any = without_own(marks.data)
     if marks.whole and isinstance(data, dict):
-        _manifest(data, file, home, found)
+        _manifest(data, file, home, found, lock, resolve=resolve)
     elif marks.whole:
         found += told(data, Document)
     return _sorted(file, marks, found, why)
@@ -46,7 +49,7 @@ def of_site(text: str, file: str, home: str, why: str) -> tuple[Problem, ...]:
     return _sorted(file, marks, found, why)
 
 
-def _manifest(data: dict[str, Any], file: str, home: str, found: Found) -> None:
+def _manifest(data: dict[str, Any], file: str, home: str, found: Found, lock: Lock | None, *, resolve: bool) -> None:
     # Only what the types refuse goes to jsonschema, which takes its time; what they accept goes to the rules.
     models = data.get("models")
     bare = {**data, "models": {}} if isinstance(models, dict) else data
@@ -65,7 +68,7 @@ def _manifest(data: dict[str, Any], file: str, home: str, found: Found) -> None:
                 kept[name] = set(sound[name])
     entry = msgspec.convert({**empty, **good, "models": sound}, Document, strict=False)
     judged: Found = []
-    top.manifest(entry, file, home, judged, data.keys() - good.keys())
+    top.manifest(entry, file, home, judged, data.keys() - good.keys(), lock, resolve=resolve)
     # What such a model lacks may be what was misspelt: only what it has is held against it.
     found += [
         (key, said) for key, said in judged if key[1:2] and key[1] in kept and key[2:3] and key[2] in kept[key[1]]

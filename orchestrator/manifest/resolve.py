@@ -17,14 +17,18 @@ from orchestrator.model import Role, Source, Wanted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestrator.manifest.lockfile import Lock
     from orchestrator.manifest.rules import Found
     from orchestrator.manifest.values import File
 
 
-def parse(text: str, file: str, home: str = "", *, root: str | None = None) -> Manifest:
+def parse(
+    text: str, file: str, home: str = "", *, root: str | None = None, lock: Lock | None = None, resolve: bool = True
+) -> Manifest:
     """The manifest that `text` is; `file` is its absolute path, `home` the folder that `~/` means.
 
-    `root`, an absolute path, stands in for the text's own.
+    `root`, an absolute path, stands in for the text's own. What the text does not pin comes from `lock`; without
+    `resolve` it stays as it is: files without sha256, repositories without files.
 
     Raises `ManifestError` with every problem in the text, in the order of lines, and nothing else.
     """
@@ -35,10 +39,10 @@ def parse(text: str, file: str, home: str = "", *, root: str | None = None) -> M
         # Not worth its price, nor jsonschema's import, unless something is wrong.
         from orchestrator.manifest.problems import of_manifest
 
-        raise ManifestError(of_manifest(text, file, home, str(refusal))) from None
+        raise ManifestError(of_manifest(text, file, home, str(refusal), lock, resolve=resolve)) from None
     if root is not None:
         entry = msgspec.structs.replace(entry, root=root)
-    manifest = top.manifest(entry, file, home, found)
+    manifest = top.manifest(entry, file, home, found, lock=lock, resolve=resolve)
     if found:
         from orchestrator.manifest.problems import located
 
@@ -92,6 +96,9 @@ def wanted(manifest: Manifest, site: Site | None, extra_mirrors: tuple[Prefix, .
             _sources(file, first, later),
             file.places,
             model.tags,
+            file.pins,
+            file.marks,
+            file.pieces,
         )
         for model in manifest.models
         for file in model.files

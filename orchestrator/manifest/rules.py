@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from orchestrator.manifest import paths, urls
+from orchestrator.manifest import paths, pins, urls
 from orchestrator.manifest.paths import Ground, PathError
 from orchestrator.manifest.text import fault_of_name
 from orchestrator.manifest.types import Defaults, FileEntry, ModelEntry
@@ -18,8 +18,8 @@ from orchestrator.model import Link, Place
 Key: TypeAlias = "tuple[str | int, ...]"
 Found: TypeAlias = "list[tuple[Key, str]]"
 
-NO_PIN = "no sha256: orch fetches nothing without a pin"
-NO_PLACE = "say where: `to: PATH`, or `to: store`"
+NO_PLACE = "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`"
+ONE_OF = "say what: `url: URL`, `files:`, or `repo: hf:ORG/NAME`"
 
 
 def model(name: str, entry: ModelEntry, defaults: Defaults | None, ground: Ground, found: Found) -> Model:
@@ -33,14 +33,32 @@ def model(name: str, entry: ModelEntry, defaults: Defaults | None, ground: Groun
         found.append((at, f"the model's name {fault}"))
     under = defaults if defaults is not None else _UNKNOWN
     to = under.to if entry.to is UNSET else entry.to
+    for_ = under.for_ if entry.for_ is UNSET else entry.for_
     link = (under.link if entry.link is UNSET else entry.link) or Link.AUTO
     tags = (under.tags if entry.tags is UNSET else entry.tags) or ()
-    if not to and defaults is not None:
+    if not to and not for_ and defaults is not None:
         found.append((at, NO_PLACE))
     wheres = (to,) if isinstance(to, str) else tuple(to or ())
+    layouts = _layouts(for_)
+    if entry.repo is not UNSET:
+        from orchestrator.manifest import repos  # few models are a hub's
+
+        return repos.model(name, entry, tuple(tags), layouts, link, _places(at, entry, wheres, ground, found), found)
+    for key in ("include", "exclude"):
+        if getattr(entry, key) is not UNSET:
+            found.append(((*at, key), f"`{key}` belongs to a `repo`"))
     if entry.files is UNSET:
-        return Model(name, tuple(tags), (_only_file(at, entry, under, wheres, link, ground, found),))
-    return Model(name, tuple(tags), _many_files(at, entry, entry.files, wheres, link, ground, found))
+        file = _only_file(at, entry, under, wheres, link, ground, found)
+        return Model(name, tuple(tags), (file,), layouts, link, entry.unpack is True)
+    files = _many_files(at, entry, entry.files, wheres, link, ground, found)
+    return Model(name, tuple(tags), files, layouts, link, many=True)
+
+
+def _layouts(for_: Any) -> tuple[tuple[str, str], ...]:
+    """(framework, its value or "") of each framework in `for:`."""
+    if isinstance(for_, dict):
+        return tuple((framework, value or "") for framework, value in for_.items())
+    return tuple((word, "") for word in dict.fromkeys((for_,) if isinstance(for_, str) else for_ or ()))
 
 
 def _only_file(
@@ -53,7 +71,7 @@ def _only_file(
     found: Found,
 ) -> File:
     if entry.url is UNSET:
-        found.append((at, "say what: `url: URL`, or `files:`"))
+        found.append((at, ONE_OF))
     url = "" if entry.url is UNSET else _url((*at, "url"), entry.url, found)
     mirrors = (under.mirrors if entry.mirrors is UNSET else entry.mirrors) or []
     name = refused = ""
@@ -63,19 +81,24 @@ def _only_file(
         except UrlError as problem:
             refused = str(problem)
     places = []
+    unpack = entry.unpack is True
     for path, is_folder in _places(at, entry, wheres, ground, found):
+        if unpack:
+            places.append(path)
+            continue
         if is_folder and refused:
             found.append(((*at, "url"), refused))
         if name or not is_folder:
             places.append(f"{path}/{name}" if is_folder else path)
-    return File(
+    made = File(
         name or (places[0].rpartition("/")[2] if places else at[1]),  # type: ignore[arg-type]
         url,
         _urls((*at, "mirrors"), mirrors, found) if mirrors else (),
-        _digest(at, entry.sha256, found),
+        pins.digest(entry.sha256),
         None if entry.size is UNSET else entry.size,
-        _unique(places, link),
+        _unique(places, link, unpack=unpack),
     )
+    return pins.pinned(at, entry, made, found)
 
 
 def _many_files(
@@ -87,11 +110,13 @@ def _many_files(
     ground: Ground,
     found: Found,
 ) -> tuple[File, ...]:
-    for key in ("url", "mirrors", "sha256", "size"):
+    for key in ("url", "mirrors", "sha256", "sha512", "sha1", "md5", "size"):
         # `mirrors: null` only undoes a default.
         if getattr(entry, key) not in (UNSET, None):
             message = "either `url` or `files`" if key == "url" else f"`{key}` belongs to each of `files`"
             found.append(((*at, key), message))
+    if entry.unpack is True:
+        found.append(((*at, "unpack"), "only a model of one file, with `url`, can be unpacked"))
     folders = [path for path, _ in _places(at, entry, wheres, ground, found)]
     made: list[File] = []
     seen: set[str] = set()
@@ -105,16 +130,15 @@ def _many_files(
         if path in seen:
             found.append(((*here, "path"), "an earlier file of the model has this path"))
         seen.add(path)
-        made.append(
-            File(
-                path,
-                _url((*here, "url"), file.url, found),
-                _urls((*here, "mirrors"), file.mirrors or [], found),
-                _digest(here, file.sha256, found),
-                None if file.size is UNSET else file.size,
-                _unique([f"{folder}/{path}" for folder in folders], link),
-            )
+        value = File(
+            path,
+            _url((*here, "url"), file.url, found),
+            _urls((*here, "mirrors"), file.mirrors or [], found),
+            pins.digest(file.sha256),
+            None if file.size is UNSET else file.size,
+            _unique([f"{folder}/{path}" for folder in folders], link),
         )
+        made.append(pins.pinned(here, file, value, found))
     return tuple(made)
 
 
@@ -133,11 +157,11 @@ def _places(
     return made
 
 
-def _unique(paths_: list[str], link: Link) -> tuple[Place, ...]:
+def _unique(paths_: list[str], link: Link, *, unpack: bool = False) -> tuple[Place, ...]:
     """Each path once, as a place."""
     if len(paths_) == 1:
-        return (Place(paths_[0], link),)
-    return tuple(Place(path, link) for path in dict.fromkeys(paths_))
+        return (Place(paths_[0], link, unpack=unpack),)
+    return tuple(Place(path, link, unpack=unpack) for path in dict.fromkeys(paths_))
 
 
 def _url(at: Key, text: str, found: Found) -> str:
@@ -150,14 +174,6 @@ def _url(at: Key, text: str, found: Found) -> str:
 
 def _urls(at: Key, texts: list[str], found: Found) -> tuple[str, ...]:
     return tuple(_url((*at, number), text, found) for number, text in enumerate(texts))
-
-
-def _digest(at: Key, text: str | UnsetType, found: Found) -> str:
-    if text is UNSET:
-        found.append((at, NO_PIN))
-        return ""
-    digits = text[-64:]
-    return digits if digits.islower() else digits.lower()  # a copy of each costs memory
 
 
 _UNKNOWN = Defaults()

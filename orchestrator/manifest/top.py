@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET, UnsetType
 
-from orchestrator.manifest import paths, rules, urls
+from orchestrator.manifest import merge, paths, rules, urls
 from orchestrator.manifest.clash import contested, message
 from orchestrator.manifest.paths import Ground, PathError
 from orchestrator.manifest.text import has_unseen
@@ -19,14 +19,26 @@ from orchestrator.model import Host
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from orchestrator.manifest.lockfile import Lock
     from orchestrator.manifest.rules import Found, Key
     from orchestrator.manifest.values import Model
+    from orchestrator.model import Unresolved
 
 
-def manifest(entry: Document, file: str, home: str, found: Found, unknown: Collection[str] = ()) -> Manifest:
+def manifest(
+    entry: Document,
+    file: str,
+    home: str,
+    found: Found,
+    unknown: Collection[str] = (),
+    lock: Lock | None = None,
+    *,
+    resolve: bool = True,
+) -> Manifest:
     """`entry` as a value; what is wrong is added to `found`, and a manifest with anything there is of no use.
 
-    `unknown` are top keys that could not be read: nothing is said of what they may hold.
+    `unknown` are top keys that could not be read: nothing is said of what they may hold. With `resolve`, what the
+    manifest does not pin comes from `lock`.
     """
     beside = posixpath.dirname(file)
     root = _folder(("root",), entry.root, beside, home, found) or paths.absolute(".", beside)
@@ -37,6 +49,9 @@ def manifest(entry: Document, file: str, home: str, found: Found, unknown: Colle
     ground = Ground(root.rstrip("/") + "/", None if "allow_absolute" in unknown else tuple(allowed))
     defaults = None if "defaults" in unknown else entry.defaults or Defaults()
     models = tuple(rules.model(n, m, defaults, ground, found) for n, m in entry.models.items())
+    unresolved: tuple[Unresolved, ...] = ()
+    if resolve:
+        models, unresolved = merge.merged(file, models, lock, found)
     _clashes(models, found)
     return Manifest(
         file,
@@ -46,6 +61,7 @@ def manifest(entry: Document, file: str, home: str, found: Found, unknown: Colle
         _prefixes(entry.mirrors, found),
         _hosts(entry.hosts, beside, found),
         models,
+        unresolved,
     )
 
 

@@ -6,45 +6,22 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from orchestrator.model import Link
-
-# `$` alone would let a last newline pass.
-Digest = Annotated[
-    str,
-    Meta(
-        title="digest",
-        pattern=r"^([Ss][Hh][Aa]256:)?[0-9A-Fa-f]{64}$(?!\n)",
-        description="The file's sha256: 64 hex digits. This is the pin; orch fetches nothing without it.",
-    ),
-]
-Size = Annotated[
-    int,
-    Meta(title="size", ge=0, le=2**63 - 1, description="The file's size in bytes. A help, not a pin."),
-]
-Url = Annotated[
-    str, Meta(title="URL", min_length=1, description="Where the bytes are: https, http, ftp, rsync or file.")
-]
-Urls = Annotated[
-    list[Url], Meta(title="mirrors", description="URLs of the same bytes, best first, tried before `url`.")
-]
-Text = Annotated[str, Meta(min_length=1)]
-Tag = Annotated[str, Meta(title="tag", pattern=r"^[A-Za-z0-9_.-]+$(?!\n)")]
-To = Annotated[
-    Text | list[Text] | UnsetType | None,
-    Meta(
-        title="places",
-        description="Where the file must be: a path below `root`, a list of paths, or `store` (no place). "
-        "A trailing `/` is a folder; with `files`, it is always a folder.",
-    ),
-]
-How = Annotated[
-    Link | UnsetType | None,
-    Meta(title="link", description="How a place is made from the stored file."),
-]
-Tags = Annotated[
-    list[Tag] | UnsetType | None,
-    Meta(title="tags", description="Words to choose models by: `--only tag:TAG`."),
-]
+from orchestrator.manifest.keys import (
+    Digest,
+    For,
+    How,
+    Md5,
+    Patterns,
+    Sha1,
+    Sha512,
+    Size,
+    Store,
+    Tags,
+    Text,
+    To,
+    Url,
+    Urls,
+)
 
 
 class FileEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -54,19 +31,49 @@ class FileEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fals
     url: Url
     mirrors: Urls | UnsetType = UNSET
     sha256: Digest | UnsetType = UNSET
+    sha512: Sha512 | UnsetType = UNSET
+    sha1: Sha1 | UnsetType = UNSET
+    md5: Md5 | UnsetType = UNSET
     size: Size | UnsetType = UNSET
 
 
 class ModelEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
-    """One model: one file (`url`) or several (`files`)."""
+    """One model: one file (`url`), several (`files`), or those of a hub repository (`repo`)."""
 
     url: Url | UnsetType = UNSET
     mirrors: Urls | UnsetType | None = UNSET
     sha256: Digest | UnsetType = UNSET
+    sha512: Sha512 | UnsetType = UNSET
+    sha1: Sha1 | UnsetType = UNSET
+    md5: Md5 | UnsetType = UNSET
     size: Size | UnsetType = UNSET
     files: (
         Annotated[list[FileEntry], Meta(title="files", min_length=1, description="The model's files.")] | UnsetType
     ) = UNSET
+    repo: (
+        Annotated[
+            Text,
+            Meta(
+                title="repository",
+                description="A hub's repository: `hf:ORG/NAME[@REVISION]` or `modelscope:ORG/NAME[@REVISION]`. "
+                "`orch lock` resolves it.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    include: (
+        Annotated[Patterns, Meta(title="include", description="Only the repository's files that fit one of these.")]
+        | UnsetType
+    ) = UNSET
+    exclude: (
+        Annotated[Patterns, Meta(title="exclude", description="Not the repository's files that fit one of these.")]
+        | UnsetType
+    ) = UNSET
+    unpack: (
+        Annotated[bool, Meta(title="unpack", description="The places are folders that hold the archive's content.")]
+        | UnsetType
+    ) = UNSET
+    for_: For = msgspec.field(default=UNSET, name="for")
     to: To = UNSET
     link: How = UNSET
     tags: Tags = UNSET
@@ -75,6 +82,7 @@ class ModelEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fal
 class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Put under each model, key by key; `null` in a model undoes it."""
 
+    for_: For = msgspec.field(default=UNSET, name="for")
     to: To = UNSET
     link: How = UNSET
     tags: Tags = UNSET
@@ -106,10 +114,6 @@ Prefixes = Annotated[
 Hosts = Annotated[
     dict[str, HostEntry] | None,
     Meta(title="hosts", description="By host name, with the port where it is not the usual one."),
-]
-Store = Annotated[
-    Text | UnsetType,
-    Meta(title="store", description="Where complete files are kept. `~/` is expanded."),
 ]
 
 

@@ -19,15 +19,10 @@ if TYPE_CHECKING:
 
     from orchestrator.manifest.rules import Found, Key
 
-WEAK_PINS = ["sha512", "sha1", "md5"]
-MODEL_NOT_YET = ["for", "repo", "include", "exclude", "unpack", *WEAK_PINS]
 # Keys of the contract that no code reads yet.
 NOT_YET = {
     "manifest": ["allow", "limits", "swarm"],
     "site file": ["limits"],
-    "model": MODEL_NOT_YET,
-    "defaults": MODEL_NOT_YET,
-    "file": WEAK_PINS,
     "host": ["token_env"],
 }
 VERSION = "this orch reads version 1"
@@ -38,7 +33,9 @@ KINDS = {
     "string": "text",
     "integer": "a whole number",
     "null": "nothing",
+    "boolean": "true or false",
 }
+DIGITS = {"digest": 64, "sha512": 128, "sha1": 40, "md5": 32}
 
 
 def told(data: object, of: type[Document | SiteDocument | ModelEntry], at: Key = ()) -> Found:
@@ -86,10 +83,10 @@ def _plain(at: Key, error: Any, rooms: dict[str, Any]) -> str:
     match error.validator:
         case "type" if at == ("store",) and isinstance(value, list):
             return "a list for `store` is not supported yet"
-        case "pattern" if error.schema.get("title") == "digest":
-            digits = value.lower().removeprefix("sha256:")
+        case "pattern" if length := DIGITS.get(error.schema.get("title")):
+            digits = re.sub("^(sha256|sha512|sha1|md5):", "", value.lower())
             odd = re.sub("[0-9a-f]", "", digits)
-            return f"expected 64 hex digits, found {f'`{shown(odd[0])}`' if odd else len(digits)}"
+            return f"expected {length} hex digits, found {f'`{shown(odd[0])}`' if odd else len(digits)}"
         case "pattern":
             return "expected letters, digits, `_`, `.` and `-` only"
         case "minLength" | "minItems":
@@ -152,7 +149,10 @@ def _maximum(_judge: Any, most: int, value: object, _room: Any) -> Iterator[Vali
 _Judge: Any = extend(
     Draft202012Validator,
     {"minimum": _minimum, "maximum": _maximum},
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _checker, value: not isinstance(value, bool) and _number(value) is not None
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _checker, value: not isinstance(value, bool) and _number(value) is not None,
+            "boolean": lambda _checker, value: str(value).lower() in ("true", "false", "1", "0"),
+        }
     ),
 )

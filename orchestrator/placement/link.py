@@ -97,11 +97,13 @@ class _Putter:
 
     def put(self, sha256: str, place: Place) -> str | _Copy:
         folder, name = os.path.split(place.path)
+        if place.target:
+            return _alias(place)
         if folder not in self._device:
             os.makedirs(folder, exist_ok=True)
             self._device[folder] = os.stat(folder).st_dev
         blob = self._store.blob(sha256)
-        how = self._how(blob, folder, place.link)
+        how = self._how(blob, folder, place)
         if how == "hard":
             with suppress(OSError):
                 os.link(blob, place.path)  # where nothing stands this is as atomic as a rename
@@ -111,7 +113,7 @@ class _Putter:
             raise PlacementError(f"{place.path} is a folder", f"move it away, or change `to:` ({name})")
         temporary = f"{folder}/.orch-{secrets.token_hex(6)}"
         try:
-            if (made := self._make(blob, sha256, temporary, how, place.link)) == "copy":
+            if (made := self._make(blob, sha256, temporary, how, place)) == "copy":
                 copy, temporary = _Copy(sha256, temporary, place.path), ""
                 return copy
             os.rename(temporary, place.path)
@@ -122,20 +124,22 @@ class _Putter:
             seal.remember(self._store, place.path, sha256)
         return made
 
-    def _how(self, blob: str, folder: str, link: Link) -> str:
+    def _how(self, blob: str, folder: str, place: Place) -> str:
         """The way to try first."""
-        if link is not Link.AUTO:
-            return str(link.value)
-        return "reflink" if self._device[folder] not in self._no_reflink else self._hard_or_copy(blob, folder)
+        if place.link is not Link.AUTO:
+            return str(place.link.value)
+        return "reflink" if self._device[folder] not in self._no_reflink else self._hard_or_copy(blob, folder, place)
 
-    def _hard_or_copy(self, blob: str, folder: str) -> str:
+    def _hard_or_copy(self, blob: str, folder: str, place: Place) -> str:
         """A hard link where blob and place share a file system and the blob is ours (others' inodes stay theirs)."""
+        if place.private:
+            return "copy"
         status = os.stat(blob)
         mine = status.st_dev == self._device[folder] and status.st_uid == os.geteuid()
         return "hard" if mine else "copy"
 
-    def _make(self, blob: str, sha256: str, target: str, how: str, link: Link) -> str:
-        folder = os.path.dirname(target)
+    def _make(self, blob: str, sha256: str, target: str, how: str, place: Place) -> str:
+        folder, link = os.path.dirname(target), place.link
         if how == "reflink":
             if blobs.clone(blob, target):
                 seal.seal(self._store, target, sha256)
@@ -145,7 +149,7 @@ class _Putter:
                     f"no reflink to {folder}: the file system has none, or it is another one", "use `link: auto`"
                 )
             self._no_reflink.add(self._device[folder])
-            how = self._hard_or_copy(blob, folder)
+            how = self._hard_or_copy(blob, folder, place)
         if how == "symlink":
             os.symlink(blob, target)
             return how
@@ -158,6 +162,22 @@ class _Putter:
                     raise
         blobs.copy(blob, target)
         return "copy"
+
+
+def _alias(place: Place) -> str:
+    """Make a layout's own symlink; what it points to is another place of the same file."""
+    folder = os.path.dirname(place.path)
+    os.makedirs(folder, exist_ok=True)
+    if os.path.isdir(place.path) and not os.path.islink(place.path):
+        raise PlacementError(f"{place.path} is a folder", "move it away")
+    temporary = f"{folder}/.orch-{secrets.token_hex(6)}"
+    os.symlink(place.target, temporary)
+    try:
+        os.rename(temporary, place.path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+    return "symlink"
 
 
 def _finish(store: Store, copy: _Copy, *, is_right: bool) -> str | PlacementError:

@@ -166,7 +166,8 @@ def _place(kit: Kit, tasks: Sequence[Task]) -> dict[str, str | PlacementError]:
         for standing in task.standings:
             record = records.setdefault(standing.wanted.manifest, {})
             for place in standing.wanted.places:
-                record[place.path] = {"sha256": sha256, "link": place.link.value}
+                if not place.target:
+                    record[place.path] = {"sha256": sha256, "link": place.link.value}
                 todo.append((sha256, place))
     for manifest, record in records.items():
         if record:

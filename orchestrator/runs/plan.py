@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.events import Event, Summary
-    from orchestrator.model import Artifact, Host, Wanted
+    from orchestrator.model import Artifact, Host, Unresolved, Wanted
     from orchestrator.programs import Program
     from orchestrator.world import World
 
@@ -34,6 +34,7 @@ def plan(
     *,
     hosts: Mapping[str, Host] | None = None,
     options: Options | None = None,
+    unresolved: Sequence[Unresolved] = (),
 ) -> Summary:
     """Say of every file what `sync` would do, and whether bytes and inodes fit.
 
@@ -45,6 +46,7 @@ def plan(
     options = options or Options()
     store = Store(store_path, world.state)
     tally = Tally(wanted, bytes_to_fetch=0)
+    tally.refuse(unresolved, emit)
     todo = []
     for standing in standings(store, wanted):
         if standing.present:

@@ -72,10 +72,11 @@ def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] 
             here.inodes += INODES_PER_FILE
         # The states are those of the places, in their order; of the blob where it wants none.
         for place, (path, state) in zip(wanted.places, standing.states, strict=False):
-            if state is not State.SEALED:
+            if state is not State.SEALED and not place.target:
                 there = on(path)
                 there.inodes += 1
-                if place.link is Link.COPY or (place.link is Link.AUTO and there is not here):
+                shares = place.link is not Link.COPY and not place.private
+                if not shares or (place.link is Link.AUTO and there is not here):
                     there.size_bytes += wanted.size or 0
     return list(found.values())
 

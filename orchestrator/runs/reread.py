@@ -19,13 +19,21 @@ if TYPE_CHECKING:
 
     from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
+    from orchestrator.model import Unresolved
     from orchestrator.world import World
 
 BATCH = 256  # files a sha256sum: few processes, and news now and then
 _LINE = re.compile(r"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
 
 
-def reread(world: World, store_path: str, wanted: Sequence[Wanted], emit: Callable[[Event], None]) -> Summary:
+def reread(
+    world: World,
+    store_path: str,
+    wanted: Sequence[Wanted],
+    emit: Callable[[Event], None],
+    *,
+    unresolved: Sequence[Unresolved] = (),
+) -> Summary:
     """Read every place, and the blob behind it, with `sha256sum -c`; nothing is changed.
 
     Returns:
@@ -34,6 +42,7 @@ def reread(world: World, store_path: str, wanted: Sequence[Wanted], emit: Callab
     began = world.monotonic()
     store = Store(store_path, world.state)
     tally = Tally(wanted)
+    tally.refuse(unresolved, emit)
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start : start + BATCH]
         files = [(w, path) for w in batch for path in _paths(store, w)]

@@ -206,8 +206,9 @@ class Settling:
     def _place(self, wanted: Wanted, absent: list[Place]) -> None:
         kit = self.kit
         for place in absent:
-            made = {place.path: places.Made(sha256=wanted.sha256, link=place.link.value)}
-            places.record(kit.store, kit.world.hostname, wanted.manifest, made)
+            if not place.target:  # a layout's symlink is known by what it points to
+                made = {place.path: places.Made(sha256=wanted.sha256, link=place.link.value)}
+                places.record(kit.store, kit.world.hostname, wanted.manifest, made)
             how = link.put(kit.world, kit.store, wanted.sha256, place)
             kit.emit(Placed(wanted.model, wanted.file, place.path, how))
 

@@ -73,7 +73,10 @@ def standings(store: Store, wanted: Iterable[Wanted]) -> list[Standing]:
     for want in wanted:
         sha256, size = want.sha256, want.size
         paths = [place.path for place in want.places] or [store.blob(sha256)]
-        found.append(Standing(want, tuple([(path, look(path, sha256, size)) for path in paths])))
+        states = [(path, look(path, sha256, size)) for path in paths]
+        if want.marks:
+            states += [(m.path, State.SEALED if os.path.lexists(m.path) else State.ABSENT) for m in want.marks]
+        found.append(Standing(want, tuple(states)))
     return found
 
 

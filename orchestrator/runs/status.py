@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
     from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
-    from orchestrator.model import Wanted
+    from orchestrator.model import Unresolved, Wanted
     from orchestrator.runs.standing import Standing
     from orchestrator.world import World
 
 
-def status(world: World, store_path: str, wanted: Sequence[Wanted], emit: Callable[[Event], None]) -> Summary:
+def status(
+    world: World,
+    store_path: str,
+    wanted: Sequence[Wanted],
+    emit: Callable[[Event], None],
+    *,
+    unresolved: Sequence[Unresolved] = (),
+) -> Summary:
     """Judge every place by one stat each.
 
     Returns:
@@ -29,6 +36,7 @@ def status(world: World, store_path: str, wanted: Sequence[Wanted], emit: Callab
     began = world.monotonic()
     store = Store(store_path, world.state)
     tally, records = Tally(wanted), Records(store)
+    tally.refuse(unresolved, emit)
     for standing in standings(store, wanted):
         w = standing.wanted
         if standing.present:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.events import Event, Summary
-    from orchestrator.model import Host, Source, Wanted
+    from orchestrator.model import Host, Source, Unresolved, Wanted
     from orchestrator.sources.known import Knowledge
     from orchestrator.transfer.kit import Kit
     from orchestrator.world import World
@@ -45,8 +45,9 @@ def sync(
     *,
     hosts: Mapping[str, Host] | None = None,
     options: Options | None = None,
+    unresolved: Sequence[Unresolved] = (),
 ) -> Summary:
-    """Make it so: every file verified and in its places.
+    """Make it so: every file verified and in its places; `unresolved` models are told and left.
 
     One file's failure never stops the others, except the disk's. Errors are in the summary, not raised.
 
@@ -55,6 +56,7 @@ def sync(
     """
     began = world.monotonic()
     tally = Tally(wanted)
+    tally.refuse(unresolved, emit)
     store = Store(store_path, world.state)
     todo: list[Standing] = []
     for standing in standings(store, wanted):
@@ -96,9 +98,22 @@ def _do(
             emit(tally.fail(standing.wanted, error))
         return
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
-    if not options.offline:
-        kit = replace(kit, known=_ask(world, fetching, hosts))
     Crew(kit, groups, begun, bundled, options, tally).work()
+    _mark([standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
+
+
+def _mark(marked: Sequence[Wanted], emit: Callable[[Event], None], tally: Tally) -> None:
+    """Write what a layout wants once all files of a model are in place."""
+    if not marked:
+        return
+    from orchestrator.placement import mark
+
+    failed = {(f.model, w.manifest) for f in tally.failed for w in tally.wanted if w.model == f.model}
+    for w in marked:
+        if (w.model, w.manifest) not in failed:
+            for wish in w.marks:
+                if mark.write(wish):
+                    emit(events.Placed(w.model, w.file, wish.path, "mark"))
 
 
 def _ask(world: World, fetching: Sequence[Artifact], hosts: Mapping[str, Host]) -> Knowledge:
@@ -136,18 +151,26 @@ def _equip(
     )
     if options.offline or not fetching:
         return kit
+    from concurrent.futures import ThreadPoolExecutor
+    from importlib import import_module
+
     from orchestrator import judges
     from orchestrator.programs import find_backends
     from orchestrator.transfer.budget import Budget
 
     sizes = [artifact.size or 0 for artifact in fetching]
-    large = max(sizes) >= judges.LARGE_BYTES
-    return replace(
-        kit,
-        programs=find_backends(world, options.backend, emit),
-        judge=judges.best_for_large(world) if large else judges.reference(world),
-        budget=Budget(options.connections, options.jobs, sizes),
-    )
+    choose = judges.best_for_large if max(sizes) >= judges.LARGE_BYTES else judges.reference
+    with ThreadPoolExecutor(3, "orch-ask") as pool:  # what is waited for, none of which needs another
+        judge, known = pool.submit(choose, world), pool.submit(_ask, world, fetching, hosts)
+        pool.submit(import_module, "orchestrator.sources.look")  # its HTTP client takes 55 ms, and waits well too
+        programs = find_backends(world, options.backend, emit)
+        return replace(
+            kit,
+            programs=programs,
+            judge=judge.result(),
+            known=known.result(),
+            budget=Budget(options.connections, options.jobs, sizes),
+        )
 
 
 def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:

@@ -11,10 +11,10 @@ from orchestrator import events
 from orchestrator.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from orchestrator.errors import OrchError
-    from orchestrator.model import Wanted
+    from orchestrator.model import Unresolved, Wanted
 
 
 class Tally(msgspec.Struct):
@@ -27,6 +27,7 @@ class Tally(msgspec.Struct):
     bytes_fetched: int = 0
     bytes_reused: int = 0
     bytes_to_fetch: int | None = None
+    unresolved: int = 0
     failed: list[events.GaveUp] = msgspec.field(default_factory=list)
     lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
@@ -50,14 +51,23 @@ class Tally(msgspec.Struct):
             self.failed.append(told)
         return told
 
+    def refuse(self, unresolved: Iterable[Unresolved], emit: Callable[[events.Event], None]) -> None:
+        """Book and tell the models that need `orch lock` first: nobody knows their files, so each counts as one."""
+        for model in unresolved:
+            code = int(ExitCode.MANIFEST)
+            told = events.GaveUp(model.model, "", (), "missing", code, model.message, model.hint)
+            self.unresolved += 1
+            self.failed.append(told)
+            emit(told)
+
     def summary(self, seconds: float, *, stopped: int | None = None) -> events.Summary:
         """The contract's last line; `stopped` is the exit code of the signal that ended the run."""
         code = stopped or fold(f.exit_code for f in self.failed)
         return events.Summary(
             ok=code == 0,
             exit_code=code,
-            models=len({(w.manifest, w.model) for w in self.wanted}),
-            files=len(self.wanted),
+            models=len({(w.manifest, w.model) for w in self.wanted}) + self.unresolved,
+            files=len(self.wanted) + self.unresolved,
             present=self.present,
             placed=self.placed,
             fetched=self.fetched,
@@ -70,9 +80,9 @@ class Tally(msgspec.Struct):
 
 
 def fold(codes: Iterable[int]) -> int:
-    """The exit code of a run from its files': 70, 4, 8 before all; else one kind its code, several kinds 1."""
+    """The exit code of a run from its files': 70, 3, 4, 8 before all; else one kind its code, several kinds 1."""
     kinds = set(codes)
-    for first in (ExitCode.BUG, ExitCode.NO_BACKEND, ExitCode.STORE):
+    for first in (ExitCode.BUG, ExitCode.MANIFEST, ExitCode.NO_BACKEND, ExitCode.STORE):
         if first in kinds:
             return int(first)
     if len(kinds) > 1:

@@ -1,0 +1,50 @@
+"""ComfyUI: `BASE/models/TYPE/NAME`, where TYPE (checkpoints, loras, vae ...) is the value.
+
+ComfyUI itself reads no variable: its base is its own folder, or `--base-directory` (folder_paths.py at 1df2885, :12-20;
+the types :22-78; `unet` and `clip` by their newer names :118-121). comfyui-manager 4.3 (common/context.py:10-20) reads
+COMFYUI_FOLDERS_BASE_PATH, else COMFYUI_PATH; comfy-cli 1.23.0 has the workspace of `comfy set-default` (config.ini;
+workspace_manager.py:298-301), else ~/comfy/ComfyUI (constants.py:26-30). Weights are only read, so any link is safe.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from orchestrator.model import Link
+from orchestrator.placement import flat, roots
+from orchestrator.placement.base import Laid, LayoutError
+
+if TYPE_CHECKING:
+    from orchestrator.manifest.values import Model
+    from orchestrator.world import World
+
+NAME = "comfyui"
+SAFE = (Link.HARD, Link.REFLINK, Link.SYMLINK, Link.COPY)
+OFFLINE: dict[str, str] = {}
+_WANTS = "comfyui needs the kind of model: `for: {comfyui: checkpoints}` (or loras, vae, text_encoders ...)"
+_NEWER = {"unet": "diffusion_models", "clip": "text_encoders"}
+
+
+def base(world: World) -> str:
+    """ComfyUI's base folder."""
+    for name in ("COMFYUI_FOLDERS_BASE_PATH", "COMFYUI_PATH"):
+        if named := world.environ.get(name):
+            return roots.unexpanded(world, named)
+    settings = world.read(f"{roots.folder(world, '~/.config/comfy-cli')}/config.ini")
+    chosen = re.search(r"^default_workspace\s*[=:]\s*(\S.*?)\s*$", settings, re.M | re.I)
+    return roots.folder(world, chosen[1] if chosen else "~/comfy/ComfyUI")
+
+
+def lay(world: World, model: Model, value: str) -> Laid:
+    """Each file by its URL's last name in the folder of its kind."""
+    if not value:
+        raise LayoutError(_WANTS)
+    return flat.laid(model, f"{base(world)}/models/{flat.relative(_NEWER.get(value, value))}")
+
+
+def variables(world: World) -> dict[str, str]:
+    """COMFYUI_PATH, or the variable that says it better."""
+    if world.environ.get("COMFYUI_FOLDERS_BASE_PATH"):
+        return {"COMFYUI_FOLDERS_BASE_PATH": base(world)}
+    return {"COMFYUI_PATH": base(world)}
