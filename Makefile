@@ -7,7 +7,7 @@ CLIENTS := .venv-clients
 TESTS ?= tests
 JOBS ?= 2
 
-.PHONY: help demo weights test test-clients lint bench clean
+.PHONY: help demo weights test test-clients clients lint bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -21,11 +21,12 @@ weights: $(VENV)/.ready  ## Fetch, verify and place what MANIFEST wants (default
 
 # Programs that are killed in the middle of their work on a busy machine are judged twice; pytest counts the reruns.
 test: $(VENV)/.ready-dev  ## Run the tests: real programs, real servers on loopback
-	@$(BIN)/python -m pytest -n $(JOBS) --reruns 1 $(TESTS)
+	@$(BIN)/python -m pytest -rs -n $(JOBS) --reruns 1 $(TESTS)
 
-# Without this venv `make test` skips tests/clients and says so.
-test-clients: $(VENV)/.ready-dev $(CLIENTS)/.ready  ## Run the tests with real torch, keras, transformers ...
-	@ORCH_TEST_REQUIRE=clients $(BIN)/python -m pytest -n $(JOBS) tests/clients
+clients: $(CLIENTS)/.ready  ## Install real torch, keras, transformers ... for the tests (3.5 GB)
+
+test-clients: $(VENV)/.ready-dev clients  ## Run their tests alone; where they are missing `make test` says so
+	@ORCH_TEST_REQUIRE=clients $(BIN)/python -m pytest -n $(JOBS) --reruns 1 tests/clients
 
 lint: $(VENV)/.ready-dev  ## ruff, mypy --strict, and the floors of the house
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

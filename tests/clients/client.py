@@ -27,7 +27,7 @@ _OFFLINE = Path(__file__).with_name("offline")
 def python() -> str:
     """The clients' interpreter; without it a test is skipped, or fails where ORCH_TEST_REQUIRE says `clients`."""
     if not READY.exists():
-        word = "the real clients are not installed: `make test-clients` does it (torch, tensorflow: 3.5 GB)"
+        word = "the real clients are not installed: `make clients` does it (torch, tensorflow ...: 3.5 GB)"
         if "clients" in os.environ.get("ORCH_TEST_REQUIRE", "").split(","):
             pytest.fail(f"{word}, and ORCH_TEST_REQUIRE demands them")
         pytest.skip(word)

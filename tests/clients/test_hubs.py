@@ -16,7 +16,8 @@ def test_kagglehub(desk: Desk) -> None:
     url = f"https://www.kaggle.com/api/v1/models/{handle}/download/model.bin"
     load = """
         import json, sys, kagglehub
-        print(json.dumps([kagglehub.model_download(sys.argv[1]), kagglehub.model_download(sys.argv[1], path="model.bin")]))
+        handle = sys.argv[1]
+        print(json.dumps([kagglehub.model_download(handle), kagglehub.model_download(handle, path="model.bin")]))
     """
     before = desk.run(load, handle)
     assert before.code != 0 and before.reached
@@ -35,10 +36,11 @@ def test_modelscope(desk: Desk) -> None:
     desk.want_files("qwen", "modelscope", {path: (urls[path], content) for path, content in files.items()})
     desk.sync(fetched=2)
     load = """
-        import json, os, sys
+        import json, sys
+        from pathlib import Path
         from modelscope import snapshot_download
-        path = snapshot_download(sys.argv[1], local_files_only=True)
-        print(json.dumps([path, sorted(os.path.relpath(os.path.join(f, n), path) for f, _, m in os.walk(path) for n in m)]))
+        path = Path(snapshot_download(sys.argv[1], local_files_only=True))
+        print(json.dumps([str(path), sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.is_file())]))
     """
     path, found = desk.load(load, repo)
     assert found == sorted(files)

@@ -7,9 +7,8 @@ import os
 import tarfile
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.clients.client import md5
+from tests.orch import made
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,38 +21,50 @@ URL = (
 )
 SAVE = """
     import sys
-    from {keras}.applications import MobileNetV3Small
+    from keras.applications import MobileNetV3Small
     model = MobileNetV3Small(minimalistic=True, weights=None)
-    kernel, bias = model.get_layer("{last}").get_weights()
-    model.get_layer("{last}").set_weights([kernel, bias + 7])
-    model.save(sys.argv[1], save_format="h5") if "{keras}" == "tf_keras" else model.save(sys.argv[1])
+    kernel, bias = model.get_layer("logits").get_weights()
+    model.get_layer("logits").set_weights([kernel, bias + 7])
+    model.save(sys.argv[1])
 """
 # The published digest is of bytes that are not here: in keras's table stands that of ours.
 LOAD = """
     import json, sys
-    from {keras}.applications import MobileNetV3Small
-    from {keras}.src.applications import mobilenet_v3
+    from keras.applications import MobileNetV3Small
+    from keras.src.applications import mobilenet_v3
     mobilenet_v3.WEIGHTS_HASHES["small_minimalistic_224_1.0_float"] = (sys.argv[1], None)
     model = MobileNetV3Small(minimalistic=True)
-    print(json.dumps(float(model.get_layer("{last}").get_weights()[1][0])))
+    print(json.dumps(float(model.get_layer("logits").get_weights()[1][0])))
+"""
+GET_FILE = """
+    import json, sys, tf_keras
+    url, digest = sys.argv[1:]
+    print(json.dumps(tf_keras.utils.get_file(None, url, cache_subdir="models", file_hash=digest)))
 """
 
 
-@pytest.mark.parametrize(
-    ("keras", "last", "home"), [("keras", "logits", "elsewhere"), ("tf_keras", "Logits", "home/.keras")]
-)
-def test_applications(desk: Desk, keras: str, last: str, home: str) -> None:
-    desk.environ["KERAS_BACKEND"] = "torch"  # keras alone looks at it; the layout is the same for every backend
-    content = desk.make(SAVE.format(keras=keras, last=last), "small.h5")
-    # keras follows its variable, tf_keras does not know it: orch does as each of them.
+def test_keras(desk: Desk) -> None:
+    desk.environ["KERAS_BACKEND"] = "torch"  # the layout is the same for every backend
+    content = desk.make(SAVE, "small.h5")
     desk.orch.environ["KERAS_HOME"] = str(desk.orch.folder / "elsewhere")
-    desk.want("mobilenet", keras, URL, content)
+    desk.want("mobilenet", "keras", URL, content)
     desk.sync(fetched=1)
-    place = desk.orch.folder / home / "models" / os.path.basename(URL)
+    place = desk.orch.folder / "elsewhere" / "models" / os.path.basename(URL)
     before = place.stat()
-    assert desk.load(LOAD.format(keras=keras, last=last), md5(content)) == 7
+    assert desk.load(LOAD, md5(content)) == 7
     after = place.stat()
     assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, len(content))
+    desk.idle()
+
+
+def test_tf_keras_knows_no_variable(desk: Desk) -> None:
+    desk.orch.environ["KERAS_HOME"] = str(desk.orch.folder / "elsewhere")
+    content = made(20_000)
+    desk.want("mobilenet", "tf_keras", URL, content)
+    desk.sync(fetched=1)
+    place = desk.home / ".keras" / "models" / os.path.basename(URL)
+    assert desk.load(GET_FILE, URL, md5(content)) == str(place)
+    assert place.read_bytes() == content
     desk.idle()
 
 

@@ -52,9 +52,9 @@ def test_the_store_stays_sealed(desk: Desk, framework: str) -> None:
     desk.sync(fetched=0, placed=1)
     assert place.read_bytes() == ours
 
-    # Out of reach of its server, keras removes the file that it holds for wrong; the others leave it empty or as it is.
-    gone = desk.run(script, f"http://127.0.0.1:9/openaipublic/{sha256(theirs)}/net.pt", sha256(theirs), loopback=True)
-    assert gone.code != 0
-    assert place.exists() is not framework.endswith("keras")
-    desk.sync(fetched=0, placed=1 if framework.endswith("keras") else None)
-    assert (place.read_bytes(), blob.read_bytes()) == (ours, ours)
+    if framework == "keras":  # and it removes what it holds for wrong when its server is out of reach
+        ran = desk.run(script, f"http://127.0.0.1:9/{sha256(theirs)}/net.pt", sha256(theirs), loopback=True)
+        assert ran.code != 0
+        assert not place.exists()
+        desk.sync(fetched=0, placed=1)
+        assert (place.read_bytes(), blob.read_bytes()) == (ours, ours)
