@@ -77,7 +77,7 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
 
 
 class Mismatched(msgspec.Struct, frozen=True, gc=False):
-    """Wrong bytes: where they came from (a source, or a path), what they are, where they lie now."""
+    """Wrong bytes: where they came from (a source, or a path), where they lie now, and in words what they are."""
 
     model: str
     file: str
@@ -85,6 +85,7 @@ class Mismatched(msgspec.Struct, frozen=True, gc=False):
     expected: str
     found: str
     quarantine: str
+    nature: str = ""
 
 
 class Placed(msgspec.Struct, frozen=True, gc=False):

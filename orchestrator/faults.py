@@ -56,7 +56,8 @@ class Fault:
     `status` is the server's HTTP status where there was one, `retry_after_s` what it asked us to wait.
     `retry_at_s` is the same as a date, in seconds since the epoch, where it said it so.
     `refused_connection` is true when nobody listened at the address (worth two tries, not five).
-    `slow` is true where nothing failed but a faster source is known.
+    `slow` is true where nothing failed but a faster source is known. `hint` is what to type next, where the bytes
+    that came tell more than the kind does. `mendable`: only pieces of the file are wrong, and the others are kept.
     """
 
     kind: Kind
@@ -66,11 +67,13 @@ class Fault:
     refused_connection: bool = False
     retry_at_s: float | None = None
     slow: bool = False
+    hint: str = ""
+    mendable: bool = False
 
     @property
     def remedy(self) -> Remedy:
-        """The row of `REMEDIES` for this kind."""
-        return REMEDIES[self.kind]
+        """The row of `REMEDIES` for this kind; who gave but a bad piece may give it again when nobody else can."""
+        return Remedy.AFRESH if self.mendable else REMEDIES[self.kind]
 
 
 def from_status(status: int, retry_after_s: float | None = None) -> Fault:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from orchestrator import nature
 from orchestrator.backends.base import Command
 
 if TYPE_CHECKING:
@@ -92,3 +93,38 @@ def digest(path: str, stop: threading.Event | None = None) -> str:
                 raise InterruptedError("stopped while reading")
             hasher.update(chunk)
     return hasher.hexdigest()
+
+
+def digest_and_pieces(path: str, length: int, stop: threading.Event) -> tuple[str, tuple[bytes, ...]]:
+    """Compute, by one read, the sha256 of a file (hex) and the hashes of its pieces of `length` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        InterruptedError: a stop was asked for.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from orchestrator.pieces import Hasher
+
+    whole, parts = hashlib.sha256(), Hasher(length)
+    with open(path, "rb") as file, ThreadPoolExecutor(1, "orch-hash") as other:
+        while chunk := file.read(1 << 22):
+            if stop.is_set():
+                raise InterruptedError("stopped while reading")
+            beside = other.submit(whole.update, chunk)  # hashlib lets other threads run
+            parts.update(chunk)
+            beside.result()
+    return whole.hexdigest(), parts.hashes()
+
+
+def look_into(path: str, wish: nature.Wish) -> nature.Nature:
+    """Say what a file is whose digest does not fit; nothing where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(nature.HEAD_BYTES)
+            head += file.read(nature.header_bytes(head) - len(head))
+            file.seek(max(0, size - nature.TAIL_BYTES))
+            return nature.of(head, file.read(nature.TAIL_BYTES), size, wish)
+    except OSError:
+        return nature.Nature()

@@ -86,9 +86,10 @@ def test_what_a_source_is(origin: Origin, how: dict[str, Any], verdict: str, mes
 def test_a_wrong_length_a_pointer_and_a_page(origin: Origin) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12582912\n"
     url = origin.serve("/f", pointer)
-    assert ask(url)[0].message == f"wrong length: {len(pointer)} bytes, perhaps an LFS pointer, instead of {len(DATA)}"
-    assert ask(url, size=None)[0].message == "an LFS pointer instead of the file"
-    assert "an HTML page of" in ask(origin.serve("/f", DATA, html=True))[0].message
+    what = "a Git LFS pointer (oid 000000000000, size 12582912)"
+    assert ask(url)[0].message == f"wrong length: {len(pointer)} bytes of {what}, instead of {len(DATA)}"
+    assert ask(url, size=None)[0].message == f"{what} instead of the file"
+    assert " of an HTML page (Sign in), instead of " in ask(origin.serve("/f", DATA, html=True))[0].message
     page = origin.serve("/f", b"\n<!DOCTYPE html><html>", chunked=True)
     assert ask(page)[0].message == "an HTML page instead of the file"
     assert ask(origin.serve("/f", DATA[:-1]))[0].verdict is Verdict.LYING

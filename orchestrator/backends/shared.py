@@ -54,6 +54,18 @@ def merge(ranges: Iterable[Range]) -> tuple[Range, ...]:
     return tuple(merged)
 
 
+def subtract(ranges: Iterable[Range], others: Iterable[Range]) -> tuple[Range, ...]:
+    """What of `ranges` is in none of `others`."""
+    left = list(merge(ranges))
+    for start, end in merge(others):
+        left = [
+            part
+            for was in left
+            for part in (Range(was.start, min(was.end, start)), Range(max(was.start, end), was.end))
+        ]
+    return merge(left)
+
+
 _FROM_OUTSIDE = (-1, -2, -9, -15)  # HUP, INT, KILL (the kernel out of memory, too), TERM
 
 

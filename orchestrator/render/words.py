@@ -36,7 +36,8 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
         case events.Mismatched():
             return (
                 f"{label(event.model, event.file)}: WRONG BYTES from {harmless(event.source)}: "
-                f"{event.found[:12]} instead of {event.expected[:12]}; they lie in {event.quarantine}"
+                f"{event.found[:12]} instead of {event.expected[:12]}"
+                f"{event.nature and f' ({harmless(event.nature)})'}; they lie in {event.quarantine}"
             )
         case events.Placed():
             return f"{label(event.model, event.file)}: {harmless(event.path)} ({event.link})" if verbose else None

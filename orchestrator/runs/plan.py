@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator import choose, events, verify
+from orchestrator import choose, events, nature, verify
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
 from orchestrator.programs import find_backends, install_hint
 from orchestrator.runs import preflight
@@ -127,7 +127,9 @@ class _Planner:
                     action = "adopt"
                 elif not self._options.force and not self._records.is_ours(path, w.sha256):
                     hint = "move it away, or let it be replaced: --force"
-                    raise PlacementError(f"{path}: a foreign file stands there with other bytes", hint, "foreign")
+                    what = verify.look_into(path, nature.wish(w))
+                    message = f"{path}: a foreign file stands there with other bytes{what.after}"
+                    raise PlacementError(message, hint, "foreign")
         return action
 
     def _right(self, sha256: str, size: int | None, path: str) -> bool:

@@ -7,7 +7,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from orchestrator import events, verify
+from orchestrator import events, nature, verify
 from orchestrator.errors import DigestError, ManifestError, Problem, TransferError
 from orchestrator.model import Place, Wanted
 from orchestrator.runs.tally import Tally
@@ -53,7 +53,7 @@ def reread(
         wrong: dict[int, OrchError] = {}
         for (w, path), right in zip(files, verdicts, strict=True):
             if not right:
-                wrong.setdefault(id(w), _error(path))
+                wrong.setdefault(id(w), _error(w, path))
         for w in batch:
             if id(w) in wrong:
                 emit(tally.fail(w, wrong[id(w)]))
@@ -79,11 +79,12 @@ def _paths(store: Store, wanted: Wanted) -> list[str]:
     return list(seen.values())
 
 
-def _error(path: str) -> OrchError:
+def _error(wanted: Wanted, path: str) -> OrchError:
     if not os.path.exists(path):
         return TransferError(f"{path}: absent", "run `orch sync`", "absent")
     hint = f"touch {shlex.quote(path)}; orch sync  (a broken seal makes sync read the file and put it right)"
-    return DigestError(f"{path}: wrong bytes", hint, "corrupt")
+    what = verify.look_into(path, nature.wish(wanted))
+    return DigestError(f"{path}: wrong bytes{what.after}", hint, "corrupt")
 
 
 def read_sums(path: str) -> tuple[Wanted, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator import verify
+from orchestrator import nature, verify
 from orchestrator.errors import OrchError, PlacementError, StoreError
 from orchestrator.events import Finished, Mismatched, Noticed, Placed
 from orchestrator.model import Link, Place
@@ -112,7 +112,8 @@ class Settling:
         if self.force:
             kit.emit(Noticed(f"{path}: a foreign file is replaced (--force)"))
             return State.ABSENT
-        raise _foreign(path, "a foreign file stands there with other bytes")
+        what = verify.look_into(path, nature.wish(wanted))
+        raise _foreign(path, f"a foreign file stands there with other bytes{what.after}")
 
     def _take_in(self, wanted: Wanted, path: str, before: os.stat_result, *, ours: bool) -> None:
         """Seal right bytes again; a user's own file also goes into the store (reflink or copy) and is recorded."""
@@ -155,6 +156,7 @@ class Settling:
         real = os.path.realpath(path)
         status = os.stat(real)
         found = verify.digest(real, kit.world.stop)
+        what = verify.look_into(real, nature.wish(wanted))
         blob = kit.store.blob(sha256)
         shared = [
             (record, place, made["link"])
@@ -169,7 +171,7 @@ class Settling:
             if os.path.lexists(place) and not os.path.islink(place):
                 os.unlink(place)
         self.to_mend += shared
-        kit.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, folder))
+        kit.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, folder, what.words))
 
     def _have_blob(self, fetch: Callable[[Kit, Artifact, Receipt], None], receipt: Receipt) -> bool:
         """Make sure of the blob; true when its bytes came over the wire now."""

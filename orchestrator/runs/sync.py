@@ -182,12 +182,15 @@ def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:
     for sha256, same in by_digest.items():
         if len(same) == 1:  # nearly all: its sources are in order, and each there once
             w = same[0].wanted
-            groups.append((Artifact(sha256, w.size, w.sources, (w,)), same))
+            groups.append((Artifact(sha256, w.size, w.sources, (w,), w.pins, w.pieces), same))
             continue
         sources: dict[str, Source] = {s.url: s for standing in reversed(same) for s in standing.wanted.sources}
         ordered = dict.fromkeys(s.url for standing in same for s in standing.wanted.sources)
         size = next((s.wanted.size for s in same if s.wanted.size is not None), None)
-        artifact = Artifact(sha256, size, tuple(sources[url] for url in ordered), tuple(s.wanted for s in same))
+        pins = tuple(dict.fromkeys(pin for standing in same for pin in standing.wanted.pins))
+        pieces = next((s.wanted.pieces for s in same if s.wanted.pieces), "")
+        wanted = tuple(s.wanted for s in same)
+        artifact = Artifact(sha256, size, tuple(sources[url] for url in ordered), wanted, pins, pieces)
         groups.append((artifact, same))
     groups.sort(key=lambda entry: -(entry[0].size or 0))
     return groups

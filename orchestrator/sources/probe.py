@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.faults import Fault, Kind
 from orchestrator.model import Role
+from orchestrator.nature import POINTER, Wish, page
 from orchestrator.sources.history import host_of
 from orchestrator.sources.rank import Verdict
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 PATIENCE_S = 2.0
 HOST_REQUESTS = 4
 LARGE_BYTES = 8 << 20  # below, the program is done before a probe would be
-POINTER = b"version https://git-lfs"
-_PAGES = (b"<!doctype html", b"<html")
 _VERDICTS = {
     Kind.MISSING: Verdict.MISSING,
     Kind.TLS: Verdict.DEAD,
@@ -156,8 +155,9 @@ class _Budget:
 def _examine(pair: Pair, way: Reach, end: float, budget: _Budget, *, rates: bool) -> Finding | None:
     """Look at a pair and taste its file; None where it could not be asked."""
     from orchestrator.sources.look import look
-    from orchestrator.sources.taste import taste
+    from orchestrator.sources.taste import other_file, taste
 
+    wish = Wish(pair.url.partition("?")[0].rpartition("/")[2], pair.size)
     refused: list[str] = []
 
     def may_ask(url: str) -> bool:
@@ -179,21 +179,15 @@ def _examine(pair: Pair, way: Reach, end: float, budget: _Budget, *, rates: bool
     if seen.encoding:
         return Finding(Verdict.LYING, f"compresses the file on its way ({seen.encoding})", seen)
     if seen.length is not None and pair.size is not None and seen.length != pair.size:
-        return Finding(Verdict.LYING, _other_length(seen, pair.size), seen)
+        may = budget.take(seen.last_url)
+        what = other_file(seen, wish, way, max(0.1, min(end - time.monotonic(), 1.0)) if may else 0.0)
+        return Finding(Verdict.LYING, what.words, seen)
     left_s = end - time.monotonic()
     if not rates or left_s <= 0 or not budget.take(seen.last_url):
         return Finding(Verdict.GOOD, "", seen)
     way_s = min(left_s, 1.0)
     tasted = taste(seen.last_url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=way_s)
-    if tasted.head.startswith(POINTER):
-        return Finding(Verdict.LYING, "an LFS pointer instead of the file", seen)
-    if seen.length is None and tasted.head.lstrip().lower().startswith(_PAGES):
-        return Finding(Verdict.LYING, "an HTML page instead of the file", seen)
+    what = page(tasted.head, wish)
+    if what and (seen.length is None or tasted.head.startswith(POINTER)):
+        return Finding(Verdict.LYING, f"{what.words} instead of the file", seen)
     return Finding(Verdict.GOOD, "", seen, tasted.rate)
-
-
-def _other_length(seen: Look, wanted: int) -> str:
-    if "text/html" in seen.content_type:
-        return f"an HTML page of {seen.length} bytes instead of the file"
-    pointer = ", perhaps an LFS pointer" if (seen.length or 0) < 200 < wanted else ""
-    return f"wrong length: {seen.length} bytes{pointer}, instead of {wanted}"

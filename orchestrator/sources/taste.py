@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httpx2
 
+from orchestrator.nature import EMPTY_HINT, HEAD_BYTES, OTHER_VERSION_HINT, Nature, Wish, page
 from orchestrator.sources.look import time_limit, trust
+
+if TYPE_CHECKING:
+    from orchestrator.sources.look import Look
+    from orchestrator.sources.reach import Reach
 
 TASTE_BYTES = 1 << 20
 TASTE_S = 0.3
 TELLING_BYTES, TELLING_S = 256 << 10, 0.2  # less says nothing of a rate
 FASTEST = 32.0 * (1 << 20)  # bytes a second; above, so short a look measures this machine's mood
-HEAD_BYTES = 256
+PAGE_BYTES = 1 << 20  # more than this is no page: its beginning is not asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +53,15 @@ def taste(url: str, *, proxy: str | None, ca: str, user_agent: str, timeout_s: f
     took_s = time.monotonic() - began if began is not None else 0.0
     telling = size >= TELLING_BYTES or (size and took_s >= TELLING_S)
     return Taste(min(FASTEST, size / max(took_s, 1e-6)) if telling else None, head)
+
+
+def other_file(seen: Look, wish: Wish, way: Reach, timeout_s: float = 2.0) -> Nature:
+    """Say that a source serves a file of another length, and what it is, where its beginning tells."""
+    what = Nature("an empty file", EMPTY_HINT) if seen.length == 0 else Nature()
+    if seen.length and seen.length <= PAGE_BYTES and timeout_s > 0:
+        proxy, ca, agent = way.proxy, way.ca, way.user_agent
+        what = page(taste(seen.last_url, proxy=proxy, ca=ca, user_agent=agent, timeout_s=timeout_s).head, wish)
+    if not what and "text/html" in seen.content_type:
+        what = Nature("an HTML page")
+    words = f"wrong length: {seen.length} bytes{f' of {what.words}' if what else ''}, instead of {wish.size}"
+    return Nature(words, what.hint or OTHER_VERSION_HINT)

@@ -11,12 +11,15 @@ from orchestrator.backends import by_name
 from orchestrator.backends.base import Job, Trait, Want
 from orchestrator.events import Started
 from orchestrator.faults import Fault, Kind
+from orchestrator.pieces import decode
 from orchestrator.process import run
 from orchestrator.stream import Stream, end_of_file, first_hole
+from orchestrator.transfer.blame import given
 from orchestrator.transfer.glance import compare, glance
 from orchestrator.transfer.handover import hand_over
+from orchestrator.transfer.holding import total
 from orchestrator.transfer.pace import Pace, measure, sharpen
-from orchestrator.transfer.pieces import USUAL_RATE, piece_bytes
+from orchestrator.transfer.pieces import USUAL_RATE, mending_bytes, piece_bytes
 from orchestrator.transfer.together import companions, take_connections
 from orchestrator.transfer.watch import Watch
 
@@ -59,9 +62,11 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
         with ExitStack() as stack:
             shares = take_connections(effort, stack, (source, *companions(effort, backend, source)))
             job = hand_over(holding, backend, _job(effort, shares))
-            before = holding.good_bytes()
+            before, missing = holding.good_bytes(), holding.missing()
             effort.stream = _begin_stream(effort, backend, job)
             exit_ = _run(effort, backend, job, source, before)
+            if effort.mends and missing is not None:
+                effort.given += given(missing, holding.missing() or (), backend.NAME, job.wants[0].sources)
         return _read_end(effort, backend, job, exit_, source, before)
     except InterruptedError:
         raise
@@ -82,6 +87,8 @@ def _job(effort: Effort, shares: dict[str, int]) -> Job:
     trip_s = max((effort.looks[url].round_trip_s for url in shares if url in effort.looks), default=0.0)
     rate = effort.known.rate(source, 1) or USUAL_RATE
     piece, in_order = piece_bytes(length, connections, trip_s, rate)
+    if partial.info.mended and (pieces := decode(effort.artifact.pieces, effort.artifact.size)):
+        piece, in_order = mending_bytes(total(effort.holding.missing() or ()), connections, pieces.length), True
     return Job(
         wants=(Want(tuple(shares), partial.file, length, 0),),
         folder=partial.folder,
@@ -143,7 +150,7 @@ def _read_end(effort: Effort, backend: Backend, job: Job, exit_: Exit, source: s
     measure(effort, job, backend, exit_, landed)
     # A program may end before its bytes were counted, and leave a file that is too long to be claimed.
     givers = job.wants[0].sources
-    if (landed or partial.have > job.wants[0].have) and not set(givers) <= set(partial.info.sources):
+    if (landed or partial.have > job.wants[0].have or length == 0) and not set(givers) <= set(partial.info.sources):
         partial.info.sources += [url for url in givers if url not in partial.info.sources]
         partial.save_info()
     effort.emit_progress(after)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator import verify
+from orchestrator import nature, verify
 from orchestrator.backends.base import Job, Want
 from orchestrator.errors import HeldError, OrchError, StoreError
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified
@@ -199,11 +199,13 @@ class _Carrier:
                 continue
             source = "an earlier run" if id(load) in before else load.url
             found = verify.digest(path, kit.world.stop)
+            what = verify.look_into(path, nature.wish(wanted))
             about = {"expected": sha256, "source": source, "model": wanted.model}
             folder = quarantine.banish(kit.store, path, found, about)
-            kit.emit(Mismatched(wanted.model, wanted.file, source, sha256, found, folder))
+            kit.emit(Mismatched(wanted.model, wanted.file, source, sha256, found, folder, what.words))
             if id(load) not in before:
-                self._blame(load, Fault(Kind.CORRUPT, f"wrong bytes ({found[:12]} instead of {sha256[:12]})"))
+                told = f"wrong bytes ({found[:12]} instead of {sha256[:12]}{what.after})"
+                self._blame(load, Fault(Kind.CORRUPT, told, hint=what.hint))
 
     def _blame(self, load: Load, fault: Fault) -> None:
         """Book an attempt, as the loop will read it."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator import choose, verify
+from orchestrator import choose, nature, verify
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Verified
 from orchestrator.faults import Fault, Kind
 from orchestrator.judges import LARGE_BYTES
+from orchestrator.pieces import decode
 from orchestrator.sources.history import host_of
 from orchestrator.sources.known import Knowledge
 from orchestrator.sources.reach import Reach, reach
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.policy import Attempt
     from orchestrator.sources.look import Look
     from orchestrator.store.partials import Partial
+    from orchestrator.transfer.blame import Given
     from orchestrator.transfer.kit import Kit
     from orchestrator.transfer.pace import Measured
 
@@ -44,6 +46,9 @@ class Effort:
         self.left_for = ""  # the host that a slow source was left for
         self.doubted: set[str] = set()  # sources that failed: looked at before they are tried again
         self.inherited = self.holding.good_bytes() > 0  # bytes of an earlier run: its sources may have changed since
+        self.given: list[Given] = []  # which source brought what, since all that is here was judged the last time
+        self.mends = decode(artifact.pieces, artifact.size) is not None
+        self.proven = False  # what was good of a wrong file was kept
         self._apart = False
         self._talk = (artifact.wanted[0].model, artifact.wanted[0].file)
 
@@ -92,7 +97,11 @@ class Effort:
 
     def must_part(self, source: str) -> bool:
         """Whether bytes of several sources may not meet in one file again: they did, and were wrong."""
-        return self._apart and any(url != source for url in self.holding.partial.info.sources)
+        return self._apart and not self.mends and any(url != source for url in self.holding.partial.info.sources)
+
+    def part(self) -> None:
+        """Let each source show from now on what it gives by itself."""
+        self._apart = True
 
     def banish(self) -> Fault:
         """Send wrong bytes to quarantine and say whose they were.
@@ -104,14 +113,16 @@ class Effort:
         partial = self.holding.partial
         givers = tuple(dict.fromkeys(partial.info.sources))
         found = verify.digest(partial.file, self.kit.world.stop)
+        what = verify.look_into(partial.file, nature.wish(self.artifact.wanted[0]))
         about = {"expected": self.artifact.sha256, "source": " ".join(givers), "model": self._talk[0]}
         folder = quarantine.banish(self.kit.store, partial.file, found, about)
         whose = " and ".join((*givers, *(("an earlier run",) if self.inherited or not givers else ())))
-        self.kit.emit(Mismatched(*self._talk, whose, self.artifact.sha256, found, folder))
-        mixed = self.inherited or len(givers) != 1
+        self.kit.emit(Mismatched(*self._talk, whose, self.artifact.sha256, found, folder, what.words))
+        mixed = self.inherited or self.proven or len(givers) != 1
         self.empty()
         if not mixed:
-            return Fault(Kind.CORRUPT, f"wrong bytes ({found[:12]} instead of {self.artifact.sha256[:12]})")
+            told = f"wrong bytes ({found[:12]} instead of {self.artifact.sha256[:12]}{what.after})"
+            return Fault(Kind.CORRUPT, told, hint=what.hint)
         self._apart = True
         return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")
 
@@ -140,7 +151,8 @@ class Effort:
     def empty(self) -> None:
         """Forget all bytes, those of earlier runs too."""
         self.holding.partial.empty()
-        self.inherited = False
+        self.inherited = self.proven = False
+        self.given = []
 
     # What is said.
 

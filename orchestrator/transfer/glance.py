@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.faults import Fault, Kind
+from orchestrator.nature import wish
 
 if TYPE_CHECKING:
     from orchestrator.sources.look import Look
@@ -36,8 +37,10 @@ def compare(effort: Effort, source: str, seen: Look, *, resumes: bool) -> Fault 
     if seen.encoding:
         return Fault(Kind.CORRUPT, f"the server compresses the file on its way ({seen.encoding})")
     if seen.length is not None and expected is not None and seen.length != expected:
-        page = ", an HTML page" if "text/html" in seen.content_type else ""
-        return Fault(Kind.CORRUPT, f"wrong length: {seen.length} bytes{page}, instead of {expected}")
+        from orchestrator.sources.taste import other_file
+
+        what = other_file(seen, wish(effort.artifact.wanted[0]), effort.reach(source))
+        return Fault(Kind.CORRUPT, what.words, hint=what.hint)
     if resumes:
         if source in info.etags and seen.etag and info.etags[source] != seen.etag:
             return Fault(Kind.UNRESUMABLE, "the file changed at the source since the partial was begun")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import DigestError, HeldError, NoBackendError, OrchError, StoreError, TransferError
+from orchestrator.errors import HeldError, NoBackendError, StoreError
 from orchestrator.events import Noticed, Waiting
-from orchestrator.faults import Fault, Kind
+from orchestrator.faults import Kind
+from orchestrator.nature import EMPTY, EMPTY_PIN, EMPTY_PIN_HINT
 from orchestrator.policy import Attempt, GiveUp, Try, next_step
 from orchestrator.programs import install_hint
 from orchestrator.store import blobs, partials
 from orchestrator.transfer.attempt import try_once
+from orchestrator.transfer.blame import keep_good
+from orchestrator.transfer.despair import despair
 from orchestrator.transfer.effort import Effort
 from orchestrator.transfer.pace import book
 
@@ -89,24 +92,26 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
         why = effort.obstacles(*options)
         raise NoBackendError(f"{effort.artifact.name}: no usable program: {why}", install_hint(options))
     effort.emit_left_out(options)
-    if effort.holding.is_complete() and _settle(effort) is None:
+    if effort.holding.is_complete() and _settle(effort, "", "") is None:
         return
     while True:
         step = next_step(options, receipt.attempts, retries=kit.retries, jitter=kit.world.jitter())
         if isinstance(step, GiveUp):
-            raise _despair(effort, receipt.attempts, step.fault)
+            raise despair(effort, receipt.attempts, step.fault)
         _wait(effort, step, receipt)
-        attempt = _try(effort, step)
-        book(effort, step.backend, step.source, attempt.fault if attempt else None)
-        if attempt is None:
+        attempts = _try(effort, step)
+        own = next((attempt.fault for attempt in attempts or () if attempt.source == step.source), None)
+        book(effort, step.backend, step.source, own)
+        if attempts is None:
             receipt.backend, receipt.source = step.backend, step.source
             return
-        receipt.attempts.append(attempt)
-        effort.doubted.add(attempt.source)
-        effort.emit_failed(attempt)
-        if attempt.fault.kind is Kind.DISK:
-            hint = f"free some space (`df -h {kit.store.path}`), or use another disk: --store DIR"
-            raise StoreError(f"{effort.artifact.name}: {attempt.fault.message}", hint)
+        for attempt in attempts:
+            receipt.attempts.append(attempt)
+            effort.doubted.add(attempt.source)
+            effort.emit_failed(attempt)
+            if attempt.fault.kind is Kind.DISK:
+                hint = f"free some space (`df -h {kit.store.path}`), or use another disk: --store DIR"
+                raise StoreError(f"{effort.artifact.name}: {attempt.fault.message}", hint)
 
 
 def _wait(effort: Effort, step: Try, receipt: Receipt) -> None:
@@ -116,58 +121,46 @@ def _wait(effort: Effort, step: Try, receipt: Receipt) -> None:
             raise InterruptedError("stopped while waiting")
 
 
-def _try(effort: Effort, step: Try) -> Attempt | None:
-    """Run one attempt and judge what it left; None when the blob is committed."""
+def _try(effort: Effort, step: Try) -> tuple[Attempt, ...] | None:
+    """Run one attempt and judge what it left; None when the blob is committed, else who failed, if anybody."""
     holding = effort.holding
-    if step.afresh or effort.must_part(step.source):
+    last = next((a.fault for a in reversed(effort.attempts) if a.source == step.source), None)
+    if (step.afresh and not (last and last.mendable)) or effort.must_part(step.source):
         effort.empty()
     before = holding.good_bytes()
     fault = try_once(effort, step.backend, step.source)
     if holding.is_complete() and (fault is None or fault.kind is not Kind.DISK):
-        fault = _settle(effort)  # whatever the exit code: it proves nothing either way
-        if fault is None:
+        found = _settle(effort, step.backend, step.source)  # whatever the exit code: it proves nothing either way
+        effort.drop_stream()
+        if found is None:
             return None
-    elif holding.is_too_long():
+        gained = max(0, holding.good_bytes() - before)
+        return tuple(
+            replace(attempt, gained_bytes=gained, waited_s=step.wait_s, afresh=step.afresh) for attempt in found
+        )
+    if holding.is_too_long():
         fault = effort.banish()
     effort.drop_stream()
     assert fault is not None
     gained = max(0, holding.good_bytes() - before)
-    return Attempt(step.backend, step.source, fault, gained, step.wait_s, step.afresh)
+    return (Attempt(step.backend, step.source, fault, gained, step.wait_s, step.afresh),)
 
 
-def _settle(effort: Effort) -> Fault | None:
-    """Check the complete file: commit it when its digest fits, send it to quarantine when not."""
+def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | None:
+    """Check the complete file: commit it when its digest fits (None), send its wrong bytes to quarantine when not.
+
+    Gives an attempt for each source that is to blame, `source` or another; none where it was an earlier run.
+    """
     sha256, path = effort.artifact.sha256, effort.holding.partial.file
-    if effort.holding.is_too_long() or not effort.is_right():
-        return effort.banish()
+    if effort.holding.is_too_long():
+        return (Attempt(backend, source, effort.banish()),)
+    if not effort.is_right():
+        kept = keep_good(effort, backend, source)
+        return kept if kept is not None else (Attempt(backend, source, effort.banish()),)
     effort.emit_verified()
+    if sha256 in EMPTY and effort.artifact.size is None:
+        effort.kit.emit(
+            Noticed(f"{effort.artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}")
+        )
     blobs.commit(effort.kit.store, [(path, sha256)])
     return None
-
-
-def _despair(effort: Effort, attempts: list[Attempt], fault: Fault | None) -> OrchError:
-    """The error for people: what became of each source, wrong bytes before all."""
-    tried = {(attempt.source, attempt.backend): attempt.fault.message for attempt in attempts}
-    history = "; ".join(f"{source} ({backend}): {message}" for (source, backend), message in tried.items())
-    name = effort.artifact.name
-    if fault is not None and fault.kind is Kind.CORRUPT:
-        hint = "compare the digest in the manifest with the publisher's; wrong bytes are kept in "
-        return DigestError(f"{name}: no source gave the right bytes: {history}", hint + effort.kit.store.quarantine)
-    word = fault.kind.value if fault else Kind.NETWORK.value
-    return TransferError(f"{name}: every source failed: {history}", _hint(effort, fault), word)
-
-
-def _hint(effort: Effort, fault: Fault | None) -> str:
-    match fault.kind if fault else None:
-        case Kind.MISSING:
-            return "look at the URL in the manifest: the file may have moved"
-        case Kind.REFUSED:
-            return "the server wants a login, or refuses this program; see the commands: `orch sync -v`"
-        case Kind.TLS:
-            return "name the server's CA in the manifest, `hosts: {NAME: {ca: FILE}}`, or set SSL_CERT_FILE"
-        case Kind.BROKEN:
-            return "see what the program says: `orch sync -v`, or try another one: --backend NAME"
-        case _ if effort.proxies():
-            return f"is the proxy right? https_proxy, http_proxy or all_proxy says {', '.join(effort.proxies())}"
-        case _:
-            return "run `orch sync` again: it goes on where it stopped; or add a mirror to the manifest"

@@ -23,3 +23,13 @@ def piece_bytes(size: int | None, connections: int, round_trip_s: float, rate: f
     if cap < MIB:
         return MIB, False
     return min(wanted, cap), True
+
+
+def mending_bytes(missing: int, connections: int, length: int) -> int:
+    """Choose the piece length for the bad pieces of `length` bytes each, `missing` bytes in all, of a file.
+
+    It divides theirs where both are powers of two, so that no good byte is asked for. Pieces are 2 MiB at least: from
+    there on aria2c asks for exact ranges (`--enable-http-pipelining`); else it asks for all that follows and hangs up.
+    """
+    share = max(1, missing // max(1, connections))
+    return min(length, max(2 * MIB, 1 << (share.bit_length() - 1)))

@@ -1,0 +1,98 @@
+"""PURE: the hashes of a file's pieces, as one short string in a lock: hints about which of its bytes are bad.
+
+A good piece is kept and a bad one fetched again by these; whether the file is right says its whole digest alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.model import Range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+LEAST_BYTES = 4 << 20
+MOST_PIECES = 512
+HASH_BYTES = 8  # of each piece's sha256: 5.5 kB of text for 512 pieces, and a mistake in 2**64
+
+
+class Pieces(NamedTuple):
+    """The pieces of a file of `size` bytes: each `length` bytes long but the last, with the beginning of its hash."""
+
+    size: int
+    length: int
+    hashes: tuple[bytes, ...]
+
+    def range(self, index: int) -> Range:
+        """The bytes of one piece."""
+        return Range(index * self.length, min((index + 1) * self.length, self.size))
+
+    def bad(self, found: Sequence[bytes]) -> tuple[Range, ...]:
+        """The ranges that are not right, by what `hashes` found in a file (fewer where it is shorter), joined."""
+        ranges: list[Range] = []
+        for index, right in enumerate(self.hashes):
+            if index < len(found) and found[index] == right:
+                continue
+            start, end = self.range(index)
+            if ranges and ranges[-1].end == start:
+                start = ranges.pop().start
+            ranges.append(Range(start, end))
+        return tuple(ranges)
+
+
+def piece_bytes(size: int) -> int | None:
+    """The piece length for a file of `size` bytes: 4 MiB, doubled until 512 pieces do; None where one would do."""
+    length = LEAST_BYTES
+    while size > length * MOST_PIECES:
+        length *= 2
+    return length if size > length else None
+
+
+class Hasher:
+    """Hashes a file's pieces while its bytes go by in order, in blocks of any size."""
+
+    def __init__(self, length: int) -> None:
+        self._length, self._left = length, length
+        self._hash = hashlib.sha256()
+        self._hashes: list[bytes] = []
+
+    def update(self, block: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        view = memoryview(block)
+        while view:
+            part, view = view[: self._left], view[self._left :]
+            self._hash.update(part)
+            self._left -= len(part)
+            if not self._left:
+                self._next()
+
+    def hashes(self) -> tuple[bytes, ...]:
+        """The hashes of all pieces so far, the last one as far as it goes."""
+        if self._left < self._length:
+            self._next()
+        return tuple(self._hashes)
+
+    def _next(self) -> None:
+        self._hashes.append(self._hash.digest()[:HASH_BYTES])
+        self._hash, self._left = hashlib.sha256(), self._length
+
+
+def encode(length: int, hashes: Iterable[bytes]) -> str:
+    """Write `<piece length>:<base64 of the hashes>` for a lock."""
+    return f"{length}:{base64.b64encode(b''.join(hashes)).decode('ascii')}"
+
+
+def decode(text: str, size: int | None) -> Pieces | None:
+    """Read what `encode` wrote for a file of `size` bytes; None where it is empty, damaged or of another file."""
+    head, _, tail = text.partition(":")
+    try:
+        length, joined = int(head), base64.b64decode(tail, validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    if size is None or length < 1 or len(joined) != -(-size // length) * HASH_BYTES:
+        return None
+    return Pieces(size, length, tuple(joined[at : at + HASH_BYTES] for at in range(0, len(joined), HASH_BYTES)))
