@@ -48,7 +48,7 @@ def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> 
     """
     results: list[str | PlacementError] = []
     copies: list[_Copy] = []
-    putter = _Putter(store)
+    putter = _Putter(world, store)
     try:
         for sha256, place in places:
             try:
@@ -56,6 +56,8 @@ def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> 
             except PlacementError as error:
                 results.append(error)
                 continue
+            except InterruptedError:
+                raise
             except OSError as error:
                 results.append(_explain(place.path, error))
                 continue
@@ -90,8 +92,8 @@ class _Copy:
 class _Putter:
     """Makes places; remembers which folders are there, on which device, and where a reflink was refused."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, world: World, store: Store) -> None:
+        self._world, self._store = world, store
         self._device: dict[str, int] = {}
         self._no_reflink: set[int] = set()
 
@@ -99,6 +101,11 @@ class _Putter:
         folder, name = os.path.split(place.path)
         if place.target:
             return _alias(place)
+        if place.unpack:
+            from orchestrator.placement import tree  # and with it the standard library's archives
+
+            tree.put(self._world, self._store, sha256, place.path)
+            return "unpacked"
         if folder not in self._device:
             os.makedirs(folder, exist_ok=True)
             self._device[folder] = os.stat(folder).st_dev

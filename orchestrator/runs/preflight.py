@@ -75,7 +75,7 @@ def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] 
             if state is not State.SEALED and not place.target:
                 there = on(path)
                 there.inodes += 1
-                shares = place.link is not Link.COPY and not place.private
+                shares = place.link is not Link.COPY and not place.private and not place.unpack
                 if not shares or (place.link is Link.AUTO and there is not here):
                     there.size_bytes += wanted.size or 0
     return list(found.values())

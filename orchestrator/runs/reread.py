@@ -45,13 +45,13 @@ def reread(
     tally.refuse(unresolved, emit)
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start : start + BATCH]
-        files = [(w, path) for w in batch for path in _paths(store, w)]
+        files = [(w, sha256, path) for w in batch for sha256, path in _files(store, w)]
         try:
-            verdicts = verify.check(world, [(w.sha256, path) for w, path in files])
+            verdicts = verify.check(world, [(sha256, path) for _, sha256, path in files])
         except InterruptedError:
             break
         wrong: dict[int, OrchError] = {}
-        for (w, path), right in zip(files, verdicts, strict=True):
+        for (w, _, path), right in zip(files, verdicts, strict=True):
             if not right:
                 wrong.setdefault(id(w), _error(w, path))
         for w in batch:
@@ -63,11 +63,20 @@ def reread(
     return tally.summary(world.monotonic() - began, stopped=world.stop.code)
 
 
-def _paths(store: Store, wanted: Wanted) -> list[str]:
-    """The files to read for one wanted file: each inode once."""
+def _files(store: Store, wanted: Wanted) -> list[tuple[str, str]]:
+    """The (sha256, path) of what is to be read for one wanted file: each inode once, and each file of its trees."""
     blob = store.blob(wanted.sha256)
-    paths = [place.path for place in wanted.places]
-    if os.path.exists(blob) or not paths:
+    paths = [place.path for place in wanted.places if not place.unpack]
+    leaves: list[tuple[str, str]] = []
+    for place in wanted.places:
+        if place.unpack:
+            from orchestrator.store import trees
+
+            listing = trees.read(store, wanted.sha256)
+            leaves += [(digest, f"{place.path}/{name}") for name, (_, digest) in listing.items()]
+            if not listing:
+                leaves.append((wanted.sha256, place.path))  # which no folder can have
+    if os.path.exists(blob) or not (paths or leaves):
         paths.append(blob)
     seen: dict[object, str] = {}
     for path in paths:
@@ -76,7 +85,7 @@ def _paths(store: Store, wanted: Wanted) -> list[str]:
             seen.setdefault((status.st_dev, status.st_ino), path)
         except OSError:
             seen.setdefault(path, path)
-    return list(seen.values())
+    return [(wanted.sha256, path) for path in seen.values()] + leaves
 
 
 def _error(wanted: Wanted, path: str) -> OrchError:

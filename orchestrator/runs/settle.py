@@ -88,9 +88,10 @@ class Settling:
         links = {place.path: place for place in wanted.places}
         for path, state in standing.states:
             if state is State.UNSEALED:
-                state = self._judge_file(wanted, path)
+                is_tree = path in links and links[path].unpack
+                state = self._judge_tree(wanted, path) if is_tree else self._judge_file(wanted, path)
             if state is State.OBSTRUCTED:
-                raise _foreign(path, "something that is not a file stands there")
+                raise _foreign(path, "something else stands there, of another kind")
             if state is State.ABSENT and path in links:
                 absent.append(links[path])
         return absent
@@ -114,6 +115,17 @@ class Settling:
             return State.ABSENT
         what = verify.look_into(path, nature.wish(wanted))
         raise _foreign(path, f"a foreign file stands there with other bytes{what.after}")
+
+    def _judge_tree(self, wanted: Wanted, path: str) -> State:
+        """Look into what stands unsealed where an archive is to be unpacked."""
+        from orchestrator.runs import grove  # few files are archives to be unpacked
+
+        if self.records.is_ours(path, self.artifact.sha256):
+            return grove.judge(self.kit, wanted, path)
+        if not self.force:
+            raise _foreign(path, "a foreign folder stands there, with something in it")
+        self.kit.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))
+        return State.ABSENT
 
     def _take_in(self, wanted: Wanted, path: str, before: os.stat_result, *, ours: bool) -> None:
         """Seal right bytes again; a user's own file also goes into the store (reflink or copy) and is recorded."""

@@ -23,8 +23,8 @@ class State(Enum):
 
     SEALED = "sealed"
     ABSENT = "absent"
-    UNSEALED = "unsealed"  # a file without the seal: ours and written into, or a stranger's
-    OBSTRUCTED = "obstructed"  # a folder, a FIFO, a device
+    UNSEALED = "unsealed"  # a file (or tree) without the seal: ours and written into, or a stranger's
+    OBSTRUCTED = "obstructed"  # a folder where a file should be or the other way round, a FIFO, a device
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
@@ -55,6 +55,21 @@ def look_at(store: Store, path: str, sha256: str, size: int | None) -> State:
     return State.UNSEALED if stat.S_ISREG(status.st_mode) else State.OBSTRUCTED
 
 
+def look_at_tree(store: Store, path: str, sha256: str) -> State:
+    """Judge the folder that an archive of this digest was unpacked into, by its files' status."""
+    from orchestrator.store import trees  # only for whoever has one
+
+    try:
+        if not os.listdir(path):
+            return State.ABSENT  # its frameworks take an empty folder for none, too
+    except FileNotFoundError:
+        return State.ABSENT
+    except OSError:
+        return State.OBSTRUCTED
+    listing = trees.read(store, sha256)
+    return State.SEALED if listing and not trees.broken(store, path, listing) else State.UNSEALED
+
+
 def standings(store: Store, wanted: Iterable[Wanted]) -> list[Standing]:
     """Judge every place of every file wanted: one `stat` each, and none below a folder that is not there."""
     found = []
@@ -72,8 +87,13 @@ def standings(store: Store, wanted: Iterable[Wanted]) -> list[Standing]:
 
     for want in wanted:
         sha256, size = want.sha256, want.size
-        paths = [place.path for place in want.places] or [store.blob(sha256)]
-        states = [(path, look(path, sha256, size)) for path in paths]
+        states = [
+            (p.path, look_at_tree(store, p.path, sha256) if p.unpack else look(p.path, sha256, size))
+            for p in want.places
+        ]
+        if not states:
+            path = store.blob(sha256)
+            states = [(path, look(path, sha256, size))]
         if want.marks:
             states += [(m.path, State.SEALED if os.path.lexists(m.path) else State.ABSENT) for m in want.marks]
         found.append(Standing(want, tuple(states)))

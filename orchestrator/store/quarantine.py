@@ -92,7 +92,8 @@ def _make_room(store: Store, keep: str) -> None:
     for name in os.listdir(store.quarantine):
         folder = f"{store.quarantine}/{name}"
         with suppress(OSError):  # gone meanwhile, or bytes too large to keep
-            entries.append((os.stat(folder).st_mtime, os.stat(f"{folder}/bytes").st_blocks * 512, name))
+            kept = os.stat(f"{folder}/bytes")
+            entries.append((os.stat(folder).st_mtime, min(kept.st_size, kept.st_blocks * 512), name))  # some are sparse
     total = sum(size for _, size, _ in entries)
     for _, size, name in sorted(entries):
         if total <= LIMIT_BYTES:

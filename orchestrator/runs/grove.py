@@ -1,0 +1,43 @@
+"""A tree of ours that something wrote into: what is right is sealed again, else it is to be unpacked anew."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator import verify
+from orchestrator.events import Mismatched, Noticed
+from orchestrator.runs.standing import State
+from orchestrator.store import quarantine, seal, trees
+
+if TYPE_CHECKING:
+    from orchestrator.model import Wanted
+    from orchestrator.transfer.kit import Kit
+
+
+def judge(kit: Kit, wanted: Wanted, folder: str) -> State:
+    """Hash the files of a tree whose seals are broken: wrong ones go to quarantine.
+
+    Returns:
+        SEALED if all was right, ABSENT if the tree must be made anew.
+
+    Raises:
+        StoreError, InterruptedError, OSError.
+    """
+    listing = trees.read(kit.store, wanted.sha256)
+    state = State.SEALED if listing else State.ABSENT
+    for name in trees.broken(kit.store, folder, listing):
+        path, (_, sha256) = f"{folder}/{name}", listing[name]
+        if not os.path.isfile(path):
+            kit.emit(Noticed(f"{path} is missing: the archive is unpacked again"))
+            state = State.ABSENT
+        elif verify.check(kit.world, [(sha256, path)])[0]:
+            seal.seal(kit.store, path, sha256)
+            kit.emit(Noticed(f"{path}: bytes are right, sealed again"))
+        else:
+            found = verify.digest(path, kit.world.stop)
+            about = {"expected": sha256, "source": f"written into: {path}", "model": wanted.model}
+            where = quarantine.banish(kit.store, path, found, about)
+            kit.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, where))
+            state = State.ABSENT
+    return state

@@ -1,0 +1,222 @@
+"""Archives unpacked into trees: what leads out is refused, what was written into is found and put right."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import stat
+import tarfile
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.demo.origin import Origin
+from tests.orch import Orch, made, sha256
+
+GOOD = {"saved_model.pb": made(3000, 1), "variables/variables.index": made(500, 2), "assets/vocab.txt": b"a\nb\n"}
+
+
+def tar(*entries: tuple[str, bytes | str | None, dict[str, Any]], mode: str = "w:gz") -> bytes:
+    """Give an archive of (name, content or link target or None for a folder, fields of its header)."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, content, fields in entries:
+            entry = tarfile.TarInfo(name)
+            if content is None:
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o2777
+            elif isinstance(content, str):
+                entry.type, entry.linkname = tarfile.SYMTYPE, content
+            else:
+                entry.size = len(content)
+            for field, value in fields.items():
+                setattr(entry, field, value)
+            archive.addfile(entry, io.BytesIO(content) if isinstance(content, bytes) else None)
+    return out.getvalue()
+
+
+def zipped(files: dict[str, bytes], mode: int = 0o100644) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name)
+            entry.filename = name  # its constructor makes slashes of what is not
+            entry.create_system, entry.external_attr = 3, mode << 16
+            archive.writestr(entry, content)
+    return out.getvalue()
+
+
+@lru_cache  # gzip keeps the time in its header
+def whole(mode: str = "w:gz", dot: str = "./") -> bytes:
+    folders = [(f"{dot}{name}", None, {}) for name in ("variables", "assets")]
+    return tar((dot, None, {}), *folders, *((f"{dot}{n}", c, {"mode": 0o4777}) for n, c in GOOD.items()), mode=mode)
+
+
+def long_header() -> bytes:
+    """Give a tar whose extended header says that it is 8 GiB long: eight megabytes of gzip would make it so."""
+    entry = tarfile.TarInfo("././@PaxHeader")
+    entry.type, entry.size = tarfile.XHDTYPE, 8 << 30
+    return gzip.compress(entry.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
+
+
+def claims(size: int) -> bytes:
+    entry = tarfile.TarInfo("huge")
+    entry.size = size
+    return entry.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+
+
+X = b"x" * 10
+BAD: dict[str, tuple[bytes, str]] = {
+    "dots": (tar(("a/../../out", X, {})), "leads out"),
+    "absolute": (tar(("/tmp/orch-out", X, {})), "leads out"),
+    "symlink-out": (tar(("l", "../..", {}), ("l/out", X, {})), "leads out"),
+    "symlink-absolute": (tar(("l", "/etc/passwd", {})), "leads out"),
+    "symlink-folder": (tar(("d/a", X, {}), ("l", "d", {})), "link to no file"),
+    "through-symlink": (tar(("l", "d", {}), ("d/a", X, {}), ("l/a", X, {})), "link to no file"),
+    "hardlink-out": (tar(("l", "x", {"type": tarfile.LNKTYPE, "linkname": "../../team.yaml"})), "leads out"),
+    "device": (tar(("null", "x", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3})), "neither a file nor"),
+    "fifo": (tar(("pipe", "x", {"type": tarfile.FIFOTYPE})), "neither a file nor"),
+    "twice": (tar(("a", X, {}), ("./a", b"y", {})), "twice"),
+    "file-and-folder": (tar(("a", X, {}), ("a/b", X, {})), "a file and a folder"),
+    "control": (tar(("a\nb", X, {})), "cannot be a file's name"),
+    "empty": (tar(("d", None, {})), "no file"),
+    "cut": (whole()[:-100], "damaged"),
+    "long-header": (long_header(), "impossible size"),
+    "more-than-the-disk": (claims(1 << 60), "room"),
+    "no-archive": (made(3000), "no archive"),
+    "zip-dots": (zipped({"../out": X}), "leads out"),
+    "zip-backslash": (zipped({"a\\..\\..\\out": X}), "leads out"),
+    "zip-symlink-out": (zipped({"l": b"../../team.yaml"}, 0o120777), "leads out"),
+    "zip-device": (zipped({"n": b""}, stat.S_IFCHR | 0o666), "neither a file nor"),
+}
+KINDS = {"gz": "w:gz", "bz2": "w:bz2", "xz": "w:xz", "plain": "w:"}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def want(orch: Orch, origin: Origin, name: str, content: bytes) -> Path:
+    """Add a model that is to be unpacked; gives its folder."""
+    orch.want(name, content, origin.serve(f"/{name}.bin", content), to=f"trees/{name}/", unpack=True)
+    return orch.folder / "trees" / name
+
+
+def test_an_archive_that_leads_out_is_refused_and_the_others_are_not_held_up(tmp_path: Path) -> None:
+    orch = Orch(tmp_path)
+    with Origin() as origin:
+        good = [want(orch, origin, kind, whole(mode)) for kind, mode in KINDS.items()]
+        good.append(want(orch, origin, "no-dot", whole(dot="")))
+        good.append(want(orch, origin, "zip", zipped({"variables/": b"", **GOOD})))
+        for name, (content, _) in BAD.items():
+            want(orch, origin, name, content)
+        done = orch.sync()
+        assert done.code == 7
+        assert {f["model"]: f["fault"] for f in done.summary["failed"]} == dict.fromkeys(BAD, "placement")
+        said = {f["model"]: f["message"] for f in done.summary["failed"]}
+        assert {name: why in said[name] for name, (_, why) in BAD.items()} == dict.fromkeys(BAD, True), said
+    assert all(tree(folder) == GOOD for folder in good)
+    assert sorted(os.listdir(tmp_path / "trees")) == sorted(folder.name for folder in good)
+    assert not list(tmp_path.rglob("out*")) and not Path("/tmp/orch-out").exists()
+    modes = {stat.S_IMODE(p.stat().st_mode) for folder in good for p in folder.rglob("*") if p.is_file()}
+    assert modes == {0o444}, "no setuid, nothing writable"
+    assert orch.sync().summary["present"] == len(good)
+
+
+def test_links_within_become_files_of_their_own(tmp_path: Path) -> None:
+    orch = Orch(tmp_path)
+    archive = tar(
+        ("d/link", "../a", {}),
+        ("a", X, {}),
+        ("hard", "", {"type": tarfile.LNKTYPE, "linkname": "a"}),
+    )
+    with Origin() as origin:
+        folder = want(orch, origin, "linked", archive)
+        assert orch.sync().code == 0
+    assert tree(folder) == {"a": X, "d/link": X, "hard": X}
+    assert {p.lstat().st_nlink for p in folder.rglob("*") if not p.is_dir()} == {1}
+
+
+@pytest.fixture
+def placed(tmp_path: Path) -> tuple[Orch, Path]:
+    orch = Orch(tmp_path)
+    with Origin() as origin:
+        folder = want(orch, origin, "use4", whole())
+        assert orch.sync().code == 0
+    return orch, folder
+
+
+def test_what_was_written_into_is_found_and_put_right(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+    assert orch.run("status", "--json", "team.yaml").code == 0
+    assert orch.run("verify", "--json", "team.yaml").code == 0
+    victim = folder / "saved_model.pb"
+    victim.chmod(0o644)
+    with victim.open("r+b") as file:
+        file.write(b"wrong")
+    assert orch.run("status", "--json", "team.yaml").summary["failed"][0]["fault"] == "seal"
+    verified = orch.run("verify", "--json", "team.yaml").summary
+    assert (verified["exit_code"], verified["failed"][0]["fault"]) == (6, "corrupt")
+    inode = folder.stat().st_ino
+    mended = orch.sync()  # the origin is gone: from the sealed archive
+    assert (mended.summary["placed"], tree(folder)) == (1, GOOD)
+    assert folder.stat().st_ino != inode, "exchanged as a whole"
+    assert mended.named("mismatched")[0]["expected"] == sha256(GOOD["saved_model.pb"])
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+    assert orch.sync().summary["present"] == 1
+
+
+def test_what_is_missing_is_found_and_what_was_only_touched_is_sealed_again(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+    (folder / "assets/vocab.txt").unlink()
+    assert orch.run("status", "--json", "team.yaml").code == 6
+    assert orch.run("verify", "--json", "team.yaml").code == 5
+    assert (orch.sync().summary["placed"], tree(folder)) == (1, GOOD)
+    inode = folder.stat().st_ino
+    (folder / "assets/vocab.txt").touch()
+    assert orch.sync().code == 0
+    assert (folder.stat().st_ino, orch.sync().summary["present"]) == (inode, 1)
+
+
+def test_bytes_changed_under_their_seal_are_verifys_business(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+    victim = folder / "variables/variables.index"
+    before = victim.stat()
+    victim.chmod(0o644)
+    victim.write_bytes(made(500, 3))
+    os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert orch.sync().summary["present"] == 1
+    assert orch.run("verify", "--json", "team.yaml").summary["exit_code"] == 6
+
+
+def test_a_foreign_folder_is_left_unless_forced(tmp_path: Path) -> None:
+    orch = Orch(tmp_path)
+    with Origin() as origin:
+        folder = want(orch, origin, "use4", whole())
+        folder.mkdir(parents=True)
+        (folder / "mine").write_bytes(X)
+        assert orch.run("status", "--json", "team.yaml").summary["failed"][0]["fault"] == "foreign"
+        assert orch.run("plan", "--json", "team.yaml").code == 7
+        refused = orch.sync().summary
+        assert (refused["exit_code"], refused["failed"][0]["fault"], tree(folder)) == (7, "foreign", {"mine": X})
+        assert orch.sync("--force").code == 0
+        assert tree(folder) == GOOD
+        (tmp_path / "trees/other").mkdir()
+        other = want(orch, origin, "other", whole("w:xz"))
+        assert (orch.sync().code, tree(other)) == (0, GOOD), "an empty folder is no folder"
+        # Another archive in the manifest: what orch made it may replace.
+        want(orch, origin, "use4", tar(("new", X, {})))
+        assert (orch.sync().code, tree(folder)) == (0, {"new": X})
+
+
+def test_the_listing_stands_in_the_store(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+    listing = json.loads((orch.store / f"places/trees/{sha256(whole())}.json").read_text())
+    assert listing == {name: [len(content), sha256(content)] for name, content in GOOD.items()}
+    (orch.store / f"places/trees/{sha256(whole())}.json").write_text("{")
+    assert (orch.sync().summary["placed"], tree(folder)) == (1, GOOD), "without it the tree proves nothing"
+    assert orch.sync().summary["present"] == 1
