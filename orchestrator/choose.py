@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Trait
@@ -21,11 +21,15 @@ _SCHEME_TRAITS = {"http": Trait.HTTP, "https": Trait.HTTP, "ftp": Trait.FTP, "rs
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a source asks of a program: its scheme, the proxy's scheme ("" for direct), a private CA."""
+    """What a source asks of a program: its scheme, the proxy's scheme ("" for direct), a private CA, a secret kept.
+
+    The secret is a URL that nobody else may see, or the host's token.
+    """
 
     scheme: str
     proxy: str = ""
     private_ca: bool = False
+    hides: Literal["", "url", "token"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,10 @@ def _obstacle(backend: Backend, installed: Collection[str], line: Line) -> str:
         return f"cannot use a {line.proxy} proxy"
     if line.private_ca and Trait.CA not in backend.TRAITS:
         return "cannot be given a private CA"
+    if line.hides and Trait.HIDDEN_HEADERS not in backend.TRAITS:
+        return "shows a signed URL in its command line"
+    if line.hides == "token" and Trait.BEARER not in backend.TRAITS:
+        return "may carry the token to another host"
     return ""
 
 

@@ -52,6 +52,7 @@ class Host(msgspec.Struct, frozen=True, gc=False):
     ca: str | None = None
     connections: int | None = None
     user_agent: str | None = None
+    token_env: str | None = None  # the variable that holds its token
 
 
 class Pin(NamedTuple):

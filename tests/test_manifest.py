@@ -436,7 +436,11 @@ def test_types_of_a_model(keys: str, path: str, message: str) -> None:
     [
         *((f"{k}: x", k, f"`{k}` is not supported yet") for k in NOT_YET["manifest"]),
         ("defaults: {repo: x}", "defaults > repo", "unknown key `repo`"),
-        ("hosts: {h: {token_env: T}}", "hosts > h > token_env", "`token_env` is not supported yet"),
+        (
+            "hosts: {h: {token_env: A=b}}",
+            "hosts > h > token_env",
+            "expected the name of a variable, such as CORP_TOKEN",
+        ),
         ("hosts: {h: {connections: 0}}", "hosts > h > connections", "expected a whole number from 1 up"),
         ("hosts: {h: null}", "hosts > h", "expected a mapping, found nothing"),
         ("hosts: [h]", "hosts", "expected a mapping, found a list"),

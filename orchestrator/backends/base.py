@@ -24,7 +24,8 @@ class Trait(Enum):
     SEGMENTS = "segments"
     MIRRORS = "mirrors"
     BUNDLE = "bundle"
-    HIDDEN_HEADERS = "hidden-headers"
+    HIDDEN_HEADERS = "hidden-headers"  # takes secrets by stdin or a file, signed URLs too: nothing of them in argv
+    BEARER = "bearer"  # shows a token to the host that it is for, and to no host that this one redirects to
     PROXY = "proxy"
     SOCKS = "socks"
     CA = "ca"
@@ -53,7 +54,8 @@ class Job:
     `connections` is for all hosts together, `per_host` for each of several (None: as `connections`).
     `folder` is the partial's folder, private to this job, absolute (and HOME of the child); `timeout_s` is the
     silence on a connection after which the program may give up; `ca` a PEM bundle; `proxy` a proxy URL for this
-    job's sources or None for a direct line. `in_order` asks for pieces in order, so that the file can be hashed while
+    job's sources or None for a direct line; `bearer` the token of its sources' host, for a backend with BEARER.
+    `in_order` asks for pieces in order, so that the file can be hashed while
     it grows.
     """
 
@@ -67,6 +69,7 @@ class Job:
     ca: str | None = None
     proxy: str | None = None
     user_agent: str | None = None
+    bearer: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 NAME = "curl"
 _MOVES = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.BUNDLE)
-TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.SOCKS, Trait.CA))
+TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.BEARER, Trait.PROXY, Trait.SOCKS, Trait.CA))
 SIDECAR: str | None = None
 missing = shared.appended
 sidecar = shared.cut
@@ -119,6 +119,8 @@ def _flags(job: Job) -> str:
         f"proxy = {_quote(job.proxy)}" if job.proxy is not None else 'noproxy = "*"',
         *((f"cacert = {_quote(job.ca)}",) if job.ca is not None else ()),
         *((f"user-agent = {_quote(job.user_agent)}",) if job.user_agent is not None else ()),
+        # Unlike a header set by hand with the other programs, this one goes to no host that a redirect names (7.88).
+        *((f"oauth2-bearer = {_quote(job.bearer)}",) if job.bearer is not None else ()),
         f'write-out = "{_REPORT}"',
     )
     return "".join(f"{line}\n" for line in config)

@@ -121,6 +121,10 @@ def _expired(case: Case) -> Answer | None:
     return None if held or not case.how.signed else _page(403)
 
 
+def _twice(case: Case) -> Answer | None:
+    return _page(400) if case.how.one_auth and "authorization" in case.request.headers else None
+
+
 def _moved(case: Case) -> Answer | None:
     where = case.request.path if case.how.redirect_loop else case.how.redirect
     if where and case.how.redirect_holds_s is not None:
@@ -147,7 +151,7 @@ def _not_read(case: Case) -> Answer | None:
     return None if case.request.method in ("GET", "HEAD") else _page(405)
 
 
-_RULES = (_not_read, _failed, _unknown, _expired, _moved, _signed_out, _bare, _unsatisfied)
+_RULES = (_not_read, _failed, _unknown, _twice, _expired, _moved, _signed_out, _bare, _unsatisfied)
 
 
 def _file(case: Case) -> Answer:

@@ -30,6 +30,7 @@ class Behaviour:
     signed: bool = False  # 403 where the Expires= of the query is over, or missing
     redirect_loop: bool = False
     bearer: str | None = None  # 401 without this token
+    one_auth: bool = False  # 400 where a token comes with a signed URL, as S3 says
     html: bool = False  # a sign-in page with 200
     html_on_range: bool = False  # the same, only where a Range starts after the first byte
     refuse_bare_get: bool = False  # 400 without a Range, as some hubs do for very large files

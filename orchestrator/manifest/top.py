@@ -122,7 +122,8 @@ def _hosts(entries: dict[str, HostEntry] | None, beside: str, found: Found) -> d
             agent = entry.user_agent
             if not agent.isascii() or has_unseen(agent) or agent != agent.strip():
                 found.append(((*at, "user_agent"), "expected printable ASCII without outer blanks"))
-        made[name] = Host(ca, None if entry.connections is UNSET else entry.connections, agent)
+        connections = None if entry.connections is UNSET else entry.connections
+        made[name] = Host(ca, connections, agent, None if entry.token_env is UNSET else entry.token_env)
     return made
 
 

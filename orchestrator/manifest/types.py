@@ -106,6 +106,17 @@ class HostEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     user_agent: (
         Annotated[Text, Meta(title="user agent", description="What this host wants to be told.")] | UnsetType
     ) = UNSET
+    token_env: (
+        Annotated[
+            str,
+            Meta(
+                title="variable",
+                pattern=r"^[A-Za-z_][A-Za-z0-9_]*$(?!\n)",
+                description="The environment variable that holds this host's Bearer token.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 Prefixes = Annotated[

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 NOT_YET = {
     "manifest": ["allow", "limits", "swarm"],
     "site file": ["limits"],
-    "host": ["token_env"],
 }
 VERSION = "this orch reads version 1"
 LONGEST_KEY = 60
@@ -87,6 +86,8 @@ def _plain(at: Key, error: Any, rooms: dict[str, Any]) -> str:
             digits = re.sub("^(sha256|sha512|sha1|md5):", "", value.lower())
             odd = re.sub("[0-9a-f]", "", digits)
             return f"expected {length} hex digits, found {f'`{shown(odd[0])}`' if odd else len(digits)}"
+        case "pattern" if error.schema.get("title") == "variable":
+            return "expected the name of a variable, such as CORP_TOKEN"
         case "pattern":
             return "expected letters, digits, `_`, `.` and `-` only"
         case "minLength" | "minItems":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestrator import choose
@@ -117,7 +117,9 @@ class Packer:
         source = sources[task.asked]
         host = host_of(source.url)
         if host not in self._backends:
-            self._backends[host] = choose.for_bundle(self._usable, self._ways.to(source.url).line)
+            way = self._ways.to(source.url)
+            line = replace(way.line, hides="token") if way.bearer is not None else way.line
+            self._backends[host] = choose.for_bundle(self._usable, line)
         if self._backends[host] is None:
             return False
         task.asked += 1

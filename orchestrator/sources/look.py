@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from orchestrator.faults import Fault, Kind, from_status
+from orchestrator.sources.history import host_of
 from orchestrator.sources.network import forbidden_address
 from orchestrator.sources.signed import ends_in_s
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS = 10
 CLOCK_SLACK_S = 5.0
+_RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d{1,6})", re.ASCII)
+_WORD = re.compile(r"[A-Za-z]{1,40}")
 _TOTAL = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)$")
 
 
@@ -55,15 +58,18 @@ def look(
     user_agent: str,
     at: int = 0,
     timeout_s: float = 10.0,
+    bearer: str | None = None,
     may_ask: Callable[[str], bool] = lambda _: True,
 ) -> Look | Fault:
     """Ask for the one byte at `at` of `url` and read the header only; redirects are followed and judged here.
 
     `at` is where a resume would begin: some servers answer that with a page, but not the first byte.
     `timeout_s` is for all of it; `may_ask` is asked before each request to a URL. Refused are redirects to other
-    schemes, from https to http, and to link-local addresses.
+    schemes, from https to http, and to link-local addresses. `bearer` is the token of the host of `url`: no other
+    one is shown it.
     """
     headers = {"Range": f"bytes={at}-{at}", "Accept-Encoding": "identity", "User-Agent": user_agent}
+    host = host_of(url)
     try:
         with (
             time_limit(timeout_s) as trace,
@@ -79,8 +85,9 @@ def look(
                     if name.endswith("send_request_headers.complete"):
                         sent[0] = time.monotonic()  # a round trip begins here: connection and TLS are made
 
+                shown = {"Authorization": f"Bearer {bearer}"} if bearer is not None and host_of(url) == host else {}
                 with client.stream(
-                    "GET", url, headers=headers, follow_redirects=False, extensions={"trace": note}
+                    "GET", url, headers={**headers, **shown}, follow_redirects=False, extensions={"trace": note}
                 ) as answer:
                     trip_s = time.monotonic() - sent[0]
                     status, reply = answer.status_code, dict(answer.headers)
@@ -156,7 +163,9 @@ def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float, at: 
         return Look(url, length, etag, False, trip_s, kind, packed, chunked)
     if status < 400:
         return Fault(Kind.REFUSED, f"server answered {status}", status)
-    return from_status(status, retry_after_s(headers.get("retry-after")))
+    fault = from_status(status, retry_after(headers))
+    why = headers.get("x-error-code", "")  # the Hugging Face hub's: GatedRepo, EntryNotFound, RevisionNotFound ...
+    return replace(fault, message=f"{fault.message} ({why})") if _WORD.fullmatch(why) else fault
 
 
 def _holds_s(url: str, headers: Mapping[str, str]) -> float | None:
@@ -178,6 +187,16 @@ def retry_after_s(value: str | None) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError):
         return None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server wants us to wait: by Retry-After, or by RateLimit, `"resolvers";r=0;t=55`.
+
+    The latter: draft-ietf-httpapi-ratelimit-headers-09, as the Hugging Face hub sends it.
+    """
+    found = _RATE_LIMIT.search(headers.get("ratelimit") or "")
+    refilled_s = float(found[1]) if found else None
+    return retry_after_s(headers.get("retry-after")) or refilled_s
 
 
 def _follow(origin: str, location: str) -> str | Fault:

@@ -169,7 +169,15 @@ def _examine(pair: Pair, way: Reach, end: float, budget: _Budget, *, rates: bool
     left_s = end - time.monotonic()
     if left_s <= 0:
         return None
-    seen = look(pair.url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=left_s, may_ask=may_ask)
+    seen = look(
+        pair.url,
+        proxy=way.proxy,
+        ca=way.ca,
+        user_agent=way.user_agent,
+        timeout_s=left_s,
+        bearer=way.bearer,
+        may_ask=may_ask,
+    )
     if refused:
         return None
     if isinstance(seen, Fault):
@@ -186,7 +194,8 @@ def _examine(pair: Pair, way: Reach, end: float, budget: _Budget, *, rates: bool
     if not rates or left_s <= 0 or not budget.take(seen.last_url):
         return Finding(Verdict.GOOD, "", seen)
     way_s = min(left_s, 1.0)
-    tasted = taste(seen.last_url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=way_s)
+    bearer = way.bearer if host_of(seen.last_url) == host_of(pair.url) else None
+    tasted = taste(seen.last_url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=way_s, bearer=bearer)
     what = page(tasted.head, wish)
     if what and (seen.length is None or tasted.head.startswith(POINTER)):
         return Finding(Verdict.LYING, f"{what.words} instead of the file", seen)

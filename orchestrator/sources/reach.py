@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.choose import Line
 from orchestrator.model import Host
 from orchestrator.sources.network import ca_bundle, proxy_for
+from orchestrator.sources.tokens import host_entry, token_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,13 +18,17 @@ USER_AGENT = "orch"
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """One source's way: `proxy` URL or None, `ca` PEM file, the host's `connections` cap or None."""
+    """One source's way: `proxy` URL or None, `ca` PEM file, the host's `connections` cap or None.
+
+    `bearer` is the token that this host, and no other one, is shown.
+    """
 
     line: Line
     proxy: str | None
     ca: str
     user_agent: str
     connections: int | None
+    bearer: str | None = field(default=None, repr=False)
 
 
 class Ways:
@@ -44,11 +49,11 @@ class Ways:
 
 def reach(url: str, environ: Mapping[str, str], hosts: Mapping[str, Host]) -> Reach:
     """Find the way to `url`; `hosts` are looked up by name with port, then by name."""
-    scheme, _, rest = url.partition("://")
-    netloc = rest.partition("/")[0]
-    named = hosts.get(netloc) or hosts.get(netloc.rpartition(":")[0]) or Host()
+    scheme = url.partition("://")[0]
+    named = host_entry(url, hosts) or Host()
     proxy = proxy_for(url, environ)
     private_ca = scheme == "https" and named.ca is not None
     line = Line(scheme, (proxy or "").partition("://")[0], private_ca)
     agent = named.user_agent or USER_AGENT
-    return Reach(line, proxy, ca_bundle(environ, named.ca), agent, named.connections)
+    bearer = token_for(url, environ, hosts) if scheme in ("http", "https") else None
+    return Reach(line, proxy, ca_bundle(environ, named.ca), agent, named.connections, bearer)

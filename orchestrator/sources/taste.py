@@ -30,9 +30,13 @@ class Taste:
     head: bytes
 
 
-def taste(url: str, *, proxy: str | None, ca: str, user_agent: str, timeout_s: float) -> Taste:
+def taste(
+    url: str, *, proxy: str | None, ca: str, user_agent: str, timeout_s: float, bearer: str | None = None
+) -> Taste:
     """Read the beginning of `url`, where a look's redirects ended, for a moment; whatever fails is no measure."""
     headers = {"Range": f"bytes=0-{TASTE_BYTES - 1}", "Accept-Encoding": "identity", "User-Agent": user_agent}
+    if bearer is not None:
+        headers["Authorization"] = f"Bearer {bearer}"
     size, began, head = 0, None, b""
     try:
         with (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.backends import by_name
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.backends.base import Backend, Command, Exit
+    from orchestrator.sources.look import Look
     from orchestrator.transfer.effort import Effort
 
 LOOK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
@@ -49,9 +51,8 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
     assert backend is not None
     holding = effort.holding
     resumes = holding.good_bytes() > 0
-    least = SPLIT_BYTES if Trait.SEGMENTS in backend.TRAITS else LOOK_BYTES
-    if resumes or source in effort.doubted or backend.NAME == "axel" or (holding.length() or least) >= least:
-        seen = glance(effort, source)
+    if source in effort.met or _must_look(effort, backend, source, resumes=resumes):
+        seen = _look(effort, source)
         if isinstance(seen, Fault):
             return seen
         if seen is not None and (fault := compare(effort, source, seen, resumes=resumes)):
@@ -64,20 +65,35 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
             job = hand_over(holding, backend, _job(effort, shares))
             before, missing = holding.good_bytes(), holding.missing()
             effort.stream = _begin_stream(effort, backend, job)
-            exit_ = _run(effort, backend, job, source, before)
+            exit_ = _run(effort, backend, job, tuple(shares), before)
             if effort.mends and missing is not None:
-                effort.given += given(missing, holding.missing() or (), backend.NAME, job.wants[0].sources)
-        return _read_end(effort, backend, job, exit_, source, before)
+                effort.given += given(missing, holding.missing() or (), backend.NAME, tuple(shares))
+        return _read_end(effort, backend, job, exit_, tuple(shares), before)
     except InterruptedError:
         raise
     except OSError as error:
         return Fault(Kind.DISK, f"{error.filename or holding.partial.folder}: {error.strerror or error}")
 
 
+def _must_look(effort: Effort, backend: Backend, source: str, *, resumes: bool) -> bool:
+    least = SPLIT_BYTES if Trait.SEGMENTS in backend.TRAITS else LOOK_BYTES
+    large = (effort.holding.length() or least) >= least
+    return resumes or source in effort.doubted or backend.NAME == "axel" or large
+
+
+def _look(effort: Effort, source: str) -> Look | Fault | None:
+    """Look at a source; what was seen when its program was chosen counts once."""
+    first = effort.met.get(source)
+    if first is None:
+        return glance(effort, source)
+    effort.met[source] = None
+    return first
+
+
 def _job(effort: Effort, shares: dict[str, int]) -> Job:
     """The job for one source, or for several at once; `shares` are the connections that each may have."""
     source = next(iter(shares))
-    way, kit, partial = effort.reach(source), effort.kit, effort.holding.partial
+    way, kit, partial = effort.reach(effort.address(source)), effort.kit, effort.holding.partial
     length, connections = effort.holding.length(), sum(shares.values())
     look = effort.looks.get(source)
     if look is not None and not look.ranges:
@@ -90,7 +106,7 @@ def _job(effort: Effort, shares: dict[str, int]) -> Job:
     if partial.info.mended and (pieces := decode(effort.artifact.pieces, effort.artifact.size)):
         piece, in_order = mending_bytes(total(effort.holding.missing() or ()), connections, pieces.length), True
     return Job(
-        wants=(Want(tuple(shares), partial.file, length, 0),),
+        wants=(Want(tuple(effort.address(url) for url in shares), partial.file, length, 0),),
         folder=partial.folder,
         connections=connections,
         per_host=max(shares.values()) if len(shares) > 1 else None,
@@ -100,6 +116,7 @@ def _job(effort: Effort, shares: dict[str, int]) -> Job:
         ca=way.ca,
         proxy=way.proxy,
         user_agent=way.user_agent,
+        bearer=effort.bearer(source),
     )
 
 
@@ -117,11 +134,11 @@ def _begin_stream(effort: Effort, backend: Backend, job: Job) -> Stream | None:
     return Stream(effort.kit.world, effort.kit.judge, effort.artifact.sha256, effort.holding.partial.file, prefix)
 
 
-def _run(effort: Effort, backend: Backend, job: Job, source: str, before: int) -> Exit:
-    kit, holding = effort.kit, effort.holding
+def _run(effort: Effort, backend: Backend, job: Job, givers: tuple[str, ...], before: int) -> Exit:
+    kit, holding, source = effort.kit, effort.holding, givers[0]
     command, program = backend.command(job), kit.programs[backend.NAME].path
-    shown = pasteable(command, program)
-    kit.emit(Started(*effort.talk, backend.NAME, source, shown, before, holding.length(), job.wants[0].sources[1:]))
+    shown = effort.masked(pasteable(command, program))
+    kit.emit(Started(*effort.talk, backend.NAME, source, shown, before, holding.length(), givers[1:]))
     limit_s = 60 + (holding.length() or 0) / AXEL_BYTES_PER_S if backend.NAME == "axel" else None
     with effort.known.transferring():
         return run(
@@ -137,9 +154,11 @@ def _run(effort: Effort, backend: Backend, job: Job, source: str, before: int) -
         )
 
 
-def _read_end(effort: Effort, backend: Backend, job: Job, exit_: Exit, source: str, before: int) -> Fault | None:
+def _read_end(
+    effort: Effort, backend: Backend, job: Job, exit_: Exit, givers: tuple[str, ...], before: int
+) -> Fault | None:
     """Book what the program left, and say why it ended; exit 0 with bytes missing is not done."""
-    holding = effort.holding
+    holding, source = effort.holding, givers[0]
     partial, length = holding.partial, holding.length()
     holding.ended_well = exit_.code == 0 and exit_.ended == "itself"
     after, complete = holding.good_bytes(), holding.is_complete()
@@ -149,7 +168,6 @@ def _read_end(effort: Effort, backend: Backend, job: Job, exit_: Exit, source: s
     effort.bytes_fetched += landed
     measure(effort, job, backend, exit_, landed)
     # A program may end before its bytes were counted, and leave a file that is too long to be claimed.
-    givers = job.wants[0].sources
     if (landed or partial.have > job.wants[0].have or length == 0) and not set(givers) <= set(partial.info.sources):
         partial.info.sources += [url for url in givers if url not in partial.info.sources]
         partial.save_info()
@@ -157,8 +175,10 @@ def _read_end(effort: Effort, backend: Backend, job: Job, exit_: Exit, source: s
     if exit_.ended == "stopped":
         raise InterruptedError("stopped; the partial is kept")
     fault = sharpen(effort, source, backend.diagnose(job, exit_), landed, lambda: glance(effort, source))
-    if complete or fault is not None:
-        return fault
+    if fault is not None:
+        return replace(fault, message=effort.masked(fault.message))
+    if complete:
+        return None
     return _explain_short(effort, source)
 
 

@@ -159,10 +159,13 @@ class _Carrier:
             ca=self._way.ca,
             proxy=self._way.proxy,
             user_agent=self._way.user_agent,
+            bearer=self._way.bearer,
         )
         first, size = loads[0], sum(load.size for load in loads)
         name = (first.artifact.wanted[0].model, first.artifact.wanted[0].file)
         shown = pasteable(backend.command(replace(job, wants=job.wants[:1])), program)
+        if self._way.bearer is not None:
+            shown = shown.replace(self._way.bearer, "***")
         kit.emit(Started(*name, backend.NAME, first.url, shown, 0, size, files=len(loads)))
         exit_: Exit | None = None
         try:

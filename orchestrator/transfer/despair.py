@@ -7,23 +7,18 @@ from typing import TYPE_CHECKING
 from orchestrator import nature
 from orchestrator.errors import DigestError, OrchError, TransferError
 from orchestrator.faults import Fault, Kind
-from orchestrator.sources.history import host_of
 from orchestrator.sources.signed import ends_in_s
+from orchestrator.sources.tokens import advice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from orchestrator.model import Host
     from orchestrator.policy import Attempt
     from orchestrator.transfer.effort import Effort
 
-# Where the tokens of hubs come from: host name, variable, where a token is had (huggingface_hub constants.py and
-# utils/_auth.py; modelscope hub/api.py; kagglehub config.py).
-_TOKENS = (
-    ("huggingface.co", "HF_TOKEN", "https://huggingface.co/settings/tokens"),
-    ("hf.co", "HF_TOKEN", "https://huggingface.co/settings/tokens"),
-    ("modelscope.cn", "MODELSCOPE_API_TOKEN", "https://modelscope.cn/my/myaccesstoken"),
-    ("kaggle.com", "KAGGLE_KEY", "https://www.kaggle.com/settings"),
-)
+# Where another source said who is wanted, that is what can be mended: HF_ENDPOINT is set where the hub is out of reach.
+_LESS_TELLING = (Kind.REFUSED, Kind.NETWORK, Kind.STALLED, Kind.BUSY)
 
 
 def despair(effort: Effort, attempts: Sequence[Attempt], fault: Fault | None) -> OrchError:
@@ -44,13 +39,14 @@ def despair(effort: Effort, attempts: Sequence[Attempt], fault: Fault | None) ->
 def _hint(effort: Effort, attempts: Sequence[Attempt], fault: Fault | None) -> str:
     if fault is not None and fault.hint:
         return fault.hint
+    kit = effort.kit
+    for attempt in attempts if fault is None or fault.kind in _LESS_TELLING else ():
+        if (status := attempt.fault.status) in (401, 403):
+            return login(attempt.source, status, kit.world.environ, kit.hosts, kit.world.now())
     match fault.kind if fault else None:
         case Kind.MISSING:
             return "look at the URL in the manifest: the file may have moved"
         case Kind.REFUSED:
-            source = next((attempt.source for attempt in attempts if attempt.fault is fault), "")
-            if fault is not None and fault.status in (401, 403):
-                return login(source, fault.status, effort.kit.world.environ, effort.kit.world.now())
             return "the server refuses this program; see the commands: `orch sync -v`, or try another: --backend NAME"
         case Kind.TLS:
             return "name the server's CA in the manifest, `hosts: {NAME: {ca: FILE}}`, or set SSL_CERT_FILE"
@@ -62,22 +58,9 @@ def _hint(effort: Effort, attempts: Sequence[Attempt], fault: Fault | None) -> s
             return nature.LATER
 
 
-def login(source: str, status: int, environ: Mapping[str, str], now: float) -> str:
+def login(source: str, status: int, environ: Mapping[str, str], hosts: Mapping[str, Host], now: float) -> str:
     """What helps against a 401 (who are you?) or a 403 (not you, or not any more) from the host of `source`."""
-    host = host_of(source).partition("://")[2].partition(":")[0]
     ends_in = ends_in_s(source, now)
     if ends_in is not None and ends_in < 0:
         return "the URL is signed and its time is over: put the address that redirects to it into the manifest"
-    hub = environ.get("HF_ENDPOINT", "").partition("://")[2].partition("/")[0].partition(":")[0]
-    for name, variable, where in ((hub, *_TOKENS[0][1:]), *_TOKENS):
-        if not name or (host != name and not host.endswith(f".{name}")):
-            continue
-        if not environ.get(variable):
-            return f"set {variable} to a token from {where}; a gated model wants its terms accepted on its page first"
-        if status == 401:
-            return f"{variable} is set but not accepted: is the token still valid? See {where}"
-        return f"{variable} is set, but its account may not have this: accept the terms on the model's page"
-    return (
-        f"{host} wants a login or knows us and says no: name the variable that holds a token, "
-        f"`hosts: {{{host}: {{token_env: NAME}}}}`; see the commands: `orch sync -v`"
-    )
+    return advice(source, status, environ, hosts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator import choose, nature, verify
@@ -40,6 +41,7 @@ class Effort:
         self.ticket = 0  # of the budget of connections
         self.stream: Stream | None = None  # the judge behind the attempt that runs, or ran last
         self.looks: dict[str, Look] = {}
+        self.met: dict[str, Look | Fault | None] = {}  # the first look at a source that has a token, until it is used
         self.known = kit.known or Knowledge(kit.world)
         self.attempts: list[Attempt] = []
         self.measured: Measured | None = None
@@ -63,7 +65,36 @@ class Effort:
         usable = [name for name, program in self.kit.programs.items() if program.usable]
         look = self.looks.get(url)
         honest = look.ranges if look is not None else None
-        return choose.rank(usable, self.holding.length(), self.reach(url).line, honest=honest)
+        way = self.reach(url)
+        line = way.line
+        if way.bearer is not None:  # until it was looked at, it is hoped to redirect to where no token is needed
+            line = replace(line, hides="token" if look is not None and self.bearer(url) else "url")
+        return choose.rank(usable, self.holding.length(), line, honest=honest)
+
+    def is_strange(self, url: str) -> bool:
+        """Whether a source has a token, and nobody knows yet if its program must be given that."""
+        return url not in self.met and self.reach(url).bearer is not None
+
+    def bearer(self, url: str) -> str | None:
+        """The token that a program must show to a source: none where redirects led to a signed URL on another host."""
+        bearer, look = self.reach(url).bearer, self.looks.get(url)
+        return bearer if look is None or host_of(look.last_url) == host_of(url) else None
+
+    def address(self, url: str) -> str:
+        """What a program is given for a source: its URL, or where our look went with the token that it must not see."""
+        look = self.looks.get(url)
+        return look.last_url if look is not None and self.reach(url).bearer and not self.bearer(url) else url
+
+    def masked(self, text: str) -> str:
+        """`text` without the tokens and signatures of this transfer."""
+        for source in self.artifact.sources:
+            bearer = self.reach(source.url).bearer
+            if bearer is not None:
+                address = self.address(source.url)
+                signature = address.partition("?")[2] if address != source.url else ""
+                for secret in filter(None, (bearer, signature, signature.replace("&", "&amp;"))):
+                    text = text.replace(secret, "***")
+        return text
 
     def options(self) -> dict[str, tuple[str, ...]]:
         """Each source and the backends that may serve it, best first."""

@@ -23,10 +23,12 @@ def glance(effort: Effort, source: str) -> Look | Fault | None:
         return None  # the HTTP client speaks none without an extra; curl does
     missing = effort.holding.missing()
     at = missing[0].start if missing else 0
-    seen = look(source, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, at=at)
+    seen = look(source, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, bearer=way.bearer, at=at)
     if isinstance(seen, Fault):
-        # A refused look condemns nothing: hubs refuse by program. The backend will hear it again.
-        return None if seen.kind is Kind.REFUSED and seen.status is not None else seen
+        # A refused look condemns nothing: hubs refuse by program. The backend will hear it again. Where a token was
+        # shown it is the token that is refused, and a program that has none would hear nothing better.
+        refused = seen.kind is Kind.REFUSED and seen.status is not None and way.bearer is None
+        return None if refused else seen
     effort.looks[source] = seen
     return seen
 

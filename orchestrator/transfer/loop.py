@@ -16,6 +16,7 @@ from orchestrator.transfer.attempt import try_once
 from orchestrator.transfer.blame import keep_good
 from orchestrator.transfer.despair import despair
 from orchestrator.transfer.effort import Effort
+from orchestrator.transfer.glance import glance
 from orchestrator.transfer.pace import book
 
 if TYPE_CHECKING:
@@ -87,10 +88,7 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
 
 def _loop(effort: Effort, receipt: Receipt) -> None:
     kit = effort.kit
-    options, effort.attempts = effort.options(), receipt.attempts
-    if not any(options.values()):
-        why = effort.obstacles(*options)
-        raise NoBackendError(f"{effort.artifact.name}: no usable program: {why}", install_hint(options))
+    options, effort.attempts = _options(effort), receipt.attempts
     effort.emit_left_out(options)
     if effort.holding.is_complete() and _settle(effort, "", "") is None:
         return
@@ -98,6 +96,10 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
         step = next_step(options, receipt.attempts, retries=kit.retries, jitter=kit.world.jitter())
         if isinstance(step, GiveUp):
             raise despair(effort, receipt.attempts, step.fault)
+        if effort.is_strange(step.source):
+            effort.met[step.source] = glance(effort, step.source)
+            options = _options(effort)
+            continue
         _wait(effort, step, receipt)
         attempts = _try(effort, step)
         own = next((attempt.fault for attempt in attempts or () if attempt.source == step.source), None)
@@ -112,6 +114,19 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
             if attempt.fault.kind is Kind.DISK:
                 hint = f"free some space (`df -h {kit.store.path}`), or use another disk: --store DIR"
                 raise StoreError(f"{effort.artifact.name}: {attempt.fault.message}", hint)
+
+
+def _options(effort: Effort) -> dict[str, tuple[str, ...]]:
+    """Each source and the backends that may serve it.
+
+    Raises:
+        NoBackendError: there is none for any of them.
+    """
+    options = effort.options()
+    if not any(options.values()):
+        why = effort.obstacles(*options)
+        raise NoBackendError(f"{effort.artifact.name}: no usable program: {why}", install_hint(options))
+    return options
 
 
 def _wait(effort: Effort, step: Try, receipt: Receipt) -> None:

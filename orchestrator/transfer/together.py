@@ -28,6 +28,8 @@ def companions(effort: Effort, backend: Backend, source: str) -> tuple[str, ...]
     sources go one by one.
     """
     length = effort.holding.length()
+    if effort.bearer(source) is not None:
+        return ()  # a token is for one host
     if effort.attempts or effort.must_go_alone or length is None or length < SHARED_BYTES:
         return ()
     if not {Trait.MIRRORS, Trait.IN_ORDER} <= backend.TRAITS or source not in effort.looks:
@@ -47,6 +49,7 @@ def companions(effort: Effort, backend: Backend, source: str) -> tuple[str, ...]
             seen is None
             or isinstance(seen, Fault)
             or not seen.ranges
+            or effort.bearer(other.url) is not None
             or compare(effort, other.url, seen, resumes=False)
         ):
             continue

@@ -447,6 +447,7 @@ def test_the_list() -> None:
         (Trait.MIRRORS, "aria2c axel"),
         (Trait.BUNDLE, "aria2c curl"),
         (Trait.HIDDEN_HEADERS, "aria2c curl wget"),
+        (Trait.BEARER, "curl"),
         (Trait.PROXY, "aria2c curl wget"),
         (Trait.SOCKS, "curl"),
         (Trait.CA, "aria2c curl wget"),
