@@ -67,9 +67,10 @@ $(VENV)/.ready-dev: pyproject.toml $(VENV)/.ready
 # The frameworks themselves, in a venv of their own: 3.5 GB. pip alone, as it alone finds a CPU torch that lies on a
 # disk (find-links); elsewhere say where one is: make test-clients TORCH='torch==2.13.0 --index-url URL'.
 TORCH ?= torch==2.13.0
+QUIET := --quiet --disable-pip-version-check --no-compile  # most of it is never imported: a third of the time
 $(CLIENTS)/.ready: tests/clients/requirements.txt
 	@echo "making $(CLIENTS) (a minute or two) ..." >&2
 	@test -d $(CLIENTS) || $(PYTHON) -m venv $(CLIENTS)
-	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@$(CLIENTS)/bin/python -m pip install $(QUIET) $(TORCH)
+	@$(CLIENTS)/bin/python -m pip install $(QUIET) --no-deps -r $<
 	@touch $@

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +109,13 @@ class Desk:
         log = self.orch.folder / "reached"
         log.write_text("")
         env = {**self.orch.env(), "PYTHONPATH": str(_OFFLINE), "ORCH_TEST_REACHED": str(log)}
-        env |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", **self.environ, **environ}
+        env |= {
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            **self.environ,
+            **environ,
+        }
         argv = [*(() if loopback else alone()), python(), "-c", textwrap.dedent(script), *words]
         done = subprocess.run(
             argv, cwd=self.orch.folder, env=env, capture_output=True, text=True, timeout=240, check=False
@@ -135,3 +143,14 @@ class Desk:
 
 def md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    """A publisher's archive: no folder on top."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as tar:
+        for path, content in files.items():
+            info = tarfile.TarInfo(path)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return made.getvalue()

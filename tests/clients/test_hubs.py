@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.clients.client import packed
 from tests.orch import made
 
 if TYPE_CHECKING:
@@ -26,6 +28,18 @@ def test_kagglehub(desk: Desk) -> None:
     folder = desk.home / ".cache/kagglehub/models" / handle
     assert desk.load(load, handle) == [str(folder), str(folder / "model.bin")]
     assert (folder / "model.bin").read_bytes() == content
+    desk.idle()
+
+
+def test_kagglehub_unpacks_what_kaggle_packs(desk: Desk) -> None:
+    handle = "google/yamnet/tensorFlow2/yamnet/2"
+    files = {"saved_model.pb": made(5000), "variables/variables.index": b"index"}
+    url = f"https://www.kaggle.com/api/v1/models/{handle}/download.tar.gz"
+    desk.want("yamnet", {"kagglehub": handle}, url, packed(files))
+    desk.sync(fetched=1)
+    script = "import json, sys, kagglehub; print(json.dumps(kagglehub.model_download(sys.argv[1])))"
+    folder = desk.load(script, handle)
+    assert {path: (Path(folder) / path).read_bytes() for path in files} == files
     desk.idle()
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.clients.client import PYTHON
+from tests.hub import Hub
+from tests.orch import Done, made
 
 if TYPE_CHECKING:
     from tests.clients.client import Desk
@@ -32,8 +34,9 @@ def minilm() -> dict[str, bytes]:
     return {path: file.read_bytes() for path, file in sorted(files.items()) if path not in LEFT_OUT}
 
 
-def wanted(desk: Desk, framework: str, files: dict[str, bytes]) -> None:
-    desk.want_files("minilm", framework, {p: (f"{HUB}/{MINILM}/resolve/{COMMIT}/{p}", c) for p, c in files.items()})
+def wanted(desk: Desk, framework: str, files: dict[str, bytes], commit: str = COMMIT) -> None:
+    urls = {path: f"{HUB}/{MINILM}/resolve/{commit}/{path}" for path in files}
+    desk.want_files("minilm", framework, {path: (urls[path], content) for path, content in files.items()})
 
 
 def test_hub_and_its_tools(desk: Desk, minilm: dict[str, bytes]) -> None:
@@ -68,19 +71,44 @@ def test_hub_and_its_tools(desk: Desk, minilm: dict[str, bytes]) -> None:
     assert said["repos"] == [[MINILM, len(small), size, [[COMMIT, ["main"]]]]]
     # The command line of the hub works on it: it lists it, and what it removes is fetched again.
     listed = _hf(desk, "cache", "ls", "--format", "json")
-    assert [MINILM in row["id"] for row in json.loads(listed)] == [True]
-    _hf(desk, "cache", "rm", f"model/{MINILM}", "--yes")
+    assert [MINILM in row["id"] for row in json.loads(listed.out)] == [True]
+    assert _hf(desk, "cache", "rm", f"model/{MINILM}", "--yes").code == 0
     assert not folder.exists()
     desk.sync(fetched=0)
 
 
-def _hf(desk: Desk, *words: str) -> str:
-    env = {**desk.orch.env(), "HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [PYTHON.with_name("hf"), *words], env=env, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def _hf(desk: Desk, *words: str) -> Done:
+    """The hub's own command line, which may talk to this machine's servers alone."""
+    env = {**desk.orch.env(), "HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_XET": "1"}
+    argv = [PYTHON.with_name("hf"), *words]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def test_the_hub_agrees(desk: Desk, minilm: dict[str, bytes]) -> None:
+    small = {path: content for path, content in minilm.items() if len(content) < 1 << 20}
+    with Hub() as hub:
+        commit = hub.repo(MINILM, {**small, "tiny.safetensors": made(5000)})
+        files = hub.repos[MINILM].commits[commit]
+        desk.orch.environ["HF_ENDPOINT"] = hub.url  # counts as a mirror of https://huggingface.co/
+        wanted(desk, "huggingface", files, commit)
+        desk.sync(fetched=len(files))
+        assert hub.api_calls == 0
+        # Its own judge reads every file, and misses one whose byte was changed.
+        assert _hf(desk, "cache", "verify", MINILM).code == 0
+        snapshot = desk.home / f".cache/huggingface/hub/models--{MINILM.replace('/', '--')}/snapshots/{commit}"
+        heard = len(hub.heard)
+        assert _hf(desk, "download", MINILM).out.strip().endswith(str(snapshot))
+        assert {request.method for request in hub.heard[heard:]} <= {"HEAD", "GET"}
+        assert not any("/resolve/" in h.path and h.method == "GET" for h in hub.heard[heard:])
+        blob = (snapshot / "config.json").resolve()
+        content = bytearray(blob.read_bytes())
+        content[0] ^= 1
+        blob.unlink()  # the cache's own file: the store's shares its bytes
+        blob.write_bytes(content)
+        assert _hf(desk, "cache", "verify", MINILM).code != 0
+        desk.sync(fetched=0, placed=1)
+        assert _hf(desk, "cache", "verify", MINILM).code == 0
 
 
 def test_transformers_and_sentence_transformers(desk: Desk, minilm: dict[str, bytes]) -> None:

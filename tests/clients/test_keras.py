@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
 from typing import TYPE_CHECKING
 
-from tests.clients.client import md5
+from tests.clients.client import md5, packed
 from tests.orch import made
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.clients.client import Desk
 
 URL = (
@@ -68,14 +64,6 @@ def test_tf_keras_knows_no_variable(desk: Desk) -> None:
     desk.idle()
 
 
-def _tar(folder: Path) -> bytes:
-    """A publisher's archive: no folder on top (tensorflow_hub/file_utils.py:30-60)."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:gz") as tar:
-        tar.add(folder, arcname=".")
-    return made.getvalue()
-
-
 def test_tensorflow_hub(desk: Desk) -> None:
     save = """
         import sys, tensorflow as tf
@@ -93,11 +81,12 @@ def test_tensorflow_hub(desk: Desk) -> None:
     """
     saved = desk.orch.folder / "adder"
     assert desk.run(save, str(saved)).code == 0
+    files = {str(file.relative_to(saved)): file.read_bytes() for file in saved.rglob("*") if file.is_file()}
     handle = "https://tfhub.dev/google/universal-sentence-encoder/4"
     url = "https://storage.googleapis.com/tfhub-modules/google/universal-sentence-encoder/4.tar.gz"
     # Its own default is below /tmp and dies with the machine: a test leaves nothing there.
     desk.orch.environ["TFHUB_CACHE_DIR"] = str(desk.orch.folder / "tfhub")
-    desk.want("use4", {"tfhub": handle}, url, _tar(saved))
+    desk.want("use4", {"tfhub": handle}, url, packed(files))
     desk.sync(fetched=1)
     place = desk.orch.folder / "tfhub" / "063d866c06683311b44b4992fd46003be952409c"  # known from seven public caches
     assert desk.load(load, handle) == [str(place), 42]
