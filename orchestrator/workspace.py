@@ -56,10 +56,12 @@ def open_workspace(
     only: Sequence[str] = (),
     store: str | None = None,
     root: str | None = None,
+    caches: str | None = None,
 ) -> Workspace:
     """Read the manifests (none given: manifests/team.yaml) and the site file.
 
-    `only` are model names or `tag:TAG`; `store` and `root` override the files'.
+    `only` are model names or `tag:TAG`; `store` and `root` override the files'; `caches` is one folder for all
+    frameworks' caches.
 
     Raises:
         ManifestError: every problem of every file at once; a name in `only` that no manifest knows.
@@ -70,15 +72,16 @@ def open_workspace(
     texts: dict[str, str] = {}
     here = _site(world, problems)
     base = os.path.abspath(os.path.join(world.cwd, root)) if root is not None else None
+    looking = _with_caches(world, caches)
     for path in dict.fromkeys(os.path.abspath(os.path.join(world.cwd, path)) for path in paths):
         try:
             texts[path] = read_text(path)
             made = manifests.parse(texts[path], path, world.home, root=base, lock=_lock(path))
-            loaded.append(_laid_out(world, made, texts[path]))
+            loaded.append(_laid_out(looking, made, texts[path]))
         except ManifestError as error:
             problems += error.problems
     if problems:
-        raise ManifestError(tuple(problems), _hint(problems))
+        raise ManifestError(tuple(problems), hint_for(problems))
     extra = hub_mirror(world)
     wanted = tuple(w for m in loaded for w in manifests.wanted(m, here, extra))
     by_layout = any(model.layouts for m in loaded for model in m.models)
@@ -123,6 +126,14 @@ def _lock(manifest: str) -> Lock | None:
     return read(read_text(path), path)
 
 
+def _with_caches(world: World, folder: str | None) -> World:
+    if not folder:
+        return world
+    from orchestrator.placement.caches import below
+
+    return below(world, folder)
+
+
 def _laid_out(world: World, manifest: Manifest, text: str) -> Manifest:
     """Give each model the places that its frameworks look in.
 
@@ -147,7 +158,8 @@ def _laid_out(world: World, manifest: Manifest, text: str) -> Manifest:
     return msgspec.structs.replace(manifest, models=tuple(models))
 
 
-def _hint(problems: Sequence[Problem]) -> str:
+def hint_for(problems: Sequence[Problem]) -> str:
+    """What to type next where manifests have problems."""
     if all(p.line == 0 and p.message == "no such file or directory" for p in problems):
         return "name your manifest: `orch sync path/to/team.yaml`; the README shows how to write one"
     return f"mend the lines above, then run it again; the keys are in docs/manifest.md ({len(problems)} to mend)"
@@ -162,7 +174,7 @@ def site(world: World) -> Site | None:
     problems: list[Problem] = []
     found = _site(world, problems)
     if problems:
-        raise ManifestError(tuple(problems), _hint(problems))
+        raise ManifestError(tuple(problems), hint_for(problems))
     return found
 
 

@@ -12,11 +12,15 @@ COMMANDS = {
     "status": "Say what is in place, by stat alone.",
     "verify": "Read every byte again with sha256sum -c.",
     "path": "Print a model's first place.",
+    "env": "Print the variables by which frameworks find their files.",
+    "run": "Run a command under those variables, kept off the network.",
     "backends": "Show the downloaders of this machine and which would be chosen.",
     "mirrors": "Show which sources answer, how fast, and whether they honour ranges.",
     "doctor": "Look for what this machine lacks: programs, PATH, proxy, CA, store.",
     "demo": "Show the whole thing on this machine, with no network.",
 }
+
+_ROOMS = {"run": "run_command"}  # where the command's name is another room's
 
 
 class _Lazy(click.Group):
@@ -28,7 +32,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"orchestrator.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"orchestrator.cli.{_ROOMS.get(cmd_name, cmd_name)}").command
         return command
 
     def resolve_command(

@@ -52,7 +52,8 @@ root = option("--root", metavar="DIR", type=click.Path(), help="Base of relative
 quiet = option("--quiet", "-q", is_flag=True, help="Print nothing unless something failed.")
 verbose = option("--verbose", "-v", is_flag=True, help="Show each program's command, ready to paste.")
 json = option("--json", is_flag=True, help="One JSON object a line on stdout, the summary last.")
-where = stack(only, store, root)
+caches = option("--caches", metavar="DIR", type=click.Path(), help="One folder for all frameworks' caches.")
+where = stack(only, store, root, caches)
 talk = stack(quiet, verbose, json)
 running = stack(
     option("--backend", metavar="NAME", help="This program or failure: aria2c, axel, curl, wget, rsync."),

@@ -20,6 +20,7 @@ from orchestrator.world import World
 @options.manifests
 @options.store
 @options.root
+@options.caches
 @options.json
 def command(name: str, **words: Any) -> int:
     """Print the first place of the model NAME, one line (for a model of several files: of its first)."""
@@ -30,7 +31,8 @@ def command(name: str, **words: Any) -> int:
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
 
     def work() -> Summary:
-        space = open_workspace(world, words["manifests"], store=words["store"], root=words["root"])
+        settings = {name: words[name] for name in ("store", "root", "caches")}
+        space = open_workspace(world, words["manifests"], **settings)
         place = first_place(world, space, name)
         if isinstance(sink, JsonLines):
             sink.write("path", {"model": name, "path": place})

@@ -15,7 +15,7 @@ from orchestrator.render.sink import harmless
 from orchestrator.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from orchestrator.render.sink import Sink
     from orchestrator.workspace import Workspace
@@ -47,10 +47,21 @@ def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
     """
     from orchestrator.workspace import open_workspace
 
-    space = open_workspace(world, words["manifests"], only=words["only"], store=words["store"], root=words["root"])
+    settings = {name: words[name] for name in ("only", "store", "root", "caches")}
+    space = open_workspace(world, words["manifests"], **settings)
+    if words["caches"] and not words["quiet"]:
+        from orchestrator.placement.catalogue import unled
+
+        tell_unled(unled(world, (name for m in space.manifests for model in m.models for name, _ in model.layouts)))
     gc.freeze()
     gc.enable()
     return space
+
+
+def tell_unled(frameworks: Iterable[str]) -> None:
+    """Say on stderr which frameworks no variable leads, so that no folder of ours is theirs."""
+    for name in frameworks:
+        print(f"note: no variable leads {name}: it looks where docs/frameworks.md says", file=sys.stderr)
 
 
 def tell(sink: Sink, error: OrchError) -> None:

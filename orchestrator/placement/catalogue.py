@@ -11,6 +11,8 @@ from orchestrator.model import Link
 from orchestrator.placement.base import LayoutError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from orchestrator.manifest.values import Model
     from orchestrator.model import Mark, Place
     from orchestrator.placement.base import Layout
@@ -21,6 +23,15 @@ def by_name(framework: str) -> Layout:
     """The layout of a framework that `for:` may name."""
     layout: Layout = import_module(f"orchestrator.placement.{framework.replace('-', '_')}")
     return layout
+
+
+def unled(world: World, frameworks: Iterable[str]) -> list[str]:
+    """Those that read no variable in this world, so that they look in one place only.
+
+    Raises:
+        LayoutError: what one of them reads cannot be.
+    """
+    return [name for name in sorted(set(frameworks)) if not by_name(name).variables(world)]
 
 
 def laid_out(world: World, model: Model) -> Model:

@@ -99,21 +99,29 @@ def _do(
         return
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
     Crew(kit, groups, begun, bundled, options, tally).work()
-    _mark([standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
+    _mark(world, store, [standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
 
 
-def _mark(marked: Sequence[Wanted], emit: Callable[[Event], None], tally: Tally) -> None:
+def _mark(world: World, store: Store, marked: Sequence[Wanted], emit: Callable[[Event], None], tally: Tally) -> None:
     """Write what a layout wants once all files of a model are in place."""
     if not marked:
         return
     from orchestrator.placement import mark
 
-    failed = {(f.model, w.manifest) for f in tally.failed for w in tally.wanted if w.model == f.model}
+    failed = {f.model for f in tally.failed}
     for w in marked:
-        if (w.model, w.manifest) not in failed:
+        if w.model in failed:
+            continue
+        try:
             for wish in w.marks:
-                if mark.write(wish):
-                    emit(events.Placed(w.model, w.file, wish.path, "mark"))
+                how = mark.write(store, world.hostname, w.manifest, wish)
+                if how == "made":
+                    emit(events.Placed(w.model, w.file, wish.path, mark.LINK))
+                elif how == "other":
+                    emit(events.Noticed(f"{wish.path}: left as it is; it does not say `{wish.text[:80]}`"))
+        except OrchError as error:
+            tally.take_back()
+            emit(tally.fail(w, error))
 
 
 def _ask(world: World, fetching: Sequence[Artifact], hosts: Mapping[str, Host]) -> Knowledge:

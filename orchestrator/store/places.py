@@ -29,7 +29,7 @@ def record(store: Store, host: str, manifest: str, made: Mapping[str, Made]) -> 
     Raises:
         StoreError: the disk said no.
     """
-    path = f"{store.places}/{hashlib.sha256(os.fsencode(manifest)).hexdigest()}.json"
+    path = _path(store, manifest)
     with disk(path), open(f"{store.places}/.guard", "a", encoding="ascii") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         old = _read(path)
@@ -40,6 +40,11 @@ def record(store: Store, host: str, manifest: str, made: Mapping[str, Made]) -> 
             # Not json.dump(), nor an indent: those encode in Python, at 70 us a place.
             file.write(json.dumps({"host": host, "manifest": manifest, "places": merged}, sort_keys=True))
         os.rename(f"{path}.new", path)
+
+
+def of(store: Store, manifest: str) -> dict[str, Made]:
+    """What was made for one manifest, by place."""
+    return _read(_path(store, manifest))
 
 
 def made(store: Store) -> Iterator[tuple[str, str, Made]]:
@@ -53,6 +58,10 @@ def made(store: Store) -> Iterator[tuple[str, str, Made]]:
             path = f"{store.places}/{name}"
             for place, entry in _read(path).items():
                 yield path, place, entry
+
+
+def _path(store: Store, manifest: str) -> str:
+    return f"{store.places}/{hashlib.sha256(os.fsencode(manifest)).hexdigest()}.json"
 
 
 def _read(path: str) -> dict[str, Made]:

@@ -1,0 +1,46 @@
+"""`orch env`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import conclude, tell_unled
+from orchestrator.events import Summary
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.listing import Listing
+from orchestrator.render.shells import SHELLS, export, of_user
+from orchestrator.world import World
+
+
+@click.command("env")
+@options.manifests
+@options.caches
+@click.option("--shell", type=click.Choice(SHELLS), help="Whose lines to print (default: by $SHELL).")
+@click.option("--offline", is_flag=True, help="With the switches that keep the frameworks off the network.")
+@options.json
+def command(**words: Any) -> int:
+    """Print the variables by which the manifests' frameworks find their files: `eval "$(orch env)"`.
+
+    In fish: `orch env | source`; in csh: eval "`orch env`".
+    """
+    world = World.real()
+    from orchestrator.runs.environment import environment
+
+    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
+    shell = words["shell"] or of_user(world.environ.get("SHELL", ""))
+
+    def work() -> Summary:
+        found = environment(world, words["manifests"], words["caches"])
+        for name, value in {**found.variables, **(found.offline if words["offline"] else {})}.items():
+            if isinstance(sink, JsonLines):
+                sink.write("variable", {"name": name, "value": value})
+            else:
+                click.echo(export(shell, name, value))
+        tell_unled(found.unled)
+        return Summary(ok=True, exit_code=0)
+
+    return conclude(sink, work)

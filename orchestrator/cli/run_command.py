@@ -1,0 +1,75 @@
+"""`orch run` (the module `run` is how all commands end)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import tell, tell_unled
+from orchestrator.errors import OrchError
+from orchestrator.render.listing import Listing
+from orchestrator.render.sink import harmless
+from orchestrator.world import World
+
+FAILED = 125  # as env(1), timeout(1) and others have it: whatever else comes is the command's own
+
+
+class _Before(click.Command):
+    """A command that ends with 125 for all that is wrong before the other one runs, and knows the words after `--`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        mine, after = args, []
+        if "--" in args:
+            at = args.index("--")
+            mine, after = args[:at], args[at + 1 :]
+        try:
+            rest = super().parse_args(ctx, mine)
+            if not after:
+                raise click.UsageError("say what to run, after `--`: orch run [MANIFEST...] -- COMMAND", ctx)
+        except click.UsageError as error:
+            error.show()
+            ctx.exit(FAILED)
+        ctx.params["argv"] = after
+        return rest
+
+
+@click.command("run", cls=_Before, options_metavar="[OPTIONS]")
+@options.manifests
+@options.caches
+def command(argv: list[str], **words: Any) -> int:
+    """Run a command with its frameworks' variables set and kept off the network: `orch run -- python train.py`.
+
+    The command stands after `--`, and its exit code is ours; 125 if it could not be run.
+    """
+    world = World.real()
+    from orchestrator.runs.environment import environment
+
+    try:
+        found = environment(world, words["manifests"], words["caches"])
+    except OrchError as error:
+        tell(Listing(sys.stdout, quiet=True), error)
+        return FAILED
+    if words["caches"]:
+        tell_unled(found.unled)
+    _become(argv, {**world.environ, **found.variables, **found.offline})
+    return FAILED
+
+
+def _become(argv: list[str], environ: dict[str, str]) -> None:
+    """Let the command take our place; come back only if that cannot be."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ours = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
+    try:
+        os.execvpe(argv[0], argv, environ)  # noqa: S606 - what the user asked for, and no shell
+    except (OSError, ValueError) as error:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        print(f"error: cannot run {harmless(argv[0])}: {why}\nhint: try it without `orch run --`", file=sys.stderr)
+    return
