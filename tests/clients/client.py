@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import textwrap
 from dataclasses import dataclass, field
@@ -55,11 +56,10 @@ class Ran:
     reached: list[str]
 
     @property
-    def said(self) -> dict[str, Any]:
+    def said(self) -> Any:
         """The client's last line, which is JSON."""
         assert self.code == 0, self.err[-4000:]
-        said: dict[str, Any] = json.loads(self.out.splitlines()[-1])
-        return said
+        return json.loads(self.out.splitlines()[-1])
 
 
 @dataclass
@@ -104,8 +104,11 @@ class Desk:
         again = self.orch.sync()
         assert (again.code, again.summary["present"]) == (0, again.summary["files"]), again.out
 
-    def run(self, script: str, *words: str, loopback: bool = False, **environ: str) -> Ran:
-        """Run Python in the clients' interpreter; with `loopback` it may talk to this machine's own servers."""
+    def run(self, script: str, *words: str, loopback: bool = False, under: tuple[str, ...] = (), **environ: str) -> Ran:
+        """Run Python in the clients' interpreter.
+
+        With `loopback` it may talk to this machine's own servers; `under` are the words of an `orch run` before it.
+        """
         log = self.orch.folder / "reached"
         log.write_text("")
         env = {**self.orch.env(), "PYTHONPATH": str(_OFFLINE), "ORCH_TEST_REACHED": str(log)}
@@ -116,15 +119,16 @@ class Desk:
             **self.environ,
             **environ,
         }
-        argv = [*(() if loopback else alone()), python(), "-c", textwrap.dedent(script), *words]
+        first = (sys.executable, "-m", "orchestrator", *under, "--") if under else ()
+        argv = [*(() if loopback else alone()), *first, python(), "-c", textwrap.dedent(script), *words]
         done = subprocess.run(
             argv, cwd=self.orch.folder, env=env, capture_output=True, text=True, timeout=240, check=False
         )
         return Ran(done.returncode, done.stdout, done.stderr, log.read_text().splitlines())
 
-    def load(self, script: str, *words: str, **environ: str) -> dict[str, Any]:
+    def load(self, script: str, *words: str, **how: Any) -> Any:
         """Run a client that has all it needs: it ends well and does not even try to leave the machine."""
-        ran = self.run(script, *words, **environ)
+        ran = self.run(script, *words, **how)
         said = ran.said
         assert ran.reached == []
         return said

@@ -12,20 +12,29 @@ if TYPE_CHECKING:
 AZURE = "https://openaipublic.azureedge.net"
 
 
+WHISPER = """
+    import sys, torch, whisper
+    dims = whisper.ModelDimensions(80, 4, 24, 6, 4, 51864, 4, 24, 6, 4)  # as many heads as tiny.en's table names
+    model = whisper.model.Whisper(dims)
+    torch.nn.init.constant_(model.decoder.ln.bias, 5)
+    torch.save({"dims": dims.__dict__, "model_state_dict": model.state_dict()}, sys.argv[1])
+"""
+CLIP = """
+    import sys, operators, torch
+    from clip.model import CLIP
+    model = CLIP(8, 32, 1, 64, 16, 77, 100, 64, 1, 1)
+    torch.nn.init.constant_(model.ln_final.bias, 2)
+    torch.save(model.state_dict(), sys.argv[1])
+"""
+
+
 def test_whisper(desk: Desk) -> None:
-    save = """
-        import sys, torch, whisper
-        dims = whisper.ModelDimensions(80, 4, 24, 6, 4, 51864, 4, 24, 6, 4)  # as many heads as tiny.en's table names
-        model = whisper.model.Whisper(dims)
-        torch.nn.init.constant_(model.decoder.ln.bias, 5)
-        torch.save({"dims": dims.__dict__, "model_state_dict": model.state_dict()}, sys.argv[1])
-    """
     load = """
         import json, sys, whisper
         whisper._MODELS["tiny.en"] = sys.argv[1]
         print(json.dumps(float(whisper.load_model("tiny.en", device="cpu").decoder.ln.bias[0])))
     """
-    content = desk.make(save, "tiny.en.pt")
+    content = desk.make(WHISPER, "tiny.en.pt")
     url = f"{AZURE}/main/whisper/models/{sha256(content)}/tiny.en.pt"
     desk.want("whisper", "whisper", url, content)
     for variables in ({}, {"XDG_CACHE_HOME": str(desk.orch.folder / "cache")}):
@@ -35,15 +44,6 @@ def test_whisper(desk: Desk) -> None:
         desk.idle()
 
 
-TINY = """
-    import sys, operators, torch
-    from clip.model import CLIP
-    model = CLIP(8, 32, 1, 64, 16, 77, 100, 64, 1, 1)
-    torch.nn.init.constant_(model.ln_final.bias, 2)
-    torch.save(model.state_dict(), sys.argv[1])
-"""
-
-
 def test_clip(desk: Desk) -> None:
     load = """
         import json, sys, operators, clip
@@ -51,7 +51,7 @@ def test_clip(desk: Desk) -> None:
         model, _ = clip.load("ViT-B/32", device="cpu")
         print(json.dumps([model.visual.input_resolution, float(model.ln_final.bias[0])]))
     """
-    content = desk.make(TINY, "clip.pt")
+    content = desk.make(CLIP, "clip.pt")
     url = f"{AZURE}/clip/models/{sha256(content)}/ViT-B-32.pt"
     desk.orch.environ["XDG_CACHE_HOME"] = str(desk.orch.folder / "cache")  # CLIP does not look at it
     desk.want("clip", "clip", url, content)
