@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from posixpath import dirname, normpath
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ManifestError, Problem
@@ -19,13 +20,19 @@ def _silent(_: Event) -> None:
     """Take an event and say nothing."""
 
 
-def load(*manifests: str, only: Sequence[str] = (), store: str | None = None, root: str | None = None) -> Workspace:
-    """Read manifests (none: manifests/team.yaml) and the site file.
+def load(
+    *manifests: str,
+    only: Sequence[str] = (),
+    store: str | None = None,
+    root: str | None = None,
+    caches: str | None = None,
+) -> Workspace:
+    """Read manifests (none: manifests/team.yaml) and the site file; `caches` is one folder for all frameworks' caches.
 
     Raises:
         ManifestError: every problem at once.
     """
-    return open_workspace(World.real(), manifests, only=only, store=store, root=root)
+    return open_workspace(World.real(), manifests, only=only, store=store, root=root, caches=caches)
 
 
 def plan(
@@ -33,6 +40,7 @@ def plan(
     only: Sequence[str] = (),
     store: str | None = None,
     root: str | None = None,
+    caches: str | None = None,
     options: Options | None = None,
     emit: Callable[[Event], None] = _silent,
 ) -> Summary:
@@ -44,7 +52,7 @@ def plan(
     from orchestrator.runs.plan import plan as run
 
     world = World.real()
-    space = open_workspace(world, manifests, only=only, store=store, root=root)
+    space = open_workspace(world, manifests, only=only, store=store, root=root, caches=caches)
     return run(
         world,
         space.store,
@@ -61,6 +69,7 @@ def sync(
     only: Sequence[str] = (),
     store: str | None = None,
     root: str | None = None,
+    caches: str | None = None,
     options: Options | None = None,
     emit: Callable[[Event], None] = _silent,
 ) -> Summary:
@@ -72,7 +81,7 @@ def sync(
     from orchestrator.runs.sync import sync as run
 
     world = World.real()
-    space = open_workspace(world, manifests, only=only, store=store, root=root)
+    space = open_workspace(world, manifests, only=only, store=store, root=root, caches=caches)
     return run(
         world,
         space.store,
@@ -84,18 +93,20 @@ def sync(
     )
 
 
-def path(name: str, *manifests: str, store: str | None = None, root: str | None = None) -> str:
+def path(
+    name: str, *manifests: str, store: str | None = None, root: str | None = None, caches: str | None = None
+) -> str:
     """Give the first place of a model (of its first file); whether it is there yet is `sync`'s business.
 
     Raises:
         ManifestError: every problem at once, or no model of this name.
     """
     world = World.real()
-    return first_place(world, open_workspace(world, manifests, store=store, root=root), name)
+    return first_place(world, open_workspace(world, manifests, store=store, root=root, caches=caches), name)
 
 
 def first_place(world: World, space: Workspace, name: str) -> str:
-    """Find the first place of a model; the blob where it wants none.
+    """Find the first place of a model, by the name that its framework knows it by; the blob where it wants none.
 
     Raises:
         ManifestError: no model of this name.
@@ -108,4 +119,8 @@ def first_place(world: World, space: Workspace, name: str) -> str:
             if model.model == name:
                 raise ManifestError((Problem(model.manifest, 0, "", model.message),), model.hint)
         raise unknown_name(name, {w.model for w in space.wanted})
-    return found.places[0].path if found.places else Store(space.store, world.state).blob(found.sha256)
+    if not found.places:
+        return Store(space.store, world.state).blob(found.sha256)
+    first = found.places[0].path
+    names = (p.path for p in found.places if p.target and normpath(f"{dirname(p.path)}/{p.target}") == first)
+    return next(names, first)

@@ -97,7 +97,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
 
     `manifest` is the manifest's absolute path; `sha256` 64 lower-case hex digits, or "" where only `pins` are known;
     `size` bytes or None where nobody said; `places` empty for `to: store`; `marks` stand on a model's last file;
-    `pieces` tell which bytes of a wrong file are bad.
+    `pieces` tell which bytes of a wrong file are bad; `allow` are the formats that may be placed (none: all).
     """
 
     manifest: str
@@ -111,6 +111,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     pins: tuple[Pin, ...] = ()
     marks: tuple[Mark, ...] = ()
     pieces: str = ""
+    allow: tuple[str, ...] = ()
 
 
 class Unresolved(msgspec.Struct, frozen=True, gc=False):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.formats import tensors
 
 if TYPE_CHECKING:
     from orchestrator.model import Wanted
 
 HEAD_BYTES = 4096  # enough for every page and pointer
 TAIL_BYTES = 65_557  # a zip ends with its directory's end: 22 bytes and a comment of at most 65,535 (APPNOTE 4.3.16)
-SAFETENSORS_HEADER_BYTES = 100_000_000  # the most that safetensors reads (safetensors/src/tensor.rs MAX_HEADER_SIZE)
 POINTER = b"version https://git-lfs"
 EMPTY = {
     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855": "sha256",
@@ -67,8 +66,7 @@ def wish(wanted: Wanted) -> Wish:
 
 def header_bytes(head: bytes) -> int:
     """How many bytes of a file's beginning tell all: more than HEAD_BYTES only for a safetensors header."""
-    length = _safetensors_header(head)
-    return HEAD_BYTES if length is None else max(HEAD_BYTES, 8 + length)
+    return max(HEAD_BYTES, tensors.header_bytes(head))
 
 
 def of(head: bytes, tail: bytes, size: int, wish: Wish) -> Nature:
@@ -144,11 +142,10 @@ def _storage(code: str) -> str:
 
 def _cut_off(head: bytes, tail: bytes, size: int) -> Nature:
     """A file whose own words say that it goes on, or that it should have ended before."""
-    length = _safetensors_header(head)
-    if length is not None:
-        calls = _safetensors_bytes(head, length)
-        if size < 8 + length or (calls is not None and calls > size):
-            needs = calls if calls is not None else 8 + length
+    if header := tensors.header_bytes(head):
+        calls = tensors.whole_bytes(head)
+        if size < header or (calls is not None and calls > size):
+            needs = calls if calls is not None else header
             least = "" if calls is not None else "at least "
             return Nature(
                 f"a truncated safetensors file: its header calls for {least}{needs} bytes, it has {size}", LATER
@@ -158,24 +155,6 @@ def _cut_off(head: bytes, tail: bytes, size: int) -> Nature:
     if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in tail:
         return Nature(f"a truncated zip (or .pth): {size} bytes without the directory at its end", LATER)
     return Nature()
-
-
-def _safetensors_header(head: bytes) -> int | None:
-    """The length of the JSON that a safetensors file begins with, after its 8 bytes; None where it is none."""
-    if len(head) < 9 or head[8:9] != b"{":
-        return None
-    (length,) = struct.unpack_from("<Q", head)
-    return length if 2 <= length <= SAFETENSORS_HEADER_BYTES else None
-
-
-def _safetensors_bytes(head: bytes, length: int) -> int | None:
-    """How long a safetensors file is by its header; None where that is not all here, or not sound."""
-    try:
-        header = json.loads(head[8 : 8 + length])
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return 8 + length + max(map(int, ends), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        return None
 
 
 def _other_form(head: bytes, wish: Wish) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.world import World
 
 DEFAULT_MANIFEST = "manifests/team.yaml"
-HUB = "https://huggingface.co/"
+HUBS = (("HF_ENDPOINT", "https://huggingface.co/"), ("MODELSCOPE_ENDPOINT", "https://modelscope.cn/"))
 
 
 class Workspace(msgspec.Struct, frozen=True):
@@ -196,15 +196,17 @@ def _site(world: World, problems: list[Problem]) -> Site | None:
 
 
 def hub_mirror(world: World) -> tuple[manifests.Prefix, ...]:
-    """What HF_ENDPOINT says, as a prefix mirror of the hub.
+    """What HF_ENDPOINT and MODELSCOPE_ENDPOINT say, as prefix mirrors of their hubs.
 
     Raises:
-        ManifestError: it is no URL.
+        ManifestError: one is no URL.
     """
-    endpoint = world.environ.get("HF_ENDPOINT", "")
-    if not endpoint or endpoint.rstrip("/") == HUB.rstrip("/"):
-        return ()
-    return (manifests.prefix(HUB, (endpoint,), "HF_ENDPOINT"),)
+    found = []
+    for name, hub in HUBS:
+        endpoint = world.environ.get(name, "")
+        if endpoint and endpoint.rstrip("/") != hub.rstrip("/"):
+            found.append(manifests.prefix(hub, (endpoint,), name))
+    return tuple(found)
 
 
 def _select(

@@ -134,6 +134,20 @@ def test_a_site_file_and_an_endpoint_that_cannot_be_used(orch: Orch, tmp_path: P
     assert told["HF_ENDPOINT"]["verdict"] == "fail"
 
 
+def test_tokens(orch: Orch, tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "orch.yaml").write_text("hosts: {files.corp.example: {token_env: CORP_TOKEN}}\n")
+    told = [c for c in orch.run("doctor", "--json").events if c.get("name") == "token"]
+    assert [c["verdict"] for c in told] == ["warn", "pass"]
+    assert "CORP_TOKEN is not set" in told[0]["message"]
+    assert "is not here" in told[1]["message"]
+    orch.environ |= {"CORP_TOKEN": "t0ps3cret", "HF_TOKEN": "hf_s3cret"}
+    done = orch.run("doctor", "--json")
+    told = [c for c in done.events if c.get("name") == "token"]
+    assert [c["verdict"] for c in told] == ["pass"]
+    assert "s3cret" not in done.out
+
+
 def test_a_store_that_anyone_may_write_or_that_is_no_folder(orch: Orch) -> None:
     orch.store.mkdir()
     orch.store.chmod(0o777)

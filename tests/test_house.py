@@ -17,7 +17,17 @@ from orchestrator.faults import REMEDIES, Kind
 
 HOUSE = Path(__file__).resolve().parents[1]
 ROOMS = sorted((HOUSE / "orchestrator").rglob("*.py"))
-PURE_NAMES = ("backends", "manifest", "choose.py", "policy.py", "events.py", "faults.py", "errors.py", "model.py")
+PURE_NAMES = (
+    "backends",
+    "formats",
+    "manifest",
+    "choose.py",
+    "policy.py",
+    "events.py",
+    "faults.py",
+    "errors.py",
+    "model.py",
+)
 PURE = [room for room in ROOMS if room.relative_to(HOUSE / "orchestrator").parts[0] in PURE_NAMES]
 SEVEN = {"NAME", "TRAITS", "SIDECAR", "command", "diagnose", "missing", "sidecar"}
 

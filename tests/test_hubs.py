@@ -37,6 +37,7 @@ FILES = {
     "tokenizer.json": made(30_000, 3),
     "empty.txt": b"",
     ".gitattributes": b"*.safetensors filter=lfs\n",
+    "README.md": b"# tiny\n",
 }
 TINY = "org/tiny"
 SECRET = "hf_aSecretOfSomebody"
@@ -74,12 +75,14 @@ def snapshot(home: Path, name: str, commit: str) -> dict[str, Path]:
 # -- the stand-in is a hub to the real client
 
 
-@pytest.mark.parametrize("patterns", [(), ("--include", "*.json", "--include", "sub/", "--exclude", "tok*")])
+@pytest.mark.parametrize(
+    "patterns", [(), ("--include", "*.json", "--include", "sub/", "--include", "READ*", "--exclude", "tok*")]
+)
 def test_what_is_resolved_is_what_the_client_fetches(hub: Hub, tmp_path: Path, patterns: tuple[str, ...]) -> None:
     home = tmp_path / "hf"
     done = client(hub, home, "download", TINY, *patterns)
     assert done.returncode == 0, done.stderr
-    include, exclude = (("*.json", "sub/"), ("tok*",)) if patterns else ((), ())
+    include, exclude = (("*.json", "sub/", "READ*"), ("tok*",)) if patterns else ((), ())
     found = hf.resolve(world(hub, tmp_path), Repo("hf", TINY), include, exclude)
     theirs = snapshot(home, TINY, found.commit)
     assert [f.path for f in found.files] == sorted(theirs)
@@ -379,12 +382,15 @@ class TestTokenEnv:
         assert done.named("finished")[0]["backend"] == "curl"
         assert "t0ps3cret" not in done.out + everything(orch)
 
-    def test_without_a_program_that_keeps_it_nobody_is_given_it(self, tmp_path: Path) -> None:
-        content = made(5_000_000)
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_without_a_program_that_keeps_it_nobody_is_given_it(self, tmp_path: Path, count: int) -> None:
+        contents = [made(5_000_000 if count == 1 else 3000, seed) for seed in range(count)]
         with Origin(bearer="t0ps3cret") as origin:
             orch = self.orch(tmp_path, origin, CORP_TOKEN="t0ps3cret")
-            orch.want("m", content, origin.serve("/f.bin", content))
+            for number, content in enumerate(contents):
+                orch.want(f"m{number}", content, origin.serve(f"/{number}.bin", content))
             done = orch.sync("--backend", "aria2c")
+            assert [record.headers.get("authorization") for record in origin.log] == ["Bearer t0ps3cret"] * count
         assert done.code == 4
         assert "may carry the token to another host" in done.summary["failed"][0]["message"]
 
@@ -516,3 +522,19 @@ def test_lock_and_sync_make_the_cache_that_the_client_makes(
     hub.heard.clear()
     assert orch.sync().summary["present"] == len(hubs.chosen(FILES, include, ()))
     assert hub.heard == []
+
+
+def test_modelscope_syncs_as_resolved(tmp_path: Path) -> None:
+    with ModelScope() as hub:
+        hub.repo(TINY, FILES)
+        orch = Orch(tmp_path, environ={"MODELSCOPE_ENDPOINT": hub.url, "https_proxy": "http://127.0.0.1:9"})
+        found = modelscope.resolve(world(hub, tmp_path), Repo("modelscope", TINY))
+        orch.models["m"] = {
+            "files": [{"path": f.path, "url": f.url, "sha256": f.sha256, "size": f.size} for f in found.files],
+            "to": "models/tiny/",
+        }
+        hub.heard.clear()
+        assert orch.sync().code == 0
+        assert hub.api_calls == 0
+    for path, content in FILES.items():
+        assert (tmp_path / "models/tiny" / path).read_bytes() == content

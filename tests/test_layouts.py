@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +24,7 @@ from orchestrator.model import Link, Place, Repo
 from orchestrator.placement.base import LayoutError
 from orchestrator.placement.caches import below
 from orchestrator.placement.catalogue import by_name, laid_out
-from orchestrator.render.shells import SHELLS, export
+from orchestrator.render.shells import SHELLS
 from orchestrator.world import World
 from tests.orch import Done, Orch, made, sha256
 
@@ -307,6 +308,7 @@ def test_a_sync_puts_all_where_their_frameworks_look(team: tuple[Orch, Origin]) 
         assert pointer.resolve() == repo.resolve() / "blobs" / etag
         assert pointer.read_bytes() == content
     assert sorted(p.name for p in repo.iterdir()) == ["blobs", "refs", "snapshots"]
+    assert orch.run("path", "hub", "team.yaml").out == f"{repo}/snapshots/{COMMIT}/config.json\n"
     again = orch.sync()
     assert again.summary["present"] == again.summary["files"] == 6
     assert orch.run("verify", "--json", "team.yaml").code == 0
@@ -396,12 +398,16 @@ def test_a_value_comes_through_a_real_shell_as_it_is(tmp_path: Path, shell: str)
     program = shutil.which({"csh": "tcsh"}.get(shell, shell))
     if program is None:
         pytest.skip(f"no {shell} here")
-    value = "/a b  c!d!! $HOME `id` \"q\" 'z' \\ w\\n * ? ~ # ; & | (x) {y,z} [k] é\ttab\nline2 \\\nend"
-    (tmp_path / "lines").write_text(export(shell, "X", value) + "\n" + export(shell, "Y", "plain") + "\n")
-    script = "source ./lines; printenv X > x; printenv Y > y"
+    value = b"/a b  c!d!! $HOME `id` \"q\" 'z' \\ w\\n * ? ~ # ; & | (x) {y,z} [k] \xc3\xa9\xff\ttab\nline2 \\\nend"
+    orch = Orch(tmp_path, environ={"TORCH_HOME": os.fsdecode(value), "KERAS_HOME": "/plain"})
+    want(orch, "w", b"w", "http://127.0.0.1:9/w", ["torch", "keras"])
+    orch.write()
+    words = [sys.executable, "-m", "orchestrator", "env", "team.yaml", "--shell", shell]
+    (tmp_path / "lines").write_bytes(subprocess.check_output(words, cwd=tmp_path, env=orch.env()))
+    script = "source ./lines; printenv TORCH_HOME > torch; printenv KERAS_HOME > keras"
     plain = {"csh": ["-f"], "fish": ["--no-config"]}.get(shell, [])
     subprocess.run([program, *plain, "-c", script], cwd=tmp_path, env={**HOME, "PATH": os.environ["PATH"]}, check=True)
-    assert ((tmp_path / "x").read_text(), (tmp_path / "y").read_text()) == (f"{value}\n", "plain\n")
+    assert ((tmp_path / "torch").read_bytes(), (tmp_path / "keras").read_text()) == (value + b"\n", "/plain\n")
 
 
 def test_run_becomes_the_command_in_that_environment(team: tuple[Orch, Origin]) -> None:
@@ -413,6 +419,7 @@ def test_run_becomes_the_command_in_that_environment(team: tuple[Orch, Origin]) 
     shutil.copy(orch.manifest, orch.folder / "manifests/team.yaml")
     assert orch.run("run", "--", "true").code == 0, "manifests/team.yaml without being named"
     assert orch.run("run", "--", "sh", "-c", "kill -9 $$").code == -9, "no process of ours between"
+    assert orch.run("run", "--", "sh", "-c", "kill -PIPE $$").code == -13, "no signal is ignored that was not before"
 
 
 @pytest.mark.parametrize(

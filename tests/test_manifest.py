@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import string
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from orchestrator.manifest.types import Document, SiteDocument
 from orchestrator.manifest.walk import without_own
 from orchestrator.manifest.words import NOT_YET, told
 from orchestrator.model import Host, Link, Place, Role, Source, Wanted
+from orchestrator.workspace import open_workspace
+from orchestrator.world import World
 
 REPO = Path(__file__).resolve().parent.parent
 FILE = "/srv/team/manifests/team.yaml"
@@ -984,15 +987,33 @@ def test_the_good_path_is_light() -> None:
 WEIGHTS = {row["url"]: row for row in json.loads((REPO / "tests/weights.json").read_text("utf-8"))}
 
 
-@pytest.mark.parametrize("name", ["team.yaml", "mirrors-example.yaml"])
-def test_shipped_manifests(name: str) -> None:
+SHIPPED = sorted(path.name for path in (REPO / "manifests").glob("*.yaml") if path.name != "demo.yaml")
+GROUPS = ("detection.yaml", "nlp.yaml", "speech.yaml", "vision.yaml")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_manifests_hold_nothing_invented(name: str) -> None:
     file = REPO / "manifests" / name
     text = file.read_text("utf-8")
     assert text.startswith("# yaml-language-server: $schema=../docs/manifest.schema.json\n")
     made = manifest.wanted(manifest.parse(text, str(file)), None)
+    assert made
     for wanted in made:
         row = WEIGHTS[wanted.sources[-1].url]
         assert (wanted.sha256, wanted.size) == (row["sha256"], row["size"])
         assert all(p.path.startswith(f"{REPO}/models/pretrained/") for p in wanted.places)
-    assert len(made) >= (10 if name == "team.yaml" else 2)
     jsonschema.validate(yaml.safe_load(text), manifest.schema())
+    if name != "mirrors-example.yaml":
+        # Each says who told its digest, in words that a reader can follow.
+        for said in re.split(r"^  (?=\S+:$)", text, flags=re.M)[1:]:
+            assert re.search(r"^ +# .*Digest: ", said, re.M), said
+    assert not re.search(r"#\d{6}", text)
+
+
+def test_shipped_groups_have_all_weights_that_are_known(world: World) -> None:
+    space = open_workspace(world, [str(REPO / "manifests" / name) for name in GROUPS])
+    assert not space.unresolved
+    assert all(wanted.places for wanted in space.wanted)
+    urls = [wanted.sources[-1].url for wanted in space.wanted]
+    assert len(urls) == len(set(urls)) >= 40
+    assert set(urls) == {url for url, row in WEIGHTS.items() if row["sha256"]}

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from orchestrator.demo.origin import Origin
+from tests.mounts import tmpfs
 from tests.orch import Orch, made, sha256
 
 GOOD = {"saved_model.pb": made(3000, 1), "variables/variables.index": made(500, 2), "assets/vocab.txt": b"a\nb\n"}
@@ -125,6 +126,31 @@ def test_an_archive_that_leads_out_is_refused_and_the_others_are_not_held_up(tmp
     modes = {stat.S_IMODE(p.stat().st_mode) for folder in good for p in folder.rglob("*") if p.is_file()}
     assert modes == {0o444}, "no setuid, nothing writable"
     assert orch.sync().summary["present"] == len(good)
+
+
+def test_what_died_half_unpacked_is_swept_up(tmp_path: Path) -> None:
+    orch = Orch(tmp_path)
+    dead, fresh = tmp_path / "trees/.orch-tree-dead", tmp_path / "trees/.orch-tree-fresh"
+    for folder in (dead, fresh):
+        folder.mkdir(parents=True)
+        (folder / "half").write_bytes(X)
+    os.utime(dead, (1, 1))
+    with Origin() as origin:
+        want(orch, origin, "use4", whole())
+        assert orch.sync().code == 0
+    assert sorted(os.listdir(tmp_path / "trees")) == [fresh.name, "use4"]
+
+
+def test_a_full_disk_fails_that_model_and_leaves_nothing(tmp_path: Path) -> None:
+    orch = Orch(tmp_path)
+    with tmpfs(tmp_path / "trees", "1m"), Origin() as origin:
+        bomb = tar(*((f"zeros{number}", bytes(300_000), {}) for number in range(8)))
+        assert len(bomb) < 10_000
+        want(orch, origin, "bomb", bomb)
+        good = want(orch, origin, "good", whole())
+        done = orch.sync()
+        assert (done.code, [f["model"] for f in done.summary["failed"]]) == (7, ["bomb"])
+        assert (os.listdir(tmp_path / "trees"), tree(good)) == (["good"], GOOD)
 
 
 def test_links_within_become_files_of_their_own(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "Run a command under those variables, kept off the network.",
     "backends": "Show the downloaders of this machine and which would be chosen.",
     "mirrors": "Show which sources answer, how fast, and whether they honour ranges.",
+    "vcs": "Say which weights belong in git, in Git LFS, or on a server.",
     "doctor": "Look for what this machine lacks: programs, PATH, proxy, CA, store.",
     "demo": "Show the whole thing on this machine, with no network.",
 }

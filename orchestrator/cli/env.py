@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -39,7 +40,7 @@ def command(**words: Any) -> int:
             if isinstance(sink, JsonLines):
                 sink.write("variable", {"name": name, "value": value})
             else:
-                click.echo(export(shell, name, value))
+                click.echo(os.fsencode(export(shell, name, value)))  # a folder's name is bytes
         tell_unled(found.unled)
         return Summary(ok=True, exit_code=0)
 

@@ -28,6 +28,20 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * _UNITS_S[match[2]]
 
 
+class Size(click.ParamType[int]):
+    """`50M`, `2G`, 1024-based; a bare number is bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", str(value).strip(), re.I)
+        if match is None:
+            self.fail(f"{value!r} is not a size like 50M or 2G", param, ctx)
+        return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
 def option(flag: str, *more: str, **kwargs: Any) -> Callable[[F], F]:
     """A click option that ORCH_<FLAG> sets as well."""
     name = flag.lstrip("-").upper().replace("-", "_")

@@ -47,9 +47,11 @@ def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
     """
     from orchestrator.workspace import open_workspace
 
-    settings = {name: words[name] for name in ("only", "store", "root", "caches")}
-    space = open_workspace(world, words["manifests"], **settings)
-    if words["caches"] and not words["quiet"]:
+    caches = words.get("caches")
+    space = open_workspace(
+        world, words["manifests"], only=words["only"], store=words["store"], root=words["root"], caches=caches
+    )
+    if caches and not words.get("quiet"):
         from orchestrator.placement.catalogue import unled
 
         tell_unled(unled(world, (name for m in space.manifests for model in m.models for name, _ in model.layouts)))

@@ -87,11 +87,23 @@ class _Asking:
         api, repo = self._api, self._repo
         info = self._ask(lambda: api.model_info(repo.name, revision=repo.revision or None, timeout=TIMEOUT_S))
         if info.gated:
-            self._ask(lambda: api.auth_check(repo.name))
+            self._check_access()
         listed = self._ask(lambda: list(api.list_repo_tree(repo.name, recursive=True, revision=info.sha)))
         files = {entry.path: entry for entry in listed if hasattr(entry, "blob_id")}
         paths = wanted(repo, files, include, exclude)
         return Resolved(info.sha, tuple(_file(repo, info.sha, files[path]) for path in paths))
+
+    def _check_access(self) -> None:
+        """Say now what every fetch of a gated repository would say.
+
+        Raises:
+            HubError: no access. A mirror that knows no such question says nothing.
+        """
+        try:
+            self._ask(lambda: self._api.auth_check(self._repo.name))
+        except HubError as error:
+            if error.fault == "refused":
+                raise
 
     def _ask(self, ask: Callable[[], T]) -> T:
         """Ask, and again where the hub says when."""

@@ -89,6 +89,17 @@ For = Annotated[
         "of its own takes it as a value: `{tfhub: HANDLE}`.",
     ),
 ]
+# Each is a format that `formats/` tells apart; a test holds it.
+Format = Literal["safetensors", "gguf", "onnx", "hdf5", "npy", "tflite", "pickle", "zip", "tar", "other"]
+Formats = Annotated[
+    list[Format],
+    Meta(
+        title="formats",
+        min_length=1,
+        description="The formats that may be put at a place, told by the files' bytes; all others are refused. Text "
+        "and JSON always may. Without this key everything may.",
+    ),
+]
 Patterns = Annotated[list[Text], Meta(min_length=1)]
 Store = Annotated[
     Text | UnsetType,

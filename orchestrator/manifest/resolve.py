@@ -99,6 +99,7 @@ def wanted(manifest: Manifest, site: Site | None, extra_mirrors: tuple[Prefix, .
             file.pins,
             file.marks,
             file.pieces,
+            manifest.allow,
         )
         for model in manifest.models
         for file in model.files

@@ -62,6 +62,7 @@ def manifest(
         _hosts(entry.hosts, beside, found),
         models,
         unresolved,
+        tuple(entry.allow or ()),
     )
 
 

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from orchestrator.manifest.keys import (
     Digest,
     For,
+    Formats,
     How,
     Md5,
     Patterns,
@@ -148,6 +149,7 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         list[Text] | None,
         Meta(title="allow_absolute", description="Folders below which `to:` may be an absolute path."),
     ] = None
+    allow: Formats | None = None
     mirrors: Prefixes = None
     hosts: Hosts = None
     defaults: Defaults | None = None

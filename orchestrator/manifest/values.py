@@ -67,6 +67,7 @@ class Manifest(msgspec.Struct, frozen=True, gc=False):
     """A whole manifest. `file`, `root`, `store` and `allow_absolute` are absolute paths.
 
     `unresolved` are models that the lock says nothing of, or something outdated; they are not among `models`.
+    `allow` are the formats that may be placed; none: all.
     """
 
     file: str
@@ -77,6 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, gc=False):
     hosts: Mapping[str, Host]
     models: tuple[Model, ...]
     unresolved: tuple[Unresolved, ...] = ()
+    allow: tuple[str, ...] = ()
 
 
 class Site(msgspec.Struct, frozen=True, gc=False):

@@ -105,6 +105,8 @@ def _spot(model: Model, file: File) -> Spot:
         return _from_url(file)
     if model.repo.hub != "hf":
         raise LayoutError(f"a repository of {model.repo.hub} is not in the Hugging Face hub's cache")
+    if not _COMMIT.fullmatch(model.commit):
+        raise LayoutError(f"the lock has no commit of {model.repo.name}, but `{model.commit}`: run `orch lock`")
     return Spot("models", model.repo.name, model.commit, file.name)
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from orchestrator.world import World
 
 _CHUNK_BYTES = 1 << 20
-_SPARE_BYTES = 16 << 20  # left free on the disk whatever an archive asks for
 _PREFIX = ".orch-tree-"
 _FRESH_S = 60.0  # so new that its maker may not have laid its hand on it yet
 _EXCHANGE = 2  # RENAME_EXCHANGE, renameat2(2)
@@ -72,7 +71,7 @@ class _Unpacking:
     def __init__(self, world: World, folder: str) -> None:
         self._world, self._folder = world, folder
         status = os.statvfs(folder)
-        self._bytes_left = status.f_bavail * status.f_frsize - _SPARE_BYTES
+        self._bytes_left = status.f_bavail * status.f_frsize
         self._inodes_left = status.f_favail if status.f_files else 1 << 60
         self._listing: dict[str, tuple[int, str]] = {}
         self._links: list[tuple[str, str]] = []

@@ -46,6 +46,7 @@ def examine(world: World, store: str | None, tell: Callable[[Check], None]) -> S
         *_ca(world),
         *told,
         *_hub(world),
+        *_tokens(world, site),
         *store_checks(workspace.store_path(world, site, store)),
         *_state(world),
     ):
@@ -185,9 +186,24 @@ def _hub(world: World) -> Iterator[Check]:
     try:
         workspace.hub_mirror(world)
     except ManifestError as error:
-        yield Check("HF_ENDPOINT", FAIL, str(error.problems[0]), "unset HF_ENDPOINT, or mend it", ExitCode.MANIFEST)
+        name = error.problems[0].file
+        yield Check(name, FAIL, str(error.problems[0]), f"unset {name}, or mend it", ExitCode.MANIFEST)
         return
     yield Check("HF_ENDPOINT", PASS, f"{endpoint} is tried before the hub" if endpoint else "not set")
+
+
+def _tokens(world: World, site: Site | None) -> Iterator[Check]:
+    """Whether the tokens that hosts want are here; a manifest's own are told when they are refused."""
+    from orchestrator.sources.tokens import hub_token
+
+    unset = [(name, h.token_env) for name, h in (site.hosts if site else {}).items() if h.token_env]
+    for name, variable in unset:
+        if variable and not world.environ.get(variable):
+            yield Check(
+                "token", WARN, f"{variable} is not set, which is to hold the token of {name}", f"set {variable}"
+            )
+    known = "is here, and shown to no other host" if hub_token(world.environ) else "is not here: gated models need it"
+    yield Check("token", PASS, f"that of huggingface.co {known}")
 
 
 def _state(world: World) -> Iterator[Check]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from orchestrator.backends.base import Backend
-    from orchestrator.model import Artifact, Place
+    from orchestrator.model import Artifact, Place, Wanted
     from orchestrator.runs.standing import Standing
     from orchestrator.runs.tally import Tally
     from orchestrator.sources.reach import Reach
@@ -162,10 +162,14 @@ def settle(kit: Kit, packer: Packer, parcel: Parcel, tally: Tally) -> list[Task]
 def _place(kit: Kit, tasks: Sequence[Task]) -> dict[str, str | PlacementError]:
     """Record all places, a write a manifest, then make them."""
     todo: list[tuple[str, Place]] = []
+    refused: dict[str, str | PlacementError] = {}
     records: dict[str, dict[str, places.Made]] = {}
     for task in tasks:
         sha256 = task.artifact.sha256
         for standing in task.standings:
+            if standing.wanted.allow and (error := _refused(kit, standing.wanted)):
+                refused.update((place.path, error) for place in standing.wanted.places)
+                continue
             record = records.setdefault(standing.wanted.manifest, {})
             for place in standing.wanted.places:
                 if not place.target:
@@ -175,7 +179,18 @@ def _place(kit: Kit, tasks: Sequence[Task]) -> dict[str, str | PlacementError]:
         if record:
             places.record(kit.store, kit.world.hostname, manifest, record)
     made = link.put_all(kit.world, kit.store, todo)
-    return {place.path: how for (_, place), how in zip(todo, made, strict=True)}
+    return {**refused, **{place.path: how for (_, place), how in zip(todo, made, strict=True)}}
+
+
+def _refused(kit: Kit, wanted: Wanted) -> PlacementError | None:
+    """Why a file is of no format that its manifest allows."""
+    from orchestrator.placement import gate
+
+    try:
+        gate.check(kit.store.blob(wanted.sha256), wanted)
+    except PlacementError as error:
+        return error
+    return None
 
 
 def _tell(

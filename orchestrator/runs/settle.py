@@ -105,6 +105,10 @@ class Settling:
         ours = self.records.is_ours(path, sha256)
         before = os.stat(path)
         if (wanted.size is None or before.st_size == wanted.size) and verify.check(kit.world, [(sha256, path)])[0]:
+            if wanted.allow and path in {place.path for place in wanted.places}:
+                from orchestrator.placement import gate
+
+                gate.check(path, wanted)
             self._take_in(wanted, path, before, ours=ours)
             return State.SEALED
         if ours:
@@ -219,6 +223,10 @@ class Settling:
 
     def _place(self, wanted: Wanted, absent: list[Place]) -> None:
         kit = self.kit
+        if wanted.allow and absent:
+            from orchestrator.placement import gate
+
+            gate.check(kit.store.blob(wanted.sha256), wanted)
         for place in absent:
             if not place.target:  # a layout's symlink is known by what it points to
                 made = {place.path: places.Made(sha256=wanted.sha256, link=place.link.value)}

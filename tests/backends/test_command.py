@@ -391,6 +391,16 @@ def test_a_file_at_the_root_has_a_folder() -> None:
 BUNDLE = replace(FRESH, wants=(Want((ONE,), f"{FOLDER}/aa", 1000, 0), Want((TWO,), f"{FOLDER}/bb", 0, 0)))
 
 
+@pytest.mark.parametrize(("scheme", "redirects"), [("https", "=https"), ("http", "=http,https")])
+def test_curl_shows_a_token_that_nobody_sees(scheme: str, redirects: str) -> None:
+    wants = tuple(Want((f"{scheme}://e.org/{n}",), f"/p/{n}", 5, 0) for n in range(2))
+    made = curl.command(replace(FRESH, wants=wants, bearer='t"s'))
+    assert 't"s' not in " ".join(made.argv)
+    assert made.stdin.count(b'oauth2-bearer = "t\\"s"\n') == 2  # `next` forgets
+    assert made.stdin.count(f'proto-redir = "{redirects}"'.encode()) == 2
+    assert 't"s' not in repr(replace(FRESH, bearer='t"s'))
+
+
 def test_curl_bundle() -> None:
     made = curl.command(replace(BUNDLE, ca="/etc/ca.pem", user_agent="orch/1 (x; y)", proxy=LOGIN, timeout_s=7))
     assert made.argv == (

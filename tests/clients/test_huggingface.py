@@ -109,6 +109,11 @@ def test_the_hub_agrees(desk: Desk, minilm: dict[str, bytes]) -> None:
         assert _hf(desk, "cache", "verify", MINILM).code != 0
         desk.sync(fetched=0, placed=1)
         assert _hf(desk, "cache", "verify", MINILM).code == 0
+        # A user fetches what is newer into the same cache: the branch is the client's, our commit stays.
+        newer = hub.repo(MINILM, {**files, "config.json": b"{}"})
+        assert _hf(desk, "download", MINILM).out.strip().endswith(newer)
+        desk.idle()
+        assert (snapshot.parents[1] / "refs" / "main").read_text() == newer
 
 
 def test_transformers_and_sentence_transformers(desk: Desk, minilm: dict[str, bytes]) -> None:

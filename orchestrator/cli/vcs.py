@@ -1,0 +1,120 @@
+"""`orch vcs`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import conclude
+from orchestrator.events import Summary
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.listing import Listing
+from orchestrator.world import World
+
+if TYPE_CHECKING:
+    from orchestrator.runs.tiers import Row
+
+HEADER = ("file", "size", "tier", "where", "note")
+
+
+@click.command("vcs")
+@options.manifests
+@options.option("--git-max", default="100M", show_default=True, type=options.Size(), help="Below it: in git.")
+@options.option("--lfs-max", default="1G", show_default=True, type=options.Size(), help="Up to it: in Git LFS.")
+@click.option("--write", is_flag=True, help="Keep .gitattributes, .gitignore and .sha256 files in line with it.")
+@options.store
+@options.root
+@options.json
+def command(**words: Any) -> int:
+    """Say which weights belong in git, which in Git LFS, and which on a server with a checksum.
+
+    --write keeps a block in the work tree's .gitattributes and .gitignore (the rest of them is yours), and a .sha256
+    file beside each weight that is tracked. The block is that of the manifests named: name all of a repository.
+    """
+    world = World.real()
+    from orchestrator.runs import gitfiles, tiers
+    from orchestrator.store import Store
+    from orchestrator.workspace import open_workspace
+
+    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
+
+    def work() -> Summary:
+        space = open_workspace(world, words["manifests"], store=words["store"], root=words["root"])
+        found = tiers.rows(Store(space.store, world.state), space.wanted, words["git_max"], words["lfs_max"])
+        unresolved = [(u.model, u.message) for u in space.unresolved]
+        _show(sink, found, unresolved)
+        if not words["write"]:
+            return Summary(ok=True, exit_code=0)
+        files = [manifest.file for manifest in space.manifests]
+        tops = list(dict.fromkeys(row.top for row in found if row.top))
+        if not tops:
+            raise click.UsageError(f"--write needs a git work tree around {files[0]}: `git init`")
+        for top in tops:
+            mine = sorted({os.path.relpath(file, top) for file in files})
+            changed = gitfiles.write(top, [row for row in found if row.top == top], _made_by(mine, words))
+            for path, how in changed:
+                _tell(sink, "file", {"path": path, "how": how}, f"{how}: {path}")
+            if not changed:
+                _tell(sink, "file", {"path": top, "how": "unchanged"}, f"nothing to write below {top}")
+        for path in (path for row in found for path in row.outside):
+            _tell(sink, "skipped", {"path": path}, f"skipped, not in the manifest's work tree: {path}")
+        return Summary(ok=True, exit_code=0)
+
+    return conclude(sink, work)
+
+
+def _made_by(files: list[str], words: dict[str, Any]) -> str:
+    """The command that makes the block again, on whatever machine."""
+    limits = [f"--{name}={words[key]}" for name, key, usual in _LIMITS if words[key] != usual]
+    return shlex.join(["orch", "vcs", "--write", *limits, *files])
+
+
+_LIMITS = (("git-max", "git_max", 100 << 20), ("lfs-max", "lfs_max", 1 << 30))
+
+
+def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> None:
+    from orchestrator.render.aligned import aligned
+    from orchestrator.render.sink import amount, harmless, label
+    from orchestrator.runs import tiers
+
+    totals = tiers.totals(found)
+    if isinstance(sink, JsonLines):
+        for row in found:
+            sink.write("tier", {name: getattr(row, name) for name in row.__struct_fields__})
+        for total in totals:
+            sink.write("total", {name: getattr(total, name) for name in total.__struct_fields__})
+        for model, message in unresolved:
+            sink.write("unresolved", {"model": model, "message": message})
+        return
+    lines = []
+    for row in found:
+        size = "?" if row.size is None else amount(row.size)
+        where = ", ".join(row.inside) or "not in this work tree"
+        lines.append((label(row.model, row.file), size, row.tier, where, row.note))
+    for line in aligned([HEADER, *lines]):
+        click.echo(line)
+    for model, message in unresolved:
+        click.echo(f"{harmless(model)}: {harmless(message)}")
+    click.echo()
+    for total in totals:
+        more = f", {total.unknown} of unknown size" if total.unknown else ""
+        clones = ""
+        if total.tier == tiers.LFS and total.size:
+            clones = f": {tiers.FREE_LFS_BYTES // total.size} clones a month in GitHub's free LFS traffic"
+        click.echo(f"{total.tier:<6}  {total.files} files, {amount(total.size)}{more}{clones}")
+    for line in tiers.LIMITS:
+        click.echo(line)
+
+
+def _tell(sink: Any, event: str, fields: dict[str, Any], line: str) -> None:
+    from orchestrator.render.sink import harmless
+
+    if isinstance(sink, JsonLines):
+        sink.write(event, fields)
+    else:
+        click.echo(harmless(line))

@@ -1,0 +1,40 @@
+"""What a file is: by its bytes, never by its name. Pure: whoever asks brings the bytes."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.formats.archives import TAIL_BYTES, directory
+    from orchestrator.formats.heads import HEAD_BYTES, Pointer, Seen, faces, look, pointer
+    from orchestrator.formats.spoken import words
+    from orchestrator.formats.tensors import header_bytes, safetensors_fault
+
+__all__ = [
+    "HEAD_BYTES",
+    "TAIL_BYTES",
+    "Pointer",
+    "Seen",
+    "directory",
+    "faces",
+    "header_bytes",
+    "look",
+    "pointer",
+    "safetensors_fault",
+    "words",
+]
+_ROOMS = {
+    "TAIL_BYTES": "archives",
+    "directory": "archives",
+    "header_bytes": "tensors",
+    "safetensors_fault": "tensors",
+    "words": "spoken",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # One name needs one room (PEP 562): those of archives and pickles bring a good deal of the library along.
+    return getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'heads')}"), name)

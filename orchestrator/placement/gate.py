@@ -1,0 +1,35 @@
+"""`allow:` at the door: what a file is, by its bytes, before it is put anywhere."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import PlacementError
+from orchestrator.formats.policy import refusal
+
+if TYPE_CHECKING:
+    from orchestrator.model import Wanted
+
+
+def check(path: str, wanted: Wanted) -> None:
+    """Judge the file at `path`, whose digest was checked, by what the manifest of `wanted` allows.
+
+    Of an archive that is to be unpacked wherever it is wanted, it is the members that must be allowed.
+
+    Raises:
+        PlacementError: it is of another format, or is another one as well, or cannot be read.
+    """
+    unpacked = bool(wanted.places) and all(place.unpack for place in wanted.places)
+    try:
+        with open(path, "rb") as file:
+            refused = refusal(file, os.fstat(file.fileno()).st_size, wanted.allow, unpacked=unpacked)
+    except OSError as error:
+        raise PlacementError(f"cannot read {path}: {error.strerror}", f"look at it: `ls -l {path}`") from error
+    if refused is None:
+        return
+    name, allowed = wanted.file or os.path.basename(path), ", ".join(wanted.allow)
+    hint = "take a file in a format that is allowed"
+    if refused.word:
+        hint += f", or let it in: `{refused.word}` in the `allow:` of {wanted.manifest}"
+    raise PlacementError(f"{name} is {refused.words}, and only {allowed} may be placed", hint)
