@@ -21,11 +21,12 @@ weights: $(VENV)/.ready  ## Fetch, verify and place what MANIFEST wants (default
 
 # Programs that are killed in the middle of their work on a busy machine are judged twice; pytest counts the reruns.
 test: $(VENV)/.ready-dev  ## Run the tests: real programs, real servers on loopback
-	@$(BIN)/python -m pytest -rs -n $(JOBS) --reruns 1 $(TESTS)
+	@test -e $(CLIENTS)/.ready || echo 'tests/clients is skipped: `make clients` installs what it needs (3.5 GB)' >&2
+	@$(BIN)/python -m pytest -n $(JOBS) --reruns 1 $(TESTS)
 
 clients: $(CLIENTS)/.ready  ## Install real torch, keras, transformers ... for the tests (3.5 GB)
 
-test-clients: $(VENV)/.ready-dev clients  ## Run their tests alone; where they are missing `make test` says so
+test-clients: $(VENV)/.ready-dev clients  ## Run their tests alone
 	@ORCH_TEST_REQUIRE=clients $(BIN)/python -m pytest -n $(JOBS) --reruns 1 tests/clients
 
 lint: $(VENV)/.ready-dev  ## ruff, mypy --strict, and the floors of the house

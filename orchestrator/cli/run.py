@@ -52,9 +52,14 @@ def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
         world, words["manifests"], only=words["only"], store=words["store"], root=words["root"], caches=caches
     )
     if caches and not words.get("quiet"):
+        from orchestrator.placement.caches import below
         from orchestrator.placement.catalogue import unled
 
-        tell_unled(unled(world, (name for m in space.manifests for model in m.models for name, _ in model.layouts)))
+        tell_unled(
+            unled(
+                below(world, caches), (name for m in space.manifests for model in m.models for name, _ in model.layouts)
+            )
+        )
     gc.freeze()
     gc.enable()
     return space
