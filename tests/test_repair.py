@@ -477,3 +477,15 @@ def test_interrupted_while_reading(team: Team) -> None:
         done = Done(running.returncode, out, err)
         assert done.code == 143
         assert len(done.summary["failed"]) == 1
+
+
+def test_a_weak_pin_is_repaired_too(team: Team) -> None:
+    with Origin() as origin:
+        md5 = hashlib.md5(CONTENT).hexdigest()
+        place = team.want("w", CONTENT, origin.serve("/w.bin", CONTENT), sha256=None, md5=md5, link="hard")
+        assert team.sync().code == 0
+        rot(place, 5)
+        assert team.run("verify", "team.yaml").code == 6
+        assert repair(team).code == 0
+    assert place.read_bytes() == CONTENT
+    assert team.run("verify", "--max-age", "30d", "--json", "team.yaml").summary["present"] == 1

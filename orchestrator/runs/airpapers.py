@@ -12,7 +12,7 @@ from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.manifest import lock_path
 from orchestrator.runs import written
-from orchestrator.runs.reread import read_sums
+from orchestrator.runs.sums import read_sums
 from orchestrator.verify import sums_line
 from orchestrator.workspace import read_text
 

@@ -80,7 +80,7 @@ def _donate(
     """
     store = kit.store
     try:
-        partial = partials.acquire(store, artifact.sha256)
+        partial = partials.acquire(store, artifact.key)
     except HeldError:
         return ""
     try:
