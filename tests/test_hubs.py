@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -509,8 +510,10 @@ def test_lock_and_sync_make_the_cache_that_the_client_makes(
     ours = tmp_path / "ours"
     environ = {"HF_ENDPOINT": hub.url, "HF_TOKEN": SECRET, "HF_HOME": str(ours), "https_proxy": "http://127.0.0.1:9"}
     orch = Orch(tmp_path, environ=environ)
-    lock(orch, name, *include)
     hub.serve(BIG, refuse_bare_get=True)
+    hub.be_busy("/revision/", Retry_After="1")
+    lock(orch, name, *include)
+    shutil.rmtree(orch.store)  # another machine, which has the lock alone
     hub.heard.clear()
     hub.be_busy("/resolve/", Retry_After="1")
     done = orch.sync()
