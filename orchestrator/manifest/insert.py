@@ -1,8 +1,7 @@
-"""New models put into a manifest's text: not one other byte of it changes, comments and order included.
+"""New models put into a manifest's text: not one other byte of it changes, comments and order included."""
 
-By the marks of libyaml's events. A round trip through a YAML library re-indents, folds, and moves the comment that
-stands before the next section in front of the new model (ruamel.yaml 0.19).
-"""
+# By the marks of libyaml's events. A round trip through a YAML library re-indents, folds, and moves the comment that
+# stands before the next section in front of the new model (ruamel.yaml 0.19).
 
 from __future__ import annotations
 
