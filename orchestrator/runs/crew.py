@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from orchestrator.model import Artifact
+    from orchestrator.runs.options import Options
     from orchestrator.runs.standing import Standing
-    from orchestrator.runs.sync import Options
     from orchestrator.runs.tally import Tally
     from orchestrator.transfer.kit import Kit
 
