@@ -31,7 +31,7 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
     world = world_with_signals()
     from orchestrator import render
     from orchestrator.cli.additions import manner
-    from orchestrator.runs.addition import Manner, of
+    from orchestrator.exchange.addition import Manner, of
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
     sink = render.choose(world.environ, **talk, verb="get")
