@@ -82,7 +82,7 @@ def put_right(
             for manifest in {standing.wanted.manifest for standing in todo}:
                 places.record(store, world.hostname, manifest, {})
         except InterruptedError as error:
-            _fail_all(todo, TransferError(str(error), "run `orch sync` again"), emit, tally)
+            _fail_all(todo, TransferError(str(error), "run the same command again"), emit, tally)
             return
         except OrchError as error:
             _fail_all(todo, error, emit, tally)
