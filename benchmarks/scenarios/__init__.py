@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.scenarios import crash, large, mixed, planning, small, sources
+from benchmarks.scenarios import crash, large, mixed, planning, repair, small, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,4 +33,5 @@ SCENARIOS = (
     Scenario("P8", sources.bad_ones_first, ("sha256sum",)),
     Scenario("P9", planning.plan),
     Scenario("P10", large.open_wire, ("nginx", "aria2c", "sha256sum")),
+    Scenario("P11", repair.flipped, ("aria2c", "sha256sum")),
 )
