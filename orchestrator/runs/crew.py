@@ -138,7 +138,7 @@ class BugError(OrchError):
 
 
 def _interrupted() -> OrchError:
-    return TransferError("interrupted; what was fetched is kept", "run `orch sync` again: it goes on from there")
+    return TransferError("interrupted; what was fetched is kept", "run the same command again: it goes on from there")
 
 
 def _refuse_offline(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:  # noqa: ARG001 - stands in for fetch
