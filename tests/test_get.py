@@ -143,3 +143,9 @@ def test_prune_drops_what_was_only_got_and_not_its_place(orch: Orch, origin: Ori
     done = orch.run("prune", "--yes", "--json")
     assert sha256(DATA) in {event["sha256"] for event in done.named("pruned")}
     assert (orch.folder / "x.bin").read_bytes() == DATA
+
+
+def test_a_framework_without_a_place_is_told_before_a_byte_is_fetched(orch: Orch, origin: Origin) -> None:
+    got = orch.run("get", origin.serve("/4.tar.gz", DATA), "--for", "tfhub")
+    assert (got.code, origin.sent("/4.tar.gz") < MIB) == (ExitCode.MANIFEST, True)
+    assert "tfhub needs the handle" in got.err

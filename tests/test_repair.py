@@ -348,6 +348,8 @@ def test_repair_without_pieces_and_from_the_store(team: Team) -> None:
         assert place.read_bytes() == CONTENT
         place.unlink()
         assert repair(team).summary["placed"] == 1
+        place.unlink()
+        assert "verify: 1 placed" in team.run("verify", "--repair", "team.yaml").err
 
 
 def test_repair_leaves_a_stranger_and_changes_no_pin(team: Team) -> None:

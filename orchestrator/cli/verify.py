@@ -63,7 +63,8 @@ def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
     from orchestrator.cli.run import run_options
     from orchestrator.runs.repair import repair
 
-    sink = render.choose(world.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"])
+    talk = {name: words[name] for name in ("json", "quiet", "verbose")}
+    sink = render.choose(world.environ, **talk, verb="verify")
 
     def work() -> Summary:
         space = workspace(world, words)

@@ -107,6 +107,8 @@ class _Getting:
     def _find_out(self) -> Summary | None:
         """Ask the hub or the publisher, and fetch into the store what has no sha256; None where nothing was fetched."""
         manifest = self._parse(self._draft, resolve=False)
+        if "repo" not in self._draft.entry:  # a framework that has no place for it says so before anything is fetched
+            self._laid_out(manifest)
         found = listed(self._world, manifest.models[0], self._hosts)
         files = must_fetch(self._world, self._store, found, None, self._hosts, fits=False)
         bare = [replace(f, places=(), pins=(*f.pins, Pin("git", f.git)) if f.git else f.pins) for f in files]
