@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestrator.events import Event, Summary
-    from orchestrator.runs.sync import Options
+    from orchestrator.runs.options import Options
 
 
 def _silent(_: Event) -> None:

@@ -22,8 +22,9 @@ from orchestrator.demo.origin import Origin
 from orchestrator.errors import ExitCode, HeldError
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.runs import parcels, preflight
+from orchestrator.runs.options import Options
 from orchestrator.runs.standing import standings
-from orchestrator.runs.sync import Options, sync
+from orchestrator.runs.sync import sync
 from orchestrator.store import Store, bundles, open_store
 from orchestrator.store import places as records
 from orchestrator.transfer.kit import Kit

@@ -78,7 +78,7 @@ def test_no_usable_backend(orch: Orch) -> None:
     [
         ({"status": 404}, "missing", "server answered 404"),
         ({"status": 403}, "refused", "server answered 403"),
-        ({"silent": True, "rst": True}, "network", "run `orch sync` again"),
+        ({"silent": True, "rst": True}, "network", "run the same command again"),
         ({"status": 503, "retry_after": "0"}, "busy", "server answered 503"),
     ],
     ids=["404", "403", "reset", "503"],

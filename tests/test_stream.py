@@ -147,7 +147,8 @@ def test_a_download_is_judged_while_it_runs(tmp_path: Path, backend: str, monkey
     """With the stream's verdict a file is not read again; a flipped byte in it is still found."""
     require(backend)
     from orchestrator import verify
-    from orchestrator.runs.sync import Options, sync
+    from orchestrator.runs.options import Options
+    from orchestrator.runs.sync import sync
     from orchestrator.workspace import open_workspace
 
     read: list[str] = []

@@ -16,7 +16,8 @@ from orchestrator import verify
 from orchestrator.demo.faults import replaced
 from orchestrator.demo.origin import Origin
 from orchestrator.model import Pin, Place, Role, Source, Wanted
-from orchestrator.runs.sync import Options, sync
+from orchestrator.runs.options import Options
+from orchestrator.runs.sync import sync
 from orchestrator.world import Stop
 from tests.orch import Orch, made, sha256
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.demo.origin import Origin
-from orchestrator.runs.gitfiles import BEGIN, END
+from orchestrator.vcs.gitfiles import BEGIN, END
 from tests.orch import Orch, made, sha256
 from tests.servers import require
 

@@ -29,7 +29,7 @@ def command(what: str, manifest: str | None, name: str, sha256: str, **words: An
     """Put a model into MANIFEST (default: manifests/team.yaml), comments and order kept. Nothing is fetched."""
     world = World.real()
     from orchestrator.cli.additions import manner, put
-    from orchestrator.runs.addition import of
+    from orchestrator.exchange.addition import of
     from orchestrator.workspace import DEFAULT_MANIFEST
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)

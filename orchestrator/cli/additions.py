@@ -14,15 +14,15 @@ from orchestrator.render.sink import harmless
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from orchestrator.exchange.addition import Manner
     from orchestrator.manifest.draft import Draft
     from orchestrator.render.sink import Sink
-    from orchestrator.runs.addition import Manner
     from orchestrator.world import World
 
 
 def manner(words: Mapping[str, Any]) -> Manner:
     """What `--to`, `--for` and `--tag` say."""
-    from orchestrator.runs.addition import Manner
+    from orchestrator.exchange.addition import Manner
 
     return Manner(words["to"], words["frameworks"], words.get("tags", ()))
 
@@ -33,7 +33,7 @@ def put(world: World, sink: Sink, manifest: str, drafts: Sequence[Draft]) -> Sum
     Raises:
         ManifestError, PlacementError: as `put_into`; nothing is changed then.
     """
-    from orchestrator.runs.addition import put_into
+    from orchestrator.exchange.addition import put_into
 
     path = os.path.abspath(os.path.join(world.cwd, manifest))
     is_new = not os.path.lexists(path)
@@ -55,8 +55,8 @@ def put(world: World, sink: Sink, manifest: str, drafts: Sequence[Draft]) -> Sum
 
 def print_lines(sink: Sink, drafts: Sequence[Draft]) -> Summary:
     """Print drafts as lines to paste below a manifest's `models:`."""
+    from orchestrator.exchange.addition import with_place
     from orchestrator.manifest.draft import block
-    from orchestrator.runs.addition import with_place
 
     lines = [line for draft in drafts for line in block(with_place(draft))]
     if isinstance(sink, JsonLines):

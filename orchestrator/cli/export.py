@@ -39,7 +39,7 @@ def command(manifest: str, folder: str | None, form: str, url: str | None, **wor
     if (form == "mirror") != (folder is not None):
         raise click.UsageError("`--format mirror` wants a DIR: orch export MANIFEST --format mirror DIR; others print")
     world = world_with_signals()
-    from orchestrator.runs.export import FORMS, entries
+    from orchestrator.exchange.export import FORMS, entries
     from orchestrator.store import Store
 
     sink = (
@@ -55,7 +55,7 @@ def command(manifest: str, folder: str | None, form: str, url: str | None, **wor
         if folder is not None:
             from urllib.parse import quote
 
-            from orchestrator.runs.airgap import export
+            from orchestrator.exchange.airgap import export
 
             path = os.path.abspath(folder)
             return export(world, store, files, path, url or f"file://{quote(path)}/", sink)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.run import conclude, run_options, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 
 if TYPE_CHECKING:
@@ -31,21 +31,10 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
     world = world_with_signals()
     from orchestrator import render
     from orchestrator.cli.additions import manner
-    from orchestrator.runs.addition import Manner, of
-    from orchestrator.runs.sync import Options
+    from orchestrator.exchange.addition import Manner, of
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
     sink = render.choose(world.environ, **talk, verb="get")
-    run_options = Options(
-        backend=words["backend"],
-        jobs=words["jobs"],
-        connections=words["connections"],
-        retries=words["retries"],
-        stall_s=words["stall"],
-        offline=words["offline"],
-        wait=not words["no_wait"],
-        force=words["force"],
-    )
     lines: list[str] = []
 
     def work() -> Summary:
@@ -62,7 +51,7 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
             include=words["include"],
             exclude=words["exclude"],
         )
-        got = get(world, draft, sink, store=words["store"], options=run_options)
+        got = get(world, draft, sink, store=words["store"], options=run_options(words))
         for digest in got.first_seen:
             sink(Noticed(f"no digest was given: {digest} is the first seen; compare it with the publisher's"))
         if isinstance(sink, JsonLines) and got.lines:

@@ -32,8 +32,8 @@ def command(source: str, into: str | None, base: str, name: str, **words: Any) -
     """
     world = World.real()
     from orchestrator.cli.additions import manner, print_lines, put
-    from orchestrator.runs.addition import from_list
-    from orchestrator.runs.lists import read
+    from orchestrator.exchange.addition import from_list
+    from orchestrator.exchange.lists import read
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.run import conclude, run_options, world_with_signals
 
 
 @click.command("lock")
@@ -36,7 +36,6 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
     """
     world = world_with_signals()
     from orchestrator import render
-    from orchestrator.runs.sync import Options
     from orchestrator.workspace import open_workspace
 
     # `--update team.yaml` means the manifest: what comes after the bare flag is no name then.
@@ -45,15 +44,6 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
     names = tuple(word for word in update if word not in files and word != "*")
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
     sink = render.choose(world.environ, **talk, verb="lock", plain=bool(update) and not yes)
-    run_options = Options(
-        backend=words["backend"],
-        jobs=words["jobs"],
-        connections=words["connections"],
-        retries=words["retries"],
-        stall_s=words["stall"],
-        offline=words["offline"],
-        wait=not words["no_wait"],
-    )
 
     def work() -> Any:
         space = open_workspace(world, manifests, store=words["store"], root=words["root"], resolve=False)
@@ -64,7 +54,7 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
         from orchestrator.runs.lock import Asked, lock
 
         asked = Asked(words["only"], names if update else None, dry_run)
-        return lock(world, space, sink, asked, options=run_options, confirm=_always if yes else _confirm)
+        return lock(world, space, sink, asked, options=run_options(words), confirm=_always if yes else _confirm)
 
     return conclude(sink, work)
 

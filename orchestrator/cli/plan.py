@@ -28,8 +28,8 @@ def command(exit_code: bool, **words: Any) -> int:
 def foresee(*, exit_code: bool = False, **words: Any) -> int:
     """Plan, for both commands."""
     world = world_with_signals()
+    from orchestrator.runs.options import Options
     from orchestrator.runs.plan import plan
-    from orchestrator.runs.sync import Options
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="plan")
     run_options = Options(backend=words["backend"], offline=words["offline"], force=words["force"])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from orchestrator.render.sink import Sink
-    from orchestrator.runs.sync import Options
+    from orchestrator.runs.options import Options
     from orchestrator.workspace import Workspace
 
 
@@ -68,7 +68,7 @@ def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
 
 def run_options(words: Mapping[str, Any]) -> Options:
     """What a run may do, by the options that `options.running` took."""
-    from orchestrator.runs.sync import Options
+    from orchestrator.runs.options import Options
 
     return Options(
         backend=words["backend"],
@@ -78,7 +78,7 @@ def run_options(words: Mapping[str, Any]) -> Options:
         stall_s=words["stall"],
         offline=words["offline"],
         wait=not words["no_wait"],
-        force=words["force"],
+        force=words.get("force", False),
     )
 
 

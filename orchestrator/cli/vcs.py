@@ -17,7 +17,7 @@ from orchestrator.render.listing import Listing
 from orchestrator.world import World
 
 if TYPE_CHECKING:
-    from orchestrator.runs.tiers import Row
+    from orchestrator.vcs.tiers import Row
 
 HEADER = ("file", "size", "tier", "where", "note")
 
@@ -37,8 +37,8 @@ def command(**words: Any) -> int:
     file beside each weight that is tracked. The block is that of the manifests named: name all of a repository.
     """
     world = World.real()
-    from orchestrator.runs import gitfiles, tiers
     from orchestrator.store import Store
+    from orchestrator.vcs import gitfiles, tiers
     from orchestrator.workspace import open_workspace
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
@@ -80,7 +80,7 @@ _LIMITS = (("git-max", "git_max", 100 << 20), ("lfs-max", "lfs_max", 1 << 30))
 def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> None:
     from orchestrator.render.aligned import aligned
     from orchestrator.render.sink import amount, harmless, label
-    from orchestrator.runs import tiers
+    from orchestrator.vcs import tiers
 
     totals = tiers.totals(found)
     if isinstance(sink, JsonLines):

@@ -14,8 +14,8 @@ from orchestrator.manifest.values import File
 from orchestrator.model import Place, Unresolved
 
 if TYPE_CHECKING:
+    from orchestrator.manifest.found import Found, Key
     from orchestrator.manifest.lockfile import Lock, LockedFile, LockedModel
-    from orchestrator.manifest.rules import Found, Key
     from orchestrator.manifest.values import Model
 
 NOT_RESOLVED = "not resolved yet: run `orch lock`"

@@ -12,7 +12,7 @@ from orchestrator.manifest.urls import UrlError
 from orchestrator.model import Pin
 
 if TYPE_CHECKING:
-    from orchestrator.manifest.rules import Found, Key
+    from orchestrator.manifest.found import Found, Key
     from orchestrator.manifest.types import FileEntry, ModelEntry
     from orchestrator.manifest.values import File
 

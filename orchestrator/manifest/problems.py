@@ -15,8 +15,8 @@ from orchestrator.manifest.walk import without_own
 from orchestrator.manifest.words import told
 
 if TYPE_CHECKING:
+    from orchestrator.manifest.found import Found, Key
     from orchestrator.manifest.lockfile import Lock
-    from orchestrator.manifest.rules import Found, Key
 
 
 def located(text: str, file: str, found: Found) -> tuple[Problem, ...]:

@@ -12,7 +12,7 @@ from orchestrator.manifest.values import Model
 from orchestrator.model import Link, Repo
 
 if TYPE_CHECKING:
-    from orchestrator.manifest.rules import Found, Key
+    from orchestrator.manifest.found import Found, Key
     from orchestrator.manifest.types import ModelEntry
 
 HUBS = ("hf", "modelscope")

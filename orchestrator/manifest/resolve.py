@@ -17,8 +17,8 @@ from orchestrator.model import Role, Source, Wanted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestrator.manifest.found import Found
     from orchestrator.manifest.lockfile import Lock
-    from orchestrator.manifest.rules import Found
     from orchestrator.manifest.values import File
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
@@ -14,9 +14,8 @@ from orchestrator.manifest.urls import UrlError
 from orchestrator.manifest.values import File, Model
 from orchestrator.model import Link, Place
 
-# Keys down to the culprit (list elements count from 0), and what is wrong there.
-Key: TypeAlias = "tuple[str | int, ...]"
-Found: TypeAlias = "list[tuple[Key, str]]"
+if TYPE_CHECKING:
+    from orchestrator.manifest.found import Found, Key
 
 NO_PLACE = "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`"
 ONE_OF = "say what: `url: URL`, `files:`, or `repo: hf:ORG/NAME`"

@@ -19,8 +19,8 @@ from orchestrator.model import Host
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from orchestrator.manifest.found import Found, Key
     from orchestrator.manifest.lockfile import Lock
-    from orchestrator.manifest.rules import Found, Key
     from orchestrator.manifest.values import Model
     from orchestrator.model import Unresolved
 

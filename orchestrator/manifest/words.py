@@ -17,7 +17,7 @@ from orchestrator.manifest.types import Document, ModelEntry, SiteDocument
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from orchestrator.manifest.rules import Found, Key
+    from orchestrator.manifest.found import Found, Key
 
 # Keys of the contract that no code reads yet.
 NOT_YET = {

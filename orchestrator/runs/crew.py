@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from orchestrator.model import Artifact
+    from orchestrator.runs.options import Options
     from orchestrator.runs.standing import Standing
-    from orchestrator.runs.sync import Options
     from orchestrator.runs.tally import Tally
     from orchestrator.transfer.kit import Kit
 
@@ -138,7 +138,7 @@ class BugError(OrchError):
 
 
 def _interrupted() -> OrchError:
-    return TransferError("interrupted; what was fetched is kept", "run `orch sync` again: it goes on from there")
+    return TransferError("interrupted; what was fetched is kept", "run the same command again: it goes on from there")
 
 
 def _refuse_offline(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:  # noqa: ARG001 - stands in for fetch

@@ -21,7 +21,8 @@ from orchestrator.model import Pin
 from orchestrator.placement.base import LayoutError
 from orchestrator.placement.catalogue import laid_out
 from orchestrator.runs.entries import FIRST, Ledger, must_fetch
-from orchestrator.runs.sync import Options, sync
+from orchestrator.runs.options import Options
+from orchestrator.runs.sync import sync
 from orchestrator.store import Store, blobs
 
 if TYPE_CHECKING:

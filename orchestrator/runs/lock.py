@@ -16,7 +16,8 @@ from orchestrator.lock.papers import Paper, changes, fits, is_needed, open_paper
 from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedModel, fingerprint
 from orchestrator.runs.entries import Ledger, bad_header, must_fetch, unseen
-from orchestrator.runs.sync import Options, sync
+from orchestrator.runs.options import Options
+from orchestrator.runs.sync import sync
 from orchestrator.runs.tally import fold
 from orchestrator.store import Store
 

@@ -9,8 +9,9 @@ from orchestrator import choose, events, nature, verify
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
 from orchestrator.programs import find_backends, install_hint
 from orchestrator.runs import preflight, weak
+from orchestrator.runs.options import Options
 from orchestrator.runs.standing import Records, Standing, State, standings
-from orchestrator.runs.sync import Options, group
+from orchestrator.runs.sync import group
 from orchestrator.runs.tally import Tally
 from orchestrator.sources.reach import Ways
 from orchestrator.store import Store, blobs, bundles

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.runs import weak
 from orchestrator.runs.reread import give_up, read
 from orchestrator.runs.standing import Standing, State, standings
-from orchestrator.runs.sync import Options, put_right
+from orchestrator.runs.sync import put_right
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from orchestrator.events import Event, Summary
     from orchestrator.model import Host, Unresolved, Wanted
+    from orchestrator.runs.options import Options
     from orchestrator.runs.reread import Found
     from orchestrator.world import World
 

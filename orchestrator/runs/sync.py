@@ -6,12 +6,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from orchestrator import events
 from orchestrator.errors import OrchError, TransferError
 from orchestrator.model import Artifact
 from orchestrator.runs import weak
+from orchestrator.runs.options import Options
 from orchestrator.runs.standing import Standing, State, standings
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store, blobs, open_store
@@ -24,19 +23,6 @@ if TYPE_CHECKING:
     from orchestrator.sources.known import Knowledge
     from orchestrator.transfer.kit import Finding, Kit
     from orchestrator.world import World
-
-
-class Options(msgspec.Struct, frozen=True):
-    """What a run may do; the contract's defaults. `backend` None: the best; `stall_s` silence that ends a program."""
-
-    backend: str | None = None
-    jobs: int = 4
-    connections: int = 16
-    retries: int = 5
-    stall_s: float = 30.0
-    offline: bool = False
-    wait: bool = True
-    force: bool = False
 
 
 def sync(
@@ -96,7 +82,7 @@ def put_right(
             for manifest in {standing.wanted.manifest for standing in todo}:
                 places.record(store, world.hostname, manifest, {})
         except InterruptedError as error:
-            _fail_all(todo, TransferError(str(error), "run `orch sync` again"), emit, tally)
+            _fail_all(todo, TransferError(str(error), "run the same command again"), emit, tally)
             return
         except OrchError as error:
             _fail_all(todo, error, emit, tally)

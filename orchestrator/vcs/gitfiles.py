@@ -9,12 +9,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import PlacementError
-from orchestrator.runs.tiers import GIT, LFS, REMOTE
+from orchestrator.vcs.tiers import GIT, LFS, REMOTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from orchestrator.runs.tiers import Row
+    from orchestrator.vcs.tiers import Row
 
 BEGIN, END = b"# orch: begin", b"# orch: end"
 LFS_ATTRIBUTES = "filter=lfs diff=lfs merge=lfs -text"

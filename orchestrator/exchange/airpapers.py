@@ -10,8 +10,8 @@ from urllib.parse import quote, unquote
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
+from orchestrator.exchange import written
 from orchestrator.manifest import lock_path
-from orchestrator.runs import written
 from orchestrator.runs.sums import read_sums
 from orchestrator.verify import sums_line
 from orchestrator.workspace import read_text
@@ -19,8 +19,8 @@ from orchestrator.workspace import read_text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from orchestrator.exchange.export import Entry
     from orchestrator.manifest import Prefix
-    from orchestrator.runs.export import Entry
 
 SITE, SUMS, PAPERS = "orch.yaml", "SHA256SUMS", "manifests"
 README = """\

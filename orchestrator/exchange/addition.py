@@ -11,6 +11,7 @@ import msgspec
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, PlacementError, Problem
+from orchestrator.exchange import written
 from orchestrator.manifest import urls
 from orchestrator.manifest.draft import Draft
 from orchestrator.manifest.insert import NEW, insert
@@ -19,14 +20,13 @@ from orchestrator.manifest.urls import UrlError
 from orchestrator.manifest.walk import plain
 from orchestrator.placement.base import LayoutError
 from orchestrator.placement.catalogue import laid_out
-from orchestrator.runs import written
 from orchestrator.workspace import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestrator.exchange.lists import Listed
     from orchestrator.manifest import Model
-    from orchestrator.runs.lists import Listed
     from orchestrator.world import World
 
 TO = "models/"

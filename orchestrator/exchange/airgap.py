@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator import events, verify
 from orchestrator.errors import DigestError, OrchError, PlacementError, TransferError
+from orchestrator.exchange.airpapers import SITE, origin, path_of, paths_of, prefix, write_papers
 from orchestrator.model import Place
 from orchestrator.placement import link
-from orchestrator.runs.airpapers import SITE, origin, path_of, paths_of, prefix, write_papers
 from orchestrator.runs.standing import State, look_at
 from orchestrator.runs.tally import Tally
 from orchestrator.store import blobs
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.events import Event, Summary
-    from orchestrator.runs.export import Entry
+    from orchestrator.exchange.export import Entry
     from orchestrator.store import Store
     from orchestrator.world import World
 

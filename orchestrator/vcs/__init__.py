@@ -1,0 +1,1 @@
+"""What belongs in version control: the tiers, and the blocks that keep them."""
