@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -543,3 +545,75 @@ def test_modelscope_syncs_as_resolved(tmp_path: Path) -> None:
         assert hub.api_calls == 0
     for path, content in FILES.items():
         assert (tmp_path / "models/tiny" / path).read_bytes() == content
+
+
+LFS_OF = {"oid": "a" * 64, "size": 3, "pointerSize": 1}
+OF_HF = {"type": "file", "path": "a.bin", "size": 3, "oid": "b" * 40, "lfs": LFS_OF}
+OF_MODELSCOPE = {"Path": "a.bin", "Type": "blob", "Size": 3, "Sha256": "a" * 64}
+
+
+class _Says(BaseHTTPRequestHandler):
+    """A hub that gives one answer to each question: `tree` for listings, `info` for the rest."""
+
+    tree: Any = None
+    info: Any = None
+
+    def do_GET(self) -> None:
+        said = self.tree if "/tree/" in self.path or "repo/files" in self.path else self.info
+        body = json.dumps(said).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    handler = type("Says", (_Says,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_port}")
+        yield handler
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("commit", "tree"),
+    [
+        ("../..", [OF_HF]),
+        (5, [OF_HF]),
+        ("a" * 40, [{**OF_HF, "lfs": None, "oid": "../../x"}]),
+        ("a" * 40, [{**OF_HF, "lfs": None, "size": -3}]),
+        ("a" * 40, [{**OF_HF, "lfs": None, "size": "3"}]),
+        ("a" * 40, [{**OF_HF, "lfs": {**LFS_OF, "oid": 5}}]),
+        ("a" * 40, [{**OF_HF, "path": 5}]),
+        ("a" * 40, [1]),
+        ("a" * 40, {"error": "x"}),
+    ],
+)
+def test_a_hub_that_answers_nonsense_is_no_hub(says: Any, commit: object, tree: object) -> None:
+    says.info, says.tree = {"id": TINY, "sha": commit, "gated": False}, tree
+    with pytest.raises(HubError):
+        hf.resolve(World.real(), Repo("hf", TINY))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [1],
+        {"Files": 5},
+        {"Files": [5]},
+        {"Files": [OF_MODELSCOPE], "LatestCommitter": "x"},
+        {"Files": [{**OF_MODELSCOPE, "Size": -1}]},
+        {"Files": [{**OF_MODELSCOPE, "Size": True}]},
+        {"Files": [{**OF_MODELSCOPE, "Size": 2**70}]},
+    ],
+)
+def test_a_modelscope_that_answers_nonsense_is_none(says: Any, data: object) -> None:
+    says.tree = {"Success": True, "Data": data}
+    with pytest.raises(HubError):
+        modelscope.resolve(World.real(), Repo("modelscope", TINY))

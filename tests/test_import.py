@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,42 @@ def test_what_cannot_be_added_changes_nothing(orch: Orch, words: list[str], said
     assert (done.code, path.read_text()) == (ExitCode.MANIFEST, text)
     assert said in done.err
     assert "\x1b" not in done.err
+
+
+HOSTILE = (
+    '<metalink><file name="{}"><size>{}</size><hash type="sha-256">{}</hash>'
+    '<url priority="{}">{}</url></file></metalink>'
+)
+LIST_URL = "http://127.0.0.1:9/a.bin"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HOSTILE.format("a.bin", 3, "ab\n    to: /etc/", 1, LIST_URL),
+        HOSTILE.format("../../a.bin", 3, "a" * 64, 1, LIST_URL),
+        HOSTILE.format("", 3, "a" * 64, 1, LIST_URL),
+        HOSTILE.format("\u202eab.bin", 3, "a" * 64, 1, LIST_URL),
+        f"\\{'a' * 64}  a\\nb.bin\n",
+        f"a.bin {'a' * 64} http://h/\u202ea.bin\n",
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize {'9' * 5000}\n",
+    ],
+)
+def test_a_hostile_list_is_refused(orch: Orch, text: str) -> None:
+    (orch.folder / "list").write_text(text)
+    done = orch.run("import", "list", "--base", "http://127.0.0.1:9/")
+    assert (done.code, done.out) == (ExitCode.MANIFEST, ""), done.err
+
+
+@pytest.mark.parametrize(("size", "priority"), [("\u00b2", "\u00b2"), ("9" * 5000, "9" * 5000)])
+def test_numbers_that_are_none_count_for_nothing(orch: Orch, size: str, priority: str) -> None:
+    (orch.folder / "list").write_text(HOSTILE.format("a.bin", size, "a" * 64, priority, LIST_URL))
+    done = orch.run("import", "list")
+    assert done.code == 0, done.err
+    assert "size" not in done.out
+
+
+def test_a_fifo_in_a_folder_of_pointers_is_not_waited_for(orch: Orch) -> None:
+    (orch.folder / "lfs").mkdir()
+    os.mkfifo(orch.folder / "lfs" / "fifo")
+    assert orch.run("import", "lfs").code == ExitCode.MANIFEST

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import msgspec
 
 from orchestrator.errors import ManifestError, Problem
+from orchestrator.manifest.text import has_unseen, shown
 from orchestrator.workspace import read_text
 
 if TYPE_CHECKING:
@@ -43,8 +45,19 @@ def read(path: str) -> list[Listed]:
     Raises:
         ManifestError: it cannot be read, or a line of it is none.
     """
+    found = _read(path)
+    odd = [e for e in found if not e.name or ".." in e.name.split("/") or any(map(has_unseen, (e.name, *e.urls)))]
+    if odd:
+        raise ManifestError(tuple(Problem(path, 0, "", f"no file can be called `{shown(e.name)}`") for e in odd))
+    return found
+
+
+def _read(path: str) -> list[Listed]:
     if os.path.isdir(path):
-        found = list(_pointers(path))
+        try:
+            found = list(_pointers(path))
+        except OSError as error:
+            raise ManifestError((Problem(str(error.filename or path), 0, "", error.strerror or str(error)),)) from None
         if not found:
             raise ManifestError((Problem(path, 0, "", "no LFS pointer in this folder"),))
         return found
@@ -100,7 +113,8 @@ def _pointers(folder: str) -> Iterator[Listed]:
         folders[:] = sorted(name for name in folders if name != ".git")
         for name in sorted(files):
             path = os.path.join(above, name)
-            if not os.path.islink(path) and os.path.getsize(path) < LFS_BYTES:
+            status = os.lstat(path)
+            if stat.S_ISREG(status.st_mode) and status.st_size < LFS_BYTES:  # a FIFO would be waited for
                 with open(path, "rb") as file:
                     text = file.read().decode("utf-8", "replace")
                 if text.startswith(LFS):
@@ -110,10 +124,10 @@ def _pointers(folder: str) -> Iterator[Listed]:
 def _pointer(text: str, name: str, path: str) -> Listed:
     pairs = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
     match = re.fullmatch(r"sha256:([0-9a-f]{64})", pairs.get("oid", ""))
-    size = pairs.get("size", "")
-    if match is None or not (size.isascii() and size.isdigit()):
+    size = _number(pairs.get("size"), -1)
+    if match is None or size < 0:
         raise ManifestError((Problem(path, 0, "", "a damaged LFS pointer"),), "is it whole? `git lfs pointer --check`")
-    return Listed(name, {"sha256": match[1]}, int(size))
+    return Listed(name, {"sha256": match[1]}, size)
 
 
 def _metalink(text: str, path: str) -> list[Listed]:
@@ -129,11 +143,16 @@ def _metalink(text: str, path: str) -> list[Listed]:
         hashes = (h for h in file.iter("hash") if h.get("type", "").lower() in _METALINK and not _is_piece(file, h))
         digests = {_METALINK[h.get("type", "").lower()]: (h.text or "").strip().lower() for h in hashes}
         # Version 4 has a priority, 1 first; version 3 a preference, 100 first.
-        ranked = sorted(file.iter("url"), key=lambda u: (_number(u, "priority", 999999), -_number(u, "preference", 0)))
+        if any(not re.fullmatch(_HEX, digits) or KINDS[len(digits)] != kind for kind, digits in digests.items()):
+            raise ManifestError((Problem(path, 0, "", f"a damaged digest of {shown(file.get('name', ''))}"),))
+        ranked = sorted(
+            file.iter("url"),
+            key=lambda u: (_number(u.get("priority"), 999999), -_number(u.get("preference"), 0)),
+        )
         urls = tuple((url.text or "").strip() for url in ranked)
         urls = tuple(url for url in urls if url.partition(":")[0] in ("https", "http", "ftp", "rsync"))
-        size = (file.findtext("size") or "").strip()
-        found.append(Listed(file.get("name", ""), digests, int(size) if size.isdigit() else None, urls))
+        size = _number(file.findtext("size"), -1)
+        found.append(Listed(file.get("name", ""), digests, size if size >= 0 else None, urls))
     if not found or root.tag != "metalink":
         raise ManifestError((Problem(path, 0, "", "not Metalink: no file in it"),))
     return found
@@ -143,6 +162,6 @@ def _is_piece(file: ElementTree.Element, hash_: ElementTree.Element) -> bool:
     return any(hash_ in pieces for pieces in file.iter("pieces"))
 
 
-def _number(url: ElementTree.Element, name: str, otherwise: int) -> int:
-    text = url.get(name, "")
-    return int(text) if text.isdigit() else otherwise
+def _number(text: str | None, otherwise: int) -> int:
+    """A whole number as lists write it: no digits but ASCII's, and not more than a size can have."""
+    return int(text) if re.fullmatch(r"\s*[0-9]{1,18}\s*", text or "") else otherwise  # type: ignore[arg-type]

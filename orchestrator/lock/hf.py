@@ -7,7 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.errors import NoBackendError, TransferError
-from orchestrator.lock.repository import TIMEOUT_S, TRIES, WAIT_S, HubError, RepoFile, Resolved, nearest, wanted
+from orchestrator.lock.repository import (
+    TIMEOUT_S,
+    TRIES,
+    WAIT_S,
+    HubError,
+    RepoFile,
+    Resolved,
+    nearest,
+    sound,
+    understood,
+    wanted,
+)
 from orchestrator.manifest import hubs
 from orchestrator.manifest.repos import file_url
 from orchestrator.sources.look import retry_after, trust
@@ -52,7 +63,9 @@ def resolve(
         raise NoBackendError("resolving an `hf:` repository needs huggingface_hub", hint) from error
     if any(world.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE):
         raise TransferError(f"{hubs.spelled(repo)}: the environment says offline", f"unset {' and '.join(_OFFLINE)}")
-    return _Asking(world, repo, hosts or {}, huggingface_hub).resolve(include, exclude)
+    asking = _Asking(world, repo, hosts or {}, huggingface_hub)
+    with understood(repo):
+        return sound(repo, asking.resolve(include, exclude))
 
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -86,6 +99,9 @@ class _Asking:
     def resolve(self, include: Sequence[str], exclude: Sequence[str]) -> Resolved:
         api, repo = self._api, self._repo
         info = self._ask(lambda: api.model_info(repo.name, revision=repo.revision or None, timeout=TIMEOUT_S))
+        if not re.fullmatch("[0-9a-f]{40}", info.sha):
+            hint = "is it a hub? HF_ENDPOINT names another one"
+            raise HubError(f"{hubs.spelled(repo)}: the hub's commit is none: {info.sha[:60]!r}", hint)
         if info.gated:
             self._check_access()
         listed = self._ask(lambda: list(api.list_repo_tree(repo.name, recursive=True, revision=info.sha)))

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from orchestrator.errors import TransferError
-from orchestrator.lock.repository import TIMEOUT_S, TRIES, WAIT_S, HubError, RepoFile, Resolved, nearest, wanted
+from orchestrator.lock.repository import (
+    TIMEOUT_S,
+    TRIES,
+    WAIT_S,
+    HubError,
+    RepoFile,
+    Resolved,
+    nearest,
+    sound,
+    understood,
+    wanted,
+)
 from orchestrator.manifest import hubs
 from orchestrator.manifest.repos import file_url
 from orchestrator.sources.look import retry_after, trust
@@ -26,6 +37,7 @@ DEFAULT_BRANCH = "master"
 TOLD = "hub API"
 # A listing says nothing where it was cut (modelscope_hub 0.5.1 constants.py REPO_FILES_TRUNCATION_LIMIT).
 MOST_ENTRIES = 3000
+DEEPEST = 64  # folders in each other; a listing that names itself has no end
 BUSY = (429, 502, 503, 504)
 
 
@@ -47,7 +59,9 @@ def resolve(
         TransferError: the hub does not answer, or not now.
         InterruptedError: a stop was asked for while waiting.
     """
-    return _Asking(world, repo, hosts or {}).resolve(include, exclude)
+    asking = _Asking(world, repo, hosts or {})
+    with understood(repo):
+        return sound(repo, asking.resolve(include, exclude))
 
 
 class _Asking:
@@ -93,6 +107,8 @@ class _Asking:
         files = {entry["Path"]: entry for entry in entries if entry["Type"] != "tree"}
         for entry in entries:
             if entry["Type"] == "tree":
+                if not entry["Path"].startswith(f"{folder}/" if folder else "") or entry["Path"].count("/") > DEEPEST:
+                    raise HubError(f"{self._name}: the hub's listing of {folder or 'its top'} has no end", "try later")
                 files |= self._listed(entry["Path"])[0]
         return files, commit
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,13 +13,15 @@ from orchestrator.manifest import hubs
 from orchestrator.manifest.paths import PathError, relative
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from orchestrator.model import Repo
 
 WAIT_S = 120.0  # a hub that asks for longer is not waited for
 TRIES = 4
 TIMEOUT_S = 30.0
+MOST_BYTES = 2**63 - 1
+_HEX = {"sha256": re.compile("[0-9a-f]{64}|"), "git": re.compile("[0-9a-f]{40}|")}
 
 
 class HubError(OrchError):
@@ -48,6 +52,30 @@ class Resolved(msgspec.Struct, frozen=True):
 
     commit: str
     files: tuple[RepoFile, ...]
+
+
+@contextmanager
+def understood(repo: Repo) -> Iterator[None]:
+    """Turn what comes of an answer in no form that a hub's has into a HubError."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        hint = "is it a hub? look at HF_ENDPOINT or MODELSCOPE_ENDPOINT, and try again later"
+        raise HubError(f"{hubs.spelled(repo)}: the hub's answer is none that a hub gives", hint) from error
+
+
+def sound(repo: Repo, found: Resolved) -> Resolved:
+    """`found`, if sizes and digests are such: they become paths and requests here.
+
+    Raises:
+        HubError: one is not.
+    """
+    for file in found.files:
+        is_size = type(file.size) is int and 0 <= file.size <= MOST_BYTES
+        if not (is_size and _HEX["sha256"].fullmatch(file.sha256) and _HEX["git"].fullmatch(file.git)):
+            hint = "leave it out: `exclude: [...]`"
+            raise HubError(f"{hubs.spelled(repo)}: the hub's size or digest of {file.path} is none", hint)
+    return found
 
 
 def wanted(repo: Repo, paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
