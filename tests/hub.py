@@ -168,6 +168,7 @@ class Hub(Server):
     def __init__(self, *, page: int = 1000, bare_bytes: int | None = None, holds_s: float = 3600.0) -> None:
         super().__init__()
         self.page, self.bare_bytes, self.holds_s = page, bare_bytes, holds_s
+        self.in_circles = False  # whether a listing's next page is always its first
         self.tokens: dict[str, set[str]] = {}
         self.renamed: dict[str, str] = {}
         self.cdn = Origin(one_auth=True, signed=True)
@@ -263,8 +264,9 @@ class Hub(Server):
         entries = _entries(repo, sha, folder, recursive=recursive)
         start = int(heard.query.get("cursor", ["0"])[0])
         page, headers = entries[start : start + self.page], ()
-        if start + self.page < len(entries):
-            query = f"recursive={'true' if recursive else 'false'}&cursor={start + self.page}"
+        if start + self.page < len(entries) or self.in_circles:
+            after = 0 if self.in_circles else start + self.page
+            query = f"recursive={'true' if recursive else 'false'}&cursor={after}"
             headers = (("Link", f'<{self.url}{heard.path}?{query}>; rel="next"'),)
         return _json(page, headers)
 

@@ -129,6 +129,12 @@ def test_a_revision_becomes_a_commit(hub: Hub, tmp_path: Path) -> None:
         assert hf.resolve(world(hub, tmp_path), Repo("hf", name, revision)).commit == commit
 
 
+def test_a_listing_that_leads_in_a_circle_comes_to_an_end(hub: Hub, tmp_path: Path) -> None:
+    hub.in_circles = True
+    with pytest.raises(HubError, match="twice"):
+        hf.resolve(world(hub, tmp_path), Repo("hf", TINY))
+
+
 @pytest.mark.parametrize(
     ("name", "revision", "include", "exclude", "token", "message", "hint"),
     [

@@ -247,6 +247,8 @@ LIST_URL = "http://127.0.0.1:9/a.bin"
         HOSTILE.format("\u202eab.bin", 3, "a" * 64, 1, LIST_URL),
         f"\\{'a' * 64}  a\\nb.bin\n",
         f"a.bin {'a' * 64} http://h/\u202ea.bin\n",
+        f"a.bin {'a' * 64} http://ann:secret@h/a.bin\n",
+        f"a.bin {'a' * 64} http://h/a.bin?token=secret\n",
         f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize {'9' * 5000}\n",
     ],
 )

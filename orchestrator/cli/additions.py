@@ -53,12 +53,16 @@ def put(world: World, sink: Sink, manifest: str, drafts: Sequence[Draft]) -> Sum
     return Summary(ok=True, exit_code=0, models=len(added))
 
 
-def print_lines(sink: Sink, drafts: Sequence[Draft]) -> Summary:
-    """Print drafts as lines to paste below a manifest's `models:`."""
-    from orchestrator.exchange.addition import with_place
+def print_lines(world: World, sink: Sink, drafts: Sequence[Draft], source: str) -> Summary:
+    """Print drafts as lines to paste below a manifest's `models:`; `source` is the list that they are of.
+
+    Raises:
+        ManifestError: no manifest could take them.
+    """
+    from orchestrator.exchange.addition import to_paste
     from orchestrator.manifest.draft import block
 
-    lines = [line for draft in drafts for line in block(with_place(draft))]
+    lines = [line for draft in to_paste(world, drafts, source) for line in block(draft)]
     if isinstance(sink, JsonLines):
         sink.write("lines", {"text": "\n".join(lines) + "\n"})
     else:

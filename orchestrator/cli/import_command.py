@@ -40,6 +40,6 @@ def command(source: str, into: str | None, base: str, name: str, **words: Any) -
     def work() -> Summary:
         path = os.path.abspath(source)
         drafts = from_list(read(path), path, base, manner(words), name)
-        return put(world, sink, into, drafts) if into else print_lines(sink, drafts)
+        return put(world, sink, into, drafts) if into else print_lines(world, sink, drafts, path)
 
     return conclude(sink, work)

@@ -164,6 +164,22 @@ def put_into(world: World, path: str, drafts: Sequence[Draft]) -> tuple[Model, .
     return added
 
 
+def to_paste(world: World, drafts: Sequence[Draft], source: str) -> list[Draft]:
+    """The drafts as lines that any manifest may take: what `put_into` would refuse is refused here too.
+
+    Raises:
+        ManifestError: a URL that holds a secret, a name that is none ...; told of `source`.
+    """
+    placed = [with_place(draft) for draft in drafts]
+    text = insert(f'allow_absolute: ["/"]\n{NEW}', placed)
+    try:
+        manifests.parse(text, os.path.join(world.cwd, "lines.yaml"), world.home, resolve=False)
+    except ManifestError as error:
+        problems = tuple(Problem(source, 0, problem.path, problem.message) for problem in error.problems)
+        raise ManifestError(problems, "no manifest may have that; mend the list") from None
+    return placed
+
+
 def with_place(draft: Draft) -> Draft:
     """The draft with `to: models/`, where it says no place itself."""
     if {"to", "for"} & set(draft.entry):

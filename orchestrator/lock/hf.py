@@ -104,10 +104,27 @@ class _Asking:
             raise HubError(f"{hubs.spelled(repo)}: the hub's commit is none: {info.sha[:60]!r}", hint)
         if info.gated:
             self._check_access()
-        listed = self._ask(lambda: list(api.list_repo_tree(repo.name, recursive=True, revision=info.sha)))
-        files = {entry.path: entry for entry in listed if hasattr(entry, "blob_id")}
+        listed = self._ask(lambda: self._listed(info.sha))
+        files = {path: entry for path, entry in listed.items() if hasattr(entry, "blob_id")}
         paths = wanted(repo, files, include, exclude)
         return Resolved(info.sha, tuple(_file(repo, info.sha, files[path]) for path in paths))
+
+    def _listed(self, commit: str) -> dict[str, Any]:
+        """All entries of a commit, by path; a listing whose pages lead in a circle is none.
+
+        Raises:
+            HubError: it names a path twice.
+            InterruptedError: a stop was asked for.
+        """
+        found: dict[str, Any] = {}
+        for entry in self._api.list_repo_tree(self._repo.name, recursive=True, revision=commit):
+            if entry.path in found:
+                said = f"{hubs.spelled(self._repo)}: the hub's listing names {entry.path!r} twice"
+                raise HubError(said, "is it a hub? HF_ENDPOINT names another one")
+            if self._world.stop.is_set():
+                raise InterruptedError("stopped while the hub was listing")
+            found[entry.path] = entry
+        return found
 
     def _check_access(self) -> None:
         """Say now what every fetch of a gated repository would say.
