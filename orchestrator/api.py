@@ -35,6 +35,21 @@ def load(
     return open_workspace(World.real(), manifests, only=only, store=store, root=root, caches=caches)
 
 
+def _over(
+    run: Callable[..., Summary], space: Workspace, options: Options | None, emit: Callable[[Event], None]
+) -> Summary:
+    """Plan or sync all that a workspace is about."""
+    return run(
+        World.real(),
+        space.store,
+        space.wanted,
+        emit,
+        hosts=space.hosts,
+        options=options,
+        unresolved=space.unresolved,
+    )
+
+
 def plan(
     *manifests: str,
     only: Sequence[str] = (),
@@ -51,17 +66,8 @@ def plan(
     """
     from orchestrator.runs.plan import plan as run
 
-    world = World.real()
-    space = open_workspace(world, manifests, only=only, store=store, root=root, caches=caches)
-    return run(
-        world,
-        space.store,
-        space.wanted,
-        emit,
-        hosts=space.hosts,
-        options=options,
-        unresolved=space.unresolved,
-    )
+    space = load(*manifests, only=only, store=store, root=root, caches=caches)
+    return _over(run, space, options, emit)
 
 
 def sync(
@@ -80,17 +86,8 @@ def sync(
     """
     from orchestrator.runs.sync import sync as run
 
-    world = World.real()
-    space = open_workspace(world, manifests, only=only, store=store, root=root, caches=caches)
-    return run(
-        world,
-        space.store,
-        space.wanted,
-        emit,
-        hosts=space.hosts,
-        options=options,
-        unresolved=space.unresolved,
-    )
+    space = load(*manifests, only=only, store=store, root=root, caches=caches)
+    return _over(run, space, options, emit)
 
 
 def path(

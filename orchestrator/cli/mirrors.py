@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.run import conclude, workspace, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -28,13 +28,12 @@ def command(**words: Any) -> int:
     world = world_with_signals()
     from orchestrator.render.aligned import aligned
     from orchestrator.runs.mirrors import survey
-    from orchestrator.workspace import open_workspace
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
     found: list[Mirror] = []
 
     def work() -> Any:
-        space = open_workspace(world, words["manifests"], only=words["only"], store=words["store"], root=words["root"])
+        space = workspace(world, words)
         summary = survey(world, space.wanted, found.append, failed.append, hosts=space.hosts)
         if isinstance(sink, JsonLines):
             for mirror in found:

@@ -55,11 +55,11 @@ class Partial:
 
     def sidecar(self, suffix: str | None) -> bytes | None:
         """The program's state file, or None where there is none."""
-        return _read(self.file + suffix) if suffix else None
+        return read_whole(self.file + suffix) if suffix else None
 
     def kept_sidecar(self) -> bytes | None:
         """The last good copy of the state file (a full disk empties aria2c's)."""
-        return _read(f"{self.folder}/good")
+        return read_whole(f"{self.folder}/good")
 
     def keep_sidecar(self, content: bytes) -> None:
         """Keep a good copy, written over the old one in place, so that a full disk has the room already."""
@@ -91,7 +91,7 @@ class Partial:
 
     def _read_info(self) -> Info:
         try:
-            return msgspec.json.decode(_read(f"{self.folder}/info.json") or b"{}", type=Info)
+            return msgspec.json.decode(read_whole(f"{self.folder}/info.json") or b"{}", type=Info)
         except (msgspec.MsgspecError, ValueError):
             return Info()
 
@@ -187,7 +187,8 @@ def _allocated(path: str) -> int:
         return -1
 
 
-def _read(path: str) -> bytes | None:
+def read_whole(path: str) -> bytes | None:
+    """Read a small file; None where it is not there, or cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read()

@@ -105,7 +105,7 @@ def _look(path: str, size: int | None) -> Find | None:
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size > size):
             return None
-        state = _read(path + aria2c.SIDECAR)
+        state = partials.read_whole(path + aria2c.SIDECAR)
         if state is not None:
             length = control.length(state)
             if length is None or (size is not None and length != size):
@@ -166,11 +166,3 @@ def user(find: Find) -> str:
         except OSError:  # it ended, or is another user's, who has no business with a file of ours
             continue
     return ""
-
-
-def _read(path: str) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return None
