@@ -106,3 +106,10 @@ class HeldError(OrchError):
 
     exit_code = ExitCode.HELD
     usual_fault = "lease"
+
+
+class Stopped(BaseException):
+    """A stop was asked for, by a signal or by the caller; what was fetched so far is kept.
+
+    It is no Exception and no OSError: like KeyboardInterrupt, it must pass each handler that mends failures.
+    """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import nature
 from orchestrator.backends.base import Command
+from orchestrator.errors import Stopped
 from orchestrator.model import Pin
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def check(world: World, files: Sequence[tuple[str, str]]) -> list[bool]:
 
     Raises:
         NoBackendError: there is no sha256sum on this machine.
-        InterruptedError: a stop was asked for.
+        Stopped: a stop was asked for.
     """
     if not files:
         return []
@@ -60,7 +61,7 @@ def check(world: World, files: Sequence[tuple[str, str]]) -> list[bool]:
         stdout_bytes=1 << 40,
     )
     if exit_.ended == "stopped":
-        raise InterruptedError("stopped while reading")
+        raise Stopped("stopped while reading")
     # Not splitlines(): a name may hold other separators, such as U+2028.
     verdicts = [line.endswith(": OK") for line in exit_.stdout.removesuffix("\n").split("\n")]
     if len(verdicts) != len(files) or (exit_.code == 0) != all(verdicts):
@@ -74,7 +75,7 @@ def check_one(world: World, judge: Judge | None, sha256: str, path: str) -> bool
     """Read every byte of one file by `judge`; whatever but good is confirmed by the reference.
 
     Raises:
-        NoBackendError, InterruptedError: as `check`.
+        NoBackendError, Stopped: as `check`.
     """
     if judge is not None and judge.kind.name != "sha256sum" and "\n" not in path:
         from orchestrator.process import run
@@ -102,7 +103,7 @@ def digest(path: str, stop: threading.Event | None = None) -> str:
 
     Raises:
         OSError: it cannot be read.
-        InterruptedError: a stop was asked for.
+        Stopped: a stop was asked for.
     """
     return digests(path, stop=stop).sha256
 
@@ -116,7 +117,7 @@ def digests(
 
     Raises:
         OSError: it cannot be read.
-        InterruptedError: a stop was asked for.
+        Stopped: a stop was asked for.
     """
     from orchestrator import pieces as parts
 
@@ -128,7 +129,7 @@ def digests(
         with _beside([hasher.update for hasher in others.values()] + ([cutter.update] if cutter else [])) as give:
             while chunk := file.read(CHUNK_BYTES):
                 if stop is not None and stop.is_set():
-                    raise InterruptedError("stopped while reading")
+                    raise Stopped("stopped while reading")
                 give(chunk)
                 first.update(chunk)
     found = tuple(Pin(kind, hasher.hexdigest()) for kind, hasher in others.items())
@@ -176,7 +177,7 @@ def digest_and_pieces(path: str, length: int, stop: threading.Event) -> tuple[st
 
     Raises:
         OSError: it cannot be read.
-        InterruptedError: a stop was asked for.
+        Stopped: a stop was asked for.
     """
     import threading
     from queue import Queue
@@ -195,7 +196,7 @@ def digest_and_pieces(path: str, length: int, stop: threading.Event) -> tuple[st
         try:
             while chunk := file.read(1 << 22):
                 if stop.is_set():
-                    raise InterruptedError("stopped while reading")
+                    raise Stopped("stopped while reading")
                 blocks.put(chunk)
                 whole.update(chunk)
         finally:

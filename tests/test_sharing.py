@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.demo.origin import Origin
+from orchestrator.errors import Stopped
 from orchestrator.transfer.budget import Budget
 from orchestrator.transfer.pieces import piece_bytes
 from orchestrator.world import World
@@ -78,7 +79,7 @@ def test_who_finds_none_free_waits_and_a_stop_ends_that(tmp_path: Path) -> None:
             try:
                 with budget.connections(world, "http://a", ticket) as taken:
                     got.append(taken)
-            except InterruptedError:
+            except Stopped:
                 got.append("stopped")
 
     with budget.file(1) as ticket:

@@ -26,7 +26,7 @@ import pytest
 
 from orchestrator import process
 from orchestrator.backends.base import Command
-from orchestrator.errors import HeldError, PlacementError, StoreError
+from orchestrator.errors import HeldError, PlacementError, Stopped, StoreError
 from orchestrator.model import Link, Place
 from orchestrator.placement import link
 from orchestrator.store import Store, blobs, open_store, partials, places, quarantine, seal
@@ -937,7 +937,7 @@ def test_a_stop_during_a_copy_is_a_stop(store, world, tmp_path):
     slow.chmod(0o755)
     world = replace(world, environ={"PATH": f"{slow.parent}:/usr/bin:/bin"})
     world.stop.set()
-    with pytest.raises(InterruptedError):
+    with pytest.raises(Stopped):
         link.put(world, store, SHA, Place(str(tmp_path / "w.pth"), Link.COPY))
     assert not [name for name in os.listdir(tmp_path) if name.startswith((".orch-", "w.pth"))]
 

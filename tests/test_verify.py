@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import NoBackendError
+from orchestrator.errors import NoBackendError, Stopped
 from orchestrator.verify import check, digest
 from tests.servers import require
 
@@ -171,7 +171,7 @@ def test_a_stop_while_reading(world, tmp_path):
     timer = threading.Timer(0.1, world.stop.set)
     timer.start()
     began = time.monotonic()
-    with pytest.raises(InterruptedError):
+    with pytest.raises(Stopped):
         check(world, [(SHA, str(tmp_path / "f"))])
     assert time.monotonic() - began < 2
     timer.join()
@@ -187,7 +187,7 @@ def test_digest(tmp_path):
     stop = threading.Event()
     assert digest(str(tmp_path / "f"), stop) == SHA
     stop.set()
-    with pytest.raises(InterruptedError):
+    with pytest.raises(Stopped):
         digest(str(tmp_path / "f"), stop)
 
 

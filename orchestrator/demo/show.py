@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from orchestrator.demo.cast import cast
 from orchestrator.demo.stage import Stage
 from orchestrator.demo.story import Story
-from orchestrator.errors import ExitCode, StoreError
+from orchestrator.errors import ExitCode, Stopped, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ def show(world: World, folder: str | None, *, verbose: bool = False) -> int:
     try:
         with Stage(world) as stage, _folder(world, folder) as home:  # its signals also while the folder goes
             return _play(world, home, stage, verbose=verbose)
-    except InterruptedError:
+    except Stopped:
         print(f"\ninterrupted; {f'what was made is in {folder}' if folder else 'nothing is left behind'}")
         return world.stop.code or int(ExitCode.INTERRUPTED)
 
@@ -51,7 +51,7 @@ def _play(world: World, home: Path, stage: Stage, *, verbose: bool) -> int:
             story = Story(stage, home, players, verbose=verbose)
             if code := story.tell():
                 return code
-    except (InterruptedError, BrokenPipeError):
+    except (Stopped, BrokenPipeError):
         raise
     except OSError as error:
         raise StoreError(f"{error.filename or home}: {error.strerror or error}", _ELSEWHERE) from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 import orchestrator
-from orchestrator.errors import OrchError
+from orchestrator.errors import OrchError, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,10 +48,10 @@ class Stage:
         """Print a line; unless told to stop.
 
         Raises:
-            InterruptedError: a stop was asked for.
+            Stopped: a stop was asked for.
         """
         if self._world.stop.is_set():
-            raise InterruptedError("stopped")
+            raise Stopped("stopped")
         self._console.print(text, style=style)
         sys.stdout.flush()  # a command that follows writes to the same file
 
@@ -78,7 +78,7 @@ class Stage:
         """Run `orch` as a user would type it; its exit code and its wall time in seconds.
 
         Raises:
-            InterruptedError: a stop was asked for.
+            Stopped: a stop was asked for.
         """
         self.command(f"orch {' '.join(words)}")
         began = self._world.monotonic()
@@ -96,7 +96,7 @@ class Stage:
         code = self._child.wait()
         self._child = None
         if self._world.stop.is_set():
-            raise InterruptedError("stopped")
+            raise Stopped("stopped")
         return code, self._world.monotonic() - began
 
     def must(self, fact: str, holds: bool) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestrator import events, verify
-from orchestrator.errors import DigestError, OrchError, PlacementError, TransferError
+from orchestrator.errors import DigestError, OrchError, PlacementError, Stopped, TransferError
 from orchestrator.exchange.airpapers import SITE, origin, path_of, paths_of, prefix, write_papers
 from orchestrator.model import Place
 from orchestrator.placement import link
@@ -64,7 +64,7 @@ def export(
                 emit(events.Finished(w.model, w.file, "present" if how == "present" else "placed", "", "", w.size or 0))
         good = {path: entry for path, entry in paths.items() if not isinstance(made[path], OrchError)}
         write_papers(folder, rules, good)
-    except InterruptedError:
+    except Stopped:
         pass  # what is made is whole, and the next export goes on from there
     except OSError as error:
         raise _explain(folder, error) from error

@@ -6,7 +6,7 @@ import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestrator.errors import NoBackendError, TransferError
+from orchestrator.errors import NoBackendError, Stopped, TransferError
 from orchestrator.lock.repository import (
     TIMEOUT_S,
     TRIES,
@@ -54,7 +54,7 @@ def resolve(
         HubError: no such repository, revision or file; a gated one without access.
         TransferError: the hub does not answer, or not now.
         NoBackendError: its client is not installed.
-        InterruptedError: a stop was asked for while waiting.
+        Stopped: a stop was asked for while waiting.
     """
     try:
         import huggingface_hub
@@ -114,7 +114,7 @@ class _Asking:
 
         Raises:
             HubError: it names a path twice.
-            InterruptedError: a stop was asked for.
+            Stopped: a stop was asked for.
         """
         found: dict[str, Any] = {}
         for entry in self._api.list_repo_tree(self._repo.name, recursive=True, revision=commit):
@@ -122,7 +122,7 @@ class _Asking:
                 said = f"{hubs.spelled(self._repo)}: the hub's listing names {entry.path!r} twice"
                 raise HubError(said, "is it a hub? HF_ENDPOINT names another one")
             if self._world.stop.is_set():
-                raise InterruptedError("stopped while the hub was listing")
+                raise Stopped("stopped while the hub was listing")
             found[entry.path] = entry
         return found
 
@@ -151,7 +151,7 @@ class _Asking:
                 if status not in BUSY or not left or (wait_s or 0.0) > WAIT_S:
                     raise self._explain(error, status, wait_s) from error
                 if self._world.sleep(wait_s if wait_s is not None else 1.0):
-                    raise InterruptedError("stopped while waiting for the hub") from error
+                    raise Stopped("stopped while waiting for the hub") from error
             except errors.HFValidationError as error:
                 hint = "it is `hf:ORGANISATION/NAME`, with `@REVISION` where it is not the default branch"
                 raise HubError(f"{hubs.spelled(self._repo)}: no repository can be called so", hint) from error

@@ -52,7 +52,7 @@ def listed(world: World, model: Model, hosts: Mapping[str, Host]) -> Listed:
     Raises:
         LockError, HubError: it cannot be had so.
         TransferError, NoBackendError: a server does not answer; a hub's client is missing.
-        InterruptedError: a stop was asked for.
+        Stopped: a stop was asked for.
     """
     if model.repo is not None:
         return _of_repo(model, _ask_hub(world, model, hosts))

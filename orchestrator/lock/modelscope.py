@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from orchestrator.errors import TransferError
+from orchestrator.errors import Stopped, TransferError
 from orchestrator.lock.repository import (
     TIMEOUT_S,
     TRIES,
@@ -57,7 +57,7 @@ def resolve(
     Raises:
         HubError: no such repository, revision or file.
         TransferError: the hub does not answer, or not now.
-        InterruptedError: a stop was asked for while waiting.
+        Stopped: a stop was asked for while waiting.
     """
     asking = _Asking(world, repo, hosts or {})
     with understood(repo):
@@ -142,7 +142,7 @@ class _Asking:
             if status not in BUSY or not left or (wait_s or 0.0) > WAIT_S:
                 raise self._explain(what, status, wait_s, said)
             if self._world.sleep(wait_s if wait_s is not None else 1.0):
-                raise InterruptedError("stopped while waiting for the hub")
+                raise Stopped("stopped while waiting for the hub")
         raise AssertionError("the last try returns or raises")
 
     def _explain(

@@ -52,7 +52,7 @@ def readable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None or isinstance(error, InterruptedError):
+        if error.errno is not None:
             raise
         raise ArchiveError(f"it is damaged ({error})") from error
     except _BROKEN as error:

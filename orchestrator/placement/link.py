@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator import verify
-from orchestrator.errors import PlacementError
+from orchestrator.errors import PlacementError, Stopped
 from orchestrator.model import Link
 from orchestrator.store import blobs, seal
 
@@ -29,7 +29,7 @@ def put(world: World, store: Store, sha256: str, place: Place) -> str:
 
     Raises:
         PlacementError: the folder cannot be written, the link mode cannot be had, a copy came out wrong.
-        InterruptedError: a stop was asked for.
+        Stopped: a stop was asked for.
     """
     made = put_all(world, store, [(sha256, place)])[0]
     if isinstance(made, PlacementError):
@@ -44,7 +44,7 @@ def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> 
         Of each, how it was made, or why it was not.
 
     Raises:
-        InterruptedError: a stop was asked for.
+        Stopped: a stop was asked for.
     """
     results: list[str | PlacementError] = []
     copies: list[_Copy] = []
@@ -56,8 +56,6 @@ def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> 
             except PlacementError as error:
                 results.append(error)
                 continue
-            except InterruptedError:
-                raise
             except OSError as error:
                 results.append(_explain(place.path, error))
                 continue
@@ -65,7 +63,7 @@ def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> 
                 made.number = len(results)
                 copies.append(made)
                 if world.stop.is_set():
-                    raise InterruptedError("stopped while copying")
+                    raise Stopped("stopped while copying")
                 made = "copy"
             results.append(made)
         if copies:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestrator import verify
-from orchestrator.errors import PlacementError
+from orchestrator.errors import PlacementError, Stopped
 from orchestrator.placement import archive
 from orchestrator.placement.archive import ArchiveError
 from orchestrator.store import seal, trees
@@ -38,7 +38,7 @@ def put(world: World, store: Store, sha256: str, folder: str) -> None:
         PlacementError: no archive, one that leads out of itself, more than the disk has, a file came out wrong.
         OSError: the disk said no.
         StoreError: the store's disk did.
-        InterruptedError: a stop was asked for.
+        Stopped: a stop was asked for.
     """
     parent = os.path.dirname(folder)
     os.makedirs(parent, exist_ok=True)
@@ -80,7 +80,7 @@ class _Unpacking:
         """Write one member.
 
         Raises:
-            ArchiveError, OSError, InterruptedError.
+            ArchiveError, OSError, Stopped.
         """
         self._inodes_left -= 1
         if member.size > self._bytes_left or self._inodes_left < 0:
@@ -126,7 +126,7 @@ class _Unpacking:
         with file:
             while chunk := content.read(_CHUNK_BYTES):
                 if self._world.stop.is_set():
-                    raise InterruptedError("stopped while unpacking")
+                    raise Stopped("stopped while unpacking")
                 self._bytes_left -= len(chunk)
                 if self._bytes_left < 0:
                     raise ArchiveError("it holds more than the disk has room for")

@@ -36,7 +36,7 @@ def condemn(
 
     Raises:
         StoreError: the disk said no.
-        InterruptedError: a stop was asked for.
+        Stopped: a stop was asked for.
     """
     sha256, real, blob = artifact.sha256, os.path.realpath(path), kit.store.blob(artifact.key)
     status = os.stat(real)

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import ExitCode, OrchError, StoreError, TransferError
+from orchestrator.errors import ExitCode, OrchError, Stopped, StoreError, TransferError
 from orchestrator.runs.parcels import SMALL_BYTES, Packer, Parcel, Task, settle
 from orchestrator.runs.settle import Settling
 from orchestrator.runs.standing import Records
@@ -67,7 +67,7 @@ class Crew:
                     self._one(work)
                 else:
                     self._many(work)
-            except InterruptedError:
+            except Stopped:
                 self._fail(work, self._end or _interrupted())
             except OrchError as error:
                 self._fail(work, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import OrchError
+from orchestrator.errors import OrchError, Stopped
 from orchestrator.events import Finished, GaveUp, Noticed, Summary
 from orchestrator.faults import Fault
 from orchestrator.lock.listing import LIST, listed
@@ -77,7 +77,7 @@ def _of_model(
         return
     try:
         yield from _of_source(world, space, model, known)
-    except InterruptedError:
+    except Stopped:
         return
     except OrchError as error:
         emit(Noticed(f"{model.name}: nothing is known of its source now: {error.message}"))

@@ -22,7 +22,7 @@ def judge(kit: Kit, wanted: Wanted, folder: str) -> State:
         SEALED if all was right, ABSENT if the tree must be made anew.
 
     Raises:
-        StoreError, InterruptedError, OSError.
+        StoreError, Stopped, OSError.
     """
     listing = trees.read(kit.store, wanted.sha256)
     state = State.SEALED if listing else State.ABSENT

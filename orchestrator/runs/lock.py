@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from orchestrator import workspace
-from orchestrator.errors import OrchError
+from orchestrator.errors import OrchError, Stopped
 from orchestrator.events import Finished, Foreseen, GaveUp, Noticed, Summary
 from orchestrator.lock import headers
 from orchestrator.lock.listing import Listed, bare, listed
@@ -99,7 +99,7 @@ class _Locking:
             items = self._look(items)
             self._fetch(items)
             found = self._entries(items)
-        except InterruptedError:
+        except Stopped:
             return self._end(stopped=True)
         if self._world.stop.is_set():
             return self._end(stopped=True)
@@ -128,7 +128,7 @@ class _Locking:
                     continue
                 try:
                     item = Item(paper, model, listed(self._world, model, self._space.hosts))
-                except InterruptedError:
+                except Stopped:
                     raise
                 except OrchError as error:
                     self._fail(model.name, "", error)
@@ -220,7 +220,7 @@ class _Locking:
                         files = ledger.files(item.listed, known, item.to_fetch)
                         made = LockedModel(fingerprint(model), files, item.listed.commit)
                         self._count(placed=len(item.listed.model.files) - len(item.to_fetch))
-                except InterruptedError:
+                except Stopped:
                     raise
                 except OrchError as error:
                     self._fail(model.name, "", error)

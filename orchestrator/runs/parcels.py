@@ -136,7 +136,7 @@ def settle(kit: Kit, packer: Packer, parcel: Parcel, tally: Tally) -> list[Task]
         What must be tried another way.
 
     Raises:
-        OrchError, InterruptedError: for all of it; nothing of it was told.
+        OrchError, Stopped: for all of it; nothing of it was told.
     """
     receipt = Receipt()
     loads = [task.load for task in parcel.tasks]

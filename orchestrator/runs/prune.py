@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import ExitCode
+from orchestrator.errors import ExitCode, Stopped
 from orchestrator.events import Summary
 from orchestrator.runs.known import Known, known
 from orchestrator.store import Store, sweep, turns
@@ -56,7 +56,7 @@ def prune(
             with turns.removing(world, store, tell, wait=wait):
                 still = {left.path for left in _leftovers(store, known(world, store, named, files))}
                 dropped = [left for left in shown if left.path in still and sweep.drop(left)]
-        except InterruptedError:
+        except Stopped:
             return Summary(ok=False, exit_code=world.stop.code or int(ExitCode.INTERRUPTED), bytes_freed=0), []
     return Summary(ok=True, exit_code=0, bytes_freed=sum(left.frees_bytes for left in dropped)), dropped
 

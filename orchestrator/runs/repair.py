@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import Stopped
 from orchestrator.runs import weak
 from orchestrator.runs.reread import give_up, read
 from orchestrator.runs.standing import Standing, State, standings
@@ -55,7 +56,7 @@ def repair(
                 emit(found.event)
             else:
                 todo.append(standing)
-    except InterruptedError:
+    except Stopped:
         give_up(tally, (*(standing.wanted for standing in todo), *unread), emit)
         todo = []
     if todo:

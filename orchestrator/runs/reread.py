@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import events, nature, verify
-from orchestrator.errors import DigestError, TransferError
+from orchestrator.errors import DigestError, Stopped, TransferError
 from orchestrator.runs import weak
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store
@@ -70,7 +70,7 @@ def reread(
             else:
                 tally.present += 1
                 emit(found.event)
-    except InterruptedError:
+    except Stopped:
         give_up(tally, unread, emit)
     return tally.summary(world.monotonic() - began, stopped=world.stop.code)
 
@@ -88,7 +88,7 @@ def read(world: World, store: Store, wanted: Sequence[Wanted], max_age_s: float 
 
     Raises:
         NoBackendError: there is no sha256sum on this machine.
-        InterruptedError: a stop was asked for.
+        Stopped: a stop was asked for.
     """
     reads = Reads(world.state, world.now())
     for start in range(0, len(wanted), BATCH):

@@ -44,7 +44,7 @@ class Settling:
         """Do all of it and say of each file `placed`, `fetched` or its error; `receipt` counts the bytes.
 
         Raises:
-            StoreError, InterruptedError: the run's end; all other errors are results.
+            StoreError, Stopped: the run's end; all other errors are results.
         """
         self._receipt = receipt
         todo: list[tuple[Wanted, list[Place]]] = []
@@ -58,7 +58,7 @@ class Settling:
         if wanting or self._was_condemned:
             try:
                 fetched = self._have_blob(fetch, receipt)
-            except (StoreError, InterruptedError):
+            except StoreError:
                 raise
             except OrchError as error:
                 self.results += [(w, error if w in wanting else "placed") for w, _ in todo]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator import events
-from orchestrator.errors import OrchError, TransferError
+from orchestrator.errors import OrchError, Stopped, TransferError
 from orchestrator.model import Artifact
 from orchestrator.runs import weak
 from orchestrator.runs.options import Options
@@ -81,7 +81,7 @@ def put_right(
             stack.enter_context(turns.adding(world, store, lambda why: emit(events.Noticed(why))))
             for manifest in {standing.wanted.manifest for standing in todo}:
                 places.record(store, world.hostname, manifest, {})
-        except InterruptedError as error:
+        except Stopped as error:
             _fail_all(todo, TransferError(str(error), "run the same command again"), emit, tally)
             return
         except OrchError as error:

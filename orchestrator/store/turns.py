@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import HeldError
+from orchestrator.errors import HeldError, Stopped
 from orchestrator.store.layout import disk
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def adding(world: World, store: Store, tell: Callable[[str], None]) -> Iterator[
 
     Raises:
         StoreError: the disk said no.
-        InterruptedError: a stop was asked for while waiting.
+        Stopped: a stop was asked for while waiting.
     """
     with _turn(world, store, fcntl.LOCK_SH, tell, wait=True):
         yield
@@ -37,7 +37,7 @@ def removing(world: World, store: Store, tell: Callable[[str], None], *, wait: b
 
     Raises:
         HeldError: somebody works in it, and `wait` is false.
-        StoreError, InterruptedError: as `adding`.
+        StoreError, Stopped: as `adding`.
     """
     with _turn(world, store, fcntl.LOCK_EX, tell, wait=wait):
         yield
@@ -62,7 +62,7 @@ def _turn(world: World, store: Store, how: int, tell: Callable[[str], None], *, 
                 tell(f"waiting: {who}")
                 told = True
             if world.sleep(POLL_S):
-                raise InterruptedError("stopped while waiting for another orch")
+                raise Stopped("stopped while waiting for another orch")
         yield
     finally:
         os.close(fd)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.backends import by_name
 from orchestrator.backends.base import Job, Trait, Want
+from orchestrator.errors import Stopped
 from orchestrator.events import Started
 from orchestrator.faults import Fault, Kind, Remedy
 from orchestrator.pieces import decode
@@ -46,7 +47,7 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
         The fault, or None where the partial is complete by the program's own word, which is still to be proved.
 
     Raises:
-        InterruptedError: a stop was asked for; the partial stays.
+        Stopped: a stop was asked for; the partial stays.
     """
     backend = by_name(backend_name)
     assert backend is not None
@@ -75,8 +76,6 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
             if effort.mends and missing is not None:
                 effort.given += given(missing, holding.missing() or (), backend.NAME, tuple(shares))
         return _read_end(effort, backend, job, exit_, tuple(shares), before)
-    except InterruptedError:
-        raise
     except OSError as error:
         return Fault(Kind.DISK, f"{error.filename or holding.partial.folder}: {error.strerror or error}")
 
@@ -180,7 +179,7 @@ def _read_end(
         partial.save_info()
     effort.emit_progress(after)
     if exit_.ended == "stopped":
-        raise InterruptedError("stopped; the partial is kept")
+        raise Stopped("stopped; the partial is kept")
     fault = sharpen(effort, source, backend.diagnose(job, exit_), landed, lambda: glance(effort, source))
     if fault is not None:
         return replace(fault, message=effort.masked(fault.message))

@@ -7,6 +7,8 @@ from collections import defaultdict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import Stopped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -56,14 +58,14 @@ class Budget:
         `limit` is the host's own, where a manifest names one; `least` is asked for whatever the share is.
 
         Raises:
-            InterruptedError: a stop was asked for while waiting.
+            Stopped: a stop was asked for while waiting.
         """
         most = min(limit or self._limit, self._limit)
         with self._changed:
             while wait and self._used[host] >= most:
                 self._changed.wait(0.2)
                 if world.stop.is_set():
-                    raise InterruptedError("stopped while waiting for a free connection")
+                    raise Stopped("stopped while waiting for a free connection")
             free = most - self._used[host]
             taken = max(1, min(max(least, self._share(ticket, most)), free)) if free > 0 else 0
             self._used[host] += taken

@@ -12,7 +12,7 @@ import msgspec
 
 from orchestrator import nature, verify
 from orchestrator.backends.base import Job, Want
-from orchestrator.errors import HeldError, StoreError
+from orchestrator.errors import HeldError, Stopped, StoreError
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified
 from orchestrator.faults import Fault, Kind
 from orchestrator.policy import Attempt
@@ -45,7 +45,7 @@ def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load]
 
     Raises:
         StoreError: the disk is full or read-only.
-        InterruptedError: a stop was asked for; what was fetched stays.
+        Stopped: a stop was asked for; what was fetched stays.
     """
     began = kit.world.monotonic()
     waiting, told = {load.artifact.key: load for load in loads}, False
@@ -67,7 +67,7 @@ def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load]
                 _tell_who(kit, waiting, held, told=told)
                 told = True
                 if kit.world.sleep(LOCK_POLL_S):
-                    raise InterruptedError("stopped while waiting for another orch")
+                    raise Stopped("stopped while waiting for another orch")
     finally:
         receipt.seconds = kit.world.monotonic() - began
 
@@ -107,8 +107,6 @@ class _Carrier:
                     if not load.came and not any(attempt.source == load.url for attempt in load.attempts):
                         self._blame(load, fault)
             finished = True
-        except InterruptedError:  # an OSError too, but a stop
-            raise
         except OSError:
             with disk(self._kit.store.path):
                 raise
@@ -168,7 +166,7 @@ class _Carrier:
             self._receipt.bytes_fetched += landed
         kit.emit(Progressed(*name, min(landed, size), size, len(loads)))
         if exit_.ended == "stopped":
-            raise InterruptedError("stopped; what was fetched is kept")
+            raise Stopped("stopped; what was fetched is kept")
         return backend.diagnose(job, exit_)
 
     def _judge(self, whole: list[Load], before: set[int]) -> None:

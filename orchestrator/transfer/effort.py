@@ -162,7 +162,7 @@ class Effort:
         """Judge the complete file: its sha256, or empty where it is wrong. By what the stream said, or by reading it.
 
         Raises:
-            InterruptedError: a stop was asked for.
+            Stopped: a stop was asked for.
         """
         artifact, path = self.artifact, self.holding.partial.file
         stream, self.stream = self.stream, None

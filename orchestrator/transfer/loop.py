@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import HeldError, NoBackendError, StoreError
+from orchestrator.errors import HeldError, NoBackendError, Stopped, StoreError
 from orchestrator.events import Noticed, Waiting
 from orchestrator.faults import Kind
 from orchestrator.nature import EMPTY, EMPTY_PIN, EMPTY_PIN_HINT
@@ -51,7 +51,7 @@ def fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
         NoBackendError: no program here serves any of the sources.
         StoreError: the disk is full or read-only.
         HeldError: another orch holds it, and the run does not wait.
-        InterruptedError: a stop was asked for; the partial stays.
+        Stopped: a stop was asked for; the partial stays.
     """
     partial = _acquire(kit, artifact)
     if partial is None:  # another orch finished it while we waited
@@ -93,7 +93,7 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
                 kit.emit(Noticed(f"{artifact.name}: waiting, {held.message}"))
                 told = True
         if kit.world.sleep(LOCK_POLL_S):
-            raise InterruptedError("stopped while waiting for another orch")
+            raise Stopped("stopped while waiting for another orch")
 
 
 def _loop(effort: Effort, receipt: Receipt) -> None:
@@ -143,7 +143,7 @@ def _wait(effort: Effort, step: Try, receipt: Receipt) -> None:
     if step.wait_s:
         effort.kit.emit(Waiting(*effort.talk, round(step.wait_s, 1), receipt.attempts[-1].fault.message))
         if effort.kit.world.sleep(step.wait_s):
-            raise InterruptedError("stopped while waiting")
+            raise Stopped("stopped while waiting")
 
 
 def _try(effort: Effort, step: Try) -> tuple[Attempt, ...] | None:

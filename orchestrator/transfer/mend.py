@@ -50,7 +50,7 @@ def examine(path: str, artifact: Artifact, stop: threading.Event) -> Damage | No
 
     Raises:
         OSError: it cannot be read.
-        InterruptedError: a stop was asked for.
+        Stopped: a stop was asked for.
     """
     pieces = decode(artifact.pieces, artifact.size)
     if pieces is None:

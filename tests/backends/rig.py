@@ -19,6 +19,7 @@ from orchestrator import judges
 from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Job, Trait, Want
 from orchestrator.demo.origin import Origin
+from orchestrator.errors import Stopped
 from orchestrator.events import Failed, Mismatched, Started
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.programs import find
@@ -125,7 +126,7 @@ class Rig:
 
     def fetch_until(self, ready: Callable[[], bool], data: bytes, *urls: str) -> None:
         """Fetch, and ask to stop as soon as `ready`: what ^C does. The next run starts in a new world."""
-        with when(ready, self.world.stop.set), pytest.raises(InterruptedError):
+        with when(ready, self.world.stop.set), pytest.raises(Stopped):
             self.fetch(data, *urls)
         self.world = Hasty(self.environ, self.world.cwd)
 
