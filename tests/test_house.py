@@ -68,12 +68,9 @@ def test_each_backend_stands_in_the_contract(backend: object) -> None:
     assert f'"{backend.__name__}"' in contract  # type: ignore[attr-defined]
 
 
-def test_each_room_has_its_caption_and_is_small() -> None:
+def test_each_room_has_its_caption() -> None:
     for room in ROOMS:
-        text = room.read_text()
-        caption = ast.get_docstring(ast.parse(text))
-        assert caption, room
-        assert len(text.splitlines()) <= 260, f"{room} is too large to be seen at once"
+        assert ast.get_docstring(ast.parse(room.read_text())), room
 
 
 def test_every_kind_of_fault_has_its_remedy() -> None:
