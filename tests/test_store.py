@@ -161,7 +161,7 @@ def test_a_folder_of_somebody_else(tmp_path, world, made_before):
 
 @pytest.mark.parametrize(
     ("number", "word"),
-    [(errno.ENOSPC, "df -h"), (errno.EROFS, "--store DIR"), (errno.EFBIG, "ulimit -f"), (errno.EIO, "ls -ld")],
+    [(errno.ENOSPC, "df -h"), (errno.EROFS, "--store DIR"), (errno.EFBIG, "ulimit -f"), (errno.EIO, "dmesg")],
 )
 def test_each_disk_error_says_what_to_type(number, word):
     from orchestrator.store.layout import disk

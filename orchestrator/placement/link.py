@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import verify
 from orchestrator.errors import PlacementError, Stopped
+from orchestrator.files import place_error
 from orchestrator.model import Link
 from orchestrator.store import blobs, seal
 
@@ -57,7 +58,7 @@ def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> 
                 results.append(error)
                 continue
             except OSError as error:
-                results.append(_explain(place.path, error))
+                results.append(place_error(error, place.path))
                 continue
             if isinstance(made, _Copy):
                 made.number = len(results)
@@ -196,10 +197,5 @@ def _finish(store: Store, copy: _Copy, *, is_right: bool) -> str | PlacementErro
         os.rename(copy.temporary, copy.path)
         seal.remember(store, copy.path, copy.sha256)
     except OSError as error:
-        return _explain(copy.path, error)
+        return place_error(error, copy.path)
     return "copy"
-
-
-def _explain(path: str, error: OSError) -> PlacementError:
-    where = f"look at it: `ls -ld {os.path.dirname(path)}`"
-    return PlacementError(f"cannot place {path}: {error.strerror or error}", where)

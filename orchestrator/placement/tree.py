@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from orchestrator import verify
 from orchestrator.errors import PlacementError, Stopped
+from orchestrator.files import exchange, sync_folder
 from orchestrator.placement import archive
 from orchestrator.placement.archive import ArchiveError
 from orchestrator.store import seal, trees
-from orchestrator.store.layout import sync_folder
 
 if TYPE_CHECKING:
     from typing import IO
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 1 << 20
 _PREFIX = ".orch-tree-"
 _FRESH_S = 60.0  # so new that its maker may not have laid its hand on it yet
-_EXCHANGE = 2  # RENAME_EXCHANGE, renameat2(2)
-_HERE = -100  # AT_FDCWD
 
 
 def put(world: World, store: Store, sha256: str, folder: str) -> None:
@@ -165,11 +163,8 @@ def _swap_in(temporary: str, folder: str) -> None:
     except OSError:
         if not os.path.isdir(folder):
             raise
-    import ctypes  # only for whoever replaces a tree
-
-    names = (os.fsencode(temporary), os.fsencode(folder))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0:
+    with suppress(OSError):
+        exchange(temporary, folder)
         return
     old = f"{temporary}-old"  # a file system without the exchange: there is a gap, of two renames
     os.rename(folder, old)

@@ -6,7 +6,8 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator.store.layout import Store, disk, sync_folder
+from orchestrator.files import sync_folder
+from orchestrator.store.layout import Store, disk
 from orchestrator.store.seal import fits, remember, seal
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator.errors import StoreError
+from orchestrator.files import store_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,17 +67,7 @@ def disk(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or path
-        match error.errno:
-            case errno.ENOSPC | errno.EDQUOT:
-                hint = f"free some space, or use another disk: --store DIR (`df -h {path}; df -i {path}`)"
-            case errno.EROFS | errno.EACCES | errno.EPERM:
-                hint = f"choose a store that you can write: --store DIR (`ls -ld {path}`)"
-            case errno.EFBIG:
-                hint = "raise the limit on file sizes: `ulimit -f unlimited`"
-            case _:
-                hint = f"look at it: `ls -ld {path}`"
-        raise StoreError(f"store: {where}: {error.strerror or error}", hint) from error
+        raise store_error(error, path) from error
 
 
 def open_store(path: str, state: str) -> Store:
@@ -114,16 +104,3 @@ def open_store(path: str, state: str) -> Store:
         if not os.access(path, os.W_OK | os.X_OK):  # with all folders there, nothing above has told it
             raise StoreError(f"store: {path} cannot be written", f"choose another one: --store DIR (`ls -ld {path}`)")
     return store
-
-
-def sync_folder(path: str) -> None:
-    """Make the names in a folder durable.
-
-    Raises:
-        OSError: the disk said no.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,0 +1,278 @@
+"""Files as we make and change them: whole or not at all, with no name before that, one writer at a time.
+
+What is written here survives a kill between any two system calls: the old content or the new one is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import PlacementError, Stopped, StoreError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+
+TEMPORARY = ".orch-"  # how the name of every file begins that is not finished and must have a name
+LOCK_POLL_S = 0.05
+_UNLOCKED = f"{TEMPORARY}n-"  # where O_TMPFILE cannot be had: a moment passes between its creation and its lock
+_FRESH_S = 60.0  # that moment, with much to spare
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # renameat2(2)
+_AT_FDCWD = -100
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)  # as open(2) and older kernels say it
+
+
+class NewFile:
+    """A file in `folder` that has no name until it is whole (O_TMPFILE, open(2)), so a kill leaves nothing behind.
+
+    Where the file system has no such files it has a name that begins with `TEMPORARY`, under a lock, which
+    `sweep` removes once its maker is dead. A context manager: what was not published is gone at its end.
+    """
+
+    def __init__(self, folder: str, mode: int = 0o666) -> None:
+        self._folder = folder
+        self._name = ""
+        try:
+            self.fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE or not os.path.isdir(folder):
+                raise
+            self._name = f"{folder}/{_UNLOCKED}{_chance()}"
+            self.fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._name:
+            with suppress(OSError):
+                os.unlink(self._name)
+        os.close(self.fd)
+
+    @property
+    def path(self) -> str:
+        """A path by which this process and its children can open it."""
+        return f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    def write(self, content: bytes) -> None:
+        """Write all of `content` at the file's end.
+
+        Raises:
+            OSError: the disk said no.
+        """
+        view = memoryview(content)
+        while view:
+            view = view[os.write(self.fd, view) :]
+
+    def publish(self, path: str, *, replace: bool) -> None:
+        """Give it the name `path`, which is in its folder; flush it before, by `os.fsync(fd)`, if it must survive.
+
+        Raises:
+            FileExistsError: something stands there, and `replace` is false.
+            OSError: the disk said no.
+        """
+        if not replace:
+            self._link(path)
+        elif self._name:
+            os.rename(self._name, path)
+            self._name = ""
+        else:
+            try:
+                self._link(path)
+            except FileExistsError:
+                name = f"{self._folder}/{TEMPORARY}{_chance()}"  # for as long as it takes to rename it
+                self._link(name)
+                self._name = name
+                os.rename(name, path)
+                self._name = ""
+
+    def _link(self, path: str) -> None:
+        if self._name:
+            os.link(self._name, path)
+            return
+        # linkat(2) with AT_SYMLINK_FOLLOW, which Python only calls where it is given a folder's descriptor.
+        own = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.link(str(self.fd), path, src_dir_fd=own)
+        finally:
+            os.close(own)
+
+
+def write_atomic(path: str, content: bytes, *, mode: int | None = None) -> None:
+    """Make `content` all that the file at `path` holds, durably: after a crash the old or the new content is there.
+
+    A symbolic link is written through. `mode` is the new file's, None for that of the file that is replaced
+    (of a new one: 0666 less the umask).
+
+    Raises:
+        OSError: the disk said no; the old content is still there.
+    """
+    path = os.path.realpath(path)
+    folder = os.path.dirname(path)
+    if mode is None:
+        with suppress(FileNotFoundError):
+            mode = os.stat(path).st_mode & 0o7777
+    sweep(folder)
+    with NewFile(folder) as new:
+        if mode is not None:
+            os.fchmod(new.fd, mode)
+        new.write(content)
+        os.fsync(new.fd)
+        new.publish(path, replace=True)
+    sync_folder(folder)
+
+
+def sweep(folder: str) -> None:
+    """Remove the temporary files that dead writers left in `folder`; what cannot be removed stays."""
+    try:
+        with os.scandir(folder) as entries:
+            left = [e.path for e in entries if e.name.startswith(TEMPORARY) and e.is_file(follow_symlinks=False)]
+    except OSError:
+        return
+    for path in left:
+        with suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if f"/{_UNLOCKED}" not in path or time.time() - os.fstat(fd).st_ctime > _FRESH_S:
+                    os.unlink(path)
+            finally:
+                os.close(fd)
+
+
+@contextmanager
+def locked(path: str, stop: threading.Event | None = None, tell: Callable[[], None] | None = None) -> Iterator[None]:
+    """Be the only one who holds the flock of `path`, a folder or a file; `tell` is called once if we must wait.
+
+    Where the file system has no locks nobody is kept out: write with `write_atomic`, and compare before.
+
+    Raises:
+        OSError: it cannot be opened.
+        Stopped: a stop was asked for while waiting.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                if error.errno in (errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    break
+                raise
+            if tell is not None:
+                tell()
+                tell = None
+            if stop is None:
+                time.sleep(LOCK_POLL_S)
+            elif stop.wait(LOCK_POLL_S):
+                raise Stopped("stopped while waiting for another orch")
+        yield
+    finally:
+        os.close(fd)
+
+
+def rename_new(source: str, target: str) -> None:
+    """Rename where nothing stands at `target`, in one step (RENAME_NOREPLACE, renameat2(2)).
+
+    Raises:
+        FileExistsError: something stands there.
+        OSError: the disk said no.
+    """
+    try:
+        _renameat2(source, target, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        if os.path.isdir(source) and not os.path.islink(source):
+            os.mkdir(target)  # which fails where something stands; an empty folder may then be replaced
+            os.rename(source, target)
+        else:
+            os.link(source, target, follow_symlinks=False)
+            os.unlink(source)
+
+
+def exchange(one: str, other: str) -> None:
+    """Exchange two names in one step (RENAME_EXCHANGE, renameat2(2)).
+
+    Raises:
+        OSError: one is missing, or the file system cannot (EINVAL).
+    """
+    _renameat2(one, other, _RENAME_EXCHANGE)
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable.
+
+    Raises:
+        OSError: the disk said no.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def store_error(error: OSError, path: str) -> StoreError:
+    """What an OSError about the store at `path` means for its user, by its errno."""
+    return StoreError(f"store: {error.filename or path}: {reason(error)}", _hint(error, path, "--store DIR"))
+
+
+def place_error(error: OSError, path: str) -> PlacementError:
+    """What an OSError about the place `path` means for its user, by its errno."""
+    hint = _hint(error, os.path.dirname(path), "`to:`")
+    return PlacementError(f"cannot place {path}: {reason(error)}", hint)
+
+
+def reason(error: OSError) -> str:
+    """The system's words for an error, with the limit's name where it is a limit of ours."""
+    text = error.strerror or str(error) or type(error).__name__
+    return {errno.EMFILE: f"{text} (this process's limit)", errno.ENFILE: f"{text} (this machine's limit)"}.get(
+        error.errno or 0, text
+    )
+
+
+def _hint(error: OSError, path: str, other: str) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"free some space, or use another disk: {other} (`df -h {path}; df -i {path}`)"
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            return f"choose a folder that you can write: {other} (`ls -ld {path}`)"
+        case errno.EIO | errno.ESTALE:
+            return f"check that disk or mount: `dmesg | tail`, `mount | grep {path}`"
+        case errno.EFBIG:
+            return "raise the limit on file sizes: `ulimit -f unlimited`"
+        case errno.EMFILE | errno.ENFILE:
+            return "raise the limit on open files (`ulimit -n 4096`), or work on fewer at once: --jobs 1"
+        case errno.EAGAIN | errno.ENOMEM:
+            return "raise the limits on processes and memory (`ulimit -u; ulimit -v`), or --jobs 1"
+        case _:
+            return f"look at it: `ls -ld {path}`"
+
+
+def _chance() -> str:
+    import secrets  # here, and ctypes below: a run with all in place writes nothing
+
+    return secrets.token_hex(6)
+
+
+def _renameat2(source: str, target: str, flags: int) -> None:
+    import ctypes
+
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), target) from None
+    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target)
