@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from orchestrator import nature
 from orchestrator.backends.base import Command
@@ -17,6 +17,7 @@ from orchestrator.model import Pin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from orchestrator.backends.base import Exit
     from orchestrator.judges import Judge
     from orchestrator.world import World
 
@@ -36,11 +37,40 @@ class Digests(NamedTuple):
         return sha256 in ("", self.sha256) and size in (None, self.size) and all(pin in self.pins for pin in pins)
 
 
-def check(world: World, files: Sequence[tuple[str, str]]) -> list[bool]:
+class Verdict(NamedTuple):
+    """What reading all of a file said of it: good, wrong or unknown.
+
+    Only a digest that was computed over the whole file makes its bytes wrong: a judge that died, was starved or said
+    nothing has said nothing of them. `sha256` is what the bytes are, where that is known; `reason` why a file could
+    not be read (unknown), or how the judge failed over a good one; `error` the disk's own, where it was that.
+    """
+
+    word: Literal["good", "wrong", "unknown"]
+    sha256: str = ""
+    reason: str = ""
+    error: OSError | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the bytes are those that are wanted."""
+        return self.word == "good"
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether they are others."""
+        return self.word == "wrong"
+
+
+def unreadable(error: OSError) -> Verdict:
+    """The verdict over a file that the disk does not give."""
+    return Verdict("unknown", "", error.strerror or str(error), error)
+
+
+def check(world: World, files: Sequence[tuple[str, str]]) -> list[Verdict]:
     """Read every byte of (sha256, path) pairs and say of each whether its digest fits.
 
-    `sha256sum -c` answers with one line a file, in order; its exit code alone is not believed (some
-    replacements exit 0 on a wrong digest). A file that cannot be read does not fit.
+    `sha256sum -c` answers with one line a file, in order; its exit code alone is not believed (some replacements
+    exit 0 on a wrong digest). Whatever it does not call OK is read again by our own process, whose word is last.
 
     Raises:
         NoBackendError: there is no sha256sum on this machine.
@@ -52,9 +82,8 @@ def check(world: World, files: Sequence[tuple[str, str]]) -> list[bool]:
     from orchestrator.process import run
 
     judge = judges.reference(world)
-    lines = "".join(sums_line(sha256, path) for sha256, path in files)
     exit_ = run(
-        Command((judge.kind.name, *judge.kind.flags), stdin=lines.encode("utf-8", "surrogateescape")),
+        Command((judge.kind.name, *judge.kind.flags), stdin=os.fsencode("".join(sums_line(*pair) for pair in files))),
         judge.path,
         stop=world.stop,
         watch=lambda _: None,
@@ -63,16 +92,18 @@ def check(world: World, files: Sequence[tuple[str, str]]) -> list[bool]:
     if exit_.ended == "stopped":
         raise Stopped("stopped while reading")
     # Not splitlines(): a name may hold other separators, such as U+2028.
-    verdicts = [line.endswith(": OK") for line in exit_.stdout.removesuffix("\n").split("\n")]
-    if len(verdicts) != len(files) or (exit_.code == 0) != all(verdicts):
-        if len(files) == 1:
-            return [False]
-        return [check(world, [pair])[0] for pair in files]
-    return verdicts
+    said = [line.endswith(": OK") for line in exit_.stdout.removesuffix("\n").split("\n")]
+    if len(said) != len(files) or (exit_.code == 0) != all(said):
+        said = [False] * len(files)
+    reason = f"{judge.kind.name} {_ending(exit_)}"
+    return [
+        Verdict("good", sha256) if is_right else compare(sha256, path, world.stop, reason)
+        for (sha256, path), is_right in zip(files, said, strict=True)
+    ]
 
 
-def check_one(world: World, judge: Judge | None, sha256: str, path: str) -> bool:
-    """Read every byte of one file by `judge`; whatever but good is confirmed by the reference.
+def check_one(world: World, judge: Judge | None, sha256: str, path: str) -> Verdict:
+    """Read every byte of one file by `judge`; whatever but good is confirmed by the reference, and then by us.
 
     Raises:
         NoBackendError, Stopped: as `check`.
@@ -82,14 +113,37 @@ def check_one(world: World, judge: Judge | None, sha256: str, path: str) -> bool
 
         sums = os.memfd_create("orch-sums")
         try:
-            os.write(sums, f"{sha256}  {path}\n".encode("utf-8", "surrogateescape"))
+            os.write(sums, os.fsencode(f"{sha256}  {path}\n"))
             os.lseek(sums, 0, os.SEEK_SET)
             command = judge.kind.command(f"/dev/fd/{sums}")
             if judge.kind.is_good(run(command, judge.path, stop=world.stop, watch=lambda _: None, keep_fd=sums)):
-                return True
+                return Verdict("good", sha256)
         finally:
             os.close(sums)
     return check(world, [(sha256, path)])[0]
+
+
+def compare(sha256: str, path: str, stop: threading.Event, reason: str = "") -> Verdict:
+    """Compute a file's digest in our own process; `reason` is what is told of a judge that did not call it right.
+
+    Raises:
+        Stopped: a stop was asked for.
+    """
+    try:
+        found = digest(path, stop)
+    except OSError as error:
+        return unreadable(error)
+    return Verdict("good", found, reason) if found == sha256 else Verdict("wrong", found)
+
+
+def _ending(exit_: Exit) -> str:
+    """How a judge ended that did not call a right file right."""
+    if exit_.ended != "itself":
+        return f"was ended ({exit_.ended})"
+    if exit_.code < 0:
+        return f"was killed by signal {-exit_.code}"
+    words = exit_.stderr.strip().splitlines()
+    return f"ended with {exit_.code}" + (f": {words[-1]}" if words else "")
 
 
 def sums_line(sha256: str, path: str) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import verify
 from orchestrator.errors import NoBackendError, Stopped
-from orchestrator.verify import check, digest
+from orchestrator.verify import digest
 from tests.servers import require
 
 DATA = random.Random(3).randbytes(100_001)
@@ -45,6 +46,15 @@ NAMES = [
     b"#comment",
     b"n" * 255,
 ]
+
+
+def check(world, pairs):
+    """Say of each pair whether it is good; what cannot be read is not, and nothing that is there is `unknown`."""
+    verdicts = verify.check(world, pairs)
+    for (_, path), verdict in zip(pairs, verdicts, strict=True):
+        assert (verdict.word == "unknown") == (not os.path.isfile(path))
+        assert verdict.is_wrong == (os.path.isfile(path) and not verdict.is_good)
+    return [verdict.is_good for verdict in verdicts]
 
 
 @pytest.fixture(params=["both right", "one flipped"])
@@ -140,6 +150,10 @@ def test_a_judge_that_lies_is_not_believed(world, tmp_path, script):
     world = replace(world, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
     assert check(world, [(SHA, str(tmp_path / "f"))]) == [False]
     assert check(world, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))]) == [False, False]
+    (tmp_path / "f").write_bytes(DATA)  # nor when it says nothing good of a right one
+    verdicts = verify.check(world, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))])
+    assert [verdict.word for verdict in verdicts] == ["good", "wrong"]
+    assert verdicts[0].reason.startswith("sha256sum ")
 
 
 def test_the_judge_of_another_family(world, tmp_path):

@@ -80,7 +80,7 @@ def _fill(
     for path, entry in paths.items():
         w = entry.wanted
         state = look_at(store, f"{folder}/{path}", w.sha256, w.size)
-        if state is State.UNSEALED and verify.check(world, [(w.sha256, f"{folder}/{path}")])[0]:
+        if state is State.UNSEALED and verify.check(world, [(w.sha256, f"{folder}/{path}")])[0].is_good:
             state = State.SEALED  # a disk that keeps no nanoseconds, and was elsewhere meanwhile
         made[path] = "present"
         if state is not State.SEALED:
@@ -100,7 +100,7 @@ def _copy(world: World, source: str, target: str, sha256: str) -> str | OrchErro
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         blobs.copy(source, temporary)
-        if not verify.check(world, [(sha256, temporary)])[0]:
+        if not verify.check(world, [(sha256, temporary)])[0].is_good:
             return DigestError(f"{source}: wrong bytes", f"see `orch verify`; the copy was dropped ({target})")
         os.rename(temporary, target)
     except OSError as error:

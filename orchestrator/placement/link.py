@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from orchestrator.model import Place
     from orchestrator.store import Store
+    from orchestrator.verify import Verdict
     from orchestrator.world import World
 
 
@@ -69,8 +70,8 @@ def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> 
             results.append(made)
         if copies:
             verdicts = verify.check(world, [(copy.sha256, copy.temporary) for copy in copies])
-            for copy, is_right in zip(copies, verdicts, strict=True):
-                results[copy.number] = _finish(store, copy, is_right=is_right)
+            for copy, verdict in zip(copies, verdicts, strict=True):
+                results[copy.number] = _finish(store, copy, verdict)
     finally:
         for copy in copies:
             with suppress(OSError):
@@ -186,9 +187,11 @@ def _alias(place: Place) -> str:
     return "symlink"
 
 
-def _finish(store: Store, copy: _Copy, *, is_right: bool) -> str | PlacementError:
+def _finish(store: Store, copy: _Copy, verdict: Verdict) -> str | PlacementError:
     """Put a copy in its place, if it came out right."""
-    if not is_right:
+    if verdict.error is not None:
+        return place_error(verdict.error, copy.path)
+    if not verdict.is_good:
         return PlacementError(
             f"the copy to {os.path.dirname(copy.path)} came out wrong", "check that disk: `dmesg | tail`"
         )

@@ -140,7 +140,7 @@ def _prove(world: World, store: Store, folder: str, listing: trees.Listing) -> N
         PlacementError: a file is not what was written.
     """
     names = [(sha256, f"{folder}/{name}") for name, (_, sha256) in listing.items()]
-    if not all(verify.check(world, names)):
+    if not all(verdict.is_good for verdict in verify.check(world, names)):
         raise PlacementError(f"{folder}: a file came out wrong", "check that disk: `dmesg | tail`")
     for sha256, path in names:
         seal.seal(store, path, sha256)

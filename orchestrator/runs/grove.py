@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import verify
 from orchestrator.events import Mismatched, Noticed
+from orchestrator.files import place_error
 from orchestrator.runs.standing import State
 from orchestrator.store import quarantine, seal, trees
 
@@ -31,11 +32,13 @@ def judge(kit: Kit, wanted: Wanted, folder: str) -> State:
         if not os.path.isfile(path):
             kit.emit(Noticed(f"{path} is missing: the archive is unpacked again"))
             state = State.ABSENT
-        elif verify.check(kit.world, [(sha256, path)])[0]:
+        elif (verdict := verify.check(kit.world, [(sha256, path)])[0]).error is not None:
+            raise place_error(verdict.error, path)
+        elif verdict.is_good:
             seal.seal(kit.store, path, sha256)
             kit.emit(Noticed(f"{path}: bytes are right, sealed again"))
         else:
-            found = verify.digest(path, kit.world.stop)
+            found = verdict.sha256
             about = {"expected": sha256, "source": f"written into: {path}", "model": wanted.model}
             where = quarantine.banish(kit.store, path, found, about)
             kit.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, where))

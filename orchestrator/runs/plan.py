@@ -146,7 +146,7 @@ class _Planner:
     def _right(self, wanted: Wanted, path: str) -> bool:
         if wanted.size is not None and os.stat(path).st_size != wanted.size:
             return False
-        return bool(weak.prove(self._world, wanted, path))
+        return weak.prove(self._world, wanted, path).is_good
 
     def _fetch(self, artifact: Artifact, wanted: Wanted) -> None:
         """Foresee a fetch: the first source that a program here can serve.

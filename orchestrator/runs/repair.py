@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
 from orchestrator.runs import weak
-from orchestrator.runs.reread import give_up, read
+from orchestrator.runs.reread import give_up, read, unread_error
 from orchestrator.runs.standing import Standing, State, standings
 from orchestrator.runs.sync import put_right
 from orchestrator.runs.tally import Tally
@@ -50,6 +50,9 @@ def repair(
     try:
         for found in read(world, store, wanted, max_age_s):
             next(unread)
+            if found.unknown and not found.wrong:
+                emit(tally.fail(found.wanted, unread_error(store, *found.unknown[0])))
+                continue
             standing = _standing(store, found)
             if standing.present:
                 tally.present += 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import events, nature, verify
-from orchestrator.errors import DigestError, Stopped, TransferError
+from orchestrator.errors import DigestError, PlacementError, Stopped, TransferError
+from orchestrator.files import place_error, store_error
 from orchestrator.runs import weak
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store
@@ -25,11 +27,15 @@ BATCH = 256  # files a sha256sum: few processes, and news now and then
 
 
 class Found(NamedTuple):
-    """What was read of one wanted file: the paths that are wrong or absent; whether anything was read at all."""
+    """What was read of one wanted file: the paths that are wrong or absent; whether anything was read at all.
+
+    `unknown` are the paths that stand there and could not be read, with the disk's error.
+    """
 
     wanted: Wanted
     wrong: tuple[str, ...]
     was_read: bool
+    unknown: tuple[tuple[str, OSError], ...] = ()
 
     @property
     def event(self) -> Event:
@@ -67,6 +73,9 @@ def reread(
             next(unread)
             if found.wrong:
                 emit(tally.fail(found.wanted, _error(found.wanted, found.wrong[0])))
+            elif found.unknown:
+                path, error = found.unknown[0]
+                emit(tally.fail(found.wanted, unread_error(store, path, error)))
             else:
                 tally.present += 1
                 emit(found.event)
@@ -100,12 +109,19 @@ def read(world: World, store: Store, wanted: Sequence[Wanted], max_age_s: float 
                 if age_s is None or max_age_s is None or age_s > max_age_s:
                     due.append((w, sha256, path, status))
         verdicts = weak.check(world, [(w, sha256, path) for w, sha256, path, _ in due])
-        right = {(s, path): status for (_, s, path, status), good in zip(due, verdicts, strict=True) if good}
+        judged = list(zip(due, verdicts, strict=True))
+        right = {(s, path): status for (_, s, path, status), verdict in judged if verdict.is_good}
+        unknown = {(s, path): v.error for (_, s, path, _), v in judged if v.error is not None and _stands(path)}
         reads.add((status, s) for (s, _), status in right.items() if status and s)
         asked = {(s, path) for _, s, path, _ in due}
         for w, files in batch:
             mine = [(sha256, path) for sha256, path, _ in files if (sha256, path) in asked]
-            yield Found(w, tuple(path for s, path in mine if (s, path) not in right), bool(mine))
+            yield Found(
+                w,
+                tuple(path for s, path in mine if (s, path) not in right and (s, path) not in unknown),
+                bool(mine),
+                tuple((path, unknown[s, path]) for s, path in mine if (s, path) in unknown),
+            )
 
 
 def _files(store: Store, wanted: Wanted) -> list[File]:
@@ -131,6 +147,27 @@ def _files(store: Store, wanted: Wanted) -> list[File]:
         except OSError:
             seen.setdefault(path, (sha256, path, None))
     return list(seen.values())
+
+
+def unread_error(store: Store, path: str, error: OSError) -> OrchError:
+    """The failure of a file that the disk does not give: it may be right."""
+    in_store = path.startswith(store.path + "/")
+    return store_error(error, path) if in_store else PlacementError(*_words(path, error))
+
+
+def _words(path: str, error: OSError) -> tuple[str, str]:
+    told = place_error(error, path)
+    return f"{path}: it cannot be read: {error.strerror or error}", told.hint
+
+
+def _stands(path: str) -> bool:
+    """Whether a file stands there, although it could not be read; of a folder nobody wants the bytes."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _error(wanted: Wanted, path: str) -> OrchError:

@@ -10,6 +10,7 @@ import msgspec
 from orchestrator import nature, verify
 from orchestrator.errors import OrchError, PlacementError, StoreError
 from orchestrator.events import Finished, Noticed, Placed
+from orchestrator.files import place_error, store_error
 from orchestrator.model import Link, Place
 from orchestrator.placement import link
 from orchestrator.runs import weak
@@ -107,7 +108,12 @@ class Settling:
         ours = self.records.is_ours(path, self.artifact.sha256)
         before = os.stat(path)
         fits = not read and (wanted.size is None or before.st_size == wanted.size)
-        if fits and (sha256 := weak.prove(kit.world, self.artifact, path)):
+        verdict = weak.prove(kit.world, self.artifact, path) if fits else None
+        if verdict is not None and verdict.error is not None:
+            in_store = path.startswith(kit.store.path + "/")
+            raise store_error(verdict.error, path) if in_store else place_error(verdict.error, path)
+        if verdict is not None and verdict.is_good:
+            sha256 = verdict.sha256
             aliases.learn(kit.store, sha256, self.artifact.pins)
             self.artifact = msgspec.structs.replace(self.artifact, sha256=sha256)
             if wanted.allow and path in {place.path for place in wanted.places}:
@@ -169,7 +175,7 @@ class Settling:
             except OSError as error:
                 kit.emit(Noticed(f"{path}: no copy in the store ({error.strerror})"))
                 return
-            if verify.check(kit.world, [(sha256, partial.file)])[0]:
+            if verify.check(kit.world, [(sha256, partial.file)])[0].is_good:
                 blobs.commit(kit.store, [(partial.file, sha256)])
         finally:
             partial.discard()

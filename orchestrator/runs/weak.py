@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Event
     from orchestrator.model import Artifact, Wanted
     from orchestrator.store import Store
+    from orchestrator.verify import Verdict
     from orchestrator.world import World
 
 NAMED = 3  # models that the warning calls by name
@@ -39,26 +39,26 @@ def _with(wanted: Wanted, sha256: str) -> Wanted:
     return msgspec.structs.replace(wanted, sha256=sha256) if sha256 else wanted
 
 
-def prove(world: World, known: Wanted | Artifact, path: str) -> str:
-    """Read a file and give its sha256 where all pins hold; else, or where there is none, an empty text.
+def prove(world: World, known: Wanted | Artifact, path: str) -> Verdict:
+    """Read a file and say whether all pins hold; a good one's sha256 is in the verdict.
 
     Raises:
         NoBackendError, Stopped: as `verify.check`.
     """
     from orchestrator import verify
 
-    if known.sha256 and not verify.check(world, [(known.sha256, path)])[0]:
-        return ""
-    if not known.pins:
-        return known.sha256
+    verdict = verify.check(world, [(known.sha256, path)])[0] if known.sha256 else None
+    if verdict is not None and not (verdict.is_good and known.pins):
+        return verdict
     try:
         found = verify.digests(path, [pin.kind for pin in known.pins], stop=world.stop)
-    except OSError:
-        return ""
-    return found.sha256 if found.fit(known.sha256, known.pins) else ""
+    except OSError as error:
+        return verify.unreadable(error)
+    is_right = bool(known.pins) and found.fit(known.sha256, known.pins)
+    return verify.Verdict("good" if is_right else "wrong", found.sha256)
 
 
-def check(world: World, files: Sequence[tuple[Wanted, str, str]]) -> list[bool]:
+def check(world: World, files: Sequence[tuple[Wanted, str, str]]) -> list[Verdict]:
     """Read every byte of many files (wanted, sha256, path): by sha256 together, those without it one by one.
 
     Raises:
@@ -67,6 +67,4 @@ def check(world: World, files: Sequence[tuple[Wanted, str, str]]) -> list[bool]:
     from orchestrator import verify
 
     verdicts = iter(verify.check(world, [(sha256, path) for _, sha256, path in files if sha256]))
-    return [
-        next(verdicts) if sha256 else os.path.exists(path) and bool(prove(world, w, path)) for w, sha256, path in files
-    ]
+    return [next(verdicts) if sha256 else prove(world, w, path) for w, sha256, path in files]

@@ -15,6 +15,7 @@ from orchestrator.backends.base import Job, Want
 from orchestrator.errors import HeldError, Stopped, StoreError
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified
 from orchestrator.faults import Fault, Kind
+from orchestrator.files import store_error
 from orchestrator.policy import Attempt
 from orchestrator.process import run
 from orchestrator.sources.history import host_of
@@ -27,12 +28,13 @@ from orchestrator.transfer.loop import LOCK_POLL_S
 from orchestrator.transfer.watch import PROGRESS_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from orchestrator.backends.base import Backend, Exit
     from orchestrator.sources.reach import Reach
     from orchestrator.transfer.kit import Kit
     from orchestrator.transfer.loop import Receipt
+    from orchestrator.verify import Verdict
 
 OVERRUN_BYTES = 4 << 20  # beyond all sizes together: what the program reports is written as well
 LEAST = 8  # small files live by round trips: a share by their bytes would starve them
@@ -177,10 +179,7 @@ class _Carrier:
         verdicts = iter(
             verify.check(kit.world, [(load.artifact.sha256, p) for load, p in pairs if load.artifact.sha256])
         )
-        found = [
-            self._prove(load, path) if not load.artifact.sha256 or next(verdicts) else ""
-            for load, path in zip(whole, paths, strict=True)
-        ]
+        found = [self._fits(load, path, verdicts) for load, path in zip(whole, paths, strict=True)]
         blobs.commit(kit.store, [(path, sha256) for path, sha256 in zip(paths, found, strict=True) if sha256])
         for load, path, sha256 in zip(whole, paths, found, strict=True):
             artifact, wanted = load.artifact, load.artifact.wanted[0]
@@ -198,6 +197,20 @@ class _Carrier:
             kit.emit(Mismatched(wanted.model, wanted.file, source, artifact.expected, digest, folder, what.words))
             if id(load) not in before:
                 self._blame(load, Fault(Kind.CORRUPT, artifact.contradicted(digest, what.after), hint=what.hint))
+
+    def _fits(self, load: Load, path: str, verdicts: Iterator[Verdict]) -> str:
+        """The sha256 of a right file; empty for a wrong one.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        if load.artifact.sha256:
+            verdict = next(verdicts)
+            if verdict.error is not None:
+                raise store_error(verdict.error, path)
+            if not verdict.is_good:
+                return ""
+        return self._prove(load, path)
 
     def _prove(self, load: Load, path: str) -> str:
         """The sha256 of a file that fits its own, if it has one, and all its pins; else empty."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator import choose, nature, verify
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Verified
 from orchestrator.faults import Fault, Kind
+from orchestrator.files import store_error
 from orchestrator.judges import LARGE_BYTES
 from orchestrator.pieces import decode
 from orchestrator.sources.history import host_of
@@ -167,10 +168,12 @@ class Effort:
         artifact, path = self.artifact, self.holding.partial.file
         stream, self.stream = self.stream, None
         good = stream is not None and stream.finish() is Verdict.GOOD
-        if artifact.sha256 and not (
-            good or verify.check_one(self.kit.world, self.large_judge(), artifact.sha256, path)
-        ):
-            return ""
+        if artifact.sha256 and not good:
+            verdict = verify.check_one(self.kit.world, self.large_judge(), artifact.sha256, path)
+            if verdict.error is not None:
+                raise store_error(verdict.error, path)
+            if not verdict.is_good:
+                return ""
         if artifact.sha256 and not artifact.pins and self.kit.findings is None:
             return artifact.sha256
         kinds = [pin.kind for pin in artifact.pins]
