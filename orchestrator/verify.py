@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from orchestrator import nature
 from orchestrator.backends.base import Command
+from orchestrator.checksums import sums_line
 from orchestrator.errors import Stopped
 from orchestrator.model import Pin
 
@@ -144,12 +145,6 @@ def _ending(exit_: Exit) -> str:
         return f"was killed by signal {-exit_.code}"
     words = exit_.stderr.strip().splitlines()
     return f"ended with {exit_.code}" + (f": {words[-1]}" if words else "")
-
-
-def sums_line(sha256: str, path: str) -> str:
-    r"""Write one line of a sums file; a name with `\` or a newline is escaped as GNU does it."""
-    escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-    return f"{'' if escaped == path else chr(92)}{sha256}  {escaped}\n"
 
 
 def digest(path: str, stop: threading.Event | None = None) -> str:

@@ -21,6 +21,7 @@ PURE_NAMES = (
     "backends",
     "formats",
     "manifest",
+    "checksums.py",
     "choose.py",
     "policy.py",
     "events.py",

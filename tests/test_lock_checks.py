@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from orchestrator.lock import checks, sums
+from orchestrator import checksums
+from orchestrator.lock import checks
 
 A, B = "a" * 64, "b" * 64
 
@@ -39,7 +40,7 @@ A, B = "a" * 64, "b" * 64
     ],
 )
 def test_a_publishers_list(text: str, path: str, found: str | None) -> None:
-    assert sums.find(sums.parse(text), path) == found
+    assert checksums.find(checksums.parse(text).entries, path) == found
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from orchestrator.events import Summary
     from orchestrator.world import World
 
-SUMS = (".sha256", ".sha256sum", "SHA256SUMS", "sha256sums.txt")
+_KIND = "(sha256|sha512|sha1|md5)"
+SUMS = re.compile(
+    rf"(?i)(.*[./])?({_KIND}(sums?)?|checksums?)(\.(txt|asc))?"
+)  # w.pth.sha256, SHA256SUMS, checksums.txt
 
 
 @click.command("verify")
@@ -33,7 +37,7 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     With --repair what is wrong or missing is put right, as sync would, and the options of sync count; no pin is
     ever changed.
     """
-    sums = [path for path in words["manifests"] if path.endswith(SUMS)]
+    sums = [path for path in words["manifests"] if SUMS.fullmatch(path)]
     manifests = [path for path in words["manifests"] if path not in sums]
     if repair and sums:
         raise click.UsageError(f"--repair needs a manifest: {sums[0]} names no source")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from orchestrator import manifest as manifests
+from orchestrator.checksums import sums_line
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.exchange import written
 from orchestrator.manifest import lock_path
 from orchestrator.runs.sums import read_sums
-from orchestrator.verify import sums_line
 from orchestrator.workspace import read_text
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 import msgspec
 
+from orchestrator.checksums import sums_line
 from orchestrator.errors import ManifestError, Problem
-from orchestrator.verify import sums_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

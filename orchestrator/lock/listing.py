@@ -8,9 +8,10 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from msgspec.structs import replace
 
+from orchestrator import checksums
 from orchestrator.errors import ExitCode, OrchError, TransferError
 from orchestrator.faults import Fault
-from orchestrator.lock import sums
+from orchestrator.manifest.text import shown
 from orchestrator.manifest.values import File
 from orchestrator.model import Pin
 from orchestrator.sources.reach import reach
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest"
 LIST = "publisher's list"
+_NAMED = 3  # names of a list that an error tells
 
 
 class LockError(OrchError):
@@ -57,7 +59,7 @@ def listed(world: World, model: Model, hosts: Mapping[str, Host]) -> Listed:
     if model.repo is not None:
         return _of_repo(model, _ask_hub(world, model, hosts))
     told = {file.name: MANIFEST for file in model.files if file.sha256}
-    lists: dict[str, tuple[sums.Line, ...]] = {}
+    lists: dict[str, tuple[checksums.Entry, ...]] = {}
     files = []
     for file in model.files:
         if file.sums and not file.sha256:
@@ -88,26 +90,30 @@ def _of_repo(model: Model, found: Resolved) -> Listed:
     return Listed(replace(model, files=tuple(files), commit=found.commit), found.commit, told, etags)
 
 
-def _list(world: World, model: Model, url: str, hosts: Mapping[str, Host]) -> tuple[sums.Line, ...]:
+def _list(world: World, model: Model, url: str, hosts: Mapping[str, Host]) -> tuple[checksums.Entry, ...]:
     from orchestrator.sources.text import read
 
     text = read(url, reach(url, world.environ, hosts))
     if isinstance(text, Fault):
         raise TransferError(f"{model.name}: {url}: {text.message}", "look at the URL of `sha256:`", text.kind.value)
-    return sums.parse(text)
+    return checksums.parse(text).entries
 
 
-def _listed(model: Model, file: File, lines: tuple[sums.Line, ...]) -> str:
+def _listed(model: Model, file: File, entries: tuple[checksums.Entry, ...]) -> str:
     path = unquote(urlsplit(file.url).path)
-    found = sums.find(lines, path)
-    if found is None:
-        name = path.rpartition("/")[2]
-        why = "gives several digests for" if any(line.name.endswith(name) for line in lines) else "has no digest of"
-        hint = "open the list, and put the digest itself into the manifest"
-        raise LockError(
-            f"{model.name}: {file.sums} {why} `{name}`", hint if lines else "is it a list of sha256 digests?"
-        )
-    return found
+    found = checksums.find(entries, path)
+    if found is not None:
+        return found
+    name, mine = path.rpartition("/")[2], [entry for entry in entries if entry.kind == "sha256"]
+    same = {entry.hex for entry in mine if entry.path.rpartition("/")[2] == name}
+    why = "gives several digests for" if len(same) > 1 else "has no digest of"
+    hint = "open the list, and put the digest itself into the manifest"
+    if not same and (names := list(dict.fromkeys(entry.path for entry in mine if entry.name))):
+        more = ", ..." if len(names) > _NAMED else ""
+        hint = f"it names {', '.join(f'`{shown(entry)}`' for entry in names[:_NAMED])}{more}: {hint}"
+    if not mine:
+        hint = "is it a list of sha256 digests?" if not entries else f"it has digests of {entries[0].kind} only"
+    raise LockError(f"{model.name}: {file.sums} {why} `{name}`", hint)
 
 
 def bare(file: File) -> File:

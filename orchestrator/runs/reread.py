@@ -172,7 +172,8 @@ def _stands(path: str) -> bool:
 
 def _error(wanted: Wanted, path: str) -> OrchError:
     if not os.path.exists(path):
-        return TransferError(f"{path}: absent", "run `orch sync`", "absent")
+        hint = "run `orch sync`" if wanted.sources else "fetch it from where the list is from"
+        return TransferError(f"{path}: absent", hint, "absent")
     what = verify.look_into(path, nature.wish(wanted))
     hint = "fetch what is bad: `orch verify --repair`" if wanted.sources else what.hint
     return DigestError(f"{path}: wrong bytes{what.after}", hint or "fetch it again from where it came", "corrupt")
