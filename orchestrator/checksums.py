@@ -119,7 +119,8 @@ def parse(text: str) -> Checksums:
             styles.add("two" if match[5] else "U" if match[6][0] == "U" else "one")
             _keep(_gnu(number, match), found, odd)
         else:
-            odd.append(Odd(number, f"expected {SHAPES}"))
+            marker = line.startswith(("<<<<<<<", "=======", ">>>>>>>"))
+            odd.append(Odd(number, "a merge-conflict marker" if marker else f"expected {SHAPES}"))
     if styles == {"one", "U"}:
         found = [msgspec.structs.replace(e, doubt="") if e.doubt == _MODE else e for e in found]
     if sizes:

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
 
+    from orchestrator.errors import OrchError
+
 TEMPORARY = ".orch-"  # how the name of every file begins that is not finished and must have a name
 LOCK_POLL_S = 0.05
 _UNLOCKED = f"{TEMPORARY}n-"  # where O_TMPFILE cannot be had: a moment passes between its creation and its lock
 _FRESH_S = 60.0  # that moment, with much to spare
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # renameat2(2)
 _AT_FDCWD = -100
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # whatever file it would have been
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)  # as open(2) and older kernels say it
 
 
@@ -232,6 +235,13 @@ def place_error(error: OSError, path: str) -> PlacementError:
     """What an OSError about the place `path` means for its user, by its errno."""
     hint = _hint(error, os.path.dirname(path), "`to:`")
     return PlacementError(f"cannot place {path}: {reason(error)}", hint)
+
+
+def write_error(error: OSError, path: str) -> OrchError:
+    """What an OSError about a file of the user's at `path`, such as a manifest, means, by its errno."""
+    kind = StoreError if error.errno in _DISK else PlacementError
+    hint = _hint(error, os.path.dirname(path), "another path")
+    return kind(f"cannot write {path}: {reason(error)}", hint)
 
 
 def reason(error: OSError) -> str:

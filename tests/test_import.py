@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,13 @@ def test_not_one_other_byte_changes_and_the_result_syncs(orch: Orch) -> None:
         url: {origin.url}/v1/sub/b%20c.bin
         sha256: {sha256(B)}  # from SHA256SUMS
         tags: [ci]
-        to: models/
+        to: "models/sub/b c.bin"
 """
         before, marker, rest = text.partition("        # so much for it\n")
         assert after == f"{before}{marker}{new}{rest}"
         synced = orch.run("sync", "mine.yaml", "--only", "tag:ci", "--json", "--store", str(orch.store))
         assert (synced.code, synced.summary["fetched"]) == (0, 2)
-    assert (orch.folder / "out/models/b c.bin").read_bytes() == B
+    assert (orch.folder / "out/models/sub/b c.bin").read_bytes() == B
 
 
 @pytest.mark.parametrize("text", ["", "version: 1\nmodels: {}\n", '{"version": 1, "models": {}}'])
@@ -129,6 +130,140 @@ def test_lfs_pointers_of_a_folder_give_sizes_too(orch: Orch) -> None:
     assert (orch.folder / "weights/deep/a.safetensors").read_bytes() == A
     (repo / "b.bin").write_text(pointer.format("x", 1))
     assert "damaged LFS pointer" in orch.run("import", "clone", "--base", "http://h/").err
+
+
+def test_pointers_that_an_editor_or_a_merge_came_over(orch: Orch) -> None:
+    spec, clone = "version https://git-lfs.github.com/spec/v1", orch.folder / "clone"
+    clone.mkdir()
+    (clone / "a.bin").write_bytes(f"{spec}\r\noid sha256:{sha256(A)}\r\nsize 3000\r\n".encode())
+    (clone / "b.bin").write_bytes(f"\ufeff{spec}\noid sha256:{sha256(B)}\nsize 4000".encode())
+    (clone / "notes.md").write_text(f"It begins with\n\n`{spec}`\n")
+    done = orch.run("import", "clone", "--base", "http://h/")
+    assert done.code == 0, done.err
+    assert (done.out.count("url:"), f"{sha256(A)}  # from" in done.out, "size: 4000" in done.out) == (2, True, True)
+    side = "oid sha256:{}\nsize {}\n"
+    sides = side.format(sha256(A), 3000), side.format(sha256(B), 4000)
+    for text in (
+        f"{spec}\n<<<<<<< HEAD\n{sides[0]}=======\n{sides[1]}>>>>>>> c2f3281\n",
+        f"<<<<<<< HEAD\n{spec}\n{sides[0]}=======\n{spec}\n{sides[1]}>>>>>>> c2f3281\n",
+    ):
+        (clone / "b.bin").write_text(text)
+        for source in ("clone", "clone/b.bin"):
+            done = orch.run("import", source, "--base", "http://h/")
+            assert (done.code, done.out) == (ExitCode.MANIFEST, "")
+            assert "b.bin:" in done.err
+            assert "merge-conflict markers" in done.err
+    (clone / "b.bin").write_text(f"{spec}\n{sides[0]}{sides[1]}")
+    assert "damaged LFS pointer" in orch.run("import", "clone", "--base", "http://h/").err
+
+
+def test_folders_of_a_list_are_kept_below_every_place(orch: Orch) -> None:
+    (orch.folder / "S").write_text(f"{sha256(A)}  a/README.md\n{sha256(B)}  b/README.md\n{sha256(B)}  a-README.md\n")
+    for text, places in (
+        ("", ["models/a/README.md", "models/b/README.md", "models/"]),
+        ("version: 1\ndefaults: {to: w/}\nmodels: {}\n", ["w/a/README.md", "w/b/README.md"]),
+        ("version: 1\ndefaults: {for: torch}\nmodels: {}\n", []),
+    ):
+        path = orch.folder / "m.yaml"
+        path.unlink(missing_ok=True)
+        if text:
+            path.write_text(text)
+        done = orch.run(
+            "import", "S", "--base", "https://h/w", "--into", "m.yaml", *(["--to", "store"] if not places else [])
+        )
+        assert done.code == 0, done.err
+        assert len(set(done.out.splitlines())) == 3
+        assert re.findall("    to: (.*)", path.read_text()) == (places or ["store"] * 3)
+
+
+@pytest.mark.parametrize("name", ["weights .pth", " .pth", "x" * 240 + ".pth", "a b.tar.gz"])
+def test_a_name_that_orch_chooses_is_one(orch: Orch, name: str) -> None:
+    (orch.folder / "S").write_text(f"{sha256(A)} *{name}\n")
+    done = orch.run("import", "S", "--base", "https://h/w", "--into", "m.yaml", "--to", "w.pth")
+    assert done.code == 0, done.err
+
+
+def test_lists_of_urls_and_what_looks_like_a_registry(orch: Orch) -> None:
+    for line in (f"{sha256(A)}  https://h/v1/a%20b.pth?x=1", f"https://h/v1/a%20b.pth?x=1 {sha256(A)}"):
+        (orch.folder / "S").write_text(line + "\n")
+        done = orch.run("import", "S")
+        assert done.code == 0, done.err
+        assert "url: https://h/v1/a%20b.pth?x=1" in done.out
+        assert '"a b":' in done.out
+    (orch.folder / "S").write_text(f"a.pth {sha256(A)}\nand: some text\n")
+    assert orch.run("import", "S", "--base", "http://h/").code == ExitCode.MANIFEST
+
+
+def test_several_digests_of_a_file_are_one_model_and_two_that_differ_are_told(orch: Orch) -> None:
+    md5, sha512 = hashlib.md5(A).hexdigest(), hashlib.sha512(A).hexdigest()
+    text = f"MD5 (a.pth) = {md5}\nSHA512 (a.pth) = {sha512}\nSIZE (a.pth) = 3000\n{sha512}  ./a.pth\n"
+    (orch.folder / "S").write_text(text)
+    done = orch.run("import", "S", "--base", "http://h/")
+    assert done.code == 0, done.err
+    assert (done.out.count("url:"), md5 in done.out, sha512 in done.out, "size: 3000" in done.out) == (
+        1,
+        True,
+        True,
+        True,
+    )
+    (orch.folder / "S").write_text(text + f"MD5 (a.pth) = {'0' * 32}\n")
+    done = orch.run("import", "S", "--base", "http://h/")
+    assert "S:5: another digest of `a.pth` than above" in done.err
+
+
+def test_eight_at_once_into_one_manifest_are_all_in_it(orch: Orch) -> None:
+    path, _ = team(orch)
+    (orch.folder / "link.yaml").symlink_to("mine.yaml")
+    path.chmod(0o640)
+    started = [
+        orch.start(
+            "add", f"http://h/w/{n}.bin", ("mine.yaml", "link.yaml")[n % 2], "--name", f"new{n}", "--sha256", sha256(A)
+        )
+        for n in range(8)
+    ]
+    codes = [process.wait() for process in started]
+    for process in started:
+        process.communicate()
+    assert codes == [0] * 8
+    assert len(re.findall("^    new", path.read_text(), re.M)) == 8
+    assert (path.stat().st_mode & 0o777, (orch.folder / "link.yaml").is_symlink()) == (0o640, True)
+    assert {p.name for p in orch.folder.iterdir()} == {"home", "mine.yaml", "link.yaml", "team.yaml"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://ann:hunter2@h/a.bin",
+        "https://ann:hun/hunter2@h/a.bin",
+        "https://h/a.bin?token=hunter2",
+        "https://h/a.bin?X-Amz-Signature=hunter2",
+        "https://h/a.bin?a=1&sig=hunter2#x",
+        "https://h/a.bin#access_token=hunter2",
+    ],
+)
+def test_a_secret_in_a_url_is_refused_and_never_repeated(orch: Orch, url: str) -> None:
+    path, text = team(orch)
+    (orch.folder / "S").write_text(f"{sha256(A)}  {url}\n")
+    (orch.folder / "B").write_text(f"{sha256(A)}  a.bin\n")
+    bad = {"url": url, "sha256": sha256(A), "to": "w/"}
+    (orch.folder / "bad.yaml").write_text(
+        json.dumps({"version": 1, "hosts": {url: {}}, "models": {url: bad, "m": {**bad, "mirrors": [url], url: 1}}})
+    )
+    for words in (
+        ("add", url, "mine.yaml"),
+        ("get", url),
+        ("import", "S"),
+        ("import", "B", "--base", url),
+        ("export", "mine.yaml", "--format", "mirror", "dir", "--url", url),
+        ("sync", "bad.yaml"),
+        ("plan", "bad.yaml", "--json"),
+        ("lock", "bad.yaml"),
+    ):
+        done = orch.run(*words)
+        assert done.code == ExitCode.MANIFEST, (words, done)
+        assert "hunter2" not in done.out + done.err, words
+        assert "hint: " in done.err or "--json" in words
+    assert path.read_text() == text
 
 
 def test_a_registry_of_pooch(orch: Orch) -> None:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections import Counter
+from itertools import chain, count
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import msgspec
 
+from orchestrator import files
 from orchestrator import manifest as manifests
-from orchestrator.errors import ManifestError, PlacementError, Problem
-from orchestrator.exchange import written
+from orchestrator.errors import HeldError, ManifestError, Problem
 from orchestrator.manifest import urls
 from orchestrator.manifest.draft import Draft
 from orchestrator.manifest.insert import NEW, insert
 from orchestrator.manifest.repos import HUBS, RepoError, repository
+from orchestrator.manifest.text import NAME_BYTES
 from orchestrator.manifest.urls import UrlError
 from orchestrator.manifest.walk import plain
 from orchestrator.placement.base import LayoutError
 from orchestrator.placement.catalogue import laid_out
+from orchestrator.runs.sums import TOLD, refusal
 from orchestrator.workspace import read_text
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.world import World
 
 TO = "models/"
+TRIES = 5  # to have the file unchanged from reading to writing, where nothing can be locked
 
 
 class Manner(msgspec.Struct, frozen=True):
@@ -45,7 +50,7 @@ class Manner(msgspec.Struct, frozen=True):
         if self.frameworks:
             found["for"] = _one(self.frameworks)
         if self.to:
-            found["to"] = _one(tuple(to + below if below and to.endswith("/") else to for to in self.to))
+            found["to"] = _one(_kept(self.to, below))
         if self.tags:
             found["tags"] = list(self.tags)
         return found
@@ -53,7 +58,7 @@ class Manner(msgspec.Struct, frozen=True):
 
 def stem(name: str) -> str:
     """What to call a model whose file has this name."""
-    return posixpath.splitext(posixpath.basename(name).removesuffix(".gz"))[0] or name
+    return _name(posixpath.splitext(posixpath.basename(name).removesuffix(".gz"))[0] or name)
 
 
 def of(
@@ -74,7 +79,8 @@ def of(
     try:
         default = repository(what).name.rpartition("/")[2] if is_repo else stem(urls.last_name(urls.normal(what)))
     except (UrlError, RepoError) as problem:
-        raise ManifestError((Problem("", 0, "", f"{what}: {problem}"),), "give a URL, or hf:ORG/NAME") from None
+        hint = urls.instead(str(problem)) or "give a URL, or hf:ORG/NAME"
+        raise ManifestError((Problem("", 0, "", f"{urls.masked(what)}: {problem}"),), hint) from None
     if is_repo and sha256:
         why = Problem("", 0, "", "a repository has no sha256 of its own")
         raise ManifestError((why,), f"leave out --sha256; `{what}@COMMIT` pins it, and `orch lock` its files")
@@ -94,22 +100,24 @@ def from_list(listed: Sequence[Listed], source: str, base: str, manner: Manner, 
     Raises:
         ManifestError: nobody says where a file is, or two would have one name.
     """
-    nowhere = [entry.name for entry in listed if not _urls(entry, base)]
-    lost = [Problem(source, 0, "", f"it does not say where {name} is") for name in nowhere]
-    if lost:
-        raise ManifestError(tuple(lost), "say where these files are: --base URL")
+    nowhere = [(0, f"it does not say where {entry.name} is") for entry in listed if not _urls(entry, base)]
+    if nowhere:
+        raise refusal(source, nowhere, "say where these files are: --base URL")
     said = f"from {os.path.basename(source.rstrip('/'))}"
     if together:
-        files = [{"path": entry.name, **_source(entry, base)} for entry in listed]
-        return [Draft(together, {"files": files, **manner.keys()}, said)]
-    stems = [stem(entry.name) for entry in listed]
+        parts = [{"path": entry.name, **_source(entry, base)} for entry in listed]
+        return [Draft(together, {"files": parts, **manner.keys()}, said)]
+    stems = Counter(stem(entry.name) for entry in listed)
+    names: set[str] = set()
     drafts = []
     for entry in listed:
         name = stem(entry.name)
-        if stems.count(name) > 1:
-            name = entry.name.replace("/", "-")
+        if stems[name] > 1:
+            name = _name(entry.name.replace("/", "-"))
+        name = next(n for n in chain((name,), (f"{name}-{number}" for number in count(2))) if n not in names)
+        names.add(name)
         below = entry.name if "/" in entry.name else ""
-        drafts.append(Draft(name, {**_source(entry, base), **manner.keys(below)}, said))
+        drafts.append(Draft(name, {**_source(entry, base), **manner.keys(below)}, said, below))
     return drafts
 
 
@@ -133,35 +141,47 @@ def _source(entry: Listed, base: str) -> dict[str, object]:
 def put_into(world: World, path: str, drafts: Sequence[Draft]) -> tuple[Model, ...]:
     """Put models into the manifest at `path` (absolute), or into a new one there; nothing else in it changes.
 
-    Models that would have no place get `to: models/`.
+    Models that would have no place get `to: models/`. Several orch may do so at once: each has the file for itself
+    from reading to renaming; where the file system has no locks, it is read once more just before.
 
     Returns:
         The new models, as they were read back.
 
     Raises:
         ManifestError: the manifest does not parse, has one of the names, or would not parse with the new ones.
-        PlacementError: it cannot be written.
+        PlacementError, StoreError: it cannot be written.
+        HeldError: somebody else writes into it all the time.
     """
-    is_new = not os.path.lexists(path)
-    text = NEW if is_new else read_text(path)
+    try:
+        with files.locked(os.path.dirname(os.path.realpath(path)), world.stop):
+            for _ in range(TRIES):
+                text = read_text(path) if os.path.lexists(path) else ""
+                whole, added = _with(world, path, text or NEW, drafts)
+                if text == (read_text(path) if os.path.lexists(path) else ""):
+                    files.write_atomic(path, whole.encode())
+                    return added
+    except OSError as error:
+        raise files.write_error(error, path) from error
+    raise HeldError(f"{path}: somebody else writes into it", "run the same command again")
+
+
+def _with(world: World, path: str, text: str, drafts: Sequence[Draft]) -> tuple[str, tuple[Model, ...]]:
+    """The manifest's text with the new models, and those as they are read back."""
     before = manifests.parse(text, path, world.home, resolve=False)
     known = {model.name for model in before.models}
     names = [draft.name for draft in drafts]
     taken = [name for n, name in enumerate(names) if name in known or name in names[:n]]
     if taken:
         problems = tuple(Problem(path, 0, f"models > {name}", "a model is called so already") for name in taken)
-        raise ManifestError(problems, "give another name (--name), or remove the one that is there")
-    whole = insert(text, drafts if _has_default_place(text) else list(map(with_place, drafts)))
+        raise ManifestError(_few(problems), "give another name (--name), or remove the one that is there")
+    to, frameworks = _default_places(text)
+    whole = insert(text, [with_place(draft, to or (() if frameworks else (TO,)), tacit=bool(to)) for draft in drafts])
     after = manifests.parse(whole, path, world.home, resolve=False)
     old, added = after.models[: len(known)], after.models[len(known) :]
     if old != before.models or [model.name for model in added] != names:
         raise ManifestError((Problem(path, 0, "", "the new models do not fit into this text"),), "add them by hand")
     _check_layouts(world, path, added)
-    try:
-        written.write(path, whole)
-    except OSError as error:
-        raise PlacementError(f"cannot write {path}: {error.strerror}", f"look at it: `ls -l {path}`") from error
-    return added
+    return whole, added
 
 
 def to_paste(world: World, drafts: Sequence[Draft], source: str) -> list[Draft]:
@@ -176,21 +196,46 @@ def to_paste(world: World, drafts: Sequence[Draft], source: str) -> list[Draft]:
         manifests.parse(text, os.path.join(world.cwd, "lines.yaml"), world.home, resolve=False)
     except ManifestError as error:
         problems = tuple(Problem(source, 0, problem.path, problem.message) for problem in error.problems)
-        raise ManifestError(problems, "no manifest may have that; mend the list") from None
+        raise ManifestError(_few(problems), "no manifest may have that; mend the list") from None
     return placed
 
 
-def with_place(draft: Draft) -> Draft:
-    """The draft with `to: models/`, where it says no place itself."""
-    if {"to", "for"} & set(draft.entry):
+def with_place(draft: Draft, to: Sequence[str] = (TO,), *, tacit: bool = False) -> Draft:
+    """The draft with the places `to`, where it says none itself.
+
+    `tacit`: the manifest's defaults give them, and they are written only where the file keeps folders below them.
+    """
+    if "to" in draft.entry or not to or ("for" in draft.entry and not tacit) or (tacit and not draft.path):
         return draft
-    return msgspec.structs.replace(draft, entry={**draft.entry, "to": TO})
+    return msgspec.structs.replace(draft, entry={**draft.entry, "to": _one(_kept(to, draft.path))})
 
 
-def _has_default_place(text: str) -> bool:
+def _default_places(text: str) -> tuple[tuple[str, ...], bool]:
+    """The places that a manifest's `defaults:` give, and whether they name a framework."""
     data = plain(text)
     defaults = data.get("defaults") if isinstance(data, dict) else None
-    return isinstance(defaults, dict) and bool(defaults.get("to") or defaults.get("for"))
+    if not isinstance(defaults, dict):
+        return (), False
+    to = defaults.get("to") or ()
+    return (to,) if isinstance(to, str) else tuple(to), bool(defaults.get("for"))
+
+
+def _kept(to: Sequence[str], below: str) -> tuple[str, ...]:
+    """Places, of which the folders keep the path `below` (`models/a.bin` below `models/` is just that)."""
+    return tuple(path + below.removeprefix(path) if below and path.endswith("/") else path for path in to)
+
+
+def _name(text: str) -> str:
+    """`text` as the name of a model: without outer blanks and first dashes, and no longer than a name may be."""
+    short = text.encode(errors="replace")[:NAME_BYTES].decode(errors="ignore")
+    return short.strip().lstrip("-").strip() or "model"
+
+
+def _few(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    """The first of many problems, and how many more there are."""
+    more = len(problems) - TOLD
+    rest = (Problem(problems[0].file, 0, "", f"and {more:,} more"),) if more > 0 else ()
+    return (*problems[:TOLD], *rest)
 
 
 def _check_layouts(world: World, path: str, models: Sequence[Model]) -> None:

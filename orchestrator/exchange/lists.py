@@ -73,9 +73,9 @@ def _read(path: str) -> list[Listed]:
             raise ManifestError((Problem(path, 0, "", "no LFS pointer in this folder"),), hint)
         return found
     text = read_text(path)
-    if text.startswith(LFS):
+    if len(text) < LFS_BYTES and LFS in text and _is_pointer(text):
         return [_pointer(text, os.path.basename(path), path)]
-    if text.lstrip(" \t\r\n").startswith("<"):
+    if re.match(r"[ \t\r\n]*<(?!<<)", text):
         return _metalink(text, path)
     return _lines(text, path)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator.errors import ManifestError, Problem
+from orchestrator import files
 from orchestrator.events import Changed
 from orchestrator.manifest import lock_path
 from orchestrator.manifest.lockfile import Lock, LockedFile, LockedModel, fingerprint, read, write
@@ -91,22 +91,31 @@ def changes(old: Mapping[str, LockedModel], new: Mapping[str, LockedModel]) -> I
 def save(paper: Paper, models: Mapping[str, LockedModel]) -> bool:
     """Write a lock whole, or not at all; only where that changes it. True where it did.
 
+    What another orch wrote there since it was read stays: only what this run changed is changed.
+
     Raises:
-        ManifestError: it cannot be written.
+        ManifestError: what another wrote meanwhile is no lock.
+        PlacementError, StoreError: it cannot be written.
     """
-    text = write(Lock(dict(models)))
-    if text == paper.text or not (models or paper.text):
+    if write(Lock(dict(models))) == paper.text or not (models or paper.text):
         return False
-    temporary = f"{paper.path}.{os.getpid()}.new"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, paper.path)
+        with files.locked(os.path.dirname(os.path.realpath(paper.path))):
+            now = open_paper(paper.manifest)
+            whole = dict(now.lock.models)
+            for name in paper.lock.models.keys() | models.keys():
+                if models.get(name) == paper.lock.models.get(name):
+                    continue
+                if name in models:
+                    whole[name] = models[name]
+                else:
+                    whole.pop(name, None)
+            text = write(Lock(whole))
+            if text == now.text:
+                return False
+            files.write_atomic(paper.path, text.encode())
     except OSError as error:
-        problem = Problem(paper.path, 0, "", f"cannot be written: {(error.strerror or str(error)).lower()}")
-        raise ManifestError((problem,), f"look at it: `ls -ld {os.path.dirname(paper.path)}`") from error
+        raise files.write_error(error, paper.path) from error
     return True
 
 

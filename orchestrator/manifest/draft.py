@@ -21,11 +21,15 @@ _DIGESTS = ("sha256", "sha512", "sha1", "md5")
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A model to be: its name, its keys with values (text, whole numbers, lists, mappings), whence its digests are."""
+    """A model to be: its name, its keys with values (text, whole numbers, lists, mappings), whence its digests are.
+
+    `path` is that of its file, with folders, where it is to keep them below a place that is a folder.
+    """
 
     name: str
     entry: Mapping[str, object]
     said: str = ""
+    path: str = ""
 
 
 def block(draft: Draft, indent: str = "  ", step: str = "  ") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,6 +12,7 @@ from orchestrator.manifest import top
 from orchestrator.manifest.lines import Marked, marked
 from orchestrator.manifest.text import keypath, shown
 from orchestrator.manifest.types import Document, ModelEntry, SiteDocument
+from orchestrator.manifest.urls import veiled
 from orchestrator.manifest.walk import without_own
 from orchestrator.manifest.words import told
 
@@ -94,7 +96,15 @@ def _sorted(file: str, marks: Marked, found: Found, why: str = "") -> tuple[Prob
             problems.add(Problem(file, marks.line(path), path, message))
     if not problems:
         problems.add(Problem(file, 1, "", f"not a manifest: {shown(why)}"))
-    return tuple(sorted(problems, key=lambda p: (p.line, p.path, p.message)))
+    return tuple(
+        Problem(file, p.line, _veiled(p.path), veiled(p.message))
+        for p in sorted(problems, key=lambda p: (p.line, p.path, p.message))
+    )
+
+
+def _veiled(path: str) -> str:
+    """A key path without the secrets that somebody wrote as keys."""
+    return veiled(re.sub("(?<=^hosts > ).*@", "***@", path))
 
 
 def path_of(key: Key) -> str:

@@ -75,7 +75,8 @@ def prefix(origin: str, mirrors: Sequence[str], named: str) -> Prefix:
     try:
         return Prefix(urls.prefix(origin), tuple(urls.prefix(url) for url in mirrors))
     except UrlError as problem:
-        raise ManifestError((Problem(named, 0, "", str(problem)),)) from None
+        hint = urls.instead(problem) or "give a URL such as `https://mirror.example.org/weights/`"
+        raise ManifestError((Problem(named, 0, "", str(problem)),), hint) from None
 
 
 def wanted(manifest: Manifest, site: Site | None, extra_mirrors: tuple[Prefix, ...] = ()) -> tuple[Wanted, ...]:

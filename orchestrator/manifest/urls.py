@@ -20,6 +20,7 @@ _SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*):"
 _HOST = r"(?:[a-z0-9_][a-z0-9_-]*)(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]"
 _PORT = r"[0-9]{1,5}"
 _LONE_PERCENT = r"%(?![0-9A-Fa-f]{2})"
+_LONGEST = 4096  # characters of a message
 _KEPT = "%!$&'()*+,;=:@/-._~"
 
 
@@ -52,6 +53,33 @@ def normal(url: str) -> str:
     _refuse_secrets(fragment)
     where = _authority(scheme, authority)
     return f"{scheme}://{where}{_folded('/' + _encoded(path))}{asks}{_encoded(query, '?')}"
+
+
+def masked(url: str) -> str:
+    """A URL that may hold a secret, for a message: no more than its scheme and host where it has more than a path."""
+    if not re.search("[@?#]|%40", url) or re.match("(hf|modelscope):", url):
+        return shown(url)
+    scheme, colon, rest = url.partition("://")
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    if not colon or "@" in rest or "%40" in rest:
+        return f"{shown(scheme)}://..." if colon else "..."
+    return f"{shown(scheme)}://{shown(host)}/..."
+
+
+def veiled(text: str) -> str:
+    """Words of ours that may repeat a URL of a manifest, with what is secret in it as `***`."""
+    text = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+    text = re.sub(r"://\S*@", "://***@", text)
+    return re.sub(rf"(?i)\b({SECRETS}|{SIGNATURES})=(?!`)[^\s&;#]+", lambda m: f"{m[1]}=***", text)
+
+
+def instead(problem: UrlError | str) -> str:
+    """What to type in the place of a URL that was refused; "" where the problem says it itself."""
+    if "secret" in str(problem):
+        return "leave the secret out; `token_env` in `hosts:` names the variable that holds a token (docs/manifest.md)"
+    if "signed" in str(problem):
+        return "give the file's lasting URL: a signed one is of no use when it has expired"
+    return ""
 
 
 def prefix(url: str) -> str:
