@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,6 +170,119 @@ def test_it_adds_to_a_mirror_and_leaves_strangers_alone(orch: Orch, origin: Orig
     done = export(orch, "mirror", str(stranger), "--json")
     assert done.code == ExitCode.PLACEMENT
     assert [path.name for path in stranger.iterdir()] == ["thesis.tex"]
+
+
+def test_an_export_that_was_killed_anywhere_goes_on_with_the_same_command(orch: Orch, tmp_path: Path) -> None:
+    orch.models["a"]["link"] = "copy"
+    mirror = tmp_path / "stick"
+    for moment in range(10):
+        process = orch.start("export", "team.yaml", "--format", "mirror", str(mirror))
+        time.sleep(0.1 + moment * 0.05)
+        (process.terminate if moment % 2 else process.kill)()
+        _, said = process.communicate()
+        assert process.returncode in (-9, 0, 130, 143, -15), said
+    (mirror / "manifests").mkdir(parents=True, exist_ok=True)
+    (mirror / ".orch-0123456789ab").write_bytes(b"half")
+    done = export(orch, "mirror", str(mirror), "--json")
+    assert done.code == 0, done.out
+    assert not list(mirror.rglob(".orch-*"))
+    assert sorted(path.name for path in mirror.iterdir() if path.is_file()) == [
+        ".orch.json",
+        "README.txt",
+        "SHA256SUMS",
+        "orch.yaml",
+    ]
+
+
+def test_a_mark_alone_or_an_empty_stick_is_gone_on_with_and_a_strangers_site_file_is_not(
+    orch: Orch, tmp_path: Path
+) -> None:
+    mirror = tmp_path / "stick"
+    (mirror / "lost+found").mkdir(parents=True)
+    (mirror / ".orch-n-0123456789ab").write_bytes(b"a mark that was never finished")
+    assert export(orch, "mirror", str(mirror), "--only", "a").code == 0
+    for name in ("orch.yaml", "SHA256SUMS", "README.txt"):
+        (mirror / name).unlink()
+    assert export(orch, "mirror", str(mirror)).code == 0
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "orch.yaml").write_text("mirrors: []\n")
+    done = export(orch, "mirror", str(config))
+    assert done.code == ExitCode.PLACEMENT
+    assert (config / "orch.yaml").read_text() == "mirrors: []\n"
+
+
+def test_two_manifests_of_one_name_are_both_kept_and_each_is_brought_up_to_date(
+    orch: Orch, origin: Origin, tmp_path: Path
+) -> None:
+    mirror, other = tmp_path / "mirror", Orch(tmp_path / "speech")
+    other.folder.mkdir()
+    other.want("e", D, origin.serve("/e.bin", D))
+    assert other.sync().code == 0
+    for _ in range(2):
+        assert export(orch, "mirror", str(mirror)).code == 0
+        assert export(other, "mirror", str(mirror)).code == 0
+    orch.models["a"]["tags"] = ["new"]
+    assert export(orch, "mirror", str(mirror)).code == 0
+    found = {path.name: json.loads(path.read_text())["models"] for path in (mirror / "manifests").iterdir()}
+    assert found == {"team.yaml": orch.models, "team-speech.yaml": other.models}
+    origin.__exit__()
+    behind = machine_b(orch, mirror, tmp_path / "b")
+    done = behind.run("sync", str(mirror / "manifests/team-speech.yaml"), "--root", "r", "--store", str(behind.store))
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("query", ["?path=%2F&files=model.pth", "?f=a/b//c.pth", "?a=%3F%23%25"])
+def test_a_query_is_found_by_file_and_by_http(orch: Orch, origin: Origin, tmp_path: Path, query: str) -> None:
+    orch.models.clear()
+    orch.want("q", A, origin.serve("/get/download", A) + query, to="m.pth")
+    assert orch.sync().code == 0
+    mirror = tmp_path / "stick"
+    assert export(orch, "mirror", str(mirror)).code == 0
+    with nginx(mirror) as server:
+        for way, base in (("file", []), ("http", ["--url", server.url])):
+            assert export(orch, "mirror", str(mirror), *base).code == 0
+            other = machine_b(orch, mirror, tmp_path / way)
+            origin.serve("/get/download", B)
+            done = synced(other, mirror)
+            assert (done.code, done.named("finished")[0]["source"][:5]) == (0, {"file": "file:", "http": "http:"}[way])
+
+
+def test_a_query_that_no_file_can_be_called_by_is_told_where_it_matters(orch: Orch, tmp_path: Path) -> None:
+    orch.models["q"]["url"] += "&path=%2Fz%2F"
+    done = export(orch, "mirror", str(tmp_path / "m"))
+    assert done.code == ExitCode.PLACEMENT
+    assert "--url http://" in done.out
+    assert export(orch, "mirror", str(tmp_path / "m"), "--url", "http://nas.lan/m").code == 0
+
+
+def test_nothing_is_written_through_a_planted_link(orch: Orch, origin: Origin, tmp_path: Path) -> None:
+    mirror, victim = tmp_path / "stick", tmp_path / "victim"
+    assert export(orch, "mirror", str(mirror), "--only", "b").code == 0
+    victim.mkdir()
+    (victim / "precious").write_text("mine")
+    host = origin.url.partition("//")[2]
+    for planted, target in (
+        ("manifests", victim),
+        ("README.txt", victim / "precious"),
+        ("SHA256SUMS", victim / "precious"),
+        ("orch.yaml", victim / "precious"),
+        (host, victim),
+        (f"{host}/w/a.pth", victim / "precious"),
+    ):
+        link = mirror / planted
+        kept = mirror / "kept"
+        if link.exists():
+            link.rename(kept)
+        link.symlink_to(target)
+        done = export(orch, "mirror", str(mirror))
+        assert done.code == ExitCode.PLACEMENT, planted
+        assert "remove it: `rm " in done.out + done.err
+        assert [(path.name, path.read_text()) for path in victim.iterdir()] == [("precious", "mine")]
+        link.unlink()
+        if kept.exists():
+            kept.rename(link)
+    assert export(orch, "mirror", str(mirror)).code == 0
 
 
 def test_what_is_not_here_says_sync_first_and_nothing_is_written(orch: Orch, tmp_path: Path) -> None:

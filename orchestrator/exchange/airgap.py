@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
-import secrets
-from contextlib import suppress
+import shutil
 from typing import TYPE_CHECKING
 
 from orchestrator import events, verify
+from orchestrator import files as files_
 from orchestrator.errors import DigestError, OrchError, PlacementError, Stopped, TransferError
-from orchestrator.exchange.airpapers import SITE, origin, path_of, paths_of, prefix, write_papers
+from orchestrator.exchange.airpapers import (
+    MANIFESTS,
+    MARK,
+    PAPERS,
+    guard,
+    is_ours,
+    name_by_query,
+    origin,
+    path_of,
+    paths_of,
+    prefix,
+    write_mark,
+    write_papers,
+)
 from orchestrator.model import Place
 from orchestrator.placement import link
 from orchestrator.runs.standing import State, look_at
 from orchestrator.runs.tally import Tally
-from orchestrator.store import blobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +35,8 @@ if TYPE_CHECKING:
     from orchestrator.exchange.export import Entry
     from orchestrator.store import Store
     from orchestrator.world import World
+
+_OF_DISKS = ("lost+found", "System Volume Information")  # what a new stick has
 
 
 def export(
@@ -54,20 +68,28 @@ def export(
         return tally.summary(world.monotonic() - began)
     try:
         _enter(folder)
-        made = _fill(world, store, folder, paths, here)
-        for entry in files:
-            how, w = made[path_of(entry)], entry.wanted
-            if isinstance(how, OrchError):
-                emit(tally.fail(w, how))
-            else:
-                tally.count("present" if how == "present" else "placed")
-                emit(events.Finished(w.model, w.file, "present" if how == "present" else "placed", "", "", w.size or 0))
-        good = {path: entry for path, entry in paths.items() if not isinstance(made[path], OrchError)}
-        write_papers(folder, rules, good)
+        with files_.locked(folder, world.stop, lambda: emit(events.Noticed(f"{folder}: waiting for another export"))):
+            for name in PAPERS:
+                guard(folder, name)
+            made = _fill(world, store, folder, paths, here)
+            made |= _named(
+                folder, base, {path: e for path, e in paths.items() if not isinstance(made[path], OrchError)}
+            )
+            for entry in files:
+                how, w = made[path_of(entry)], entry.wanted
+                if isinstance(how, OrchError):
+                    emit(tally.fail(w, how))
+                else:
+                    tally.count("present" if how == "present" else "placed")
+                    how = "present" if how == "present" else "placed"
+                    emit(events.Finished(w.model, w.file, how, "", "", w.size or 0))
+            good = {path: entry for path, entry in paths.items() if not isinstance(made[path], OrchError)}
+            for said in write_papers(folder, rules, good):
+                emit(events.Noticed(said))
     except Stopped:
         pass  # what is made is whole, and the next export goes on from there
     except OSError as error:
-        raise _explain(folder, error) from error
+        raise files_.write_error(error, error.filename or folder) from error
     return tally.summary(world.monotonic() - began, stopped=world.stop.code)
 
 
@@ -77,8 +99,15 @@ def _fill(
     """Have each file below `folder`; of each how it was made, `present`, or why not."""
     made: dict[str, str | OrchError] = {}
     todo: list[str] = []
+    for below in sorted({folder, f"{folder}/{MANIFESTS}", *(os.path.dirname(f"{folder}/{path}") for path in paths)}):
+        files_.sweep(below)
     for path, entry in paths.items():
         w = entry.wanted
+        try:
+            guard(folder, path)
+        except PlacementError as error:
+            made[path] = error
+            continue
         state = look_at(store, f"{folder}/{path}", w.sha256, w.size)
         if state is State.UNSEALED and verify.check(world, [(w.sha256, f"{folder}/{path}")])[0].is_good:
             state = State.SEALED  # a disk that keeps no nanoseconds, and was elsewhere meanwhile
@@ -94,20 +123,29 @@ def _fill(
     return made
 
 
+def _named(folder: str, base: str, entries: Mapping[str, Entry]) -> dict[str, PlacementError]:
+    """Name the files whose URL has a query as file:// and rsync:// will ask for them; the failures, by path."""
+    failed = {}
+    for path, entry in entries.items():
+        if "?" in entry.url and not name_by_query(folder, path, entry.url) and not base.startswith("http"):
+            why = f"no file on this disk can be called as {entry.url}, and {base.partition(':')[0]}:// asks for that"
+            failed[path] = PlacementError(why, "serve the mirror by http: --url http://HOST/FOLDER/")
+    return failed
+
+
 def _copy(world: World, source: str, target: str, sha256: str) -> str | OrchError:
     """Copy from a place whose blob is not in the store, checked."""
-    temporary = f"{os.path.dirname(target)}/.orch-{secrets.token_hex(6)}"
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        blobs.copy(source, temporary)
-        if not verify.check(world, [(sha256, temporary)])[0].is_good:
-            return DigestError(f"{source}: wrong bytes", f"see `orch verify`; the copy was dropped ({target})")
-        os.rename(temporary, target)
+        with files_.NewFile(os.path.dirname(target)) as new:
+            with open(source, "rb") as src, open(new.fd, "wb", closefd=False) as dst:
+                shutil.copyfileobj(src, dst, 1 << 20)
+            os.fsync(new.fd)
+            if not verify.check(world, [(sha256, new.path)])[0].is_good:
+                return DigestError(f"{source}: wrong bytes", f"see `orch verify`; the copy was dropped ({target})")
+            new.publish(target, replace=True)
     except OSError as error:
-        return _explain(target, error)
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary)
+        return files_.write_error(error, target)
     return "copy"
 
 
@@ -119,12 +157,12 @@ def _sealed(store: Store, entry: Entry) -> str:
 
 
 def _enter(folder: str) -> None:
-    """Make the folder, or see that it is one of ours."""
+    """Make the folder, or see that it is one of ours; a mark says so before anything else is in it."""
     os.makedirs(folder, exist_ok=True)
-    if os.listdir(folder) and not os.path.exists(f"{folder}/{SITE}"):
-        hint = f"choose an empty folder, or a mirror that orch made (`ls {folder}`)"
+    if is_ours(folder):
+        return
+    others = [n for n in os.listdir(folder) if n not in (MARK, *_OF_DISKS) and not n.startswith(files_.TEMPORARY)]
+    if others:
+        hint = f"choose an empty folder, or a mirror that orch made (`ls -A {folder}`)"
         raise PlacementError(f"{folder} has other things in it", hint, "foreign")
-
-
-def _explain(path: str, error: OSError) -> PlacementError:
-    return PlacementError(f"cannot write {path}: {error.strerror or error}", f"look at it: `df -h {path}`")
+    write_mark(folder, {})
