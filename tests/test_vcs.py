@@ -134,12 +134,33 @@ def test_the_rest_of_a_file_stays_and_a_second_time_writes_nothing(orch: Orch) -
     orch.models = {name: {**model, "size": 1} for name, model in orch.models.items()}
     assert orch.run("vcs", "--write", "team.yaml").code == 0
     assert ignore.read_bytes() == b"*.log\r\n\tmine  \nno newline at the end\n"
-    assert attributes.read_bytes() == b"*.py text\n*.md text\n"
+    lines = attributes.read_text().splitlines()
+    assert (lines[0], lines[3:5], lines[-1]) == ("*.py text", ["/large.bin -text", "/middle.bin -text"], "*.md text")
     ignore.write_bytes(BEGIN + b"\n/x\n")
     want(orch, "large.bin", 2 * GIB)
     done = orch.run("vcs", "--write", "team.yaml")
     assert (done.code, ignore.read_bytes()) == (7, BEGIN + b"\n/x\n")
     assert END.decode() in done.err
+
+
+def test_what_git_keeps_comes_out_of_a_clone_as_it_went_in(orch: Orch, tmp_path: Path) -> None:
+    require("sha256sum")
+    require("curl")
+    (orch.folder / ".gitattributes").write_text("* text=auto\n*.json text eol=crlf\n")
+    contents = {"w/vocab.txt": b"[PAD]\r\n[UNK]\r\n", "w/a b.json": b"{\n}\n", "w/m.bin": bytes(range(256))}
+    with Origin() as origin:
+        for place, content in contents.items():
+            orch.want(place, content, origin.serve(f"/{len(content)}", content), to=place)
+        assert orch.sync().code == 0
+    assert orch.run("vcs", "--write", "team.yaml").code == 0
+    git(orch, "config", "core.safecrlf", "false")
+    git(orch, "add", "-A", ".gitattributes", "w", "team.yaml")
+    git(orch, "-c", "user.name=x", "-c", "user.email=x@x.x", "commit", "-qm", "x")
+    git(orch, "-c", "core.autocrlf=true", "clone", "-q", ".", str(tmp_path / "clone"))
+    for place, content in contents.items():
+        assert (tmp_path / "clone" / place).read_bytes() == content
+    sums = [f"{os.path.basename(place)}.sha256" for place in contents]
+    subprocess.run(["sha256sum", "--strict", "--quiet", "-c", *sums], cwd=tmp_path / "clone/w", check=True)
 
 
 def test_checksums_stand_beside_what_is_tracked_and_sha256sum_reads_them(orch: Orch) -> None:

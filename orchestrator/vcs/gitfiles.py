@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from orchestrator import files
+from orchestrator.checksums import sums_line
 from orchestrator.errors import PlacementError
 from orchestrator.vcs.tiers import GIT, LFS, REMOTE
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BEGIN, END = b"# orch: begin", b"# orch: end"
 LFS_ATTRIBUTES = "filter=lfs diff=lfs merge=lfs -text"
+GIT_ATTRIBUTES = "-text"  # whatever `* text=auto` or core.autocrlf says: bytes that a digest pins stay as they are
 _BLOCK = re.compile(rb"^# orch: begin[^\n]*\n(?:.*\n)*?# orch: end[^\n]*(?:\n|\Z)", re.M)
 _LINE = re.compile(rb"\\?[0-9a-f]{64} [ *][^\n]+\n?")
 
@@ -29,13 +30,16 @@ def write(top: str, found: Sequence[Row], made_by: str) -> list[tuple[str, str]]
         (absolute path, `written` or `removed`) of what was changed, in order.
 
     Raises:
-        PlacementError: a file cannot be written, or its block has lost an end.
+        PlacementError, StoreError: a file cannot be written, or its block has lost an end.
     """
-    large = sorted({p for row in found if row.tier == LFS for p in row.inside if p not in row.bare})
+    large = {p for row in found if row.tier == LFS for p in row.inside if p not in row.bare}
+    small = {p for row in found if row.tier == GIT for p in row.inside if p not in row.bare} - large
     kept_out = sorted({p for row in found for p in row.inside if row.tier == REMOTE or p in row.bare})
+    attributes = [f"{attribute_pattern(path)} {LFS_ATTRIBUTES}" for path in sorted(large)]
+    attributes += [f"{attribute_pattern(path)} {GIT_ATTRIBUTES}" for path in sorted(small)]
     changed: list[tuple[str, str]] = []
     for name, lines in (
-        (".gitattributes", [f"{attribute_pattern(path)} {LFS_ATTRIBUTES}" for path in large]),
+        (".gitattributes", attributes),
         (".gitignore", [ignore_pattern(path) for path in kept_out]),
     ):
         path = os.path.join(top, name)
@@ -52,7 +56,7 @@ def write(top: str, found: Sequence[Row], made_by: str) -> list[tuple[str, str]]
                 old = _read(beside)
                 # Of what is not tracked none is made; one that is there from before must not tell an old digest.
                 if row.tier in (GIT, LFS) or _LINE.fullmatch(old):
-                    _put(beside, checksum(row.sha256, os.path.basename(inside)), changed)
+                    _put(beside, os.fsencode(sums_line(row.sha256, os.path.basename(inside))), changed)
     return changed
 
 
@@ -80,14 +84,6 @@ def attribute_pattern(path: str) -> str:
     return '"' + pattern.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def checksum(sha256: str, name: str) -> bytes:
-    """The one line that `sha256sum NAME` prints (coreutils: a backslash in the name is doubled, and told in front)."""
-    line = (
-        f"{sha256}  {name}\n" if "\\" not in name else f"\\{sha256}  {name}\n".replace(name, name.replace("\\", "\\\\"))
-    )
-    return line.encode(errors="surrogateescape")
-
-
 def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
@@ -104,22 +100,13 @@ def _put(path: str, new: bytes, changed: list[tuple[str, str]]) -> None:
         raise PlacementError(f"{path} is a symlink, and git follows none here", "put a file in its place")
     if new == _read(path) and (new or not os.path.exists(path)):
         return
-    temporary = f"{path}.{secrets.token_hex(6)}"
     try:
         if not new:
             os.unlink(path)
             changed.append((path, "removed"))
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(new)
-        with suppress(FileNotFoundError):
-            os.chmod(temporary, os.stat(path).st_mode & 0o7777)
-        os.rename(temporary, path)
+        files.write_atomic(path, new)
         changed.append((path, "written"))
     except OSError as error:
-        where = f"look at it: `ls -ld {os.path.dirname(path)}`"
-        raise PlacementError(f"cannot write {path}: {error.strerror}", where) from error
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary)
+        raise files.write_error(error, path) from error
