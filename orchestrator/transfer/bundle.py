@@ -180,11 +180,13 @@ class _Carrier:
             verify.check(kit.world, [(load.artifact.sha256, p) for load, p in pairs if load.artifact.sha256])
         )
         found = [self._fits(load, path, verdicts) for load, path in zip(whole, paths, strict=True)]
+        for load, sha256 in zip(whole, found, strict=True):
+            if sha256:  # named before it is there, as in the loop
+                aliases.learn(kit.store, sha256, load.artifact.pins)
         blobs.commit(kit.store, [(path, sha256) for path, sha256 in zip(paths, found, strict=True) if sha256])
         for load, path, sha256 in zip(whole, paths, found, strict=True):
             artifact, wanted = load.artifact, load.artifact.wanted[0]
             if sha256:
-                aliases.learn(kit.store, sha256, artifact.pins)
                 load.artifact = msgspec.structs.replace(artifact, sha256=sha256)
                 load.came = "here" if id(load) in before else "wire"
                 kit.emit(Verified(wanted.model, wanted.file, sha256))

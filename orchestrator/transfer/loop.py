@@ -188,7 +188,9 @@ def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | 
     effort.emit_verified(sha256)
     if sha256 in EMPTY and artifact.size is None:
         effort.kit.emit(Noticed(f"{artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}"))
-    blobs.commit(store, [(path, sha256)])
+    # Named before it is there: a run that ends between the two leaves a name that leads nowhere yet, not a blob that
+    # nobody knows to be this one, and the partial is still here.
     aliases.learn(store, sha256, names(effort))
+    blobs.commit(store, [(path, sha256)])
     effort.found = sha256
     return None
