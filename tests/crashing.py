@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 _TARGET = {"os.rename": 1, "os.link": 1, "os.symlink": 1}  # the argument that is changed, where it is not the first
 _CHANGES = {"os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.utime", *_TARGET}
-NEVER_REACHED = 99  # the exit code of a run that made fewer changes
 
 
-def points(orch: Orch, how: str, *words: str, only: str = "") -> Iterator[int]:
-    """Run a command again and again, ended (or failed) at its first, second ... change; gives each exit code."""
+def points(orch: Orch, how: str, *words: str, only: str = "", most: int = 1000) -> Iterator[int]:
+    """Run a command again and again, ended (or failed) at its first, second ... change; gives each exit code.
+
+    `only` are those changes whose path has these words in it, `most` how many of them.
+    """
     orch.write()
-    number = 0
-    while True:
-        number += 1
+    for number in range(1, most + 1):
         argv = [sys.executable, "-B", __file__, str(number), how, only or str(orch.folder), *words]
         ended = subprocess.run(argv, cwd=orch.folder, env=orch.env(), capture_output=True, text=True, timeout=120)
         assert "Traceback" not in ended.stderr, (number, ended.stderr)
