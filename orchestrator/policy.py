@@ -132,7 +132,7 @@ class _Past:
                 self.renewed = source  # no failure: on with it at once
             case Remedy.AGAIN | Remedy.RESOLVE:
                 self.tried.add(source)
-                self.idle[source] += 1
+                self.idle[source] += attempt.gained_bytes < MIN_GAIN_BYTES  # who sends a piece at a time is at work
                 if fault.slow:
                     self._slow.add(source)
                 self._unheard[source] += fault.refused_connection
@@ -154,7 +154,7 @@ class _Past:
         return self.wait_s(source, jitter) + SLOW_S * (source in self._slow), source in self.tried
 
     def wait_s(self, source: str, jitter: float) -> float:
-        """Back off only before a source that has failed since the last progress; as long as the server asks."""
+        """Back off only before a source that brought nothing since the last progress; as long as the server asks."""
         asked_s = self._retry_after_s.get(source, 0.0)
         if not self.idle[source]:
             return asked_s

@@ -151,24 +151,29 @@ def _try(effort: Effort, step: Try) -> tuple[Attempt, ...] | None:
     holding = effort.holding
     last = next((a.fault for a in reversed(effort.attempts) if a.source == step.source), None)
     if (step.afresh and not (last and last.mendable)) or effort.must_part(step.source):
-        effort.empty()
-    before = holding.good_bytes()
+        _begin_anew(effort, step.source)
     fault = try_once(effort, step.backend, step.source)
     if holding.is_complete() and (fault is None or fault.kind is not Kind.DISK):
         found = _settle(effort, step.backend, step.source)  # whatever the exit code: it proves nothing either way
-        effort.drop_stream()
-        if found is None:
-            return None
-        gained = max(0, holding.good_bytes() - before)
-        return tuple(
-            replace(attempt, gained_bytes=gained, waited_s=step.wait_s, afresh=step.afresh) for attempt in found
-        )
-    if holding.is_too_long():
-        fault = effort.banish()
+    else:
+        if holding.is_too_long():
+            fault = effort.banish()
+        assert fault is not None
+        found = (Attempt(step.backend, step.source, fault),)
     effort.drop_stream()
-    assert fault is not None
-    gained = max(0, holding.good_bytes() - before)
-    return (Attempt(step.backend, step.source, fault, gained, step.wait_s, step.afresh),)
+    if found is None:
+        return None
+    good = holding.good_bytes()
+    gained, effort.reached = max(0, good - effort.reached), max(good, effort.reached)
+    return tuple(replace(attempt, gained_bytes=gained, waited_s=step.wait_s, afresh=step.afresh) for attempt in found)
+
+
+def _begin_anew(effort: Effort, source: str) -> None:
+    """Throw all away for a source. Twice for the same one is no progress: two sources would take turns for ever."""
+    effort.empty()
+    if source not in effort.begun:
+        effort.begun.add(source)
+        effort.reached = 0
 
 
 def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | None:
