@@ -137,10 +137,10 @@ def test_a_slow_source_is_taken_again_only_when_the_others_fail_and_fail():
     cut = tried(B, "network", gained_bytes=MIB)
     assert step(TWO, slow) == Try("aria2c", B)
     assert step(TWO, slow, cut) == Try("aria2c", B)  # not back to the slow one for a cut
-    assert step(TWO, slow, cut, tried(B, "network")) == Try("aria2c", B, 1.0)
+    assert step(TWO, slow, cut, tried(B, "network")) == Try("curl", B, 2.0)
     assert step(TWO, slow, *[tried(B, "network")] * 4) == Try("wget", B, 8.0)
-    assert step(TWO, slow, *[tried(B, "network")] * 5) == Try("aria2c", A)
-    assert step(TWO, slow, tried(B, "missing")) == Try("aria2c", A)
+    assert step(TWO, slow, *[tried(B, "network")] * 5) == Try("aria2c", A, 1.0)
+    assert step(TWO, slow, tried(B, "missing")) == Try("aria2c", A, 1.0)
     assert step(TWO, slow, cut, tried(B, "busy", retry_after_s=60.0)) == Try("aria2c", A)
     assert step({A: ("aria2c",), B: (), "http://c/f": ("curl",)}, slow) == Try("curl", "http://c/f")
 
@@ -165,7 +165,7 @@ def test_connection_refused_twice_at_most():
     assert step(ONE, closed, tried(A, "network"), closed) == told
     assert step(TWO, closed, tried(B, "network"), closed) == Try("aria2c", B, 1.0)
     progress = tried(A, "network", gained_bytes=MIB)
-    assert step(ONE, closed, progress, closed) == Try("aria2c", A, 1.0)
+    assert step(ONE, closed, progress, closed) == Try("curl", A, 2.0)
 
 
 def waits(options: dict[str, tuple[str, ...]], kind: str = "network", **how: object) -> list[Try]:
@@ -245,8 +245,9 @@ def test_no_wait_after_new_bytes():
     assert step(ONE, *[short] * 100) == Try("aria2c", A)
     assert step(TWO, short) == Try("aria2c", B)
     assert step(TWO, tried(B, "network"), short) == Try("aria2c", A)
-    assert step(ONE, short, tried(A, "network")) == Try("aria2c", A, 1.0)
+    assert step(ONE, short, tried(A, "network")) == Try("curl", A, 2.0)
     assert step(ONE, tried(A, "busy", retry_after_s=7.0, gained_bytes=MIB)) == Try("aria2c", A, 7.0)
+    assert step(ONE, short, retries=0) == GiveUp(short.fault)
 
 
 def test_progress_refills_the_budget_and_a_trickle_does_not():
