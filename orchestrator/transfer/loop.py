@@ -99,6 +99,7 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
 def _loop(effort: Effort, receipt: Receipt) -> None:
     kit = effort.kit
     options, effort.attempts = _options(effort), receipt.attempts
+    bundled = len(receipt.attempts)  # tries in bundles, which have waited for the host already
     effort.emit_left_out(options)
     if effort.holding.is_complete() and _settle(effort, "", "") is None:
         return
@@ -110,6 +111,8 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
             effort.met[step.source] = glance(effort, step.source)
             options = _options(effort)
             continue
+        if len(receipt.attempts) == bundled:
+            step = replace(step, wait_s=0.0)
         _wait(effort, step, receipt)
         attempts = _try(effort, step)
         own = next((attempt.fault for attempt in attempts or () if attempt.source == step.source), None)
