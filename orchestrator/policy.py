@@ -95,6 +95,7 @@ class _Past:
         self.afresh = False
         self.waited_s = 0.0
         self.renewed = ""  # a source whose signed URL ended while all went well
+        self._at_work: set[str] = set()  # what came last from these were new bytes
         self._slow: set[str] = set()
         self._no_source: set[str] = set()
         self._no_backend: set[str] = set()
@@ -110,7 +111,9 @@ class _Past:
         self.waited_s += attempt.waited_s
         self._retry_after_s.pop(source, None)
         self.renewed = ""
+        self._at_work.discard(source)
         if attempt.gained_bytes >= MIN_GAIN_BYTES:
+            self._at_work.add(source)
             self.idle.clear()
             self._unheard.clear()
             self.waited_s = 0.0
@@ -154,9 +157,9 @@ class _Past:
         return self.wait_s(source, jitter) + SLOW_S * (source in self._slow), source in self.tried
 
     def wait_s(self, source: str, jitter: float) -> float:
-        """Back off only before a source that has failed since the last progress; as long as the server asks."""
+        """Back off only before a source that brought nothing the last time; as long as the server asks."""
         asked_s = self._retry_after_s.get(source, 0.0)
-        if not self.idle[source]:
+        if not self.idle[source] or source in self._at_work:
             return asked_s
         step = WAITS_S[min(self.idle[source], len(WAITS_S)) - 1] * (0.75 + 0.5 * jitter)
         return max(step, asked_s)

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestrator.backends import aria2c
+from orchestrator.backends.base import Job, Want
 from orchestrator.demo.origin import Origin
+from orchestrator.model import Range
+from tests.crashing import points
+from tests.mounts import tmpfs
 from tests.orch import Done, Orch, made
 from tests.servers import require
 
@@ -141,3 +146,31 @@ def test_more_of_our_own_is_kept(orch: Orch, origin: Origin, place: Path) -> Non
     done = orch.sync()
     assert done.summary["bytes_reused"] > MIB
     assert part.exists()
+
+
+def test_a_run_that_is_killed_while_it_copies_leaves_no_second_one(orch: Orch, place: Path, tmp_path: Path) -> None:
+    """From another disk it is copied: the next run knows whose copy it has, and clears the place of the first."""
+    with tmpfs(tmp_path / "models", "80m"):
+        for number, left in enumerate(("x.pth", "x.pth.aria2")):
+            control = aria2c.sidecar(Job((Want((), "f", len(DATA), 0),), "/"), (Range(HALF, len(DATA)),))
+            place.write_bytes(DATA[:HALF])
+            place.with_name("x.pth.aria2").write_bytes(control or b"")
+            codes = [
+                code
+                for code in points(orch, "kill", "sync", "-q", "team.yaml", only=f"models/{left}", most=1)
+                if code == -signal.SIGKILL
+            ]
+            assert (len(codes), place.exists()) == (1, number == 0)
+            ended_well(orch.sync(), place)
+            place.unlink()
+            next(orch.store.glob("blobs/sha256/*")).unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file away")
+def test_what_another_user_could_write_is_copied(orch: Orch, place: Path) -> None:
+    part = place.with_name("x.pth.part")
+    part.write_bytes(DATA[:HALF])
+    os.chown(part, 65534, 65534)
+    done = orch.sync()
+    assert (done.code, done.summary["bytes_reused"]) == (0, HALF)
+    assert (orch.blob(DATA).stat().st_uid, part.read_bytes()) == (0, DATA[:HALF])

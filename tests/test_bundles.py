@@ -549,3 +549,63 @@ def test_what_goes_together(tmp_path: Path) -> None:
     assert [t for parcel in packed for t in parcel.tasks] == small
     again = task(604, 1, "http://b")
     assert parcels.Packer(kit, set(), {again.artifact.sha256}).pack([again])[1][0].tasks == [again]
+
+
+# The bundle's fault is the host's.
+
+
+def killer(folder: Path, times: int, brings: int) -> str:
+    """A folder with a curl that is killed in its first bundles, after so many bytes of its list, and else is curl."""
+    (folder / "bin").mkdir()
+    script = folder / "bin/curl"
+    script.write_text(
+        f"""#!/bin/sh
+case $* in *--version*) exec {require("curl")} "$@";; esac
+echo x >> {folder}/started
+[ $(wc -l < {folder}/started) -gt {times} ] && exec {require("curl")} "$@"
+head -c {brings} | {require("curl")} "$@" 2>/dev/null
+kill -9 $$
+"""
+    )
+    script.chmod(0o755)
+    return str(folder / "bin")
+
+
+@pytest.mark.parametrize(("times", "brings", "waits"), [(1, 6000, 0), (2, 0, 2)])
+def test_a_killed_program_is_started_again_for_all_that_are_left(
+    orch: Orch, origin: Origin, tmp_path: Path, times: int, brings: int, waits: int
+) -> None:
+    """400 files and one kill: another bundle, not 400 waits and 400 programs."""
+    files = contents(400, 2 * KIB)
+    want_all(orch, files, origin)
+    orch.environ["ORCH_PROGRAMS"] = killer(tmp_path, times, brings)
+    done = orch.sync("--backend", "curl", "--jobs", "1")
+    assert (done.code, done.summary["fetched"]) == (0, 400), done.out[-1000:]
+    assert len((tmp_path / "started").read_text().split()) == times + 1
+    assert len(done.named("failed")) == times
+    assert len(done.named("waiting")) == waits, "none after what brought something"
+    assert max(origin.requests(f"/{name}") for name in files) <= times + 1
+    assert_in_place(orch, files)
+
+
+def test_a_program_that_always_crashes_is_left_for_all(orch: Orch, origin: Origin, tmp_path: Path) -> None:
+    require("aria2c")
+    files = contents(60)
+    want_all(orch, files, origin)
+    orch.environ["ORCH_PROGRAMS"] = killer(tmp_path, 1000, 0)
+    script = tmp_path / "bin/curl"
+    script.write_text(script.read_text().replace("kill -9", "kill -SEGV"))
+    done = orch.sync()
+    assert (done.code, done.summary["fetched"]) == (0, 60)
+    assert [(e["backend"], e["files"]) for e in done.named("started")] == [("curl", 60), ("aria2c", 60)]
+
+
+def test_a_host_that_is_gone_costs_its_retries_once(orch: Orch, origin: Origin) -> None:
+    """Not once a file: they are the host's."""
+    files = contents(60)
+    want_all(orch, files, origin, silent=True, rst=True)
+    done = orch.sync("--backend", "curl", "--retries", "2")
+    assert (done.code, len(done.summary["failed"])) == (ExitCode.TRANSFER, 60)
+    assert bundles_of(done)[:2] == [60, 60]
+    assert len(done.named("waiting")) == 1
+    assert max(origin.requests(f"/{name}") for name in files) <= 4

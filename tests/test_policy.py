@@ -99,7 +99,7 @@ def test_each_status_is_a_fault(status, kind):
         (ONE, [tried(A, "broken", b) for b in ONE[A]], GiveUp(fault("broken"))),
         # a source that is out stays out
         (TWO, [tried(A, "missing"), tried(B, "network")], Try("aria2c", B, 1.0)),
-        (TWO, [tried(A, "corrupt"), tried(B, "network", gained_bytes=MIB)], Try("aria2c", B, 1.0)),
+        (TWO, [tried(A, "corrupt"), tried(B, "network", gained_bytes=MIB)], Try("aria2c", B)),
         # unresumable: the other source, then from the first byte, once
         (TWO, [tried(A, "unresumable"), tried(B, "unresumable")], Try("aria2c", A, afresh=True)),
         (TWO, [tried(A, "unresumable"), tried(B, "missing")], Try("aria2c", A, afresh=True)),
@@ -136,11 +136,11 @@ def test_a_slow_source_is_taken_again_only_when_the_others_fail_and_fail():
     slow = left(A, gained_bytes=MIB)
     cut = tried(B, "network", gained_bytes=MIB)
     assert step(TWO, slow) == Try("aria2c", B)
-    assert step(TWO, slow, cut) == Try("aria2c", B, 1.0)  # not back to the slow one for a cut
+    assert step(TWO, slow, cut) == Try("aria2c", B)  # not back to the slow one for a cut
     assert step(TWO, slow, cut, tried(B, "network")) == Try("curl", B, 2.0)
     assert step(TWO, slow, *[tried(B, "network")] * 4) == Try("wget", B, 8.0)
-    assert step(TWO, slow, *[tried(B, "network")] * 5) == Try("aria2c", A, 1.0)
-    assert step(TWO, slow, tried(B, "missing")) == Try("aria2c", A, 1.0)
+    assert step(TWO, slow, *[tried(B, "network")] * 5) == Try("aria2c", A)
+    assert step(TWO, slow, tried(B, "missing")) == Try("aria2c", A)
     assert step(TWO, slow, cut, tried(B, "busy", retry_after_s=60.0)) == Try("aria2c", A)
     assert step({A: ("aria2c",), B: (), "http://c/f": ("curl",)}, slow) == Try("curl", "http://c/f")
 
@@ -219,7 +219,7 @@ def test_retry_after_is_for_the_source_that_said_it():
 
 def test_retry_after_holds_although_another_source_made_progress():
     busy = tried(A, "busy", retry_after_s=60.0)
-    assert step(TWO, busy, tried(B, "network", gained_bytes=MIB)) == Try("aria2c", B, 1.0)
+    assert step(TWO, busy, tried(B, "network", gained_bytes=MIB)) == Try("aria2c", B)
     assert step(TWO, busy, tried(B, "missing", gained_bytes=MIB)) == Try("aria2c", A, 60.0)
 
 
@@ -239,10 +239,21 @@ def test_who_waited_enough_for_one_may_still_begin_anew_at_another():
     assert step(TWO, *past, tried(A, "network", afresh=True)) == GiveUp(fault("network"))
 
 
+def test_no_wait_after_new_bytes():
+    """A server whose answers are short is at work: 100 answers are not 100 seconds."""
+    short = tried(A, "network", gained_bytes=MIB)
+    assert step(ONE, *[short] * 100) == Try("aria2c", A)
+    assert step(TWO, short) == Try("aria2c", B)
+    assert step(TWO, tried(B, "network"), short) == Try("aria2c", A)
+    assert step(ONE, short, tried(A, "network")) == Try("curl", A, 2.0)
+    assert step(ONE, tried(A, "busy", retry_after_s=7.0, gained_bytes=MIB)) == Try("aria2c", A, 7.0)
+    assert step(ONE, short, retries=0) == GiveUp(short.fault)
+
+
 def test_progress_refills_the_budget_and_a_trickle_does_not():
     stuck = [tried(A, "network")] * 5
     assert step(ONE, *stuck, tried(A, "network")) == GiveUp(fault("network"))
-    assert step(ONE, *stuck, tried(A, "network", gained_bytes=MIN_GAIN_BYTES)) == Try("aria2c", A, 1.0)
+    assert step(ONE, *stuck, tried(A, "network", gained_bytes=MIN_GAIN_BYTES)) == Try("aria2c", A)
     assert step(ONE, *stuck, tried(A, "network", gained_bytes=MIN_GAIN_BYTES - 1)) == GiveUp(fault("network"))
 
 

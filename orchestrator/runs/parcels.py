@@ -9,6 +9,7 @@ from orchestrator import choose
 from orchestrator.errors import PlacementError
 from orchestrator.events import Finished, Placed
 from orchestrator.placement import link
+from orchestrator.policy import Try, next_step
 from orchestrator.runs.standing import State
 from orchestrator.sources.history import host_of
 from orchestrator.sources.reach import Ways
@@ -40,6 +41,7 @@ class Task:
     standings: list[Standing]
     load: Load = field(init=False)
     host: str = ""
+    backend: Backend | None = None  # of its bundle
     asked: int = 0  # how many of its sources bundles have asked
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class Packer:
         self._kit, self._begun, self._bundled = kit, begun, set(bundled)
         self._ways = Ways(kit.world.environ, kit.hosts)
         self._usable = [name for name, program in kit.programs.items() if program.usable]
-        self._backends: dict[str, Backend | None] = {}
+        self._backends: dict[str, tuple[Backend, ...]] = {}
 
     def pack(self, tasks: Iterable[Task]) -> tuple[list[Task], list[Parcel]]:
         """Tell apart what goes alone and what goes together; the order is kept."""
@@ -81,11 +83,15 @@ class Packer:
         return alone + together, [Parcel(part) for part in _parts(stored)] + parcels
 
     def again(self, left: Iterable[Task]) -> tuple[list[Task], list[Parcel]]:
-        """What a bundle left over: many of one next host make a bundle again, the rest goes alone."""
+        """What a bundle left over: many of one next host make a bundle again, the rest goes alone.
+
+        Where all hosts were asked, and what ended the last bundle was the host's fault, its files are one matter: they
+        go together again, after one wait. The last of their tries each makes alone.
+        """
         alone: list[Task] = []
         aimed: list[Task] = []
         for task in left:
-            (aimed if self._aim(task) else alone).append(task)
+            (aimed if self._aim(task) or self._repeat(task) else alone).append(task)
         lonely, parcels = self._by_host(aimed, WORTH_ANOTHER)
         return alone + lonely, parcels
 
@@ -96,12 +102,12 @@ class Packer:
     def _by_host(self, tasks: list[Task], least: int) -> tuple[list[Task], list[Parcel]]:
         alone: list[Task] = []
         parcels: list[Parcel] = []
-        by_host: dict[str, list[Task]] = {}
+        by_host: dict[tuple[str, str], list[Task]] = {}
         for task in tasks:
-            by_host.setdefault(task.host, []).append(task)
-        for host, those in by_host.items():
+            by_host.setdefault((task.host, task.backend.NAME if task.backend else ""), []).append(task)
+        for those in by_host.values():
             if len(those) >= least or any(task.artifact.key in self._bundled for task in those):
-                parcels += [Parcel(part, self._backends[host]) for part in _parts(those)]
+                parcels += [Parcel(part, those[0].backend) for part in _parts(those)]
             else:
                 alone += those
         return alone, parcels
@@ -117,16 +123,41 @@ class Packer:
         if task.asked >= len(sources):
             return False
         source = sources[task.asked]
-        host = host_of(source.url)
-        if host not in self._backends:
-            way = self._ways.to(source.url)
-            line = replace(way.line, hides="token") if way.bearer is not None else way.line
-            self._backends[host] = choose.for_bundle(self._usable, line)
-        if self._backends[host] is None:
+        programs = self._programs(source.url)
+        if not programs:
             return False
         task.asked += 1
-        task.host, task.load.url = host, source.url
+        self._send(task, source.url, programs[0])
         return True
+
+    def _repeat(self, task: Task) -> bool:
+        """Take the source and program that policy wants next of those that bundles have asked, while it wants any."""
+        if not task.load.host_failed or not self._kit.retries:
+            return False
+        programs = {source.url: self._programs(source.url) for source in task.artifact.sources[: task.asked]}
+        options = {url: tuple(backend.NAME for backend in some) for url, some in programs.items()}
+        # Without chance: they wait together, once.
+        step = next_step(options, task.load.attempts, retries=self._kit.retries - 1)
+        if not isinstance(step, Try):
+            return False
+        backend = next(backend for backend in programs[step.source] if step.backend == backend.NAME)
+        self._send(task, step.source, backend, step.wait_s)
+        return True
+
+    def _programs(self, url: str) -> tuple[Backend, ...]:
+        """The programs that may fetch a bundle from a URL's host, best first."""
+        host = host_of(url)
+        if host not in self._backends:
+            way = self._ways.to(url)
+            line = replace(way.line, hides="token") if way.bearer is not None else way.line
+            found: list[Backend] = []
+            while backend := choose.for_bundle([n for n in self._usable if n not in {b.NAME for b in found}], line):
+                found.append(backend)
+            self._backends[host] = tuple(found)
+        return self._backends[host]
+
+    def _send(self, task: Task, url: str, backend: Backend, wait_s: float = 0.0) -> None:
+        task.host, task.backend, task.load.url, task.load.wait_s = host_of(url), backend, url, wait_s
 
 
 def settle(kit: Kit, packer: Packer, parcel: Parcel, tally: Tally) -> list[Task]:

@@ -1,6 +1,6 @@
 """What weaker digests turned out to be: `blobs/<kind>/<hex>` is a symlink to the blob of the same bytes.
 
-A link may lead to a blob that was dropped: that the two digests belong together stays true.
+A link may lead to a blob that is not there yet, or was dropped: that the two digests belong together stays true.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from orchestrator.files import write_atomic
 from orchestrator.store import guards
 from orchestrator.store.layout import disk
 
@@ -25,7 +25,8 @@ class Info:
 
     `backend` wrote them last; `length` is what the source said; `etags` maps a source's URL to the ETag under
     which it gave bytes; `sources` are the URLs that gave any, in order; `piece_bytes` of the last job. `mended`:
-    it was a wrong file, of which the bad pieces are to be fetched again.
+    it was a wrong file, of which the bad pieces are to be fetched again. `adopted` is the path, inode and time of
+    change (nanoseconds) of the user's unfinished download that its bytes are, or are to be.
     """
 
     backend: str = ""
@@ -34,15 +35,20 @@ class Info:
     etags: dict[str, str] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
     mended: bool = False
+    adopted: tuple[str, int, int] | None = None
 
 
 class Partial:
-    """One writer's folder; `close` lets the guard go, `discard` removes the folder as well."""
+    """One writer's folder; `close` lets the guard go, `discard` removes the folder as well.
+
+    Whatever changes it raises OSError where the disk says no.
+    """
 
     def __init__(self, folder: str, guard_fd: int) -> None:
         self.folder = folder
         self.guard_fd = guard_fd
         self.file = f"{folder}/f"  # short: programs add suffixes of up to 12 bytes
+        self._saved = read_whole(f"{folder}/info.json")
         self.info = self._read_info()
 
     @property
@@ -73,25 +79,41 @@ class Partial:
 
     def write_sidecar(self, suffix: str | None, content: bytes | None) -> None:
         """Leave just this state file beside the partial: foreign and outdated ones go."""
-        keep = {"f", "guard", "info.json", "stdout", "stderr"}
+        self._put(suffix, content)
+        self._tidy(suffix if content is not None else None)
+
+    def change_writer(self, backend: str, piece_bytes: int, suffix: str | None, state: bytes | None) -> None:
+        """Make `backend` the writer, with its own state file (None: none).
+
+        The new state is whole on the disk before the old one goes, and the name of the writer changes in between:
+        a run that ends anywhere leaves bytes that one of the two still claims.
+        """
+        self._put(suffix, state)
+        self.info.backend, self.info.piece_bytes = backend, piece_bytes
+        self.save_info()
+        self._tidy(suffix if state is not None else None)
+
+    def _put(self, suffix: str | None, content: bytes | None) -> None:
+        if suffix and content is not None:
+            write_atomic(self.file + suffix, content)
+            self.keep_sidecar(content)
+
+    def _tidy(self, suffix: str | None) -> None:
+        keep = {"f", "guard", "info.json", "stdout", "stderr", *((f"f{suffix}", "good") if suffix else ())}
         for name in os.listdir(self.folder):
             if name not in keep:
                 os.unlink(f"{self.folder}/{name}")
-        if suffix and content is not None:
-            with open(self.file + suffix, "wb") as file:
-                file.write(content)
-            self.keep_sidecar(content)
 
     def save_info(self) -> None:
-        """Write `info.json` whole or not at all."""
-        temporary = f"{self.folder}/info.new"
-        with open(temporary, "w", encoding="ascii") as file:
-            json.dump(asdict(self.info), file)
-        os.rename(temporary, f"{self.folder}/info.json")
+        """Write `info.json` whole or not at all, on the disk when this returns; not where it says so already."""
+        content = msgspec.json.encode(self.info)
+        if content != self._saved:
+            write_atomic(f"{self.folder}/info.json", content)
+            self._saved = content
 
     def _read_info(self) -> Info:
         try:
-            return msgspec.json.decode(read_whole(f"{self.folder}/info.json") or b"{}", type=Info)
+            return msgspec.json.decode(self._saved or b"{}", type=Info)
         except (msgspec.MsgspecError, ValueError):
             return Info()
 

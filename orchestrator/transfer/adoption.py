@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator.backends import aria2c, control
 from orchestrator.errors import HeldError
 from orchestrator.events import Noticed
+from orchestrator.files import store_error
 from orchestrator.manifest.urls import UrlError, last_name
 from orchestrator.store import blobs, partials
 from orchestrator.stream import first_hole
-from orchestrator.transfer.holding import Holding, total
+from orchestrator.transfer.holding import PREFIX_WRITER, Holding, total
 
 if TYPE_CHECKING:
     from orchestrator.model import Artifact
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from orchestrator.transfer.kit import Kit
 
 SUFFIXES = (".part", ".incomplete", ".partial")  # browsers, yt-dlp and curl's habit; huggingface_hub; wget's habit
+_THEIRS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ELOOP)  # the folder or the file forbids it
 SMALL_BYTES = 1 << 20  # is fetched in less time than it takes to look around
-PREFIX_WRITER = "curl"  # stands for every program that appends: what is there is a prefix
 
 
 class Find(NamedTuple):
@@ -52,30 +53,55 @@ def offered(store: Store, artifact: Artifact) -> Find | None:
 def adopt(kit: Kit, artifact: Artifact) -> None:
     """Move what is offered into the artifact's partial, and say so.
 
-    It is moved only where no process has it open, and copied where another name leads to the same bytes; it is never
-    taken instead of more bytes of our own. The digest judges it in the end: nobody is blamed for what it holds.
+    It is moved only where no process has it open, and copied where another name leads to the same bytes, or another
+    user could write them; it is never taken instead of more bytes of our own. The digest judges it in the end: nobody
+    is blamed for what it holds.
+
+    Raises:
+        StoreError: our disk said no; what was offered is where it was.
+        Stopped: a stop was asked for.
     """
-    best = offered(kit.store, artifact)
-    if best is None:
+    best, orphans = offered(kit.store, artifact), _orphans(artifact)
+    if best is None and not orphans:
         return
-    if by := user(best):
+    if best is not None and (by := user(best)):
         kit.emit(Noticed(f"{artifact.name}: {best.path} is left alone: {by} uses it"))
-        return
+        best = None
     try:
         partial = partials.acquire(kit.store, artifact.key)
     except HeldError:
         return
     try:
-        if best.good_bytes > Holding(partial, artifact.size).good_bytes():
-            _take(partial, best)
-            kit.emit(Noticed(f"{artifact.name}: going on with {best.path}, {best.good_bytes:,} bytes of it"))
+        _finish(partial, orphans)
+        if best is not None:
+            good = Holding(partial, artifact.size).good_bytes()
+            if best.good_bytes > good:
+                _take(partial, best)
+                kit.emit(Noticed(f"{artifact.name}: going on with {best.path}, {best.good_bytes:,} bytes of it"))
+            elif partial.info.adopted == _identity(best.path, os.lstat(best.path)):
+                _remove(best)  # a run that was ended had copied it all
     except OSError as error:
-        kit.emit(Noticed(f"{artifact.name}: {best.path} is left alone: {error.strerror or error}"))
+        if error.errno not in _THEIRS:  # fetching it anew would only fill the disk further
+            raise store_error(error, kit.store.path) from error
+        where = best.path if best else orphans[0]
+        kit.emit(Noticed(f"{artifact.name}: {where} is left alone: {error.strerror or error}"))
     finally:
         if partial.have:
             partial.close()
         else:
             partial.discard()
+
+
+def _orphans(artifact: Artifact) -> list[str]:
+    """Names whose aria2 state is there and whose bytes are not."""
+    return [path for path in _names(artifact) if os.path.lexists(path + aria2c.SIDECAR) and not os.path.lexists(path)]
+
+
+def _finish(partial: Partial, orphans: list[str]) -> None:
+    """Remove the state of a file that a run took, which was ended before it did so itself."""
+    for path in orphans:
+        if partial.info.adopted is not None and partial.info.adopted[0] == path:
+            os.unlink(path + aria2c.SIDECAR)
 
 
 def _is_clear(artifact: Artifact) -> bool:
@@ -125,28 +151,56 @@ def _look(path: str, size: int | None) -> Find | None:
 
 
 def _take(partial: Partial, find: Find) -> None:
-    """Make it the partial's bytes: moved, or copied from another disk or where another name leads to them.
+    """Make it the partial's bytes: moved, or copied from another disk or where others have a hand on it.
+
+    Whose bytes they are is on the disk before they move: a run that ends anywhere leaves them where they were, or in
+    a partial that claims them.
 
     Raises:
         OSError: it cannot be taken; it is where it was then.
     """
-    partial.empty()
-    if os.lstat(find.path).st_nlink > 1:
-        blobs.copy(find.path, partial.file)
-    else:
-        try:
-            os.rename(find.path, partial.file)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            blobs.copy(find.path, partial.file)
-            os.unlink(find.path)
-    partial.info.backend = PREFIX_WRITER if find.control is None else aria2c.NAME
-    partial.info.length = find.length
-    partial.write_sidecar(aria2c.SIDECAR, find.control)
-    partial.save_info()
+    fd = os.open(find.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        movable = status.st_nlink == 1 and status.st_uid == os.geteuid()
+        partial.empty()
+        partial.info.length = find.length
+        partial.info.adopted = _identity(find.path, status) if movable else None
+        writer, suffix = (PREFIX_WRITER, None) if find.control is None else (aria2c.NAME, aria2c.SIDECAR)
+        partial.change_writer(writer, 0, suffix, find.control)
+        if not (movable and _moved(find.path, partial.file)):
+            blobs.copy(f"/proc/self/fd/{fd}", partial.file)
+    finally:
+        os.close(fd)
+    if movable:
+        _remove(find)
+
+
+def _moved(path: str, target: str) -> bool:
+    """Rename it; false where that leads to another disk.
+
+    Raises:
+        OSError: the disk said no.
+    """
+    try:
+        os.rename(path, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
+
+
+def _remove(find: Find) -> None:
+    """Remove what is in the partial by now: the bytes, where they were copied, and then their state."""
+    with suppress(FileNotFoundError):
+        os.unlink(find.path)
     if find.control is not None:
         os.unlink(find.path + aria2c.SIDECAR)
+
+
+def _identity(path: str, status: os.stat_result) -> tuple[str, int, int]:
+    return path, status.st_ino, status.st_mtime_ns
 
 
 def user(find: Find) -> str:

@@ -1,6 +1,7 @@
 """Many small files of one host by one program, proved by one sha256sum, made durable together.
 
-A bundle asks each source once. What it leaves over is not its business: another bundle's, or the loop's.
+A bundle asks each source once. What it leaves over is not its business: another bundle's, or the loop's. What ends the
+program as a whole is the host's fault, waited for once and not file by file.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import msgspec
 from orchestrator import nature, verify
 from orchestrator.backends.base import Job, Want
 from orchestrator.errors import HeldError, Stopped, StoreError
-from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified
+from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified, Waiting
 from orchestrator.faults import Fault, Kind
 from orchestrator.files import store_error
-from orchestrator.policy import Attempt
+from orchestrator.policy import MIN_GAIN_BYTES, Attempt
 from orchestrator.process import run
 from orchestrator.sources.history import host_of
 from orchestrator.store import aliases, blobs, bundles, quarantine
@@ -50,6 +51,7 @@ def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load]
         Stopped: a stop was asked for; what was fetched stays.
     """
     began = kit.world.monotonic()
+    _wait(kit, loads)
     waiting, told = {load.artifact.key: load for load in loads}, False
     try:
         while waiting:
@@ -74,6 +76,16 @@ def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load]
         receipt.seconds = kit.world.monotonic() - began
 
 
+def _wait(kit: Kit, loads: Sequence[Load]) -> None:
+    """Wait once for all of them, where the host failed before."""
+    load = max(loads, key=lambda load: load.wait_s)
+    if load.wait_s:
+        wanted = load.artifact.wanted[0]
+        kit.emit(Waiting(wanted.model, wanted.file, round(load.wait_s, 1), load.attempts[-1].fault.message))
+        if kit.world.sleep(load.wait_s):
+            raise Stopped("stopped while waiting")
+
+
 def _tell_who(kit: Kit, waiting: dict[str, Load], held: dict[str, HeldError], *, told: bool) -> None:
     if not told:
         key, load = next(iter(waiting.items()))
@@ -89,10 +101,13 @@ class _Carrier:
     ) -> None:
         self._kit, self._backend, self._way, self._bundle = kit, backend, way, bundle
         self._loads, self._receipt = loads, receipt
+        self._blamed: set[int] = set()  # loads whose own bytes were wrong
 
     def carry(self) -> None:
         """Run the program for what is not here, judge all that is, commit what is right."""
         finished = False
+        for load in self._loads:
+            load.host_failed = False
         try:
             here = self._whole()
             before = {id(load) for load in here}
@@ -105,9 +120,7 @@ class _Carrier:
                 raise StoreError(f"{absent[0].artifact.name}: {fault.message}", hint)
             self._judge(self._whole(), before)
             if fault is not None and fault.kind in _OF_ALL:
-                for load in absent:
-                    if not load.came and not any(attempt.source == load.url for attempt in load.attempts):
-                        self._blame(load, fault)
+                self._blame_host(absent, fault)
             finished = True
         except OSError:
             with disk(self._kit.store.path):
@@ -180,11 +193,13 @@ class _Carrier:
             verify.check(kit.world, [(load.artifact.sha256, p) for load, p in pairs if load.artifact.sha256])
         )
         found = [self._fits(load, path, verdicts) for load, path in zip(whole, paths, strict=True)]
+        for load, sha256 in zip(whole, found, strict=True):
+            if sha256:  # named before it is there, as in the loop
+                aliases.learn(kit.store, sha256, load.artifact.pins)
         blobs.commit(kit.store, [(path, sha256) for path, sha256 in zip(paths, found, strict=True) if sha256])
         for load, path, sha256 in zip(whole, paths, found, strict=True):
             artifact, wanted = load.artifact, load.artifact.wanted[0]
             if sha256:
-                aliases.learn(kit.store, sha256, artifact.pins)
                 load.artifact = msgspec.structs.replace(artifact, sha256=sha256)
                 load.came = "here" if id(load) in before else "wire"
                 kit.emit(Verified(wanted.model, wanted.file, sha256))
@@ -224,10 +239,25 @@ class _Carrier:
             findings[artifact.key] = Finding(found, load.url, "")
         return found.sha256
 
+    def _blame_host(self, absent: list[Load], fault: Fault) -> None:
+        """Book a fault that ended all of it on each file that is still wanted, and tell it once."""
+        came = sum(load.size for load in absent if load.came)
+        gained = max(came, MIN_GAIN_BYTES) if any(load.came for load in absent) else 0  # a whole file is progress
+        left = [load for load in absent if not load.came and id(load) not in self._blamed]
+        for load in left:
+            load.host_failed = True
+            load.attempts.append(Attempt(self._backend.NAME, load.url, fault, gained, load.wait_s))
+        if left:
+            self._tell(absent[0], fault)
+
     def _blame(self, load: Load, fault: Fault) -> None:
         """Book an attempt, as the loop will read it."""
-        wanted = load.artifact.wanted[0]
+        self._blamed.add(id(load))
         load.attempts.append(Attempt(self._backend.NAME, load.url, fault))
+        self._tell(load, fault)
+
+    def _tell(self, load: Load, fault: Fault) -> None:
+        wanted = load.artifact.wanted[0]
         self._kit.emit(
             Failed(wanted.model, wanted.file, self._backend.NAME, load.url, fault.kind.value, fault.message, 0)
         )

@@ -41,6 +41,8 @@ class Effort:
         self.holding = Holding(partial, artifact.size)
         self.bytes_fetched = 0
         self.found = ""  # the sha256 of the bytes that were committed
+        self.reached = self.holding.good_bytes()  # the most good bytes that were here: only more of them are progress
+        self.begun: set[str] = set()  # sources for which all was thrown away once: the next time it is no new beginning
         self.ticket = 0  # of the budget of connections
         self.stream: Stream | None = None  # the judge behind the attempt that runs, or ran last
         self.looks: dict[str, Look] = {}

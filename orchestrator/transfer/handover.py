@@ -20,7 +20,7 @@ def hand_over(holding: Holding, backend: Backend, job: Job) -> Job:
     Raises:
         OSError: the disk said no.
     """
-    partial = holding.partial
+    partial, state = holding.partial, None
     missing, good = holding.missing(), holding.good_bytes()
     if missing is None:
         # Nobody knows the length: only a true prefix can be gone on from, and only by a program that appends.
@@ -28,12 +28,9 @@ def hand_over(holding: Holding, backend: Backend, job: Job) -> Job:
             partial.empty()
     else:
         state = backend.sidecar(job, missing) if good else None
-        partial.write_sidecar(backend.SIDECAR, state)
         if good == 0 and os.path.lexists(partial.file):
             os.unlink(partial.file)
         elif state is None and missing and partial.have > missing[0].start:
             os.truncate(partial.file, missing[0].start)
-    partial.info.backend = backend.NAME
-    partial.info.piece_bytes = job.piece_bytes
-    partial.save_info()
+    partial.change_writer(backend.NAME, job.piece_bytes, backend.SIDECAR, state)
     return replace(job, wants=(replace(job.wants[0], have=partial.have),))

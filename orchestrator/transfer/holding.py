@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator.backends import by_name
+from orchestrator.backends import BACKENDS, by_name
 from orchestrator.model import Range
+from orchestrator.stream import first_hole
 
 if TYPE_CHECKING:
     from orchestrator.backends.base import Backend
     from orchestrator.store.partials import Partial
+
+PREFIX_WRITER = "curl"  # stands for every program that appends: what is there is a prefix
 
 
 class Holding:
@@ -26,8 +29,13 @@ class Holding:
 
     @property
     def writer(self) -> Backend | None:
-        """The backend that wrote last."""
-        return by_name(self.partial.info.backend)
+        """The backend that wrote last; where a crash spoiled the note of it, the one that the bytes look like."""
+        if self.partial.info.backend or not self.partial.have:
+            return by_name(self.partial.info.backend)
+        for backend in BACKENDS:
+            if backend.SIDECAR and self.partial.sidecar(backend.SIDECAR) is not None:
+                return backend
+        return by_name(PREFIX_WRITER) if self._has_no_hole() else None
 
     def length(self) -> int | None:
         """The file's length in bytes: the manifest's, else what a source said."""
@@ -45,6 +53,13 @@ class Holding:
         if found and writer.SIDECAR and (kept := self.partial.kept_sidecar()) is not None:
             return min(found, writer.missing(kept, length, have), key=total)  # a full disk empties the sidecar
         return found
+
+    def _has_no_hole(self) -> bool:
+        try:
+            with open(self.partial.file, "rb") as file:
+                return first_hole(file.fileno()) == self.partial.have
+        except OSError:
+            return False
 
     def good_bytes(self) -> int:
         """How many bytes are claimed to be here."""

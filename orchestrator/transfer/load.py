@@ -21,6 +21,7 @@ class Load:
     """One small file, of known size: what was tried for it, and where its bytes come from now.
 
     `came` is how the blob came to be: over the wire, from here, or not at all yet; `error` what no other way mends.
+    `host_failed`: what ended its last bundle was no matter of this file alone. `wait_s` is waited before the next one.
     """
 
     artifact: Artifact
@@ -28,6 +29,8 @@ class Load:
     attempts: list[Attempt] = field(default_factory=list)
     came: Literal["", "wire", "here"] = ""
     error: OrchError | None = None
+    host_failed: bool = False
+    wait_s: float = 0.0
 
     @property
     def size(self) -> int:

@@ -99,6 +99,7 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
 def _loop(effort: Effort, receipt: Receipt) -> None:
     kit = effort.kit
     options, effort.attempts = _options(effort), receipt.attempts
+    bundled = len(receipt.attempts)  # tries in bundles, which have waited for the host already
     effort.emit_left_out(options)
     if effort.holding.is_complete() and _settle(effort, "", "") is None:
         return
@@ -110,6 +111,8 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
             effort.met[step.source] = glance(effort, step.source)
             options = _options(effort)
             continue
+        if len(receipt.attempts) == bundled:
+            step = replace(step, wait_s=0.0)
         _wait(effort, step, receipt)
         attempts = _try(effort, step)
         own = next((attempt.fault for attempt in attempts or () if attempt.source == step.source), None)
@@ -151,24 +154,29 @@ def _try(effort: Effort, step: Try) -> tuple[Attempt, ...] | None:
     holding = effort.holding
     last = next((a.fault for a in reversed(effort.attempts) if a.source == step.source), None)
     if (step.afresh and not (last and last.mendable)) or effort.must_part(step.source):
-        effort.empty()
-    before = holding.good_bytes()
+        _begin_anew(effort, step.source)
     fault = try_once(effort, step.backend, step.source)
     if holding.is_complete() and (fault is None or fault.kind is not Kind.DISK):
         found = _settle(effort, step.backend, step.source)  # whatever the exit code: it proves nothing either way
-        effort.drop_stream()
-        if found is None:
-            return None
-        gained = max(0, holding.good_bytes() - before)
-        return tuple(
-            replace(attempt, gained_bytes=gained, waited_s=step.wait_s, afresh=step.afresh) for attempt in found
-        )
-    if holding.is_too_long():
-        fault = effort.banish()
+    else:
+        if holding.is_too_long():
+            fault = effort.banish()
+        assert fault is not None
+        found = (Attempt(step.backend, step.source, fault),)
     effort.drop_stream()
-    assert fault is not None
-    gained = max(0, holding.good_bytes() - before)
-    return (Attempt(step.backend, step.source, fault, gained, step.wait_s, step.afresh),)
+    if found is None:
+        return None
+    good = holding.good_bytes()
+    gained, effort.reached = max(0, good - effort.reached), max(good, effort.reached)
+    return tuple(replace(attempt, gained_bytes=gained, waited_s=step.wait_s, afresh=step.afresh) for attempt in found)
+
+
+def _begin_anew(effort: Effort, source: str) -> None:
+    """Throw all away for a source. Twice for the same one is no progress: two sources would take turns for ever."""
+    effort.empty()
+    if source not in effort.begun:
+        effort.begun.add(source)
+        effort.reached = 0
 
 
 def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | None:
@@ -188,7 +196,9 @@ def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | 
     effort.emit_verified(sha256)
     if sha256 in EMPTY and artifact.size is None:
         effort.kit.emit(Noticed(f"{artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}"))
-    blobs.commit(store, [(path, sha256)])
+    # Named before it is there: a run that ends between the two leaves a name that leads nowhere yet, not a blob that
+    # nobody knows to be this one, and the partial is still here.
     aliases.learn(store, sha256, names(effort))
+    blobs.commit(store, [(path, sha256)])
     effort.found = sha256
     return None

@@ -94,9 +94,10 @@ def ask_for(partial: Partial, damage: Damage, path: str = "") -> None:
 
 
 def _move(path: str, target: str) -> bool:
-    """Move a file that nobody else has a link to, ready to be written; false where that cannot be."""
+    """Move a file of ours that nobody else has a link to, ready to be written; false where that cannot be."""
     with suppress(OSError):
-        if os.stat(path).st_nlink == 1:
+        status = os.lstat(path)
+        if status.st_nlink == 1 and status.st_uid == os.geteuid():  # its owner could write it after it was judged
             os.chmod(path, 0o600)
             os.rename(path, target)
             return True
