@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Mapping
 
 # Debian, RHEL and Fedora, Alpine and openSUSE: the first that exists.
@@ -122,17 +123,22 @@ def answers_at(proxy: str, timeout_s: float = 2.0) -> str:
         return (getattr(error, "strerror", None) or str(error)).lower()
 
 
-def forbidden_address(host: str) -> str | None:
+def forbidden_address(host: str, timeout_s: float = 10.0, stop: threading.Event | None = None) -> str | None:
     """Give the address when `host` (a name or any spelling of an address) is link-local or a metadata service.
 
     Only redirects are judged by it: `http://2852039166/` and `0xA9FEA9FE` are 169.254.169.254 as well.
+
+    Raises:
+        Stopped: `stop` was set meanwhile.
     """
+    from orchestrator.sources.connect import resolve
+
     try:
-        infos = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):  # no such name, or one that cannot be
+        addresses = resolve(host.strip("[]"), 0, timeout_s, stop)
+    except (OSError, UnicodeError):  # no such name, one that cannot be, or nobody who knows in time
         return None
-    for info in infos:
-        address = ipaddress.ip_address(str(info[4][0]).partition("%")[0])
+    for _, told in addresses:
+        address = ipaddress.ip_address(str(told[0]).partition("%")[0])
         mapped = getattr(address, "ipv4_mapped", None) or address
         if mapped.is_link_local or mapped in _METADATA:
             return str(mapped)
