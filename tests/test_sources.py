@@ -18,9 +18,11 @@ import certifi
 import pytest
 
 from orchestrator.demo.origin import Origin
+from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
 from orchestrator.model import Host
-from orchestrator.sources.look import MAX_REDIRECTS, Look, look, retry_after_s
+from orchestrator.sources.connect import interleaved
+from orchestrator.sources.look import MAX_REDIRECTS, Look, is_verdict, look, retry_after_s
 from orchestrator.sources.network import ca_bundle, forbidden_address, proxy_for
 from orchestrator.sources.reach import reach
 from tests.servers import require
@@ -548,6 +550,36 @@ P, Q = "http://proxy:3128", "http://other:3128"
         ("http://h:8080/f", {"http_proxy": P, "no_proxy": "h:80"}, P),
         ("http://127.0.0.1:9/f", {"http_proxy": P, "no_proxy": "localhost,127.0.0.1"}, None),
         ("http://h/f", {"http_proxy": P, "no_proxy": ""}, P),
+        # networks with a mask, for hosts that are addresses
+        ("http://10.1.2.3/f", {"http_proxy": P, "no_proxy": "localhost,10.0.0.0/8"}, None),
+        ("http://10.1.2.3:8080/f", {"http_proxy": P, "NO_PROXY": "10.1.2.77/24"}, None),
+        ("http://11.1.2.3/f", {"http_proxy": P, "no_proxy": "10.0.0.0/8"}, P),
+        ("http://10.1.2.3.corp/f", {"http_proxy": P, "no_proxy": "10.0.0.0/8"}, P),
+        ("http://[fd00::7]:8080/f", {"http_proxy": P, "no_proxy": "fd00::/8"}, None),
+        ("http://[fd00::7]/f", {"http_proxy": P, "no_proxy": "[fd00::]/8"}, None),
+        ("http://[fe80::7]/f", {"http_proxy": P, "no_proxy": "fd00::/8"}, P),
+        ("http://10.1.2.3/f", {"http_proxy": P, "no_proxy": "10.0.0.0/99,nonsense/8,/8"}, P),
+        # addresses, with brackets and ports, in any spelling
+        ("http://[::1]:9/f", {"http_proxy": P, "no_proxy": "::1"}, None),
+        ("http://[::1]:9/f", {"http_proxy": P, "no_proxy": "[::1]"}, None),
+        ("http://[::1]:9/f", {"http_proxy": P, "no_proxy": "[::1]:9"}, None),
+        ("http://[::1]:9/f", {"http_proxy": P, "no_proxy": "[::1]:8"}, P),
+        ("http://[0:0::1]/f", {"http_proxy": P, "no_proxy": "::1"}, None),
+        ("http://[::2]/f", {"http_proxy": P, "no_proxy": "::1"}, P),
+        ("http://127.0.0.1:9/f", {"http_proxy": P, "no_proxy": "127.0.0.1:9"}, None),
+        # lists as curl reads them, dots and stars before a domain, the usual port, a final dot
+        ("http://h/f", {"http_proxy": P, "no_proxy": "x h y"}, None),
+        ("http://10.1.2.3/f", {"http_proxy": P, "NO_PROXY": "x\t10.0.0.0/8 ,y"}, None),
+        ("http://a.corp.example/f", {"http_proxy": P, "no_proxy": "*.corp.example"}, None),
+        ("http://corp.example/f", {"http_proxy": P, "no_proxy": ".corp.example"}, None),
+        ("http://a.corp.example./f", {"http_proxy": P, "no_proxy": "corp.example"}, None),
+        ("http://a.corp.example:8080/f", {"http_proxy": P, "no_proxy": ".corp.example:8080"}, None),
+        ("http://h/f", {"http_proxy": P, "no_proxy": "h:80"}, None),
+        ("https://h/f", {"https_proxy": P, "no_proxy": "h:443"}, None),
+        ("https://h/f", {"https_proxy": P, "no_proxy": "h:80"}, P),
+        ("http://h/f", {"http_proxy": P, "no_proxy": "x,*"}, None),
+        ("http://h/f", {"http_proxy": P, "no_proxy": "h:nonsense,:,.,[,]"}, P),
+        ("http://user@h/f", {"http_proxy": P, "no_proxy": "h"}, None),
     ],
 )
 def test_the_proxy_for_a_url(url, environ, proxy):
@@ -582,3 +614,134 @@ def test_the_way_to_a_source(tmp_path):
     assert not reach("http://files.corp:8443/f", {}, hosts).line.private_ca  # no TLS, no CA
     assert reach("https://elsewhere/f", {}, hosts).ca == ca_bundle({})
     assert os.path.isfile(reach("https://elsewhere/f", {}, {}).ca)
+
+
+# -- addresses, and a request to stop
+
+
+class Hole:
+    """An address that takes no connection and refuses none: its queue is full."""
+
+    def __init__(self, host: str, port: int) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.sockets = [socket.socket(family)]
+        self.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            self.sockets[0].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        self.sockets[0].bind((host, port))
+        self.sockets[0].listen(0)
+        self.port = self.sockets[0].getsockname()[1]
+        for _ in range(4):
+            sock = socket.socket(family)
+            sock.setblocking(False)
+            sock.connect_ex((host, self.port))
+            self.sockets.append(sock)
+
+    def __enter__(self) -> Hole:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+
+def named(monkeypatch, name, *addresses):
+    """Let a name have these addresses, in this order."""
+    real = socket.getaddrinfo
+
+    def find(host, port, *args, **kwargs):
+        if host != name:
+            return real(host, port, *args, **kwargs)
+        if kwargs.get("flags"):
+            raise socket.gaierror(socket.EAI_NONAME, "no address")
+        return [info for address in addresses for info in real(address, port, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+
+
+@pytest.mark.parametrize("first", ["::1", "127.0.0.2"])
+def test_a_first_address_that_drops_all_packets_costs_a_moment(monkeypatch, origin, first):
+    origin.serve("/f.bin", DATA)
+    named(monkeypatch, "both.test", first, "127.0.0.1")
+    with Hole(first, origin.port):  # one after the other they would take all of the time
+        seen = see(f"http://both.test:{origin.port}/f.bin", timeout_s=5.0)
+    assert (seen.length, seen.ipv4_only) == (len(DATA), first == "::1")
+
+
+def test_a_name_whose_addresses_all_drop_packets_is_a_stall(monkeypatch):
+    with Hole("::1", 0) as six, Hole("127.0.0.1", six.port):
+        named(monkeypatch, "both.test", "::1", "127.0.0.1")
+        assert fault(f"http://both.test:{six.port}/f", timeout_s=0.6).kind is Kind.STALLED
+
+
+def test_addresses_of_both_families_take_turns():
+    six, four = socket.AF_INET6, socket.AF_INET
+    found = interleaved([(six, ("a",)), (six, ("b",)), (six, ("c",)), (four, ("d",))])
+    assert [address for _, (address,) in found] == ["a", "d", "b", "c"]
+    assert interleaved([]) == []
+
+
+@pytest.mark.parametrize("how", ["a silent host", "a silent resolver", "an address that drops packets"])
+def test_a_look_hears_a_request_to_stop(monkeypatch, origin, how):
+    stop, url = threading.Event(), origin.serve("/silent", silent=True)
+    with contextlib.ExitStack() as stack:
+        if how == "a silent resolver":
+            over = threading.Event()
+            stack.callback(over.set)
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **about: numeric(about, over))
+            url = "http://silent.test/f"
+        if how == "an address that drops packets":
+            url = f"http://127.0.0.1:{stack.enter_context(Hole('127.0.0.1', 0)).port}/f"
+        threading.Timer(0.2, stop.set).start()
+        with pytest.raises(Stopped):  # and no stall, which is what 60 s would end with
+            see(url, timeout_s=60.0, stop=stop)
+
+
+def numeric(about, over):
+    """A resolver that knows no name, and says nothing."""
+    if about.get("flags"):
+        raise socket.gaierror(socket.EAI_NONAME, "no address")
+    over.wait(60)
+    raise socket.gaierror(socket.EAI_AGAIN, "too late")
+
+
+# -- what a look cannot see
+
+
+@pytest.mark.parametrize(
+    ("lines", "length"),
+    [
+        (("Content-Type: multipart/byteranges; boundary=x", "Content-Length: 100"), None),
+        (("Content-Range: bytes 0--1/77", "Content-Length: 0"), None),
+        (("Content-Range: bytes 0-0/*", "Content-Length: 1"), None),
+        (("Content-Range: bytes 5-5/77", "Content-Length: 1"), 77),
+        (("Content-Length: 1",), None),
+    ],
+)
+def test_a_range_that_is_answered_wrongly_is_not_asked_for(lines, length):
+    with answers(*lines) as server:
+        seen = see(server.url)
+    assert (seen.bare, seen.ranges, seen.length) == (True, False, length)
+
+
+def test_who_refuses_ranges_is_asked_without():
+    refusal = b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with Canned(refusal) as server:
+        assert fault(server.url).status == 500
+        assert [b"range:" in asked.lower() for asked in server.asked] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (Fault(Kind.MISSING, "", 404), True),
+        (Fault(Kind.NETWORK, "", 500), True),
+        (Fault(Kind.NETWORK, "", refused_connection=True), True),
+        (Fault(Kind.REFUSED, "redirected to another scheme (gopher)"), True),
+        (Fault(Kind.NETWORK, "illegal header line"), False),
+        (Fault(Kind.STALLED, "no answer in time"), False),
+        (Fault(Kind.TLS, "handshake failed"), False),
+    ],
+)
+def test_what_says_something_of_the_source(found, verdict):
+    assert is_verdict(found) is verdict

@@ -53,12 +53,13 @@ _NEVER_BEGAN = (28,)  # an option that it does not take
 def command(job: Job) -> Command:
     """Translate a job: the job itself goes by stdin, so that no URL stands in argv."""
     want, many = job.wants[0], len(job.wants) > 1
+    single = many or job.bare
     conf, files = _conf(job)
     argv = (
         NAME,
         *conf,
         "--no-netrc=true",  # --no-conf does not cover ~/.netrc
-        "--input-file=-" if many or want.length is None else "--metalink-file=-",
+        "--input-file=-" if many or want.length is None or job.bare else "--metalink-file=-",
         f"--dir={want.path.rpartition('/')[0] or '/'}",  # here and not on stdin: any name needs no quoting
         "--stderr=true",  # else errors go to stdout
         "--console-log-level=error",  # --quiet would hide the errors too
@@ -73,12 +74,12 @@ def command(job: Job) -> Command:
         f"--piece-length={_piece_bytes(job)}",
         *(("--stream-piece-selector=inorder",) if job.in_order else ()),  # the growing file can be hashed
         *((f"--max-concurrent-downloads={job.connections}",) if many else ()),
-        f"--split={1 if many else job.connections}",
-        f"--max-connection-per-server={1 if many else min(job.per_host or job.connections, 16)}",  # more is exit 28
+        f"--split={1 if single else job.connections}",
+        f"--max-connection-per-server={1 if single else min(job.per_host or job.connections, 16)}",  # more is exit 28
         "--min-split-size=1M",  # the default of 20M would idle most connections
         # Far away (long pieces) the next request goes out before the last answer has ended: 4.6 s instead of 5.0 s
         # of 1 GiB at 150 ms, and no byte is asked twice.
-        *(("--enable-http-pipelining=true",) if job.piece_bytes > _LEAST_PIECE else ()),
+        *(("--enable-http-pipelining=true",) if job.piece_bytes > _LEAST_PIECE and not job.bare else ()),
         "--file-allocation=none",  # sparse: the first hole tells the truth
         "--disk-cache=0",
         "--auto-save-interval=1",
@@ -89,10 +90,11 @@ def command(job: Job) -> Command:
         "--follow-torrent=false",  # a file of that type would be obeyed, not kept
         "--follow-metalink=false",
         "--check-certificate=true",
+        *(("--disable-ipv6=true",) if job.ipv4_only else ()),
         *((f"--ca-certificate={job.ca}",) if job.ca is not None else ()),
         *((f"--user-agent={job.user_agent}",) if job.user_agent is not None else ()),
     )
-    stdin = _list(job.wants) if many else _stdin(want)
+    stdin = _list(job.wants) if many else _stdin(want, None if job.bare else want.length)
     return Command(argv, stdin, files, {"SSL_CERT_FILE": job.ca} if job.ca is not None else {})
 
 
@@ -212,14 +214,14 @@ def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _stdin(want: Want) -> bytes:
+def _stdin(want: Want, length: int | None) -> bytes:
     """Metalink where the length is known: the first request then has a Range, which some hubs insist on."""
     name = want.path.rpartition("/")[2]
-    if want.length is None:
+    if length is None:
         return f"{chr(9).join(want.sources)}\n out={name}\n".encode()
     urls = "".join(f'<url priority="{priority}">{_escape(url)}</url>' for priority, url in enumerate(want.sources, 1))
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<metalink xmlns="urn:ietf:params:xml:ns:metalink">'
-        f'<file name="{_escape(name)}"><size>{want.length}</size>{urls}</file></metalink>\n'
+        f'<file name="{_escape(name)}"><size>{length}</size>{urls}</file></metalink>\n'
     ).encode()

@@ -43,10 +43,11 @@ def command(job: Job) -> Command:
     argv = (
         NAME,
         "--quiet",
-        f"--num-connections={job.connections}",  # a state file's own number wins
+        f"--num-connections={1 if job.bare else job.connections}",  # a state file's own number wins
         f"--timeout={job.timeout_s}",
         "--max-redirect=10",
         *(("--no-proxy",) if job.proxy is None else ()),
+        *(("--ipv4",) if job.ipv4_only else ()),
         *((f"--user-agent={job.user_agent}",) if job.user_agent is not None else ()),
         f"--output={want.path}",
         *want.sources,

@@ -55,8 +55,9 @@ class Job:
     `folder` is the partial's folder, private to this job, absolute (and HOME of the child); `timeout_s` is the
     silence on a connection after which the program may give up; `ca` a PEM bundle; `proxy` a proxy URL for this
     job's sources or None for a direct line; `bearer` the token of its sources' host, for a backend with BEARER.
-    `in_order` asks for pieces in order, so that the file can be hashed while
-    it grows.
+    `in_order` asks for pieces in order, so that the file can be hashed while it grows. `ipv4_only`: an IPv6 address of
+    the host does not answer, and the program must not wait for it. `bare` asks for the whole file in one answer, by a
+    request without a Range: the server answers ranges wrongly, or nothing proves that two answers are of one version.
     """
 
     wants: tuple[Want, ...]
@@ -70,6 +71,8 @@ class Job:
     proxy: str | None = None
     user_agent: str | None = None
     bearer: str | None = field(default=None, repr=False)
+    ipv4_only: bool = False
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,9 @@ def command(job: Job) -> Command:
     )
     # `next` forgets all that was said of a transfer: every block says everything.
     flags = _flags(job)
-    return Command(argv, "next\n".join(_block(want, flags) for want in job.wants).encode(errors="surrogateescape"))
+    return Command(
+        argv, "next\n".join(_block(want, flags, bare=job.bare) for want in job.wants).encode(errors="surrogateescape")
+    )
 
 
 def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
@@ -96,10 +98,11 @@ def _report(exit: Exit) -> tuple[int, str, str]:  # noqa: A002
     return int(status) or int(named[1] if named else 0), wait, said
 
 
-def _block(want: Want, flags: str) -> str:
+def _block(want: Want, flags: str, *, bare: bool) -> str:
     # `continue-at = 0` sends no Range, and some hubs answer a bare GET of a very large file with 400.
     # Of an empty file there is no range: that would be 416.
-    begin = 'continue-at = "-"\n' if want.have > 0 else 'range = "0-"\n' if want.length != 0 else ""
+    begin = 'range = "0-"\n' if want.length != 0 and not bare else ""
+    begin = 'continue-at = "-"\n' if want.have > 0 else begin
     return f"url = {_quote(want.sources[0])}\noutput = {_quote(want.path)}\n{begin}{flags}"
 
 
@@ -112,6 +115,7 @@ def _flags(job: Job) -> str:
         "max-redirs = 10",
         'proto = "=http,https,ftp"',
         f'proto-redir = "={_kept_schemes(job)}"',
+        *(("ipv4",) if job.ipv4_only else ()),
         "globoff",  # brackets and braces in a URL are themselves
         "connect-timeout = 10",
         "speed-limit = 1",

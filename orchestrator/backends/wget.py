@@ -58,7 +58,8 @@ def command(job: Job) -> Command:
         "--server-response",  # the only way to see the status and Retry-After
         "--tries=1",  # we repeat
         # `--start-pos=0` sends no Range, and some hubs answer a bare GET of a very large file with 400.
-        "--continue" if want.have > 0 else "--header=Range: bytes=0-",
+        *(("--continue",) if want.have > 0 else () if job.bare else ("--header=Range: bytes=0-",)),
+        *(("--inet4-only",) if job.ipv4_only else ()),
         f"--output-document={want.path}",
         "--connect-timeout=10",
         "--dns-timeout=10",

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
 from orchestrator.model import Role
 from orchestrator.nature import POINTER, Wish, page
@@ -114,7 +115,10 @@ def probe(
 
     def work(mine: Sequence[Pair]) -> None:
         for pair in mine:
-            finding = _examine(pair, reach(pair.url), end, budget, rates=rates)
+            try:
+                finding = _examine(pair, reach(pair.url), end, budget, stop, rates=rates)
+            except Stopped:  # the thread's own end; who waits for it hears of the stop by itself
+                return
             with mutex:
                 if finding is None:
                     found.pop(pair, None)
@@ -152,7 +156,9 @@ class _Budget:
             return self._asked[host] <= HOST_REQUESTS
 
 
-def _examine(pair: Pair, way: Reach, end: float, budget: _Budget, *, rates: bool) -> Finding | None:
+def _examine(
+    pair: Pair, way: Reach, end: float, budget: _Budget, stop: threading.Event, *, rates: bool
+) -> Finding | None:
     """Look at a pair and taste its file; None where it could not be asked."""
     from orchestrator.sources.look import look
     from orchestrator.sources.taste import other_file, taste
@@ -177,6 +183,7 @@ def _examine(pair: Pair, way: Reach, end: float, budget: _Budget, *, rates: bool
         timeout_s=left_s,
         bearer=way.bearer,
         may_ask=may_ask,
+        stop=stop,
     )
     if refused:
         return None
@@ -188,14 +195,22 @@ def _examine(pair: Pair, way: Reach, end: float, budget: _Budget, *, rates: bool
         return Finding(Verdict.LYING, f"compresses the file on its way ({seen.encoding})", seen)
     if seen.length is not None and pair.size is not None and seen.length != pair.size:
         may = budget.take(seen.last_url)
-        what = other_file(seen, wish, way, max(0.1, min(end - time.monotonic(), 1.0)) if may else 0.0)
+        what = other_file(seen, wish, way, max(0.1, min(end - time.monotonic(), 1.0)) if may else 0.0, stop)
         return Finding(Verdict.LYING, what.words, seen)
     left_s = end - time.monotonic()
     if not rates or left_s <= 0 or not budget.take(seen.last_url):
         return Finding(Verdict.GOOD, "", seen)
     way_s = min(left_s, 1.0)
     bearer = way.bearer if host_of(seen.last_url) == host_of(pair.url) else None
-    tasted = taste(seen.last_url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=way_s, bearer=bearer)
+    tasted = taste(
+        seen.last_url,
+        proxy=way.proxy,
+        ca=way.ca,
+        user_agent=way.user_agent,
+        timeout_s=way_s,
+        bearer=bearer,
+        stop=stop,
+    )
     what = page(tasted.head, wish)
     if what and (seen.length is None or tasted.head.startswith(POINTER)):
         return Finding(Verdict.LYING, f"{what.words} instead of the file", seen)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from orchestrator.nature import EMPTY_HINT, HEAD_BYTES, OTHER_VERSION_HINT, Nature, Wish, page
-from orchestrator.sources.look import time_limit, trust
+from orchestrator.sources.connect import client
+from orchestrator.sources.look import time_limit
 
 if TYPE_CHECKING:
+    import threading
+
     from orchestrator.sources.look import Look
     from orchestrator.sources.reach import Reach
 
@@ -31,7 +34,14 @@ class Taste:
 
 
 def taste(
-    url: str, *, proxy: str | None, ca: str, user_agent: str, timeout_s: float, bearer: str | None = None
+    url: str,
+    *,
+    proxy: str | None,
+    ca: str,
+    user_agent: str,
+    timeout_s: float,
+    bearer: str | None = None,
+    stop: threading.Event | None = None,
 ) -> Taste:
     """Read the beginning of `url`, where a look's redirects ended, for a moment; whatever fails is no measure."""
     headers = {"Range": f"bytes=0-{TASTE_BYTES - 1}", "Accept-Encoding": "identity", "User-Agent": user_agent}
@@ -39,10 +49,11 @@ def taste(
         headers["Authorization"] = f"Bearer {bearer}"
     size, began, head = 0, None, b""
     try:
+        session, _ = client(ca=ca, proxy=proxy, timeout_s=timeout_s, stop=stop)
         with (
-            time_limit(timeout_s) as trace,
-            httpx2.Client(verify=trust(ca), proxy=proxy, trust_env=False, timeout=timeout_s) as client,
-            client.stream("GET", url, headers=headers, extensions={"trace": trace}) as answer,
+            time_limit(timeout_s, stop) as trace,
+            session,
+            session.stream("GET", url, headers=headers, extensions={"trace": trace}) as answer,
         ):
             if answer.status_code not in (200, 206):
                 return Taste(None, b"")
@@ -59,12 +70,15 @@ def taste(
     return Taste(min(FASTEST, size / max(took_s, 1e-6)) if telling else None, head)
 
 
-def other_file(seen: Look, wish: Wish, way: Reach, timeout_s: float = 2.0) -> Nature:
+def other_file(
+    seen: Look, wish: Wish, way: Reach, timeout_s: float = 2.0, stop: threading.Event | None = None
+) -> Nature:
     """Say that a source serves a file of another length, and what it is, where its beginning tells."""
     what = Nature("an empty file", EMPTY_HINT) if seen.length == 0 else Nature()
     if seen.length and seen.length <= PAGE_BYTES and timeout_s > 0:
         proxy, ca, agent = way.proxy, way.ca, way.user_agent
-        what = page(taste(seen.last_url, proxy=proxy, ca=ca, user_agent=agent, timeout_s=timeout_s).head, wish)
+        begun = taste(seen.last_url, proxy=proxy, ca=ca, user_agent=agent, timeout_s=timeout_s, stop=stop)
+        what = page(begun.head, wish)
     if not what and "text/html" in seen.content_type:
         what = Nature("an HTML page")
     words = f"wrong length: {seen.length} bytes{f' of {what.words}' if what else ''}, instead of {wish.size}"

@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from orchestrator.faults import Fault, Kind
+from orchestrator.sources.connect import client
 from orchestrator.sources.history import host_of
-from orchestrator.sources.look import look, time_limit, trust
+from orchestrator.sources.look import look, time_limit
 
 if TYPE_CHECKING:
+    import threading
+
     from orchestrator.sources.reach import Reach
 
 LIMIT_BYTES = 4 << 20  # 40,000 lines of a SHA256SUMS
 TIMEOUT_S = 30.0
 
 
-def read(url: str, way: Reach) -> str | Fault:
-    """Read the text at `url` (http or https), or say why it cannot be had."""
-    content = _get(url, way, LIMIT_BYTES + 1, {})
+def read(url: str, way: Reach, stop: threading.Event | None = None) -> str | Fault:
+    """Read the text at `url` (http or https), or say why it cannot be had. Raises Stopped where `stop` is set."""
+    content = _get(url, way, LIMIT_BYTES + 1, {}, stop)
     if isinstance(content, Fault):
         return content
     if len(content) > LIMIT_BYTES:
@@ -27,15 +30,27 @@ def read(url: str, way: Reach) -> str | Fault:
     return content.decode("utf-8", "replace")
 
 
-def head(url: str, way: Reach, count: int) -> bytes | Fault:
-    """Read the first `count` bytes of the file at `url` (http or https), fewer where it is shorter."""
-    content = _get(url, way, count, {"Range": f"bytes=0-{count - 1}"})
+def head(url: str, way: Reach, count: int, stop: threading.Event | None = None) -> bytes | Fault:
+    """Read the first `count` bytes of the file at `url` (http or https), fewer where it is shorter.
+
+    Raises:
+        Stopped: `stop` was set meanwhile.
+    """
+    content = _get(url, way, count, {"Range": f"bytes=0-{count - 1}"}, stop)
     return content if isinstance(content, Fault) else content[:count]
 
 
-def _get(url: str, way: Reach, most_bytes: int, headers: dict[str, str]) -> bytes | Fault:
+def _get(url: str, way: Reach, most_bytes: int, headers: dict[str, str], stop: threading.Event | None) -> bytes | Fault:
     """Read a body until it ends or `most_bytes` are here; a token is shown to the host of `url` only."""
-    seen = look(url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, timeout_s=TIMEOUT_S, bearer=way.bearer)
+    seen = look(
+        url,
+        proxy=way.proxy,
+        ca=way.ca,
+        user_agent=way.user_agent,
+        timeout_s=TIMEOUT_S,
+        bearer=way.bearer,
+        stop=stop,
+    )
     if isinstance(seen, Fault):
         return seen
     headers = {"Accept-Encoding": "identity", "User-Agent": way.user_agent, **headers}
@@ -43,10 +58,11 @@ def _get(url: str, way: Reach, most_bytes: int, headers: dict[str, str]) -> byte
         headers["Authorization"] = f"Bearer {way.bearer}"
     content = b""
     try:
+        session, _ = client(ca=way.ca, proxy=way.proxy, timeout_s=TIMEOUT_S, stop=stop)
         with (
-            time_limit(TIMEOUT_S) as trace,
-            httpx2.Client(verify=trust(way.ca), proxy=way.proxy, trust_env=False, timeout=TIMEOUT_S) as client,
-            client.stream("GET", seen.last_url, headers=headers, extensions={"trace": trace}) as answer,
+            time_limit(TIMEOUT_S, stop) as trace,
+            session,
+            session.stream("GET", seen.last_url, headers=headers, extensions={"trace": trace}) as answer,
         ):
             if answer.status_code not in (200, 206):
                 return Fault(Kind.REFUSED, f"server answered {answer.status_code}", answer.status_code)

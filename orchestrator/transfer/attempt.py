@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,13 +21,14 @@ from orchestrator.transfer.handover import hand_over
 from orchestrator.transfer.holding import total
 from orchestrator.transfer.pace import Pace, measure, sharpen
 from orchestrator.transfer.pieces import USUAL_RATE, mending_bytes, piece_bytes
+from orchestrator.transfer.shown import shown_command
 from orchestrator.transfer.together import companions, take_connections
 from orchestrator.transfer.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.backends.base import Backend, Command, Exit
+    from orchestrator.backends.base import Backend, Exit
     from orchestrator.sources.look import Look
     from orchestrator.transfer.effort import Effort
 
@@ -143,7 +143,8 @@ def _begin_stream(effort: Effort, backend: Backend, job: Job) -> Stream | None:
 def _run(effort: Effort, backend: Backend, job: Job, givers: tuple[str, ...], before: int) -> Exit:
     kit, holding, source = effort.kit, effort.holding, givers[0]
     command, program = backend.command(job), kit.programs[backend.NAME].path
-    shown = effort.masked(pasteable(command, program))
+    hidden = {effort.address(url) for url in givers} - set(givers)
+    shown = shown_command(backend, job, program, hidden)
     kit.emit(Started(*effort.talk, backend.NAME, source, shown, before, holding.length(), givers[1:]))
     limit_s = 60 + (holding.length() or 0) / AXEL_BYTES_PER_S if backend.NAME == "axel" else None
     with effort.known.transferring():
@@ -207,11 +208,3 @@ def _explain_short(effort: Effort, source: str) -> Fault:
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What a child needs of our environment: no proxies, no secrets, no locale."""
     return {key: environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if key in environ}
-
-
-def pasteable(command: Command, program: str) -> str:
-    """The command as one line for a shell; what goes in by stdin as a here-string."""
-    line = shlex.join((program, *command.argv[1:]))
-    if not command.stdin:
-        return line
-    return f"{line} <<< {shlex.quote(command.stdin.decode('utf-8', 'replace'))}"

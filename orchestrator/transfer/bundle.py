@@ -22,10 +22,11 @@ from orchestrator.process import run
 from orchestrator.sources.history import host_of
 from orchestrator.store import aliases, blobs, bundles, quarantine
 from orchestrator.store.layout import disk
-from orchestrator.transfer.attempt import environment, pasteable
+from orchestrator.transfer.attempt import environment
 from orchestrator.transfer.kit import Finding
 from orchestrator.transfer.load import Load, is_here
 from orchestrator.transfer.loop import LOCK_POLL_S
+from orchestrator.transfer.shown import shown_command, without_login
 from orchestrator.transfer.watch import PROGRESS_S
 
 if TYPE_CHECKING:
@@ -159,9 +160,7 @@ class _Carrier:
         )
         first, size = loads[0], sum(load.size for load in loads)
         name = (first.artifact.wanted[0].model, first.artifact.wanted[0].file)
-        shown = pasteable(backend.command(replace(job, wants=job.wants[:1])), program)
-        if self._way.bearer is not None:
-            shown = shown.replace(self._way.bearer, "***")
+        shown = shown_command(backend, job, program)
         kit.emit(Started(*name, backend.NAME, first.url, shown, 0, size, files=len(loads)))
         exit_: Exit | None = None
         try:
@@ -182,7 +181,8 @@ class _Carrier:
         kit.emit(Progressed(*name, min(landed, size), size, len(loads)))
         if exit_.ended == "stopped":
             raise Stopped("stopped; what was fetched is kept")
-        return backend.diagnose(job, exit_)
+        fault = backend.diagnose(job, exit_)
+        return fault and replace(fault, message=without_login(fault.message, self._way.proxy))
 
     def _judge(self, whole: list[Load], before: set[int]) -> None:
         """One check for all; the good ones become blobs in one commit, the wrong ones go to quarantine."""

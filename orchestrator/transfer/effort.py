@@ -18,6 +18,7 @@ from orchestrator.store import quarantine
 from orchestrator.stream import Stream, Verdict
 from orchestrator.transfer.holding import Holding
 from orchestrator.transfer.kit import Finding
+from orchestrator.transfer.shown import without_login
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,9 +92,10 @@ class Effort:
         return look.last_url if look is not None and self.reach(url).bearer and not self.bearer(url) else url
 
     def masked(self, text: str) -> str:
-        """`text` without the tokens and signatures of this transfer."""
+        """`text` without the tokens, signatures and proxy logins of this transfer."""
         for source in self.artifact.sources:
-            bearer = self.reach(source.url).bearer
+            way = self.reach(source.url)
+            bearer, text = way.bearer, without_login(text, way.proxy)
             if bearer is not None:
                 address = self.address(source.url)
                 signature = address.partition("?")[2] if address != source.url else ""

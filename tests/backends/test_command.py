@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from orchestrator.backends import BACKENDS, aria2c, axel, by_name, curl, rsync, wget
-from orchestrator.backends.base import Job, Trait, Want
+from orchestrator.backends.base import Backend, Job, Trait, Want
 
 FOLDER = "/store/partial/abc"
 PATH = f"{FOLDER}/body"
@@ -473,3 +474,21 @@ def test_seven_public_names(backend) -> None:
     imported |= {"TYPE_CHECKING", "Command", "Fault", "Kind", "Range", "Trait"}
     public = {name for name in vars(backend) if not name.startswith("_")} - imported
     assert public == {"NAME", "TRAITS", "SIDECAR", "command", "diagnose", "missing", "sidecar"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "flag"), [(aria2c, "--disable-ipv6=true"), (axel, "--ipv4"), (curl, "ipv4"), (wget, "--inet4-only")]
+)
+def test_an_ipv6_address_that_does_not_answer_is_not_waited_for(backend: Backend, flag: str) -> None:
+    for job, wanted in ((FRESH, False), (replace(FRESH, ipv4_only=True), True)):
+        command = backend.command(job)
+        assert (flag in (*command.argv, *command.stdin.decode().splitlines())) is wanted
+
+
+@pytest.mark.parametrize("backend", [aria2c, curl, wget], ids=lambda backend: backend.NAME)
+def test_a_bare_request_has_no_range_and_is_one(backend: Backend) -> None:
+    command = backend.command(replace(FRESH, bare=True))
+    said = "\n".join((*command.argv, command.stdin.decode()))
+    assert not re.search("range|continue-at|metalink-file|pipelining", said, re.IGNORECASE)
+    if backend is aria2c:
+        assert {"--split=1", "--max-connection-per-server=1", "--input-file=-"} <= set(command.argv)

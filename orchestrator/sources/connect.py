@@ -1,0 +1,204 @@
+"""A connection for a look: all addresses of a name raced (RFC 8305), and a request to stop heard while it waits."""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import select
+import socket
+import threading
+import time
+from contextlib import suppress
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import httpx2
+
+STAGGER_S = 0.25  # RFC 8305, section 5: so long the next address waits for the one before
+STOP_S = 0.1  # how often a request to stop is looked for
+
+Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+
+
+def client(
+    *, ca: str, proxy: str | None, timeout_s: float, stop: threading.Event | None = None
+) -> tuple[httpx2.Client, Racing]:
+    """An HTTP client that reads no variables and no files but `ca`, and how it connects.
+
+    Raises:
+        ImportError: the proxy's scheme needs what is not installed.
+        ValueError: the proxy's URL is none.
+    """
+    import httpx2
+
+    from orchestrator.sources.look import trust
+
+    transport = httpx2.HTTPTransport(verify=trust(ca), proxy=proxy, trust_env=False)
+    racing = Racing(stop)
+    transport._pool._network_backend = racing.backend()  # the client has no parameter for it; a test holds this
+    return httpx2.Client(transport=transport, trust_env=False, timeout=timeout_s), racing
+
+
+class Racing:
+    """How a client connects; `ipv4_only` once an IPv6 address of a name did not answer and an IPv4 one did."""
+
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        self.ipv4_only = False
+        self._stop = stop or threading.Event()
+
+    def backend(self) -> Any:
+        """The same as the HTTP client wants it."""
+        import httpcore2
+        from httpcore2._backends.sync import SyncBackend, SyncStream
+
+        racing = self
+
+        class Backend(SyncBackend):
+            def connect_tcp(
+                self,
+                host: str,
+                port: int,
+                timeout: float | None = None,
+                local_address: str | None = None,  # noqa: ARG002
+                socket_options: Iterable[Any] | None = None,
+            ) -> Any:
+                try:
+                    sock = racing.connect(host, port, 60.0 if timeout is None else timeout)
+                except TimeoutError as error:
+                    raise httpcore2.ConnectTimeout(str(error)) from error
+                except (OSError, UnicodeError) as error:
+                    raise httpcore2.ConnectError(str(error)) from error
+                for option in socket_options or ():
+                    sock.setsockopt(*option)
+                return SyncStream(sock)
+
+        return Backend()
+
+    def connect(self, host: str, port: int, timeout_s: float) -> socket.socket:
+        """Connect to whichever address of `host` answers first.
+
+        Raises:
+            TimeoutError: none did in `timeout_s`.
+            OSError: there is no such name, or each address was refused or out of reach.
+            Stopped: a stop was asked for.
+        """
+        end = time.monotonic() + timeout_s
+        addresses = interleaved(resolve(host, port, timeout_s, self._stop))
+        sock, silent = _race(addresses, end, self._stop)
+        if sock.family == socket.AF_INET and socket.AF_INET6 in silent:
+            self.ipv4_only = True
+        return sock
+
+
+def resolve(host: str, port: int, timeout_s: float, stop: threading.Event | None = None) -> list[Address]:
+    """The addresses of a name, as the system orders them, asked for in a thread that is left alone if it hangs.
+
+    Raises:
+        TimeoutError: no answer in `timeout_s`.
+        OSError: there is no such name. UnicodeError: it cannot be one.
+        Stopped: a stop was asked for.
+    """
+    with suppress(OSError, UnicodeError):
+        return _ask(host, port, socket.AI_NUMERICHOST)
+    told: queue.Queue[list[Address] | OSError | UnicodeError] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            told.put(_ask(host, port, 0))
+        except (OSError, UnicodeError) as error:
+            told.put(error)
+
+    threading.Thread(target=ask, name="orch-resolve", daemon=True).start()
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            found = told.get(timeout=max(0.0, min(STOP_S, end - time.monotonic())))
+        except queue.Empty:
+            if stop is not None and stop.is_set():
+                raise Stopped("stopped while a name was looked up") from None
+            if time.monotonic() >= end:
+                raise TimeoutError("the name was not resolved in time") from None
+            continue
+        if isinstance(found, list):
+            return found
+        raise found
+
+
+def _ask(host: str, port: int, flags: int) -> list[Address]:
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in infos))
+
+
+def interleaved(addresses: list[Address]) -> list[Address]:
+    """Addresses of both families by turns, the family that the system put first first (RFC 8305, section 4)."""
+    if not addresses:
+        return []
+    preferred = addresses[0][0]
+    first = [address for address in addresses if address[0] == preferred]
+    second = [address for address in addresses if address[0] != preferred]
+    return [address for address in chain.from_iterable(zip_longest(first, second)) if address is not None]
+
+
+def _race(
+    addresses: list[Address], end: float, stop: threading.Event
+) -> tuple[socket.socket, set[socket.AddressFamily]]:
+    """Begin with one address, and with the next one each time one fails or 250 ms are over; the first to answer wins.
+
+    Gives its socket, and the families of those that had begun before it and did not answer.
+    """
+    left, begun, lost = list(addresses), dict[int, socket.socket](), list[socket.AddressFamily]()
+    error: OSError = TimeoutError("no address answered in time")
+    poll, next_s = select.poll(), 0.0
+    try:
+        while left or begun:
+            now = time.monotonic()
+            if stop.is_set():
+                raise Stopped("stopped while connecting")
+            if now >= end:
+                raise TimeoutError("no address answered in time")
+            if left and (now >= next_s or not begun):
+                family, address = left.pop(0)
+                next_s = now + STAGGER_S
+                try:
+                    sock = _begin(family, address)
+                except OSError as problem:
+                    error = problem
+                    lost.append(family)
+                    continue
+                begun[sock.fileno()] = sock
+                poll.register(sock, select.POLLOUT)
+            wait_s = min(STOP_S, end - now, next_s - now if left else STOP_S)
+            for fd, _ in poll.poll(max(0.0, wait_s) * 1000):
+                poll.unregister(fd)
+                sock = begun.pop(fd)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code == 0:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    return sock, {*lost, *(other.family for other in begun.values())}
+                error = OSError(code, os.strerror(code))
+                lost.append(sock.family)
+                sock.close()
+                next_s = 0.0
+        raise error
+    finally:
+        for sock in begun.values():
+            sock.close()
+
+
+def _begin(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        code = sock.connect_ex(address)
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
