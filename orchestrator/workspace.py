@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.world import World
 
 DEFAULT_MANIFEST = "manifests/team.yaml"
+NO_HOME = "set HOME, or name the store: --store DIR"
 HUBS = (("HF_ENDPOINT", "https://huggingface.co/"), ("MODELSCOPE_ENDPOINT", "https://modelscope.cn/"))
 
 
@@ -72,7 +73,7 @@ def open_workspace(
     loaded: list[Manifest] = []
     texts: dict[str, str] = {}
     here = _site(world, problems)
-    base = os.path.abspath(os.path.join(world.cwd, root)) if root is not None else None
+    base = _folder(world, root, "--root") if root is not None else None
     looking = _with_caches(world, caches)
     for path in dict.fromkeys(os.path.abspath(os.path.join(world.cwd, path)) for path in paths):
         try:
@@ -83,7 +84,10 @@ def open_workspace(
         except ManifestError as error:
             problems += error.problems
     if problems:
-        raise ManifestError(tuple(problems), hint_for(problems))
+        gone = (
+            "" if os.path.isdir(world.cwd) else f"the working folder {world.cwd} was removed: `cd` to one that is there"
+        )
+        raise ManifestError(tuple(problems), gone or hint_for(problems))
     if not resolve:
         return Workspace(tuple(loaded), (), _store(world, loaded, here, store), _hosts(loaded, here), (), texts)
     extra = hub_mirror(world)
@@ -188,8 +192,8 @@ def store_path(world: World, site: Site | None, flag: str | None) -> str:
 
 
 def _site(world: World, problems: list[Problem]) -> Site | None:
-    base = world.environ.get("XDG_CONFIG_HOME") or os.path.join(world.home, ".config")
-    for path in (os.path.join(base, "orch.yaml"), "/etc/orch.yaml"):
+    base = world.base_folder("XDG_CONFIG_HOME", ".config")
+    for path in (os.path.join(base, "orch.yaml") if base else "", "/etc/orch.yaml"):
         if os.path.isfile(path):
             try:
                 return manifests.parse_site(read_text(path), path, world.home)
@@ -243,14 +247,35 @@ def unknown_name(word: str, pool: set[str]) -> ManifestError:
 
 
 def _store(world: World, loaded: Sequence[Manifest], site: Site | None, flag: str | None) -> str:
-    cache = world.environ.get("XDG_CACHE_HOME") or os.path.join(world.home, ".cache")
-    named = (
-        flag or world.environ.get("ORCH_STORE"),
-        next((m.store for m in loaded if m.store), None),
-        site.store if site else None,
-        os.path.join(cache, "orch"),
-    )
-    return os.path.abspath(os.path.join(world.cwd, next(path for path in named if path)))
+    if named := flag or world.environ.get("ORCH_STORE"):
+        return _folder(world, named, "--store" if flag else "ORCH_STORE")
+    if written := next((m.store for m in loaded if m.store), None) or (site.store if site else None):
+        return written
+    if not (cache := world.base_folder("XDG_CACHE_HOME", ".cache")):
+        raise ManifestError((Problem("", 0, "", "no home folder is known, so there is no place for a store"),), NO_HOME)
+    return os.path.join(cache, "orch")
+
+
+def _folder(world: World, text: str, said_by: str) -> str:
+    """A folder that an option or a variable names: as in `store:` and `root:`, `~/` is expanded and nothing else."""
+    from orchestrator.manifest.paths import is_variable
+
+    first, _, rest = text.partition("/")
+    why = hint = ""
+    if first == "~":
+        if not world.home:
+            why, hint = "`~/` is asked for, but no home folder is known", NO_HOME
+        text = os.path.join(world.home, rest)
+    elif first.startswith("~") or is_variable(text):
+        why, hint = f"nothing but `~/` is expanded in {text}", "write the whole path"
+    elif not os.path.isabs(text) and not os.path.isdir(world.cwd):
+        why, hint = (
+            f"{text} is relative, and the working folder {world.cwd} was removed",
+            "`cd` to a folder that is there",
+        )
+    if why:
+        raise ManifestError((Problem("", 0, said_by, why),), hint)
+    return os.path.abspath(os.path.join(world.cwd, text))
 
 
 def _hosts(loaded: Sequence[Manifest], site: Site | None) -> dict[str, Host]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+NO_STATE = os.devnull  # below which nothing can be made nor read: what is remembered there is forgotten
+
 
 class Stop(threading.Event):
     """The request to stop; `code` is the exit code of the signal that asked (130, 143), or None."""
@@ -50,13 +52,38 @@ class World:
 
     @classmethod
     def real(cls) -> World:
-        """The process's own environment and working directory."""
-        return cls(environ=os.environ, cwd=os.getcwd())
+        """The process's own environment and working directory, also where that was removed."""
+        try:
+            here = os.getcwd()
+        except OSError:
+            # Its path as it was: what is asked for below it is reported as missing there, and all else works.
+            here = os.environ.get("PWD", "")
+            if not os.path.isabs(here):
+                here = os.readlink("/proc/self/cwd").removesuffix(" (deleted)")
+        return cls(environ=os.environ, cwd=here)
 
     @property
     def home(self) -> str:
-        """$HOME, else the password database's."""
-        return self.environ.get("HOME") or os.path.expanduser("~")
+        """$HOME, else the password database's; empty where neither names an absolute path."""
+        if os.path.isabs(home := self.environ.get("HOME", "")):
+            return home
+        import pwd
+
+        try:
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:
+            return ""
+        return home if os.path.isabs(home) else ""
+
+    def base_folder(self, variable: str, below_home: str) -> str:
+        """A base directory of the user: what `variable` (XDG_CACHE_HOME ...) says, else `below_home` in the home.
+
+        A variable that is empty or relative is ignored, as the XDG Base Directory Specification demands. The answer
+        is empty where no home is known.
+        """
+        if os.path.isabs(named := self.environ.get(variable, "")):
+            return named
+        return os.path.join(self.home, below_home) if self.home else ""
 
     @property
     def hostname(self) -> str:
@@ -66,8 +93,7 @@ class World:
     @property
     def state(self) -> str:
         """Folder of the local state: $XDG_STATE_HOME/orch/<hostname>, never on a shared store."""
-        base = self.environ.get("XDG_STATE_HOME") or os.path.join(self.home, ".local", "state")
-        return os.path.join(base, "orch", self.hostname)
+        return os.path.join(self.base_folder("XDG_STATE_HOME", ".local/state") or NO_STATE, "orch", self.hostname)
 
     def sleep(self, seconds: float) -> bool:
         """Sleep until `seconds` have passed or a stop was asked for; true when it was."""

@@ -58,6 +58,10 @@ def sealed(store: Store, path: Path, data: bytes = DATA) -> Path:
     return path
 
 
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def committed(store: Store, data: bytes = DATA) -> str:
     """A blob with these bytes."""
     sha256 = hashlib.sha256(data).hexdigest()
@@ -275,6 +279,38 @@ def test_without_nanoseconds_the_local_state_remembers(coarse, world):
     with open(f"{store.state}/seals.jsonl", "a") as file:
         file.write('damaged\n{}\n["7:7"]\n[[], 1]\n5\n')
     assert fits(store, path)
+
+
+def test_without_nanoseconds_nights_of_change_do_not_grow_the_local_state(coarse, world):
+    """Of what is gone nothing is kept, of what stands one line; also where a file has several names."""
+    store = open_store(str(coarse / "store"), world.state)
+    sizes = []
+    for night in range(12):
+        for n in range(40):
+            path = sealed(store, coarse / f"f{n}", f"{night} {n}".encode())
+            os.link(path, coarse / f"other{n}")
+            seal.remember(store, str(path), sha256_of(path))
+        sizes.append(os.path.getsize(f"{store.state}/seals.jsonl"))
+        for n in range(40):
+            os.unlink(coarse / f"f{n}")
+            os.unlink(coarse / f"other{n}")
+    assert max(sizes) < 3 * max(sizes[0], 1 << 14)
+    assert os.listdir(store.state) == ["seals.jsonl"]
+
+
+def test_what_is_remembered_of_standing_files_outlives_the_shortening(coarse, world):
+    store = open_store(str(coarse / "store"), world.state)
+    kept = sealed(store, coarse / "kept")
+    os.link(kept, coarse / "second")
+    seal.remember(store, str(coarse / "second"), SHA)  # the link changed its ctime
+    (coarse / "second").unlink()
+    seal.remember(store, str(kept), SHA)
+    for n in range(300):
+        sealed(store, coarse / "f", str(n).encode()).unlink()
+    assert os.path.getsize(f"{store.state}/seals.jsonl") < 1 << 15
+    source = "import os, sys; from orchestrator.store import Store, seal; \n"
+    source += "print(seal.fits(Store('', sys.argv[1]), os.stat(sys.argv[2]), sys.argv[3], None))"
+    assert python(source, store.state, str(kept), SHA).communicate()[0] == "True\n"
 
 
 @pytest.mark.parametrize("write", WRITES)

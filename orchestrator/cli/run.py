@@ -108,6 +108,10 @@ def world_with_signals() -> World:
     Children die with us: each has the parent-death signal TERM, on which it saves its state.
     """
     world = World.real()
+    try:
+        os.getcwd()
+    except OSError:  # removed: rsync, for one, does not start there
+        os.chdir(world.cwd if os.path.isdir(world.cwd) else "/")
 
     def on_signal(number: int, _: Any) -> None:
         code = 130 if number == signal.SIGINT else 143

@@ -12,6 +12,8 @@ from orchestrator.manifest.text import fault_of_name, fault_of_text
 # Ordinary names between single slashes, so short that no name can be too long.
 _CLEAN = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9_][\w.+=@-]*(?:/[A-Za-z0-9_][\w.+=@-]*)*/?", re.A)
 
+_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{\w+\})(?:/|\Z)", re.A)
+
 
 class PathError(Exception):
     """Why a path cannot stand in a manifest: a lower-case phrase."""
@@ -27,6 +29,8 @@ class Ground(msgspec.Struct, frozen=True, gc=False):
 def folder(text: str, beside: str, home: str) -> str:
     """`root:` or `store:` as an absolute path: `~/` is `home`, a relative one begins at `beside`."""
     _check(text)
+    if is_variable(text):
+        raise PathError("variables are not expanded, only `~/` is")
     if text.startswith("~"):
         name, _, rest = text.partition("/")
         if name != "~":
@@ -35,6 +39,11 @@ def folder(text: str, beside: str, home: str) -> str:
             raise PathError("`~/` is asked for, but no home folder is known")
         text = posixpath.join(home, rest)
     return absolute(text, beside)
+
+
+def is_variable(text: str) -> bool:
+    """Whether a path begins with `$NAME` or `${NAME}`, which a shell would have expanded."""
+    return _VARIABLE.match(text) is not None
 
 
 def absolute(text: str, beside: str) -> str:
@@ -81,6 +90,8 @@ def place(text: str, ground: Ground) -> tuple[str, bool]:
     _check(text)
     if text.startswith("~"):
         raise PathError("`~` is expanded in `store:` and `root:` only")
+    if is_variable(text):
+        raise PathError("variables are not expanded")
     names = _names(text)
     is_folder = text.endswith(("/", "/.")) or not names
     if not text.startswith("/"):

@@ -10,6 +10,7 @@ remove the file in the store (utils/_cache_manager.py).
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,7 +46,7 @@ class Spot(NamedTuple):
 def home(world: World) -> str:
     """HF_HOME, where tokens and modules are kept as well."""
     caches = world.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return roots.with_variables(world, world.environ.get("HF_HOME", f"{caches}/huggingface"))
+    return roots.with_variables(world, world.environ.get("HF_HOME", posixpath.join(caches, "huggingface")))
 
 
 def cache(world: World) -> str:

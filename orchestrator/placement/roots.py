@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from orchestrator.manifest.paths import absolute
+from orchestrator.placement.base import LayoutError
 
 if TYPE_CHECKING:
     from orchestrator.world import World
@@ -38,5 +39,7 @@ def with_variables(world: World, text: str) -> str:
 
 def _expanded(world: World, text: str) -> str:
     if text == "~" or text.startswith("~/"):
+        if not world.home:
+            raise LayoutError("no home folder is known: set HOME")
         return world.home.rstrip("/") + text[1:]
     return posixpath.expanduser(text) if text.startswith("~") else text

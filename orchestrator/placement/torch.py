@@ -8,6 +8,7 @@ link is safe.
 
 from __future__ import annotations
 
+import posixpath
 from typing import TYPE_CHECKING
 
 from orchestrator.model import Link
@@ -25,7 +26,7 @@ OFFLINE: dict[str, str] = {}
 
 def home(world: World) -> str:
     """Torch's own folder."""
-    return roots.folder(world, world.environ.get("TORCH_HOME", f"{roots.caches(world)}/torch"))
+    return roots.folder(world, world.environ.get("TORCH_HOME", posixpath.join(roots.caches(world), "torch")))
 
 
 def lay(world: World, model: Model, value: str) -> Laid:

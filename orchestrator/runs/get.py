@@ -84,7 +84,7 @@ class _Getting:
     ) -> None:
         self._world, self._draft, self._emit, self._options = world, draft, emit, options
         self._site, self._extra = workspace.site(world), workspace.hub_mirror(world)
-        self._store = Store(workspace.store_path(world, self._site, store), world.state)
+        self._store = Store(workspace.store_path(world, self._site, store), world.state, world.stop)
         self._hosts = dict(self._site.hosts) if self._site else {}
         self._facts: list[_Fact] = []
 

@@ -85,7 +85,7 @@ class _Locking:
         self._chosen = select(self._papers, asked.only)
         self._anew = select(self._papers, asked.update) if asked.update is not None else {}
         self._site, self._extra = workspace.site(world), workspace.hub_mirror(world)
-        self._store = Store(space.store, world.state)
+        self._store = Store(space.store, world.state, world.stop)
         self._failed: list[GaveUp] = []
         self._findings: dict[str, Finding] = {}
         self._summary = Summary(ok=True, exit_code=0, models=len(self._chosen))

@@ -47,7 +47,7 @@ def plan(
     """
     began = world.monotonic()
     options = options or Options()
-    store = Store(store_path, world.state)
+    store = Store(store_path, world.state, world.stop)
     wanted = weak.known(store, wanted, emit)
     tally = Tally(wanted, bytes_to_fetch=0)
     tally.refuse(unresolved, emit)

@@ -41,7 +41,7 @@ def prune(
         HeldError: a sync is running, and `wait` is false.
         StoreError: the disk said no.
     """
-    store = Store(store_path, world.state)
+    store = Store(store_path, world.state, world.stop)
     nothing = Summary(ok=True, exit_code=0, bytes_freed=0)
     if not os.path.isdir(store.path):
         return nothing, []

@@ -41,7 +41,7 @@ def repair(
         The summary: 0 where all is right in the end, else what `sync` would end with.
     """
     began = world.monotonic()
-    store = Store(store_path, world.state)
+    store = Store(store_path, world.state, world.stop)
     wanted = weak.known(store, wanted)
     tally = Tally(wanted)
     tally.refuse(unresolved, emit)

@@ -63,7 +63,7 @@ def reread(
         The summary: 0, 6 wrong bytes, 5 missing, 1 both.
     """
     began = world.monotonic()
-    store = Store(store_path, world.state)
+    store = Store(store_path, world.state, world.stop)
     wanted = weak.known(store, wanted)
     tally = Tally(wanted)
     tally.refuse(unresolved, emit)

@@ -35,7 +35,7 @@ def status(
         The summary: 0 all in place, 5 something absent, 6 a broken seal, 7 a foreign file, 1 several of these.
     """
     began = world.monotonic()
-    store = Store(store_path, world.state)
+    store = Store(store_path, world.state, world.stop)
     wanted = weak.known(store, wanted)
     tally, records = Tally(wanted), Records(store)
     tally.refuse(unresolved, emit)

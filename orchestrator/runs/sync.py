@@ -45,7 +45,7 @@ def sync(
         The summary; its exit code follows the contract's precedence.
     """
     began = world.monotonic()
-    store = Store(store_path, world.state)
+    store = Store(store_path, world.state, world.stop)
     wanted = weak.known(store, wanted, emit if findings is None else None)
     tally = Tally(wanted)
     tally.refuse(unresolved, emit)

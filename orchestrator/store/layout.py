@@ -13,6 +13,7 @@ from orchestrator.errors import StoreError
 from orchestrator.files import store_error
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
 
     from orchestrator.model import Pin
@@ -27,11 +28,13 @@ CACHEDIR_TAG = (
 class Store(msgspec.Struct, frozen=True, gc=False):
     """A store at `path` (absolute); making this value touches no disk.
 
-    `state` is the folder of this host's local state, for file systems that keep no nanoseconds.
+    `state` is the folder of this host's local state, for file systems that keep no nanoseconds; whoever waits for
+    another orch in this store gives up once `stop` is set.
     """
 
     path: str
     state: str
+    stop: threading.Event | None = None
 
     def blob(self, sha256: str) -> str:
         """Path of a complete, verified, sealed file. (Of a key that is no sha256: a path where nothing ever is.)"""

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from orchestrator.store.layout import Store
 
 _SECOND_NS = 10**9
@@ -28,7 +31,8 @@ def fits(store: Store, status: os.stat_result, sha256: str, size: int | None) ->
     if status.st_mtime_ns % _SECOND_NS == nanoseconds(sha256):
         return True
     # Some file systems keep no nanoseconds, or hundreds of them: there the local state remembers.
-    return _remembered(store).get(_key(status)) == _facts(status, sha256)
+    key, facts = _key(status), _facts(status, sha256)
+    return _own.get((store.state, key)) == facts or _remembered(store).get(key) == facts
 
 
 def seal(store: Store, path: str, sha256: str, *, read_only: bool = True) -> None:
@@ -49,15 +53,38 @@ def seal(store: Store, path: str, sha256: str, *, read_only: bool = True) -> Non
 
 
 def remember(store: Store, path: str, sha256: str) -> None:
-    """Keep a sealed file's facts in the local state where its file system dropped the nanoseconds."""
+    """Keep a sealed file's facts in the local state where its file system dropped the nanoseconds.
+
+    A state that cannot be written costs one more reading by the next run: this one remembers by itself.
+
+    Raises:
+        OSError: the file is gone.
+    """
     status = os.stat(path)
     if status.st_mtime_ns % _SECOND_NS == nanoseconds(sha256):
         return
+    from orchestrator.files import locked
+
+    key, facts = _key(status), _facts(status, sha256)
+    _own[store.state, key] = facts
+    with suppress(OSError):
+        os.makedirs(store.state, mode=0o700, exist_ok=True)
+        with locked(store.state, store.stop):  # or what is added while another run shortens the file would be lost
+            with open(f"{store.state}/{_FILE}", "ab") as file:
+                file.write(_line(key, facts, path))
+            _compact(f"{store.state}/{_FILE}")
+
+
+_FILE = "seals.jsonl"
+_COMPACTED = "compacted"  # a line that says how many bytes were left when the file was shortened last
+_SLACK_BYTES = 1 << 14
+_own: dict[tuple[str, str], list[object]] = {}  # what this process sealed, by state folder and file
+
+
+def _line(key: str, facts: object, path: str = "") -> bytes:
     import json  # here and below: where nanoseconds are kept, nothing is remembered
 
-    os.makedirs(store.state, exist_ok=True)
-    with open(f"{store.state}/seals.jsonl", "a", encoding="ascii") as file:
-        file.write(json.dumps([_key(status), _facts(status, sha256)]) + "\n")
+    return json.dumps([key, facts, path]).encode() + b"\n"
 
 
 def _key(status: os.stat_result) -> str:
@@ -70,7 +97,7 @@ def _facts(status: os.stat_result, sha256: str) -> list[object]:
 
 def _remembered(store: Store) -> dict[str, list[object]]:
     """The remembered seals; the last line of a file wins, a damaged line is skipped."""
-    path = f"{store.state}/seals.jsonl"
+    path = f"{store.state}/{_FILE}"
     try:
         status = os.stat(path)
     except OSError:
@@ -80,17 +107,45 @@ def _remembered(store: Store) -> dict[str, list[object]]:
 
 @lru_cache(maxsize=1)  # asked once a file, by runs of many thousands
 def _read(path: str, _as_of: tuple[int, int]) -> dict[str, list[object]]:
-    import json
-
-    known: dict[str, list[object]] = {}
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            for line in file:
-                try:
-                    key, facts = json.loads(line)
-                    known[key] = facts
-                except (ValueError, TypeError):
-                    continue
+        with open(path, "rb") as file:
+            return {key: facts for key, facts, _ in _lines(file)}
     except OSError:
         return {}
-    return known
+
+
+def _lines(file: Iterable[bytes]) -> Iterator[tuple[str, list[object], str]]:
+    """The lines that are whole: a file's key, its facts, and its path (of older lines: none)."""
+    import json
+
+    for line in file:
+        try:
+            key, facts, *more = json.loads(line)
+        except (ValueError, TypeError, RecursionError):
+            continue
+        if isinstance(key, str):
+            yield key, facts, str(more[0]) if more else ""
+
+
+def _compact(path: str) -> None:
+    """Once the file has doubled, keep what still stands: one line a file, none of what is gone or was changed."""
+    size = os.stat(path).st_size
+    if size <= _SLACK_BYTES:
+        return
+    from orchestrator.files import write_atomic
+
+    with open(path, "rb") as file:
+        for key, before, _ in _lines([file.readline()]):
+            if key == _COMPACTED and isinstance(before, int) and size <= 2 * before + _SLACK_BYTES:
+                return
+        lines = list(_lines(file))
+    known = {key: facts for key, facts, _ in lines}
+    standing: dict[str, bytes] = {}
+    for key, facts, name in lines:  # any of a file's names will do: a place goes, its blob stays
+        if name and key not in standing and known.get(key) == facts:
+            with suppress(OSError):
+                status = os.stat(name)
+                if _key(status) == key and _facts(status, str(facts[3])) == facts:
+                    standing[key] = _line(key, facts, name)
+    kept = b"".join(standing.values())
+    write_atomic(path, _line(_COMPACTED, len(kept)) + kept)
