@@ -35,6 +35,7 @@ Stamp: TypeAlias = "tuple[int, int, int, int]"
 _T = TypeVar("_T")
 _MODE = 0o444  # less the umask
 _COPIES_AT_ONCE = 16  # each holds a descriptor until it is judged
+_TREES = (".orch-tree-", ".orch-new-", ".orch-swap-")
 _SWEPT_S = 60.0  # a folder is not looked through again for the dead's files within this time
 _swept: dict[str, float] = {}
 
@@ -58,6 +59,9 @@ def put(
     sha256: str,
     place: Place,
     over: Stamp | None = None,
+    *,
+    force: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> str:
     """Make `place` from the blob of `sha256`; all else is as `put_all` says.
 
@@ -73,7 +77,7 @@ def put(
         Stopped: a stop was asked for.
     """
     known = {} if over is None else {place.path: over}
-    made = put_all(world, store, [(sha256, place)], known)[0]
+    made = put_all(world, store, [(sha256, place)], known, force=force, tell=tell)[0]
     if isinstance(made, PlacementError):
         raise made
     return made
@@ -84,11 +88,15 @@ def put_all(
     store: Store,
     places: Sequence[tuple[str, Place]],
     over: Mapping[str, Stamp] | None = None,
+    *,
+    force: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> list[str | PlacementError]:
     """Make many places, each from the blob of its digest; what is learnt of a folder is learnt once.
 
     `over` has, by path, the `stamp` of each place that was judged and may be replaced. A layout's own links come
-    last: one is made only where what it leads to stands.
+    last: one is made only where what it leads to stands. What stands in the folder of a tree is judged file by file:
+    `force` lets a user's file go to quarantine where the tree has one of its name; `tell` gets a line of each.
 
     Returns:
         Of each, how it was made, or why it was not.
@@ -98,7 +106,7 @@ def put_all(
         Stopped: a stop was asked for.
     """
     results: list[str | PlacementError] = [""] * len(places)
-    putter = _Putter(world, store, over or {})
+    putter = _Putter(world, store, over or {}, force=force, tell=tell)
     with ExitStack() as held:
         copies: list[_Copy] = []
 
@@ -130,7 +138,7 @@ def put_all(
     return results
 
 
-def sweep(folders: Iterable[str]) -> None:
+def sweep(store: Store, folders: Iterable[str]) -> None:
     """Remove what dead runs left half made in these folders; what a living one holds, or cannot be removed, stays."""
     now = time.monotonic()
     for folder in folders:
@@ -138,6 +146,11 @@ def sweep(folders: Iterable[str]) -> None:
             continue
         _swept[folder] = now + _SWEPT_S
         files.sweep(folder)
+        with suppress(OSError):
+            if any(name.startswith(_TREES) for name in os.listdir(folder)):
+                from orchestrator.placement import tree
+
+                tree.sweep(store, folder)
 
 
 @dataclass(slots=True)
@@ -158,8 +171,11 @@ class _Putter:
         world: World,
         store: Store,
         over: Mapping[str, Stamp],
+        *,
+        force: bool,
+        tell: Callable[[str], None] | None,
     ) -> None:
-        self._world, self._store, self._over = world, store, over
+        self._world, self._store, self._over, self._force, self._tell = world, store, over, force, tell
         self._device: dict[str, int] = {}
         self._no_reflink: set[int] = set()
 
@@ -167,7 +183,7 @@ class _Putter:
         if place.unpack:
             from orchestrator.placement import tree  # and with it the standard library's archives
 
-            tree.put(self._world, self._store, sha256, place.path)
+            tree.put(self._world, self._store, sha256, place.path, force=self._force, tell=self._tell)
             return "unpacked"
         folder = self._folder(place.path)
         blob = self._store.blob(sha256)
@@ -226,7 +242,7 @@ class _Putter:
         folder = os.path.dirname(path)
         if folder not in self._device:
             if os.path.isdir(folder):
-                sweep((folder,))
+                sweep(self._store, (folder,))
             os.makedirs(folder, exist_ok=True)
             self._device[folder] = os.stat(folder).st_dev
         return folder

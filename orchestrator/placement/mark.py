@@ -34,7 +34,7 @@ def write(store: Store, host: str, manifest: str, mark: Mark) -> Literal["made",
     folder = os.path.dirname(mark.path)
     try:
         os.makedirs(folder, exist_ok=True)
-        link.sweep((folder,))
+        link.sweep(store, (folder,))
         with NewFile(folder) as new:
             new.write(mark.text.encode())
             os.fsync(new.fd)

@@ -233,6 +233,8 @@ class Settling:
                 self.artifact.sha256,
                 place,
                 self._over.get(place.path),
+                force=self.force,
+                tell=lambda line: kit.emit(Noticed(line)),
             )
             kit.emit(Placed(wanted.model, wanted.file, place.path, how))
 
