@@ -108,6 +108,11 @@ class NewFile:
             os.close(own)
 
 
+def temporary(folder: str) -> str:
+    """A new name in `folder` for what has one for as long as it takes to rename it; a kill leaves it to `sweep`."""
+    return f"{folder}/{_UNLOCKED}{_chance()}"
+
+
 def write_atomic(path: str, content: bytes, *, mode: int | None = None) -> None:
     """Make `content` all that the file at `path` holds, durably: after a crash the old or the new content is there.
 
@@ -136,11 +141,18 @@ def sweep(folder: str) -> None:
     """Remove the temporary files that dead writers left in `folder`; what cannot be removed stays."""
     try:
         with os.scandir(folder) as entries:
-            left = [e.path for e in entries if e.name.startswith(TEMPORARY) and e.is_file(follow_symlinks=False)]
+            left = [e for e in entries if e.name.startswith(TEMPORARY)]
     except OSError:
         return
-    for path in left:
+    for entry in left:
+        path = entry.path
         with suppress(OSError):
+            if entry.is_symlink():  # which cannot be locked
+                if time.time() - os.lstat(path).st_ctime > _FRESH_S:
+                    os.unlink(path)
+                continue
+            if not entry.is_file():
+                continue
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -329,14 +329,26 @@ def relocked(orch: Orch, origin: Origin, commit: str) -> None:
         origin.serve(f"/hub/org/n/resolve/{commit}/{path}", content)
 
 
-def test_a_ref_follows_the_lock_where_orch_wrote_it_and_is_left_where_not(team: tuple[Orch, Origin]) -> None:
+def test_a_ref_follows_the_lock_where_orch_wrote_it(team: tuple[Orch, Origin]) -> None:
     orch, origin = team
     ref = orch.folder / "home/.cache/huggingface/hub/models--org--n/refs/main"
     assert orch.sync().code == 0
     relocked(orch, origin, "b" * 40)
     assert (orch.sync().code, ref.read_text()) == (0, "b" * 40), "else the old weights would be loaded"
-    ref.write_text("c" * 40)  # the client's own
-    relocked(orch, origin, "d" * 40)
+    ref.write_text("c" * 40)  # an online client's, which would load that commit from now on
+    assert orch.run("status", "--json", "team.yaml").code == 5
+    done = orch.sync()
+    assert (done.code, ref.read_text()) == (0, "b" * 40)
+    assert any("somebody had moved it" in e["message"] for e in done.named("noticed"))
+    assert orch.sync().summary["present"] == 6
+    assert os.listdir(ref.parent) == ["main"]
+
+
+def test_a_ref_that_orch_never_wrote_is_left(team: tuple[Orch, Origin]) -> None:
+    orch, _ = team
+    ref = orch.folder / "home/.cache/huggingface/hub/models--org--n/refs/main"
+    ref.parent.mkdir(parents=True)
+    ref.write_text("c" * 40)
     done = orch.sync()
     assert (done.code, ref.read_text()) == (0, "c" * 40)
     assert any("left as it is" in e["message"] for e in done.named("noticed"))

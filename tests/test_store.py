@@ -950,7 +950,10 @@ def test_a_link_at_the_place_is_replaced_not_followed(store, world, tmp_path, ho
     (tmp_path / "folder").mkdir()
     place = tmp_path / "w.pth"
     place.symlink_to(tmp_path / target)
-    put(world, store, place, how)
+    with pytest.raises(PlacementError) as caught:
+        put(world, store, place, how)
+    assert (caught.value.fault, os.readlink(place)) == ("foreign", str(tmp_path / target))
+    link.put(world, store, SHA, Place(str(place), how), link.stamp(str(place)))
     assert (tmp_path / "file").read_bytes() == b"the user's"
     assert list((tmp_path / "folder").iterdir()) == []
     assert not (tmp_path / "nothing").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import json
@@ -15,7 +16,12 @@ from typing import Any
 
 import pytest
 
+from orchestrator import files
 from orchestrator.demo.origin import Origin
+from orchestrator.model import Place
+from orchestrator.placement import link
+from orchestrator.store import Store, blobs
+from orchestrator.world import World
 from tests.mounts import tmpfs
 from tests.orch import Orch, made, sha256
 
@@ -130,15 +136,19 @@ def test_an_archive_that_leads_out_is_refused_and_the_others_are_not_held_up(tmp
 
 def test_what_died_half_unpacked_is_swept_up(tmp_path: Path) -> None:
     orch = Orch(tmp_path)
-    dead, fresh = tmp_path / "trees/.orch-tree-dead", tmp_path / "trees/.orch-tree-fresh"
-    for folder in (dead, fresh):
+    dead, alive = tmp_path / "trees/.orch-tree-dead", tmp_path / "trees/.orch-tree-alive"
+    swapped = tmp_path / "trees/.orch-swap-dead"  # of an exchange that was killed: a user may have put something in
+    for folder in (dead, alive, swapped):
         folder.mkdir(parents=True)
         (folder / "half").write_bytes(X)
-    os.utime(dead, (1, 1))
+    guard = os.open(alive, os.O_RDONLY)
+    fcntl.flock(guard, fcntl.LOCK_EX)
     with Origin() as origin:
         want(orch, origin, "use4", whole())
         assert orch.sync().code == 0
-    assert sorted(os.listdir(tmp_path / "trees")) == [fresh.name, "use4"]
+    os.close(guard)
+    assert sorted(os.listdir(tmp_path / "trees")) == [swapped.name, alive.name, "use4"]
+    assert (swapped / "half").read_bytes() == X
 
 
 def test_a_full_disk_fails_that_model_and_leaves_nothing(tmp_path: Path) -> None:
@@ -230,13 +240,13 @@ def test_a_foreign_folder_is_left_unless_forced(tmp_path: Path) -> None:
         refused = orch.sync().summary
         assert (refused["exit_code"], refused["failed"][0]["fault"], tree(folder)) == (7, "foreign", {"mine": X})
         assert orch.sync("--force").code == 0
-        assert tree(folder) == GOOD
+        assert tree(folder) == {**GOOD, "mine": X}, "nothing of a user's is ever deleted"
         (tmp_path / "trees/other").mkdir()
         other = want(orch, origin, "other", whole("w:xz"))
         assert (orch.sync().code, tree(other)) == (0, GOOD), "an empty folder is no folder"
         # Another archive in the manifest: what orch made it may replace.
         want(orch, origin, "use4", tar(("new", X, {})))
-        assert (orch.sync().code, tree(folder)) == (0, {"new": X})
+        assert (orch.sync().code, tree(folder)) == (0, {"new": X, "mine": X})
 
 
 def test_the_listing_stands_in_the_store(placed: tuple[Orch, Path]) -> None:
@@ -246,3 +256,130 @@ def test_the_listing_stands_in_the_store(placed: tuple[Orch, Path]) -> None:
     (orch.store / f"places/trees/{sha256(whole())}.json").write_text("{")
     assert (orch.sync().summary["placed"], tree(folder)) == (1, GOOD), "without it the tree proves nothing"
     assert orch.sync().summary["present"] == 1
+
+
+MINE = b"three weeks of training"
+
+
+def quarantined(orch: Orch) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(orch.store.glob("quarantine/*/bytes"))]
+
+
+def test_what_a_user_has_in_a_tree_stays(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+    mine = folder / "checkpoints/mine.ckpt"
+    mine.parent.mkdir()
+    mine.write_bytes(MINE)
+    (folder / "variables/notes").mkdir()
+    (folder / "assets/vocab.txt").unlink()  # as a cleaner of temporary folders does
+    assert (orch.sync().summary["placed"], tree(folder)) == (1, {**GOOD, "checkpoints/mine.ckpt": MINE})
+    with Origin() as origin:
+        inode = (folder / "saved_model.pb").stat().st_ino
+        new = {"saved_model.pb": GOOD["saved_model.pb"], "variables/v2.index": X}
+        want(orch, origin, "use4", tar(*((name, content, {}) for name, content in new.items())))
+        assert (orch.sync().code, tree(folder)) == (0, {**new, "checkpoints/mine.ckpt": MINE})
+    assert (folder / "saved_model.pb").stat().st_ino == inode, "what both have is not touched"
+    assert (folder / "variables/notes").is_dir()
+    assert not (folder / "assets").exists(), "what only the earlier archive had goes, if it is whole"
+    assert (orch.sync().summary["present"], quarantined(orch)) == (1, [])
+
+
+def test_an_edited_file_of_the_archive_is_kept_in_quarantine(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+    for name in ("assets/vocab.txt", "variables/variables.index"):
+        (folder / name).chmod(0o644)
+        (folder / name).write_bytes(MINE + name.encode())
+    with Origin() as origin:
+        want(orch, origin, "use4", tar(("saved_model.pb", X, {}), ("assets/vocab.txt", X, {})))
+        done = orch.sync()
+    assert done.code == 0
+    edited = MINE + b"variables/variables.index"  # the new archive has no such file: it is nobody's way
+    assert tree(folder) == {"saved_model.pb": X, "assets/vocab.txt": X, "variables/variables.index": edited}
+    assert quarantined(orch) == [MINE + b"assets/vocab.txt"]
+    about = json.loads(next(orch.store.glob("quarantine/*/about.json")).read_text())
+    assert about["place"] == str(folder / "assets/vocab.txt")
+    assert any("lies in" in e["message"] for e in done.named("noticed"))
+
+
+def test_a_users_file_where_a_new_version_has_one_needs_force(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+    (folder / "config.json").write_bytes(MINE)
+    (folder / "same.txt").write_bytes(X)  # which happens to be right
+    with Origin() as origin:
+        want(orch, origin, "use4", tar(("config.json", b"{}", {}), ("same.txt", X, {}), ("a/b", X, {})))
+        refused = orch.sync().summary["failed"][0]
+        assert (refused["fault"], "config.json" in refused["message"]) == ("foreign", True)
+        assert tree(folder) == {**GOOD, "config.json": MINE, "same.txt": X}, "and nothing was begun"
+        assert orch.sync("--force").code == 0
+    assert tree(folder) == {"config.json": b"{}", "same.txt": X, "a/b": X}
+    assert quarantined(orch) == [MINE]
+    assert orch.sync().summary["present"] == 1
+
+
+@pytest.mark.parametrize("which", ["the tree", "a folder in it"])
+def test_what_a_link_leads_to_is_never_touched(placed: tuple[Orch, Path], tmp_path: Path, which: str) -> None:
+    orch, folder = placed
+    link = folder if which == "the tree" else folder / "variables"
+    elsewhere = tmp_path / "elsewhere"
+    link.rename(elsewhere)
+    link.symlink_to(elsewhere)
+    assert orch.sync().summary["present"] == 1, "right bytes behind a user's link"
+    victim = elsewhere / ("variables.index" if which != "the tree" else "variables/variables.index")
+    victim.chmod(0o644)
+    victim.write_bytes(MINE)
+    before = tree(elsewhere)
+    assert orch.sync().summary["failed"][0]["fault"] == "foreign"
+    assert (link.is_symlink(), tree(elsewhere), quarantined(orch)) == (True, before, [])
+    if which == "the tree":
+        assert (orch.sync("--force").code, tree(folder), tree(elsewhere)) == (0, GOOD, before)
+
+
+def test_a_kill_between_any_two_steps_loses_nothing(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+    store = Store(str(orch.store), str(orch.folder / "state"))
+    world = World(environ=dict(os.environ), cwd=str(orch.folder))
+    new = {"saved_model.pb": X, "assets/vocab.txt": MINE, "new/file": X}
+    archive = tar(*((name, content, {}) for name, content in new.items()))
+    fresh = Path(store.path, "partial/fresh")
+    fresh.write_bytes(archive)
+    blobs.commit(store, [(str(fresh), sha256(archive))])
+    (folder / "assets/vocab.txt").chmod(0o644)
+    (folder / "assets/vocab.txt").write_bytes(b"edited")
+    (folder / "mine").write_bytes(MINE)
+    killed, step = 0, 0
+    while True:
+        step += 1
+        child = os.fork()
+        if child == 0:
+            _die_at(step)
+            link.put(world, store, sha256(archive), Place(str(folder), unpack=True))
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            break
+        killed += 1
+        now = tree(folder)
+        assert now["mine"] == MINE
+        assert now.get("assets/vocab.txt") == b"edited" or quarantined(orch) == [b"edited"]
+        for name, content in now.items():
+            assert content in (GOOD.get(name), new.get(name), b"edited", MINE), name
+    assert killed > 10
+    assert tree(folder) == {**new, "mine": MINE}
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name], "and nothing of theirs is left"
+
+
+def _die_at(step: int) -> None:
+    """Kill this process before its n-th change of the file system's names."""
+    left = [step]
+
+    def dying(call: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os._exit(9)
+            return call(*args, **kwargs)
+
+        return wrapper
+
+    for name in ("rename", "link", "unlink", "mkdir", "rmdir", "utime"):
+        setattr(os, name, dying(getattr(os, name)))
+    files._renameat2 = dying(files._renameat2)

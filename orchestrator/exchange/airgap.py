@@ -116,7 +116,9 @@ def _fill(
             todo.append(path)
     blobs_ = [path for path in todo if here[path] == store.blob(paths[path].wanted.sha256)]
     places = [(paths[path].wanted.sha256, Place(f"{folder}/{path}")) for path in blobs_]
-    made.update(zip(blobs_, link.put_all(world, store, places), strict=True))
+    stamps = {place.path: link.stamp(place.path) for _, place in places}  # what stands there was judged
+    over = {path: stands for path, stands in stamps.items() if stands}
+    made.update(zip(blobs_, link.put_all(world, store, places, over), strict=True))
     for path in todo:
         if path not in blobs_:
             made[path] = _copy(world, here[path], f"{folder}/{path}", paths[path].wanted.sha256)

@@ -1,135 +1,328 @@
-"""Places made from their blobs: reflink, hard link, symlink or checked copy, each in one atomic step."""
+"""Places made from their blobs: reflink, hard link, symlink or checked copy, each in one atomic step.
+
+Nothing is replaced that the caller did not judge: where it says nothing of a place, that is made by a call that
+replaces nothing (link(2), symlink(2), linkat(2)); where it names what it judged, that is compared at the last moment.
+"""
 
 from __future__ import annotations
 
 import os
-import secrets
-from contextlib import suppress
+import stat
+import time
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator import verify
-from orchestrator.errors import PlacementError, Stopped
+from orchestrator import files, verify
+from orchestrator.errors import PlacementError
 from orchestrator.files import place_error
 from orchestrator.model import Link
 from orchestrator.store import blobs, seal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import TypeAlias
 
     from orchestrator.model import Place
     from orchestrator.store import Store
     from orchestrator.verify import Verdict
     from orchestrator.world import World
 
+# What stood at a path when it was judged: device, inode, size in bytes, mtime in nanoseconds; of a link, its own.
+Stamp: TypeAlias = "tuple[int, int, int, int]"
 
-def put(world: World, store: Store, sha256: str, place: Place) -> str:
-    """Make `place` from the blob of `sha256`; whatever stood there is replaced.
+_T = TypeVar("_T")
+_MODE = 0o444  # less the umask
+_COPIES_AT_ONCE = 16  # each holds a descriptor until it is judged
+_TREES = (".orch-tree-", ".orch-new-", ".orch-swap-")
+_SWEPT_S = 60.0  # a folder is not looked through again for the dead's files within this time
+_swept: dict[str, float] = {}
 
-    Returns:
-        How it was made: reflink, hard, symlink or copy.
+
+def stamp(path: str) -> Stamp | None:
+    """What stands at `path` itself, for `put`: a link, not what it leads to; None where nothing stands.
 
     Raises:
-        PlacementError: the folder cannot be written, the link mode cannot be had, a copy came out wrong.
+        OSError: it cannot be told.
+    """
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def put(
+    world: World,
+    store: Store,
+    sha256: str,
+    place: Place,
+    over: Stamp | None = None,
+    *,
+    force: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> str:
+    """Make `place` from the blob of `sha256`; all else is as `put_all` says.
+
+    `over` is the `stamp` of what was judged there and may be replaced; None: nothing may.
+
+    Returns:
+        How it was made: reflink, hard, symlink, copy or unpacked.
+
+    Raises:
+        PlacementError: the folder cannot be written, the link mode cannot be had, a copy came out wrong; with the
+            fault `foreign`: something else stands there than was judged.
+        StoreError: the store's disk said no.
         Stopped: a stop was asked for.
     """
-    made = put_all(world, store, [(sha256, place)])[0]
+    known = {} if over is None else {place.path: over}
+    made = put_all(world, store, [(sha256, place)], known, force=force, tell=tell)[0]
     if isinstance(made, PlacementError):
         raise made
     return made
 
 
-def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> list[str | PlacementError]:
+def put_all(
+    world: World,
+    store: Store,
+    places: Sequence[tuple[str, Place]],
+    over: Mapping[str, Stamp] | None = None,
+    *,
+    force: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> list[str | PlacementError]:
     """Make many places, each from the blob of its digest; what is learnt of a folder is learnt once.
+
+    `over` has, by path, the `stamp` of each place that was judged and may be replaced. A layout's own links come
+    last: one is made only where what it leads to stands. What stands in the folder of a tree is judged file by file:
+    `force` lets a user's file go to quarantine where the tree has one of its name; `tell` gets a line of each.
 
     Returns:
         Of each, how it was made, or why it was not.
 
     Raises:
+        StoreError: the store's disk said no.
         Stopped: a stop was asked for.
     """
-    results: list[str | PlacementError] = []
-    copies: list[_Copy] = []
-    putter = _Putter(world, store)
-    try:
-        for sha256, place in places:
-            try:
-                made = putter.put(sha256, place)
-            except PlacementError as error:
-                results.append(error)
-                continue
-            except OSError as error:
-                results.append(place_error(error, place.path))
-                continue
-            if isinstance(made, _Copy):
-                made.number = len(results)
-                copies.append(made)
-                if world.stop.is_set():
-                    raise Stopped("stopped while copying")
-                made = "copy"
-            results.append(made)
-        if copies:
-            verdicts = verify.check(world, [(copy.sha256, copy.temporary) for copy in copies])
+    results: list[str | PlacementError] = [""] * len(places)
+    putter = _Putter(world, store, over or {}, force=force, tell=tell)
+    with ExitStack() as held:
+        copies: list[_Copy] = []
+
+        def finish() -> None:
+            verdicts = verify.check(world, [(copy.sha256, copy.new.path) for copy in copies])
             for copy, verdict in zip(copies, verdicts, strict=True):
-                results[copy.number] = _finish(store, copy, verdict)
-    finally:
-        for copy in copies:
-            with suppress(OSError):
-                os.unlink(copy.temporary)
+                results[copy.number] = _told(partial(putter.finish, copy, verdict), copy.place.path)
+            copies.clear()
+            held.close()
+
+        for number, (sha256, place) in enumerate(places):
+            if place.target:
+                continue
+            made = _told(partial(putter.put, sha256, place), place.path)
+            if isinstance(made, _Copy):
+                made.number = number
+                copies.append(made)
+                held.enter_context(made.new)
+                if len(copies) == _COPIES_AT_ONCE:
+                    finish()
+            else:
+                results[number] = made
+        if copies:
+            finish()
+    failed = {p.path: made for (_, p), made in zip(places, results, strict=True) if isinstance(made, PlacementError)}
+    for number, (_, place) in enumerate(places):
+        if place.target:
+            results[number] = _told(partial(putter.alias, place, failed), place.path)
     return results
+
+
+def sweep(store: Store, folders: Iterable[str]) -> None:
+    """Remove what dead runs left half made in these folders; what a living one holds, or cannot be removed, stays."""
+    now = time.monotonic()
+    for folder in folders:
+        if now < _swept.get(folder, now):
+            continue
+        _swept[folder] = now + _SWEPT_S
+        files.sweep(folder)
+        with suppress(OSError):
+            if any(name.startswith(_TREES) for name in os.listdir(folder)):
+                from orchestrator.placement import tree
+
+                tree.sweep(store, folder)
 
 
 @dataclass(slots=True)
 class _Copy:
-    """A copy that is made and not yet proved."""
+    """A copy that is made and not yet proved; it has no name."""
 
     sha256: str
-    temporary: str
-    path: str
+    new: files.NewFile
+    place: Place
     number: int = 0
 
 
 class _Putter:
     """Makes places; remembers which folders are there, on which device, and where a reflink was refused."""
 
-    def __init__(self, world: World, store: Store) -> None:
-        self._world, self._store = world, store
+    def __init__(
+        self,
+        world: World,
+        store: Store,
+        over: Mapping[str, Stamp],
+        *,
+        force: bool,
+        tell: Callable[[str], None] | None,
+    ) -> None:
+        self._world, self._store, self._over, self._force, self._tell = world, store, over, force, tell
         self._device: dict[str, int] = {}
         self._no_reflink: set[int] = set()
 
     def put(self, sha256: str, place: Place) -> str | _Copy:
-        folder, name = os.path.split(place.path)
-        if place.target:
-            return _alias(place)
         if place.unpack:
             from orchestrator.placement import tree  # and with it the standard library's archives
 
-            tree.put(self._world, self._store, sha256, place.path)
+            tree.put(self._world, self._store, sha256, place.path, force=self._force, tell=self._tell)
             return "unpacked"
-        if folder not in self._device:
-            os.makedirs(folder, exist_ok=True)
-            self._device[folder] = os.stat(folder).st_dev
+        folder = self._folder(place.path)
         blob = self._store.blob(sha256)
         how = self._how(blob, folder, place)
+        if how == "reflink":
+            with files.NewFile(folder, _MODE) as new:
+                if blobs.clone_into(blob, new.fd):
+                    self._publish(sha256, new, place)
+                    return how
+            if place.link is Link.REFLINK:
+                raise PlacementError(
+                    f"no reflink to {folder}: the file system has none, or it is another one", "use `link: auto`"
+                )
+            self._no_reflink.add(self._device[folder])
+            how = self._hard_or_copy(blob, folder, place)
+        if how == "symlink":
+            self._name(sha256, place, lambda path: os.symlink(blob, path))
+            return how
         if how == "hard":
-            with suppress(OSError):
-                os.link(blob, place.path)  # where nothing stands this is as atomic as a rename
-                seal.remember(self._store, place.path, sha256)
-                return "hard"
-        if os.path.isdir(place.path) and not os.path.islink(place.path):
-            raise PlacementError(f"{place.path} is a folder", f"move it away, or change `to:` ({name})")
-        temporary = f"{folder}/.orch-{secrets.token_hex(6)}"
+            try:
+                self._name(sha256, place, lambda path: os.link(blob, path))
+            except OSError:  # one disk mounted twice, or a blob that has all the links it may have
+                if place.link is Link.HARD:
+                    raise
+            else:
+                with suppress(OSError):
+                    seal.remember(self._store, place.path, sha256)
+                return how
+        return self._copy(blob, sha256, folder, place)
+
+    def finish(self, copy: _Copy, verdict: Verdict) -> str:
+        """Give a copy its name, if it came out right."""
+        if verdict.error is not None:
+            raise verdict.error
+        if not verdict.is_good:
+            raise PlacementError(
+                f"the copy to {os.path.dirname(copy.place.path)} came out wrong", "check that disk: `dmesg | tail`"
+            )
+        self._publish(copy.sha256, copy.new, copy.place)
+        return "copy"
+
+    def alias(self, place: Place, failed: Mapping[str, PlacementError]) -> str:
+        """Make a layout's own link; what it leads to is another place of the same file, and stands."""
+        folder = os.path.dirname(place.path)
+        target = os.path.normpath(f"{folder}/{place.target}")
+        if target in failed:
+            raise failed[target]
+        if not os.path.exists(target):
+            raise PlacementError(f"{place.path}: what it should lead to is not there: {target}", "run the same again")
+        self._folder(place.path)
+        self._name("", place, lambda path: os.symlink(place.target, path))
+        return "symlink"
+
+    def _folder(self, path: str) -> str:
+        """The folder that a place is in: made where it is missing, else rid of what the dead left in it."""
+        folder = os.path.dirname(path)
+        if folder not in self._device:
+            if os.path.isdir(folder):
+                sweep(self._store, (folder,))
+            os.makedirs(folder, exist_ok=True)
+            self._device[folder] = os.stat(folder).st_dev
+        return folder
+
+    def _copy(self, blob: str, sha256: str, folder: str, place: Place) -> _Copy:
+        new = files.NewFile(folder, _MODE)
         try:
-            if (made := self._make(blob, sha256, temporary, how, place)) == "copy":
-                copy, temporary = _Copy(sha256, temporary, place.path), ""
-                return copy
-            os.rename(temporary, place.path)
-        finally:
-            if temporary and os.path.lexists(temporary):
-                os.unlink(temporary)
-        if made != "symlink":
+            blobs.copy_into(blob, new.fd, self._world.stop)
+        except BaseException:
+            new.__exit__()
+            raise
+        return _Copy(sha256, new, place)
+
+    def _publish(self, sha256: str, new: files.NewFile, place: Place) -> None:
+        """Seal a new file of right bytes, make it durable, and give it its name."""
+        mode = stat.S_IMODE(os.fstat(new.fd).st_mode)  # by the umask
+        seal.seal(self._store, new.path, sha256)
+        os.fchmod(new.fd, mode)
+        os.fsync(new.fd)
+        with self._minding(sha256, place):
+            new.publish(place.path, replace=self._may_replace(place))
+        with suppress(OSError):
             seal.remember(self._store, place.path, sha256)
-        return made
+
+    def _name(self, sha256: str, place: Place, make: Callable[[str], None]) -> None:
+        """Make a link at a place; over what was judged there, by one rename."""
+        with self._minding(sha256, place):
+            if not self._may_replace(place):
+                make(place.path)
+                return
+            temporary = files.temporary(os.path.dirname(place.path))
+            make(temporary)
+            try:
+                os.rename(temporary, place.path)
+            finally:  # of two names of one inode a rename removes neither
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+    def _may_replace(self, place: Place) -> bool:
+        """Whether what stands at a place is what was judged; false where nothing stands.
+
+        Raises:
+            PlacementError: it is something else.
+        """
+        now = stamp(place.path)
+        if now is None:
+            return False
+        if now == self._over.get(place.path):
+            if stat.S_ISDIR(os.lstat(place.path).st_mode):
+                raise _a_folder(place.path)
+            return True
+        return self._leads_to_us(place)
+
+    def _leads_to_us(self, place: Place) -> bool:
+        """Whether a link stands there that leads into the store; or a layout's own that leads nowhere."""
+        try:
+            text = os.readlink(place.path)
+        except OSError:
+            return False
+        return text.startswith(f"{self._store.path}/") or bool(place.target and not os.path.exists(place.path))
+
+    @contextmanager
+    def _minding(self, sha256: str, place: Place) -> Iterator[None]:
+        """Take what appeared at a place for right where it is just that, else for somebody else's."""
+        try:
+            yield
+        except FileExistsError:
+            if not self._is_right(sha256, place):
+                raise _foreign(place.path) from None
+
+    def _is_right(self, sha256: str, place: Place) -> bool:
+        """Whether what stands there, made by another orch meanwhile, is what is wanted, by its seal."""
+        status = os.lstat(place.path)
+        if stat.S_ISLNK(status.st_mode):
+            return os.readlink(place.path) in (place.target, self._store.blob(sha256) if sha256 else "")
+        if not sha256:
+            return False
+        blob = os.stat(self._store.blob(sha256))
+        shared = (blob.st_dev, blob.st_ino) == (status.st_dev, status.st_ino)
+        return not (shared and place.private) and seal.fits(self._store, status, sha256, blob.st_size)
 
     def _how(self, blob: str, folder: str, place: Place) -> str:
         """The way to try first."""
@@ -145,60 +338,24 @@ class _Putter:
         mine = status.st_dev == self._device[folder] and status.st_uid == os.geteuid()
         return "hard" if mine else "copy"
 
-    def _make(self, blob: str, sha256: str, target: str, how: str, place: Place) -> str:
-        folder, link = os.path.dirname(target), place.link
-        if how == "reflink":
-            if blobs.clone(blob, target):
-                seal.seal(self._store, target, sha256)
-                return how
-            if link is Link.REFLINK:
-                raise PlacementError(
-                    f"no reflink to {folder}: the file system has none, or it is another one", "use `link: auto`"
-                )
-            self._no_reflink.add(self._device[folder])
-            how = self._hard_or_copy(blob, folder, place)
-        if how == "symlink":
-            os.symlink(blob, target)
-            return how
-        if how == "hard":
-            try:
-                os.link(blob, target)
-                return how
-            except OSError:  # one disk mounted twice, or a blob that has all the links it may have
-                if link is Link.HARD:
-                    raise
-        blobs.copy(blob, target)
-        return "copy"
 
-
-def _alias(place: Place) -> str:
-    """Make a layout's own symlink; what it points to is another place of the same file."""
-    folder = os.path.dirname(place.path)
-    os.makedirs(folder, exist_ok=True)
-    if os.path.isdir(place.path) and not os.path.islink(place.path):
-        raise PlacementError(f"{place.path} is a folder", "move it away")
-    temporary = f"{folder}/.orch-{secrets.token_hex(6)}"
-    os.symlink(place.target, temporary)
+def _told(make: Callable[[], _T], path: str) -> _T | PlacementError:
+    """What was made, or why it was not."""
     try:
-        os.rename(temporary, place.path)
-    except OSError:
-        os.unlink(temporary)
-        raise
-    return "symlink"
-
-
-def _finish(store: Store, copy: _Copy, verdict: Verdict) -> str | PlacementError:
-    """Put a copy in its place, if it came out right."""
-    if verdict.error is not None:
-        return place_error(verdict.error, copy.path)
-    if not verdict.is_good:
-        return PlacementError(
-            f"the copy to {os.path.dirname(copy.path)} came out wrong", "check that disk: `dmesg | tail`"
-        )
-    try:
-        seal.seal(store, copy.temporary, copy.sha256)
-        os.rename(copy.temporary, copy.path)
-        seal.remember(store, copy.path, copy.sha256)
+        return make()
+    except PlacementError as error:
+        return error
     except OSError as error:
-        return place_error(error, copy.path)
-    return "copy"
+        return place_error(error, path)
+
+
+def _a_folder(path: str) -> PlacementError:
+    return PlacementError(f"{path} is a folder", f"move it away, or change `to:` ({os.path.basename(path)})")
+
+
+def _foreign(path: str) -> PlacementError:
+    if os.path.isdir(path) and not os.path.islink(path):
+        return _a_folder(path)
+    what = f"a link to {os.readlink(path)}" if os.path.islink(path) else "a file"
+    hint = f"move it away, or let it be replaced: --force (`ls -l {path}`)"
+    return PlacementError(f"{path}: {what} stands there that orch did not make", hint, "foreign")

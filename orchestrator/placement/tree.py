@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from orchestrator import verify
 from orchestrator.errors import PlacementError, Stopped
-from orchestrator.files import exchange, sync_folder
-from orchestrator.placement import archive
+from orchestrator.files import sync_folder
+from orchestrator.placement import archive, planting
 from orchestrator.placement.archive import ArchiveError
 from orchestrator.store import seal, trees
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import IO
 
     from orchestrator.placement.archive import Member
@@ -26,26 +27,36 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 1 << 20
 _PREFIX = ".orch-tree-"
-_FRESH_S = 60.0  # so new that its maker may not have laid its hand on it yet
+_NEW = ".orch-new-"  # the same before its maker has locked it
 
 
-def put(world: World, store: Store, sha256: str, folder: str) -> None:
-    """Make `folder` the content of the archive of this digest; a tree that stands there is exchanged for it.
+def put(
+    world: World,
+    store: Store,
+    sha256: str,
+    folder: str,
+    *,
+    force: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> None:
+    """Make `folder` hold the content of the archive of this digest.
+
+    Where nothing but files of ours stands in it, it is exchanged as a whole. Else each file is moved in by itself:
+    what the archive does not have stays where it is, a file of an archive that somebody changed goes to quarantine,
+    and so does, with `force`, a user's own at the path of one of ours. `tell` gets a line of each that went.
 
     Raises:
-        PlacementError: no archive, one that leads out of itself, more than the disk has, a file came out wrong.
+        PlacementError: no archive, one that leads out of itself, more than the disk has, a file came out wrong; with
+            the fault `foreign`: something that is not ours stands in the way, and nothing was changed.
         OSError: the disk said no.
         StoreError: the store's disk did.
         Stopped: a stop was asked for.
     """
     parent = os.path.dirname(folder)
     os.makedirs(parent, exist_ok=True)
-    _sweep(world, parent)
-    temporary = f"{parent}/{_PREFIX}{secrets.token_hex(6)}"
-    os.mkdir(temporary)
-    guard = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
+    sweep(store, parent)
+    temporary, guard = _new_folder(parent)
     try:
-        fcntl.flock(guard, fcntl.LOCK_EX)  # ours until we are gone
         unpacking = _Unpacking(world, temporary)
         try:
             for member in archive.members(store.blob(sha256)):
@@ -56,11 +67,53 @@ def put(world: World, store: Store, sha256: str, folder: str) -> None:
             raise PlacementError(f"{folder}: the archive is not unpacked: {problem}", hint) from None
         _prove(world, store, temporary, listing)
         trees.write(store, sha256, listing)
-        _swap_in(temporary, folder)
+        planting.Planting(world, store, folder, listing, force=force, tell=tell).plant(temporary)
         sync_folder(parent)
     finally:
         os.close(guard)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(store: Store, parent: str) -> None:
+    """Remove what died half unpacked beside a tree, and of what died in an exchange all that is ours."""
+    for name in os.listdir(parent):
+        path = f"{parent}/{name}"
+        if not name.startswith((_PREFIX, _NEW, planting.PREFIX)):
+            continue
+        with suppress(OSError):
+            if name.startswith(_NEW):
+                os.rmdir(path)  # its maker makes another one, if it lives
+                continue
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if name.startswith(planting.PREFIX):
+                    planting.clear(store, path)
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(fd)
+
+
+def _new_folder(parent: str) -> tuple[str, int]:
+    """A new folder in `parent` and a descriptor of it, whose lock says that its maker lives."""
+    while True:
+        made = f"{parent}/{_NEW}{secrets.token_hex(6)}"
+        os.mkdir(made)
+        guard = -1
+        try:
+            guard = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+            with suppress(OSError):  # a file system without locks, where nothing is swept either
+                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary = f"{parent}/{_PREFIX}{secrets.token_hex(6)}"
+            os.rename(made, temporary)
+        except BaseException as error:
+            if guard >= 0:
+                os.close(guard)
+            if not isinstance(error, FileNotFoundError) or not os.path.isdir(parent):
+                raise
+            continue  # another orch swept it away before it was locked
+        return temporary, guard
 
 
 class _Unpacking:
@@ -151,42 +204,3 @@ def _prove(world: World, store: Store, folder: str, listing: trees.Listing) -> N
             os.close(fd)
     for parent, _, _ in os.walk(folder):
         sync_folder(parent)
-
-
-def _swap_in(temporary: str, folder: str) -> None:
-    """Give the new tree its name; one that stood there then has the temporary name. Nobody sees a gap."""
-    if os.path.islink(folder):
-        os.unlink(folder)
-    try:
-        os.rename(temporary, folder)
-        return
-    except OSError:
-        if not os.path.isdir(folder):
-            raise
-    with suppress(OSError):
-        exchange(temporary, folder)
-        return
-    old = f"{temporary}-old"  # a file system without the exchange: there is a gap, of two renames
-    os.rename(folder, old)
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        os.rename(old, folder)
-        raise
-    os.rename(old, temporary)
-
-
-def _sweep(world: World, parent: str) -> None:
-    """Remove what died half unpacked a while ago: nobody holds it any more."""
-    for name in os.listdir(parent):
-        if name.startswith(_PREFIX):
-            path = f"{parent}/{name}"
-            with suppress(OSError):
-                if os.stat(path).st_mtime > world.now() - _FRESH_S:
-                    continue
-                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(path, ignore_errors=True)
-                finally:
-                    os.close(fd)

@@ -27,20 +27,28 @@ def judge(kit: Kit, wanted: Wanted, folder: str) -> State:
     """
     listing = trees.read(kit.store, wanted.sha256)
     state = State.SEALED if listing else State.ABSENT
+    old = trees.standing_in(kit.store, folder)
     for name in trees.broken(kit.store, folder, listing):
         path, (_, sha256) = f"{folder}/{name}", listing[name]
-        if not os.path.isfile(path):
+        linked = trees.is_behind_link(folder, name)
+        if not os.path.lexists(path):
             kit.emit(Noticed(f"{path} is missing: the archive is unpacked again"))
             state = State.ABSENT
+        elif trees.is_whole(kit.store, folder, name, old) or not os.path.isfile(path):
+            state = State.ABSENT  # an earlier archive's, which the new one replaces; or nothing that can be read
         elif (verdict := verify.check(kit.world, [(sha256, path)])[0]).error is not None:
             raise place_error(verdict.error, path)
         elif verdict.is_good:
-            seal.seal(kit.store, path, sha256)
-            kit.emit(Noticed(f"{path}: bytes are right, sealed again"))
+            if linked:
+                seal.remember(kit.store, path, sha256)
+            else:
+                seal.seal(kit.store, path, sha256)
+                kit.emit(Noticed(f"{path}: bytes are right, sealed again"))
         else:
-            found = verdict.sha256
-            about = {"expected": sha256, "source": f"written into: {path}", "model": wanted.model}
-            where = quarantine.banish(kit.store, path, found, about)
+            found, where = verdict.sha256, ""
+            if not linked:  # what a link leads to is not ours, whoever made the link
+                about = {"expected": sha256, "source": f"written into: {path}", "model": wanted.model, "place": path}
+                where = quarantine.banish(kit.store, path, found, about)
             kit.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, where))
             state = State.ABSENT
     return state

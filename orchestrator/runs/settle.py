@@ -37,6 +37,7 @@ class Settling:
         self.results: list[tuple[Wanted, str | OrchError]] = []
         self._receipt: Receipt
         self._was_condemned = False
+        self._over: dict[str, link.Stamp] = {}  # what was judged at places that are to be made anew
         self.to_mend: list[tuple[str, str, str]] = []  # (record file, place, link) of places that shared a bad inode
 
     def run(
@@ -84,6 +85,7 @@ class Settling:
         wanted, absent = standing.wanted, []
         links = {place.path: place for place in wanted.places}
         for path, state in standing.states:
+            was = state
             if state in (State.UNSEALED, State.WRONG):
                 if path in links and links[path].unpack:
                     state = self._judge_tree(wanted, path)
@@ -93,6 +95,8 @@ class Settling:
                 raise _foreign(path, "something else stands there, of another kind")
             if state is State.ABSENT and path in links:
                 absent.append(links[path])
+                if was is not State.ABSENT and (stands := link.stamp(path)):
+                    self._over[path] = stands
         return absent
 
     def _judge_file(self, wanted: Wanted, path: str, *, read: bool = False) -> State:
@@ -223,7 +227,15 @@ class Settling:
             if not place.target:  # a layout's symlink is known by what it points to
                 made = {place.path: places.Made(sha256=self.artifact.sha256, link=place.link.value)}
                 places.record(kit.store, kit.world.hostname, wanted.manifest, made)
-            how = link.put(kit.world, kit.store, self.artifact.sha256, place)
+            how = link.put(
+                kit.world,
+                kit.store,
+                self.artifact.sha256,
+                place,
+                self._over.get(place.path),
+                force=self.force,
+                tell=lambda line: kit.emit(Noticed(line)),
+            )
             kit.emit(Placed(wanted.model, wanted.file, place.path, how))
 
 

@@ -137,6 +137,7 @@ def _mark(world: World, store: Store, marked: Sequence[Wanted], emit: Callable[[
     if not marked:
         return
     from orchestrator.placement import mark
+    from orchestrator.store import marks
 
     failed = {f.model for f in tally.failed}
     for w in marked:
@@ -145,8 +146,10 @@ def _mark(world: World, store: Store, marked: Sequence[Wanted], emit: Callable[[
         try:
             for wish in w.marks:
                 how = mark.write(store, world.hostname, w.manifest, wish)
-                if how == "made":
-                    emit(events.Placed(w.model, w.file, wish.path, mark.LINK))
+                if how in ("made", "back"):
+                    emit(events.Placed(w.model, w.file, wish.path, marks.LINK))
+                if how == "back":
+                    emit(events.Noticed(f"{wish.path}: somebody had moved it; it says `{wish.text[:80]}` again"))
                 elif how == "other":
                     emit(events.Noticed(f"{wish.path}: left as it is; it does not say `{wish.text[:80]}`"))
         except OrchError as error:

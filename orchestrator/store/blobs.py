@@ -6,14 +6,17 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import Stopped
 from orchestrator.files import sync_folder
 from orchestrator.store.layout import Store, disk
 from orchestrator.store.seal import fits, remember, seal
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Sequence
 
 _FLUSHERS = 16  # at once: the journal then commits many in one
+_CHUNK_BYTES = 1 << 20
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
@@ -72,31 +75,58 @@ def clone(source: str, target: str) -> bool:
     Raises:
         OSError: `target` cannot be made.
     """
-    with open(source, "rb") as src, open(target, "xb") as dst:
+    with open(target, "xb") as dst:
         try:
-            fcntl.ioctl(dst.fileno(), FICLONE, src.fileno())
-        except OSError:
+            if clone_into(source, dst.fileno()):
+                return True
+        except BaseException:
             os.unlink(target)
+            raise
+    os.unlink(target)
+    return False
+
+
+def clone_into(source: str, fd: int) -> bool:
+    """Make the new file `fd` a reflink of `source`; false where the file system cannot.
+
+    Raises:
+        OSError: `source` cannot be read.
+    """
+    with open(source, "rb") as src:
+        try:
+            fcntl.ioctl(fd, FICLONE, src.fileno())
+        except OSError:
             return False
     return True
 
 
-def copy(source: str, target: str) -> None:
+def copy(source: str, target: str, stop: threading.Event | None = None) -> None:
     """Make `target` (new) a reflink of `source`, or else a copy with its own bytes, flushed.
 
     Raises:
         OSError: disk full, read-only; nothing is left at `target` then.
+        Stopped: a stop was asked for.
     """
-    if clone(source, target):
-        return
-    import shutil  # and with it every compressor of the standard library: only for whoever copies
-
-    try:
-        with open(source, "rb") as src, open(target, "xb") as dst:
-            shutil.copyfileobj(src, dst, 1 << 20)
-            dst.flush()
+    with open(target, "xb") as dst:
+        try:
+            copy_into(source, dst.fileno(), stop)
             os.fsync(dst.fileno())
-    except BaseException:
-        if os.path.lexists(target):
+        except BaseException:
             os.unlink(target)
-        raise
+            raise
+
+
+def copy_into(source: str, fd: int, stop: threading.Event | None = None) -> None:
+    """Make the new file `fd` a reflink of `source`, or else a copy with its own bytes; it is not flushed.
+
+    Raises:
+        OSError: `source` cannot be read, disk full, read-only.
+        Stopped: a stop was asked for.
+    """
+    if clone_into(source, fd):
+        return
+    with open(source, "rb") as src, open(fd, "wb", closefd=False) as dst:
+        while chunk := src.read(_CHUNK_BYTES):
+            if stop is not None and stop.is_set():
+                raise Stopped("stopped while copying")
+            dst.write(chunk)

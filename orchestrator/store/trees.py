@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from orchestrator.files import write_atomic
 from orchestrator.store import seal
 from orchestrator.store.layout import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import TypeAlias
 
     from orchestrator.store.layout import Store
@@ -40,12 +41,41 @@ def write(store: Store, sha256: str, listing: Listing) -> None:
     path = _path(store, sha256)
     with disk(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f"{path}.{os.getpid()}.new"
-        with open(temporary, "wb") as file:
-            file.write(msgspec.json.encode(listing, order="deterministic"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
+        write_atomic(path, msgspec.json.encode(listing, order="deterministic"))
+
+
+def standing_in(store: Store, folder: str) -> list[Listing]:
+    """The listings of all archives of which a file stands in `folder`, by its name and its seal."""
+    try:
+        names = sorted(os.listdir(f"{store.places}/trees"))
+    except OSError:
+        return []
+    known = [read(store, name.removesuffix(".json")) for name in names if name.endswith(".json")]
+    return [listing for listing in known if any(is_whole(store, folder, name, [listing]) for name in listing)]
+
+
+def is_whole(store: Store, folder: str, name: str, listings: Iterable[Listing]) -> bool:
+    """Whether `name` in `folder` is itself, behind no link, a file of one of these listings, by its seal."""
+    path = f"{folder}/{name}"
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    for listing in listings:
+        size, sha256 = listing.get(name, (0, ""))
+        if sha256 and seal.fits(store, status, sha256, size):
+            return not is_behind_link(folder, name)
+    return False
+
+
+def is_behind_link(folder: str, name: str) -> bool:
+    """Whether a symbolic link stands on the way from `folder`, itself included, to the file `name` in it."""
+    path = folder
+    for part in name.split("/"):
+        if os.path.islink(path):
+            return True
+        path = f"{path}/{part}"
+    return os.path.islink(path)
 
 
 def broken(store: Store, folder: str, listing: Listing) -> list[str]:
