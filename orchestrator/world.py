@@ -5,19 +5,54 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import Stopped
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 
 class Stop(threading.Event):
-    """The request to stop; `code` is the exit code of the signal that asked (130, 143), or None."""
+    """The request to stop; `code` is the exit code of the signal that asked (130, 143), or None.
+
+    While `raises` is true, the signal's handler raises `Stopped` in the main thread, which need not ask then.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.code: int | None = None
+        self.raises = False
+
+    def is_set(self) -> bool:
+        """Whether a stop was asked for, also in the moment before the event itself is set."""
+        return self.code is not None or super().is_set()
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Let a signal interrupt the main thread wherever it is.
+
+        Raises:
+            Stopped: a stop was asked for, before or meanwhile.
+        """
+        self.raises = True
+        try:
+            if self.is_set():
+                raise Stopped("stopped")
+            yield
+        finally:
+            self.raises = False
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let the main thread ask for itself whether to stop: what it does must come to an end of its own."""
+        before, self.raises = self.raises, False
+        try:
+            yield
+        finally:
+            self.raises = before
 
 
 def _chance() -> float:
@@ -50,8 +85,13 @@ class World:
 
     @classmethod
     def real(cls) -> World:
-        """The process's own environment and working directory."""
-        return cls(environ=os.environ, cwd=os.getcwd())
+        """The process's own environment and working directory; of a folder that was removed, where it was."""
+        try:
+            cwd = os.getcwd()
+        except OSError:
+            cwd = os.environ.get("PWD", "")
+            cwd = cwd if cwd.startswith("/") else "/nonexistent"
+        return cls(environ=os.environ, cwd=cwd)
 
     @property
     def home(self) -> str:
