@@ -60,7 +60,7 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
             lines.extend(got.lines)
         return got.summary
 
-    code = conclude(sink, work)
+    code = conclude(world, sink, work)
     for line in lines:  # when the bars are gone
         click.echo(line)
     return code

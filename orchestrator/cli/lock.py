@@ -56,7 +56,7 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
         asked = Asked(words["only"], names if update else None, dry_run)
         return lock(world, space, sink, asked, options=run_options(words), confirm=_always if yes else _confirm)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)
 
 
 def _always(_: int) -> bool:

@@ -43,4 +43,4 @@ def command(dry_run: bool, **words: Any) -> int:
             unresolved=space.unresolved,
         )
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

@@ -55,7 +55,7 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
         store = space.store if space else "/nonexistent"
         return reread(world, store, wanted, sink, unresolved=unresolved, max_age_s=max_age)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)
 
 
 def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
@@ -79,4 +79,4 @@ def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
             max_age_s=max_age,
         )
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from textwrap import fill
 from typing import TYPE_CHECKING, TextIO
 
@@ -33,6 +34,7 @@ class Bars:
         self._console = Console(file=out, no_color=not colour, highlight=False)
         self._verbose, self.verb = verbose, verb
         self._lock = threading.Lock()
+        self._closed = False
         self._bars: dict[tuple[str, str], TaskID] = {}
         self._done: dict[tuple[str, str], int] = {}
         self._total: TaskID | None = None
@@ -51,7 +53,9 @@ class Bars:
 
     def __call__(self, event: Event) -> None:
         """Move a bar or print a line above the bars."""
-        with self._lock:
+        with self._lock, suppress(OSError, ValueError):  # the terminal may be gone: the work goes on
+            if self._closed:  # it comes from a thread that nobody waits for
+                return
             match event:
                 case events.Planned(_, to_fetch, size) if to_fetch:
                     self._total = self._progress.add_task("in all", total=size or None)
@@ -120,7 +124,8 @@ class Bars:
 
     def close(self, summary: Summary) -> None:
         """Take the bars away and print the table and the closing line."""
-        with self._lock:
+        with self._lock, suppress(OSError, ValueError):
+            self._closed = True
             self._progress.stop()
             if self._finished:
                 self._console.print(self._table())
