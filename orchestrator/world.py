@@ -39,20 +39,29 @@ class Stop(threading.Event):
         """
         self.raises = True
         try:
-            if self.is_set():
+            if self.code is not None:
                 raise Stopped("stopped")
             yield
         finally:
             self.raises = False
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Let the main thread ask for itself whether to stop: what it does must come to an end of its own."""
+    def deferred(self, *, then_raise: bool = False) -> Iterator[None]:
+        """Let no signal interrupt the main thread here: what it does must come to an end of its own.
+
+        Raises:
+            Stopped: one came meanwhile, and `then_raise` is true.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before, self.raises = self.raises, False
         try:
             yield
         finally:
             self.raises = before
+        if then_raise and before and self.code is not None:
+            raise Stopped("stopped")
 
 
 def _chance() -> float:

@@ -34,7 +34,7 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
     from orchestrator.exchange.addition import Manner, of
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(world.environ, **talk, verb="get")
+    sink = render.choose(world.environ, **talk, stop=world.stop, verb="get")
     lines: list[str] = []
 
     def work() -> Summary:

@@ -43,7 +43,7 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
     manifests = (*files, *words["manifests"])
     names = tuple(word for word in update if word not in files and word != "*")
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(world.environ, **talk, verb="lock", plain=bool(update) and not yes)
+    sink = render.choose(world.environ, **talk, stop=world.stop, verb="lock", plain=bool(update) and not yes)
 
     def work() -> Any:
         space = open_workspace(world, manifests, store=words["store"], root=words["root"], resolve=False)

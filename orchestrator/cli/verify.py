@@ -64,7 +64,7 @@ def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
     from orchestrator.runs.repair import repair
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(world.environ, **talk, verb="verify")
+    sink = render.choose(world.environ, **talk, stop=world.stop, verb="verify")
 
     def work() -> Summary:
         space = workspace(world, words)

@@ -16,6 +16,7 @@ from orchestrator import events
 from orchestrator.render.columns import Moved
 from orchestrator.render.sink import amount, label
 from orchestrator.render.words import closing, host, label_of, line
+from orchestrator.world import Stop
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
@@ -30,11 +31,14 @@ _ROWS = 40
 class Bars:
     """A sink for a terminal; bars live only while something moves."""
 
-    def __init__(self, out: TextIO, *, verbose: bool = False, colour: bool = True, verb: str = "sync") -> None:
+    def __init__(
+        self, out: TextIO, *, verbose: bool = False, colour: bool = True, verb: str = "sync", stop: Stop | None = None
+    ) -> None:
         self._console = Console(file=out, no_color=not colour, highlight=False)
         self._verbose, self.verb = verbose, verb
         self._lock = threading.Lock()
         self._closed = False
+        self._stop = stop or Stop()
         self._bars: dict[tuple[str, str], TaskID] = {}
         self._done: dict[tuple[str, str], int] = {}
         self._total: TaskID | None = None
@@ -53,7 +57,8 @@ class Bars:
 
     def __call__(self, event: Event) -> None:
         """Move a bar or print a line above the bars."""
-        with self._lock, suppress(OSError, ValueError):  # the terminal may be gone: the work goes on
+        # The terminal may be gone: the work goes on. What is half drawn could not be taken away any more.
+        with self._stop.deferred(then_raise=True), self._lock, suppress(OSError, ValueError):
             if self._closed:  # it comes from a thread that nobody waits for
                 return
             match event:

@@ -52,7 +52,7 @@ class Crew:
         self._kit = kit
         self._turn = threading.Condition()
         self._open = 0  # parcels under way: each may leave something over
-        self._now: dict[threading.Thread, Task | Parcel] = {}
+        self._now: dict[threading.Event, Task | Parcel] = {}  # what each thread is at, by the event of its end
         self._records = Records(kit.store)
         self._end: OrchError | None = None
 
@@ -61,7 +61,7 @@ class Crew:
 
         An exception that comes to this thread, such as KeyboardInterrupt, passes once no child runs any more.
         """
-        crew: list[threading.Thread] = []
+        crew: list[threading.Event] = []  # not threads: a `join` that is interrupted takes its thread for ended (3.11)
         try:
             try:
                 self._start(crew)
@@ -75,44 +75,50 @@ class Crew:
         for left in self._queue:
             self._fail(left, self._end or interrupted())
 
-    def _start(self, crew: list[threading.Thread]) -> None:
+    def _start(self, crew: list[threading.Event]) -> None:
         """Start as many threads as there may be, which is fewer than were asked for under some limits."""
         for number in range(self._workers):
-            thread = threading.Thread(target=self._worker, name=f"orch-{number}", daemon=True)
+            ended = threading.Event()
+            thread = threading.Thread(target=self._worker, args=(ended,), name=f"orch-{number}", daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
                 if not crew:
                     self._end = foreseen(self._kit.world, self._kit.store.path, error)
                 return
-            crew.append(thread)
+            crew.append(ended)
 
-    def _await(self, crew: list[threading.Thread]) -> None:
+    def _await(self, crew: list[threading.Event]) -> None:
         """Wait for all threads; after a stop for a moment only."""
         stop, asked_s = self._kit.world.stop, None
-        for thread in crew:
-            while thread.is_alive():
-                thread.join(0.1)
+        for ended in crew:
+            while not ended.wait(0.1):
                 if stop.is_set():
                     asked_s = asked_s or time.monotonic()
                     if time.monotonic() - asked_s > (STOP_S if self._end is None else DISK_S):
                         return
 
-    def _leave(self, crew: list[threading.Thread]) -> None:
+    def _leave(self, crew: list[threading.Event]) -> None:
         """Leave threads that do not come back, without their children: what they were at was interrupted."""
-        if not any(thread.is_alive() for thread in crew):
+        if all(ended.is_set() for ended in crew):
             return
         from orchestrator.process import kill_all
 
         kill_all(self._kit.world.stop)
-        for thread in crew:
-            thread.join(0.1)
-        for thread, work in list(self._now.items()):
-            if thread.is_alive():
+        for ended in crew:
+            ended.wait(0.1)
+        for ended, work in list(self._now.items()):
+            if not ended.is_set():
                 self._fail(work, self._end or interrupted())
 
-    def _worker(self) -> None:
-        while (work := self._next()) is not None:
+    def _worker(self, ended: threading.Event) -> None:
+        try:
+            self._work_on(ended)
+        finally:
+            ended.set()
+
+    def _work_on(self, ended: threading.Event) -> None:
+        while (work := self._next(ended)) is not None:
             try:
                 if isinstance(work, Task):
                     self._one(work)
@@ -126,14 +132,14 @@ class Crew:
                 if isinstance(told, StoreError) and not told.of_one_file:
                     self._stop_all(told)
             finally:
-                self._now.pop(threading.current_thread(), None)
+                self._now.pop(ended, None)
 
-    def _next(self) -> Task | Parcel | None:
+    def _next(self, ended: threading.Event) -> Task | Parcel | None:
         """The next piece of work; None once there is none and nobody may bring any more."""
         with self._turn:
             while self._end is None and not self._kit.world.stop.is_set():
                 if self._queue:
-                    work = self._now[threading.current_thread()] = self._queue.popleft()
+                    work = self._now[ended] = self._queue.popleft()
                     self._open += isinstance(work, Parcel)
                     return work
                 if not self._open:
