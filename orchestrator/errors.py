@@ -95,10 +95,17 @@ class PlacementError(OrchError):
 
 
 class StoreError(OrchError):
-    """The disk is full, read-only or not to be trusted."""
+    """The disk is full, read-only or not to be trusted.
+
+    `of_one_file` is true where other files may fare better: an unreadable block, a name that is too long.
+    """
 
     exit_code = ExitCode.STORE
     usual_fault = "disk"
+
+    def __init__(self, message: str, hint: str = "", fault: str = "", *, of_one_file: bool = False) -> None:
+        super().__init__(message, hint, fault)
+        self.of_one_file = of_one_file
 
 
 class HeldError(OrchError):
@@ -106,6 +113,13 @@ class HeldError(OrchError):
 
     exit_code = ExitCode.HELD
     usual_fault = "lease"
+
+
+class BugError(OrchError):
+    """An error that nobody foresaw: of one file, or of a whole command."""
+
+    exit_code = ExitCode.BUG
+    usual_fault = "bug"
 
 
 class Stopped(BaseException):

@@ -27,6 +27,7 @@ _FRESH_S = 60.0  # that moment, with much to spare
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # renameat2(2)
 _AT_FDCWD = -100
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # whatever file it would have been
+_OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what the next file meets as well
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)  # as open(2) and older kernels say it
 
 
@@ -240,7 +241,9 @@ def sync_folder(path: str) -> None:
 
 def store_error(error: OSError, path: str) -> StoreError:
     """What an OSError about the store at `path` means for its user, by its errno."""
-    return StoreError(f"store: {error.filename or path}: {reason(error)}", _hint(error, path, "--store DIR"))
+    hint = _hint(error, path, "--store DIR")
+    message = f"store: {error.filename or path}: {reason(error)}"
+    return StoreError(message, hint, of_one_file=error.errno not in _OF_ALL)
 
 
 def place_error(error: OSError, path: str) -> PlacementError:

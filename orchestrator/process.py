@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 STALL_BYTES = 16 * 1024  # axel rewrites its own state while it hangs: a stall is never quite still
-LADDER = ((signal.SIGINT, 2.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0))
+LADDER = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))  # whoever asks waits 3 s for all
 TAIL_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
+_running: dict[int, threading.Event] = {}  # the leaders of the groups that run now, and by what each is stopped
 
 
 def run(
@@ -88,10 +89,12 @@ def run(
             )
         except (sh.CommandNotFound, sh.ForkException, OSError) as error:
             return Exit(126, stderr=f"cannot start {program}: {error}")
+        _running[child.pid] = stop
         try:
             ended, written = _attend(child.pid, stop, watch, stall_s, limit_s)
         finally:
             child.wait()
+            _running.pop(child.pid, None)
             over = time.monotonic() + 1.0
             while _signal_group(child.pid, 0) and time.monotonic() < over:  # rsync's receiver still has the guard
                 time.sleep(0.005)
@@ -103,6 +106,13 @@ def run(
             seconds=time.monotonic() - started,
             written_bytes=written,
         )
+
+
+def kill_all(stop: threading.Event | None = None) -> None:
+    """Kill all children and their groups at once, or those that `stop` would stop: nobody waits for them any more."""
+    for pid, by in list(_running.items()):
+        if stop is None or by is stop:
+            _signal_group(pid, signal.SIGKILL)
 
 
 def _attend(

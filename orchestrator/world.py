@@ -5,21 +5,65 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import Stopped
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 NO_STATE = os.devnull  # below which nothing can be made nor read: what is remembered there is forgotten
 
 
 class Stop(threading.Event):
-    """The request to stop; `code` is the exit code of the signal that asked (130, 143), or None."""
+    """The request to stop; `code` is the exit code of the signal that asked (130, 143), or None.
+
+    While `raises` is true, the signal's handler raises `Stopped` in the main thread, which need not ask then.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.code: int | None = None
+        self.raises = False
+
+    def is_set(self) -> bool:
+        """Whether a stop was asked for, also in the moment before the event itself is set."""
+        return self.code is not None or super().is_set()
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Let a signal interrupt the main thread wherever it is.
+
+        Raises:
+            Stopped: a stop was asked for, before or meanwhile.
+        """
+        self.raises = True
+        try:
+            if self.code is not None:
+                raise Stopped("stopped")
+            yield
+        finally:
+            self.raises = False
+
+    @contextmanager
+    def deferred(self, *, then_raise: bool = False) -> Iterator[None]:
+        """Let no signal interrupt the main thread here: what it does must come to an end of its own.
+
+        Raises:
+            Stopped: one came meanwhile, and `then_raise` is true.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before, self.raises = self.raises, False
+        try:
+            yield
+        finally:
+            self.raises = before
+        if then_raise and before and self.code is not None:
+            raise Stopped("stopped")
 
 
 def _chance() -> float:

@@ -172,8 +172,11 @@ def test_a_bug_is_70_with_its_traceback(tmp_path: Path) -> None:
     code = f"{broken}from orchestrator.cli import main; raise SystemExit(main(['status']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == ExitCode.BUG
-    assert "ZeroDivisionError" in done.stderr
-    assert "this is a bug in orch" in done.stderr
+    assert "error: this is a bug in orch: ZeroDivisionError: division by zero" in done.stderr
+    (kept,) = re.findall(r"hint: please report it, with (.*)", done.stderr)
+    assert "Traceback" in Path(kept).read_text()
+    assert "Traceback" not in done.stderr
+    assert done.stdout == "status: failed (exit code 70) in 0.0 s\n"
 
 
 @pytest.mark.parametrize("target", ["closed", "full"])

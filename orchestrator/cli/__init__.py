@@ -7,64 +7,55 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from orchestrator.cli import signals
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `orch` with `argv` (default: the process's) and give its exit code; only bugs show a traceback."""
-    gc.disable()  # until the plan stands: what is imported and read by then stays to the end
-    try:
-        _have_standard_streams()
+    """Run `orch` with `argv` and give its exit code; without, be the process's own command and end the process.
+
+    The process ends by `os._exit`: the interpreter's own end would wait for threads that hang in a resolver, print
+    about streams that cannot be flushed, and die of a signal that comes so late.
+    """
+    if argv is not None:
         return _run(argv)
-    finally:
-        gc.freeze()  # it all goes with the process: its last collection need not walk it
-        gc.enable()
+    signals.take(signals.end_before_work)
+    sys.unraisablehook = _only_what_nobody_asked_for
+    from orchestrator.cli import streams
+
+    streams.guard()
+    code = streams.account(_run(sys.argv[1:]), lost=8)
+    if atexit := sys.modules.get("atexit"):
+        atexit._run_exitfuncs()
+    streams.flush()
+    os._exit(code)
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str]) -> int:
+    gc.disable()  # until the plan stands: what is imported and read by then stays to the end
     import click
 
     from orchestrator.cli.app import app
-    from orchestrator.errors import ExitCode
+    from orchestrator.errors import ExitCode, Stopped
 
     try:
-        code = app.main(args=list(argv) if argv is not None else None, prog_name="orch", standalone_mode=False)
-        _flush()
+        code = app.main(args=list(argv), prog_name="orch", standalone_mode=False)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
         error.show()
         return int(ExitCode.USAGE)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, Stopped):
         return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        _flush()
-        return int(ExitCode.OK)
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        print("error: this is a bug in orch\nhint: please report it with the lines above", file=sys.stderr)
-        return int(ExitCode.BUG)
+    finally:
+        gc.freeze()  # it all goes with the process: its last collection need not walk it
+        gc.enable()
     return code if isinstance(code, int) else 0
 
 
-def _have_standard_streams() -> None:
-    """Open what was closed (`>&-`): else the next file we open would be a child's stdout."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the process's life
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-
-
-def _flush() -> None:
-    """Flush what was said; where that cannot be (a closed pipe, a full disk) the work's exit code still counts."""
-    for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), fd)  # or the interpreter's own flush at its end would fail
+def _only_what_nobody_asked_for(unraisable: sys.UnraisableHookArgs) -> None:
+    """Keep quiet about a stop that was asked for just when an object was being thrown away."""
+    if unraisable.exc_type.__name__ not in ("Stopped", "KeyboardInterrupt"):
+        sys.__unraisablehook__(unraisable)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude
+from orchestrator.cli.run import conclude, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
-from orchestrator.world import World
 
 if TYPE_CHECKING:
     from orchestrator.events import Summary
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 @options.json
 def command(what: str, manifest: str | None, name: str, sha256: str, **words: Any) -> int:
     """Put a model into MANIFEST (default: manifests/team.yaml), comments and order kept. Nothing is fetched."""
-    world = World.real()
+    world = world_with_signals()
     from orchestrator.cli.additions import manner, put
     from orchestrator.exchange.addition import of
     from orchestrator.workspace import DEFAULT_MANIFEST
@@ -38,4 +37,4 @@ def command(what: str, manifest: str | None, name: str, sha256: str, **words: An
         draft = of(what, manner(words), name, sha256=sha256, include=words["include"], exclude=words["exclude"])
         return put(world, sink, manifest or DEFAULT_MANIFEST, [draft])
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

@@ -57,7 +57,7 @@ def command(**words: Any) -> int:
             raise NoBackendError("no usable downloader on this machine", install_hint())
         return Summary(ok=True, exit_code=0)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)
 
 
 def _show_judge(sink: Any, judge: Any, rate: float, weakness: str) -> None:

@@ -7,10 +7,8 @@ import sys
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import tell
-from orchestrator.errors import OrchError
+from orchestrator.cli.run import foreseen, tell, world_with_signals
 from orchestrator.render.listing import Listing
-from orchestrator.world import World
 
 
 @click.command("demo")
@@ -23,8 +21,10 @@ def command(folder: str | None, verbose: bool) -> int:
     """
     from orchestrator.demo.show import show
 
+    world = world_with_signals()
     try:
-        return show(World.real(), folder, verbose=verbose)
-    except OrchError as error:
-        tell(Listing(sys.stdout, quiet=True), error)
-        return int(error.exit_code)
+        return show(world, folder, verbose=verbose)
+    except Exception as error:
+        told = foreseen(world, error)
+        tell(Listing(sys.stdout, quiet=True), told)
+        return int(told.exit_code)

@@ -41,4 +41,4 @@ def command(**words: Any) -> int:
     def work() -> Summary:
         return examine(world, words["store"], tell)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

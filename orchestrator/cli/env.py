@@ -9,12 +9,11 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, tell_unled
+from orchestrator.cli.run import conclude, tell_unled, world_with_signals
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 from orchestrator.render.shells import SHELLS, export, of_user
-from orchestrator.world import World
 
 
 @click.command("env")
@@ -28,7 +27,7 @@ def command(**words: Any) -> int:
 
     In fish: `orch env | source`; in csh: eval "`orch env`".
     """
-    world = World.real()
+    world = world_with_signals()
     from orchestrator.runs.environment import environment
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
@@ -44,4 +43,4 @@ def command(**words: Any) -> int:
         tell_unled(found.unled)
         return Summary(ok=True, exit_code=0)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

@@ -39,7 +39,7 @@ def command(manifest: str, folder: str | None, form: str, url: str | None, **wor
     if (form == "mirror") != (folder is not None):
         raise click.UsageError("`--format mirror` wants a DIR: orch export MANIFEST --format mirror DIR; others print")
     world = world_with_signals()
-    from orchestrator.exchange.export import FORMS, entries
+    from orchestrator.exchange.export import FORMS, encoded, entries
     from orchestrator.store import Store
 
     sink = (
@@ -63,7 +63,7 @@ def command(manifest: str, folder: str | None, form: str, url: str | None, **wor
         if isinstance(sink, JsonLines):
             sink.write("export", {"format": form, "text": text})
         else:
-            click.echo(text, nl=False)
+            click.echo(encoded(text, form), nl=False)
         return Summary(ok=True, exit_code=0)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

@@ -34,7 +34,7 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
     from orchestrator.exchange.addition import Manner, of
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(world.environ, **talk, verb="get")
+    sink = render.choose(world.environ, **talk, stop=world.stop, verb="get")
     lines: list[str] = []
 
     def work() -> Summary:
@@ -60,7 +60,7 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
             lines.extend(got.lines)
         return got.summary
 
-    code = conclude(sink, work)
+    code = conclude(world, sink, work)
     for line in lines:  # when the bars are gone
         click.echo(line)
     return code

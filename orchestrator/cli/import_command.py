@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude
+from orchestrator.cli.run import conclude, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
-from orchestrator.world import World
 
 if TYPE_CHECKING:
     from orchestrator.events import Summary
@@ -30,7 +29,7 @@ def command(source: str, into: str | None, base: str, name: str, **words: Any) -
 
     Nothing is fetched. Comments and the order of the manifest stay as they are; each digest says where it is from.
     """
-    world = World.real()
+    world = world_with_signals()
     from orchestrator.cli.additions import manner, print_lines, put
     from orchestrator.exchange.addition import from_list
     from orchestrator.exchange.lists import read
@@ -42,4 +41,4 @@ def command(source: str, into: str | None, base: str, name: str, **words: Any) -
         drafts = from_list(read(path), path, base, manner(words), name)
         return put(world, sink, into, drafts) if into else print_lines(world, sink, drafts, path)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

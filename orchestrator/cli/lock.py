@@ -43,7 +43,7 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
     manifests = (*files, *words["manifests"])
     names = tuple(word for word in update if word not in files and word != "*")
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(world.environ, **talk, verb="lock", plain=bool(update) and not yes)
+    sink = render.choose(world.environ, **talk, stop=world.stop, verb="lock", plain=bool(update) and not yes)
 
     def work() -> Any:
         space = open_workspace(world, manifests, store=words["store"], root=words["root"], resolve=False)
@@ -56,7 +56,7 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
         asked = Asked(words["only"], names if update else None, dry_run)
         return lock(world, space, sink, asked, options=run_options(words), confirm=_always if yes else _confirm)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)
 
 
 def _always(_: int) -> bool:

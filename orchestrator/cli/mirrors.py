@@ -46,7 +46,7 @@ def command(**words: Any) -> int:
         return summary
 
     failed: list[Any] = []
-    return conclude(sink, work)
+    return conclude(world, sink, work)
 
 
 def _row(mirror: Mirror) -> tuple[str, ...]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude
+from orchestrator.cli.run import conclude, world_with_signals
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
-from orchestrator.world import World
 
 
 @click.command("path")
@@ -24,7 +24,7 @@ from orchestrator.world import World
 @options.json
 def command(name: str, **words: Any) -> int:
     """Print the first place of the model NAME, one line (for a model of several files: of its first)."""
-    world = World.real()
+    world = world_with_signals()
     from orchestrator.api import first_place
     from orchestrator.workspace import open_workspace
 
@@ -37,7 +37,7 @@ def command(name: str, **words: Any) -> int:
         if isinstance(sink, JsonLines):
             sink.write("path", {"model": name, "path": place})
         else:
-            click.echo(place)
+            click.echo(os.fsencode(place))  # a path is bytes, whatever the terminal can show
         return Summary(ok=True, exit_code=0)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

@@ -9,6 +9,7 @@ import click
 
 from orchestrator.cli import options
 from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.streams import let_code_stand
 from orchestrator.errors import ExitCode
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
@@ -28,6 +29,7 @@ def command(exit_code: bool, **words: Any) -> int:
 def foresee(*, exit_code: bool = False, **words: Any) -> int:
     """Plan, for both commands."""
     world = world_with_signals()
+    let_code_stand()
     from orchestrator.runs.options import Options
     from orchestrator.runs.plan import plan
 
@@ -50,5 +52,5 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
         work_to_do = summary.placed + summary.fetched > 0
         return summary
 
-    code = conclude(sink, work)
+    code = conclude(world, sink, work)
     return int(ExitCode.WORK) if exit_code and code == 0 and work_to_do else code

@@ -88,4 +88,4 @@ def command(**words: Any) -> int:
             show(left, "pruned")
         return summary
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

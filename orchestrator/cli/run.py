@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import ManifestError, OrchError
+import click
+
+from orchestrator.cli.signals import Watch
+from orchestrator.errors import ExitCode, ManifestError, OrchError, Stopped
 from orchestrator.events import Noticed, Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.sink import harmless
@@ -20,24 +22,50 @@ if TYPE_CHECKING:
     from orchestrator.render.sink import Sink
     from orchestrator.runs.options import Options
     from orchestrator.workspace import Workspace
+    from orchestrator.world import Stop
+
+_watches: dict[Stop, Watch] = {}  # of this process: one
 
 
-def conclude(sink: Sink, work: Callable[[], Summary]) -> int:
-    """Do the work and close the sink with its summary, also where an error ended it before one was made.
+def conclude(world: World, sink: Sink, work: Callable[[], Summary]) -> int:
+    """Do the work and close the sink with its summary, also where an error or a signal ended it before one was made.
 
     Returns:
         The exit code.
     """
+    began = world.monotonic()
+
+    def ended(code: int) -> Summary:
+        return Summary(ok=False, exit_code=code, seconds=world.monotonic() - began)
+
+    watch = _watches.get(world.stop)
+    if watch is not None:
+        watch.last_words = lambda code: sink.close(ended(code))
     try:
-        summary = work()
-    except OrchError as error:
-        tell(sink, error)
-        summary = Summary(ok=False, exit_code=int(error.exit_code))
-        if isinstance(sink, JsonLines):
-            sink.close(summary)
-        return summary.exit_code
+        with world.stop.raising():
+            summary = work()
+    except (Stopped, KeyboardInterrupt, click.Abort):
+        summary = ended(world.stop.code or int(ExitCode.INTERRUPTED))
+    except click.UsageError as error:
+        error.show()
+        summary = ended(int(ExitCode.USAGE))
+    except Exception as error:
+        told = foreseen(world, error)
+        tell(sink, told)
+        summary = ended(int(told.exit_code))
+    if watch is not None:
+        watch.code = summary.exit_code
     sink.close(summary)
     return summary.exit_code
+
+
+def foreseen(world: World, error: Exception) -> OrchError:
+    """What an error that ended a command means to who reads it."""
+    if isinstance(error, OrchError):
+        return error
+    from orchestrator.runs import bugs
+
+    return bugs.foreseen(world, world.cwd, error)
 
 
 def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
@@ -94,7 +122,7 @@ def tell(sink: Sink, error: OrchError) -> None:
         for problem in error.problems if isinstance(error, ManifestError) else ():
             sink.problem(problem)
         if not isinstance(error, ManifestError):
-            sink(Noticed(error.message))
+            sink(Noticed(f"{error.message}; {error.hint}" if error.hint else error.message))
         return
     for line in error.message.splitlines():
         print(f"error: {harmless(line)}", file=sys.stderr)
@@ -103,7 +131,7 @@ def tell(sink: Sink, error: OrchError) -> None:
 
 
 def world_with_signals() -> World:
-    """The real world, in which a first signal asks for a stop and a second one ends us at once.
+    """The real world, in which a signal asks for a stop.
 
     Children die with us: each has the parent-death signal TERM, on which it saves its state.
     """
@@ -112,14 +140,6 @@ def world_with_signals() -> World:
         os.getcwd()
     except OSError:  # removed: rsync, for one, does not start there
         os.chdir(world.cwd if os.path.isdir(world.cwd) else "/")
-
-    def on_signal(number: int, _: Any) -> None:
-        code = 130 if number == signal.SIGINT else 143
-        if world.stop.code is not None:
-            os._exit(code)
-        world.stop.code = code
-        world.stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, on_signal)
+    watch = _watches[world.stop] = Watch(world.stop)
+    watch.begin()
     return world

@@ -10,11 +10,10 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import tell, tell_unled
-from orchestrator.errors import OrchError
+from orchestrator.cli.run import foreseen, tell, tell_unled, world_with_signals
+from orchestrator.errors import ExitCode, Stopped
 from orchestrator.render.listing import Listing
 from orchestrator.render.sink import harmless
-from orchestrator.world import World
 
 FAILED = 125  # as env(1), timeout(1) and others have it: whatever else comes is the command's own
 
@@ -46,13 +45,16 @@ def command(argv: list[str], **words: Any) -> int:
 
     The command stands after `--`, and its exit code is ours; 125 if it could not be run.
     """
-    world = World.real()
+    world = world_with_signals()
     from orchestrator.runs.environment import environment
 
     try:
-        found = environment(world, words["manifests"], words["caches"])
-    except OrchError as error:
-        tell(Listing(sys.stdout, quiet=True), error)
+        with world.stop.raising():
+            found = environment(world, words["manifests"], words["caches"])
+    except Stopped:
+        return world.stop.code or int(ExitCode.INTERRUPTED)
+    except Exception as error:
+        tell(Listing(sys.stdout, quiet=True), foreseen(world, error))
         return FAILED
     if words["caches"]:
         tell_unled(found.unled)

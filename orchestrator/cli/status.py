@@ -8,10 +8,9 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace
+from orchestrator.cli.run import conclude, workspace, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
-from orchestrator.world import World
 
 
 @click.command("status")
@@ -20,7 +19,7 @@ from orchestrator.world import World
 @options.talk
 def command(**words: Any) -> int:
     """Say what is in place, by stat alone: 0 all, 5 something is missing, 6 a seal is broken, 7 a foreign file."""
-    world = World.real()
+    world = world_with_signals()
     from orchestrator.runs.status import status
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="status")
@@ -29,4 +28,4 @@ def command(**words: Any) -> int:
         space = workspace(world, words)
         return status(world, space.store, space.wanted, sink, unresolved=space.unresolved)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

@@ -29,7 +29,9 @@ def command(dry_run: bool, **words: Any) -> int:
     from orchestrator import render
     from orchestrator.runs.sync import sync
 
-    sink = render.choose(world.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"])
+    sink = render.choose(
+        world.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"], stop=world.stop
+    )
 
     def work() -> Any:
         space = workspace(world, words)
@@ -43,4 +45,4 @@ def command(dry_run: bool, **words: Any) -> int:
             unresolved=space.unresolved,
         )
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

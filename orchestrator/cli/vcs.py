@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude
+from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.streams import let_code_stand
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
-from orchestrator.world import World
 
 if TYPE_CHECKING:
     from orchestrator.vcs.tiers import Row
@@ -36,7 +36,8 @@ def command(**words: Any) -> int:
     --write keeps a block in the work tree's .gitattributes and .gitignore (the rest of them is yours), and a .sha256
     file beside each weight that is tracked. The block is that of the manifests named: name all of a repository.
     """
-    world = World.real()
+    world = world_with_signals()
+    let_code_stand()
     from orchestrator.store import Store
     from orchestrator.vcs import gitfiles, tiers
     from orchestrator.workspace import open_workspace
@@ -65,7 +66,7 @@ def command(**words: Any) -> int:
             _tell(sink, "skipped", {"path": path}, f"skipped, not in the manifest's work tree: {path}")
         return Summary(ok=True, exit_code=0)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)
 
 
 def _made_by(files: list[str], words: dict[str, Any]) -> str:

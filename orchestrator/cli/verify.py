@@ -59,7 +59,7 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
         store = space.store if space else "/nonexistent"
         return reread(world, store, wanted, sink, unresolved=unresolved, max_age_s=max_age)
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)
 
 
 def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
@@ -68,7 +68,7 @@ def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
     from orchestrator.runs.repair import repair
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(world.environ, **talk, verb="verify")
+    sink = render.choose(world.environ, **talk, stop=world.stop, verb="verify")
 
     def work() -> Summary:
         space = workspace(world, words)
@@ -83,4 +83,4 @@ def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
             max_age_s=max_age,
         )
 
-    return conclude(sink, work)
+    return conclude(world, sink, work)

@@ -35,8 +35,8 @@ def show(world: World, folder: str | None, *, verbose: bool = False) -> int:
         StoreError: the folder is not empty or has no room, or the disk said no.
     """
     try:
-        with Stage(world) as stage, _folder(world, folder) as home:  # its signals also while the folder goes
-            return _play(world, home, stage, verbose=verbose)
+        with _folder(world, folder) as home, world.stop.raising():
+            return _play(world, home, Stage(world), verbose=verbose)
     except Stopped:
         print(f"\ninterrupted; {f'what was made is in {folder}' if folder else 'nothing is left behind'}")
         return world.stop.code or int(ExitCode.INTERRUPTED)
@@ -51,8 +51,6 @@ def _play(world: World, home: Path, stage: Stage, *, verbose: bool) -> int:
             story = Story(stage, home, players, verbose=verbose)
             if code := story.tell():
                 return code
-    except (Stopped, BrokenPipeError):
-        raise
     except OSError as error:
         raise StoreError(f"{error.filename or home}: {error.strerror or error}", _ELSEWHERE) from error
     stage.step("What was shown")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
     from orchestrator.world import World
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _READ_S = 1.5
+_PATIENCE_S = 1.5
 _KEPT = ("ORCH_PROGRAMS", "ORCH_SHA256SUM")
 
 
@@ -28,21 +29,11 @@ class DemoError(OrchError):
 
 
 class Stage:
-    """Says things on stdout and runs `orch` there; a signal goes to the command that runs, and ends the play."""
+    """Says things on stdout and runs `orch` there; a stop goes to the command that runs, and ends the play."""
 
     def __init__(self, world: World) -> None:
         self._world, self._folder = world, Path()
         self._console = Console(highlight=False, markup=False, soft_wrap=True)
-        self._child: subprocess.Popen[bytes] | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Stage:
-        self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def say(self, text: str = "", style: str | None = None) -> None:
         """Print a line; unless told to stop.
@@ -83,7 +74,7 @@ class Stage:
         self.command(f"orch {' '.join(words)}")
         began = self._world.monotonic()
         # A session of its own: Ctrl-C comes to us alone and we hand it on, so that it is never heard twice.
-        self._child = subprocess.Popen(  # noqa: S603 - our own interpreter, words of ours
+        child = subprocess.Popen(  # noqa: S603 - our own interpreter, words of ours
             [sys.executable, "-m", "orchestrator", *words],
             cwd=self._folder,
             env=dict(_environ(self._world.environ, self._folder)),
@@ -91,10 +82,10 @@ class Stage:
             stderr=subprocess.STDOUT,  # the story is one stream, so that a log of it is whole
             start_new_session=True,
         )
-        if self._world.stop.is_set():  # it came before there was anybody to hand it on to
-            self._child.send_signal(signal.SIGINT)
-        code = self._child.wait()
-        self._child = None
+        try:
+            code = child.wait()
+        finally:
+            _end(child)
         if self._world.stop.is_set():
             raise Stopped("stopped")
         return code, self._world.monotonic() - began
@@ -109,12 +100,14 @@ class Stage:
         if not holds:
             raise DemoError(f"not as it should be: {fact}", "look at what is left: orch demo -v --folder NEW_FOLDER")
 
-    def _on_signal(self, number: int, _: object) -> None:
-        stop = self._world.stop
-        stop.code = stop.code or (130 if number == signal.SIGINT else 143)
-        stop.set()
-        if self._child is not None:
-            self._child.send_signal(number)
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a command that still runs; its own children go with it."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if child.poll() is None:
+            child.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_PATIENCE_S)
 
 
 def _environ(environ: Mapping[str, str], folder: Path) -> Iterator[tuple[str, str]]:

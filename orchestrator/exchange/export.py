@@ -109,4 +109,9 @@ def _once(files: Sequence[Entry]) -> list[Entry]:
     return list({entry.name: entry for entry in reversed(files)}.values())[::-1]
 
 
+def encoded(text: str, form: str) -> bytes:
+    """An export as bytes: names as the file system has them, XML as it says of itself, whatever the terminal's are."""
+    return text.encode("utf-8", "surrogateescape") if form == "metalink" else os.fsencode(text)
+
+
 FORMS: dict[str, Callable[[Sequence[Entry]], str]] = {"sha256sums": sha256sums, "metalink": metalink, "aria2": aria2}

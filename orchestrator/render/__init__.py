@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.render.sink import Sink
+    from orchestrator.world import Stop
 
 
 def choose(
@@ -20,10 +21,12 @@ def choose(
     err: TextIO | None = None,
     verb: str = "sync",
     plain: bool = False,
+    stop: Stop | None = None,
 ) -> Sink:
     """JSON lines on stdout, or talk on stderr: rich bars on a terminal, plain lines elsewhere.
 
     `verb` begins the last line; `plain` wants no bars, which live to the end and leave no room for a question.
+    `stop` is what may interrupt the main thread, which bars must not be.
     """
     err = err or sys.stderr
     # Each sink with what it needs, and no other.
@@ -37,4 +40,4 @@ def choose(
         return Lines(err, quiet=quiet, verbose=verbose, verb=verb)
     from orchestrator.render.bars import Bars
 
-    return Bars(err, verbose=verbose, colour="NO_COLOR" not in environ, verb=verb)
+    return Bars(err, verbose=verbose, colour=not environ.get("NO_COLOR"), verb=verb, stop=stop)

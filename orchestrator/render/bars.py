@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from textwrap import fill
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,6 +16,7 @@ from orchestrator import events
 from orchestrator.render.columns import Moved
 from orchestrator.render.sink import amount, label
 from orchestrator.render.words import closing, host, label_of, line
+from orchestrator.world import Stop
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
@@ -29,10 +31,14 @@ _ROWS = 40
 class Bars:
     """A sink for a terminal; bars live only while something moves."""
 
-    def __init__(self, out: TextIO, *, verbose: bool = False, colour: bool = True, verb: str = "sync") -> None:
+    def __init__(
+        self, out: TextIO, *, verbose: bool = False, colour: bool = True, verb: str = "sync", stop: Stop | None = None
+    ) -> None:
         self._console = Console(file=out, no_color=not colour, highlight=False)
         self._verbose, self.verb = verbose, verb
         self._lock = threading.Lock()
+        self._closed = False
+        self._stop = stop or Stop()
         self._bars: dict[tuple[str, str], TaskID] = {}
         self._done: dict[tuple[str, str], int] = {}
         self._total: TaskID | None = None
@@ -51,7 +57,10 @@ class Bars:
 
     def __call__(self, event: Event) -> None:
         """Move a bar or print a line above the bars."""
-        with self._lock:
+        # The terminal may be gone: the work goes on. What is half drawn could not be taken away any more.
+        with self._stop.deferred(then_raise=True), self._lock, suppress(OSError, ValueError):
+            if self._closed:  # it comes from a thread that nobody waits for
+                return
             match event:
                 case events.Planned(_, to_fetch, size) if to_fetch:
                     self._total = self._progress.add_task("in all", total=size or None)
@@ -120,7 +129,8 @@ class Bars:
 
     def close(self, summary: Summary) -> None:
         """Take the bars away and print the table and the closing line."""
-        with self._lock:
+        with self._lock, suppress(OSError, ValueError):
+            self._closed = True
             self._progress.stop()
             if self._finished:
                 self._console.print(self._table())

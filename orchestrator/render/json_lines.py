@@ -18,6 +18,7 @@ class JsonLines:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._lock = threading.Lock()
+        self._closed = False
 
     def __call__(self, event: Event) -> None:
         """Write one event under its class's name in lower case."""
@@ -28,15 +29,21 @@ class JsonLines:
         self.write("problem", {name: getattr(problem, name) for name in problem.__struct_fields__})
 
     def close(self, summary: Summary) -> None:
-        """Write the last line."""
-        self.write("summary", summary.as_dict())
+        """Write the last line: what comes later, from a thread that nobody waits for, is not written."""
+        self._write("summary", summary.as_dict(), last=True)
 
     def write(self, event: str, fields: dict[str, Any]) -> None:
         """Write one line; `time` is ISO 8601, UTC."""
+        self._write(event, fields)
+
+    def _write(self, event: str, fields: dict[str, Any], *, last: bool = False) -> None:
         import json  # at the first line: every command knows this sink, few runs write to it
 
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         with self._lock, suppress(OSError, ValueError):  # nobody may be listening any more: the work goes on
+            if self._closed:
+                return
+            self._closed = last
             self._out.write(json.dumps({"event": event, "time": now, **fields}) + "\n")
             self._out.flush()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from orchestrator import events
@@ -45,4 +46,5 @@ class Listing:
             self._write(closing(summary, self._verb))
 
     def _write(self, text: str) -> None:
-        self._out.write(text + "\n")
+        with suppress(OSError, ValueError):  # nobody may be listening any more: the answer is the exit code
+            self._out.write(text + "\n")

@@ -20,6 +20,7 @@ class Lines:
         self._lock = threading.Lock()
         self._held: list[str] = []
         self._errors: set[str] = set()
+        self._closed = False
 
     def __call__(self, event: Event) -> None:
         """Write one event, or keep it."""
@@ -29,6 +30,8 @@ class Lines:
         if text is None:
             return
         with self._lock:
+            if self._closed:  # it comes from a thread that nobody waits for
+                return
             if isinstance(event, events.GaveUp):
                 if text in self._errors:  # one cause may end many files
                     return
@@ -41,6 +44,7 @@ class Lines:
     def close(self, summary: Summary) -> None:
         """Write what was held back if the run failed, and the closing line."""
         with self._lock:
+            self._closed = True
             if self._quiet and summary.ok:
                 return
             for text in self._held:

@@ -102,6 +102,10 @@ def closing(summary: Summary, verb: str) -> str:
     moved = f"; {amount(summary.bytes_fetched)} fetched" if summary.bytes_fetched else ""
     moved = f", {amount(summary.bytes_to_fetch)}; planned" if summary.bytes_to_fetch else moved
     reused = f", {amount(summary.bytes_reused)} reused" if summary.bytes_reused else ""
+    if summary.exit_code in (130, 143):
+        parts.append("interrupted")
+    elif not summary.ok and not parts:
+        parts.append(f"failed (exit code {summary.exit_code})")
     return f"{verb}: {', '.join(parts) or 'nothing wanted'}{moved}{reused} in {summary.seconds:.1f} s"
 
 

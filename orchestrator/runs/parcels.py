@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 SMALL_BYTES = 1 << 20  # above it a file is worth a process, and a look at what is kept of it
 MOST_FILES = 512  # some at a time, so that one bundle's check and commit run beside another's download
 WORTH_ANOTHER = 8  # so many leftovers of one host make a bundle again
+_CLAIMS = threading.Lock()
 
 
 @dataclass(slots=True)
@@ -43,9 +45,16 @@ class Task:
     host: str = ""
     backend: Backend | None = None  # of its bundle
     asked: int = 0  # how many of its sources bundles have asked
+    is_told: bool = False  # what became of it was said, and counted
 
     def __post_init__(self) -> None:
         self.load = Load(self.artifact)
+
+    def claim(self) -> bool:
+        """Take it on oneself to say what became of it; false where another thread has done so."""
+        with _CLAIMS:
+            first, self.is_told = not self.is_told, True
+            return first
 
 
 @dataclass(slots=True)
@@ -184,7 +193,7 @@ def settle(kit: Kit, packer: Packer, parcel: Parcel, tally: Tally) -> list[Task]
         _tell(kit, parcel, task, made, tally, receipt.seconds)
     left = []
     for task in parcel.tasks:
-        if task.load.error is not None:
+        if task.load.error is not None and task.claim():
             for standing in task.standings:
                 kit.emit(tally.fail(standing.wanted, task.load.error))
         elif parcel.backend is not None and not task.load.came:
@@ -230,6 +239,8 @@ def _tell(
     kit: Kit, parcel: Parcel, task: Task, made: dict[str, str | PlacementError], tally: Tally, seconds: float
 ) -> None:
     """Say of each file of a task what became of it, and count it."""
+    if not task.claim():
+        return
     fetched = task.load.came == "wire"
     for standing in task.standings:
         wanted, error = standing.wanted, None

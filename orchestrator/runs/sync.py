@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator.events import Event, Summary
     from orchestrator.model import Host, Source, Unresolved, Wanted
+    from orchestrator.runs.crew import Crew
     from orchestrator.sources.known import Knowledge
     from orchestrator.transfer.kit import Finding, Kit
     from orchestrator.world import World
@@ -50,13 +51,18 @@ def sync(
     tally = Tally(wanted)
     tally.refuse(unresolved, emit)
     todo: list[Standing] = []
-    for standing in standings(store, wanted):
-        if standing.present:
-            w = standing.wanted
-            tally.present += 1
-            emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
-        else:
-            todo.append(standing)
+    try:
+        for standing in standings(store, wanted):
+            if standing.present:
+                w = standing.wanted
+                tally.present += 1
+                emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
+            else:
+                todo.append(standing)
+    except Stopped:
+        for w in (*(standing.wanted for standing in todo), *wanted[tally.present + len(todo) :]):
+            emit(tally.fail(w, interrupted()))
+        todo = []
     if todo:
         put_right(world, store, todo, emit, hosts or {}, options or Options(), tally, findings)
     return tally.summary(world.monotonic() - began, stopped=world.stop.code)
@@ -73,6 +79,7 @@ def put_right(
     findings: dict[str, Finding] | None = None,
 ) -> None:
     """Work through what is not present, while nobody takes anything out of the store."""
+    from orchestrator.runs.bugs import foreseen
     from orchestrator.store import places, turns
 
     with ExitStack() as stack:
@@ -81,13 +88,22 @@ def put_right(
             stack.enter_context(turns.adding(world, store, lambda why: emit(events.Noticed(why))))
             for manifest in {standing.wanted.manifest for standing in todo}:
                 places.record(store, world.hostname, manifest, {})
-        except Stopped as error:
-            _fail_all(todo, TransferError(str(error), "run the same command again"), emit, tally)
+            crew = _prepare(world, store, todo, emit, hosts, options, tally, findings)
+        except Stopped:
+            _fail_all(todo, interrupted(), emit, tally)
             return
-        except OrchError as error:
-            _fail_all(todo, error, emit, tally)
+        except Exception as error:
+            _fail_all(todo, foreseen(world, store.path, error), emit, tally)
             return
-        _work(world, store, todo, emit, hosts, options, tally, findings)
+        with world.stop.deferred():
+            crew.work()
+            _mark(world, store, [standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
+
+
+def interrupted() -> TransferError:
+    """The failure of a file that a stop left as it was, or half done."""
+    message = "interrupted; what was fetched is kept"
+    return TransferError(message, "run the same command again: it goes on from there", "interrupted")
 
 
 def _fail_all(todo: list[Standing], error: OrchError, emit: Callable[[Event], None], tally: Tally) -> None:
@@ -95,7 +111,7 @@ def _fail_all(todo: list[Standing], error: OrchError, emit: Callable[[Event], No
         emit(tally.fail(standing.wanted, error))
 
 
-def _work(
+def _prepare(
     world: World,
     store: Store,
     todo: list[Standing],
@@ -104,8 +120,12 @@ def _work(
     options: Options,
     tally: Tally,
     findings: dict[str, Finding] | None,
-) -> None:
-    """Do it with what only that needs."""
+) -> Crew:
+    """Get ready what only a run with work needs.
+
+    Raises:
+        OrchError, Stopped.
+    """
     from orchestrator.runs import preflight
     from orchestrator.runs.crew import Crew
     from orchestrator.store import bundles
@@ -113,16 +133,11 @@ def _work(
     groups = group(todo)
     begun = preflight.with_partials(store)
     bundled = bundles.remains(store)
-    try:
-        fetching = [a for a, same in groups if _lacks(store, a, same)]
-        preflight.check_room(preflight.needs(store, todo, {a.key for a in fetching}))
-        kit = _equip(world, store, emit, hosts, options, fetching)
-    except OrchError as error:
-        _fail_all(todo, error, emit, tally)
-        return
+    fetching = [a for a, same in groups if _lacks(store, a, same)]
+    preflight.check_room(preflight.needs(store, todo, {a.key for a in fetching}))
+    kit = _equip(world, store, emit, hosts, options, fetching)
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
-    Crew(replace(kit, findings=findings), groups, begun, bundled, options, tally).work()
-    _mark(world, store, [standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
+    return Crew(replace(kit, findings=findings), groups, begun, bundled, options, tally)
 
 
 def _lacks(store: Store, artifact: Artifact, same: Sequence[Standing]) -> bool:
@@ -137,6 +152,7 @@ def _mark(world: World, store: Store, marked: Sequence[Wanted], emit: Callable[[
     if not marked:
         return
     from orchestrator.placement import mark
+    from orchestrator.runs.bugs import foreseen
     from orchestrator.store import marks
 
     failed = {f.model for f in tally.failed}
@@ -152,9 +168,9 @@ def _mark(world: World, store: Store, marked: Sequence[Wanted], emit: Callable[[
                     emit(events.Noticed(f"{wish.path}: somebody had moved it; it says `{wish.text[:80]}` again"))
                 elif how == "other":
                     emit(events.Noticed(f"{wish.path}: left as it is; it does not say `{wish.text[:80]}`"))
-        except OrchError as error:
+        except Exception as error:
             tally.take_back()
-            emit(tally.fail(w, error))
+            emit(tally.fail(w, foreseen(world, store.path, error, [wish.path for wish in w.marks])))
 
 
 def _ask(world: World, fetching: Sequence[Artifact], hosts: Mapping[str, Host]) -> Knowledge:
@@ -192,26 +208,26 @@ def _equip(
     )
     if options.offline or not fetching:
         return kit
-    from concurrent.futures import ThreadPoolExecutor
     from importlib import import_module
 
     from orchestrator import judges
     from orchestrator.programs import find_backends
+    from orchestrator.runs.errands import Errand
     from orchestrator.transfer.budget import Budget
 
     sizes = [artifact.size or 0 for artifact in fetching]
     choose = judges.best_for_large if max(sizes) >= judges.LARGE_BYTES else judges.reference
-    with ThreadPoolExecutor(3, "orch-ask") as pool:  # what is waited for, none of which needs another
-        judge, known = pool.submit(choose, world), pool.submit(_ask, world, fetching, hosts)
-        pool.submit(import_module, "orchestrator.sources.look")  # its HTTP client takes 55 ms, and waits well too
-        programs = find_backends(world, options.backend, emit)
-        return replace(
-            kit,
-            programs=programs,
-            judge=judge.result(),
-            known=known.result(),
-            budget=Budget(options.connections, options.jobs, sizes),
-        )
+    # What is waited for, none of which needs another.
+    judge, known = Errand(choose, world), Errand(_ask, world, fetching, hosts)
+    Errand(import_module, "orchestrator.sources.look")  # its HTTP client takes 55 ms, and waits well too
+    programs = find_backends(world, options.backend, emit)
+    return replace(
+        kit,
+        programs=programs,
+        judge=judge.result(world.stop),
+        known=known.result(world.stop),
+        budget=Budget(options.connections, options.jobs, sizes),
+    )
 
 
 def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:
