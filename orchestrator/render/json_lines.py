@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class JsonLines:
         """Write one line; `time` is ISO 8601, UTC."""
         import json  # at the first line: every command knows this sink, few runs write to it
 
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         with self._lock, suppress(OSError, ValueError):  # nobody may be listening any more: the work goes on
             self._out.write(json.dumps({"event": event, "time": now, **fields}) + "\n")
             self._out.flush()
