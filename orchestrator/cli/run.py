@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ManifestError, OrchError
 from orchestrator.events import Noticed, Summary
+from orchestrator.limits import raise_own
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.sink import harmless
 from orchestrator.world import World
@@ -108,6 +109,7 @@ def world_with_signals() -> World:
     Children die with us: each has the parent-death signal TERM, on which it saves its state.
     """
     world = World.real()
+    raise_own()
 
     def on_signal(number: int, _: Any) -> None:
         code = 130 if number == signal.SIGINT else 143

@@ -7,6 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ExitCode, OrchError, Stopped, StoreError, TransferError
+from orchestrator.files import store_error
+from orchestrator.limits import files_at_once, start
 from orchestrator.runs.parcels import SMALL_BYTES, Packer, Parcel, Task, settle
 from orchestrator.runs.settle import Settling
 from orchestrator.runs.standing import Records
@@ -41,7 +43,7 @@ class Crew:
         # Largest first; bundles once the large files have started, beside whose end there is room for them.
         large = [task for task in alone if (task.artifact.size or 0) > SMALL_BYTES]
         self._queue: deque[Task | Parcel] = deque((*large, *parcels, *alone[len(large) :]))
-        self._workers = min(options.jobs, len(groups))  # a bundle may leave over work for all
+        self._workers = min(files_at_once(options.jobs), len(groups))  # a bundle may leave over work for all
         self._kit = kit
         self._turn = threading.Condition()
         self._open = 0  # parcels under way: each may leave something over
@@ -51,9 +53,11 @@ class Crew:
     def work(self) -> None:
         """Run until the queue is empty, the disk is full or a stop was asked for; book what was not reached."""
         crew = [threading.Thread(target=self._worker, name=f"orch-{n}", daemon=True) for n in range(self._workers)]
-        for thread in crew:
-            thread.start()
-        for thread in crew:
+        try:
+            started = start(crew)
+        except OSError as error:
+            started, self._end = 0, store_error(error, self._kit.store.path)
+        for thread in crew[:started]:
             thread.join()
         for left in self._queue:
             self._fail(left, self._end or _interrupted())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from orchestrator import events
 from orchestrator.errors import OrchError, Stopped, TransferError
+from orchestrator.files import store_error
 from orchestrator.model import Artifact
 from orchestrator.runs import weak
 from orchestrator.runs.options import Options
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from orchestrator.events import Event, Summary
     from orchestrator.model import Host, Source, Unresolved, Wanted
+    from orchestrator.programs import Program
     from orchestrator.sources.known import Knowledge
     from orchestrator.transfer.kit import Finding, Kit
     from orchestrator.world import World
@@ -120,6 +122,9 @@ def _work(
     except OrchError as error:
         _fail_all(todo, error, emit, tally)
         return
+    except OSError as error:
+        _fail_all(todo, store_error(error, store.path), emit, tally)
+        return
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
     Crew(replace(kit, findings=findings), groups, begun, bundled, options, tally).work()
     _mark(world, store, [standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
@@ -189,26 +194,29 @@ def _equip(
     )
     if options.offline or not fetching:
         return kit
-    from concurrent.futures import ThreadPoolExecutor
     from importlib import import_module
 
     from orchestrator import judges
+    from orchestrator.limits import side_by_side
     from orchestrator.programs import find_backends
     from orchestrator.transfer.budget import Budget
 
     sizes = [artifact.size or 0 for artifact in fetching]
     choose = judges.best_for_large if max(sizes) >= judges.LARGE_BYTES else judges.reference
-    with ThreadPoolExecutor(3, "orch-ask") as pool:  # what is waited for, none of which needs another
-        judge, known = pool.submit(choose, world), pool.submit(_ask, world, fetching, hosts)
-        pool.submit(import_module, "orchestrator.sources.look")  # its HTTP client takes 55 ms, and waits well too
-        programs = find_backends(world, options.backend, emit)
-        return replace(
-            kit,
-            programs=programs,
-            judge=judge.result(),
-            known=known.result(),
-            budget=Budget(options.connections, options.jobs, sizes),
-        )
+    waited_for: tuple[Callable[[], object], ...] = (  # none of which needs another
+        lambda: find_backends(world, options.backend, emit),
+        lambda: choose(world),
+        lambda: _ask(world, fetching, hosts),
+        lambda: import_module("orchestrator.sources.look"),  # its HTTP client takes 55 ms, and waits well too
+    )
+    programs, judge, known, _ = side_by_side(lambda work: work(), waited_for, "orch-ask")
+    return replace(
+        kit,
+        programs=cast("dict[str, Program]", programs),
+        judge=cast("judges.Judge", judge),
+        known=cast("Knowledge", known),
+        budget=Budget(options.connections, options.jobs, sizes),
+    )
 
 
 def group(todo: Sequence[Standing]) -> list[tuple[Artifact, list[Standing]]]:
