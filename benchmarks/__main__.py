@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,7 @@ def _all(bench: Bench, scenarios: Sequence[Scenario]) -> str:
 
 
 def _write(out: Path, bench: Bench, facts: dict[str, str], loads: tuple[float, float]) -> None:
-    when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     drawing = _PICTURE if out == _RESULTS else out.with_suffix(".svg")
     shown = "../docs/benchmarks.svg" if out == _RESULTS else drawing.name
     drawing.write_text(picture.draw(bench.rows, when))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.backends import BACKENDS, by_name
-from orchestrator.backends.base import Command
+from orchestrator.backends.base import Command, Exit
 from orchestrator.errors import NoBackendError
 from orchestrator.events import Noticed
+from orchestrator.files import reason
+from orchestrator.limits import side_by_side
+from orchestrator.world import which
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,26 +53,46 @@ class Program:
 
 def find(world: World, names: Iterable[str]) -> dict[str, Program]:
     """Look for each program on PATH, then in the usual folders (cron's PATH is short), and ask its version."""
-    wanted = list(names)
-    with ThreadPoolExecutor(len(wanted) or 1, "orch-ask") as pool:  # one after the other is 0.1 s of every fetch
-        return dict(zip(wanted, pool.map(lambda name: _examine(world, name), wanted), strict=True))
+    wanted = list(names)  # one after the other is 0.1 s of every fetch
+    return dict(zip(wanted, side_by_side(lambda name: _examine(world, name), wanted, "orch-ask"), strict=True))
 
 
 def _examine(world: World, name: str) -> Program:
     path, embedded = _locate(world, name)
     if not path:
         return Program(name, problem="not installed")
-    from orchestrator.process import run
-
-    exit_ = run(Command((name, "--version")), path, stop=world.stop, limit_s=10, watch=lambda _: None)
+    exit_ = _ask(world, name, path)
     found = re.search(r"(\d+)\.(\d+)(?:\.\d+)*", exit_.stdout or exit_.stderr)
     if exit_.code != 0 or not found:
-        return Program(name, path, embedded=embedded, problem=f"`{path} --version` failed ({exit_.code})")
+        return Program(name, path, embedded=embedded, problem=f"`{path} --version` {_ending(exit_)}")
     version = found[0]
     oldest = OLDEST.get(name, (0, 0))
     if (int(found[1]), int(found[2])) < oldest:
         return Program(name, path, version, embedded, f"too old: {version}, needs {oldest[0]}.{oldest[1]}")
     return Program(name, path, version, embedded)
+
+
+def _ask(world: World, name: str, path: str) -> Exit:
+    """Ask a program's version; where something ended it, once more: that says nothing of the program."""
+    from orchestrator.process import run
+
+    exit_ = Exit(126)
+    for _ in range(2):
+        try:
+            exit_ = run(Command((name, "--version")), path, stop=world.stop, limit_s=10, watch=lambda _: None)
+        except OSError as error:
+            exit_ = Exit(126, stderr=f"cannot be started: {reason(error)}")
+        if exit_.ended == "stopped" or (exit_.ended == "itself" and exit_.code >= 0):
+            break
+    return exit_
+
+
+def _ending(exit_: Exit) -> str:
+    if exit_.ended == "timeout":
+        return "gave no answer"
+    if exit_.code < 0:
+        return f"was killed (signal {-exit_.code})"
+    return exit_.stderr if exit_.code == 126 and exit_.stderr else f"failed ({exit_.code})"
 
 
 def _locate(world: World, name: str) -> tuple[str, bool]:
@@ -88,9 +109,9 @@ def _locate(world: World, name: str) -> tuple[str, bool]:
     if world.environ.get("ORCH_PROGRAMS"):  # only these folders: for tests, and for who wants it strict
         folders = tuple(world.environ["ORCH_PROGRAMS"].split(os.pathsep))
     for folder in dict.fromkeys(folders):
-        path = shutil.which(name, path=folder) if folder else None
+        path = which(name, folder)
         if path and not (name == "aria2c" and _is_wrapper(path)):
-            return os.path.abspath(path), False
+            return path, False
     return (_embedded_aria2c(), True) if name == "aria2c" else ("", False)
 
 
@@ -113,14 +134,18 @@ def _embedded_aria2c() -> str:
     return str(ARIA2C) if os.access(ARIA2C, os.X_OK) else ""
 
 
+def _is_here(manager: str) -> bool:
+    return bool(which(manager, os.environ.get("PATH") or os.defpath))
+
+
 def install_hint(urls: Iterable[str] = ()) -> str:
     """The line to type on this system to get the best downloader, for these URLs where given."""
     schemes = {url.partition(":")[0] for url in urls}
     if schemes and schemes <= {"rsync", "file"}:
-        lines = [line.replace("aria2", "rsync") for manager, line in INSTALL.items() if shutil.which(manager)]
+        lines = [line.replace("aria2", "rsync") for manager, line in INSTALL.items() if _is_here(manager)]
         return lines[0] if lines else "install rsync"
     for manager, line in INSTALL.items():
-        if shutil.which(manager):
+        if _is_here(manager):
             return f"{line}  (or: pip install 'orch-weights[embedded]')"
     return "pip install 'orch-weights[embedded]'"
 

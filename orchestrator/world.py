@@ -82,6 +82,21 @@ def _read(path: str) -> str:
         return ""
 
 
+def which(name: str, path: str) -> str:
+    """Find an executable in the absolute folders of `path` (as $PATH), or at `name` where that is a path itself.
+
+    An entry that is empty or relative means the working folder, whose programs are whoever's who made that folder.
+
+    Returns:
+        Its path, empty where there is none.
+    """
+    if "/" in name:
+        candidates = [os.path.abspath(name)]
+    else:
+        candidates = [f"{folder}/{name}" for folder in path.split(os.pathsep) if folder.startswith("/")]
+    return next((found for found in candidates if os.path.isfile(found) and os.access(found, os.X_OK)), "")
+
+
 @dataclass(frozen=True)
 class World:
     """Made once by the caller; tests make another. No other room reads the environment or the clock."""
@@ -128,6 +143,10 @@ class World:
         if os.path.isabs(named := self.environ.get(variable, "")):
             return named
         return os.path.join(self.home, below_home) if self.home else ""
+
+    def which(self, name: str) -> str:
+        """Find an executable on this environment's PATH: its path, empty where there is none."""
+        return which(name, self.environ.get("PATH") or os.defpath)
 
     @property
     def hostname(self) -> str:

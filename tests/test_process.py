@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from orchestrator import process
+from orchestrator import limits, process
 from orchestrator.backends.base import Command, Exit
+from orchestrator.world import which
+from tests.mounts import tmpfs
+from tests.servers import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -423,3 +426,168 @@ def test_many_at_once_leave_nothing_open(tmp_path):
         codes = list(pool.map(lambda n: run(f"exit {n}").code, range(40)))
     assert codes == list(range(40))
     assert until(lambda: len(os.listdir("/proc/self/fd")) <= fds)
+
+
+# -- what the machine does not give
+
+
+def test_no_hook_of_a_fork_runs(tmp_path):
+    """filelock 4 forbids two forks at once on Python 3.12: ours would fail, or make our caller's fail."""
+    source = """
+        import os, sys, threading
+        from orchestrator import limits, process
+        from orchestrator.backends.base import Command
+        forked = []
+        os.register_at_fork(before=lambda: forked.append("before"))
+        sys.addaudithook(lambda event, _: forked.append(event) if event in ("os.fork", "os.forkpty") else None)
+        work = lambda n: process.run(Command(("child", "-c", f"exit {n}")), "/bin/sh", stop=threading.Event()).code
+        print(limits.side_by_side(work, range(16), "many") == list(range(16)), forked)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(source)], cwd=HOUSE, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True []\n"
+
+
+def test_a_child_whose_orch_dies_before_it_has_asked_for_the_signal_leaves(tmp_path):
+    """setpriv is slow here, as on a loaded machine: the parent is gone when it comes to ask."""
+    real, pid, ran = require("setpriv"), tmp_path / "pid", tmp_path / "ran"
+    slow = tmp_path / "bin" / "setpriv"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\necho $$ > {pid}\nread _ < {tmp_path}/gate\nexec {real} "$@"\n')
+    slow.chmod(0o755)
+    os.mkfifo(tmp_path / "gate")
+    source = f"""
+        import threading
+        from orchestrator import process
+        from orchestrator.backends.base import Command
+        process.run(Command(("child", "-c", "touch {ran}; exec sleep 60")), "/bin/sh", stop=threading.Event())
+    """
+    env = {**os.environ, "PATH": f"{slow.parent}:{os.environ['PATH']}"}
+    orch = subprocess.Popen([sys.executable, "-c", textwrap.dedent(source)], cwd=HOUSE, env=env)
+    try:
+        child = pid_in(pid)
+    finally:
+        orch.kill()
+        orch.wait()
+    (tmp_path / "gate").write_text("go\n")
+    assert until(lambda: not is_alive(child))
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("limit", range(8, 30, 2))
+def test_few_descriptors_end_as_an_error_of_the_system(limit):
+    """At each step there may be none left: that is told, and nothing stays open."""
+    source = f"""
+        import errno, os, resource, threading
+        from orchestrator import process
+        from orchestrator.backends.base import Command
+        process._PAUSES_S = ()
+        run = lambda: process.run(Command(("child", "-c", "exit 3"), b"in"), "/bin/sh", stop=threading.Event()).code
+        run()
+        before = len(os.listdir("/proc/self/fd"))
+        taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, hard))
+        try:
+            print(run())
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        print(len(os.listdir("/proc/self/fd")) - before - len(taken))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], cwd=HOUSE, capture_output=True, text=True)
+    assert done.stderr == ""
+    said, left = done.stdout.split()
+    assert said in ("3", "EMFILE")
+    assert left == "0"
+
+
+def test_a_name_that_cannot_be_written_here_is_an_exit():
+    assert process.run(Command(("child", "a\0b")), "/bin/true", stop=threading.Event()).code == 126
+
+
+def test_where_no_threads_are_the_work_is_done_one_after_the_other():
+    source = """
+        import resource, threading
+        from orchestrator import limits
+        threading.stack_size(1 << 36)
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 33, resource.RLIM_INFINITY))
+        print(limits.side_by_side(lambda n: n * n, range(5), "many"))
+        try:
+            limits.start([threading.Thread(target=print)])
+        except OSError as error:
+            print(error.strerror)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], cwd=HOUSE, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[0, 1, 4, 9, 16]\ncannot start a thread\n", "")
+
+
+def test_the_soft_limit_is_raised_and_jobs_are_fewer_below_a_hard_one():
+    source = """
+        import resource, sys
+        from orchestrator import limits
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
+        limits.raise_own()
+        print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], limits.files_at_once(64))
+    """
+
+    def tell(soft: int, hard: int) -> list[int]:
+        words = [sys.executable, "-c", textwrap.dedent(source), str(soft), str(hard)]
+        done = subprocess.run(words, cwd=HOUSE, capture_output=True, text=True, check=True)
+        return [int(word) for word in done.stdout.split()]
+
+    assert tell(256, 1 << 14) == [limits.OPEN_FILES, 64]
+    raised, jobs = tell(64, 256)
+    assert raised == 256
+    assert 8 < jobs < 16
+    assert tell(24, 24) == [24, 1]
+
+
+def test_a_program_that_writes_nothing_onto_a_full_disk_is_ended(tmp_path):
+    with tmpfs(tmp_path / "full", "128k") as full:
+        with contextlib.suppress(OSError), open(full / "filler", "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        source = f"while :; do head -c 4096 /dev/zero >> {full}/file; sleep 0.05; done 2> /dev/null"
+        ended = run(source, folder=str(full), watch=lambda _: None, limit_s=60)
+    assert ended.ended == "full"
+
+
+def test_a_full_disk_takes_no_word_of_what_a_program_says(tmp_path):
+    with tmpfs(tmp_path / "full", "64k") as full:
+        with contextlib.suppress(OSError), open(full / "filler", "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        assert run("echo cannot write >&2; exit 5", folder=str(full)).stderr == "cannot write\n"
+
+
+def test_a_reader_that_stands_still_is_ended_and_one_that_reads_is_not(tmp_path):
+    slow = "while :; do head -c 65536 /dev/zero > /dev/null; sleep 0.1; i=$((i + 1)); [ $i = 15 ] && exit 4; done"
+    for source, expected in ((f"exec {sys.executable} -c 'import time; time.sleep(30)'", "stalled"), (slow, "itself")):
+        assert run(source, stall_s=0.7, reads=True, watch=lambda _: None).ended == expected
+    stopped = run("kill -STOP $$", stall_s=0.7, reads=True, watch=lambda _: None)
+    assert (stopped.ended, stopped.code) == ("stalled", -signal.SIGINT)
+
+
+def test_all_that_was_written_is_counted(tmp_path):
+    ended = run_python(f"open({str(tmp_path / 'f')!r}, 'wb', buffering=0).write(b'x' * {5 * MIB})")
+    assert 5 * MIB <= ended.written_bytes < 5 * MIB + 1000
+
+
+def test_a_limit_on_file_sizes_ends_a_program(tmp_path):
+    """Python ignores SIGXFSZ; a child that did so as well might try for ever."""
+    ended = run(f"ulimit -f 8; exec head -c {MIB} /dev/zero > {tmp_path}/f")
+    assert ended.code == -signal.SIGXFSZ
+
+
+def test_no_program_of_the_working_folder_is_found(tmp_path, monkeypatch):
+    for folder in (tmp_path, tmp_path / "bin"):
+        folder.mkdir(exist_ok=True)
+        (folder / "tool").write_text("#!/bin/sh\n")
+        (folder / "tool").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    assert [which("tool", path) for path in (".", "", "/nowhere:", "bin", ".:/nowhere")] == [""] * 5
+    assert which("tool", f".:bin:{tmp_path}/bin") == f"{tmp_path}/bin/tool"
+    assert which("./tool", "") == f"{tmp_path}/tool"  # who names a file means it
+    assert run('echo "$PATH"', environ={"PATH": f".:{tmp_path}::/bin:"}).stdout == f"{tmp_path}:/bin\n"

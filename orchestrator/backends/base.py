@@ -29,6 +29,7 @@ class Trait(Enum):
     PROXY = "proxy"
     SOCKS = "socks"
     CA = "ca"
+    APPENDS = "appends"  # never writes over bytes that are there: what was read of its file stays true
     IN_ORDER = "in-order"  # grows a file in order, sparse: its first hole is the end of the good prefix
     CHUNKED = "chunked"  # understands a body in chunks (RFC 9112 7.1)
 
@@ -95,13 +96,14 @@ class Exit:
 
     `code` is its exit code, negative for a signal; `stdout` and `stderr` are the last kilobytes of each;
     `ended` says who ended it: itself, our stall rule, our overrun rule (it wrote more than the file's length),
-    our time limit, a request to stop, a faster source, or a signed URL about to end.
+    our time limit, a disk that is full, a request to stop, a faster source, or a signed URL about to end.
+    `written_bytes` counts all that it wrote: its file, what it said, its state.
     """
 
     code: int
     stdout: str = ""
     stderr: str = ""
-    ended: Literal["itself", "stalled", "overrun", "timeout", "stopped", "slow", "expiring"] = "itself"
+    ended: Literal["itself", "stalled", "overrun", "timeout", "full", "stopped", "slow", "expiring"] = "itself"
     seconds: float = 0.0
     written_bytes: int = 0
 

@@ -12,6 +12,7 @@ import click
 from orchestrator.cli.signals import Watch
 from orchestrator.errors import ExitCode, ManifestError, OrchError, Stopped
 from orchestrator.events import Noticed, Summary
+from orchestrator.limits import raise_own
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.sink import harmless
 from orchestrator.world import World
@@ -140,6 +141,7 @@ def world_with_signals() -> World:
         os.getcwd()
     except OSError:  # removed: rsync, for one, does not start there
         os.chdir(world.cwd if os.path.isdir(world.cwd) else "/")
+    raise_own()
     watch = _watches[world.stop] = Watch(world.stop)
     watch.begin()
     return world

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def end_before_work(number: int, _: FrameType | None) -> None:
     code = code_of(number)
     if "--json" in sys.argv:
         import json
-        from datetime import datetime, timezone
+        from datetime import datetime
 
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         counts = dict.fromkeys(("models", "files", "present", "placed", "fetched"), 0)
         moved = {"failed": [], "bytes_fetched": 0, "bytes_reused": 0, "seconds": 0.0}
         line = {"event": "summary", "time": now, "ok": False, "exit_code": code, **counts, **moved}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class JsonLines:
     def _write(self, event: str, fields: dict[str, Any], *, last: bool = False) -> None:
         import json  # at the first line: every command knows this sink, few runs write to it
 
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         with self._lock, suppress(OSError, ValueError):  # nobody may be listening any more: the work goes on
             if self._closed:
                 return

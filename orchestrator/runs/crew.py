@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import BugError, OrchError, Stopped, StoreError, TransferError
 from orchestrator.events import Noticed
+from orchestrator.limits import files_at_once
 from orchestrator.runs.bugs import foreseen
 from orchestrator.runs.parcels import SMALL_BYTES, Packer, Parcel, Task, settle
 from orchestrator.runs.settle import Settling
@@ -48,7 +49,7 @@ class Crew:
         # Largest first; bundles once the large files have started, beside whose end there is room for them.
         large = [task for task in alone if (task.artifact.size or 0) > SMALL_BYTES]
         self._queue: deque[Task | Parcel] = deque((*large, *parcels, *alone[len(large) :]))
-        self._workers = min(options.jobs, len(groups))  # a bundle may leave over work for all
+        self._workers = min(files_at_once(options.jobs), len(groups))  # a bundle may leave over work for all
         self._kit = kit
         self._turn = threading.Condition()
         self._open = 0  # parcels under way: each may leave something over

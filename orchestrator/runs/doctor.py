@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from orchestrator.events import Summary
 from orchestrator.programs import find, install_hint
 from orchestrator.runs.check import FAIL, PASS, WARN, Check
 from orchestrator.runs.room import store_checks
+from orchestrator.world import which
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -98,7 +98,7 @@ def _judge(world: World) -> Iterator[Check]:
     if weakness:
         yield Check("sha256sum", FAIL, weakness, "apt-get install coreutils", ExitCode.NO_BACKEND)
         return
-    path = shutil.which("sha256sum", path=world.environ.get("PATH") or os.defpath)
+    path = world.which("sha256sum")
     yield Check("sha256sum", PASS, f"{path}  tells right from wrong")
 
 
@@ -109,13 +109,13 @@ def _cron(world: World, programs: Mapping[str, Program]) -> Iterator[Check]:
         bare = replace(bare, environ={**bare.environ, "ORCH_PROGRAMS": world.environ["ORCH_PROGRAMS"]})
     then = find(bare, programs)
     lost = [name for name, program in programs.items() if program.usable and not then[name].usable]
-    if shutil.which("sha256sum", path=CRON_PATH) is None:
+    if not which("sha256sum", CRON_PATH):
         lost.append("sha256sum")
     path = world.environ.get("PATH", "")
     if lost:
         yield Check("cron", WARN, f"with PATH={CRON_PATH}: no {', '.join(lost)}", f"in the crontab: PATH={path}")
-    elif shutil.which("orch", path=CRON_PATH) is None:
-        own = shutil.which("orch", path=path) or os.path.join(sys.prefix, "bin", "orch")
+    elif not which("orch", CRON_PATH):
+        own = which("orch", path) or os.path.join(sys.prefix, "bin", "orch")
         yield Check("cron", WARN, f"orch itself is not on PATH={CRON_PATH}", f"in the crontab: {own} sync --quiet ...")
     else:
         yield Check("cron", PASS, f"finds all with PATH={CRON_PATH}")

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orchestrator.errors import Stopped
+from orchestrator.limits import files_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,14 +15,19 @@ T = TypeVar("T")
 
 
 class Errand(Generic[T]):
-    """One call, begun at once."""
+    """One call, begun at once: in a thread of its own, or in ours where no thread or no open file is to spare."""
 
     def __init__(self, call: Callable[..., T], *words: Any) -> None:
         self._call, self._words = call, words
         self._done = threading.Event()
         self._value: list[T] = []
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, name="orch-ask", daemon=True).start()
+        try:
+            if files_at_once(2) < 2:
+                raise RuntimeError("too few open files")
+            threading.Thread(target=self._run, name="orch-ask", daemon=True).start()
+        except RuntimeError:  # "can't start new thread"
+            self._run()
 
     def _run(self) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TransferError
@@ -119,7 +119,7 @@ def _seen(history: History, *hosts: str) -> dict[str, Any] | None:
     for host in hosts:
         last, rate = history.last(host), history.rate(host)
         if last is not None:
-            when = datetime.fromtimestamp(last.time, timezone.utc).isoformat(timespec="seconds")
+            when = datetime.fromtimestamp(last.time, UTC).isoformat(timespec="seconds")
             told = {"time": when.replace("+00:00", "Z"), "backend": last.backend, "fault": last.fault}
             return {**told, "bytes_per_s": round(rate.overall) if rate else None}
     return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, urlsplit
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_S, _LAST_S = 10**9, 10**11  # a number below is a duration or a flag, one above is no seconds
 
 
@@ -34,7 +34,7 @@ def _dated(begun: str, seconds: str) -> float | None:
     if not re.fullmatch(r"\d{1,9}", seconds, re.ASCII):
         return None
     try:
-        when = datetime.strptime(begun, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+        when = datetime.strptime(begun, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         return (when + timedelta(seconds=int(seconds)) - _EPOCH).total_seconds()
     except (ValueError, OverflowError):
         return None
