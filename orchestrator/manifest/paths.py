@@ -13,6 +13,9 @@ from orchestrator.manifest.text import fault_of_name, fault_of_text
 _CLEAN = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9_][\w.+=@-]*(?:/[A-Za-z0-9_][\w.+=@-]*)*/?", re.A)
 
 
+PATH_BYTES = 4000  # Linux takes 4,095 (PATH_MAX), and a temporary name beside a place is a little longer
+
+
 class PathError(Exception):
     """Why a path cannot stand in a manifest: a lower-case phrase."""
 
@@ -84,11 +87,11 @@ def place(text: str, ground: Ground) -> tuple[str, bool]:
     names = _names(text)
     is_folder = text.endswith(("/", "/.")) or not names
     if not text.startswith("/"):
-        return (ground.base + "/".join(names)).rstrip("/"), is_folder
+        return fit((ground.base + "/".join(names)).rstrip("/")), is_folder
     path = "/" + "/".join(names)
     if ground.allowed is not None and not any(path.startswith(f.rstrip("/") + "/") for f in ground.allowed):
         raise PathError("an absolute path must be below a folder of `allow_absolute:`")
-    return path.rstrip("/"), is_folder
+    return fit(path.rstrip("/")), is_folder
 
 
 def lock_path(manifest: str) -> str:
@@ -101,6 +104,17 @@ def lock_path(manifest: str) -> str:
 def _check(text: str) -> None:
     if fault := fault_of_text(text):
         raise PathError(f"the path {fault}")
+
+
+def fit(path: str) -> str:
+    """`path`, an absolute one.
+
+    Raises:
+        PathError: no system call takes it.
+    """
+    if len(path) > PATH_BYTES // 4 and len(path.encode(errors="surrogateescape")) > PATH_BYTES:
+        raise PathError(f"the whole path is longer than {PATH_BYTES} bytes")
+    return path
 
 
 def _names(text: str) -> list[str]:
