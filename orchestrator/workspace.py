@@ -110,7 +110,8 @@ def read_text(path: str) -> str:
         with open(path, "rb") as file:
             return file.read().decode("utf-8")
     except OSError as error:
-        raise ManifestError((Problem(path, 0, "", (error.strerror or str(error)).lower()),)) from error
+        problem = Problem(path, 0, "", (error.strerror or str(error)).lower())
+        raise ManifestError((problem,), f"look at it: `ls -ld {path}`") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         is_wide = error.object.startswith((b"\xff\xfe", b"\xfe\xff"))
