@@ -255,7 +255,12 @@ def place_error(error: OSError, path: str) -> PlacementError:
 def write_error(error: OSError, path: str) -> OrchError:
     """What an OSError about a file of the user's at `path`, such as a manifest, means, by its errno."""
     kind = StoreError if error.errno in _DISK else PlacementError
-    hint = _hint(error, os.path.dirname(path), "another path")
+    folder = os.path.dirname(path)
+    hint = _hint(error, folder, "another path")
+    if error.errno == errno.ENOENT:
+        hint = f"make the folder first: `mkdir -p {folder}`"
+    elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        hint = f"something of another kind stands there: choose another path (`ls -ld {path}`)"
     return kind(f"cannot write {path}: {reason(error)}", hint)
 
 

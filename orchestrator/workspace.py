@@ -114,10 +114,13 @@ def read_text(path: str) -> str:
         with open(path, "rb") as file:
             return file.read().decode("utf-8")
     except OSError as error:
-        raise ManifestError((Problem(path, 0, "", (error.strerror or str(error)).lower()),)) from error
+        problem = Problem(path, 0, "", (error.strerror or str(error)).lower())
+        raise ManifestError((problem,), f"look at it: `ls -ld {path}`") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ManifestError((Problem(path, line, "", "not UTF-8 text"),)) from error
+        is_wide = error.object.startswith((b"\xff\xfe", b"\xfe\xff"))
+        why = "UTF-16 text: save it as UTF-8 (`iconv -f UTF-16 -t UTF-8 FILE > NEW`)" if is_wide else "not UTF-8 text"
+        raise ManifestError((Problem(path, 0 if is_wide else line, "", why),)) from error
 
 
 def read_lock(manifest: str) -> Lock | None:

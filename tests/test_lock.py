@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from orchestrator.demo.origin import Origin
+from tests.mounts import tmpfs
 from tests.orch import Orch, made, sha256
 
 if TYPE_CHECKING:
@@ -214,8 +219,18 @@ def test_shards_and_headers(orch: Orch) -> None:
             '{"version": 1, "models": {"m": {"fingerprint": "x", "files": {"a": {"sha256": "12", "size": 1}}}}}',
             "not a lock",
         ),
+        ('{"version": 1, "models": ' + "[" * 100_000, "not a lock file"),
+        (
+            '{"version": 1, "models": {"m": {"fingerprint": "x", "files": {"a": {"sha256": "'
+            + "a" * 64
+            + '", "size": '
+            + "9" * 5000
+            + "}}}}}",
+            "not a lock file",
+        ),
+        ('{"version": ' + "1" * 5000 + ', "models": {}}', "not a lock file"),
     ],
-    ids=["conflict", "newer", "empty", "damaged"],
+    ids=["conflict", "newer", "empty", "damaged", "deep", "long size", "long version"],
 )
 def test_a_lock_that_cannot_be_used(orch: Orch, text: str, told: str) -> None:
     want(orch, "m", b"x", "http://127.0.0.1:9/m.bin")
@@ -225,6 +240,52 @@ def test_a_lock_that_cannot_be_used(orch: Orch, text: str, told: str) -> None:
         done = orch.run(command, "team.yaml")
         assert (done.code, told in done.err, "hint: " in done.err) == (3, True, True), done.err
     assert path.read_text() == text
+
+
+def test_four_at_once_lose_nothing_of_each_other_and_a_link_stays_one(orch: Orch) -> None:
+    contents = {f"m{n}": made(200_000, n) for n in range(4)}
+    real = orch.folder / "dotfiles" / "lock.json"
+    real.parent.mkdir()
+    real.write_text('{"version": 1, "models": {}}')
+    real.chmod(0o640)
+    (orch.folder / "team.lock.json").symlink_to("dotfiles/lock.json")
+    with Origin() as origin:
+        for name, content in contents.items():
+            want(orch, name, content, origin.serve(f"/{name}.bin", content))
+        started = [orch.start("lock", "--only", name, "team.yaml") for name in contents]
+        said = [process.communicate() for process in started]
+        assert [process.returncode for process in started] == [0] * 4, said
+        assert set(lock_of(orch)) == set(contents)
+        del orch.models["m3"]
+        assert orch.run("lock", "team.yaml").code == 0
+    assert set(lock_of(orch)) == {"m0", "m1", "m2"}
+    assert (real.stat().st_mode & 0o777, (orch.folder / "team.lock.json").is_symlink()) == (0o640, True)
+    assert [path.name for path in real.parent.iterdir()] == ["lock.json"]
+
+
+def test_a_full_disk_leaves_manifest_and_lock_as_they_were_and_nothing_else(orch: Orch, tmp_path: Path) -> None:
+    with Origin() as origin, tmpfs(tmp_path / "disk", "64k") as disk:
+        here = Orch(disk, environ={"HOME": str(tmp_path), "ORCH_STORE": str(tmp_path / "store")}, top={"store": None})
+        here.top.pop("store")
+        content = made(1000, 1)
+        want(here, "a", content, origin.serve("/a.bin", content))
+        assert here.run("lock", "team.yaml").code == 0
+        want(here, "b", content, origin.serve("/b.bin", content))
+        here.write()
+        before = {name: (disk / name).read_bytes() for name in ("team.yaml", "team.lock.json")}
+        with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(512))
+        for words in (("lock", "team.yaml"), ("add", "http://h/c.bin", "team.yaml", "--to", "w/")):
+            done = subprocess.run(
+                [sys.executable, "-m", "orchestrator", *words], cwd=disk, env=here.env(), capture_output=True, text=True
+            )
+            assert done.returncode == 8, done
+            assert "No space left" in done.stderr
+            assert "hint: free some space" in done.stderr
+            assert "Traceback" not in done.stderr
+        assert {name: (disk / name).read_bytes() for name in before} == before
+        assert sorted(os.listdir(disk)) == ["filler", "home", "team.lock.json", "team.yaml"]
 
 
 def test_interrupted_it_loses_nothing(orch: Orch) -> None:

@@ -108,6 +108,24 @@ def test_what_the_manifest_asks_for_and_the_repository_lacks(hub: Hub, orch: Orc
     assert orch.run("lock", "team.yaml").code == 0
 
 
+@pytest.mark.parametrize(
+    "twins", [("README.md", "readme.md"), ("caf\u00e9.txt", "cafe\u0301.txt"), ("a/x[1]", "A/x[1]")]
+)
+def test_twins_that_some_disks_take_for_one_are_told_with_what_to_leave_out(
+    hub: Hub, orch: Orch, twins: tuple[str, str]
+) -> None:
+    hub.repos["org/tiny"].commit({**FILES, twins[0]: b"1", twins[1]: b"2"}, "main")
+    done = orch.run("lock", "team.yaml")
+    assert (done.code, "differs from it only in case" in done.err) == (3, True), done.err
+    assert not (orch.folder / "team.lock.json").exists()
+    told = done.err.rpartition("`exclude: ")[2].partition("`")[0]
+    assert told.isascii()
+    orch.models["m"]["exclude"] = json.loads(told)
+    assert orch.run("lock", "team.yaml").code == 0
+    assert len(entry_of(orch)["files"]) == len({*FILES, *twins}) - 1
+    assert orch.sync().code == 0
+
+
 def test_ten_thousand_files_are_written_and_read_in_seconds() -> None:
     files = {
         f"data/part-{n:05d}.bin": LockedFile(sha256(str(n).encode()), 1000 + n, "hub API", pieces="4194304:" + "A" * 80)

@@ -24,7 +24,7 @@ from orchestrator.manifest.walk import plain
 from orchestrator.placement.base import LayoutError
 from orchestrator.placement.catalogue import laid_out
 from orchestrator.runs.sums import TOLD, refusal
-from orchestrator.workspace import read_text
+from orchestrator.workspace import hint_for, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,7 +167,10 @@ def put_into(world: World, path: str, drafts: Sequence[Draft]) -> tuple[Model, .
 
 def _with(world: World, path: str, text: str, drafts: Sequence[Draft]) -> tuple[str, tuple[Model, ...]]:
     """The manifest's text with the new models, and those as they are read back."""
-    before = manifests.parse(text, path, world.home, resolve=False)
+    try:
+        before = manifests.parse(text, path, world.home, resolve=False)
+    except ManifestError as error:
+        raise ManifestError(error.problems, hint_for(error.problems)) from None
     known = {model.name for model in before.models}
     names = [draft.name for draft in drafts]
     taken = [name for n, name in enumerate(names) if name in known or name in names[:n]]
@@ -176,7 +179,14 @@ def _with(world: World, path: str, text: str, drafts: Sequence[Draft]) -> tuple[
         raise ManifestError(_few(problems), "give another name (--name), or remove the one that is there")
     to, frameworks = _default_places(text)
     whole = insert(text, [with_place(draft, to or (() if frameworks else (TO,)), tacit=bool(to)) for draft in drafts])
-    after = manifests.parse(whole, path, world.home, resolve=False)
+    try:
+        after = manifests.parse(whole, path, world.home, resolve=False)
+    except ManifestError as error:  # its lines are of a text that was not written
+        problems = tuple(Problem(path, 0, problem.path, problem.message) for problem in error.problems)
+        hint = next(filter(None, (urls.instead(problem.message) for problem in problems)), "")
+        raise ManifestError(
+            _few(problems), hint or "nothing was written; say it otherwise (`orch add --help`)"
+        ) from None
     old, added = after.models[: len(known)], after.models[len(known) :]
     if old != before.models or [model.name for model in added] != names:
         raise ManifestError((Problem(path, 0, "", "the new models do not fit into this text"),), "add them by hand")

@@ -172,6 +172,6 @@ def _decoded(answer: httpx2.Response) -> dict[str, Any]:
     """The envelope of an answer; empty where it is none."""
     try:
         said = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}

@@ -10,7 +10,9 @@ import msgspec
 
 from orchestrator.errors import ExitCode, OrchError
 from orchestrator.manifest import hubs
+from orchestrator.manifest.clash import contested
 from orchestrator.manifest.paths import PathError, relative
+from orchestrator.manifest.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -82,7 +84,8 @@ def wanted(repo: Repo, paths: Iterable[str], include: Sequence[str], exclude: Se
     """Choose among a repository's paths.
 
     Raises:
-        HubError: a pattern of `include` matches nothing, nothing is left, or a path could leave its folder.
+        HubError: a pattern of `include` matches nothing, nothing is left, a path could leave its folder, or two of
+            them are one on some disks.
     """
     known = tuple(paths)
     name = hubs.spelled(repo)
@@ -100,6 +103,9 @@ def wanted(repo: Repo, paths: Iterable[str], include: Sequence[str], exclude: Se
         if not good:
             hint = "leave it out: `exclude: [...]`"
             raise HubError(f"{name}: a path in it cannot be used here: {path!r}", hint)
+    for first, second, _, why in contested((path, path, path) for path in found):
+        said = f"{name}: {shown(second)} {why}: {shown(first)} is there, too"
+        raise HubError(said, f"leave one of them out: `exclude: [{hubs.pattern_of(second)}]`")
     return found
 
 

@@ -31,6 +31,14 @@ def matched(path: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(path, _pattern(pattern)) for pattern in patterns)
 
 
+def pattern_of(path: str) -> str:
+    """A pattern of `include` or `exclude` that means just `path`, in quotes, and in ASCII: twins may look alike."""
+    import json
+    import re
+
+    return json.dumps(re.sub(r"([*?\[])", r"[\1]", path))
+
+
 def pointer_git(sha256: str, size: int) -> str:
     """What git calls the LFS pointer of a file of this digest and size: the hub tells it beside the digest.
 

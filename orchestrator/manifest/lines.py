@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from yaml.events import (
 from orchestrator.manifest.text import keypath, shown
 from orchestrator.manifest.walk import DEPTH, LOADER, NULLS, events
 
+_CONFLICT = re.compile(r"^<{7} .*$(?=[\s\S]*^>{7} )", re.M)  # git's; a whole manifest has no line like that
 TOO_DEEP = f"more than {DEPTH} levels deep"
 
 
@@ -58,6 +60,10 @@ class _EndError(Exception):
 def marked(text: str) -> Marked:
     """Walk `text` as far as it goes; never raises."""
     found = Marked()
+    if conflict := _CONFLICT.search(text):
+        line = text.count("\n", 0, conflict.start()) + 1
+        found.faults.append(("", line, "merge-conflict markers: keep one side and remove the three lines of marks"))
+        return found
     try:
         _walk(text, found)
     except _EndError:
@@ -148,10 +154,33 @@ def _syntax(text: str, problem: yaml.YAMLError) -> tuple[int, str]:
     if isinstance(problem, yaml.MarkedYAMLError):
         mark = problem.problem_mark or problem.context_mark
         what = problem.problem or problem.context or "cannot be read"
+        number = mark.line + 1 if mark else 1
         # libyaml reads ahead, and may come to its own limit before we come to ours.
-        message = TOO_DEEP if "nesting" in what else f"not YAML: {shown(what)}"
-        return (mark.line + 1 if mark else 1), message
+        return number, TOO_DEEP if "nesting" in what else f"not YAML: {_plainly(what, text, mark)}"
     # A ReaderError has an offset only; libyaml counts bytes, the fallback characters.
     at = getattr(problem, "position", 0) or 0
     before = text[:at] if LOADER is yaml.SafeLoader else text.encode()[:at].decode(errors="ignore")
-    return before.count("\n") + 1, "a control character is not allowed"
+    is_nul = text[len(before) : len(before) + 1] == "\0"
+    why = "a NUL character is not allowed (is it UTF-16? save it as UTF-8)" if is_nul else ""
+    return before.count("\n") + 1, why or "a control character is not allowed"
+
+
+def _plainly(what: str, text: str, mark: Any) -> str:
+    """libyaml's words, with what people usually did."""
+    line = text.split("\n")[mark.line] if mark and mark.line <= text.count("\n") else ""
+    here = line[mark.column] if mark and mark.column < len(line) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return "a tab at the beginning of the line: indent by blanks"
+    if "cannot start any token" in what and here:
+        return f'"{shown(here)}" cannot begin a value: put the value in quotes'
+    if "mapping values are not allowed" in what:
+        return "a `: ` where none may stand: put the value in quotes, or look at the indentation here and above"
+    if "could not find expected ':'" in what:
+        return "a key without its `:` here or on the line above, or a quote that is not closed"
+    if "unexpected end of stream" in what:
+        return "a quote that is not closed"
+    if "did not find expected key" in what or "did not find expected '-' indicator" in what:
+        return "this line does not fit the indentation of those above, or a quote or comma is missing before it"
+    if "did not find expected ',' or" in what:
+        return "a comma, `]` or `}` is missing here or on the line above"
+    return shown(what)

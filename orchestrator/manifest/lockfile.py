@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from orchestrator.errors import ManifestError, Problem
+from orchestrator.manifest.text import shown
 from orchestrator.manifest.values import Model
 
 VERSION = 1
@@ -56,8 +57,8 @@ def read(text: str, file: str) -> Lock:
     """
     try:
         lock = msgspec.json.decode(text, type=Lock)
-    except (msgspec.MsgspecError, UnicodeEncodeError) as problem:
-        raise _unusable(text, file, str(problem)) from None
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as problem:
+        raise _unusable(text, file, shown(str(problem))) from None
     if lock.version != VERSION:
         raise _unusable(text, file, "")
     return lock
@@ -74,7 +75,7 @@ def _unusable(text: str, file: str, why: str) -> ManifestError:
         return ManifestError((Problem(file, line, "", "it has merge-conflict markers"),), hint)
     try:
         version = msgspec.json.decode(text, type=_Versioned).version
-    except (msgspec.MsgspecError, UnicodeEncodeError):
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
         version = VERSION
     if version != VERSION:
         message = f"a lock of version {version}; this orch reads version {VERSION}"

@@ -103,6 +103,6 @@ def _of_repo(model: Model, commit: str, path: str, entry: LockedFile) -> File:
 
     assert model.repo is not None
     path = paths.relative(path)
-    places = tuple(Place(f"{folder}/{path}", model.link) for folder in model.folders)
+    places = tuple(Place(paths.fit(f"{folder}/{path}"), model.link) for folder in model.folders)
     url = file_url(model.repo, commit, path)
     return File(path, url, (), entry.sha256, entry.size, places, git=entry.git, pieces=entry.pieces)

@@ -15,6 +15,9 @@ _CLEAN = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9_][\w.+=@-]*(?:/[A-Za-z0-9_][\w.+=
 _VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{\w+\})(?:/|\Z)", re.A)
 
 
+PATH_BYTES = 4000  # Linux takes 4,095 (PATH_MAX), and a temporary name beside a place is a little longer
+
+
 class PathError(Exception):
     """Why a path cannot stand in a manifest: a lower-case phrase."""
 
@@ -95,11 +98,11 @@ def place(text: str, ground: Ground) -> tuple[str, bool]:
     names = _names(text)
     is_folder = text.endswith(("/", "/.")) or not names
     if not text.startswith("/"):
-        return (ground.base + "/".join(names)).rstrip("/"), is_folder
+        return fit((ground.base + "/".join(names)).rstrip("/")), is_folder
     path = "/" + "/".join(names)
     if ground.allowed is not None and not any(path.startswith(f.rstrip("/") + "/") for f in ground.allowed):
         raise PathError("an absolute path must be below a folder of `allow_absolute:`")
-    return path.rstrip("/"), is_folder
+    return fit(path.rstrip("/")), is_folder
 
 
 def lock_path(manifest: str) -> str:
@@ -112,6 +115,17 @@ def lock_path(manifest: str) -> str:
 def _check(text: str) -> None:
     if fault := fault_of_text(text):
         raise PathError(f"the path {fault}")
+
+
+def fit(path: str) -> str:
+    """`path`, an absolute one.
+
+    Raises:
+        PathError: no system call takes it.
+    """
+    if len(path) > PATH_BYTES // 4 and len(path.encode(errors="surrogateescape")) > PATH_BYTES:
+        raise PathError(f"the whole path is longer than {PATH_BYTES} bytes")
+    return path
 
 
 def _names(text: str) -> list[str]:

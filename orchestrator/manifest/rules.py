@@ -123,6 +123,8 @@ def _many_files(
         here: Key = (*at, "files", number)
         try:
             path = paths.relative(file.path)
+            for folder in folders:
+                paths.fit(f"{folder}/{path}")
         except PathError as problem:
             found.append(((*here, "path"), str(problem)))
             path = file.path

@@ -90,7 +90,12 @@ def _clashes(models: tuple[Model, ...], found: Found) -> None:
         at: Key = ("models", model.name, "to")
         if len(model.files) > 1:
             at = ("models", model.name, "files", number, "path")
-        found.append((at, message(path, why, first[0].name)))
+        said = message(path, why, first[0].name)
+        if model.repo is not None:
+            from orchestrator.manifest.hubs import pattern_of
+
+            at, said = ("models", model.name, "repo"), f"{said}; `exclude: [{pattern_of(model.files[number].name)}]`"
+        found.append((at, said))
 
 
 def _folder(at: Key, text: str | UnsetType, beside: str, home: str, found: Found) -> str | None:
