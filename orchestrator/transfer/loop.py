@@ -12,6 +12,7 @@ from orchestrator.nature import EMPTY, EMPTY_PIN, EMPTY_PIN_HINT
 from orchestrator.policy import Attempt, GiveUp, Try, next_step
 from orchestrator.programs import install_hint
 from orchestrator.store import aliases, blobs, partials
+from orchestrator.transfer import condemned
 from orchestrator.transfer.attempt import try_once
 from orchestrator.transfer.blame import keep_good
 from orchestrator.transfer.despair import despair
@@ -71,10 +72,10 @@ def fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
         effort.drop_stream()
         receipt.bytes_fetched += effort.bytes_fetched
         receipt.seconds = kit.world.monotonic() - began
-        if committed or not partial.have:
+        if committed:
             partial.discard()
         else:
-            partial.close()
+            partial.release()
 
 
 def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
@@ -103,8 +104,16 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
     effort.emit_left_out(options)
     if effort.holding.is_complete() and _settle(effort, "", "") is None:
         return
+    shunned = condemned.remembered(effort)
     while True:
-        step = next_step(options, receipt.attempts, retries=kit.retries, jitter=kit.world.jitter())
+        asked = {url: programs for url, programs in options.items() if url not in shunned}
+        step = next_step(asked, receipt.attempts, retries=kit.retries, jitter=kit.world.jitter())
+        if isinstance(step, GiveUp) and any(options[url] for url in shunned):
+            for url, why in shunned.items():
+                kit.emit(Noticed(f"{effort.artifact.name}: {url} is asked last: it gave {why} in an earlier run"))
+            condemned.pardon(effort)
+            shunned = {}
+            continue
         if isinstance(step, GiveUp):
             raise despair(effort, receipt.attempts, step.fault)
         if effort.is_strange(step.source):
@@ -130,12 +139,16 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
 
 
 def _options(effort: Effort) -> dict[str, tuple[str, ...]]:
-    """Each source and the backends that may serve it.
+    """Each source and the backends that may serve it; first who gave the bytes that an earlier run left.
 
     Raises:
         NoBackendError: there is none for any of them.
     """
-    options = effort.options()
+    options, sources = effort.options(), effort.artifact.sources
+    if effort.inherited:
+        gave = effort.holding.partial.info.sources
+        first = [s.url for s in sources if s.url in gave and not effort.known.is_doubtful(s, sources)]
+        options = {url: options[url] for url in dict.fromkeys((*first, *options))}
     if not any(options.values()):
         why = effort.obstacles(*options)
         raise NoBackendError(f"{effort.artifact.name}: no usable program: {why}", install_hint(options))
@@ -158,9 +171,9 @@ def _try(effort: Effort, step: Try) -> tuple[Attempt, ...] | None:
     fault = try_once(effort, step.backend, step.source)
     if holding.is_complete() and (fault is None or fault.kind is not Kind.DISK):
         found = _settle(effort, step.backend, step.source)  # whatever the exit code: it proves nothing either way
+    elif holding.is_too_long():
+        found = (Attempt(step.backend, step.source, effort.banish()),)
     else:
-        if holding.is_too_long():
-            fault = effort.banish()
         assert fault is not None
         found = (Attempt(step.backend, step.source, fault),)
     effort.drop_stream()
@@ -192,7 +205,9 @@ def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | 
     sha256 = effort.prove()
     if not sha256:
         kept = keep_good(effort, backend, source)
-        return kept if kept is not None else (Attempt(backend, source, effort.banish()),)
+        attempts = kept if kept is not None else (Attempt(backend, source, effort.banish()),)
+        condemned.remember(effort, attempts)
+        return attempts
     effort.emit_verified(sha256)
     if sha256 in EMPTY and artifact.size is None:
         effort.kit.emit(Noticed(f"{artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}"))
