@@ -13,7 +13,7 @@ import msgspec
 
 from orchestrator import nature, verify
 from orchestrator.backends.base import Job, Want
-from orchestrator.errors import HeldError, Stopped, StoreError
+from orchestrator.errors import HeldError, Stopped
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified, Waiting
 from orchestrator.faults import Fault, Kind
 from orchestrator.files import store_error
@@ -23,6 +23,7 @@ from orchestrator.sources.history import host_of
 from orchestrator.store import aliases, blobs, bundles, quarantine
 from orchestrator.store.layout import disk
 from orchestrator.transfer.attempt import environment, pasteable
+from orchestrator.transfer.disk import check_limit, full, sharpen
 from orchestrator.transfer.kit import Finding
 from orchestrator.transfer.load import Load, is_here
 from orchestrator.transfer.loop import LOCK_POLL_S
@@ -109,15 +110,17 @@ class _Carrier:
         for load in self._loads:
             load.host_failed = False
         try:
+            longest = max(self._loads, key=lambda load: load.size)
+            check_limit(self._kit.store, longest.artifact.name, longest.size)
             here = self._whole()
             before = {id(load) for load in here}
             self._receipt.bytes_reused += sum(load.size for load in here)
             absent = [load for load in self._loads if id(load) not in before]
             fault = self._run(absent) if absent else None
+            if fault is not None:
+                fault = sharpen(fault, self._bundle.folder, max(self._bundle.sizes().values(), default=0))
             if fault is not None and fault.kind is Kind.DISK:
-                where = self._kit.store.path
-                hint = f"free some space (`df -h {where}`), or use another disk: --store DIR"
-                raise StoreError(f"{absent[0].artifact.name}: {fault.message}", hint)
+                raise full(self._kit.store, absent[0].artifact.name, fault)
             self._judge(self._whole(), before)
             if fault is not None and fault.kind in _OF_ALL:
                 self._blame_host(absent, fault)

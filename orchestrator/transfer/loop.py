@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import HeldError, NoBackendError, Stopped, StoreError
+from orchestrator.errors import HeldError, NoBackendError, Stopped
 from orchestrator.events import Noticed, Waiting
 from orchestrator.faults import Kind
 from orchestrator.nature import EMPTY, EMPTY_PIN, EMPTY_PIN_HINT
 from orchestrator.policy import Attempt, GiveUp, Try, next_step
 from orchestrator.programs import install_hint
-from orchestrator.store import aliases, blobs, partials
-from orchestrator.transfer import condemned
+from orchestrator.store import aliases, blobs, layout, partials
+from orchestrator.transfer import condemned, disk
 from orchestrator.transfer.attempt import try_once
 from orchestrator.transfer.blame import keep_good
 from orchestrator.transfer.despair import despair
@@ -54,11 +54,21 @@ def fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
         HeldError: another orch holds it, and the run does not wait.
         Stopped: a stop was asked for; the partial stays.
     """
+    with layout.disk(kit.store.path):  # what no attempt accounts for, from the first file here to the last
+        _fetch(kit, artifact, receipt)
+
+
+def _fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
     partial = _acquire(kit, artifact)
     if partial is None:  # another orch finished it while we waited
         receipt.sha256 = artifact.sha256 or aliases.find(kit.store, artifact.pins)
         return
-    effort = Effort(kit, artifact, partial)
+    try:
+        disk.check_limit(kit.store, artifact.name, artifact.size)
+        effort = Effort(kit, artifact, partial)
+    except BaseException:
+        partial.release()
+        raise
     began, committed = kit.world.monotonic(), False
     try:
         if artifact.is_blind and (sha256 := here_already(effort)):
@@ -134,8 +144,7 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
             effort.doubted.add(attempt.source)
             effort.emit_failed(attempt)
             if attempt.fault.kind is Kind.DISK:
-                hint = f"free some space (`df -h {kit.store.path}`), or use another disk: --store DIR"
-                raise StoreError(f"{effort.artifact.name}: {attempt.fault.message}", hint)
+                raise disk.full(kit.store, effort.artifact.name, attempt.fault)
 
 
 def _options(effort: Effort) -> dict[str, tuple[str, ...]]:
@@ -175,6 +184,7 @@ def _try(effort: Effort, step: Try) -> tuple[Attempt, ...] | None:
         found = (Attempt(step.backend, step.source, effort.banish()),)
     else:
         assert fault is not None
+        fault = disk.sharpen(fault, holding.partial.folder, holding.partial.have)
         found = (Attempt(step.backend, step.source, fault),)
     effort.drop_stream()
     if found is None:
