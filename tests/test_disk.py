@@ -57,7 +57,8 @@ def test_an_end_without_a_reason_on_a_full_disk_is_the_disks(tmp_path: Path) -> 
     script = tmp_path / "bin/curl"
     script.parent.mkdir()
     script.write_text(
-        "#!/bin/sh\ncase $* in *--version*) echo curl 8.0.0; exit;; esac\nhead -c 16777216 /dev/zero > $HOME/filler 2>/dev/null\nexit 113\n"
+        "#!/bin/sh\ncase $* in *--version*) echo curl 8.0.0; exit;; esac\n"
+        "head -c 16777216 /dev/zero > $HOME/filler 2>/dev/null\nexit 113\n"
     )
     script.chmod(0o755)
     orch, content = Orch(tmp_path, environ={"ORCH_PROGRAMS": str(script.parent)}), made(2 * MIB)

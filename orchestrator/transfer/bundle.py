@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator import nature, verify
+from orchestrator.backends import aria2c
 from orchestrator.backends.base import Job, Want
 from orchestrator.errors import HeldError, Stopped
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified, Waiting
@@ -121,7 +122,7 @@ class _Carrier:
                 fault = sharpen(fault, self._bundle.folder, max(self._bundle.sizes().values(), default=0))
             if fault is not None and fault.kind is Kind.DISK:
                 raise full(self._kit.store, absent[0].artifact.name, fault)
-            self._judge(self._whole(), before)
+            self._judge(self._ended(), before)
             if fault is not None and fault.kind in _OF_ALL:
                 self._blame_host(absent, fault)
             finished = True
@@ -138,6 +139,12 @@ class _Carrier:
         """The loads whose file is here with the right size: one listing."""
         sizes = self._bundle.sizes()
         return [load for load in self._loads if sizes.get(load.artifact.key) == load.size]
+
+    def _ended(self) -> list[Load]:
+        """The loads whose file is here, whatever its size: a digest says more than a manifest's `size:`."""
+        sizes = self._bundle.sizes()
+        begun = {name.removesuffix(aria2c.SIDECAR) for name in sizes if name.endswith(aria2c.SIDECAR)}
+        return [load for load in self._loads if load.artifact.key in sizes.keys() - begun]
 
     def _run(self, loads: list[Load]) -> Fault | None:
         kit, url = self._kit, loads[0].url
@@ -189,7 +196,7 @@ class _Carrier:
 
     def _judge(self, whole: list[Load], before: set[int]) -> None:
         """One check for all; the good ones become blobs in one commit, the wrong ones go to quarantine."""
-        kit = self._kit
+        kit, sizes = self._kit, self._bundle.sizes()
         paths = [self._bundle.file(load.artifact.key) for load in whole]
         pairs = zip(whole, paths, strict=True)
         verdicts = iter(
@@ -206,7 +213,11 @@ class _Carrier:
                 load.artifact = msgspec.structs.replace(artifact, sha256=sha256)
                 load.came = "here" if id(load) in before else "wire"
                 kit.emit(Verified(wanted.model, wanted.file, sha256))
+                if (notice := artifact.misjudged(sizes[artifact.key])) is not None:
+                    kit.emit(Noticed(notice))
                 continue
+            if sizes[artifact.key] != load.size:
+                continue  # cut off, or another file: the loop looks at the source
             source = "an earlier run" if id(load) in before else load.url
             digest = verify.digest(path, kit.world.stop)
             what = verify.look_into(path, nature.wish(wanted))

@@ -181,7 +181,7 @@ def _try(effort: Effort, step: Try) -> tuple[Attempt, ...] | None:
     if holding.is_complete() and (fault is None or fault.kind is not Kind.DISK):
         found = _settle(effort, step.backend, step.source)  # whatever the exit code: it proves nothing either way
     elif holding.is_too_long():
-        found = (Attempt(step.backend, step.source, effort.banish()),)
+        found = _settle(effort, step.backend, step.source)
     else:
         assert fault is not None
         fault = disk.sharpen(fault, holding.partial.folder, holding.partial.have)
@@ -208,7 +208,7 @@ def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | 
     Gives an attempt for each source that is to blame, `source` or another; none where it was an earlier run.
     """
     store, artifact, path = effort.kit.store, effort.artifact, effort.holding.partial.file
-    if effort.holding.is_too_long():
+    if artifact.is_blind and effort.holding.is_too_long():
         return (Attempt(backend, source, effort.banish()),)
     if artifact.is_blind and (doubt := still_as_begun(effort)):
         return (Attempt(backend, source, doubt),)
@@ -219,6 +219,8 @@ def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | 
         condemned.remember(effort, attempts)
         return attempts
     effort.emit_verified(sha256)
+    if (notice := artifact.misjudged(effort.holding.partial.have)) is not None:
+        effort.kit.emit(Noticed(notice))
     if sha256 in EMPTY and artifact.size is None:
         effort.kit.emit(Noticed(f"{artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}"))
     # Named before it is there: a run that ends between the two leaves a name that leads nowhere yet, not a blob that
