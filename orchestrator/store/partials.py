@@ -16,6 +16,8 @@ from orchestrator.store import guards
 from orchestrator.store.layout import disk
 
 if TYPE_CHECKING:
+    import threading
+
     from orchestrator.store.layout import Store
 
 
@@ -147,7 +149,7 @@ class Partial:
         os.close(self.guard_fd)
 
 
-def acquire(store: Store, key: str) -> Partial:
+def acquire(store: Store, key: str, stop: threading.Event | None = None) -> Partial:
     """Take the right to write the bytes of `key` (a sha256, or an artifact's).
 
     Gives a new folder, or a dead writer's, adopted by renaming it.
@@ -158,6 +160,7 @@ def acquire(store: Store, key: str) -> Partial:
     Raises:
         HeldError: another live orch (or its child) on this host is fetching this now.
         StoreError: the disk said no.
+        Stopped: a stop was asked for.
     """
     parent = store.partials(key)
     with disk(parent):
@@ -165,7 +168,7 @@ def acquire(store: Store, key: str) -> Partial:
         while True:
             with suppress(FileExistsError):
                 os.mkdir(parent, 0o700)
-            with guards.alone(parent) as still_there:
+            with guards.alone(parent, stop) as still_there:
                 if still_there:
                     return _take(parent)
 
@@ -173,8 +176,7 @@ def acquire(store: Store, key: str) -> Partial:
 def _take(parent: str) -> Partial:
     dead: list[tuple[str, int]] = []
     try:
-        for name in os.listdir(parent):
-            folder = f"{parent}/{name}"
+        for folder in guards.writers(parent):
             fd = guards.take(folder)
             dead.append((folder, fd))
     except BaseException:
