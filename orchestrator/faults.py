@@ -58,6 +58,7 @@ class Fault:
     `refused_connection` is true when nobody listened at the address (worth two tries, not five).
     `slow` is true where nothing failed but a faster source is known. `hint` is what to type next, where the bytes
     that came tell more than the kind does. `mendable`: only pieces of the file are wrong, and the others are kept.
+    `errno` is the system's number for a fault of the disk, where it is known.
     """
 
     kind: Kind
@@ -69,6 +70,7 @@ class Fault:
     slow: bool = False
     hint: str = ""
     mendable: bool = False
+    errno: int = 0
 
     @property
     def remedy(self) -> Remedy:

@@ -161,6 +161,13 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
         """The digest for people: sha256 as it is, others with their kind before them."""
         return self.sha256 or " ".join(map(str, self.pins)) or "unknown"
 
+    def misjudged(self, size: int) -> str | None:
+        """What is wrong with the manifest's `size:` where the right bytes are `size` long; None where nothing is."""
+        if self.size in (None, size):
+            return None
+        where = self.wanted[0].manifest
+        return f"{self.name}: `size:` says {self.size}, the right file has {size} bytes: change it in {where}"
+
     def contradicted(self, found: str, after: str = "") -> str:
         """Bytes of the sha256 `found` that are not those that are wanted, in words; `after` says more."""
         if self.is_blind:

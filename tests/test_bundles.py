@@ -326,6 +326,23 @@ def test_a_foreign_file_is_not_replaced(orch: Orch, origin: Origin) -> None:
     assert origin.requests("/m0001") == origin.requests("/m0002") == 0
 
 
+@pytest.mark.parametrize("backend", ["curl", "aria2c"])
+def test_a_wrong_size_makes_no_right_file_wrong(orch: Orch, origin: Origin, backend: str) -> None:
+    """`size:` is a help: the digest says what is right, and the manifest's mistake is told with the right number."""
+    require(backend)
+    files = contents(12)
+    want_all(orch, files, origin)
+    orch.models["m0003"]["size"] += 7
+    orch.models["m0004"]["size"] -= 7
+    done = orch.sync("--backend", backend)
+    assert (done.code, done.summary["fetched"], done.named("mismatched")) == (0, 12, []), done.out
+    for name, content in files.items():
+        assert (orch.folder / "models" / name).read_bytes() == content
+    told = [e["message"] for e in done.named("noticed") if "size:" in e["message"]]
+    assert sorted(m.partition("/")[0] for m in told) == ["m0003", "m0004"]
+    assert all(f"has {SIZE} bytes" in m and str(orch.manifest) in m for m in told)
+
+
 # The end in the middle.
 
 

@@ -169,3 +169,38 @@ def test_two_at_once_fetch_once(orch: Orch, paced: tuple[Origin, bytes, str]) ->
     assert "waiting" in outs[1]
     assert place.read_bytes() == content
     assert origin.sent("/w.bin") < 1.3 * SIZE
+
+
+@pytest.mark.parametrize("nights", [1, 2])
+def test_a_crash_does_not_bring_the_liar_back(orch: Orch, nights: int) -> None:
+    """Found out once, it is not asked again the next night, and the good bytes of the other are kept."""
+    content = made(SIZE)
+    with Origin() as lying, Origin() as good:
+        bad = lying.serve("/w.bin", content, wrong_at=5)
+        place = orch.want("w", content, good.serve("/w.bin", content, rate=2 * RATE), mirrors=[bad])
+        words = ("sync", "--json", "team.yaml", "--connections", "4")
+        for night in range(nights):
+            running = orch.start(*words)
+            wait_for(lambda part=(night + 0.7) / nights: good.sent("/w.bin") > part * SIZE, 30)  # type: ignore[misc]
+            running.kill()
+            running.communicate()
+        lied = lying.sent("/w.bin")
+        done = orch.run(*words)
+        assert (done.code, place.read_bytes() == content) == (0, True), done.out
+        assert not done.named("mismatched")
+        assert lying.sent("/w.bin") - lied < 2 * MIB, "its rate is measured, no more"
+        assert good.sent("/w.bin") <= 1.1 * SIZE + nights * SLACK
+
+
+def test_a_liar_that_is_the_last_hope_is_asked_again(orch: Orch) -> None:
+    """Who was mended meanwhile may serve when nobody else does; and it is said what it did."""
+    content = made(SIZE)
+    with Origin() as lying, Origin() as good:
+        bad = lying.serve("/w.bin", content, wrong_at=5)
+        place = orch.want("w", content, good.serve("/w.bin", content, status=404), mirrors=[bad])
+        assert orch.sync("--retries", "0").code == 6
+        lying.serve("/w.bin", content)
+        done = orch.sync()
+        assert (done.code, place.read_bytes() == content) == (0, True), done.out
+        assert any(bad in e["message"] and "wrong bytes" in e["message"] for e in done.named("noticed"))
+    assert os.listdir(orch.store / "partial") == []

@@ -29,7 +29,7 @@ from orchestrator.backends.base import Command
 from orchestrator.errors import HeldError, PlacementError, Stopped, StoreError
 from orchestrator.model import Link, Place
 from orchestrator.placement import link
-from orchestrator.store import Store, blobs, open_store, partials, places, quarantine, seal
+from orchestrator.store import Store, blobs, bundles, guards, open_store, partials, places, quarantine, seal
 from tests.mounts import loop, mounted, read_only, tmpfs
 
 if TYPE_CHECKING:
@@ -997,3 +997,31 @@ def test_clone_and_copy_never_write_over(store, tmp_path):
         with pytest.raises(FileExistsError):
             make(str(tmp_path / "a"), str(tmp_path / "b"))
     assert (tmp_path / "b").read_bytes() == b"mine"
+
+
+def test_a_link_among_the_writers_is_not_entered(store, tmp_path):
+    """Whoever may write there could have root make, and remove, files elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_bytes(b"mine")
+    for parent, acquire in (
+        (store.partials("a" * 64), lambda: partials.acquire(store, "a" * 64)),
+        (store.bundles, lambda: bundles.acquire(store, {"a" * 64: 1})[0]),
+    ):
+        os.makedirs(parent)
+        os.symlink(elsewhere, f"{parent}/0123456789abcdef")
+        held = acquire()
+        assert os.path.dirname(held.folder) == parent
+        assert os.path.realpath(held.folder) == held.folder
+        held.close()
+    assert os.listdir(elsewhere) == ["precious"]
+
+
+def test_a_stop_ends_the_wait_for_one_who_holds_a_folder(store):
+    """A holder that was suspended must not make a whole run deaf."""
+    stop = threading.Event()
+    os.makedirs(store.partials("a" * 64))
+    with guards.alone(store.partials("a" * 64)):
+        stop.set()
+        with pytest.raises(Stopped):
+            partials.acquire(store, "a" * 64, stop)

@@ -50,6 +50,10 @@ class Knowledge:
             return tuple(sources)
         return order(sources, {source.url: self._known(source, sources) for source in sources})
 
+    def is_doubtful(self, source: Source, sources: Sequence[Source]) -> bool:
+        """Whether a source did not answer, refused, or has another file."""
+        return self._known(source, sources).verdict.place > 0
+
     def rate(self, url: str, connections: int) -> float | None:
         """Bytes a second that so many connections to a source may hope for; None: unknown, or it does not answer."""
         found = self._urls.get(url) or self._hosts.get(host_of(url))

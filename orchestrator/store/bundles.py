@@ -17,6 +17,7 @@ from orchestrator.store import guards
 from orchestrator.store.layout import disk
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Mapping
 
     from orchestrator.store.layout import Store
@@ -50,7 +51,9 @@ class Bundle:
         os.close(self.guard_fd)
 
 
-def acquire(store: Store, sizes: Mapping[str, int]) -> tuple[Bundle | None, dict[str, HeldError]]:
+def acquire(
+    store: Store, sizes: Mapping[str, int], stop: threading.Event | None = None
+) -> tuple[Bundle | None, dict[str, HeldError]]:
     """Take the right to write the bytes of these digests, whose sizes are known.
 
     Whole files of dead writers' bundles move in, and are proof of nothing yet.
@@ -60,13 +63,14 @@ def acquire(store: Store, sizes: Mapping[str, int]) -> tuple[Bundle | None, dict
 
     Raises:
         StoreError: the disk said no.
+        Stopped: a stop was asked for.
     """
     parent = store.bundles
     with disk(parent):
         while True:
             with suppress(FileExistsError):
                 os.mkdir(parent, 0o700)
-            with guards.alone(parent) as still_there:
+            with guards.alone(parent, stop) as still_there:
                 if still_there:
                     return _take(parent, sizes)
 
@@ -75,8 +79,7 @@ def _take(parent: str, sizes: Mapping[str, int]) -> tuple[Bundle | None, dict[st
     held: dict[str, HeldError] = {}
     dead: list[tuple[str, int]] = []
     try:
-        for name in os.listdir(parent):
-            folder = f"{parent}/{name}"
+        for folder in guards.writers(parent):
             try:
                 dead.append((folder, guards.take(folder)))
             except HeldError as error:

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import HeldError
+from orchestrator.errors import HeldError, Stopped
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
+
+POLL_S = 0.005  # who holds it does so for the time of a few system calls, unless it was stopped (SIGSTOP)
 
 
 @contextmanager
-def alone(parent: str) -> Iterator[bool]:
-    """Hold the flock on a folder of writers; false where its last writer removed it before we had it."""
+def alone(parent: str, stop: threading.Event | None = None) -> Iterator[bool]:
+    """Hold the flock on a folder of writers; false where its last writer removed it before we had it.
+
+    Raises:
+        Stopped: a stop was asked for while another held it.
+    """
     try:
         fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except FileNotFoundError:
         yield False
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stop is None:
+                    time.sleep(POLL_S)
+                elif stop.wait(POLL_S):
+                    raise Stopped("stopped while waiting for another orch") from None
         try:
             still_there = os.path.samestat(os.stat(parent), os.fstat(fd))
         except FileNotFoundError:
@@ -32,13 +48,24 @@ def alone(parent: str) -> Iterator[bool]:
         os.close(fd)
 
 
+def writers(parent: str) -> list[str]:
+    """The folders below `parent`: a link that somebody put among them is no writer's, and is not followed."""
+    with os.scandir(parent) as entries:
+        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
 def take(folder: str) -> int:
     """Take the guard of one writer's folder: a flock, free exactly when the writer and its children are gone.
 
     Raises:
         HeldError: somebody is writing there.
+        OSError: it is no folder (a link to one is none), or the disk said no.
     """
-    fd = os.open(f"{folder}/guard", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fd = os.open("guard", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=at)
+    finally:
+        os.close(at)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -16,6 +16,8 @@ from orchestrator.store import guards
 from orchestrator.store.layout import disk
 
 if TYPE_CHECKING:
+    import threading
+
     from orchestrator.store.layout import Store
 
 
@@ -26,7 +28,8 @@ class Info:
     `backend` wrote them last; `length` is what the source said; `etags` maps a source's URL to the ETag under
     which it gave bytes; `sources` are the URLs that gave any, in order; `piece_bytes` of the last job. `mended`:
     it was a wrong file, of which the bad pieces are to be fetched again. `adopted` is the path, inode and time of
-    change (nanoseconds) of the user's unfinished download that its bytes are, or are to be.
+    change (nanoseconds) of the user's unfinished download that its bytes are, or are to be. `condemned` maps a source's
+    URL to when (seconds since the epoch) it gave wrong bytes of this file, and how they were wrong.
     """
 
     backend: str = ""
@@ -36,10 +39,11 @@ class Info:
     sources: list[str] = field(default_factory=list)
     mended: bool = False
     adopted: tuple[str, int, int] | None = None
+    condemned: dict[str, tuple[float, str]] = field(default_factory=dict)
 
 
 class Partial:
-    """One writer's folder; `close` lets the guard go, `discard` removes the folder as well.
+    """One writer's folder; `close` lets the guard go, `discard` removes the folder as well, `release` does either.
 
     Whatever changes it raises OSError where the disk says no.
     """
@@ -118,12 +122,19 @@ class Partial:
             return Info()
 
     def empty(self) -> None:
-        """Forget all bytes: the next attempt starts from the first."""
+        """Forget all bytes, but not who gave wrong ones: the next attempt starts from the first."""
         if os.path.lexists(self.file):
             os.unlink(self.file)
         self.write_sidecar(None, None)
-        self.info = Info()
+        self.info = Info(condemned=self.info.condemned)
         self.save_info()
+
+    def release(self) -> None:
+        """Close what has anything in it that a later run can use, and discard the rest."""
+        if self.have or self.info.condemned:
+            self.close()
+        else:
+            self.discard()
 
     def close(self) -> None:
         """Let the guard go; the bytes stay for the next writer."""
@@ -138,7 +149,7 @@ class Partial:
         os.close(self.guard_fd)
 
 
-def acquire(store: Store, key: str) -> Partial:
+def acquire(store: Store, key: str, stop: threading.Event | None = None) -> Partial:
     """Take the right to write the bytes of `key` (a sha256, or an artifact's).
 
     Gives a new folder, or a dead writer's, adopted by renaming it.
@@ -149,6 +160,7 @@ def acquire(store: Store, key: str) -> Partial:
     Raises:
         HeldError: another live orch (or its child) on this host is fetching this now.
         StoreError: the disk said no.
+        Stopped: a stop was asked for.
     """
     parent = store.partials(key)
     with disk(parent):
@@ -156,7 +168,7 @@ def acquire(store: Store, key: str) -> Partial:
         while True:
             with suppress(FileExistsError):
                 os.mkdir(parent, 0o700)
-            with guards.alone(parent) as still_there:
+            with guards.alone(parent, stop) as still_there:
                 if still_there:
                     return _take(parent)
 
@@ -164,8 +176,7 @@ def acquire(store: Store, key: str) -> Partial:
 def _take(parent: str) -> Partial:
     dead: list[tuple[str, int]] = []
     try:
-        for name in os.listdir(parent):
-            folder = f"{parent}/{name}"
+        for folder in guards.writers(parent):
             fd = guards.take(folder)
             dead.append((folder, fd))
     except BaseException:
@@ -178,11 +189,15 @@ def _take(parent: str) -> Partial:
         return _enter(mine, guards.take(mine))
     dead.sort(key=lambda entry: _allocated(f"{entry[0]}/f"))
     best, guard = dead.pop()
+    os.rename(best, mine)
+    partial = _enter(mine, guard)
+    for folder, fd in dead:
+        partial.info.condemned = {**Partial(folder, fd).info.condemned, **partial.info.condemned}
+    partial.save_info()
     for folder, fd in dead:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(fd)
-    os.rename(best, mine)
-    return _enter(mine, guard)
+    return partial
 
 
 def _enter(folder: str, guard_fd: int) -> Partial:

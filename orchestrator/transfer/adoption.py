@@ -68,7 +68,7 @@ def adopt(kit: Kit, artifact: Artifact) -> None:
         kit.emit(Noticed(f"{artifact.name}: {best.path} is left alone: {by} uses it"))
         best = None
     try:
-        partial = partials.acquire(kit.store, artifact.key)
+        partial = partials.acquire(kit.store, artifact.key, kit.world.stop)
     except HeldError:
         return
     try:
@@ -86,10 +86,7 @@ def adopt(kit: Kit, artifact: Artifact) -> None:
         where = best.path if best else orphans[0]
         kit.emit(Noticed(f"{artifact.name}: {where} is left alone: {error.strerror or error}"))
     finally:
-        if partial.have:
-            partial.close()
-        else:
-            partial.discard()
+        partial.release()
 
 
 def _orphans(artifact: Artifact) -> list[str]:

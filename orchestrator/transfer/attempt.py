@@ -12,6 +12,7 @@ from orchestrator.backends.base import Job, Trait, Want
 from orchestrator.errors import Stopped
 from orchestrator.events import Started
 from orchestrator.faults import Fault, Kind, Remedy
+from orchestrator.files import reason
 from orchestrator.pieces import decode
 from orchestrator.process import run
 from orchestrator.stream import Stream, end_of_file, first_hole
@@ -77,7 +78,8 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
                 effort.given += given(missing, holding.missing() or (), backend.NAME, tuple(shares))
         return _read_end(effort, backend, job, exit_, tuple(shares), before)
     except OSError as error:
-        return Fault(Kind.DISK, f"{error.filename or holding.partial.folder}: {error.strerror or error}")
+        where = error.filename or holding.partial.folder
+        return Fault(Kind.DISK, f"{where}: {reason(error)}", errno=error.errno or 0)
 
 
 def _must_look(effort: Effort, backend: Backend, source: str, *, resumes: bool) -> bool:

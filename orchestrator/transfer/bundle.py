@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator import nature, verify
+from orchestrator.backends import aria2c
 from orchestrator.backends.base import Job, Want
-from orchestrator.errors import HeldError, Stopped, StoreError
+from orchestrator.errors import HeldError, Stopped
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified, Waiting
 from orchestrator.faults import Fault, Kind
 from orchestrator.files import store_error
@@ -23,6 +24,7 @@ from orchestrator.sources.history import host_of
 from orchestrator.store import aliases, blobs, bundles, quarantine
 from orchestrator.store.layout import disk
 from orchestrator.transfer.attempt import environment
+from orchestrator.transfer.disk import check_limit, full, sharpen
 from orchestrator.transfer.kit import Finding
 from orchestrator.transfer.load import Load, is_here
 from orchestrator.transfer.loop import LOCK_POLL_S
@@ -56,7 +58,7 @@ def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load]
     waiting, told = {load.artifact.key: load for load in loads}, False
     try:
         while waiting:
-            bundle, held = bundles.acquire(kit.store, {key: load.size for key, load in waiting.items()})
+            bundle, held = bundles.acquire(kit.store, {key: load.size for key, load in waiting.items()}, kit.world.stop)
             # Only now: who had them may have finished just before.
             for key in [key for key, load in waiting.items() if is_here(kit, load)]:
                 waiting.pop(key).came = "here"
@@ -110,16 +112,18 @@ class _Carrier:
         for load in self._loads:
             load.host_failed = False
         try:
+            longest = max(self._loads, key=lambda load: load.size)
+            check_limit(self._kit.store, longest.artifact.name, longest.size)
             here = self._whole()
             before = {id(load) for load in here}
             self._receipt.bytes_reused += sum(load.size for load in here)
             absent = [load for load in self._loads if id(load) not in before]
             fault = self._run(absent) if absent else None
+            if fault is not None:
+                fault = sharpen(fault, self._bundle.folder, max(self._bundle.sizes().values(), default=0))
             if fault is not None and fault.kind is Kind.DISK:
-                where = self._kit.store.path
-                hint = f"free some space (`df -h {where}`), or use another disk: --store DIR"
-                raise StoreError(f"{absent[0].artifact.name}: {fault.message}", hint)
-            self._judge(self._whole(), before)
+                raise full(self._kit.store, absent[0].artifact.name, fault)
+            self._judge(self._ended(), before)
             if fault is not None and fault.kind in _OF_ALL:
                 self._blame_host(absent, fault)
             finished = True
@@ -136,6 +140,12 @@ class _Carrier:
         """The loads whose file is here with the right size: one listing."""
         sizes = self._bundle.sizes()
         return [load for load in self._loads if sizes.get(load.artifact.key) == load.size]
+
+    def _ended(self) -> list[Load]:
+        """The loads whose file is here, whatever its size: a digest says more than a manifest's `size:`."""
+        sizes = self._bundle.sizes()
+        begun = {name.removesuffix(aria2c.SIDECAR) for name in sizes if name.endswith(aria2c.SIDECAR)}
+        return [load for load in self._loads if load.artifact.key in sizes.keys() - begun]
 
     def _run(self, loads: list[Load]) -> Fault | None:
         kit, url = self._kit, loads[0].url
@@ -186,7 +196,7 @@ class _Carrier:
 
     def _judge(self, whole: list[Load], before: set[int]) -> None:
         """One check for all; the good ones become blobs in one commit, the wrong ones go to quarantine."""
-        kit = self._kit
+        kit, sizes = self._kit, self._bundle.sizes()
         paths = [self._bundle.file(load.artifact.key) for load in whole]
         pairs = zip(whole, paths, strict=True)
         verdicts = iter(
@@ -203,7 +213,11 @@ class _Carrier:
                 load.artifact = msgspec.structs.replace(artifact, sha256=sha256)
                 load.came = "here" if id(load) in before else "wire"
                 kit.emit(Verified(wanted.model, wanted.file, sha256))
+                if (notice := artifact.misjudged(sizes[artifact.key])) is not None:
+                    kit.emit(Noticed(notice))
                 continue
+            if sizes[artifact.key] != load.size:
+                continue  # cut off, or another file: the loop looks at the source
             source = "an earlier run" if id(load) in before else load.url
             digest = verify.digest(path, kit.world.stop)
             what = verify.look_into(path, nature.wish(wanted))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import HeldError, NoBackendError, Stopped, StoreError
+from orchestrator.errors import HeldError, NoBackendError, Stopped
 from orchestrator.events import Noticed, Waiting
 from orchestrator.faults import Kind
 from orchestrator.nature import EMPTY, EMPTY_PIN, EMPTY_PIN_HINT
 from orchestrator.policy import Attempt, GiveUp, Try, next_step
 from orchestrator.programs import install_hint
-from orchestrator.store import aliases, blobs, partials
+from orchestrator.store import aliases, blobs, layout, partials
+from orchestrator.transfer import condemned, disk
 from orchestrator.transfer.attempt import try_once
 from orchestrator.transfer.blame import keep_good
 from orchestrator.transfer.despair import despair
@@ -53,11 +54,21 @@ def fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
         HeldError: another orch holds it, and the run does not wait.
         Stopped: a stop was asked for; the partial stays.
     """
+    with layout.disk(kit.store.path):  # what no attempt accounts for, from the first file here to the last
+        _fetch(kit, artifact, receipt)
+
+
+def _fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
     partial = _acquire(kit, artifact)
     if partial is None:  # another orch finished it while we waited
         receipt.sha256 = artifact.sha256 or aliases.find(kit.store, artifact.pins)
         return
-    effort = Effort(kit, artifact, partial)
+    try:
+        disk.check_limit(kit.store, artifact.name, artifact.size)
+        effort = Effort(kit, artifact, partial)
+    except BaseException:
+        partial.release()
+        raise
     began, committed = kit.world.monotonic(), False
     try:
         if artifact.is_blind and (sha256 := here_already(effort)):
@@ -71,10 +82,10 @@ def fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
         effort.drop_stream()
         receipt.bytes_fetched += effort.bytes_fetched
         receipt.seconds = kit.world.monotonic() - began
-        if committed or not partial.have:
+        if committed:
             partial.discard()
         else:
-            partial.close()
+            partial.release()
 
 
 def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
@@ -85,7 +96,7 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
         if sha256 and blobs.blob_state(kit.store, sha256, artifact.size) == "sealed":
             return None
         try:
-            return partials.acquire(kit.store, artifact.key)
+            return partials.acquire(kit.store, artifact.key, kit.world.stop)
         except HeldError as held:
             if not kit.wait:
                 raise
@@ -103,8 +114,16 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
     effort.emit_left_out(options)
     if effort.holding.is_complete() and _settle(effort, "", "") is None:
         return
+    shunned = condemned.remembered(effort)
     while True:
-        step = next_step(options, receipt.attempts, retries=kit.retries, jitter=kit.world.jitter())
+        asked = {url: programs for url, programs in options.items() if url not in shunned}
+        step = next_step(asked, receipt.attempts, retries=kit.retries, jitter=kit.world.jitter())
+        if isinstance(step, GiveUp) and any(options[url] for url in shunned):
+            for url, why in shunned.items():
+                kit.emit(Noticed(f"{effort.artifact.name}: {url} is asked last: it gave {why} in an earlier run"))
+            condemned.pardon(effort)
+            shunned = {}
+            continue
         if isinstance(step, GiveUp):
             raise despair(effort, receipt.attempts, step.fault)
         if effort.is_strange(step.source):
@@ -125,17 +144,20 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
             effort.doubted.add(attempt.source)
             effort.emit_failed(attempt)
             if attempt.fault.kind is Kind.DISK:
-                hint = f"free some space (`df -h {kit.store.path}`), or use another disk: --store DIR"
-                raise StoreError(f"{effort.artifact.name}: {attempt.fault.message}", hint)
+                raise disk.full(kit.store, effort.artifact.name, attempt.fault)
 
 
 def _options(effort: Effort) -> dict[str, tuple[str, ...]]:
-    """Each source and the backends that may serve it.
+    """Each source and the backends that may serve it; first who gave the bytes that an earlier run left.
 
     Raises:
         NoBackendError: there is none for any of them.
     """
-    options = effort.options()
+    options, sources = effort.options(), effort.artifact.sources
+    if effort.inherited:
+        gave = effort.holding.partial.info.sources
+        first = [s.url for s in sources if s.url in gave and not effort.known.is_doubtful(s, sources)]
+        options = {url: options[url] for url in dict.fromkeys((*first, *options))}
     if not any(options.values()):
         why = effort.obstacles(*options)
         raise NoBackendError(f"{effort.artifact.name}: no usable program: {why}", install_hint(options))
@@ -158,10 +180,11 @@ def _try(effort: Effort, step: Try) -> tuple[Attempt, ...] | None:
     fault = try_once(effort, step.backend, step.source)
     if holding.is_complete() and (fault is None or fault.kind is not Kind.DISK):
         found = _settle(effort, step.backend, step.source)  # whatever the exit code: it proves nothing either way
+    elif holding.is_too_long():
+        found = _settle(effort, step.backend, step.source)
     else:
-        if holding.is_too_long():
-            fault = effort.banish()
         assert fault is not None
+        fault = disk.sharpen(fault, holding.partial.folder, holding.partial.have)
         found = (Attempt(step.backend, step.source, fault),)
     effort.drop_stream()
     if found is None:
@@ -185,15 +208,19 @@ def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | 
     Gives an attempt for each source that is to blame, `source` or another; none where it was an earlier run.
     """
     store, artifact, path = effort.kit.store, effort.artifact, effort.holding.partial.file
-    if effort.holding.is_too_long():
+    if artifact.is_blind and effort.holding.is_too_long():
         return (Attempt(backend, source, effort.banish()),)
     if artifact.is_blind and (doubt := still_as_begun(effort)):
         return (Attempt(backend, source, doubt),)
     sha256 = effort.prove()
     if not sha256:
         kept = keep_good(effort, backend, source)
-        return kept if kept is not None else (Attempt(backend, source, effort.banish()),)
+        attempts = kept if kept is not None else (Attempt(backend, source, effort.banish()),)
+        condemned.remember(effort, attempts)
+        return attempts
     effort.emit_verified(sha256)
+    if (notice := artifact.misjudged(effort.holding.partial.have)) is not None:
+        effort.kit.emit(Noticed(notice))
     if sha256 in EMPTY and artifact.size is None:
         effort.kit.emit(Noticed(f"{artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}"))
     # Named before it is there: a run that ends between the two leaves a name that leads nowhere yet, not a blob that

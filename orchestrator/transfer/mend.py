@@ -83,9 +83,8 @@ def ask_for(partial: Partial, damage: Damage, path: str = "") -> None:
     job = Job((Want((), partial.file, size, size),), partial.folder, piece_bytes=damage.pieces.length)
     if path and os.path.lexists(partial.file):
         os.unlink(partial.file)
-    partial.info = Info(backend=aria2c.NAME, length=size, piece_bytes=damage.pieces.length, mended=True)
-    partial.write_sidecar(aria2c.SIDECAR, aria2c.sidecar(job, damage.bad))
-    partial.save_info()
+    partial.info = Info(length=size, mended=True, condemned=partial.info.condemned)
+    partial.change_writer(aria2c.NAME, damage.pieces.length, aria2c.SIDECAR, aria2c.sidecar(job, damage.bad))
     if path and not _move(path, partial.file):
         blobs.copy(path, partial.file)
     os.chmod(partial.file, 0o600)

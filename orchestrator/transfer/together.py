@@ -36,6 +36,8 @@ def companions(effort: Effort, backend: Backend, source: str) -> tuple[str, ...]
         return ()
     own, way, found = effort.known.rate(source, 1) or 0.0, effort.reach(source), [source]
     for other in effort.artifact.sources:
+        if other.url in effort.holding.partial.info.condemned:
+            continue
         rate, theirs = effort.known.rate(other.url, 1), effort.reach(other.url)
         same_way = (theirs.proxy, theirs.ca, theirs.user_agent) == (way.proxy, way.ca, way.user_agent)
         if len(found) > MOST_COMPANIONS or rate is None or rate * FASTER < own or not same_way:
