@@ -103,12 +103,12 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
     if effort.holding.is_complete() and _settle(effort, "", "") is None:
         return
     while True:
+        options = _options(effort)  # each look, and each source whose answers are odd, may change them
         step = next_step(options, receipt.attempts, retries=kit.retries, jitter=kit.world.jitter())
         if isinstance(step, GiveUp):
             raise despair(effort, receipt.attempts, step.fault)
         if effort.is_strange(step.source):
             effort.met[step.source] = glance(effort, step.source)
-            options = _options(effort)
             continue
         _wait(effort, step, receipt)
         attempts = _try(effort, step)
