@@ -88,6 +88,11 @@ class Effort:
             ranked = tuple(sorted(ranked, key=lambda c: (bool(c.obstacle), c.backend.NAME != "wget")))
         return ranked
 
+    def _untried(self, url: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Of the programs for a source whose answers are odd those that did not fail on it yet, if any is left."""
+        failed = {a.backend for a in self.attempts if a.source == url} if url in self.odd else set()
+        return tuple(name for name in names if name not in failed) or names
+
     def is_proven(self, url: str, look: Look | None) -> bool:
         """Whether a source proves that several answers are of one version: by a strong ETag that means something."""
         return look is not None and is_proof(look.etag) and url not in self.fickle
@@ -134,7 +139,9 @@ class Effort:
     def options(self) -> dict[str, tuple[str, ...]]:
         """Each source and the backends that may serve it, best first."""
         return {
-            source.url: tuple(c.backend.NAME for c in self.choices(source.url) if not c.obstacle)
+            source.url: self._untried(
+                source.url, tuple(c.backend.NAME for c in self.choices(source.url) if not c.obstacle)
+            )
             for source in self.known.order(self.artifact.sources)
         }
 
