@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.transfer.kit import Kit
     from orchestrator.transfer.pace import Measured
 
+_OF_RANGES = (Kind.REFUSED, Kind.UNRESUMABLE)
 MENDED = ("rsync:", "file:")  # rsync reads what is here again, and mends it
 
 
@@ -79,6 +80,8 @@ class Effort:
         usable = [name for name, program in self.kit.programs.items() if program.usable]
         look = self.looks.get(url)
         honest = look.ranges if look is not None else None
+        if any(a.source == url and a.fault.kind in _OF_RANGES for a in self.attempts):
+            honest = None  # one byte came rightly, and not what a program asked for
         way = self.reach(url)
         line = way.line
         if way.bearer is not None:  # until it was looked at, it is hoped to redirect to where no token is needed

@@ -165,6 +165,10 @@ def _length(asked: Asked, text: str, *, ends: bool = True) -> Said:
     return whole(asked, f"Content-Length: {text.format(len(asked.data))}", ends=ends)
 
 
+def gone(_: Asked) -> Said:
+    return Said(lines("404 Not Found", "Content-Length: 0"))
+
+
 # Some program by hand gets the right bytes of these, and so orch must.
 FETCHED: dict[str, Callable[[Asked], Said]] = {
     "plain": good,
@@ -227,6 +231,7 @@ FETCHED: dict[str, Callable[[Asked], Said]] = {
     "a location that is a query": lambda a: moved(a, "?go=1"),
     "a location with blanks around": lambda a: moved(a, "   /ok/x   "),
     "a redirect with a body": lambda a: moved(a, "/ok/x", body=b"x" * 40_000),
+    "a cookie from a redirect": _cookie,
     "a redirect by 308": lambda a: moved(a, "/ok/x", status="308 Permanent"),
     "a redirect by 303": lambda a: moved(a, "/ok/x", status="303 See Other"),
     "closes each time": lambda a: good(a, "Connection: close", ends=True),
@@ -245,8 +250,7 @@ HOPELESS: dict[str, Callable[[Asked], Said]] = {
     "a location that is a file": lambda a: moved(a, "file:///etc/passwd"),
     "a location of another scheme": lambda a: moved(a, "gopher://127.0.0.1/x"),
     "redirects in a ring": lambda a: Said(lines("302 Found", "Content-Length: 0", f"Location: {a.path}")),
-    "a cookie from a redirect": _cookie,
-    "gone": lambda _: Said(lines("404 Not Found", "Content-Length: 0")),
+    "gone": gone,
 }
 
 
@@ -264,7 +268,7 @@ class Odd:
     """The server: `/NUMBER` is the answer of that number among `rows`, of bytes of its own of `size`."""
 
     def __init__(self, rows: dict[str, Callable[[Asked], Said]], size: int) -> None:
-        self._rows, self._size = tuple(rows.values()), size
+        self._rows, self._size = (*rows.values(), gone), size
         self._numbers, self._under_way = Counter[str](), Counter[str]()
         self._data: dict[int, bytes] = {}
         self._mutex, self._listener = threading.Lock(), socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -310,7 +314,7 @@ class Odd:
         method, path, _ = first.split(" ", 2)
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
         name = re.search(r"/(\d+)", path.removeprefix("/ok"))
-        row = int(name[1]) if name else 0
+        row = int(name[1]) if name else len(self._rows) - 1  # the last one says 404
         key = f"{row} {path.startswith('/ok')}"
         with self._mutex:
             self._numbers[key] += 1
