@@ -197,7 +197,7 @@ class Effort:
         mixed = self.inherited or self.proven or self.versions_differ or len(givers) != 1
         self.empty()
         if not mixed:
-            hint = what.hint or self.size_hint
+            hint = self.size_hint or what.hint
             return Fault(Kind.CORRUPT, self.artifact.contradicted(found, what.after), hint=hint)
         self._apart = True
         return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")

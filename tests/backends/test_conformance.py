@@ -15,7 +15,7 @@ from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Trait
 from orchestrator.demo.faults import replaced, wrong_bytes
 from orchestrator.errors import DigestError, StoreError, TransferError
-from orchestrator.events import Failed, Mismatched, Waiting
+from orchestrator.events import Failed, Mismatched, Noticed, Waiting
 from orchestrator.model import Range
 from tests.backends.rig import DATA, LINES, MIB, SIZE, Rig, child, midway, origins, small_disk, when
 from tests.servers import require
@@ -279,6 +279,29 @@ def test_length_differs(rig: Rig, origin: Origin, kind: str) -> None:
     receipt = rig.fetch(DATA, bad, good)
     rig.assert_committed(DATA)
     assert receipt.source == good
+
+
+@pytest.mark.parametrize("off", [-5, 5, -HALF], ids=["too-small", "too-large", "half"])
+@pytest.mark.parametrize("data", [DATA, SMALL], ids=["large", "small"])
+def test_size_is_wrong_and_the_digest_right(rig: Rig, origin: Origin, off: int, data: bytes) -> None:
+    """`size:` is a help: where every source contradicts it, the digest decides."""
+    if rig.mends:
+        pytest.skip("rsync is told to touch no file of another length")
+    url = origin.serve("/f", data)
+    rig.fetch(data, url, origin.serve("/same", data), size=max(1, len(data) + off))
+    rig.assert_committed(data)
+    assert rig.said(Mismatched) == []
+    (said,) = {event.message for event in rig.said(Noticed)}
+    assert f"says {max(1, len(data) + off)}, every source says {len(data)}" in said
+
+
+def test_size_and_digest_are_of_another_version(rig: Rig, origin: Origin) -> None:
+    if rig.mends:
+        pytest.skip("rsync is told to touch no file of another length")
+    with pytest.raises(DigestError) as caught:
+        rig.fetch(DATA, origin.serve("/f", OTHER[:HALF]))
+    assert f"says {SIZE}, every source says {HALF}" in caught.value.hint
+    rig.assert_absent(DATA)
 
 
 def test_endless_body(rig: Rig, origin: Origin) -> None:
