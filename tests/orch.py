@@ -113,10 +113,10 @@ class Orch:
             [sys.executable, "-m", "orchestrator", *words], cwd=self.folder, env=self.env(), text=True, **pipes
         )
 
-    def run(self, *words: str, **kwargs: Any) -> Done:
+    def run(self, *words: str, timeout_s: float = 120, **kwargs: Any) -> Done:
         """Run a command to its end."""
         process = self.start(*words, **kwargs)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=timeout_s)
         assert "Traceback" not in err or process.returncode == 70, err
         return Done(process.returncode, out or "", err or "")
 

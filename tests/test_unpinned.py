@@ -197,6 +197,48 @@ def test_a_file_that_changes_under_the_download_is_never_a_mixture(machine: Mach
     assert (machine.folder / "a.bin").read_bytes() == replaced(content)
 
 
+@pytest.mark.parametrize("backend", ["aria2c", "curl", "wget"])
+@pytest.mark.parametrize("tag", ["", "weak"])
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 6])
+def test_no_mixture_of_two_versions_is_pinned(machine: Machine, backend: str, tag: str, at: int) -> None:
+    """Nothing tells the versions apart but the date: then all bytes are of one answer."""
+    old = made(6 * MIB)
+    new = replaced(old)
+    with Origin() as origin:
+        url = origin.serve("/a.bin", old, replace_after=at, etag=tag, rate=24 * MIB)
+        done = machine.sync(machine.want(url, to="a.bin"), backend=backend)
+    assert done.exit_code == 0, done.failed
+    assert (machine.folder / "a.bin").read_bytes() in (old, new)
+    assert [event.sha256 for event in machine.named("Verified")][-1] in (sha256(old), sha256(new))
+
+
+@pytest.mark.parametrize("backend", ["aria2c", "curl", "wget"])
+def test_what_is_never_still_is_not_pinned(machine: Machine, backend: str) -> None:
+    with Origin() as origin:
+        url = origin.serve("/a.bin", made(2 * MIB), etag="", restless=True)
+        done = machine.sync(machine.want(url, to="a.bin"), backend=backend)
+    assert (done.exit_code, done.failed[0].fault) == (5, "unresumable")
+    assert "--sha256" in done.failed[0].hint
+    assert not (machine.folder / "a.bin").exists()
+    assert not machine.findings
+
+
+def test_axel_joins_no_answers_of_a_file_without_a_digest(machine: Machine) -> None:
+    with Origin() as origin:
+        url = origin.serve("/a.bin", made(6 * MIB), etag="")
+        done = machine.sync(machine.want(url, to="a.bin"), backend="axel")
+    assert (done.exit_code, done.failed[0].fault) == (5, "refused")
+    assert "--sha256" in done.failed[0].hint
+
+
+def test_an_etag_that_each_host_makes_for_itself_is_no_version(machine: Machine) -> None:
+    content = made(6 * MIB)
+    with Origin() as origin:
+        want = machine.want(origin.serve("/a.bin", content, etag="each"), to="a.bin")
+        assert machine.sync(want, backend="aria2c").exit_code == 0
+    assert (machine.folder / "a.bin").read_bytes() == content
+
+
 def test_a_team_with_weak_pins(tmp_path: Path) -> None:
     content, orch = made(3 * MIB), Orch(tmp_path)
     with Origin() as origin:

@@ -55,6 +55,8 @@ class Case:
 
     @property
     def etag(self) -> str:
+        if self.how.etag in ("weak", "each"):
+            return 'W/"weak"' if self.how.etag == "weak" else f'"{time.monotonic_ns()}"'
         tag = f"{self.content.etag}{'-replaced' * self.changed}" if self.how.etag == "auto" else self.how.etag
         return tag and f'"{tag}"'
 
@@ -154,6 +156,11 @@ def _not_read(case: Case) -> Answer | None:
 _RULES = (_not_read, _failed, _unknown, _twice, _expired, _moved, _signed_out, _bare, _unsatisfied)
 
 
+def _moment(how: Behaviour) -> int:
+    """Seconds that are others each time, for a file that is never still."""
+    return time.monotonic_ns() // 1000 % 10**8 if how.restless else 0
+
+
 def _file(case: Case) -> Answer:
     how, content, asked = case.how, case.content, case.asked
     if how.gzip:
@@ -163,7 +170,7 @@ def _file(case: Case) -> Answer:
         start, stop = 0, stop - start
     headers: tuple[tuple[str, str, bool], ...] = (
         ("Content-Type", how.content_type, True),
-        ("Last-Modified", formatdate(content.modified_s + case.changed, usegmt=True), True),
+        ("Last-Modified", formatdate(content.modified_s + case.changed + _moment(how), usegmt=True), True),
         ("ETag", case.etag, bool(case.etag)),
         ("Accept-Ranges", "bytes", case.is_ranged),
         ("Content-Encoding", "gzip", how.gzip),

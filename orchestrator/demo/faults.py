@@ -41,7 +41,8 @@ class Behaviour:
     chunked: bool = False
     gzip: bool = False  # encoded although nobody asked
     # identity and bytes
-    etag: str = "auto"  # "" sends none
+    etag: str = "auto"  # "" sends none, "weak" one for all versions, "each" another one with each answer
+    restless: bool = False  # another date with each answer
     replace_after: int | None = None  # after so many requests the file is another one of the same length
     replace_after_bytes: int | None = None  # ... or after so many bytes of it were sent
     wrong: bool = False  # every byte wrong, the length right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import ssl
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 MAX_REDIRECTS = 10
+ODD_ANSWER = "the server's answer breaks the rules of HTTP"
 CLOCK_SLACK_S = 5.0
 _RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d{1,6})", re.ASCII)
 _WORD = re.compile(r"[A-Za-z]{1,40}")
@@ -274,5 +276,7 @@ def _explain(error: Exception) -> Fault:
         return Fault(Kind.TLS, f"certificate or TLS: {text}")
     if isinstance(error, httpx2.TimeoutException):
         return Fault(Kind.STALLED, "no answer in time")
-    refused = any(isinstance(e, ConnectionRefusedError) for e in chain)
+    if isinstance(error, httpx2.RemoteProtocolError) and not text.startswith("Server disconnected"):
+        return Fault(Kind.NETWORK, ODD_ANSWER)  # the client's own words show the bytes as Python writes them
+    refused = any(isinstance(e, ConnectionRefusedError) or getattr(e, "errno", 0) == errno.ECONNREFUSED for e in chain)
     return Fault(Kind.NETWORK, "connection refused" if refused else text, refused_connection=refused)

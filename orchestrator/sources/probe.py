@@ -161,7 +161,7 @@ def _examine(
 ) -> Finding | None:
     """Look at a pair and taste its file; None where it could not be asked."""
     from orchestrator.sources.look import look
-    from orchestrator.sources.taste import other_file, taste
+    from orchestrator.sources.taste import begins_as, other_file, taste
 
     wish = Wish(pair.url.partition("?")[0].rpartition("/")[2], pair.size)
     refused: list[str] = []
@@ -195,7 +195,8 @@ def _examine(
         return Finding(Verdict.LYING, f"compresses the file on its way ({seen.encoding})", seen)
     if seen.length is not None and pair.size is not None and seen.length != pair.size:
         may = budget.take(seen.last_url)
-        what = other_file(seen, wish, way, max(0.1, min(end - time.monotonic(), 1.0)) if may else 0.0, stop)
+        left_s = max(0.1, min(end - time.monotonic(), 1.0)) if may else 0.0
+        what = other_file(seen, wish, begins_as(seen, wish, way, left_s, stop))
         return Finding(Verdict.LYING, what.words, seen)
     left_s = end - time.monotonic()
     if not rates or left_s <= 0 or not budget.take(seen.last_url):

@@ -70,10 +70,10 @@ def taste(
     return Taste(min(FASTEST, size / max(took_s, 1e-6)) if telling else None, head)
 
 
-def other_file(
+def begins_as(
     seen: Look, wish: Wish, way: Reach, timeout_s: float = 2.0, stop: threading.Event | None = None
 ) -> Nature:
-    """Say that a source serves a file of another length, and what it is, where its beginning tells."""
+    """What a file of another length is, where its beginning tells: a page, a pointer, nothing at all."""
     what = Nature("an empty file", EMPTY_HINT) if seen.length == 0 else Nature()
     if seen.length and seen.length <= PAGE_BYTES and timeout_s > 0:
         proxy, ca, agent = way.proxy, way.ca, way.user_agent
@@ -81,5 +81,10 @@ def other_file(
         what = page(begun.head, wish)
     if not what and "text/html" in seen.content_type:
         what = Nature("an HTML page")
+    return what
+
+
+def other_file(seen: Look, wish: Wish, what: Nature) -> Nature:
+    """Say that a source serves a file of another length, and what it is."""
     words = f"wrong length: {seen.length} bytes{f' of {what.words}' if what else ''}, instead of {wish.size}"
     return Nature(words, what.hint or OTHER_VERSION_HINT)

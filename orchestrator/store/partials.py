@@ -26,8 +26,8 @@ class Info:
     """What is known of a partial's bytes, kept beside them in `info.json`.
 
     `backend` wrote them last; `length` is what the source said; `etags` maps a source's URL to the ETag under
-    which it gave bytes; `sources` are the URLs that gave any, in order; `piece_bytes` of the last job. `mended`:
-    it was a wrong file, of which the bad pieces are to be fetched again. `adopted` is the path, inode and time of
+    which it gave bytes, `modified` to its Last-Modified then; `sources` are the URLs that gave any, in order;
+    `piece_bytes` of the last job. `mended`: it was a wrong file, of which the bad pieces are to be fetched again. `adopted` is the path, inode and time of
     change (nanoseconds) of the user's unfinished download that its bytes are, or are to be. `condemned` maps a source's
     URL to when (seconds since the epoch) it gave wrong bytes of this file, and how they were wrong.
     """
@@ -36,6 +36,7 @@ class Info:
     length: int | None = None
     piece_bytes: int = 0
     etags: dict[str, str] = field(default_factory=dict)
+    modified: dict[str, str] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
     mended: bool = False
     adopted: tuple[str, int, int] | None = None

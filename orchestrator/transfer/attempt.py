@@ -17,7 +17,8 @@ from orchestrator.pieces import decode
 from orchestrator.process import run
 from orchestrator.stream import Stream, end_of_file, first_hole
 from orchestrator.transfer.blame import given
-from orchestrator.transfer.glance import compare, glance
+from orchestrator.transfer.effort import MENDED
+from orchestrator.transfer.glance import ONE_VERSION_HINT, compare, glance
 from orchestrator.transfer.handover import hand_over
 from orchestrator.transfer.holding import total
 from orchestrator.transfer.pace import Pace, measure, sharpen
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 
 LOOK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
 SPLIT_BYTES = 1 << 20  # a larger file is asked for in several ranges at once: are they honoured?
+_BY_ASKING = (Kind.CORRUPT, Kind.UNRESUMABLE, Kind.REFUSED)
 AXEL_BYTES_PER_S = 256 << 10  # axel never gives up by itself: its time limit, as the rate that we would wait for
 STREAM_BYTES = 4 << 20  # below this a check afterwards is as quick
 FULL_BYTES = 1 << 20
-_MENDED = ("rsync", "file")  # rsync reads what is here again, and mends it
 
 
 def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
@@ -52,19 +53,31 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
     """
     backend = by_name(backend_name)
     assert backend is not None
-    holding = effort.holding
+    was_empty = effort.holding.good_bytes() == 0
+    fault = _attempt(effort, backend, source)
+    if was_empty and _was_ours(effort, source, fault):
+        return _attempt(effort, backend, source)
+    return fault
+
+
+def _attempt(effort: Effort, backend: Backend, source: str) -> Fault | None:
+    holding, blind = effort.holding, effort.artifact.is_blind
     resumes = holding.good_bytes() > 0
-    blind = effort.artifact.is_blind
     if source in effort.met or _must_look(effort, backend, source, resumes=resumes):
         seen = _look(effort, source)
         if isinstance(seen, Fault):
             return seen
+        if blind and resumes and not effort.is_proven(source, seen) and not source.startswith(MENDED):
+            effort.empty()  # nothing tells whether what is here and what would come are of one version
+            resumes = False
         if seen is not None and (fault := compare(effort, source, seen, resumes=resumes)):
             return fault
-        if seen is None and blind and resumes and source.partition(":")[0] not in _MENDED:
-            return Fault(Kind.UNRESUMABLE, "the source cannot be asked whether it is still the same file")
+        if seen is not None and seen.bare:
+            effort.bare.add(source)
         if seen is not None and seen.chunked and Trait.CHUNKED not in backend.TRAITS:
             return Fault(Kind.REFUSED, f"{backend.NAME} would write the chunks' headers into the file")
+    if blind and backend.NAME == "axel" and effort.wants_one_answer(source):
+        return Fault(Kind.REFUSED, "axel joins several answers, which may be of two versions", hint=ONE_VERSION_HINT)
     if blind:  # on the disk before the first byte is: a killed run must not leave bytes of nobody
         holding.partial.info.sources = [source]
     try:
@@ -80,6 +93,29 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
     except OSError as error:
         where = error.filename or holding.partial.folder
         return Fault(Kind.DISK, f"{where}: {reason(error)}", errno=error.errno or 0)
+
+
+def _was_ours(effort: Effort, source: str, fault: Fault | None) -> bool:
+    """Whether an attempt from the first byte failed by the way it asked, so that the same program should ask anew.
+
+    The server answers a range wrongly and all of the file rightly; or `size:` is wrong, and no file too long for it.
+    """
+    is_odd = effort.holding.is_too_long() if fault is None else fault.kind in _BY_ASKING or fault.status == 500
+    if not is_odd or not source.startswith("http") or effort.wants_one_answer(source):
+        return False
+    seen = glance(effort, source)
+    if seen is None or isinstance(seen, Fault):
+        return False
+    if seen.bare:
+        effort.bare.add(source)
+        effort.drop_stream()
+        effort.empty()
+        return True
+    expected = effort.artifact.size
+    if compare(effort, source, seen, resumes=False) is not None or effort.artifact.size == expected:
+        return False
+    effort.drop_stream()
+    return not effort.holding.is_complete()
 
 
 def _must_look(effort: Effort, backend: Backend, source: str, *, resumes: bool) -> bool:
@@ -104,9 +140,10 @@ def _job(effort: Effort, shares: dict[str, int]) -> Job:
     way, kit, partial = effort.reach(effort.address(source)), effort.kit, effort.holding.partial
     length, connections = effort.holding.length(), sum(shares.values())
     look = effort.looks.get(source)
-    if look is not None and not look.ranges:
+    one = effort.wants_one_answer(source)
+    if one or (look is not None and not look.ranges):
         connections = 1  # aria2c with several would end with exit 8 on a server that ignores Range (1.36, Metalink)
-        if look.length is None and not effort.holding.good_bytes():
+        if look is not None and look.length is None and not effort.holding.good_bytes():
             length = None  # nor does it take a file whose length the server does not tell where we tell it
     trip_s = max((effort.looks[url].round_trip_s for url in shares if url in effort.looks), default=0.0)
     rate = effort.known.rate(source, 1) or USUAL_RATE
@@ -125,6 +162,8 @@ def _job(effort: Effort, shares: dict[str, int]) -> Job:
         proxy=way.proxy,
         user_agent=way.user_agent,
         bearer=effort.bearer(source),
+        ipv4_only=any(effort.looks[url].ipv4_only for url in shares if url in effort.looks),
+        bare=one,
     )
 
 
@@ -191,7 +230,7 @@ def _read_end(
     return _explain_short(effort, source)
 
 
-def _explain_short(effort: Effort, source: str) -> Fault:
+def _explain_short(effort: Effort, source: str) -> Fault | None:
     """Why a program claimed success and bytes are missing: a full disk, another file, or a line that was cut."""
     status = os.statvfs(effort.holding.partial.folder)
     if status.f_bavail * status.f_frsize < FULL_BYTES:
@@ -200,6 +239,12 @@ def _explain_short(effort: Effort, source: str) -> Fault:
     if isinstance(seen, Fault):
         return seen
     other = compare(effort, source, seen, resumes=False) if seen is not None else None
+    if other is None and effort.holding.is_complete():
+        return None  # `size:` was wrong
+    if other is None and seen is not None and seen.encoding:
+        other = Fault(Kind.CORRUPT, f"the server compresses the file on its way ({seen.encoding})")
+    if other is None and seen is not None and seen.bare and source not in effort.bare:
+        return Fault(Kind.UNRESUMABLE, "the server answers ranges wrongly")
     if other is None:
         return Fault(Kind.NETWORK, "ended early: bytes are missing")
     if other.remedy is Remedy.AFRESH or not os.path.exists(effort.holding.partial.file):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace as replace_struct
+
 from orchestrator import choose, nature, verify
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Verified
 from orchestrator.faults import Fault, Kind
@@ -16,6 +18,7 @@ from orchestrator.sources.known import Knowledge
 from orchestrator.sources.reach import Reach, reach
 from orchestrator.store import quarantine
 from orchestrator.stream import Stream, Verdict
+from orchestrator.transfer.glance import is_proof
 from orchestrator.transfer.holding import Holding
 from orchestrator.transfer.kit import Finding
 from orchestrator.transfer.shown import without_login
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from orchestrator.transfer.blame import Given
     from orchestrator.transfer.kit import Kit
     from orchestrator.transfer.pace import Measured
+
+_OF_RANGES = (Kind.REFUSED, Kind.UNRESUMABLE)
+MENDED = ("rsync:", "file:")  # rsync reads what is here again, and mends it
 
 
 class Effort:
@@ -57,6 +63,11 @@ class Effort:
         self.given: list[Given] = []  # which source brought what, since all that is here was judged the last time
         self.mends = decode(artifact.pieces, artifact.size) is not None
         self.proven = False  # what was good of a wrong file was kept
+        self.odd: set[str] = set()  # sources whose answers our client cannot read: only a program can tell
+        self.bare: set[str] = set()  # sources that answer ranges wrongly: asked for all of it in one answer
+        self.fickle: set[str] = set()  # sources whose ETag changes and tells nothing
+        self.versions_differ = False  # what is here may be of two versions of the file
+        self.size_hint = ""  # where `size:` is contradicted by all sources
         self._apart = artifact.is_blind  # two sources may have two versions, and nothing would tell
         self._talk = (artifact.wanted[0].model, artifact.wanted[0].file)
 
@@ -71,11 +82,38 @@ class Effort:
         usable = [name for name, program in self.kit.programs.items() if program.usable]
         look = self.looks.get(url)
         honest = look.ranges if look is not None else None
+        if any(a.source == url and a.fault.kind in _OF_RANGES for a in self.attempts):
+            honest = None  # one byte came rightly, and not what a program asked for
         way = self.reach(url)
         line = way.line
         if way.bearer is not None:  # until it was looked at, it is hoped to redirect to where no token is needed
             line = replace(line, hides="token" if look is not None and self.bearer(url) else "url")
-        return choose.rank(usable, self.holding.length(), line, honest=honest)
+        ranked = choose.rank(usable, self.holding.length(), line, honest=honest)
+        if url in self.odd:  # the most lenient first
+            ranked = tuple(sorted(ranked, key=lambda c: (bool(c.obstacle), c.backend.NAME != "wget")))
+        return ranked
+
+    def _untried(self, url: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Of the programs for a source whose answers are odd those that did not fail on it yet, if any is left."""
+        failed = {a.backend for a in self.attempts if a.source == url} if url in self.odd else set()
+        return tuple(name for name in names if name not in failed) or names
+
+    def is_proven(self, url: str, look: Look | None) -> bool:
+        """Whether a source proves that several answers are of one version: by a strong ETag that means something."""
+        return look is not None and is_proof(look.etag) and url not in self.fickle
+
+    def wants_one_answer(self, url: str) -> bool:
+        """Whether a source is to be asked for all in one answer: it answers ranges wrongly, or of two versions."""
+        one_version = url.startswith(MENDED) or self.is_proven(url, self.looks.get(url))
+        return url in self.bare or (self.artifact.is_blind and not one_version)
+
+    def take_length(self, length: int) -> None:
+        """Take the length that all sources tell for the file's: the digest judges, and `size:` is only a help."""
+        size, self.artifact = self.artifact.size, replace_struct(self.artifact, size=length)
+        self.holding.size, self.mends = length, False
+        said = f"`size:` in the manifest says {size}, every source says {length}"
+        self.size_hint = f"{said}: is the digest that of another version?"
+        self.kit.emit(Noticed(f"{self.artifact.name}: {said}; the digest decides"))
 
     def is_strange(self, url: str) -> bool:
         """Whether a source has a token, and nobody knows yet if its program must be given that."""
@@ -106,7 +144,9 @@ class Effort:
     def options(self) -> dict[str, tuple[str, ...]]:
         """Each source and the backends that may serve it, best first."""
         return {
-            source.url: tuple(c.backend.NAME for c in self.choices(source.url) if not c.obstacle)
+            source.url: self._untried(
+                source.url, tuple(c.backend.NAME for c in self.choices(source.url) if not c.obstacle)
+            )
             for source in self.known.order(self.artifact.sources)
         }
 
@@ -156,10 +196,11 @@ class Effort:
         folder = quarantine.banish(self.kit.store, partial.file, found, about)
         whose = " and ".join((*givers, *(("an earlier run",) if self.inherited or not givers else ())))
         self.kit.emit(Mismatched(*self._talk, whose, self.artifact.expected, found, folder, what.words))
-        mixed = self.inherited or self.proven or len(givers) != 1
+        mixed = self.inherited or self.proven or self.versions_differ or len(givers) != 1
         self.empty()
         if not mixed:
-            return Fault(Kind.CORRUPT, self.artifact.contradicted(found, what.after), hint=what.hint)
+            hint = self.size_hint or what.hint
+            return Fault(Kind.CORRUPT, self.artifact.contradicted(found, what.after), hint=hint)
         self._apart = True
         return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")
 
@@ -205,7 +246,7 @@ class Effort:
     def empty(self) -> None:
         """Forget all bytes, those of earlier runs too."""
         self.holding.partial.empty()
-        self.inherited = self.proven = False
+        self.inherited = self.proven = self.versions_differ = False
         self.given = []
 
     # What is said.

@@ -116,6 +116,7 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
         return
     shunned = condemned.remembered(effort)
     while True:
+        options = _options(effort)  # each look, and each source whose answers are odd, may change them
         asked = {url: programs for url, programs in options.items() if url not in shunned}
         step = next_step(asked, receipt.attempts, retries=kit.retries, jitter=kit.world.jitter())
         if isinstance(step, GiveUp) and any(options[url] for url in shunned):
@@ -128,7 +129,6 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
             raise despair(effort, receipt.attempts, step.fault)
         if effort.is_strange(step.source):
             effort.met[step.source] = glance(effort, step.source)
-            options = _options(effort)
             continue
         if len(receipt.attempts) == bundled:
             step = replace(step, wait_s=0.0)

@@ -103,6 +103,9 @@ def sharpen(
     if fault.slow:
         return replace(fault, message=f"slower than half of {effort.left_for}")
     seen = effort.looks.get(source)
+    if fault.kind is Kind.MISSING and seen is not None and source not in effort.doubted:
+        # Our look found it: this program was led elsewhere, by a redirect that each of them reads in its own way.
+        return replace(fault, kind=Kind.REFUSED)
     if fault.status in (401, 403) and gained >= MIN_GAIN_BYTES and seen is not None and seen.ends_in_s is not None:
         return Fault(Kind.EXPIRED, f"the signed URL ended ({fault.status})", fault.status)
     if fault.kind is not Kind.BUSY or fault.retry_after_s is not None:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 def still_as_begun(effort: Effort) -> Fault | None:
     """For whole files that no digest judges: whether the source says of them what it said when they were begun.
 
-    A source that cannot be asked is believed; one that does not answer now is not.
+    A source that could not be asked then is believed now; one that does not answer now is not.
     """
     givers = effort.holding.partial.info.sources
     if len(givers) != 1:
         return Fault(Kind.UNRESUMABLE, "nobody knows where these bytes came from")
-    seen = glance(effort, givers[0])
+    seen = glance(effort, givers[0], strict=givers[0] in effort.looks)
     return seen if isinstance(seen, Fault) or seen is None else changed(effort, givers[0], seen)
 
 
@@ -33,13 +33,14 @@ def names(effort: Effort) -> tuple[Pin, ...]:
     if not effort.artifact.is_blind:
         return effort.artifact.pins
     info = effort.holding.partial.info
-    return tuple(_name(url, info.etags[url]) for url in info.sources[:1] if is_proof(info.etags.get(url, "")))
+    told = (url for url in info.sources[:1] if url not in effort.fickle and is_proof(info.etags.get(url, "")))
+    return tuple(_name(url, info.etags[url]) for url in told)
 
 
 def here_already(effort: Effort) -> str:
     """The sha256 of the version that the first source has now, where its bytes are in the store; else empty."""
     store, url = effort.kit.store, effort.artifact.sources[0].url
-    seen = glance(effort, url)
+    seen = effort.met[url] = glance(effort, url)  # the first attempt need not look again
     if seen is None or isinstance(seen, Fault) or not is_proof(seen.etag):
         return ""
     sha256 = aliases.find(store, [_name(url, seen.etag)])
