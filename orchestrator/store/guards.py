@@ -8,21 +8,27 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import HeldError
+from orchestrator.store.layout import hold, open_lock
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
 
 
 @contextmanager
-def alone(parent: str) -> Iterator[bool]:
-    """Hold the flock on a folder of writers; false where its last writer removed it before we had it."""
+def alone(parent: str, stop: threading.Event | None = None) -> Iterator[bool]:
+    """Hold the flock on a folder of writers; false where its last writer removed it before we had it.
+
+    Raises:
+        Stopped: `stop` was set while we waited for it.
+    """
     try:
         fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except FileNotFoundError:
         yield False
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        hold(fd, fcntl.LOCK_EX, stop)
         try:
             still_there = os.path.samestat(os.stat(parent), os.fstat(fd))
         except FileNotFoundError:
@@ -38,7 +44,7 @@ def take(folder: str) -> int:
     Raises:
         HeldError: somebody is writing there.
     """
-    fd = os.open(f"{folder}/guard", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    fd = open_lock(f"{folder}/guard")
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator.store import guards
-from orchestrator.store.layout import disk
+from orchestrator.store.layout import disk, make_folder, make_own, open_file
 
 if TYPE_CHECKING:
     from orchestrator.store.layout import Store
@@ -63,7 +63,7 @@ class Partial:
 
     def keep_sidecar(self, content: bytes) -> None:
         """Keep a good copy, written over the old one in place, so that a full disk has the room already."""
-        fd = os.open(f"{self.folder}/good", os.O_WRONLY | os.O_CREAT, 0o600)
+        fd = open_file(f"{self.folder}/good", os.O_WRONLY)
         try:
             _grow(fd, len(content))
             os.pwrite(fd, content, 0)
@@ -85,7 +85,7 @@ class Partial:
     def save_info(self) -> None:
         """Write `info.json` whole or not at all."""
         temporary = f"{self.folder}/info.new"
-        with open(temporary, "w", encoding="ascii") as file:
+        with open(temporary, "w", encoding="ascii", opener=open_file) as file:
             json.dump(asdict(self.info), file)
         os.rename(temporary, f"{self.folder}/info.json")
 
@@ -130,11 +130,9 @@ def acquire(store: Store, key: str) -> Partial:
     """
     parent = store.partials(key)
     with disk(parent):
-        os.makedirs(os.path.dirname(parent), exist_ok=True)
         while True:
-            with suppress(FileExistsError):
-                os.mkdir(parent, 0o700)
-            with guards.alone(parent) as still_there:
+            make_folder(parent)
+            with guards.alone(parent, store.stop) as still_there:
                 if still_there:
                     return _take(parent)
 
@@ -144,15 +142,19 @@ def _take(parent: str) -> Partial:
     try:
         for name in os.listdir(parent):
             folder = f"{parent}/{name}"
-            fd = guards.take(folder)
-            dead.append((folder, fd))
+            if os.path.islink(folder):
+                continue  # planted: what it leads to is not ours to tidy
+            try:
+                dead.append((folder, guards.take(folder)))
+            except PermissionError:
+                continue  # another user's, of a store that is not shared: not ours to take over
     except BaseException:
         for _, fd in dead:
             os.close(fd)
         raise
     mine = f"{parent}/{secrets.token_hex(8)}"
     if not dead:
-        os.mkdir(mine, 0o700)
+        make_folder(mine)
         return _enter(mine, guards.take(mine))
     dead.sort(key=lambda entry: _allocated(f"{entry[0]}/f"))
     best, guard = dead.pop()
@@ -160,6 +162,8 @@ def _take(parent: str) -> Partial:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(fd)
     os.rename(best, mine)
+    for name in set(os.listdir(mine)) - {"guard"}:
+        make_own(f"{mine}/{name}")
     return _enter(mine, guard)
 
 
