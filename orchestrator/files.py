@@ -242,6 +242,12 @@ def sync_folder(path: str) -> None:
 def store_error(error: OSError, path: str) -> StoreError:
     """What an OSError about the store at `path` means for its user, by its errno."""
     hint = _hint(error, path, "--store DIR")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        in_the_way = str(error.filename or path)
+        while not os.path.lexists(in_the_way) and in_the_way != os.path.dirname(in_the_way):
+            in_the_way = os.path.dirname(in_the_way)
+        bits = "g+rwx" if os.path.isdir(in_the_way) else "g+rw"
+        hint = f"let its owner type `chmod {bits} {in_the_way}`, or choose a store that you can write: --store DIR"
     message = f"store: {error.filename or path}: {reason(error)}"
     return StoreError(message, hint, of_one_file=error.errno not in _OF_ALL)
 

@@ -259,6 +259,16 @@ def _store(world: World, loaded: Sequence[Manifest], site: Site | None, flag: st
     return os.path.join(cache, "orch")
 
 
+def _is_gone(world: World) -> bool:
+    try:
+        os.stat(world.cwd)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _folder(world: World, text: str, said_by: str) -> str:
     """A folder that an option or a variable names: as in `store:` and `root:`, `~/` is expanded and nothing else."""
     from orchestrator.manifest.paths import is_variable
@@ -271,7 +281,7 @@ def _folder(world: World, text: str, said_by: str) -> str:
         text = os.path.join(world.home, rest)
     elif first.startswith("~") or is_variable(text):
         why, hint = f"nothing but `~/` is expanded in {text}", "write the whole path"
-    elif not os.path.isabs(text) and not os.path.isdir(world.cwd):
+    elif not os.path.isabs(text) and _is_gone(world):
         why, hint = (
             f"{text} is relative, and the working folder {world.cwd} was removed",
             "`cd` to a folder that is there",

@@ -203,4 +203,4 @@ def test_a_liar_that_is_the_last_hope_is_asked_again(orch: Orch) -> None:
         done = orch.sync()
         assert (done.code, place.read_bytes() == content) == (0, True), done.out
         assert any(bad in e["message"] and "wrong bytes" in e["message"] for e in done.named("noticed"))
-    assert os.listdir(orch.store / "partial") == []
+    assert list((orch.store / "partial").iterdir()) == []

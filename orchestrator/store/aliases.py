@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from orchestrator.store.layout import disk
+from orchestrator.store.layout import disk, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,9 +40,7 @@ def learn(store: Store, sha256: str, pins: Iterable[Pin]) -> None:
             try:
                 os.symlink(_TO + sha256, path)
             except FileNotFoundError:
-                folder = os.path.dirname(path)
-                os.mkdir(folder)
-                os.chmod(folder, os.stat(f"{store.path}/blobs/sha256").st_mode & 0o7777)
+                make_folder(os.path.dirname(path))
                 os.symlink(_TO + sha256, path)
 
 

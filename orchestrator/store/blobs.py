@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
 from orchestrator.files import sync_folder
-from orchestrator.store.layout import Store, disk
+from orchestrator.store.layout import Store, disk, folder_mode
 from orchestrator.store.seal import fits, remember, seal
 
 if TYPE_CHECKING:
@@ -49,8 +49,11 @@ def commit(store: Store, files: Sequence[tuple[str, str]]) -> None:
 
             with ThreadPoolExecutor(min(_FLUSHERS, len(files)), "orch-flush") as pool:
                 list(pool.map(_flush_all, (files[n::_FLUSHERS] for n in range(_FLUSHERS))))
+        mode = 0o444 & folder_mode(f"{store.path}/blobs/sha256")
         for path, sha256 in files:
             seal(store, path, sha256)
+            if mode != 0o444:
+                os.chmod(path, mode)
             os.rename(path, store.blob(sha256))
             remember(store, store.blob(sha256), sha256)  # the rename changed the ctime
         sync_folder(f"{store.path}/blobs/sha256")

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import HeldError
 from orchestrator.store import guards
-from orchestrator.store.layout import disk
+from orchestrator.store.layout import disk, make_folder, make_own, open_file
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Mapping
 
     from orchestrator.store.layout import Store
@@ -51,9 +50,7 @@ class Bundle:
         os.close(self.guard_fd)
 
 
-def acquire(
-    store: Store, sizes: Mapping[str, int], stop: threading.Event | None = None
-) -> tuple[Bundle | None, dict[str, HeldError]]:
+def acquire(store: Store, sizes: Mapping[str, int]) -> tuple[Bundle | None, dict[str, HeldError]]:
     """Take the right to write the bytes of these digests, whose sizes are known.
 
     Whole files of dead writers' bundles move in, and are proof of nothing yet.
@@ -68,9 +65,8 @@ def acquire(
     parent = store.bundles
     with disk(parent):
         while True:
-            with suppress(FileExistsError):
-                os.mkdir(parent, 0o700)
-            with guards.alone(parent, stop) as still_there:
+            make_folder(parent)
+            with guards.alone(parent, store.stop) as still_there:
                 if still_there:
                     return _take(parent, sizes)
 
@@ -82,6 +78,8 @@ def _take(parent: str, sizes: Mapping[str, int]) -> tuple[Bundle | None, dict[st
         for folder in guards.writers(parent):
             try:
                 dead.append((folder, guards.take(folder)))
+            except PermissionError:
+                continue  # another user's, of a store that is not shared: not ours to take over
             except HeldError as error:
                 held.update(dict.fromkeys(sizes.keys() & _wanted(folder), error))
         mine = {sha256: size for sha256, size in sizes.items() if sha256 not in held}
@@ -97,11 +95,11 @@ def _take(parent: str, sizes: Mapping[str, int]) -> tuple[Bundle | None, dict[st
 
 def _make(parent: str, digests: Mapping[str, int]) -> Bundle:
     folder = f"{parent}/{secrets.token_hex(8)}"
-    os.mkdir(folder, 0o700)
+    make_folder(folder)
     bundle = Bundle(folder, guards.take(folder))
     try:
         guards.sign(bundle.guard_fd)
-        with open(f"{folder}/wanted", "w", encoding="ascii") as file:
+        with open(f"{folder}/wanted", "w", encoding="ascii", opener=open_file) as file:
             file.write("\n".join(digests))
     except BaseException:
         bundle.close()
@@ -126,6 +124,7 @@ def _inherit(folder: str, bundle: Bundle, sizes: Mapping[str, int]) -> None:
             others = others or _is_digest(entry.name)
         elif entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size == size:
             os.rename(entry.path, bundle.file(entry.name))
+            make_own(bundle.file(entry.name))
         else:
             os.unlink(entry.path)  # so small that the rest of it is not worth a resume
     if not others:

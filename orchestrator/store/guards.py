@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import HeldError, Stopped
+from orchestrator.errors import HeldError
+from orchestrator.store.layout import hold, open_lock
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
-
-POLL_S = 0.005  # who holds it does so for the time of a few system calls, unless it was stopped (SIGSTOP)
 
 
 @contextmanager
@@ -30,15 +28,7 @@ def alone(parent: str, stop: threading.Event | None = None) -> Iterator[bool]:
         yield False
         return
     try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if stop is None:
-                    time.sleep(POLL_S)
-                elif stop.wait(POLL_S):
-                    raise Stopped("stopped while waiting for another orch") from None
+        hold(fd, fcntl.LOCK_EX, stop)
         try:
             still_there = os.path.samestat(os.stat(parent), os.fstat(fd))
         except FileNotFoundError:
@@ -63,7 +53,7 @@ def take(folder: str) -> int:
     """
     at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fd = os.open("guard", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=at)
+        fd = open_lock(f"/proc/self/fd/{at}/guard")
     finally:
         os.close(at)
     try:

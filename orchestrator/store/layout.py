@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator.errors import StoreError
-from orchestrator.files import store_error
+from orchestrator.errors import Stopped, StoreError
+from orchestrator.files import LOCK_POLL_S, NewFile, store_error
 
 if TYPE_CHECKING:
     import threading
@@ -23,6 +25,7 @@ CACHEDIR_TAG = (
     "# This folder is a cache of model weights made by orch.\n"
     "# For information about cache directory tags see https://bford.info/cachedir/\n"
 )
+FOLDERS = ("blobs", "blobs/sha256", "partial", "quarantine", "places")
 
 
 class Store(msgspec.Struct, frozen=True, gc=False):
@@ -73,6 +76,133 @@ def disk(path: str) -> Iterator[None]:
         raise store_error(error, path) from error
 
 
+def folder_mode(parent: str) -> int:
+    """The mode of a folder made in `parent`: the parent's, its setgid bit included, whatever the umask.
+
+    All of a store takes its modes from the store's folder so, and what a group shares stays shared.
+
+    Raises:
+        OSError: `parent` is gone.
+    """
+    return os.stat(parent).st_mode & (stat.S_ISGID | 0o777)
+
+
+def file_mode(parent: str) -> int:
+    """The mode of a file made in `parent`: what the parent's says of reading and writing. Raises as `folder_mode`."""
+    return folder_mode(parent) & 0o666
+
+
+def make_folder(path: str) -> None:
+    """Make a folder of the store where there is none; its parent is there.
+
+    Raises:
+        OSError: the disk said no.
+    """
+    mode = folder_mode(os.path.dirname(path))
+    try:
+        os.mkdir(path, mode & 0o777)
+    except FileExistsError:
+        return
+    if stat.S_IMODE(os.stat(path).st_mode) != mode:
+        os.chmod(path, mode)
+
+
+def open_file(path: str, flags: int) -> int:
+    """Open a file of the store, made first where there is none; no symbolic link is followed (an `opener` of open()).
+
+    Raises:
+        OSError: the disk said no; with O_EXCL: it is there.
+    """
+    return _open(path, flags, file_mode(os.path.dirname(path)))
+
+
+def open_lock(path: str, flags: int = os.O_RDWR) -> int:
+    """Open a file of the store that is locked by flock: whoever may not write there cannot hold up those who may.
+
+    Raises:
+        OSError: the disk said no.
+    """
+    writers = folder_mode(os.path.dirname(path)) & 0o222
+    return _open(path, flags, writers | writers << 1)
+
+
+def _open(path: str, flags: int, mode: int) -> int:
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        if not flags & os.O_EXCL:
+            try:
+                return os.open(path, flags & ~os.O_CREAT)
+            except FileNotFoundError:
+                pass
+        with NewFile(os.path.dirname(path)) as new:  # so that nobody meets it with another mode
+            os.fchmod(new.fd, mode)
+            try:
+                new.publish(path, replace=False)
+            except FileExistsError:
+                if flags & os.O_EXCL:
+                    raise
+        flags &= ~os.O_EXCL
+
+
+def make_own(path: str) -> None:
+    """Make a dead writer's file ours: another user's is copied, holes kept, for only an owner may seal a file.
+
+    What cannot be read, or is no file, goes.
+
+    Raises:
+        OSError: the disk said no.
+    """
+    status = os.lstat(path)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+        return
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        os.unlink(path)
+        return
+    try:
+        if not stat.S_ISREG(os.fstat(source).st_mode):
+            os.unlink(path)
+            return
+        with NewFile(os.path.dirname(path)) as new:
+            os.fchmod(new.fd, file_mode(os.path.dirname(path)))
+            _copy_data(source, new.fd)
+            new.publish(path, replace=True)
+    finally:
+        os.close(source)
+
+
+def _copy_data(source: int, target: int) -> None:
+    size, at = os.fstat(source).st_size, 0
+    os.ftruncate(target, size)
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError:  # only a hole is left
+            return
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end and (sent := os.sendfile(target, source, at, min(end - at, 1 << 24))):
+            at += sent
+
+
+def hold(fd: int, how: int, stop: threading.Event | None) -> None:
+    """Take a flock and, while another has it, ask again and again whether a stop was asked for.
+
+    Raises:
+        OSError: the file system has no locks.
+        Stopped: a stop was asked for.
+    """
+    while True:
+        try:
+            return fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if stop is None:
+                time.sleep(LOCK_POLL_S)
+            elif stop.wait(LOCK_POLL_S):
+                raise Stopped("stopped while waiting for another orch") from None
+
+
 def open_store(path: str, state: str) -> Store:
     """Make the store's folders where they are missing and see that nobody else can plant bytes in it.
 
@@ -84,26 +214,34 @@ def open_store(path: str, state: str) -> Store:
         # aria2c takes a line break in its folder's name for the end of it, writes elsewhere and exits 0.
         raise StoreError(f"store: {path!r} has control characters in its name", "choose another one: --store DIR")
     with disk(path):
-        os.makedirs(path, exist_ok=True)
+        _make_whole_path(path)
         mode = os.stat(path).st_mode
         if not stat.S_ISDIR(mode):
             raise StoreError(f"store: {path} is not a folder", "choose another one: --store DIR")
-        if mode & stat.S_IWOTH:
-            raise StoreError(
-                f"store: {path} can be written by everyone, so its bytes prove nothing", f"chmod o-w {path}"
-            )
-        inherit = mode & (stat.S_ISGID | 0o777)  # modes come from the store's folder, not from the umask
-        for name in ("blobs", "blobs/sha256", "partial", "quarantine", "places"):
-            folder = f"{path}/{name}"
-            try:
-                os.mkdir(folder)
-            except FileExistsError:
-                continue
-            os.chmod(folder, inherit)
+        _refuse_open(path, mode)
+        for name in FOLDERS:
+            make_folder(f"{path}/{name}")
+            _refuse_open(f"{path}/{name}", os.stat(f"{path}/{name}").st_mode)
         tag = f"{path}/CACHEDIR.TAG"
-        if not os.path.exists(tag):
-            with open(tag, "w", encoding="ascii") as file:
+        if not os.path.lexists(tag):
+            with suppress(FileExistsError), open(tag, "x", encoding="ascii", opener=open_file) as file:
                 file.write(CACHEDIR_TAG)
         if not os.access(path, os.W_OK | os.X_OK):  # with all folders there, nothing above has told it
             raise StoreError(f"store: {path} cannot be written", f"choose another one: --store DIR (`ls -ld {path}`)")
     return store
+
+
+def _make_whole_path(path: str) -> None:
+    """Make a folder and those above it, none of which everyone may write, also under umask 0."""
+    if not os.path.isdir(path):
+        if (above := os.path.dirname(path)) != path:
+            _make_whole_path(above)
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o775)
+
+
+def _refuse_open(folder: str, mode: int) -> None:
+    if mode & stat.S_IWOTH:
+        raise StoreError(
+            f"store: {folder} can be written by everyone, so its bytes prove nothing", f"chmod o-w {folder}"
+        )

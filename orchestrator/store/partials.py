@@ -13,11 +13,9 @@ import msgspec
 
 from orchestrator.files import write_atomic
 from orchestrator.store import guards
-from orchestrator.store.layout import disk
+from orchestrator.store.layout import disk, file_mode, make_folder, make_own, open_file
 
 if TYPE_CHECKING:
-    import threading
-
     from orchestrator.store.layout import Store
 
 
@@ -27,9 +25,10 @@ class Info:
 
     `backend` wrote them last; `length` is what the source said; `etags` maps a source's URL to the ETag under
     which it gave bytes, `modified` to its Last-Modified then; `sources` are the URLs that gave any, in order;
-    `piece_bytes` of the last job. `mended`: it was a wrong file, of which the bad pieces are to be fetched again. `adopted` is the path, inode and time of
-    change (nanoseconds) of the user's unfinished download that its bytes are, or are to be. `condemned` maps a source's
-    URL to when (seconds since the epoch) it gave wrong bytes of this file, and how they were wrong.
+    `piece_bytes` of the last job. `mended`: it was a wrong file, of which the bad pieces are to be fetched again.
+    `adopted` is the path, inode and time of change (nanoseconds) of the user's unfinished download that its bytes are,
+    or are to be. `condemned` maps a source's URL to when (seconds since the epoch) it gave wrong bytes of this file,
+    and how they were wrong.
     """
 
     backend: str = ""
@@ -74,7 +73,7 @@ class Partial:
 
     def keep_sidecar(self, content: bytes) -> None:
         """Keep a good copy, written over the old one in place, so that a full disk has the room already."""
-        fd = os.open(f"{self.folder}/good", os.O_WRONLY | os.O_CREAT, 0o600)
+        fd = open_file(f"{self.folder}/good", os.O_WRONLY)
         try:
             _grow(fd, len(content))
             os.pwrite(fd, content, 0)
@@ -113,7 +112,7 @@ class Partial:
         """Write `info.json` whole or not at all, on the disk when this returns; not where it says so already."""
         content = msgspec.json.encode(self.info)
         if content != self._saved:
-            write_atomic(f"{self.folder}/info.json", content)
+            write_atomic(f"{self.folder}/info.json", content, mode=file_mode(self.folder))
             self._saved = content
 
     def _read_info(self) -> Info:
@@ -150,7 +149,7 @@ class Partial:
         os.close(self.guard_fd)
 
 
-def acquire(store: Store, key: str, stop: threading.Event | None = None) -> Partial:
+def acquire(store: Store, key: str) -> Partial:
     """Take the right to write the bytes of `key` (a sha256, or an artifact's).
 
     Gives a new folder, or a dead writer's, adopted by renaming it.
@@ -165,11 +164,9 @@ def acquire(store: Store, key: str, stop: threading.Event | None = None) -> Part
     """
     parent = store.partials(key)
     with disk(parent):
-        os.makedirs(os.path.dirname(parent), exist_ok=True)
         while True:
-            with suppress(FileExistsError):
-                os.mkdir(parent, 0o700)
-            with guards.alone(parent, stop) as still_there:
+            make_folder(parent)
+            with guards.alone(parent, store.stop) as still_there:
                 if still_there:
                     return _take(parent)
 
@@ -178,19 +175,23 @@ def _take(parent: str) -> Partial:
     dead: list[tuple[str, int]] = []
     try:
         for folder in guards.writers(parent):
-            fd = guards.take(folder)
-            dead.append((folder, fd))
+            try:
+                dead.append((folder, guards.take(folder)))
+            except PermissionError:
+                continue  # another user's, of a store that is not shared: not ours to take over
     except BaseException:
         for _, fd in dead:
             os.close(fd)
         raise
     mine = f"{parent}/{secrets.token_hex(8)}"
     if not dead:
-        os.mkdir(mine, 0o700)
+        make_folder(mine)
         return _enter(mine, guards.take(mine))
     dead.sort(key=lambda entry: _allocated(f"{entry[0]}/f"))
     best, guard = dead.pop()
     os.rename(best, mine)
+    for name in set(os.listdir(mine)) - {"guard"}:
+        make_own(f"{mine}/{name}")
     partial = _enter(mine, guard)
     for folder, fd in dead:
         partial.info.condemned = {**Partial(folder, fd).info.condemned, **partial.info.condemned}

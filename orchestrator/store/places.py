@@ -8,7 +8,7 @@ import json
 import os
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from orchestrator.store.layout import disk
+from orchestrator.store.layout import disk, hold, open_file, open_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,13 +42,13 @@ def record(store: Store, host: str, manifest: str, made: Mapping[str, Made]) -> 
         StoreError: the disk said no.
     """
     path = _path(store, manifest)
-    with disk(path), open(f"{store.places}/.guard", "a", encoding="ascii") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+    with disk(path), open(f"{store.places}/.guard", "r+b", opener=open_lock) as guard:
+        hold(guard.fileno(), fcntl.LOCK_EX, store.stop)
         old = _read(path)
         merged = {**old, **made}
         if merged == old and (old or os.path.exists(path)):
             return
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
+        with open(f"{path}.new", "w", encoding="utf-8", opener=open_file) as file:
             # Not json.dump(), nor an indent: those encode in Python, at 70 us a place.
             file.write(json.dumps({"host": host, "manifest": manifest, "places": merged}, sort_keys=True))
         os.rename(f"{path}.new", path)

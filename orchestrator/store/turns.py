@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import HeldError, Stopped
-from orchestrator.store.layout import disk
+from orchestrator.store.layout import disk, open_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,9 +45,9 @@ def removing(world: World, store: Store, tell: Callable[[str], None], *, wait: b
 
 @contextmanager
 def _turn(world: World, store: Store, how: int, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
-    mode = os.O_RDWR if how == fcntl.LOCK_EX else os.O_RDONLY  # as NFS demands it; others of the group may only read
+    mode = os.O_RDWR if how == fcntl.LOCK_EX else os.O_RDONLY  # as NFS demands it
     with disk(store.path):
-        fd = os.open(f"{store.path}/.turn", mode | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        fd = open_lock(f"{store.path}/.turn", mode)
     try:
         told = False
         while True:

@@ -68,7 +68,7 @@ def adopt(kit: Kit, artifact: Artifact) -> None:
         kit.emit(Noticed(f"{artifact.name}: {best.path} is left alone: {by} uses it"))
         best = None
     try:
-        partial = partials.acquire(kit.store, artifact.key, kit.world.stop)
+        partial = partials.acquire(kit.store, artifact.key)
     except HeldError:
         return
     try:

@@ -58,7 +58,7 @@ def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load]
     waiting, told = {load.artifact.key: load for load in loads}, False
     try:
         while waiting:
-            bundle, held = bundles.acquire(kit.store, {key: load.size for key, load in waiting.items()}, kit.world.stop)
+            bundle, held = bundles.acquire(kit.store, {key: load.size for key, load in waiting.items()})
             # Only now: who had them may have finished just before.
             for key in [key for key, load in waiting.items() if is_here(kit, load)]:
                 waiting.pop(key).came = "here"

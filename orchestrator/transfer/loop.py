@@ -96,7 +96,7 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
         if sha256 and blobs.blob_state(kit.store, sha256, artifact.size) == "sealed":
             return None
         try:
-            return partials.acquire(kit.store, artifact.key, kit.world.stop)
+            return partials.acquire(kit.store, artifact.key)
         except HeldError as held:
             if not kit.wait:
                 raise
