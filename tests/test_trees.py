@@ -96,6 +96,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "more-than-the-disk": (claims(1 << 60), "room"),
     "no-archive": (made(3000), "no archive"),
     "zip-dots": (zipped({"../out": X}), "leads out"),
+    "one-file": (gzip.compress(made(3000)), "gzip of one file"),
+    "zip-of-windows": (zipped({"a\\b": X}), "has backslashes"),
     "zip-backslash": (zipped({"a\\..\\..\\out": X}), "leads out"),
     "zip-symlink-out": (zipped({"l": b"../../team.yaml"}, 0o120777), "leads out"),
     "zip-device": (zipped({"n": b""}, stat.S_IFCHR | 0o666), "neither a file nor"),
