@@ -205,7 +205,9 @@ def _prove(world: World, store: Store, folder: str, listing: trees.Listing) -> N
     if not all(verdict.is_good for verdict in verify.check(world, names)):
         raise PlacementError(f"{folder}: a file came out wrong", "check that disk: `dmesg | tail`")
     for sha256, path in names:
+        mode = os.stat(path).st_mode & 0o444  # by the umask
         seal.seal(store, path, sha256)
+        os.chmod(path, mode)
         fd = os.open(path, os.O_RDONLY)
         try:
             os.fsync(fd)
