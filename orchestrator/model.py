@@ -89,10 +89,14 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
-    """A small file that a layout wants once all files of a model are in place; written where there is none yet."""
+    """A small file that a layout wants once all files of a model are in place; written where there is none yet.
+
+    `each`: one such mark is wanted for each file of the unpacked archive, with the file's path for the `*` of `path`.
+    """
 
     path: str
     text: str = ""
+    each: bool = False
 
 
 class Wanted(msgspec.Struct, frozen=True, gc=False):

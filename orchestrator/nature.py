@@ -7,6 +7,7 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.formats import tensors
+from orchestrator.formats.fence import BROKEN
 
 if TYPE_CHECKING:
     from orchestrator.model import Wanted
@@ -26,11 +27,12 @@ EMPTY_PIN_HINT = "put the publisher's digest into the manifest: this one was mad
 OTHER_VERSION_HINT = "compare size and digest in the manifest with the publisher's: they may be another version's"
 EMPTY_HINT = "look at what the source answers: `curl -sIL URL`; or add a mirror"
 LATER = "run the same command again: it goes on where it stopped; or add a mirror to the manifest"
+_COATS = 2
 _BINARY = ("safetensors", "h5", "gguf", "onnx", "bin", "pt", "pth", "ckpt", "npz", "zip", "gz", "tgz", "msgpack")
 _PLAIN = ("safetensors", "h5", "gguf", "onnx", "json", "txt")  # names that promise nothing packed
 _FORMS = ((b"PK\x03\x04", "a zip archive"), (b"\x1f\x8b", "gzip data"), (b"\x28\xb5\x2f\xfd", "zstd data"))
 _JSON_ERROR = re.compile(
-    rb'\{\s*"(?:error|errors|message|detail|error_description)"\s*:\s*[\[{]*\s*(?:"message"\s*:\s*)?"([^"]{1,200})'
+    rb'\{\s*"(?:error|errors|message|detail|error_description)"\s*:[\s\[{]*(?:"message"\s*:\s*)?"([^"]{1,200})'
 )
 
 
@@ -79,6 +81,13 @@ def of(head: bytes, tail: bytes, size: int, wish: Wish) -> Nature:
     """
     if size == 0:
         return Nature("an empty file", EMPTY_HINT)
+    try:
+        return _of(head, tail, size, wish)
+    except BROKEN:
+        return Nature()  # what they are is only told to help
+
+
+def _of(head: bytes, tail: bytes, size: int, wish: Wish) -> Nature:
     found = page(head, wish) or _cut_off(head, tail, size)
     if found:
         return found
@@ -94,11 +103,14 @@ def of(head: bytes, tail: bytes, size: int, wish: Wish) -> Nature:
     return Nature(odd)
 
 
-def page(head: bytes, wish: Wish) -> Nature:
-    """Say what a server sent that is no file: a pointer, a page, an error; nothing where it may be the file."""
+def page(head: bytes, wish: Wish, coats: int = _COATS) -> Nature:
+    """Say what a server sent that is no file: a pointer, a page, an error; nothing where it may be the file.
+
+    So many `coats` of gzip are looked through.
+    """
     if head.startswith(POINTER):
         return _pointer(head, wish)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    text = head[:HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
     low = text[:64].lower()
     suffix = wish.name.rpartition(".")[2].lower()
     if low.startswith((b"<!doctype html", b"<html")) and suffix not in ("html", "htm"):
@@ -113,7 +125,7 @@ def page(head: bytes, wish: Wish) -> Nature:
         return Nature(f"a JSON error ({_line(error[1])})", "open the URL in a browser: it may want a login")
     if low.startswith(b"{") and suffix in _BINARY:
         return Nature("a JSON document", "open the URL in a browser: it may be an API's and not the file's")
-    if head.startswith(b"\x1f\x8b") and (inner := page(_inflated(head), wish)):
+    if coats and head.startswith(b"\x1f\x8b") and (inner := page(_inflated(head), wish, coats - 1)):
         return Nature(f"{inner.words}, gzipped", inner.hint)
     return Nature()
 

@@ -28,6 +28,7 @@ from orchestrator.render.shells import SHELLS
 from orchestrator.world import World
 from tests.orch import Done, Orch, made, sha256
 from tests.servers import require
+from tests.test_formats import tarred
 
 HOME = {"HOME": "/h"}
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
@@ -103,6 +104,11 @@ TABLE: list[tuple[str, str, str, dict[str, str], list[str]]] = [
         ["/h/ms/models/Qwen--Qwen3-0.6B/snapshots/master/config.json"],
     ),
     ("comfyui", URL, "loras", {}, [f"/h/comfy/ComfyUI/models/loras/{NAME}"]),
+    ("comfyui", URL, "loras/", {}, [f"/h/comfy/ComfyUI/models/loras/{NAME}"]),
+    ("comfyui", URL, "loras/SD1.5", {}, [f"/h/comfy/ComfyUI/models/loras/SD1.5/{NAME}"]),
+    ("comfyui", URL, "embeddings/hand-neg.pt", {}, ["/h/comfy/ComfyUI/models/embeddings/hand-neg.pt"]),
+    ("comfyui", "https://x.org/9", "clip/a/b.SFT", {}, ["/h/comfy/ComfyUI/models/text_encoders/a/b.SFT"]),
+    ("comfyui", "https://x.org/b.xyz", "vae/a.xyz", {}, ["/h/comfy/ComfyUI/models/vae/a.xyz"]),
     ("comfyui", URL, "unet", {"COMFYUI_PATH": "/c"}, [f"/c/models/diffusion_models/{NAME}"]),
     ("comfyui", URL, "vae", {"COMFYUI_PATH": "/c", "COMFYUI_FOLDERS_BASE_PATH": "/b"}, [f"/b/models/vae/{NAME}"]),
     ("ultralytics", URL, "", {}, [f"/w/weights/{NAME}"]),
@@ -342,6 +348,24 @@ def test_a_ref_follows_the_lock_where_orch_wrote_it(team: tuple[Orch, Origin]) -
     assert any("somebody had moved it" in e["message"] for e in done.named("noticed"))
     assert orch.sync().summary["present"] == 6
     assert os.listdir(ref.parent) == ["main"]
+
+
+def test_kagglehub_finds_each_file_of_an_archive(tmp_path: Path) -> None:
+    orch = Orch(tmp_path)
+    content = tarred("w:gz", **{"config.json": b"{}", "a/model.h5": b"weights"})
+    with Origin() as origin:
+        url = origin.serve("/m.tar.gz", content)
+        want(orch, "gemma", content, url, {"kagglehub": KAGGLE})
+        assert orch.sync().code == 0
+    variation = orch.folder / "home/.cache/kagglehub/models" / KAGGLE.rpartition("/")[0]
+    assert (variation / "7/a/model.h5").read_bytes() == b"weights"
+    marks = [variation / f".complete/7/{name}.complete" for name in ("config.json", "a/model.h5")]
+    marks.append(variation / "7.complete")
+    assert all(mark.is_file() for mark in marks)
+    assert orch.sync().summary["present"] == 1
+    marks[1].unlink()
+    assert orch.run("status", "--json", "team.yaml").code == 5
+    assert (orch.sync().code, marks[1].is_file()) == (0, True)
 
 
 def test_a_ref_that_orch_never_wrote_is_left(team: tuple[Orch, Origin]) -> None:

@@ -12,6 +12,7 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.formats import archives, pickles, protobuf, tensors
+from orchestrator.formats.fence import BROKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,14 +26,16 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # HDF5 file format specification 3.0, II.A: at 0, or behind a user block
 _NUMPY = b"\x93NUMPY"
 # A header that numpy.load would read as one of objects, which are pickled, or that hides its types from a search.
-_OBJECTS = re.compile(rb"""['"](?:[^'"]*,)?\s*[<>|=]?\s*(?:O|object)|\\|['"]\s*['"]""")
+_OBJECTS = re.compile(rb"""['"](?:[^'"]*,)?\s*(?:[<>|=]\s*)?(?:O|object)|\\|['"]\s*['"]""")
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py: MAGIC_NUMBER, pickled
 _BOM = b"\xef\xbb\xbf"
 _POINTER = re.compile(  # git-lfs, docs/spec.md; the second name is that of its first release
     rb"version https://(?:git-lfs\.github\.com|hawser\.github\.com)/spec/v1\n"
     rb"(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\nsize ([0-9]{1,19})\n?"
 )
-_HTML = re.compile(rb"(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|title)\b", re.I | re.S)
+_HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|title)\b", re.I)
+_BLANK = re.compile(rb"\s*")
+_COATS = 2  # so many compressions in each other are looked through; nobody packs a model in more
 _JSON = re.compile(rb'[\[{]\s*(?:["\[\]{}]|-?[0-9]|true\b|false\b|null\b)')
 
 
@@ -59,17 +62,18 @@ def look(head: bytes, length: int | None = None, tail: bytes = b"") -> Seen:
     return faces(head, length, tail)[0]
 
 
-def faces(head: bytes, length: int | None = None, tail: bytes = b"") -> tuple[Seen, ...]:
+def faces(head: bytes, length: int | None = None, tail: bytes = b"", *, coats: int = _COATS) -> tuple[Seen, ...]:
     """All that readers could take a file for, the likeliest first: one that begins well may end as a zip.
 
     `head` are its first bytes (the more, up to `HEAD_BYTES`, the better), `length` all of them in bytes (None:
-    nobody knows), `tail` its last ones (the more, up to `archives.TAIL_BYTES`, the better; b"": not looked at).
+    nobody knows), `tail` its last ones (the more, up to `archives.TAIL_BYTES`, the better; b"": not looked at). So many
+    `coats` of compression are looked through.
     """
     if not head:
         return (Seen("empty" if not length else "other"),)
     if length is not None and len(head) >= length and not tail:
         tail = head[-archives.TAIL_BYTES :]
-    found = [seen for seen in (*_marked(head), _packed(head)) if seen is not None]
+    found = [seen for seen in (*_marked(head), _packed(head, coats)) if seen is not None]
     if pickled := _pickle(head, length, doubt=not found):
         found.insert(0, pickled)
     inside = archives.directory(tail, length) if length is not None else None
@@ -128,12 +132,12 @@ def _is_tar(head: bytes) -> bool:
     """Whether a tar's first header stands there; those of before 1988 have no mark, but all have a checksum."""
     try:
         tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-    except (tarfile.HeaderError, ValueError):
+    except BROKEN:
         return False
     return True
 
 
-def _packed(head: bytes) -> Seen | None:
+def _packed(head: bytes, coats: int) -> Seen | None:
     """What a compressed file holds, by as much of it as its head gives."""
     for name, mark, opened in (
         ("gzip", b"\x1f\x8b", lambda: zlib.decompressobj(31)),
@@ -145,9 +149,9 @@ def _packed(head: bytes) -> Seen | None:
             continue
         try:
             inner = opened().decompress(head, HEAD_BYTES)
-        except (zlib.error, OSError, lzma.LZMAError, ValueError):
+        except (*BROKEN, OSError):
             continue
-        seen = look(inner)
+        seen = faces(inner, coats=coats - 1)[0] if coats else Seen("other")
         if inner and (name != "zlib" or seen.format == "pickle"):
             return Seen(seen.format, f"{seen.detail} in {name}".strip())
     return None
@@ -159,7 +163,7 @@ def _text(head: bytes, length: int | None, tail: bytes) -> Seen | None:
     body = head.removeprefix(_BOM).lstrip()
     if pointer(head) or (not whole and head.startswith(b"version https://git-lfs.github.com/spec/")):
         return Seen("lfs")
-    if _HTML.match(body):
+    if _is_html(body):
         return Seen("html")
     if not _is_utf8(head, cut_end=not whole) or not _is_utf8(tail, cut_start=True):
         return None
@@ -170,9 +174,21 @@ def _text(head: bytes, length: int | None, tail: bytes) -> Seen | None:
     if whole:
         try:
             json.loads(body)
-        except (ValueError, RecursionError):
+        except BROKEN:
             return Seen("text")
     return Seen("json")
+
+
+def _is_html(body: bytes) -> bool:
+    """Whether it begins as a page does, behind any number of comments."""
+    at = 0
+    while body.startswith(b"<!--", at):
+        end = body.find(b"-->", at + 4)
+        blank = _BLANK.match(body, end + 3) if end >= 0 else None
+        if blank is None:
+            return False
+        at = blank.end()
+    return _HTML.match(body, at) is not None
 
 
 def _is_utf8(data: bytes, *, cut_start: bool = False, cut_end: bool = False) -> bool:

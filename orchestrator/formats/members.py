@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import io
-import tarfile
-import zipfile
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from orchestrator.formats import archives, heads, pickles, tensors
+from orchestrator.formats import archives, heads, pickles, tensors, unpacked
+from orchestrator.formats.fence import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HEAD_BYTES = 1 << 20  # of a member, which cannot be read twice in a compressed tar
 _CHUNK_BYTES = 1 << 20
-
-
-class UnreadableError(Exception):
-    """Why an archive cannot be judged: a lower-case phrase."""
 
 
 class Member(NamedTuple):
@@ -28,54 +23,45 @@ class Member(NamedTuple):
     fault: str
 
 
-def of_zip(file: IO[bytes]) -> Iterator[Member]:
+def of_zip(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[Member]:
     """The members of a zip, wherever in `file` it begins.
 
     Raises:
-        UnreadableError: it is damaged, encrypted, or packed in an unknown way.
+        DamagedError: it is damaged, encrypted, packed in an unknown way, or unpacks to too much.
+        OSError: it cannot be read.
     """
-    file.seek(0)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            for about in archive.infolist():
-                if not about.is_dir():
-                    with archive.open(about) as content:
-                        yield _member(about.filename, content, about.file_size)
-    except Exception as error:  # a damaged one makes the library trip over anything
-        raise UnreadableError(f"a zip archive that cannot be read ({_why(error)})") from None
+    for about, content in unpacked.zip_entries(file, length, ask):
+        if content is not None:
+            with readable():
+                member = _member(about.filename, content, about.file_size, ask)
+            yield member
 
 
-def of_tar(file: IO[bytes]) -> Iterator[Member]:
+def of_tar(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[Member]:
     """The files of a tar, compressed or not; links are what they lead to, and that is a member too.
 
     Raises:
-        UnreadableError: it is damaged.
+        DamagedError: it is damaged, or unpacks to too much.
+        OSError: it cannot be read.
     """
-    file.seek(0)
-    try:
-        with tarfile.open(fileobj=file, mode="r|*") as archive:
-            for about in archive:
-                content = archive.extractfile(about) if about.isreg() else None
-                if content is not None:
-                    yield _member(about.name, content, about.size)
-    except Exception as error:  # a damaged one makes the library trip over anything
-        raise UnreadableError(f"a tar archive that cannot be read ({_why(error)})") from None
+    for about, content in unpacked.tar_entries(file, length, ask):
+        if content is not None:
+            with readable():
+                member = _member(about.name, content, about.size, ask)
+            yield member
 
 
-def _why(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _member(name: str, content: IO[bytes], length: int) -> Member:
+def _member(name: str, content: IO[bytes], length: int, ask: Callable[[], None]) -> Member:
     head = content.read(HEAD_BYTES)
-    if (more := tensors.header_bytes(head) - len(head)) > 0:
-        head += content.read(more)
+    while (more := min(_CHUNK_BYTES, tensors.header_bytes(head) - len(head))) > 0 and (chunk := content.read(more)):
+        head += chunk
     tail = head[-archives.TAIL_BYTES :]
     while chunk := content.read(_CHUNK_BYTES):
+        ask()
         tail = (tail + chunk)[-archives.TAIL_BYTES :]
     found = heads.faces(head[: heads.HEAD_BYTES] if len(head) < length else head, length, tail)
     # What its head leaves open cannot be walked to its end here, and counts as the worst.
-    far = pickles.walk(io.BytesIO(head), length)
+    far = pickles.walk(io.BytesIO(head), length, ask)
     doubtful = far in (pickles.Walk.CALLS, pickles.Walk.CUT, pickles.Walk.BEGUN)
     if doubtful and not any(seen.format == "pickle" for seen in found):
         found = (heads.Seen("pickle"), *found)

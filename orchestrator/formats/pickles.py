@@ -5,7 +5,12 @@ from __future__ import annotations
 import pickletools
 import struct
 from enum import Enum
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
+
+from orchestrator.formats.fence import BROKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HIGHEST = 5  # protocol (PEP 574)
 ENOUGH = 64  # so many sound steps are no accident
@@ -28,14 +33,15 @@ class Walk(Enum):
     CALLS = "to a call, or so far that it is no accident"
 
 
-def walk(file: IO[bytes], length: int | None) -> Walk:
+def walk(file: IO[bytes], length: int | None, ask: Callable[[], None] = lambda: None) -> Walk:
     """How far an unpickler would come that reads `file` from here on.
 
     `length` is how many bytes there are in truth, where `file` has only the first of them; None: nobody knows.
     Protocols 0 to 5: 0 and 1 have no mark of their own, so there it is the calls and the end that tell. The stack
-    is followed as `pickletools.dis` does it (CPython, Lib/pickletools.py).
+    is followed as `pickletools.dis` does it (CPython, Lib/pickletools.py). `ask` is called before each piece is read,
+    and may raise to end it.
     """
-    feed = _Feed(file, length)
+    feed = _Feed(file, length, ask)
     stack: list[object] = []
     memo: set[object] = set()
     telling, steps = _CALLS, 0
@@ -54,6 +60,8 @@ def walk(file: IO[bytes], length: int | None) -> Walk:
                 return Walk.ENDS
     except (ValueError, OverflowError, AssertionError, Warning, struct.error):
         pass  # no step of a pickle, or the end of what is here
+    except BROKEN:
+        return Walk.CALLS  # what our reader trips over may be no stone for another
     if feed.vast or (feed.dry and steps):
         return Walk.CUT
     return Walk.BEGUN if feed.dry else Walk.NOWHERE
@@ -87,12 +95,13 @@ def _step(op: pickletools.OpcodeInfo, argument: object, stack: list[object], mem
 class _Feed:
     """A file that knows whether more would have come (`dry`), and whether an argument was too long (`vast`)."""
 
-    def __init__(self, file: IO[bytes], length: int | None) -> None:
-        self._file, self._left = file, length
+    def __init__(self, file: IO[bytes], length: int | None, ask: Callable[[], None]) -> None:
+        self._file, self._left, self._ask = file, length, ask
         self.dry = self.vast = False
 
     def read(self, count: int) -> bytes:
         """As a file's own."""
+        self._ask()
         if self._left is not None and count > self._left:
             return b""
         if count > LONGEST:
@@ -102,6 +111,7 @@ class _Feed:
 
     def readline(self) -> bytes:
         """As a file's own."""
+        self._ask()
         got = self._file.readline(LONGEST)
         self.vast |= len(got) == LONGEST
         return self._took(got, len(got) if got.endswith(b"\n") else len(got) + 1)

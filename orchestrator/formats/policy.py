@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from orchestrator.formats import archives, heads, members, pickles, tensors
+from orchestrator.formats.fence import DamagedError, readable
 from orchestrator.formats.spoken import words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 # Runs nothing wherever it is read, and no model comes without it: configurations, vocabularies, cards.
 ALWAYS = frozenset(("text", "json", "xml", "html", "lfs", "empty", "sentencepiece"))
@@ -22,16 +23,34 @@ class Refusal(NamedTuple):
     word: str = ""
 
 
-def refusal(file: IO[bytes], length: int, allow: tuple[str, ...], *, unpacked: bool = False) -> Refusal | None:
+def refusal(
+    file: IO[bytes],
+    length: int,
+    allow: tuple[str, ...],
+    *,
+    unpacked: bool = False,
+    ask: Callable[[], None] = lambda: None,
+) -> Refusal | None:
     """What of `file`, open and seekable, of `length` bytes, is not among `allow` (its words); None: nothing.
 
     All of its faces must be allowed: a file that begins as safetensors and ends as a zip is both. Members of
     archives are judged by their own bytes; of one that is not to be judged (encrypted, an archive in an archive)
-    the whole is refused. `unpacked`: the archive is no file at a place, and its members alone count.
+    the whole is refused, and so is what unpacks to too much, or what our readers cannot make out. `unpacked`: the
+    archive is no file at a place, and its members alone count. `ask` is called between pieces, and may raise.
 
     Raises:
         OSError: it cannot be read.
     """
+    try:
+        with readable():
+            return _refusal(file, length, allow, unpacked=unpacked, ask=ask)
+    except DamagedError as problem:
+        return Refusal(f"not to be judged: {problem}")
+
+
+def _refusal(
+    file: IO[bytes], length: int, allow: tuple[str, ...], *, unpacked: bool, ask: Callable[[], None]
+) -> Refusal | None:
     file.seek(0)
     head = file.read(heads.HEAD_BYTES)
     file.seek(max(0, length - archives.TAIL_BYTES))
@@ -40,18 +59,22 @@ def refusal(file: IO[bytes], length: int, allow: tuple[str, ...], *, unpacked: b
     if "pickle" in allow and any(seen.format == "pickle" for seen in found) and not unpacked:
         found = tuple(seen for seen in found if seen.format != "zip")  # its coat is no archive to ask for
     granted = (*allow, *ARCHIVES) if unpacked else allow
-    if refused := _of_faces(found, granted) or _walked(file, length, found, allow):
+    if refused := _of_faces(found, granted) or _walked(file, length, found, allow, ask):
         return refused
     kinds = {seen.format for seen in found}
     if "safetensors" in kinds:
         file.seek(0)
         if fault := tensors.safetensors_fault(file.read(tensors.header_bytes(head)), length):
             return Refusal(f"a broken safetensors file: {fault}")
-    try:
-        in_zip = _of_members(members.of_zip(file), allow) if "zip" in kinds else None
-        return in_zip or (_of_members(members.of_tar(file), allow) if "tar" in kinds else None)
-    except members.UnreadableError as problem:
-        return Refusal(str(problem))
+    for kind, members_of in (("zip", members.of_zip), ("tar", members.of_tar)):
+        if kind in kinds:
+            try:
+                refused = _of_members(members_of(file, length, ask), allow)
+            except DamagedError as problem:
+                return Refusal(f"a {kind} archive that cannot be read: {problem}")
+            if refused:
+                return refused
+    return None
 
 
 def _of_faces(found: tuple[heads.Seen, ...], allow: tuple[str, ...]) -> Refusal | None:
@@ -61,12 +84,14 @@ def _of_faces(found: tuple[heads.Seen, ...], allow: tuple[str, ...]) -> Refusal 
     return None
 
 
-def _walked(file: IO[bytes], length: int, found: tuple[heads.Seen, ...], allow: tuple[str, ...]) -> Refusal | None:
+def _walked(
+    file: IO[bytes], length: int, found: tuple[heads.Seen, ...], allow: tuple[str, ...], ask: Callable[[], None]
+) -> Refusal | None:
     """Walk the whole of it as a pickle: what a head leaves open is settled."""
     if "pickle" in allow:
         return None
     file.seek(0)
-    if pickles.walk(file, length) in (pickles.Walk.CALLS, pickles.Walk.CUT):
+    if pickles.walk(file, length, ask) in (pickles.Walk.CALLS, pickles.Walk.CUT):
         return Refusal(f"{words(found[0])} and a pickle", "pickle")
     return None
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.formats.fence import BROKEN, LARGEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # safetensors 0.8, src/tensor.rs: MAX_HEADER_SIZE, validate(), Dtype::bitsize().
 HEADER_MOST = 100_000_000
@@ -40,7 +44,7 @@ def safetensors_fault(head: bytes, length: int) -> str:
         return ""
     try:
         header = json.loads(head[8:whole].decode(), object_pairs_hook=_once)
-    except (ValueError, RecursionError):
+    except BROKEN:
         return "its header is not JSON"
     if not isinstance(header, dict):
         return "its header is not a JSON object"
@@ -55,9 +59,13 @@ def whole_bytes(head: bytes) -> int | None:
     try:
         header = json.loads(head[8:whole])
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return whole + max(map(int, ends), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+    except BROKEN:
         return None
+    return whole + max(ends, default=0) if all(map(_is_count, ends)) else None
+
+
+def _is_count(number: object) -> bool:
+    return type(number) is int and 0 <= number < LARGEST
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -77,12 +85,13 @@ def _tensors(header: dict[str, Any], room: int) -> str:
             continue
         try:
             (start, end), shape, bits = about["data_offsets"], about["shape"], BITS.get(about["dtype"])
-            sound = all(type(n) is int and n >= 0 for n in (start, end, *shape))
-        except (TypeError, ValueError, KeyError):
+            sound = all(map(_is_count, (start, end, *shape)))
+        except BROKEN:
             sound = False
+        name = name[:80].encode(errors="replace").decode()
         if not sound:
             return f"its header says nothing sound of `{name}`"
-        if bits is not None and math.prod(shape) * bits != (end - start) * 8:
+        if bits is not None and _product(shape, bits) != (end - start) * 8:
             return f"`{name}` has another size than its shape and type give"
         spans.append((start, end, name))
     at = 0
@@ -93,6 +102,14 @@ def _tensors(header: dict[str, Any], room: int) -> str:
     if at > room:
         return f"its tensors want {_bytes(at - room)} more than the file has"
     return f"{_bytes(room - at)} too many stand behind its last tensor" if at < room else ""
+
+
+def _product(shape: Iterable[int], bits: int) -> int:
+    """So many bits a tensor has; no number is much larger than `LARGEST`, whatever the shape says."""
+    product = bits
+    for count in shape:
+        product = min(product * count, LARGEST * 8) if 0 not in (product, count) else 0
+    return product
 
 
 def _bytes(count: int) -> str:

@@ -1,4 +1,4 @@
-"""ComfyUI: `BASE/models/TYPE/NAME`, where TYPE (checkpoints, loras, vae ...) is the value.
+"""ComfyUI: `BASE/models/TYPE/NAME`, where TYPE (checkpoints, loras, vae ...) is the value, or TYPE/NAME is.
 
 ComfyUI itself reads no variable: its base is its own folder, or `--base-directory` (folder_paths.py at 1df2885, :12-20;
 the types :22-78; `unet` and `clip` by their newer names :118-121). comfyui-manager 4.3 (common/context.py:10-20) reads
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 NAME = "comfyui"
 SAFE = (Link.HARD, Link.REFLINK, Link.SYMLINK, Link.COPY)
 OFFLINE: dict[str, str] = {}
-_WANTS = "comfyui needs the kind of model: `for: {comfyui: checkpoints}` (or loras, vae, text_encoders ...)"
+_WANTS = "comfyui needs the kind of model: `for: {comfyui: checkpoints}` (or loras, vae, embeddings/NAME.pt ...)"
+# folder_paths.py at 1df2885, :11 (supported_pt_extensions), and what its nodes load besides.
+_ENDINGS = (
+    *(".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"),
+    *(".gguf", ".onnx", ".yaml", ".json", ".zip"),
+)
 _NEWER = {"unet": "diffusion_models", "clip": "text_encoders"}
 
 
@@ -37,10 +42,22 @@ def base(world: World) -> str:
 
 
 def lay(world: World, model: Model, value: str) -> Laid:
-    """Each file by its URL's last name in the folder of its kind."""
-    if not value:
+    """Each file by its URL's last name in the folder of its kind; or, where the value names a file, by that."""
+    kind, _, rest = value.rstrip("/").partition("/")
+    if not kind:
         raise LayoutError(_WANTS)
-    return flat.laid(model, f"{base(world)}/models/{flat.relative(_NEWER.get(value, value))}")
+    kind = _NEWER.get(kind, kind)
+    if rest and not value.endswith("/") and _is_file(rest, model):
+        return flat.laid(model, f"{base(world)}/models/{flat.relative(kind)}", rest)
+    return flat.laid(model, f"{base(world)}/models/{flat.relative(f'{kind}/{rest}' if rest else kind)}")
+
+
+def _is_file(path: str, model: Model) -> bool:
+    """Whether a path ends as a model's file does: as ComfyUI lists them, or as its own URL. (`SD1.5` is none.)"""
+    name = path.rpartition("/")[2].lower()
+    urls = (file.url.partition("?")[0].rpartition("/")[2].lower() for file in model.files)
+    own = tuple(f".{last.rpartition('.')[2]}" for last in urls if "." in last)
+    return name.endswith((*_ENDINGS, *own))
 
 
 def variables(world: World) -> dict[str, str]:

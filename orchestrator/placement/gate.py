@@ -5,25 +5,33 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import PlacementError
+from orchestrator.errors import PlacementError, Stopped
 from orchestrator.formats.policy import refusal
 
 if TYPE_CHECKING:
+    import threading
+
     from orchestrator.model import Wanted
 
 
-def check(path: str, wanted: Wanted) -> None:
+def check(path: str, wanted: Wanted, stop: threading.Event | None = None) -> None:
     """Judge the file at `path`, whose digest was checked, by what the manifest of `wanted` allows.
 
     Of an archive that is to be unpacked wherever it is wanted, it is the members that must be allowed.
 
     Raises:
         PlacementError: it is of another format, or is another one as well, or cannot be read.
+        Stopped: a stop was asked for.
     """
+
+    def ask() -> None:
+        if stop is not None and stop.is_set():
+            raise Stopped("stopped while reading")
+
     unpacked = bool(wanted.places) and all(place.unpack for place in wanted.places)
     try:
         with open(path, "rb") as file:
-            refused = refusal(file, os.fstat(file.fileno()).st_size, wanted.allow, unpacked=unpacked)
+            refused = refusal(file, os.fstat(file.fileno()).st_size, wanted.allow, unpacked=unpacked, ask=ask)
     except OSError as error:
         raise PlacementError(f"cannot read {path}: {error.strerror}", f"look at it: `ls -l {path}`") from error
     if refused is None:

@@ -41,7 +41,8 @@ def lay(world: World, model: Model, value: str) -> Laid:
     variation, version = f"{cache(world)}/models/{flat.relative(value[: match.end(1) - 1])}", match[2]
     whole = Mark(f"{variation}/{version}.complete")
     if _is_archive(model):
-        return Laid(((Place(f"{variation}/{version}", model.link, unpack=True),),), (whole,))
+        each_of_it = Mark(f"{variation}/.complete/{version}/*.complete", each=True)
+        return Laid(((Place(f"{variation}/{version}", model.link, unpack=True),),), (each_of_it, whole))
     places = tuple((Place(f"{variation}/{version}/{file.name}", model.link),) for file in model.files)
     each = tuple(Mark(f"{variation}/.complete/{version}/{file.name}.complete") for file in model.files)
     return Laid(places, (*each, whole))

@@ -46,6 +46,7 @@ class Planting:
     ) -> None:
         self._world, self._store, self._folder, self._listing, self._force = world, store, folder, listing, force
         self._tell = tell or (lambda _: None)
+        self._links: set[str] = set()  # of users, which --force replaces
 
     def plant(self, tree: str) -> None:
         """Move `tree`, which is on the same file system, or its files, to the place.
@@ -111,6 +112,9 @@ class Planting:
     def _file_by_file(self, tree: str, old: list[Listing]) -> None:
         """Move in each file that is missing or not right; files of an earlier archive that are whole go."""
         steps = [step for name in self._listing if (step := self._judge(name, old)) is not None]
+        for path in self._links:
+            self._tell(f"{path}: it was a link to {os.readlink(path)}, and is replaced (--force)")
+            os.unlink(path)
         touched = set()
         for step in steps:
             self._stopped()
@@ -140,10 +144,15 @@ class Planting:
     def _judge(self, name: str, old: list[Listing]) -> _Step | None:
         """Say what one file of the new tree needs; None: it stands there."""
         path, (_, sha256) = f"{self._folder}/{name}", self._listing[name]
-        for folder in _folders_of(name):
+        for folder in reversed(_folders_of(name)):
             above = f"{self._folder}/{folder}"
-            if os.path.lexists(above) and (os.path.islink(above) or not os.path.isdir(above)):
-                raise self._foreign(above, "something stands where a folder of the archive should be")
+            if os.path.islink(above):
+                if not self._force:
+                    raise self._foreign(above, "a link stands where a folder of the archive should be")
+                self._links.add(above)
+                return _Step(name)
+            if os.path.lexists(above) and not os.path.isdir(above):
+                raise self._foreign(above, "a file stands where a folder of the archive should be")
         had = _stamp(path)
         if had is None:
             return _Step(name)
@@ -152,6 +161,9 @@ class Planting:
         if trees.is_whole(self._store, self._folder, name, old):
             return _Step(name, had)
         mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode) and self._force:
+            self._links.add(path)
+            return _Step(name)
         if not stat.S_ISREG(mode) and not (stat.S_ISLNK(mode) and os.path.isfile(path)):
             raise self._foreign(path, "something that is no file stands where one of the archive should be")
         verdict = verify.check(self._world, [(sha256, path)])[0]

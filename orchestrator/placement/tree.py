@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from orchestrator import verify
 from orchestrator.errors import PlacementError, Stopped
 from orchestrator.files import sync_folder
+from orchestrator.formats.fence import DamagedError as ArchiveError
+from orchestrator.formats.fence import readable
 from orchestrator.placement import archive, planting
-from orchestrator.placement.archive import ArchiveError
 from orchestrator.store import seal, trees
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def put(
     try:
         unpacking = _Unpacking(world, temporary)
         try:
-            for member in archive.members(store.blob(sha256)):
+            for member in archive.members(store.blob(sha256), unpacking.ask):
                 unpacking.take(member)
             listing = unpacking.finish()
         except ArchiveError as problem:
@@ -127,6 +128,15 @@ class _Unpacking:
         self._listing: dict[str, tuple[int, str]] = {}
         self._links: list[tuple[str, str]] = []
 
+    def ask(self) -> None:
+        """Ask for the stop.
+
+        Raises:
+            Stopped.
+        """
+        if self._world.stop.is_set():
+            raise Stopped("stopped while unpacking")
+
     def take(self, member: Member) -> None:
         """Write one member.
 
@@ -141,7 +151,7 @@ class _Unpacking:
         elif member.content is None:
             self._make_folder(member.path)
         else:
-            with archive.readable():
+            with readable():
                 self._write(member.path, member.content)
 
     def finish(self) -> dict[str, tuple[int, str]]:
@@ -176,8 +186,7 @@ class _Unpacking:
             raise ArchiveError(f"`{path}` is in it twice") from None
         with file:
             while chunk := content.read(_CHUNK_BYTES):
-                if self._world.stop.is_set():
-                    raise Stopped("stopped while unpacking")
+                self.ask()
                 self._bytes_left -= len(chunk)
                 if self._bytes_left < 0:
                     raise ArchiveError("it holds more than the disk has room for")
@@ -196,7 +205,9 @@ def _prove(world: World, store: Store, folder: str, listing: trees.Listing) -> N
     if not all(verdict.is_good for verdict in verify.check(world, names)):
         raise PlacementError(f"{folder}: a file came out wrong", "check that disk: `dmesg | tail`")
     for sha256, path in names:
+        mode = os.stat(path).st_mode & 0o444  # by the umask
         seal.seal(store, path, sha256)
+        os.chmod(path, mode)
         fd = os.open(path, os.O_RDONLY)
         try:
             os.fsync(fd)

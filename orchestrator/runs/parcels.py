@@ -229,7 +229,7 @@ def _refused(kit: Kit, sha256: str, wanted: Wanted) -> PlacementError | None:
     from orchestrator.placement import gate
 
     try:
-        gate.check(kit.store.blob(sha256), wanted)
+        gate.check(kit.store.blob(sha256), wanted, kit.world.stop)
     except PlacementError as error:
         return error
     return None

@@ -123,7 +123,7 @@ class Settling:
             if wanted.allow and path in {place.path for place in wanted.places}:
                 from orchestrator.placement import gate
 
-                gate.check(path, wanted)
+                gate.check(path, wanted, kit.world.stop)
             self._take_in(wanted, path, before, ours=ours)
             return State.SEALED
         if ours and not self.artifact.is_blind:
@@ -222,7 +222,7 @@ class Settling:
         if wanted.allow and absent:
             from orchestrator.placement import gate
 
-            gate.check(kit.store.blob(self.artifact.sha256), wanted)
+            gate.check(kit.store.blob(self.artifact.sha256), wanted, kit.world.stop)
         for place in absent:
             if not place.target:  # a layout's symlink is known by what it points to
                 made = {place.path: places.Made(sha256=self.artifact.sha256, link=place.link.value)}

@@ -14,7 +14,7 @@ from orchestrator.store import seal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from orchestrator.model import Mark, Wanted
+    from orchestrator.model import Wanted
     from orchestrator.store import Store, places
 
 
@@ -77,11 +77,12 @@ def look_at_tree(store: Store, path: str, sha256: str) -> State:
     return State.SEALED if listing and not trees.broken(store, path, listing) else State.UNSEALED
 
 
-def look_at_mark(store: Store, manifest: str, mark: Mark) -> State:
-    """Judge a mark by what it says: one that orch wrote and that says something else is to be written again."""
+def look_at_marks(store: Store, want: Wanted) -> list[tuple[str, State]]:
+    """Judge marks by what they say: one that orch wrote and that says something else is to be written again."""
     from orchestrator.store import marks  # few layouts have any
 
-    return State.ABSENT if marks.state(store, manifest, mark) in ("absent", "outdated") else State.SEALED
+    found = ((mark.path, marks.state(store, want.manifest, mark)) for mark in marks.of(store, want))
+    return [(path, State.ABSENT if state in ("absent", "outdated") else State.SEALED) for path, state in found]
 
 
 def standings(store: Store, wanted: Iterable[Wanted]) -> list[Standing]:
@@ -109,7 +110,7 @@ def standings(store: Store, wanted: Iterable[Wanted]) -> list[Standing]:
             path = store.blob(sha256 or want.key)
             states = [(path, look(path, sha256, size))]
         if want.marks:
-            states += [(m.path, look_at_mark(store, want.manifest, m)) for m in want.marks]
+            states += look_at_marks(store, want)
         found.append(Standing(want, tuple(states)))
     return found
 

@@ -160,7 +160,7 @@ def _mark(world: World, store: Store, marked: Sequence[Wanted], emit: Callable[[
         if w.model in failed:
             continue
         try:
-            for wish in w.marks:
+            for wish in marks.of(store, w):
                 how = mark.write(store, world.hostname, w.manifest, wish)
                 if how in ("made", "back"):
                     emit(events.Placed(w.model, w.file, wish.path, marks.LINK))

@@ -5,13 +5,31 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.model import Mark
+
 if TYPE_CHECKING:
-    from orchestrator.model import Mark
+    from orchestrator.model import Wanted
     from orchestrator.store.layout import Store
     from orchestrator.store.places import Made
 
 LINK = "mark"  # what the record of places says of it
 _LONGEST = 1 << 16
+
+
+def of(store: Store, wanted: Wanted) -> list[Mark]:
+    """The marks that one file wants, those for each file of its archive included, once that was unpacked."""
+    if not any(mark.each for mark in wanted.marks):
+        return list(wanted.marks)
+    from orchestrator.store import trees
+
+    found: list[Mark] = []
+    for mark in wanted.marks:
+        if mark.each:
+            before, _, after = mark.path.rpartition("*")
+            found += [Mark(f"{before}{name}{after}", mark.text) for name in trees.read(store, wanted.sha256)]
+        else:
+            found.append(mark)
+    return found
 
 
 def state(store: Store, manifest: str, mark: Mark) -> Literal["there", "absent", "outdated", "other"]:
