@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.signals import Watch
+from orchestrator.cli.signals import GRACE_S, Watch
 from orchestrator.errors import ExitCode, ManifestError, OrchError, Stopped
 from orchestrator.events import Noticed, Summary
 from orchestrator.render.json_lines import JsonLines
@@ -129,12 +129,12 @@ def tell(sink: Sink, error: OrchError) -> None:
         print(f"hint: {harmless(error.hint)}", file=sys.stderr)
 
 
-def world_with_signals() -> World:
-    """The real world, in which a signal asks for a stop.
+def world_with_signals(grace_s: float = GRACE_S) -> World:
+    """The real world, in which a signal asks for a stop; what has not ended `grace_s` later is ended.
 
     Children die with us: each has the parent-death signal TERM, on which it saves its state.
     """
     world = World.real()
-    watch = _watches[world.stop] = Watch(world.stop)
+    watch = _watches[world.stop] = Watch(world.stop, grace_s)
     watch.begin()
     return world
