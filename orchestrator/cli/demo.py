@@ -10,6 +10,8 @@ from orchestrator.cli import options
 from orchestrator.cli.run import foreseen, tell, world_with_signals
 from orchestrator.render.listing import Listing
 
+_TIDY_S = 10.0  # it leaves nothing behind, which on a busy machine takes longer than a stop
+
 
 @click.command("demo")
 @click.option("--folder", metavar="DIR", type=click.Path(), help="Work in this empty folder and keep it.")
@@ -21,7 +23,7 @@ def command(folder: str | None, verbose: bool) -> int:
     """
     from orchestrator.demo.show import show
 
-    world = world_with_signals()
+    world = world_with_signals(grace_s=_TIDY_S)
     try:
         return show(world, folder, verbose=verbose)
     except Exception as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.signals import Watch
+from orchestrator.cli.signals import GRACE_S, Watch
 from orchestrator.errors import ExitCode, ManifestError, OrchError, Stopped
 from orchestrator.events import Noticed, Summary
 from orchestrator.limits import raise_own
@@ -131,8 +131,8 @@ def tell(sink: Sink, error: OrchError) -> None:
         print(f"hint: {harmless(error.hint)}", file=sys.stderr)
 
 
-def world_with_signals() -> World:
-    """The real world, in which a signal asks for a stop.
+def world_with_signals(grace_s: float = GRACE_S) -> World:
+    """The real world, in which a signal asks for a stop; what has not ended `grace_s` later is ended.
 
     Children die with us: each has the parent-death signal TERM, on which it saves its state.
     """
@@ -142,6 +142,6 @@ def world_with_signals() -> World:
     except OSError:  # removed: rsync, for one, does not start there
         os.chdir(world.cwd if os.path.isdir(world.cwd) else "/")
     raise_own()
-    watch = _watches[world.stop] = Watch(world.stop)
+    watch = _watches[world.stop] = Watch(world.stop, grace_s)
     watch.begin()
     return world

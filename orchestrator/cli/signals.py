@@ -63,8 +63,8 @@ class Watch:
     `last_words` is asked for the summary then.
     """
 
-    def __init__(self, stop: Stop) -> None:
-        self._stop = stop
+    def __init__(self, stop: Stop, grace_s: float) -> None:
+        self._stop, self._grace_s = stop, grace_s
         self._heard = False
         self.last_words: Callable[[int], None] | None = None
         self.code: int | None = None  # once the work is done, its exit code: no signal changes it any more
@@ -99,7 +99,7 @@ class Watch:
 
         began: float | None = None
         while True:
-            left_s = None if began is None else max(0.0, began + GRACE_S - time.monotonic())
+            left_s = None if began is None else max(0.0, began + self._grace_s - time.monotonic())
             ready, _, _ = select.select((reading,), (), (), left_s)
             numbers = [number for number in os.read(reading, 64) if number in NUMBERS] if ready else []
             if began is None:
