@@ -123,7 +123,7 @@ def _loop(effort: Effort, receipt: Receipt) -> None:
             effort.emit_failed(attempt)
             if attempt.fault.kind is Kind.DISK:
                 hint = f"free some space (`df -h {kit.store.path}`), or use another disk: --store DIR"
-                raise StoreError(f"{effort.artifact.name}: {attempt.fault.message}", hint)
+                raise StoreError(f"{effort.artifact.name}: {attempt.fault.message}", attempt.fault.hint or hint)
 
 
 def _options(effort: Effort) -> dict[str, tuple[str, ...]]:
