@@ -102,7 +102,7 @@ class _Carrier:
             if fault is not None and fault.kind is Kind.DISK:
                 where = self._kit.store.path
                 hint = f"free some space (`df -h {where}`), or use another disk: --store DIR"
-                raise StoreError(f"{absent[0].artifact.name}: {fault.message}", hint)
+                raise StoreError(f"{absent[0].artifact.name}: {fault.message}", fault.hint or hint)
             self._judge(self._whole(), before)
             if fault is not None and fault.kind in _OF_ALL:
                 for load in absent:
@@ -176,9 +176,11 @@ class _Carrier:
         kit = self._kit
         paths = [self._bundle.file(load.artifact.key) for load in whole]
         pairs = zip(whole, paths, strict=True)
-        verdicts = iter(
-            verify.check(kit.world, [(load.artifact.sha256, p) for load, p in pairs if load.artifact.sha256])
-        )
+        pinned = [(load.artifact.sha256, p) for load, p in pairs if load.artifact.sha256]
+        judged = verify.check(kit.world, pinned, kit.stall_s)
+        if line := verify.complaint(judged, kit.told):
+            kit.emit(Noticed(line))
+        verdicts = iter(judged)
         found = [self._fits(load, path, verdicts) for load, path in zip(whole, paths, strict=True)]
         blobs.commit(kit.store, [(path, sha256) for path, sha256 in zip(paths, found, strict=True) if sha256])
         for load, path, sha256 in zip(whole, paths, found, strict=True):
