@@ -13,9 +13,10 @@ from orchestrator.backends.base import Job, Trait, Want
 from orchestrator.errors import Stopped
 from orchestrator.events import Started
 from orchestrator.faults import Fault, Kind, Remedy
+from orchestrator.files import store_error
 from orchestrator.pieces import decode
 from orchestrator.process import run
-from orchestrator.stream import Stream, end_of_file, first_hole
+from orchestrator.stream import Stream, end_of_file, first_hole, is_clear
 from orchestrator.transfer.blame import given
 from orchestrator.transfer.glance import compare, glance
 from orchestrator.transfer.handover import hand_over
@@ -73,11 +74,15 @@ def try_once(effort: Effort, backend_name: str, source: str) -> Fault | None:
             before, missing = holding.good_bytes(), holding.missing()
             effort.stream = _begin_stream(effort, backend, job)
             exit_ = _run(effort, backend, job, tuple(shares), before)
+            if effort.stream is not None:
+                state = (holding.length() or 0) // (8 * job.piece_bytes) if backend.SIDECAR else 0
+                effort.stream.account(exit_, state_bytes=state)
             if effort.mends and missing is not None:
                 effort.given += given(missing, holding.missing() or (), backend.NAME, tuple(shares))
         return _read_end(effort, backend, job, exit_, tuple(shares), before)
     except OSError as error:
-        return Fault(Kind.DISK, f"{error.filename or holding.partial.folder}: {error.strerror or error}")
+        known = store_error(error, holding.partial.folder)
+        return Fault(Kind.DISK, known.message, hint=known.hint)
 
 
 def _must_look(effort: Effort, backend: Backend, source: str, *, resumes: bool) -> bool:
@@ -128,16 +133,19 @@ def _job(effort: Effort, shares: dict[str, int]) -> Job:
 
 def _begin_stream(effort: Effort, backend: Backend, job: Job) -> Stream | None:
     """Start the judge behind the download, where the file grows in a way that lets it follow."""
-    length = effort.holding.length()
-    if length is None or length < STREAM_BYTES or effort.kit.judge is None or not effort.artifact.sha256:
+    holding, kit, sha256 = effort.holding, effort.kit, effort.artifact.sha256
+    length, missing = holding.length(), holding.missing()
+    if length is None or length < STREAM_BYTES or kit.judge is None or not sha256 or missing is None:
         return None
-    if Trait.IN_ORDER in backend.TRAITS and job.in_order:
-        prefix = first_hole
-    elif backend.SIDECAR is None:
-        prefix = end_of_file
-    else:
+    if Trait.APPENDS not in backend.TRAITS or (backend.SIDECAR and not job.in_order):
         return None
-    return Stream(effort.kit.world, effort.kit.judge, effort.artifact.sha256, effort.holding.partial.file, prefix)
+    if not is_clear(holding.partial.file, missing):
+        return None
+    prefix = first_hole if Trait.IN_ORDER in backend.TRAITS else end_of_file
+    try:
+        return Stream(kit.world, kit.judge, sha256, holding.partial.file, prefix, total(missing), kit.stall_s)
+    except OSError:  # no descriptor or thread to spare: the plain check says
+        return None
 
 
 def _run(effort: Effort, backend: Backend, job: Job, givers: tuple[str, ...], before: int) -> Exit:
