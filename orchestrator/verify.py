@@ -6,11 +6,10 @@ import hashlib
 import os
 import queue
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from orchestrator import nature
-from orchestrator.backends.base import Command
 from orchestrator.checksums import sums_line
 from orchestrator.errors import Stopped
 from orchestrator.model import Pin
@@ -67,11 +66,21 @@ def unreadable(error: OSError) -> Verdict:
     return Verdict("unknown", "", error.strerror or str(error), error)
 
 
-def check(world: World, files: Sequence[tuple[str, str]]) -> list[Verdict]:
+def complaint(verdicts: Iterable[Verdict], told: set[str]) -> str:
+    """A line about a judge that failed over right bytes, once for all calls with the same `told`; else empty."""
+    said = next((v.reason for v in verdicts if v.is_good and v.reason), "")
+    if not said or "judge" in told:
+        return ""
+    told.add("judge")
+    return f"{said} over right bytes, which orch then read by itself: that program is broken, or was ended from outside"
+
+
+def check(world: World, files: Sequence[tuple[str, str]], stall_s: float = 30.0) -> list[Verdict]:
     """Read every byte of (sha256, path) pairs and say of each whether its digest fits.
 
     `sha256sum -c` answers with one line a file, in order; its exit code alone is not believed (some replacements
     exit 0 on a wrong digest). Whatever it does not call OK is read again by our own process, whose word is last.
+    `stall_s` is how long it may read nothing.
 
     Raises:
         NoBackendError: there is no sha256sum on this machine.
@@ -80,48 +89,45 @@ def check(world: World, files: Sequence[tuple[str, str]]) -> list[Verdict]:
     if not files:
         return []
     from orchestrator import judges
-    from orchestrator.process import run
+    from orchestrator.files import reason as why
 
     judge = judges.reference(world)
-    exit_ = run(
-        Command((judge.kind.name, *judge.kind.flags), stdin=os.fsencode("".join(sums_line(*pair) for pair in files))),
-        judge.path,
-        stop=world.stop,
-        watch=lambda _: None,
-        stdout_bytes=1 << 40,
-    )
-    if exit_.ended == "stopped":
-        raise Stopped("stopped while reading")
-    # Not splitlines(): a name may hold other separators, such as U+2028.
-    said = [line.endswith(": OK") for line in exit_.stdout.removesuffix("\n").split("\n")]
-    if len(said) != len(files) or (exit_.code == 0) != all(said):
+    sums = os.fsencode("".join(sums_line(*pair) for pair in files))
+    said: list[bool] = []
+    try:
+        exit_ = judges.ask(world, judge, sums, stall_s=stall_s, stdout_bytes=1 << 40)
+    except OSError as error:
+        reason = f"{judge.kind.name} could not be started: {why(error)}"
+    else:
+        if exit_.ended == "stopped":
+            raise Stopped("stopped while reading")
+        reason = f"{judge.kind.name} {_ending(exit_)}"
+        # Not splitlines(): a name may hold other separators, such as U+2028.
+        said = [line.endswith(": OK") for line in exit_.stdout.removesuffix("\n").split("\n")]
+        if (exit_.code == 0) != all(said):
+            said = []
+    if len(said) != len(files):
         said = [False] * len(files)
-    reason = f"{judge.kind.name} {_ending(exit_)}"
     return [
         Verdict("good", sha256) if is_right else compare(sha256, path, world.stop, reason)
         for (sha256, path), is_right in zip(files, said, strict=True)
     ]
 
 
-def check_one(world: World, judge: Judge | None, sha256: str, path: str) -> Verdict:
+def check_one(world: World, judge: Judge | None, sha256: str, path: str, stall_s: float = 30.0) -> Verdict:
     """Read every byte of one file by `judge`; whatever but good is confirmed by the reference, and then by us.
 
     Raises:
         NoBackendError, Stopped: as `check`.
     """
     if judge is not None and judge.kind.name != "sha256sum" and "\n" not in path:
-        from orchestrator.process import run
+        from orchestrator import judges
 
-        sums = os.memfd_create("orch-sums")
-        try:
-            os.write(sums, os.fsencode(f"{sha256}  {path}\n"))
-            os.lseek(sums, 0, os.SEEK_SET)
-            command = judge.kind.command(f"/dev/fd/{sums}")
-            if judge.kind.is_good(run(command, judge.path, stop=world.stop, watch=lambda _: None, keep_fd=sums)):
+        with suppress(OSError):
+            exit_ = judges.ask(world, judge, os.fsencode(f"{sha256}  {path}\n"), stall_s=stall_s)
+            if judge.kind.is_good(exit_):
                 return Verdict("good", sha256)
-        finally:
-            os.close(sums)
-    return check(world, [(sha256, path)])[0]
+    return check(world, [(sha256, path)], stall_s)[0]
 
 
 def compare(sha256: str, path: str, stop: threading.Event, reason: str = "") -> Verdict:

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator import judges, stream
+from orchestrator.backends.base import Exit
 from orchestrator.demo.origin import Origin
 from orchestrator.events import Started
 from orchestrator.judges import KINDS, Judge
-from orchestrator.stream import Stream, Verdict, end_of_file, first_hole
+from orchestrator.model import Range
+from orchestrator.stream import Stream, Verdict, end_of_file, first_hole, is_clear
 from orchestrator.world import World
 from tests.orch import Orch, made, sha256
 from tests.servers import require
@@ -43,7 +45,9 @@ def grow(path: Path, content: bytes, *, pause_s: float = 0.004) -> None:
 def begin(world: World, tmp_path: Path) -> Callable[..., tuple[Path, Stream]]:
     def start(judge: Judge, prefix: Callable[[int], int] = first_hole) -> tuple[Path, Stream]:
         path = tmp_path / f"f{len(os.listdir(tmp_path))}"
-        return path, Stream(world, judge, sha256(DATA), str(path), prefix)
+        behind = Stream(world, judge, sha256(DATA), str(path), prefix, SIZE)
+        behind.account(Exit(0, written_bytes=SIZE))  # whatever writes it
+        return path, behind
 
     return start
 
@@ -120,7 +124,7 @@ def test_an_abandoned_one_leaves_nothing(judge: Judge, begin: Callable[..., tupl
 def test_a_judge_that_dies_ends_the_feeder(world: World, tmp_path: Path) -> None:
     kind = judges.Kind("false", (), "-", ": OK")
     path = tmp_path / "f"
-    behind = Stream(world, Judge(kind, require("false")), sha256(DATA), str(path), end_of_file)
+    behind = Stream(world, Judge(kind, require("false")), sha256(DATA), str(path), end_of_file, SIZE)
     grow(path, DATA, pause_s=0)
     assert behind.finish() is not Verdict.GOOD
 
@@ -153,7 +157,7 @@ def test_a_download_is_judged_while_it_runs(tmp_path: Path, backend: str, monkey
 
     read: list[str] = []
     really = verify.check
-    monkeypatch.setattr(verify, "check", lambda w, files: read.extend(p for _, p in files) or really(w, files))
+    monkeypatch.setattr(verify, "check", lambda w, files, stall_s: read.extend(p for _, p in files) or really(w, files))
     orch = Orch(tmp_path)
     with Origin() as origin:
         place = orch.want("w", DATA, origin.serve("/good", DATA, rate=40 * MIB), link="hard")
@@ -179,7 +183,7 @@ def test_without_holes_the_plain_check_says(world: World, tmp_path: Path, judge:
         raise OSError("this file system tells no holes")
 
     path = tmp_path / "f"
-    behind = Stream(world, judge, sha256(DATA), str(path), no_holes)
+    behind = Stream(world, judge, sha256(DATA), str(path), no_holes, SIZE)
     grow(path, DATA, pause_s=0)
     time.sleep(0.3)  # it has looked by now
     assert behind.finish() is Verdict.UNKNOWN
@@ -196,11 +200,74 @@ def test_under_a_memory_limit_the_page_cache_is_let_go(
         monkeypatch.setattr(stream, "_memory_is_limited", lambda limited=limited: limited)
         monkeypatch.setattr(stream, "_PUSH_BYTES", 4 * MIB)
         path = tmp_path / f"f{limited}"
-        behind = Stream(world, judges.reference(world), sha256(DATA), str(path), end_of_file)
+        behind = Stream(world, judges.reference(world), sha256(DATA), str(path), end_of_file, SIZE)
         grow(path, DATA, pause_s=0.03)
+        behind.account(Exit(0, written_bytes=SIZE))
         assert behind.finish() is Verdict.GOOD
         out = subprocess.run([fincore, "--bytes", "-n", "-o", "RES", path], capture_output=True, text=True, check=True)
         held[limited] = int(out.stdout)
     if held[False] < SIZE:
         pytest.skip("this file system keeps nothing in the page cache")
     assert held[True] < held[False] / 2
+
+
+@pytest.mark.parametrize("written", [0, SIZE - 2 * MIB, SIZE + 2 * MIB, 2 * SIZE])
+def test_nothing_is_good_where_other_bytes_were_written_than_were_missing(
+    judge: Judge, begin: Callable[..., tuple[Path, Stream]], written: int
+) -> None:
+    path, behind = begin(judge)
+    behind.account(Exit(0, written_bytes=written))
+    grow(path, DATA, pause_s=0)
+    assert behind.finish() is Verdict.UNKNOWN
+
+
+def test_nothing_is_good_of_a_program_that_nobody_counted(judge: Judge, world: World, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    behind = Stream(world, judge, sha256(DATA), str(path), end_of_file, SIZE)
+    grow(path, DATA, pause_s=0)
+    assert behind.finish() is Verdict.UNKNOWN
+
+
+def test_bytes_where_bytes_are_missing_are_no_clear_ground(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    assert is_clear(str(path), [Range(0, SIZE)])
+    with path.open("wb") as file:
+        file.write(DATA[: 2 * MIB])
+        file.seek(8 * MIB)
+        file.write(DATA[8 * MIB : 9 * MIB])
+        file.truncate(SIZE)
+    assert is_clear(str(path), [Range(2 * MIB - 77, 8 * MIB), Range(9 * MIB, SIZE)])
+    assert not is_clear(str(path), [Range(MIB, 8 * MIB)])
+    assert not is_clear(str(path), [Range(2 * MIB, SIZE)])
+    assert is_clear(str(path), [])
+
+
+def test_a_judge_that_stands_still_is_waited_for_only_so_long(world: World, tmp_path: Path) -> None:
+    program = tmp_path / "judge"
+    program.write_text('#!/bin/sh\nkill -STOP $$\nexec sha256sum "$@"\n')
+    program.chmod(0o755)
+    path = tmp_path / "f"
+    behind = Stream(world, Judge(judges.SHA256SUM, str(program)), sha256(DATA), str(path), end_of_file, SIZE, 0.5)
+    grow(path, DATA, pause_s=0)
+    behind.account(Exit(0, written_bytes=SIZE))
+    assert behind.finish() is Verdict.UNKNOWN
+
+
+def test_what_rsync_mends_is_judged_when_it_is_done(tmp_path: Path) -> None:
+    """A good half from a server that then is gone, and a copy with another beginning: rsync writes over that half."""
+    require("rsync")
+    orch = Orch(tmp_path)
+    other = tmp_path / "nas.bin"
+    other.write_bytes(b"X" * 1024 + DATA[1024:])
+    with Origin() as origin:
+        orch.want("w", DATA, origin.serve("/w", DATA, cut_after=SIZE // 2, cut_times=1, rate=20 * MIB), to="models/w")
+        running = orch.start("sync", "--backend", "curl", "team.yaml")
+        while origin.requests("/w") < 3 and running.poll() is None:  # a look, the first half, and the next try
+            time.sleep(0.01)
+        running.terminate()
+        running.communicate()
+    place = orch.want("w", DATA, f"file://{other}", to="models/w")
+    done = orch.sync()
+    assert done.summary["bytes_reused"] >= SIZE // 3
+    assert done.code != 0
+    assert not place.exists()

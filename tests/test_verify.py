@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -13,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import verify
+from orchestrator import judges, verify
 from orchestrator.errors import NoBackendError, Stopped
 from orchestrator.verify import digest
 from tests.servers import require
 
+HOUSE = str(Path(__file__).resolve().parents[1])
 DATA = random.Random(3).randbytes(100_001)
 SHA = hashlib.sha256(DATA).hexdigest()
 WRONG = hashlib.sha256(b"other").hexdigest()
@@ -212,3 +216,75 @@ def test_digest_agrees_with_the_judge(world, tmp_path):
     assert check(world, [(digest(str(path)), str(path))]) == [True]
     shutil.copyfile(path, tmp_path / "copy")
     assert digest(str(tmp_path / "copy")) == digest(str(path))
+
+
+def scripted(world, tmp_path, script):
+    """A world whose sha256sum is that script."""
+    judge = tmp_path / "bin" / "sha256sum"
+    judge.parent.mkdir(exist_ok=True)
+    judge.write_text(f"#!/bin/sh\n{script}\n")
+    judge.chmod(0o755)
+    return replace(world, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
+
+
+REAL = shutil.which("sha256sum")
+
+
+@pytest.mark.parametrize("end", ["kill -9 $$", "kill -STOP $$", "exit 127"])
+def test_a_judge_that_died_or_stands_still_is_asked_again(world, tmp_path, end):
+    (tmp_path / "f").write_bytes(DATA)
+    once = f"[ -e {tmp_path}/done ] || {{ : > {tmp_path}/done; {end}; }}"
+    verdicts = verify.check(scripted(world, tmp_path, f'{once}; exec {REAL} "$@"'), [(SHA, str(tmp_path / "f"))], 0.5)
+    assert verdicts == [verify.Verdict("good", SHA)]
+    verdicts = verify.check(scripted(world, tmp_path, end), [(SHA, str(tmp_path / "f"))], 0.5)
+    assert verdicts[0].is_good
+    assert verdicts[0].reason.startswith("sha256sum ")
+
+
+def test_a_broken_judge_is_told_once(world, tmp_path):
+    (tmp_path / "f").write_bytes(DATA)
+    told: set[str] = set()
+    world = scripted(world, tmp_path, 'while read -r _ name; do echo "$name: FAILED"; done; exit 1')
+    lines = [verify.complaint(verify.check(world, [(SHA, str(tmp_path / "f"))]), told) for _ in range(2)]
+    assert lines[0].startswith("sha256sum ended with 1 over right bytes")
+    assert lines[1] == ""
+    assert verify.complaint([verify.Verdict("good", SHA), verify.Verdict("wrong", WRONG, "x")], set()) == ""
+
+
+@pytest.mark.parametrize("limit", range(8, 30, 2))
+def test_few_descriptors_condemn_nothing(tmp_path, limit):
+    """The judge may not start, its file may not open: good, or unknown with the system's reason; never wrong."""
+    (tmp_path / "f").write_bytes(DATA)
+    source = f"""
+import os, resource
+from orchestrator import judges, process, verify
+from orchestrator.world import World
+process._PAUSES_S = ()
+world, path = World(dict(os.environ), "/"), {str(tmp_path / "f")!r}
+verify.check(world, [("{SHA}", path)])
+taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
+resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+verdict = verify.check_one(world, next((j for j in judges.installed(world)[1:] if j.path), None), "{SHA}", path)
+print(verdict.word, verdict.error and verdict.error.errno)
+"""
+    done = subprocess.run([sys.executable, "-c", source], cwd=HOUSE, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) in (("good None\n", ""), (f"unknown {errno.EMFILE}\n", ""))
+
+
+def test_a_self_test_needs_no_disk(world, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    for judge in judges.installed(world):
+        if judge.path:
+            assert judges.weakness(world, judge) == ""
+            assert judges.measure(world, judge) > 0
+
+
+def test_a_judge_that_cannot_be_tested_is_left_out(world, monkeypatch):
+    def no_memory(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "memfd_create", no_memory)
+    first = judges.installed(world)[0]
+    assert "cannot be tested" in judges.weakness(world, first)
+    assert judges.measure(world, first) == 0.0
+    assert judges.best_for_large(world) == first

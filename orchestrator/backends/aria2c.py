@@ -22,6 +22,7 @@ _MOVES = (
     Trait.SEGMENTS,
     Trait.MIRRORS,
     Trait.BUNDLE,
+    Trait.APPENDS,
     Trait.IN_ORDER,
 )
 TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from orchestrator.backends.base import Exit, Job, Want
 
 NAME = "curl"
-_MOVES = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.BUNDLE)
+_MOVES = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.BUNDLE, Trait.APPENDS)
 TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.BEARER, Trait.PROXY, Trait.SOCKS, Trait.CA))
 SIDECAR: str | None = None
 missing = shared.appended

@@ -66,6 +66,8 @@ def subtract(ranges: Iterable[Range], others: Iterable[Range]) -> tuple[Range, .
     return merge(left)
 
 
+_TOO_LARGE = -25  # SIGXFSZ
+_TOO_LARGE_HINT = "raise the limit on file sizes: `ulimit -f unlimited`; a FAT32 disk takes none of 4 GiB: --store DIR"
 _FROM_OUTSIDE = (-1, -2, -9, -15)  # HUP, INT, KILL (the kernel out of memory, too), TERM
 
 
@@ -80,6 +82,10 @@ def ended(exit: Exit) -> Fault | None:  # noqa: A002
             return Fault(Kind.STALLED, "slower than half of another source", slow=True)
         case "expiring":
             return Fault(Kind.EXPIRED, "the signed URL is about to end")
+        case "full":
+            return Fault(Kind.DISK, "the disk is full")
+        case _ if exit.code == _TOO_LARGE or "File too large" in exit.stderr:  # EFBIG in words
+            return Fault(Kind.DISK, "the file is larger than may be written here", hint=_TOO_LARGE_HINT)
         case "overrun":
             return Fault(Kind.CORRUPT, "wrote more than the file's length")
         case _ if exit.code in _FROM_OUTSIDE:

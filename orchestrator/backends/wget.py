@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from orchestrator.backends.base import Exit, Job
 
 NAME = "wget"
-_MOVES = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME)
+_MOVES = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.APPENDS)
 TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
 SIDECAR: str | None = None
 missing = shared.appended

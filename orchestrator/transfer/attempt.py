@@ -15,7 +15,7 @@ from orchestrator.faults import Fault, Kind, Remedy
 from orchestrator.files import reason
 from orchestrator.pieces import decode
 from orchestrator.process import run
-from orchestrator.stream import Stream, end_of_file, first_hole
+from orchestrator.stream import Stream, end_of_file, first_hole, is_clear
 from orchestrator.transfer.blame import given
 from orchestrator.transfer.effort import MENDED
 from orchestrator.transfer.glance import ONE_VERSION_HINT, compare, glance
@@ -87,6 +87,9 @@ def _attempt(effort: Effort, backend: Backend, source: str) -> Fault | None:
             before, missing = holding.good_bytes(), holding.missing()
             effort.stream = _begin_stream(effort, backend, job)
             exit_ = _run(effort, backend, job, tuple(shares), before)
+            if effort.stream is not None:
+                state = (holding.length() or 0) // (8 * job.piece_bytes) if backend.SIDECAR else 0
+                effort.stream.account(exit_, state_bytes=state)
             if effort.mends and missing is not None:
                 effort.given += given(missing, holding.missing() or (), backend.NAME, tuple(shares))
         return _read_end(effort, backend, job, exit_, tuple(shares), before)
@@ -169,16 +172,19 @@ def _job(effort: Effort, shares: dict[str, int]) -> Job:
 
 def _begin_stream(effort: Effort, backend: Backend, job: Job) -> Stream | None:
     """Start the judge behind the download, where the file grows in a way that lets it follow."""
-    length = effort.holding.length()
-    if length is None or length < STREAM_BYTES or effort.kit.judge is None or not effort.artifact.sha256:
+    holding, kit, sha256 = effort.holding, effort.kit, effort.artifact.sha256
+    length, missing = holding.length(), holding.missing()
+    if length is None or length < STREAM_BYTES or kit.judge is None or not sha256 or missing is None:
         return None
-    if Trait.IN_ORDER in backend.TRAITS and job.in_order:
-        prefix = first_hole
-    elif backend.SIDECAR is None:
-        prefix = end_of_file
-    else:
+    if Trait.APPENDS not in backend.TRAITS or (backend.SIDECAR and not job.in_order):
         return None
-    return Stream(effort.kit.world, effort.kit.judge, effort.artifact.sha256, effort.holding.partial.file, prefix)
+    if not is_clear(holding.partial.file, missing):
+        return None
+    prefix = first_hole if Trait.IN_ORDER in backend.TRAITS else end_of_file
+    try:
+        return Stream(kit.world, kit.judge, sha256, holding.partial.file, prefix, total(missing), kit.stall_s)
+    except OSError:  # no descriptor or thread to spare: the plain check says
+        return None
 
 
 def _run(effort: Effort, backend: Backend, job: Job, givers: tuple[str, ...], before: int) -> Exit:

@@ -199,9 +199,11 @@ class _Carrier:
         kit, sizes = self._kit, self._bundle.sizes()
         paths = [self._bundle.file(load.artifact.key) for load in whole]
         pairs = zip(whole, paths, strict=True)
-        verdicts = iter(
-            verify.check(kit.world, [(load.artifact.sha256, p) for load, p in pairs if load.artifact.sha256])
-        )
+        pinned = [(load.artifact.sha256, p) for load, p in pairs if load.artifact.sha256]
+        judged = verify.check(kit.world, pinned, kit.stall_s)
+        if line := verify.complaint(judged, kit.told):
+            kit.emit(Noticed(line))
+        verdicts = iter(judged)
         found = [self._fits(load, path, verdicts) for load, path in zip(whole, paths, strict=True)]
         for load, sha256 in zip(whole, found, strict=True):
             if sha256:  # named before it is there, as in the loop

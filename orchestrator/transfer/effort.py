@@ -214,7 +214,10 @@ class Effort:
         stream, self.stream = self.stream, None
         good = stream is not None and stream.finish() is Verdict.GOOD
         if artifact.sha256 and not good:
-            verdict = verify.check_one(self.kit.world, self.large_judge(), artifact.sha256, path)
+            kit = self.kit
+            verdict = verify.check_one(kit.world, self.large_judge(), artifact.sha256, path, kit.stall_s)
+            if line := verify.complaint((verdict,), kit.told):
+                kit.emit(Noticed(line))
             if verdict.error is not None:
                 raise store_error(verdict.error, path)
             if not verdict.is_good:

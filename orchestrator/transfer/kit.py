@@ -36,8 +36,8 @@ class Kit:
     `budget` shares connections among files; `judge` reads large files (None: the reference does); `stall_s` is the
     silence after which a program is ended; `wait` whether to wait for another orch that is fetching the same bytes;
     `known` what the run knows of its sources; `left_out` are the hosts of which it was told that no program here can
-    serve them. `findings`, where a caller gives one, takes what was fetched turned out to be, by the artifact's key;
-    pieces are hashed then.
+    serve them, `told` what else is told once a run. `findings`, where a caller gives one, takes what was fetched
+    turned out to be, by the artifact's key; pieces are hashed then.
     """
 
     world: World
@@ -52,4 +52,5 @@ class Kit:
     wait: bool = True
     known: Knowledge | None = None
     left_out: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
     findings: dict[str, Finding] | None = None

@@ -851,3 +851,18 @@ def test_until_when_a_server_is_busy(text: str, after_s: float | None, at_s: flo
     found = shared.busy_until(from_status(503), text)
     assert (found.retry_after_s, found.retry_at_s) == (after_s, at_s)
     assert shared.busy_until(from_status(404), text) == from_status(404)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.NAME)
+@pytest.mark.parametrize(
+    ("exit_", "hint"),
+    [
+        (Exit(-25), "ulimit -f"),  # SIGXFSZ
+        (Exit(3, stderr="Cannot write to 'f' (File too large).\n"), "ulimit -f"),  # EFBIG: a FAT32 disk
+        (Exit(-2, ended="full"), ""),
+    ],
+)
+def test_what_the_disk_does_not_take_is_the_disks_matter(backend, exit_: Exit, hint: str) -> None:
+    fault = backend.diagnose(FRESH, exit_)
+    assert fault.kind is DISK
+    assert hint in fault.hint
