@@ -37,10 +37,12 @@ FAST_TOOLS := pytest pytest-xdist hypothesis
 
 test-pythons: $(VENV)/.ready-dev  ## Run the fast tests on each Python of this machine from 3.11 to 3.13
 	@for version in $(PYTHONS); do \
-	  $(BIN)/uv python find --quiet --no-project --no-python-downloads $$version >/dev/null 2>&1 \
-	    || { echo "no Python $$version here" >&2; continue; }; \
+	  found=; for python in python$$version $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$version.*/bin/python; do \
+	    $$python -c 'import venv' 2>/dev/null && found=$$python; \
+	  done; \
+	  test -n "$$found" || { echo "no Python $$version here" >&2; continue; }; \
 	  echo "the fast tests on Python $$version" >&2; \
-	  $(BIN)/uv venv --quiet --clear --no-project --no-python-downloads --python $$version .venv-pythons/$$version \
+	  $(BIN)/uv venv --quiet --clear --no-project --python $$found .venv-pythons/$$version \
 	  && $(BIN)/uv pip install --quiet --python .venv-pythons/$$version -e '.[hub]' $(FAST_TOOLS) \
 	  && timeout 300 .venv-pythons/$$version/bin/python -m pytest -n $(JOBS) $(FAST) || exit 1; \
 	done
