@@ -7,7 +7,7 @@ CLIENTS := .venv-clients
 TESTS ?= tests
 JOBS ?= 2
 
-.PHONY: help demo weights test test-clients clients lint bench clean
+.PHONY: help demo weights test test-pythons test-lowest test-clients clients lint bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -29,6 +29,30 @@ clients: $(CLIENTS)/.ready  ## Install real torch, keras, transformers ... for t
 test-clients: $(VENV)/.ready-dev clients  ## Run their tests alone
 	@ORCH_TEST_REQUIRE=clients $(BIN)/python -m pytest -n $(JOBS) --reruns 1 tests/clients
 
+# What other Pythons and other releases break: programs and their judges, files, locks, one hub by its own client.
+FAST := tests/test_process.py tests/test_verify.py tests/test_files.py \
+  tests/test_lock_hubs.py::test_a_repository_is_locked_and_syncs_without_its_hub_s_api
+PYTHONS ?= 3.11 3.12 3.13
+FAST_TOOLS := pytest pytest-xdist hypothesis
+
+test-pythons: $(VENV)/.ready-dev  ## Run the fast tests on each Python of this machine from 3.11 to 3.13
+	@for version in $(PYTHONS); do \
+	  found=; for python in python$$version $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$version.*/bin/python; do \
+	    $$python -c 'import venv' 2>/dev/null && found=$$python; \
+	  done; \
+	  test -n "$$found" || { echo "no Python $$version here" >&2; continue; }; \
+	  echo "the fast tests on Python $$version" >&2; \
+	  $(BIN)/uv venv --quiet --clear --no-project --python $$found .venv-pythons/$$version \
+	  && $(BIN)/uv pip install --quiet --python .venv-pythons/$$version -e '.[hub]' $(FAST_TOOLS) \
+	  && timeout 300 .venv-pythons/$$version/bin/python -m pytest -n $(JOBS) $(FAST) || exit 1; \
+	done
+
+test-lowest: $(VENV)/.ready-dev  ## Run them with the oldest release of each library that pyproject.toml allows
+	@$(BIN)/uv venv --quiet --clear --no-project --python $(PYTHON) .venv-pythons/lowest
+	@$(BIN)/uv pip install --quiet --python .venv-pythons/lowest --resolution lowest-direct -e '.[hub]'
+	@$(BIN)/uv pip install --quiet --python .venv-pythons/lowest $(FAST_TOOLS)
+	@timeout 300 .venv-pythons/lowest/bin/python -m pytest -n $(JOBS) $(FAST)
+
 lint: $(VENV)/.ready-dev  ## ruff, mypy --strict, and the floors of the house
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
@@ -36,7 +60,7 @@ bench: $(VENV)/.ready-dev  ## Measure against the peers, in the same run
 	@$(BIN)/python -m benchmarks
 
 clean:  ## Remove what was made here (weights and the store stay)
-	@rm -rf $(VENV) $(CLIENTS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-pythons $(CLIENTS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 COMMA := ,
 EXTRAS := embedded,hub,metrics
