@@ -74,7 +74,8 @@ def of(
     try:
         default = repository(what).name.rpartition("/")[2] if is_repo else stem(urls.last_name(urls.normal(what)))
     except (UrlError, RepoError) as problem:
-        raise ManifestError((Problem("", 0, "", f"{what}: {problem}"),), "give a URL, or hf:ORG/NAME") from None
+        told = f"{what}: {problem}" if is_repo else str(problem)  # a URL that is refused may hold a secret
+        raise ManifestError((Problem("", 0, "", told),), "give a URL, or hf:ORG/NAME") from None
     if is_repo and sha256:
         why = Problem("", 0, "", "a repository has no sha256 of its own")
         raise ManifestError((why,), f"leave out --sha256; `{what}@COMMIT` pins it, and `orch lock` its files")
