@@ -106,3 +106,13 @@ def test_a_run_through_a_proxy_tells_no_password(tmp_path: Path, proxy: str, bac
 def places(folder: Path) -> list[Path]:
     """What was put in place."""
     return [path for path in (folder / "models").glob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://u:S3cret@h.test/f", "https://h.test/f?token=S3cret", "ssh://u:S3cret@h.test/f"]
+)
+@pytest.mark.parametrize("words", [["get"], ["get", "--json"], ["add", "--to", "x/"]])
+def test_a_refused_url_is_not_repeated(tmp_path: Path, url: str, words: list[str]) -> None:
+    done = Orch(tmp_path).run(words[0], url, *words[1:])
+    assert done.code == 3
+    assert "S3cret" not in done.out + done.err

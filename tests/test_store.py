@@ -448,7 +448,7 @@ def folders(store: Store, sha256: str = SHA) -> list[str]:
 def test_a_partial_from_acquire_to_discard(store):
     partial = partials.acquire(store, SHA)
     assert (partial.have, partial.info, partial.sidecar(".aria2")) == (0, partials.Info(), None)
-    assert stat.S_IMODE(os.stat(partial.folder).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(partial.folder).st_mode) == stat.S_IMODE(os.stat(store.path).st_mode)
     Path(partial.file).write_bytes(b"12345")
     assert partial.have == 5
     partial.info.backend, partial.info.length, partial.info.etags = "curl", 9, {"http://h/f": '"e"'}
@@ -532,11 +532,12 @@ def test_a_live_child_keeps_what_a_dead_orch_held(store, tmp_path):
         from orchestrator import process
         from orchestrator.backends.base import Command
         from orchestrator.store import Store, partials
-        process._death_wish = lambda: ((), None)  # a system that has none: the child outlives us
+        process._leashed = lambda argv: (argv, None)  # a system that has no leash: the child outlives us
         partial = partials.acquire(Store(sys.argv[1], sys.argv[1] + "/state"), sys.argv[2])
         open(partial.file, "wb").write(b"bytes")
-        child = Command(("sh", "-c", "echo $$; exec sleep 60"))
-        watch = lambda _: print(open(partial.folder + "/stdout").read().strip(), flush=True)
+        told = partial.folder + "/told"
+        child = Command(("sh", "-c", "echo $$ > " + told + "; exec sleep 60"))
+        watch = lambda _: print(open(told).read().strip(), flush=True)
         process.run(child, "/bin/sh", stop=threading.Event(), folder=partial.folder, watch=watch,
                     keep_fd=partial.guard_fd)
     """
@@ -1024,4 +1025,4 @@ def test_a_stop_ends_the_wait_for_one_who_holds_a_folder(store):
     with guards.alone(store.partials("a" * 64)):
         stop.set()
         with pytest.raises(Stopped):
-            partials.acquire(store, "a" * 64, stop)
+            partials.acquire(Store(store.path, store.state, stop), "a" * 64)

@@ -43,7 +43,7 @@ def of_sources(world: World, hosts: Mapping[str, Host], files: Sequence[Wanted])
         url, size = wanted.sources[0].url, wanted.size
         if world.stop.is_set() or size is None or not url.startswith("http"):
             return ""
-        seen = head(url, ways.to(url), SEEN_BYTES)
+        seen = head(url, ways.to(url), SEEN_BYTES, world.stop)
         return "" if isinstance(seen, Fault) else formats.safetensors_fault(seen, size)
 
     with ThreadPoolExecutor(min(AT_ONCE, len(files)), "orch-head") as pool:

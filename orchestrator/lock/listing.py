@@ -93,7 +93,7 @@ def _of_repo(model: Model, found: Resolved) -> Listed:
 def _list(world: World, model: Model, url: str, hosts: Mapping[str, Host]) -> tuple[checksums.Entry, ...]:
     from orchestrator.sources.text import read
 
-    text = read(url, reach(url, world.environ, hosts))
+    text = read(url, reach(url, world.environ, hosts), world.stop)
     if isinstance(text, Fault):
         raise TransferError(f"{model.name}: {url}: {text.message}", "look at the URL of `sha256:`", text.kind.value)
     return checksums.parse(text).entries

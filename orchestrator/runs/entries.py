@@ -80,7 +80,7 @@ def version(world: World, file: File, hosts: Mapping[str, Host]) -> tuple[str, i
     from orchestrator.transfer.glance import is_proof
 
     way = reach(file.url, world.environ, hosts)
-    seen = look(file.url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, bearer=way.bearer)
+    seen = look(file.url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, bearer=way.bearer, stop=world.stop)
     return seen if isinstance(seen, Fault) else (seen.etag if is_proof(seen.etag) else "", seen.length)
 
 
