@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from orchestrator.world import World
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 _KEEP = {"ORCH_TEST_REQUIRE"}  # speaks to the tests, not to orch
@@ -28,6 +30,14 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (home / below).mkdir(parents=True, exist_ok=True)
         monkeypatch.setenv(name, str(home / below))
     return home
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A folder that other users may enter; pytest closes those of its own again whenever it is started."""
+    with tempfile.TemporaryDirectory(prefix="orch-public-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 @pytest.fixture

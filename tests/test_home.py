@@ -18,11 +18,11 @@ UNNAMED = 1002700000  # a uid that no password database knows, as OpenShift give
 
 
 @pytest.fixture
-def orch(tmp_path: Path) -> Orch:
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "w.pth").write_bytes(DATA)
-    orch = Orch(tmp_path, environ={"ORCH_STORE": ""})
-    orch.want("w", DATA, f"file://{tmp_path}/src/w.pth", to="models/")
+def orch(public_path: Path) -> Orch:
+    (public_path / "src").mkdir()
+    (public_path / "src" / "w.pth").write_bytes(DATA)
+    orch = Orch(public_path, environ={"ORCH_STORE": ""})
+    orch.want("w", DATA, f"file://{public_path}/src/w.pth", to="models/")
     return orch
 
 
@@ -36,9 +36,6 @@ def without_home(orch: Orch, *words: str, **environ: str) -> subprocess.Complete
     if os.geteuid():
         pytest.skip("only root can become somebody else")
     orch.write()
-    for above in (orch.folder, *orch.folder.parents):
-        if above.name.startswith("pytest-"):
-            above.chmod(0o755)
     os.chown(orch.folder, UNNAMED, 0)
     env = {key: value for key, value in orch.env().items() if key != "HOME"} | environ
     python, needed = python_for_all()

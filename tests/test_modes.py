@@ -39,9 +39,6 @@ class Member:
     def __init__(self, folder: Path, uid: int, umask: int) -> None:
         if os.geteuid():
             pytest.skip("only root can become somebody else")
-        for above in (folder, *folder.parents):
-            if above == folder or above.name.startswith("pytest-"):
-                above.chmod(0o755)
         self.uid, self.umask = uid, umask
         own = folder / str(uid)
         own.mkdir()
@@ -93,9 +90,9 @@ def modes(store: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002, 0])
-def test_members_of_a_group_share_a_store_whatever_their_umask(tmp_path: Path, origin: Origin, umask: int) -> None:
-    store = store_folder(tmp_path, 0o2775)
-    ann, ben = Member(tmp_path, ANN, umask), Member(tmp_path, BEN, umask)
+def test_members_of_a_group_share_a_store_whatever_their_umask(public_path: Path, origin: Origin, umask: int) -> None:
+    store = store_folder(public_path, 0o2775)
+    ann, ben = Member(public_path, ANN, umask), Member(public_path, BEN, umask)
     for member in (ann, ben):
         member.orch.want("small", SMALL, origin.serve("/small.bin", SMALL))
         member.orch.want("many", LARGE, origin.serve("/large.bin", LARGE))
@@ -150,35 +147,35 @@ def test_a_folder_of_the_store_that_everyone_may_write_is_refused(tmp_path: Path
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_a_member_goes_on_where_another_was_killed(tmp_path: Path, origin: Origin, umask: int) -> None:
-    store_folder(tmp_path, 0o2775)
-    ann, ben = Member(tmp_path, ANN, umask), Member(tmp_path, BEN, umask)
+def test_a_member_goes_on_where_another_was_killed(public_path: Path, origin: Origin, umask: int) -> None:
+    store_folder(public_path, 0o2775)
+    ann, ben = Member(public_path, ANN, umask), Member(public_path, BEN, umask)
     for member in (ann, ben):
         member.orch.want("large", LARGE, origin.serve("/large.bin", LARGE, rate=1_500_000))
     first = ann.start("sync", "team.yaml", "--connections", "1")
     file = None
     while file is None or file.stat().st_blocks < 1000:
         assert first.poll() is None, first.communicate()
-        file = next((tmp_path / "store/partial").glob("sha256-*/*/f"), None)
+        file = next((public_path / "store/partial").glob("sha256-*/*/f"), None)
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     code, said = ben.run("sync", "team.yaml", "--connections", "1")
     assert code == 0, said
     assert (ben.orch.folder / "models/large.bin").read_bytes() == LARGE
-    blob = tmp_path / "store/blobs/sha256" / sha256(LARGE)
+    blob = public_path / "store/blobs/sha256" / sha256(LARGE)
     assert blob.stat().st_uid == BEN, "what a user seals and answers for is his"
     assert ann.run("sync", "team.yaml")[0] == 0
-    assert not list((tmp_path / "store/partial").glob("sha256-*"))
+    assert not list((public_path / "store/partial").glob("sha256-*"))
 
 
-def test_a_partial_of_somebody_who_shares_nothing_locks_nobody_out(tmp_path: Path, origin: Origin) -> None:
-    store_folder(tmp_path, 0o2775)
-    ann, ben = Member(tmp_path, ANN, 0o022), Member(tmp_path, BEN, 0o022)
+def test_a_partial_of_somebody_who_shares_nothing_locks_nobody_out(public_path: Path, origin: Origin) -> None:
+    store_folder(public_path, 0o2775)
+    ann, ben = Member(public_path, ANN, 0o022), Member(public_path, BEN, 0o022)
     ann.orch.want("small", SMALL, origin.serve("/small.bin", SMALL))
     ben.orch.want("large", LARGE, origin.serve("/large.bin", LARGE))
     assert ann.run("sync", "team.yaml")[0] == 0
-    folder = tmp_path / "store/partial" / f"sha256-{sha256(LARGE)}" / "aa"
+    folder = public_path / "store/partial" / f"sha256-{sha256(LARGE)}" / "aa"
     folder.mkdir(parents=True)
     folder.parent.chmod(0o2775)
     (folder / "guard").touch(0o600)
@@ -187,9 +184,9 @@ def test_a_partial_of_somebody_who_shares_nothing_locks_nobody_out(tmp_path: Pat
     assert code == 0, said
 
 
-def test_what_is_in_the_way_is_named_with_what_to_type(tmp_path: Path, origin: Origin) -> None:
-    store = store_folder(tmp_path, 0o2775)
-    ann = Member(tmp_path, ANN, 0o022)
+def test_what_is_in_the_way_is_named_with_what_to_type(public_path: Path, origin: Origin) -> None:
+    store = store_folder(public_path, 0o2775)
+    ann = Member(public_path, ANN, 0o022)
     ann.orch.want("small", SMALL, origin.serve("/small.bin", SMALL))
     assert ann.run("sync", "team.yaml")[0] == 0
     (store / ".turn").chmod(0o600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -224,9 +225,106 @@ def test_a_killed_sync_leaves_a_partial_that_goes_and_a_living_child_keeps_it(or
     time.sleep(0.5)
     sync.send_signal(signal.SIGKILL)
     sync.wait()
+    del orch.models["slow"]
     deadline = time.monotonic() + 20  # its child gets the parent-death signal
     while not (dead := orch.run("prune", "-n", "--json").named("prunable")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert [(event["kind"], event["sha256"]) for event in dead] == [("partial", sha256(slow))]
+    assert [(event["kind"], event["sha256"]) for event in dead] == [("partial", sha256(slow))], "nobody wants it"
     assert orch.run("prune", "--yes", "--json").summary["bytes_freed"] > 0
     assert list((orch.store / "partial").glob("sha256-*")) == []
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_unfinished_download_that_a_manifest_wants_stays_for_30_days(
+    orch: Orch, origin: Origin, named: bool
+) -> None:
+    slow, weak = made(3_000_000, 9), made(3_000_000, 10)
+    orch.want("slow", slow, origin.serve("/slow.pth", slow))
+    orch.want("weak", weak, origin.serve("/weak.pth", weak), sha256=None, sha512=hashlib.sha512(weak).hexdigest())
+    orch.write()
+    folders = [
+        orch.store / "partial" / f"sha256-{sha256(slow)}" / "aa",
+        orch.store / "partial" / f"sha512-{hashlib.sha512(weak).hexdigest()}" / "bb",
+        orch.store / "partial" / "bundles" / "cc",
+    ]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "f").write_bytes(slow[:1_000_000])
+    (folders[2] / sha256(slow)).write_bytes(slow[:1000])
+    unwanted = orch.store / "partial" / f"sha256-{'3' * 64}" / "dd"
+    unwanted.mkdir(parents=True)
+    words = ("prune", "--yes", "--json", *(["team.yaml"] if named else []))
+    done = orch.run(*words)
+    assert [event["kind"] for event in done.named("pruned")] == ["partial"]
+    assert any("3 unfinished downloads stay" in event["message"] for event in done.named("noticed"))
+    assert [folder.is_dir() for folder in folders] == [True] * 3
+    old = time.time() - 31 * 86400
+    for path in (*folders, *(file for folder in folders for file in folder.iterdir())):
+        os.utime(path, (old, old))
+    done = orch.run(*words)
+    assert sorted(event["kind"] for event in done.named("pruned")) == ["bundle", "partial", "partial"]
+
+
+def test_an_unfinished_download_whose_blob_is_there_goes(orch: Orch) -> None:
+    folder = orch.store / "partial" / f"sha256-{sha256(A)}" / "aa"
+    folder.mkdir(parents=True)
+    (folder / "f").write_bytes(A[:100])
+    assert [event["kind"] for event in orch.run("prune", "--yes", "--json").named("pruned")] == ["partial"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "{}", '{"places": {}}', '{"host": "h", "manifest": "/m", "places": {"/p": 5}}']
+)
+def test_a_record_that_is_damaged_keeps_every_blob_and_every_unfinished_download(orch: Orch, text: str) -> None:
+    orch.models.clear()
+    unfinished = orch.store / "partial" / f"sha256-{'3' * 64}" / "dd"
+    unfinished.mkdir(parents=True)
+    (record,) = (orch.store / "places").glob("*.json")
+    record.write_text(text)
+    done = orch.run("prune", "--yes", "--json")
+    assert done.named("pruned") == []
+    (said,) = (event["message"] for event in done.named("noticed") if "damaged" in event["message"])
+    assert f"{record} is damaged" in said and "orch sync" in said
+    assert orch.blob(A).exists() and unfinished.exists() and record.read_text() == text
+
+
+def test_what_dead_writers_of_small_files_left_goes_and_what_is_written_now_stays(orch: Orch) -> None:
+    (orch.store / "places/trees").mkdir()
+    left = [
+        orch.store / "places" / f"{'a' * 64}.json.new",
+        orch.store / "places/trees" / f"{'a' * 64}.json.77.new",
+        orch.store / "places/.orch-n-0123456789ab",
+        orch.store / ".orch-0123456789ab",
+        orch.store / "blobs/sha256/.orch-0123456789ab",
+    ]
+    kept = [orch.store / "places" / f"{'b' * 64}.json.damaged", orch.store / "places/.orch-being-written"]
+    for path in (*left, *kept):
+        path.write_bytes(b"half")
+    with open(kept[1]) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = orch.run("prune", "--yes", "--json")
+    assert sorted(event["path"] for event in done.named("pruned")) == sorted(map(str, left))
+    assert {event["kind"] for event in done.named("pruned")} == {"temporary"}
+    assert [path.exists() for path in (*left, *kept)] == [False] * 5 + [True] * 2
+
+
+def test_a_record_is_forgotten_once_neither_its_manifest_nor_a_place_is_left(orch: Orch) -> None:
+    (record,) = (orch.store / "places").glob("*.json")
+    (orch.folder / "away").mkdir()
+
+    def prune() -> list[str]:
+        command = [sys.executable, "-m", "orchestrator", "prune", "--json", "--yes"]
+        done = subprocess.run(
+            command, cwd=orch.folder / "away", env=orch.env(), capture_output=True, text=True, check=True
+        )
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        return [event["kind"] for event in events if event["event"] == "pruned"]
+
+    (orch.folder / "models/a.pth").unlink()
+    assert prune() == []
+    orch.manifest.unlink()
+    assert prune() == ["blob", "blob"]
+    assert record.exists(), "a place is left"
+    (orch.folder / "models/b.pth").unlink()
+    assert prune() == ["record"]
+    assert not record.exists()

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from orchestrator.model import Wanted
     from orchestrator.store.sweep import Leftover
 
-WHAT = {"blob": "unwanted", "partial": "dead", "bundle": "dead", "alias": "dangling"}
+WHAT = {
+    "blob": "unwanted",
+    "partial": "dead",
+    "bundle": "dead",
+    "alias": "dangling",
+    "temporary": "dead",
+    "record": "idle",
+}
 
 
 @click.command("prune")
@@ -55,7 +62,7 @@ def command(**words: Any) -> int:
             sink.write(event, {**fields, "known_as": left.known_as})
             return
         frees = amount(left.frees_bytes) if left.frees_bytes else "frees nothing, a place has its bytes"
-        said = f"  {frees}" if left.kind != "alias" else ""
+        said = f"  {frees}" if left.kind not in ("alias", "record") else ""
         name = f"  {harmless(os.path.basename(left.known_as))}" if left.known_as else ""
         click.echo(f"{WHAT[left.kind]:<8} {left.sha256[:16] or os.path.basename(left.path)}{said}{name}")
 

@@ -26,10 +26,13 @@ _DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
 class Known:
     """The digests that must stay, a place of each that was ever placed, and what is to be said of how they were found.
 
-    `blind` is why nothing may be dropped at all: what a damaged record wanted is not known.
+    `keys` are what the wanted files' unfinished bytes go by; `idle` the records of manifests of which nothing is left.
+    `blind` is why no blob may be dropped at all: what a damaged record wanted is not known.
     """
 
     digests: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
+    idle: list[str] = field(default_factory=list)
     placed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     blind: str = ""
@@ -48,17 +51,34 @@ def known(world: World, store: Store, named: Sequence[Wanted], files: Iterable[s
         found.digests |= _digests_in(lock_path(file))
     for record in places.records(store):
         if record.problem:
-            found.blind = f"{record.file} is damaged ({record.problem}): what it wanted is not known"
+            found.blind = (
+                f"{record.file} is damaged ({record.problem}), so what it wanted is not known and every blob stays: "
+                "run `orch sync` with its manifest, or remove it where you know that all is placed"
+            )
             continue
         found.placed.update((made["sha256"], path) for path, made in record.places.items())
         recorded = {made["sha256"] for made in record.places.values()}
         found.digests |= {sha256 for path, sha256 in _made(record) if _leads_in(store, path, sha256)}
+        if _is_idle(world, record) and record.manifest not in done:
+            found.idle.append(record.file)
         if record.host != world.hostname:
             found.digests |= recorded
             found.notes.append(f"{record.manifest} is on {record.host}: what it placed from here stays")
         elif record.manifest not in done:
             _add_recorded(world, store, found, record.manifest, recorded)
     return found
+
+
+def is_awaited(found: Known, key: str) -> bool:
+    """Whether somebody may go on with the unfinished bytes of a key; of a file without a pin nobody can tell."""
+    return bool(found.blind) or key in found.keys or key.startswith("url-")
+
+
+def _is_idle(world: World, record: places.Record) -> bool:
+    """Whether nothing is left that a record tells of: neither its manifest nor any place."""
+    if record.host != world.hostname or (os.path.isabs(record.manifest) and os.path.lexists(record.manifest)):
+        return False
+    return not any(os.path.lexists(path) for path in record.places)
 
 
 def _add_recorded(world: World, store: Store, found: Known, manifest: str, recorded: set[str]) -> None:
@@ -79,7 +99,10 @@ def _add_recorded(world: World, store: Store, found: Known, manifest: str, recor
 
 
 def _add(found: Known, store: Store, wanted: Iterable[Wanted]) -> None:
-    found.digests.update(w.sha256 or aliases.find(store, w.pins) for w in wanted)
+    for one in wanted:
+        sha256 = one.sha256 or aliases.find(store, one.pins)
+        found.digests.add(sha256)
+        found.keys |= {one.key, sha256}
 
 
 def _digests_in(path: str) -> set[str]:

@@ -65,7 +65,7 @@ def acquire(store: Store, sizes: Mapping[str, int]) -> tuple[Bundle | None, dict
     parent = store.bundles
     with disk(parent):
         while True:
-            make_folder(parent)
+            make_folder(parent, private=True)
             with guards.alone(parent, store.stop) as still_there:
                 if still_there:
                     return _take(parent, sizes)
@@ -95,7 +95,7 @@ def _take(parent: str, sizes: Mapping[str, int]) -> tuple[Bundle | None, dict[st
 
 def _make(parent: str, digests: Mapping[str, int]) -> Bundle:
     folder = f"{parent}/{secrets.token_hex(8)}"
-    make_folder(folder)
+    make_folder(folder, private=True)
     bundle = Bundle(folder, guards.take(folder))
     try:
         guards.sign(bundle.guard_fd)

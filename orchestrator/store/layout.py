@@ -92,19 +92,23 @@ def file_mode(parent: str) -> int:
     return folder_mode(parent) & 0o666
 
 
-def make_folder(path: str) -> None:
-    """Make a folder of the store where there is none; its parent is there.
+def make_folder(path: str, *, private: bool = False) -> None:
+    """Make a folder of the store where there is none; a `private` one is for those only who may write there.
 
     Raises:
         OSError: the disk said no.
     """
     mode = folder_mode(os.path.dirname(path))
+    if private:
+        writers = mode & 0o222
+        mode = mode & stat.S_ISGID | writers | writers << 1 | writers >> 1
     try:
         os.mkdir(path, mode & 0o777)
     except FileExistsError:
         return
-    if stat.S_IMODE(os.stat(path).st_mode) != mode:
-        os.chmod(path, mode)
+    with suppress(FileNotFoundError):  # already removed, by a writer who found it empty
+        if stat.S_IMODE(os.stat(path).st_mode) != mode:
+            os.chmod(path, mode)
 
 
 def open_file(path: str, flags: int) -> int:

@@ -165,7 +165,7 @@ def acquire(store: Store, key: str) -> Partial:
     parent = store.partials(key)
     with disk(parent):
         while True:
-            make_folder(parent)
+            make_folder(parent, private=True)
             with guards.alone(parent, store.stop) as still_there:
                 if still_there:
                     return _take(parent)
@@ -185,7 +185,7 @@ def _take(parent: str) -> Partial:
         raise
     mine = f"{parent}/{secrets.token_hex(8)}"
     if not dead:
-        make_folder(mine)
+        make_folder(mine, private=True)
         return _enter(mine, guards.take(mine))
     dead.sort(key=lambda entry: _allocated(f"{entry[0]}/f"))
     best, guard = dead.pop()

@@ -83,7 +83,8 @@ def records(store: Store) -> list[Record]:
         try:
             with open(file, encoding="utf-8") as text:
                 whole = json.load(text)
-            whole["places"].items()  # of which one that is none would be read as empty
+            for made in whole["places"].values():  # of which one that is none would be read as empty
+                _ = made["sha256"], made["link"]
             found.append(Record(file, str(whole["host"]), str(whole["manifest"]), _read(file)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             found.append(Record(file, "", "", {}, str(error) or type(error).__name__))

@@ -10,23 +10,26 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from orchestrator.files import TEMPORARY
 from orchestrator.store import guards
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from orchestrator.store.layout import Store
 
+AWAITED_S = 30 * 86400.0
 _DIGEST = re.compile("[0-9a-f]{64}")
 _ALIAS = re.compile("[0-9a-f]{32,128}")
 _KEYED = re.compile("(sha256|sha512|sha1|git|md5|url)-([0-9a-f]{32,128})")
 
 
 class Leftover(NamedTuple):
-    """Something that may go: `kind` is blob, partial, bundle or alias; `frees_bytes` is what the disk gets back.
+    """Something that may go: `kind` is blob, partial, bundle, alias, temporary or record.
 
-    A blob that is hard-linked at a place frees nothing. `identity` tells whether it is still the same thing later;
-    `known_as` is a place that was made of its bytes.
+    `frees_bytes` is what the disk gets back: a blob that is hard-linked at a place frees nothing. `identity` tells
+    whether it is still the same thing later; `known_as` is a place that was made of its bytes. What is `awaited` stays:
+    a manifest wants to go on with it.
     """
 
     kind: str
@@ -35,11 +38,26 @@ class Leftover(NamedTuple):
     frees_bytes: int
     identity: tuple[int, int]
     known_as: str = ""
+    awaited: bool = False
 
 
-def leftovers(store: Store, wanted: Collection[str]) -> list[Leftover]:
-    """Everything that may go, where the digests in `wanted` must stay; nothing is changed."""
-    return [*_blobs(store, wanted), *_partials(store), *_bundles(store), *_aliases(store, wanted)]
+def leftovers(store: Store, wanted: Collection[str], is_awaited: Callable[[str], bool], now: float) -> list[Leftover]:
+    """Everything that may go, where the digests in `wanted` must stay; nothing is changed.
+
+    `is_awaited` says of a key (a sha256, or an artifact's) whether somebody will go on with its unfinished bytes, as
+    they may for `AWAITED_S` after the last of them came; `now` is the time in seconds since the epoch.
+    """
+
+    def stays(key: str, folder: str) -> bool:
+        return is_awaited(key) and not os.path.lexists(store.blob(key)) and now - _last_change(folder) < AWAITED_S
+
+    return [
+        *_blobs(store, wanted),
+        *_partials(store, stays),
+        *_bundles(store, stays),
+        *_aliases(store, wanted),
+        *_temporaries(store),
+    ]
 
 
 def drop(leftover: Leftover) -> bool:
@@ -51,7 +69,7 @@ def drop(leftover: Leftover) -> bool:
     try:
         if _identity(os.lstat(leftover.path)) != leftover.identity:
             return False
-        if leftover.kind in ("blob", "alias"):
+        if leftover.kind not in ("partial", "bundle"):
             os.unlink(leftover.path)
             return True
     except FileNotFoundError:
@@ -78,15 +96,36 @@ def _blobs(store: Store, wanted: Collection[str]) -> Iterator[Leftover]:
             yield Leftover("blob", entry.path, entry.name, frees, _identity(status))
 
 
-def _partials(store: Store) -> Iterator[Leftover]:
+def _partials(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Leftover]:
     for parent in _listed(f"{store.path}/partial"):
         if (match := _KEYED.fullmatch(parent.name)) and parent.is_dir(follow_symlinks=False):
-            yield from _dead("partial", parent.path, match[2] if match[1] == "sha256" else "")
+            key = match[2] if match[1] == "sha256" else parent.name
+            for dead in _dead("partial", parent.path, match[2] if match[1] == "sha256" else ""):
+                yield dead._replace(awaited=stays(key, dead.path))
 
 
-def _bundles(store: Store) -> Iterator[Leftover]:
+def _bundles(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Leftover]:
     if not os.path.islink(store.bundles):
-        yield from _dead("bundle", store.bundles, "")
+        for dead in _dead("bundle", store.bundles, ""):
+            names = (entry.name for entry in _listed(dead.path))
+            yield dead._replace(awaited=any(stays(name, dead.path) for name in names))
+
+
+def _temporaries(store: Store) -> Iterator[Leftover]:
+    """What dead writers of small files left: names that are given up once the file is whole."""
+    folders = (store.path, store.places, f"{store.places}/trees", store.quarantine)
+    below = (entry.path for above in (f"{store.path}/blobs", store.quarantine) for entry in _listed(above))
+    for folder in (*folders, *below):
+        for entry in _listed(folder):
+            if entry.is_file(follow_symlinks=False) and _is_left(entry.path, entry.name):
+                status = os.lstat(entry.path)
+                yield Leftover("temporary", entry.path, "", status.st_blocks * 512, _identity(status))
+
+
+def _is_left(path: str, name: str) -> bool:
+    if name.endswith(".new"):  # of an older orch, which held the store's turn while it wrote
+        return True
+    return name.startswith(TEMPORARY) and _is_free(path, os.O_RDONLY)
 
 
 def _dead(kind: str, parent: str, sha256: str) -> Iterator[Leftover]:
@@ -100,14 +139,37 @@ def _dead(kind: str, parent: str, sha256: str) -> Iterator[Leftover]:
         yield Leftover(kind, folder, sha256, frees, _identity(os.lstat(folder)))
 
 
+def _last_change(folder: str) -> float:
+    """When the last byte came into a folder, as seconds since the epoch."""
+    times = [os.lstat(folder).st_mtime]
+    for entry in _listed(folder):
+        with suppress(FileNotFoundError):
+            times.append(os.lstat(entry.path).st_mtime)
+    return max(times)
+
+
+def record_of(path: str) -> Leftover | None:
+    """A record of places that may go; None where it is gone already."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return Leftover("record", path, "", status.st_blocks * 512, _identity(status))
+
+
 def _is_dead(folder: str) -> bool:
     """Whether the writer of a folder and all its children are gone."""
+    return _is_free(f"{folder}/guard", os.O_RDWR)
+
+
+def _is_free(path: str, how: int) -> bool:
+    """Whether nobody holds a lock on a file, or it is gone."""
     try:
-        fd = os.open(f"{folder}/guard", os.O_RDWR | os.O_NOFOLLOW)
+        fd = os.open(path, how | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     except OSError:
-        return False  # another user's, or no guard of ours
+        return False  # another user's, or no file of ours
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
