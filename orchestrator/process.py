@@ -104,8 +104,12 @@ def run(
             stderr=_tail(err, TAIL_BYTES),
             ended=ended,  # type: ignore[arg-type]
             seconds=time.monotonic() - started,
-            written_bytes=written,
+            written_bytes=max(0, written - _size(out) - _size(err)),
         )
+
+
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
 def kill_all(stop: threading.Event | None = None) -> None:

@@ -297,7 +297,7 @@ def test_a_short_file_is_no_file(orch: Orch, origin: Origin, how: dict[str, Any]
 def test_a_server_that_sends_no_end(orch: Orch, origin: Origin) -> None:
     files = contents(5)
     want_all(orch, files, origin)
-    origin.serve("/m0002", made(40 << 20), rate=64 << 20)
+    origin.serve("/m0002", made(40 << 20), rate=64 << 20, chunked=True)
     done = orch.sync()
     assert (done.code, done.summary["fetched"]) == (ExitCode.DIGEST, 4)
     assert done.summary["bytes_fetched"] < 40 << 20
