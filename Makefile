@@ -19,15 +19,14 @@ demo: $(VENV)/.ready  ## Show the whole thing on this machine, with no network
 weights: $(VENV)/.ready  ## Fetch, verify and place what MANIFEST wants (default: manifests/team.yaml)
 	@$(BIN)/orch sync $(MANIFEST)
 
-# Programs that are killed in the middle of their work on a busy machine are judged twice; pytest counts the reruns.
 test: $(VENV)/.ready-dev  ## Run the tests: real programs, real servers on loopback
 	@test -e $(CLIENTS)/.ready || echo 'tests/clients is skipped: `make clients` installs what it needs (3.5 GB)' >&2
-	@$(BIN)/python -m pytest -n $(JOBS) --reruns 1 $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 clients: $(CLIENTS)/.ready  ## Install real torch, keras, transformers ... for the tests (3.5 GB)
 
 test-clients: $(VENV)/.ready-dev clients  ## Run their tests alone
-	@ORCH_TEST_REQUIRE=clients $(BIN)/python -m pytest -n $(JOBS) --reruns 1 tests/clients
+	@ORCH_TEST_REQUIRE=clients $(BIN)/python -m pytest -n $(JOBS) tests/clients
 
 # What other Pythons and other releases break: programs and their judges, files, locks, one hub by its own client.
 FAST := tests/test_process.py tests/test_verify.py tests/test_files.py \

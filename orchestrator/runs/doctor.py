@@ -198,7 +198,11 @@ def _tokens(world: World, site: Site | None) -> Iterator[Check]:
 def _state(world: World) -> Iterator[Check]:
     """Local state only saves time: without it nothing fails."""
     from orchestrator.runs.preflight import existing_parent
+    from orchestrator.world import NO_STATE
 
+    if world.state.startswith(NO_STATE):
+        yield Check("state", WARN, "no home folder is known: rates are not remembered", "set HOME, or XDG_STATE_HOME")
+        return
     parent = existing_parent(world.state)
     if os.access(parent, os.W_OK | os.X_OK):
         yield Check("state", PASS, world.state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -188,13 +187,6 @@ def _trim(path: str) -> None:
     """Keep the last lines only; what another process appends in this moment may go with the rest."""
     with open(path, "rb") as file:
         kept = file.read().splitlines(keepends=True)[-READ_LINES:]
-    temporary = f"{path}.{secrets.token_hex(4)}"
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(b"".join(kept))
-        os.rename(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    from orchestrator.files import write_atomic
+
+    write_atomic(path, b"".join(kept), mode=0o600)

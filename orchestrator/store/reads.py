@@ -7,7 +7,6 @@ take each verified file for a new one. To lose it costs one more reading.
 from __future__ import annotations
 
 import os
-import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -63,11 +62,10 @@ class Reads:
 
     def _rewrite(self) -> None:
         """Write each file's last line only; what another process adds in this moment may be lost."""
-        temporary = f"{self._path}.{secrets.token_hex(4)}"
+        from orchestrator.files import write_atomic
+
         with suppress(OSError):
-            with open(temporary, "xb") as file:
-                file.writelines(msgspec.json.encode(line) + b"\n" for line in self._known.items())
-            os.rename(temporary, self._path)
+            write_atomic(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in self._known.items()))
 
 
 def _key(status: os.stat_result, sha256: str) -> Key:
