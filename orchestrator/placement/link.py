@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from orchestrator import verify
 from orchestrator.errors import PlacementError, Stopped
-from orchestrator.files import place_error
+from orchestrator.files import place_error, rename_new
 from orchestrator.model import Link
 from orchestrator.store import blobs, seal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.model import Place
     from orchestrator.store import Store
@@ -23,8 +23,20 @@ if TYPE_CHECKING:
     from orchestrator.world import World
 
 
-def put(world: World, store: Store, sha256: str, place: Place) -> str:
-    """Make `place` from the blob of `sha256`; whatever stood there is replaced.
+Stamp = tuple[int, int, int, int]  # device, inode, size, mtime in nanoseconds
+
+
+def stamp(path: str) -> Stamp | None:
+    """What stands at `path` itself, as it can be compared later; None where nothing does."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def put(world: World, store: Store, sha256: str, place: Place, over: Stamp | None = None) -> str:
+    """Make `place` from the blob of `sha256`; only what still has the stamp `over` is replaced.
 
     Returns:
         How it was made: reflink, hard, symlink or copy.
@@ -33,14 +45,18 @@ def put(world: World, store: Store, sha256: str, place: Place) -> str:
         PlacementError: the folder cannot be written, the link mode cannot be had, a copy came out wrong.
         Stopped: a stop was asked for.
     """
-    made = put_all(world, store, [(sha256, place)])[0]
+    made = put_all(world, store, [(sha256, place)], {place.path: over} if over else {})[0]
     if isinstance(made, PlacementError):
         raise made
     return made
 
 
-def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> list[str | PlacementError]:
+def put_all(
+    world: World, store: Store, places: Sequence[tuple[str, Place]], over: Mapping[str, Stamp] | None = None
+) -> list[str | PlacementError]:
     """Make many places, each from the blob of its digest; what is learnt of a folder is learnt once.
+
+    `over` has the stamps of what may be replaced, by path; nothing else is.
 
     Returns:
         Of each, how it was made, or why it was not.
@@ -50,7 +66,8 @@ def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> 
     """
     results: list[str | PlacementError] = []
     copies: list[_Copy] = []
-    putter = _Putter(world, store)
+    over = over or {}
+    putter = _Putter(world, store, over)
     try:
         for sha256, place in places:
             try:
@@ -71,7 +88,7 @@ def put_all(world: World, store: Store, places: Sequence[tuple[str, Place]]) -> 
         if copies:
             verdicts = verify.check(world, [(copy.sha256, copy.temporary) for copy in copies])
             for copy, verdict in zip(copies, verdicts, strict=True):
-                results[copy.number] = _finish(store, copy, verdict)
+                results[copy.number] = _finish(store, copy, verdict, over)
     finally:
         for copy in copies:
             with suppress(OSError):
@@ -92,15 +109,15 @@ class _Copy:
 class _Putter:
     """Makes places; remembers which folders are there, on which device, and where a reflink was refused."""
 
-    def __init__(self, world: World, store: Store) -> None:
-        self._world, self._store = world, store
+    def __init__(self, world: World, store: Store, over: Mapping[str, Stamp]) -> None:
+        self._world, self._store, self._over = world, store, over
         self._device: dict[str, int] = {}
         self._no_reflink: set[int] = set()
 
     def put(self, sha256: str, place: Place) -> str | _Copy:
         folder, name = os.path.split(place.path)
         if place.target:
-            return _alias(place)
+            return _alias(place, self._over)
         if place.unpack:
             from orchestrator.placement import tree  # and with it the standard library's archives
 
@@ -123,7 +140,7 @@ class _Putter:
             if (made := self._make(blob, sha256, temporary, how, place)) == "copy":
                 copy, temporary = _Copy(sha256, temporary, place.path), ""
                 return copy
-            os.rename(temporary, place.path)
+            _put_in(temporary, place.path, self._over)
         finally:
             if temporary and os.path.lexists(temporary):
                 os.unlink(temporary)
@@ -171,7 +188,7 @@ class _Putter:
         return "copy"
 
 
-def _alias(place: Place) -> str:
+def _alias(place: Place, over: Mapping[str, Stamp]) -> str:
     """Make a layout's own symlink; what it points to is another place of the same file."""
     folder = os.path.dirname(place.path)
     os.makedirs(folder, exist_ok=True)
@@ -180,14 +197,25 @@ def _alias(place: Place) -> str:
     temporary = f"{folder}/.orch-{secrets.token_hex(6)}"
     os.symlink(place.target, temporary)
     try:
-        os.rename(temporary, place.path)
-    except OSError:
+        _put_in(temporary, place.path, over)
+    except (OSError, PlacementError):
         os.unlink(temporary)
         raise
     return "symlink"
 
 
-def _finish(store: Store, copy: _Copy, verdict: Verdict) -> str | PlacementError:
+def _put_in(temporary: str, path: str, over: Mapping[str, Stamp]) -> None:
+    now = stamp(path)
+    if now is not None and now != over.get(path):
+        what = "changed" if path in over else "appeared"
+        raise PlacementError(f"{path}: it {what} while the file was fetched", "run the same command again", "foreign")
+    try:
+        rename_new(temporary, path) if now is None else os.rename(temporary, path)
+    except FileExistsError:
+        raise PlacementError(f"{path}: it appeared while the file was fetched", "run it again", "foreign") from None
+
+
+def _finish(store: Store, copy: _Copy, verdict: Verdict, over: Mapping[str, Stamp]) -> str | PlacementError:
     """Put a copy in its place, if it came out right."""
     if verdict.error is not None:
         return place_error(verdict.error, copy.path)
@@ -197,8 +225,10 @@ def _finish(store: Store, copy: _Copy, verdict: Verdict) -> str | PlacementError
         )
     try:
         seal.seal(store, copy.temporary, copy.sha256)
-        os.rename(copy.temporary, copy.path)
+        _put_in(copy.temporary, copy.path, over)
         seal.remember(store, copy.path, copy.sha256)
+    except PlacementError as error:
+        return error
     except OSError as error:
         return place_error(error, copy.path)
     return "copy"

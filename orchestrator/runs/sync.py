@@ -11,7 +11,7 @@ from orchestrator.errors import OrchError, Stopped, TransferError
 from orchestrator.model import Artifact
 from orchestrator.runs import weak
 from orchestrator.runs.options import Options
-from orchestrator.runs.standing import Standing, State, standings
+from orchestrator.runs.standing import Records, Standing, State, standings, warn_of_size
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store, blobs, open_store
 
@@ -51,8 +51,10 @@ def sync(
     tally.refuse(unresolved, emit)
     todo: list[Standing] = []
     for standing in standings(store, wanted):
+        w = standing.wanted
+        if standing.true_size is not None and standing.present:
+            warn_of_size(w, standing.true_size, emit)
         if standing.present:
-            w = standing.wanted
             tally.present += 1
             emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
         else:
@@ -80,12 +82,13 @@ def put_right(
             open_store(store.path, store.state)
             stack.enter_context(turns.adding(world, store, lambda why: emit(events.Noticed(why))))
             for manifest in {standing.wanted.manifest for standing in todo}:
-                places.record(store, world.hostname, manifest, {})
+                if damaged := places.record(store, world.hostname, manifest, {}, world.stop):
+                    emit(events.Noticed(damaged))
         except Stopped as error:
             _fail_all(todo, TransferError(str(error), "run the same command again"), emit, tally)
             return
         except OrchError as error:
-            _fail_all(todo, error, emit, tally)
+            _fail_others(world, store, todo, error, emit, tally)
             return
         _work(world, store, todo, emit, hosts, options, tally, findings)
 
@@ -93,6 +96,20 @@ def put_right(
 def _fail_all(todo: list[Standing], error: OrchError, emit: Callable[[Event], None], tally: Tally) -> None:
     for standing in todo:
         emit(tally.fail(standing.wanted, error))
+
+
+def _fail_others(
+    world: World,
+    store: Store,
+    todo: list[Standing],
+    error: OrchError,
+    emit: Callable[[Event], None],
+    tally: Tally,
+) -> None:
+    """Where nothing can be done, tell so of the files that are not right as they stand."""
+    from orchestrator.runs.settle import prove_unwritten
+
+    _fail_all(prove_unwritten(world, store, todo, Records(store), emit, tally), error, emit, tally)
 
 
 def _work(
@@ -118,7 +135,7 @@ def _work(
         preflight.check_room(preflight.needs(store, todo, {a.key for a in fetching}))
         kit = _equip(world, store, emit, hosts, options, fetching)
     except OrchError as error:
-        _fail_all(todo, error, emit, tally)
+        _fail_others(world, store, todo, error, emit, tally)
         return
     emit(events.Planned(len(tally.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
     Crew(replace(kit, findings=findings), groups, begun, bundled, options, tally).work()
