@@ -390,8 +390,8 @@ class Settling:
                 quarantine.release(kept)
             raise
         if kept:
-            name = os.path.basename(kept)
-            kit.emit(Noticed(f"{path}: what stood there is kept: `orch quarantine restore {name} --to PATH`"))
+            back = f"orch quarantine restore {os.path.basename(kept)} --store {kit.store.path} --to PATH"
+            kit.emit(Noticed(f"{path}: what stood there is kept in {kept}; to have it back: `{back}`"))
         return how
 
 
