@@ -117,7 +117,7 @@ class _Putter:
     def put(self, sha256: str, place: Place) -> str | _Copy:
         folder, name = os.path.split(place.path)
         if place.target:
-            return _alias(place, self._over)
+            return _alias(self._store, sha256, place, self._over)
         if place.unpack:
             from orchestrator.placement import tree  # and with it the standard library's archives
 
@@ -140,7 +140,7 @@ class _Putter:
             if (made := self._make(blob, sha256, temporary, how, place)) == "copy":
                 copy, temporary = _Copy(sha256, temporary, place.path), ""
                 return copy
-            _put_in(temporary, place.path, self._over)
+            _put_in(self._store, sha256, temporary, place.path, self._over)
         finally:
             if temporary and os.path.lexists(temporary):
                 os.unlink(temporary)
@@ -188,7 +188,7 @@ class _Putter:
         return "copy"
 
 
-def _alias(place: Place, over: Mapping[str, Stamp]) -> str:
+def _alias(store: Store, sha256: str, place: Place, over: Mapping[str, Stamp]) -> str:
     """Make a layout's own symlink; what it points to is another place of the same file."""
     folder = os.path.dirname(place.path)
     os.makedirs(folder, exist_ok=True)
@@ -197,15 +197,20 @@ def _alias(place: Place, over: Mapping[str, Stamp]) -> str:
     temporary = f"{folder}/.orch-{secrets.token_hex(6)}"
     os.symlink(place.target, temporary)
     try:
-        _put_in(temporary, place.path, over)
+        _put_in(store, sha256, temporary, place.path, over)
     except (OSError, PlacementError):
         os.unlink(temporary)
         raise
     return "symlink"
 
 
-def _put_in(temporary: str, path: str, over: Mapping[str, Stamp]) -> None:
+def _put_in(store: Store, sha256: str, temporary: str, path: str, over: Mapping[str, Stamp]) -> None:
     now = stamp(path)
+    if now is not None and now != over.get(path):
+        with suppress(OSError):
+            if seal.fits(store, os.stat(path), sha256, None):
+                os.unlink(temporary)
+                return  # another orch was faster
     if now is not None and now != over.get(path):
         what = "changed" if path in over else "appeared"
         raise PlacementError(f"{path}: it {what} while the file was fetched", "run the same command again", "foreign")
@@ -225,7 +230,7 @@ def _finish(store: Store, copy: _Copy, verdict: Verdict, over: Mapping[str, Stam
         )
     try:
         seal.seal(store, copy.temporary, copy.sha256)
-        _put_in(copy.temporary, copy.path, over)
+        _put_in(store, copy.sha256, copy.temporary, copy.path, over)
         seal.remember(store, copy.path, copy.sha256)
     except PlacementError as error:
         return error

@@ -73,12 +73,14 @@ def look_at(store: Store, path: str, sha256: str, size: int | None, sizes: dict[
 
     `sizes` takes the true size of right bytes for which `size` is wrong.
     """
+    nothing = State.ABSENT
     try:
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
+            nothing = State.UNSEALED  # a link to nothing is something
             status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return State.UNSEALED if os.path.islink(path) else State.ABSENT
+        return nothing
     except OSError:
         return State.UNKNOWN
     if sha256:
