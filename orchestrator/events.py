@@ -97,6 +97,16 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
     link: str
 
 
+class Replaced(msgspec.Struct, frozen=True, gc=False):
+    """A place that held an earlier version holds the new one: `to` is its path, `old` and `new` are digests."""
+
+    model: str
+    file: str
+    to: str
+    old: str
+    new: str
+
+
 class Finished(msgspec.Struct, frozen=True, gc=False):
     """One wanted file is in place; `how` is present, placed or fetched."""
 
@@ -168,6 +178,7 @@ Event = Union[  # noqa: UP007 - a runtime alias, and 3.10 evaluates it
     Verified,
     Mismatched,
     Placed,
+    Replaced,
     Finished,
     GaveUp,
     Foreseen,

@@ -157,11 +157,11 @@ def spoil(place: Path, content: bytes) -> None:
 def test_a_file_at_its_place(tmp_path: Path, command: str) -> None:
     orch = Orch(tmp_path)
     place = orch.want("w", WANTED, "http://127.0.0.1:1/w.bin")
-    spoil(place, POINTER)
+    spoil(place, OTHER_POINTER)
     done = orch.run(command, "--json", "team.yaml")
     (failed,) = done.summary["failed"]
     assert (done.code, failed["fault"]) == ((6, "corrupt") if command == "verify" else (7, "foreign"))
-    assert "a Git LFS pointer to the very file that is wanted" in failed["message"]
+    assert "a Git LFS pointer to another file than is wanted" in failed["message"]
 
 
 def test_a_file_of_ours_that_was_written_into(tmp_path: Path) -> None:
@@ -169,7 +169,8 @@ def test_a_file_of_ours_that_was_written_into(tmp_path: Path) -> None:
     with Origin() as origin:
         place = orch.want("w", WANTED, origin.serve("/w.bin", WANTED), link="copy")
         assert orch.sync().code == 0
-        spoil(place, WANTED[:1000])
+        with place.open("r+b") as file:
+            file.truncate(1000)
         done = orch.sync()
     assert done.code == 0
     assert [e["nature"] for e in done.named("mismatched")] == [f"short by {len(WANTED) - 1000} of {len(WANTED)} bytes"]

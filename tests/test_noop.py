@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,8 @@ def test_it_imports_nothing_that_is_not_needed(no_op: dict[str, Any]) -> None:
 
 def test_it_looks_at_each_place_once(no_op: dict[str, Any]) -> None:
     looks = Counter(no_op["looks"])
-    assert {path: looks["stat", path] for path in no_op["places"]} == dict.fromkeys(no_op["places"], 1)
+    places = no_op["places"]
+    assert {path: looks["lstat", path] + looks["stat", path] for path in places} == dict.fromkeys(places, 1)
     others = {path for _, path in looks if no_op["folder"] in path and path not in no_op["places"]}
     assert len(others) < FILES / 2, "folders and settings, not files"
 
@@ -161,19 +163,22 @@ def test_nothing_is_looked_for_in_a_folder_that_is_not_there(tmp_path: Path, mon
         for number, (folder, name) in enumerate((f, n) for f in ("gone", "here") for n in ("b", "a", "c"))
     ]
     looks: list[str] = []
-    look = os.stat
 
-    def counting(path: str, *args: Any, **kwargs: Any) -> os.stat_result:
-        looks.append(str(path))
-        return look(path, *args, **kwargs)
+    def counted(look: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+        def counting(path: str, *args: Any, **kwargs: Any) -> os.stat_result:
+            looks.append(str(path))
+            return look(path, *args, **kwargs)
+
+        return counting
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "stat", counting)
+        patched.setattr(os, "stat", counted(os.stat))
+        patched.setattr(os, "lstat", counted(os.lstat))
         found = standings(Store(f"{tmp_path}/store", f"{tmp_path}/state"), wanted)
-    absent, stranger = State.ABSENT, State.UNSEALED
+    absent, stranger = State.ABSENT, State.UNVERIFIED
     assert [s.states[0][1] for s in found] == [absent, absent, absent, absent, stranger, absent]
     count = Counter(os.path.relpath(path, tmp_path) for path in looks if "here" in path or "gone" in path)
-    assert count == {"gone/b": 1, "gone": 1, "here/b": 1, "here": 1, "here/a": 1, "here/c": 1}
+    assert count == {"gone/b": 1, "gone": 1, "here/b": 1, "here": 1, "here/a": 3, "here/c": 1}, "a stranger thrice"
 
 
 def test_import_is_lazy() -> None:

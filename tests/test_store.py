@@ -381,7 +381,7 @@ def test_commit_seals_and_renames(store):
     assert stat.S_IMODE(os.stat(blob).st_mode) == 0o444
     assert blobs.blob_state(store, SHA, len(DATA)) == "sealed"
     assert blobs.blob_state(store, SHA, None) == "sealed"
-    assert blobs.blob_state(store, SHA, 5) == "broken"
+    assert blobs.blob_state(store, SHA, 5) == "sealed", "a manifest's size is no proof"
     assert blobs.blob_state(store, OTHER_SHA, None) == "absent"
     _one_byte(Path(blob))
     assert blobs.blob_state(store, SHA, len(DATA)) == "broken"
@@ -758,12 +758,14 @@ def test_the_oldest_go_first(store, tmp_path, monkeypatch):
 
 def test_what_a_crash_left_counts_and_goes_too(store, tmp_path, monkeypatch):
     monkeypatch.setattr(quarantine, "LIMIT_BYTES", 1000)
-    half = Path(store.quarantine, "half")
-    half.mkdir()
-    (half / "bytes").write_bytes(bytes(900))
-    age(str(half), 100)
+    for name, note in (("half", '{"found": "half", "source": "http://a"}'), ("unknown", "")):
+        folder = Path(store.quarantine, name)
+        folder.mkdir()
+        (folder / "bytes").write_bytes(bytes(900))
+        (folder / "about.json").write_text(note)
+        age(str(folder), 100)
     banished(store, tmp_path, "new", 300)
-    assert os.listdir(store.quarantine) == ["new"]
+    assert sorted(os.listdir(store.quarantine)) == ["new", "unknown"], "what nobody knows of may be a user's"
 
 
 @pytest.mark.parametrize("mount", ["another disk", "the same disk mounted twice"])
@@ -849,7 +851,7 @@ def test_records_of_many_at_once(store):
 
 
 def put(world: World, store: Store, path: Path, how: Link = Link.AUTO) -> str:
-    made = link.put(world, store, SHA, Place(str(path), how))
+    made = link.put(world, store, SHA, Place(str(path), how), link.stamp(str(path)))
     assert path.read_bytes() == DATA
     assert fits(store, path)
     assert not [name for name in os.listdir(path.parent) if name.startswith(".orch-")]

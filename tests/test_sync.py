@@ -124,7 +124,8 @@ def test_a_file_that_a_user_has_already(orch: Orch, right: bool) -> None:
         place.parent.mkdir(parents=True)
         place.write_bytes(content if right else content[:-1] + b"x")
         place.chmod(0o640)
-        assert orch.run("status", "team.yaml").code == 7
+        status = orch.run("status", "--json", "team.yaml")
+        assert (status.code, status.summary["failed"][0]["fault"]) == (5, "unverified")
         done = orch.sync()
         if right:
             assert (done.code, done.summary["placed"], done.summary["bytes_reused"]) == (0, 1, len(content))

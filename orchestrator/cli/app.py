@@ -18,6 +18,7 @@ COMMANDS = {
     "import": "Make models of a list: SHA256SUMS, Metalink, LFS pointers, a pooch registry.",
     "export": "Write it for other tools, or as a mirror for machines without the network.",
     "prune": "Drop what no manifest wants from the store, and dead downloads.",
+    "quarantine": "List what was displaced or came with wrong bytes; put it back, or drop it.",
     "env": "Print the variables by which frameworks find their files.",
     "run": "Run a command under those variables, kept off the network.",
     "backends": "Show the downloaders of this machine and which would be chosen.",

@@ -116,8 +116,7 @@ def _fill(
             todo.append(path)
     blobs_ = [path for path in todo if here[path] == store.blob(paths[path].wanted.sha256)]
     places = [(paths[path].wanted.sha256, Place(f"{folder}/{path}")) for path in blobs_]
-    stamps = {place.path: link.stamp(place.path) for _, place in places}  # what stands there was judged
-    over = {path: stands for path, stands in stamps.items() if stands}
+    over = {place.path: found for _, place in places if (found := link.stamp(place.path)) is not None}
     made.update(zip(blobs_, link.put_all(world, store, places, over), strict=True))
     for path in todo:
         if path not in blobs_:

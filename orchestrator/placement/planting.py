@@ -172,7 +172,7 @@ class Planting:
         was_ours = any(name in listing for listing in old)
         if verdict.is_good:
             if stat.S_ISREG(mode):
-                seal.seal(self._store, path, sha256, read_only=was_ours)
+                seal.attest(self._store, path, sha256, read_only=was_ours)
             else:
                 seal.remember(self._store, path, sha256)
             return None
@@ -185,7 +185,7 @@ class Planting:
         if _stamp(path) != step.had:
             raise self._foreign(path, "it was changed just now")
         about = {"expected": self._listing[step.name][1], "source": f"stood at: {path}", "place": path}
-        where = quarantine.banish(self._store, path, step.found, about)
+        where = quarantine.banish(self._store, path, step.found, about, kind=quarantine.DISPLACED)
         self._tell(f"{path}: it was not the archive's any more; it lies in {where} now")
 
     def _foreign(self, path: str, why: str) -> PlacementError:

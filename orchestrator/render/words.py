@@ -44,14 +44,17 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
             return f"{label(event.model, event.file)}: {event.how}{origin} ({amount(event.size_bytes)})"
         case events.GaveUp():
             return f"error: {harmless(event.message)}\nhint: {harmless(event.hint)}"
-        case events.Measured() | events.Changed():
+        case events.Measured() | events.Changed() | events.Replaced():
             return _stated(event)
         case events.Noticed(message):
             return harmless(message)
     raise AssertionError("unreachable")
 
 
-def _stated(event: events.Measured | events.Changed) -> str:
+def _stated(event: events.Measured | events.Changed | events.Replaced) -> str:
+    if isinstance(event, events.Replaced):
+        versions = f"{event.old[:12]} -> {event.new[:12]}"
+        return f"{label(event.model, event.file)}: {harmless(event.to)}: replaced the previous version ({versions})"
     if isinstance(event, events.Changed):
         return f"{label(event.model, event.file)}: {_change(event.old)} -> {_change(event.new)}"
     needed, free = amount(event.needed_bytes), amount(event.free_bytes)

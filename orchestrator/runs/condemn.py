@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from orchestrator import nature, verify
 from orchestrator.errors import HeldError
-from orchestrator.events import Mismatched
+from orchestrator.events import Mismatched, Noticed
+from orchestrator.files import reason
 from orchestrator.runs.standing import State
-from orchestrator.store import blobs, partials, quarantine
+from orchestrator.store import blobs, partials, places, quarantine
 from orchestrator.store.layout import disk
+from orchestrator.store.places import Sharer
 from orchestrator.transfer import mend
 from orchestrator.transfer.holding import Holding
 
@@ -25,39 +27,56 @@ if TYPE_CHECKING:
 
 def condemn(
     kit: Kit, records: Records, artifact: Artifact, standings: Collection[Standing], wanted: Wanted, path: str
-) -> list[tuple[str, str, str]]:
-    """Take a wrong file away, together with every place and blob that is the same inode.
+) -> list[Sharer]:
+    """Take a wrong file of ours away, together with every place and blob that is the same inode.
 
     It goes to quarantine; or, where its pieces are known and nothing here has the right bytes, only its bad pieces
-    do, and the rest becomes a partial that asks for those.
+    do, and the rest becomes a partial that asks for those. Of a link of ours the blob behind it is meant; no other
+    link is followed. What goes is written down first, so that a kill loses none of the places.
 
     Returns:
-        The places of any manifest that shared its inode: (record file, place, link).
+        The places of any manifest that shared its inode.
 
     Raises:
         StoreError: the disk said no.
+        OSError: the place cannot be read or changed.
         Stopped: a stop was asked for.
     """
-    sha256, real, blob = artifact.sha256, os.path.realpath(path), kit.store.blob(artifact.key)
-    status = os.stat(real)
+    store, sha256 = kit.store, artifact.sha256
+    subject, blob = os.readlink(path) if os.path.islink(path) else path, store.blob(artifact.key)
+    status = os.lstat(subject)
     needed = not _is_elsewhere(kit, artifact, standings, status)
-    damage = mend.examine(real, artifact, kit.world.stop) if needed else None
-    found = damage.found if damage else verify.digest(real, kit.world.stop)
-    words = damage.words if damage else verify.look_into(real, nature.wish(wanted)).words
-    shared = [
-        (record, place, made["link"])
-        for place, entries in records.all().items()
-        for record, made in entries
-        if made["sha256"] == sha256 and place != path and is_inode(place, status)
-    ]
-    about = {"expected": artifact.expected, "source": f"written into: {path}", "model": wanted.model}
-    victim = blob if is_inode(blob, status) else real
-    others = {path, real, *(place for _, place, _ in shared)} - {victim}
-    folder = _donate(kit, artifact, victim, others, damage, about) if damage else ""
-    folder = folder or quarantine.banish(kit.store, victim, found, about)
-    _unlink(others)
+    damage = mend.examine(subject, artifact, kit.world.stop) if needed else None
+    found = damage.found if damage else verify.digest(subject, kit.world.stop)
+    words = damage.words if damage else verify.look_into(subject, nature.wish(wanted)).words
+    shared = _sharers(records, sha256, status)
+    about = {
+        "expected": artifact.expected,
+        "source": f"written into: {path}",
+        "model": wanted.model,
+        "why": "it was changed since it was verified",
+    }
+    victim = blob if is_inode(blob, status) else subject
+    others = {subject, *(each.path for each in shared)} - {victim}
+    shared = [each for each in shared if each.path != path]
+    if shared:
+        places.begin_mending(store, artifact.key, shared, kit.world.stop)
+    folder = _donate(kit, artifact, victim, others, status, damage, about) if damage else ""
+    folder = folder or quarantine.banish(store, victim, found, {**about, "place": path}, kind=quarantine.DISPLACED)
+    _unlink(kit, others, status)
     kit.emit(Mismatched(wanted.model, wanted.file, path, artifact.expected, found, folder, words))
     return shared
+
+
+def _sharers(records: Records, sha256: str, status: os.stat_result) -> list[Sharer]:
+    """The places of all manifests that are this inode, and are recorded as such."""
+    return [
+        Sharer(record, place, made["link"], status.st_dev, status.st_ino)
+        for place, entries in records.all().items()
+        for record, made in entries
+        if made["sha256"] == sha256 and made["link"] != places.ADOPTED
+        if is_inode(place, status) and ("inode" not in made or places.is_inode(made, status))
+    ]
 
 
 def _is_elsewhere(kit: Kit, artifact: Artifact, standings: Collection[Standing], status: os.stat_result) -> bool:
@@ -67,11 +86,17 @@ def _is_elsewhere(kit: Kit, artifact: Artifact, standings: Collection[Standing],
     good = [path for standing in standings for path in standing.good]
     if (blob, State.WRONG) not in states and blobs.blob_state(kit.store, sha256, artifact.size) == "sealed":
         good.append(blob)
-    return any(not is_inode(os.path.realpath(path), status) for path in good)
+    return any(os.path.isfile(path) and not is_inode(os.path.realpath(path), status) for path in good)
 
 
 def _donate(
-    kit: Kit, artifact: Artifact, victim: str, others: Collection[str], damage: Damage, about: Mapping[str, str]
+    kit: Kit,
+    artifact: Artifact,
+    victim: str,
+    others: Collection[str],
+    status: os.stat_result,
+    damage: Damage,
+    about: Mapping[str, str],
 ) -> str:
     """Make a wrong file the partial of its digest, with its bad pieces missing.
 
@@ -86,24 +111,27 @@ def _donate(
     try:
         if Holding(partial, artifact.size).good_bytes() >= damage.pieces.size - damage.bad_bytes:
             return ""
-        folder = mend.banish(store, victim, damage, about)
-        _unlink(others)  # nobody may see it change, and it can be moved only if nobody else has it
+        bad = " ".join(f"{start}-{end}" for start, end in damage.bad)
+        note = {**about, "bad": bad}
+        folder = quarantine.keep(store, victim, damage.found, damage.bad, note, kind=quarantine.DISPLACED)
+        _unlink(kit, others, status)  # nobody may see it change, and it can be moved only if nobody else has it
         with disk(store.path):
             mend.ask_for(partial, damage, victim)
             if os.path.lexists(victim):
                 os.unlink(victim)
         return folder
     finally:
-        if partial.have:
-            partial.close()
-        else:
-            partial.discard()
+        partial.release()
 
 
-def _unlink(paths: Collection[str]) -> None:
+def _unlink(kit: Kit, paths: Collection[str], status: os.stat_result) -> None:
+    """Remove names of one inode; whatever else stands there by now stays, and what cannot be removed is told."""
     for path in paths:
-        if os.path.lexists(path) and not os.path.islink(path):
-            os.unlink(path)
+        if is_inode(path, status):
+            try:
+                os.unlink(path)
+            except OSError as error:
+                kit.emit(Noticed(f"{path}: it shares the wrong bytes and cannot be removed ({reason(error)})"))
 
 
 def is_inode(path: str, status: os.stat_result) -> bool:

@@ -42,13 +42,13 @@ def judge(kit: Kit, wanted: Wanted, folder: str) -> State:
             if linked:
                 seal.remember(kit.store, path, sha256)
             else:
-                seal.seal(kit.store, path, sha256)
+                seal.attest(kit.store, path, sha256, read_only=True)
                 kit.emit(Noticed(f"{path}: bytes are right, sealed again"))
         else:
             found, where = verdict.sha256, ""
             if not linked:  # what a link leads to is not ours, whoever made the link
                 about = {"expected": sha256, "source": f"written into: {path}", "model": wanted.model, "place": path}
-                where = quarantine.banish(kit.store, path, found, about)
+                where = quarantine.banish(kit.store, path, found, about, kind=quarantine.DISPLACED)
             kit.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, where))
             state = State.ABSENT
     return state

@@ -219,9 +219,13 @@ def _place(kit: Kit, tasks: Sequence[Task]) -> dict[str, str | PlacementError]:
                 todo.append((sha256, place))
     for manifest, record in records.items():
         if record:
-            places.record(kit.store, kit.world.hostname, manifest, record)
+            places.record(kit.store, kit.world.hostname, manifest, record, kit.world.stop)
     made = link.put_all(kit.world, kit.store, todo)
-    return {**refused, **{place.path: how for (_, place), how in zip(todo, made, strict=True)}}
+    results = {place.path: how for (_, place), how in zip(todo, made, strict=True)}
+    for manifest, record in records.items():
+        stands = {path: how for path in record if isinstance(how := results[path], str)}
+        places.finish(kit.store, kit.world.hostname, manifest, stands, kit.world.stop)
+    return {**refused, **results}
 
 
 def _refused(kit: Kit, sha256: str, wanted: Wanted) -> PlacementError | None:

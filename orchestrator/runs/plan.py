@@ -10,7 +10,10 @@ from orchestrator.errors import NoBackendError, OrchError, PlacementError, Trans
 from orchestrator.programs import find_backends, install_hint
 from orchestrator.runs import preflight, weak
 from orchestrator.runs.options import Options
-from orchestrator.runs.standing import Records, Standing, State, standings
+from orchestrator.runs.reread import unread_error
+from orchestrator.runs.settle import is_pointer_to
+from orchestrator.runs.standing import Records, Standing, State, leads_into, standings, warn_of_size
+from orchestrator.runs.status import told
 from orchestrator.runs.sync import group
 from orchestrator.runs.tally import Tally
 from orchestrator.sources.reach import Ways
@@ -53,6 +56,8 @@ def plan(
     tally.refuse(unresolved, emit)
     todo = []
     for standing in standings(store, wanted):
+        if standing.true_size is not None:
+            warn_of_size(standing.wanted, standing.true_size, emit)
         if standing.present:
             tally.present += 1
             w = standing.wanted
@@ -129,24 +134,52 @@ class _Planner:
         Raises:
             PlacementError: a stranger with other bytes stands at a place.
         """
-        w, action = standing.wanted, "place"
+        w, action = standing.wanted, "adopt"
+        links = {place.path: place for place in w.places}
         for path, state in standing.states:
-            if state is State.OBSTRUCTED:
-                raise PlacementError(f"{path}: something that is not a file stands there", "move it away", "foreign")
-            if state is State.UNSEALED and not (self._offer and self._offer.path == path):
-                if self._right(w, path):
-                    action = "adopt"
-                elif not self._options.force and not self._records.is_ours(path, w.sha256):
-                    hint = "move it away, or let it be replaced: --force"
-                    what = verify.look_into(path, nature.wish(w))
-                    message = f"{path}: a foreign file stands there with other bytes{what.after}"
-                    raise PlacementError(message, hint, "foreign")
+            if state is State.SEALED:
+                continue
+            if state in (State.OBSTRUCTED, State.UNKNOWN):
+                raise told(path, state, w.size)
+            if state in (State.ABSENT, State.OUTDATED) or (self._offer and self._offer.path == path):
+                action = "place"
+            elif path in links and links[path].unpack:
+                if state is State.FOREIGN and not self._options.force:
+                    raise told(path, state, w.size)
+                action = "place"
+            elif not self._right(w, path):
+                self._may_go(w, path)
+                action = "place"
         return action
 
+    def _may_go(self, wanted: Wanted, path: str) -> None:
+        """See that a file with wrong bytes is ours, or may be replaced.
+
+        Raises:
+            PlacementError: it is somebody else's.
+        """
+        islink = os.path.islink(path)
+        ours = (
+            leads_into(self._store, os.readlink(path))
+            if islink
+            else self._records.is_ours(path, os.lstat(path), wanted.sha256) or is_pointer_to(path, wanted)
+        )
+        if not self._options.force and not ours:
+            what = f"a link to {os.readlink(path)}, a foreign file," if islink else "a foreign file"
+            why = verify.look_into(path, nature.wish(wanted)).after
+            hint = "move it away, or let it be replaced: --force"
+            raise PlacementError(f"{path}: {what} stands there with other bytes{why}", hint, "foreign")
+
     def _right(self, wanted: Wanted, path: str) -> bool:
-        if wanted.size is not None and os.stat(path).st_size != wanted.size:
-            return False
-        return weak.prove(self._world, wanted, path).is_good
+        """Read a file.
+
+        Raises:
+            PlacementError, StoreError: it cannot be read.
+        """
+        verdict = weak.prove(self._world, wanted, path)
+        if verdict.error is not None and os.path.exists(path):
+            raise unread_error(self._store, path, verdict.error)
+        return verdict.is_good
 
     def _fetch(self, artifact: Artifact, wanted: Wanted) -> None:
         """Foresee a fetch: the first source that a program here can serve.

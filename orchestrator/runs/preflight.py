@@ -9,7 +9,7 @@ import msgspec
 
 from orchestrator.errors import StoreError
 from orchestrator.model import Link
-from orchestrator.runs.standing import State
+from orchestrator.runs.standing import MAY_BE_RIGHT, State
 from orchestrator.store import blobs, bundles
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] 
     here = on(f"{store.path}/blobs")
     for standing in standings:
         wanted = standing.wanted
-        if standing.present:
-            continue
+        if all(state in MAY_BE_RIGHT for _, state in standing.states):
+            continue  # what is right once it is read asks nothing of the disk
         key = wanted.key
         if key not in fetched and lacks(wanted):
             fetched.add(key)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import Stopped
 from orchestrator.runs import weak
 from orchestrator.runs.reread import give_up, read, unread_error
-from orchestrator.runs.standing import Standing, State, standings
+from orchestrator.runs.standing import Records, Standing, State, standings, warn_of_size
 from orchestrator.runs.sync import put_right
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store
@@ -46,14 +46,16 @@ def repair(
     tally = Tally(wanted)
     tally.refuse(unresolved, emit)
     todo: list[Standing] = []
-    unread = iter(wanted)
+    unread, records = iter(wanted), Records(store)
     try:
         for found in read(world, store, wanted, max_age_s):
             next(unread)
             if found.unknown and not found.wrong:
                 emit(tally.fail(found.wanted, unread_error(store, *found.unknown[0])))
                 continue
-            standing = _standing(store, found)
+            if found.true_size is not None:
+                warn_of_size(found.wanted, found.true_size, emit)
+            standing = _standing(store, records, found)
             if standing.present:
                 tally.present += 1
                 emit(found.event)
@@ -67,20 +69,27 @@ def repair(
     return tally.summary(world.monotonic() - began, stopped=world.stop.code)
 
 
-def _standing(store: Store, found: Found) -> Standing:
+def _standing(store: Store, records: Records, found: Found) -> Standing:
     """What stands where, by what was read: an inode that is wrong is so at each of its names."""
     for place in found.wanted.places:
         for path in found.wrong:
             if place.unpack and path.startswith(f"{place.path}/"):
                 with suppress(OSError):
                     os.utime(path)  # breaks its seal, as a write would: then it is found in its tree
-    (standing,) = standings(store, (found.wanted,))
+    (standing,) = standings(store, (found.wanted,), records)
     wrong = {_inode(path) for path in found.wrong} - {None}
-    states = {path: State.WRONG if _inode(path) in wrong else state for path, state in standing.states}
+    states = {path: _read(path, state, wrong) for path, state in standing.states}
     blob = store.blob(found.wanted.key)
     if _inode(blob) in wrong:
         states[blob] = State.WRONG
     return Standing(found.wanted, tuple(states.items()))
+
+
+def _read(path: str, state: State, wrong: set[tuple[int, int] | None]) -> State:
+    """A state after the reading: bytes that were read and are right are not doubted, wrong ones not believed."""
+    if _inode(path) not in wrong:
+        return state
+    return state if state is State.OUTDATED else State.WRONG
 
 
 def _inode(path: str) -> tuple[int, int] | None:

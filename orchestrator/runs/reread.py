@@ -10,6 +10,7 @@ from orchestrator import events, nature, verify
 from orchestrator.errors import DigestError, PlacementError, Stopped, TransferError
 from orchestrator.files import place_error, store_error
 from orchestrator.runs import weak
+from orchestrator.runs.standing import Records, warn_of_size
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store
 from orchestrator.store.reads import Reads
@@ -29,13 +30,16 @@ BATCH = 256  # files a sha256sum: few processes, and news now and then
 class Found(NamedTuple):
     """What was read of one wanted file: the paths that are wrong or absent; whether anything was read at all.
 
-    `unknown` are the paths that stand there and could not be read, with the disk's error.
+    `unknown` are the paths that stand there and could not be read, with the disk's error; `found` the digests that
+    wrong ones have, as far as they were computed; `true_size` what right bytes take where `size:` says otherwise.
     """
 
     wanted: Wanted
     wrong: tuple[str, ...]
     was_read: bool
     unknown: tuple[tuple[str, OSError], ...] = ()
+    found: tuple[tuple[str, str], ...] = ()
+    true_size: int | None = None
 
     @property
     def event(self) -> Event:
@@ -67,12 +71,14 @@ def reread(
     wanted = weak.known(store, wanted)
     tally = Tally(wanted)
     tally.refuse(unresolved, emit)
-    unread = iter(wanted)
+    unread, records = iter(wanted), Records(store)
     try:
         for found in read(world, store, wanted, max_age_s):
             next(unread)
+            if found.true_size is not None:
+                warn_of_size(found.wanted, found.true_size, emit)
             if found.wrong:
-                emit(tally.fail(found.wanted, _error(found.wanted, found.wrong[0])))
+                emit(tally.fail(found.wanted, _error(records, found)))
             elif found.unknown:
                 path, error = found.unknown[0]
                 emit(tally.fail(found.wanted, unread_error(store, path, error)))
@@ -114,13 +120,17 @@ def read(world: World, store: Store, wanted: Sequence[Wanted], max_age_s: float 
         unknown = {(s, path): v.error for (_, s, path, _), v in judged if v.error is not None and _stands(path)}
         reads.add((status, s) for (s, _), status in right.items() if status and s)
         asked = {(s, path) for _, s, path, _ in due}
+        computed = {(s, path): v.sha256 for (_, s, path, _), v in judged if v.is_wrong}
         for w, files in batch:
+            sizes = [status.st_size for s, path, status in files if status and (s, path) in right and s == w.sha256]
             mine = [(sha256, path) for sha256, path, _ in files if (sha256, path) in asked]
             yield Found(
                 w,
                 tuple(path for s, path in mine if (s, path) not in right and (s, path) not in unknown),
                 bool(mine),
                 tuple((path, unknown[s, path]) for s, path in mine if (s, path) in unknown),
+                tuple((path, computed[s, path]) for s, path in mine if (s, path) in computed),
+                next((size for size in sizes if w.size not in (None, size)), None),
             )
 
 
@@ -170,10 +180,18 @@ def _stands(path: str) -> bool:
         return True
 
 
-def _error(wanted: Wanted, path: str) -> OrchError:
+def _error(records: Records, found: Found) -> OrchError:
+    wanted, path = found.wanted, found.wrong[0]
     if not os.path.exists(path):
         hint = "run `orch sync`" if wanted.sources else "fetch it from where the list is from"
         return TransferError(f"{path}: absent", hint, "absent")
+    has = dict(found.found).get(path, "")
+    if has and any(has in (made["sha256"], made.get("old")) for made in records.ours(path)):
+        return TransferError(f"{path}: has the previous version", "run `orch sync`: it replaces it", "outdated")
     what = verify.look_into(path, nature.wish(wanted))
+    if records.is_adopted(path):
+        hint = "it is its owner's: move it away, or let it be replaced: `orch sync --force`"
+        message = f"{path}: a file that orch did not make, with other bytes than when it was adopted{what.after}"
+        return PlacementError(message, hint, "foreign")
     hint = "fetch what is bad: `orch verify --repair`" if wanted.sources else what.hint
     return DigestError(f"{path}: wrong bytes{what.after}", hint or "fetch it again from where it came", "corrupt")

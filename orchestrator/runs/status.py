@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from orchestrator import events
 from orchestrator.errors import DigestError, PlacementError, TransferError
 from orchestrator.runs import weak
-from orchestrator.runs.standing import Records, State, standings
+from orchestrator.runs.standing import State, standings, warn_of_size
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store
 
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
     from orchestrator.world import World
 
 
+GRAVEST_FIRST = (
+    State.MODIFIED,
+    State.WRONG,
+    State.FOREIGN,
+    State.OBSTRUCTED,
+    State.UNKNOWN,
+    State.LINKED,
+    State.OUTDATED,
+    State.UNVERIFIED,
+    State.ABSENT,
+)
+
+
 def status(
     world: World,
     store_path: str,
@@ -32,33 +46,64 @@ def status(
     """Judge every place by one stat each.
 
     Returns:
-        The summary: 0 all in place, 5 something absent, 6 a broken seal, 7 a foreign file, 1 several of these.
+        The summary: 0 all in place, 5 something absent, outdated or not verified yet, 6 something was changed since
+        it was verified, 7 a file that orch did not make, 1 several of these.
     """
     began = world.monotonic()
     store = Store(store_path, world.state, world.stop)
     wanted = weak.known(store, wanted)
-    tally, records = Tally(wanted), Records(store)
+    tally = Tally(wanted)
     tally.refuse(unresolved, emit)
     for standing in standings(store, wanted):
         w = standing.wanted
+        if standing.true_size is not None:
+            warn_of_size(w, standing.true_size, emit)
         if standing.present:
             tally.present += 1
             emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
         else:
-            emit(tally.fail(w, _what_is_wrong(standing, records)))
+            emit(tally.fail(w, _what_is_wrong(standing)))
     return tally.summary(world.monotonic() - began)
 
 
-def _what_is_wrong(standing: Standing, records: Records) -> OrchError:
-    """The gravest state of a file's places: a broken seal, then a stranger, then absence."""
-    sha256 = standing.wanted.sha256
-    for path, state in standing.states:
-        if state is State.UNSEALED and records.is_ours(path, sha256):
-            hint = "run `orch sync`: it looks into the file and puts it right"
-            return DigestError(f"{path}: its seal is broken, something wrote into it", hint, "seal")
-    for path, state in standing.states:
-        if state in (State.UNSEALED, State.OBSTRUCTED):
-            hint = "run `orch sync`: it adopts the file if its bytes are right; else move it away, or --force"
-            return PlacementError(f"{path}: a foreign file stands there", hint, "foreign")
-    path = next(path for path, state in standing.states if state is State.ABSENT)
-    return TransferError(f"{path}: absent", "run `orch sync`", "absent")
+def _what_is_wrong(standing: Standing) -> OrchError:
+    """The gravest state of a file's places."""
+    states = {state: path for path, state in reversed(standing.states)}
+    state = next(state for state in GRAVEST_FIRST if state in states)
+    return told(states[state], state, standing.wanted.size)
+
+
+def told(path: str, state: State, size: int | None) -> OrchError:
+    """One place's state as what is to be said of it."""
+    if state is State.OUTDATED and not os.path.exists(path):
+        state = State.ABSENT  # a link of ours, to a blob that was dropped
+    match state:
+        case State.MODIFIED:
+            hint = "run `orch sync`: it reads the file; wrong bytes go to quarantine, the right ones take their place"
+            return DigestError(f"{path}: changed since it was verified", hint, "seal")
+        case State.LINKED:
+            return _link(path, size)
+        case State.OUTDATED:
+            return TransferError(f"{path}: has the previous version", "run `orch sync`: it replaces it", "outdated")
+        case State.UNVERIFIED:
+            hint = "run `orch sync`: it reads the file once"
+            return TransferError(f"{path}: not verified on this machine yet", hint, "unverified")
+        case State.UNKNOWN:
+            return PlacementError(f"{path}: the disk does not say what stands there", f"look at it: `ls -l {path}`")
+        case State.ABSENT:
+            return TransferError(f"{path}: absent", "run `orch sync`", "absent")
+    hint = "run `orch sync`: it adopts the file if its bytes are right; else move it away, or --force"
+    return PlacementError(f"{path}: a file that orch did not make stands there", hint, "foreign")
+
+
+def _link(path: str, size: int | None) -> OrchError:
+    """A symbolic link that orch did not make, by the status of what it leads to."""
+    try:
+        where, behind = os.readlink(path), os.stat(path).st_size
+    except OSError:
+        where, behind = os.readlink(path) if os.path.islink(path) else "nothing", -1
+    hint = "run `orch sync`: right bytes behind it are adopted as they are; --force replaces the link itself"
+    if behind >= 0 and size in (None, behind):
+        return TransferError(f"{path}: a link to {where}, not verified on this machine yet", hint, "unverified")
+    what = "a file of another size" if behind >= 0 else "where nothing is"
+    return PlacementError(f"{path}: a link that orch did not make, to {where}, {what}", hint, "foreign")

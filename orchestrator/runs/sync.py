@@ -11,7 +11,7 @@ from orchestrator.errors import OrchError, Stopped, TransferError
 from orchestrator.model import Artifact
 from orchestrator.runs import weak
 from orchestrator.runs.options import Options
-from orchestrator.runs.standing import Standing, State, standings
+from orchestrator.runs.standing import Records, Standing, State, standings, warn_of_size
 from orchestrator.runs.tally import Tally
 from orchestrator.store import Store, blobs, open_store
 
@@ -53,12 +53,14 @@ def sync(
     todo: list[Standing] = []
     try:
         for standing in standings(store, wanted):
-            if standing.present:
-                w = standing.wanted
-                tally.present += 1
-                emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
-            else:
+            w = standing.wanted
+            if not standing.present:
                 todo.append(standing)
+                continue
+            if standing.true_size is not None:
+                warn_of_size(w, standing.true_size, emit)
+            tally.present += 1
+            emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
     except Stopped:
         for w in (*(standing.wanted for standing in todo), *wanted[tally.present + len(todo) :]):
             emit(tally.fail(w, interrupted()))
@@ -87,13 +89,14 @@ def put_right(
             open_store(store.path, store.state)
             stack.enter_context(turns.adding(world, store, lambda why: emit(events.Noticed(why))))
             for manifest in {standing.wanted.manifest for standing in todo}:
-                places.record(store, world.hostname, manifest, {})
+                if damaged := places.record(store, world.hostname, manifest, {}, world.stop):
+                    emit(events.Noticed(damaged))
             crew = _prepare(world, store, todo, emit, hosts, options, tally, findings)
         except Stopped:
             _fail_all(todo, interrupted(), emit, tally)
             return
         except Exception as error:
-            _fail_all(todo, foreseen(world, store.path, error), emit, tally)
+            _fail_others(world, store, todo, foreseen(world, store.path, error), emit, tally)
             return
         with world.stop.deferred():
             crew.work()
@@ -109,6 +112,20 @@ def interrupted() -> TransferError:
 def _fail_all(todo: list[Standing], error: OrchError, emit: Callable[[Event], None], tally: Tally) -> None:
     for standing in todo:
         emit(tally.fail(standing.wanted, error))
+
+
+def _fail_others(
+    world: World,
+    store: Store,
+    todo: list[Standing],
+    error: OrchError,
+    emit: Callable[[Event], None],
+    tally: Tally,
+) -> None:
+    """Where nothing can be done, tell so of the files that are not right as they stand."""
+    from orchestrator.runs.settle import prove_unwritten
+
+    _fail_all(prove_unwritten(world, store, todo, Records(store), emit, tally), error, emit, tally)
 
 
 def _prepare(

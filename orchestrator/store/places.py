@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from orchestrator.store.layout import disk, hold, open_file, open_lock
+from orchestrator.store.layout import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import threading
+    from collections.abc import Iterator, Mapping, Sequence
 
     from orchestrator.store.layout import Store
 
+ADOPTED = "adopted"  # the `link` of a file that was there before us: it is its owner's
+MARK = "mark"  # the `link` of a small file that a framework wants beside its weights: its digest is all of it
+_MENDING = "mending-"
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged record may raise
 
-class Made(TypedDict):
-    """What stands at one place: the digest and how it was made there."""
 
+class _Made(TypedDict):
     sha256: str
     link: str
+
+
+class Made(_Made, total=False):
+    """What stands at one place: its digest, the link mode that was asked for, how it was made, and the inode.
+
+    `dev`, `inode`, `size` (bytes) and `mtime_ns` are those of the place itself once it stood there; `old` is the
+    digest of the version that stands there until then. Records of older versions have neither.
+    """
+
+    how: str
+    old: str
+    dev: int
+    inode: int
+    size: int
+    mtime_ns: int
 
 
 class Record(NamedTuple):
@@ -33,73 +53,227 @@ class Record(NamedTuple):
     problem: str = ""
 
 
-def record(store: Store, host: str, manifest: str, made: Mapping[str, Made]) -> None:
+class Sharer(NamedTuple):
+    """A place that shared an inode with wrong bytes, and is to be made again: its record's file, path and link."""
+
+    record: str
+    path: str
+    link: str
+    dev: int
+    inode: int
+
+
+def record(
+    store: Store, host: str, manifest: str, made: Mapping[str, Made], stop: threading.Event | None = None
+) -> str:
     """Add places to a manifest's record; the file is only written when that changes it.
 
     A manifest that makes no place (`to: store`) has a record as well: by it `orch prune` knows what is wanted.
+    A record that is damaged is kept aside, under a name that ends in `.damaged`.
+
+    Returns:
+        What is to be told of a damaged record; else nothing.
 
     Raises:
         StoreError: the disk said no.
+        Stopped: a stop was asked for while another orch was writing.
     """
     path = _path(store, manifest)
-    with disk(path), open(f"{store.places}/.guard", "r+b", opener=open_lock) as guard:
-        hold(guard.fileno(), fcntl.LOCK_EX, store.stop)
-        old = _read(path)
-        merged = {**old, **made}
-        if merged == old and (old or os.path.exists(path)):
-            return
-        with open(f"{path}.new", "w", encoding="utf-8", opener=open_file) as file:
-            # Not json.dump(), nor an indent: those encode in Python, at 70 us a place.
-            file.write(json.dumps({"host": host, "manifest": manifest, "places": merged}, sort_keys=True))
-        os.rename(f"{path}.new", path)
+    with _writing(store, path, stop):
+        problem = ""
+        try:
+            known = _load(path)
+        except _DAMAGE as error:
+            known, problem = {}, f"{type(error).__name__}: {error}"
+        merged = {**known, **{place: _merged(known.get(place), entry) for place, entry in made.items()}}
+        if merged == known and not problem and (known or os.path.exists(path)):
+            return ""
+        kept = _keep_aside(path) if problem else ""
+        _write(store, path, {"host": host, "manifest": manifest, "places": merged})
+    told = f"warning: the record of what {manifest} placed was damaged ({problem}); it is kept as {kept}"
+    return told if problem else ""
+
+
+def _merged(known: Made | None, new: Made) -> Made:
+    """What is to be recorded of a place: until the new file stands there, what stands there now stays known."""
+    whole = "inode" in new or new["link"] in (ADOPTED, MARK)
+    if known is None or whole or known["link"] == ADOPTED:
+        return new
+    merged: Made = {**known, **new}
+    if known["sha256"] != new["sha256"]:
+        merged["old"] = known["sha256"]
+    return merged
+
+
+def finish(
+    store: Store, host: str, manifest: str, made: Mapping[str, str], stop: threading.Event | None = None
+) -> None:
+    """Add to the record what now stands at places that were made: `made` says how, by path.
+
+    Raises:
+        StoreError, Stopped: as `record`.
+    """
+    known = of(store, manifest)
+    found = {
+        place: seen(place, known[place]["sha256"], known[place]["link"], how)
+        for place, how in made.items()
+        if place in known
+    }
+    if found:
+        record(store, host, manifest, found, stop)
+
+
+def seen(place: str, sha256: str, link: str, how: str) -> Made:
+    """What is to be recorded of a place that stands, by its `lstat`."""
+    made: Made = {"sha256": sha256, "link": link, "how": how}
+    with suppress(OSError):
+        status = os.lstat(place)
+        made["dev"], made["inode"] = status.st_dev, status.st_ino
+        made["size"], made["mtime_ns"] = status.st_size, status.st_mtime_ns
+    return made
+
+
+def is_inode(made: Made, status: os.stat_result) -> bool:
+    """Whether a record names this very inode.
+
+    The numbers of devices change with a boot on some file systems: then size and mtime must be the same as well.
+    """
+    if made.get("inode") != status.st_ino:
+        return False
+    return made.get("dev") == status.st_dev or (made.get("size"), made.get("mtime_ns")) == (
+        status.st_size,
+        status.st_mtime_ns,
+    )
 
 
 def of(store: Store, manifest: str) -> dict[str, Made]:
-    """What was made for one manifest, by place."""
-    return _read(_path(store, manifest))
+    """What was made for one manifest, by place; nothing where its record is damaged."""
+    with suppress(OSError, *_DAMAGE):
+        return _load(_path(store, manifest))
+    return {}
 
 
 def made(store: Store) -> Iterator[tuple[str, str, Made]]:
-    """Go through all records: (manifest, place, what was made there)."""
-    try:
-        names = sorted(os.listdir(store.places))
-    except OSError:
-        return
-    for name in names:
-        if name.endswith(".json"):
-            path = f"{store.places}/{name}"
-            for place, entry in _read(path).items():
+    """Go through all records that can be read: (record file, place, what was made there)."""
+    for path in _files(store):
+        with suppress(OSError, *_DAMAGE):
+            for place, entry in _load(path).items():
                 yield path, place, entry
 
 
 def records(store: Store) -> list[Record]:
     """All records, damaged ones too."""
-    try:
-        files = [f"{store.places}/{name}" for name in sorted(os.listdir(store.places)) if name.endswith(".json")]
-    except OSError:
-        return []
     found = []
-    for file in files:
+    for file in _files(store):
         try:
+            places = _load(file)
             with open(file, encoding="utf-8") as text:
                 whole = json.load(text)
-            for made in whole["places"].values():  # of which one that is none would be read as empty
-                _ = made["sha256"], made["link"]
-            found.append(Record(file, str(whole["host"]), str(whole["manifest"]), _read(file)))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            found.append(Record(file, str(whole["host"]), str(whole["manifest"]), places))
+        except (OSError, *_DAMAGE) as error:
             found.append(Record(file, "", "", {}, str(error) or type(error).__name__))
     return found
+
+
+def begin_mending(store: Store, key: str, sharers: Sequence[Sharer], stop: threading.Event | None = None) -> None:
+    """Write down, before they are taken away, the places that must be made again; a kill loses none of them.
+
+    Raises:
+        StoreError, Stopped: as `record`.
+    """
+    path = f"{store.places}/{_MENDING}{key}"
+    with _writing(store, path, stop):
+        todo = dict.fromkeys((*to_mend(store, key), *sharers))
+        _write(store, path, {"places": list(todo)})
+
+
+def to_mend(store: Store, key: str) -> list[Sharer]:
+    """The places that a run took away, and did not come to make again."""
+    try:
+        with open(f"{store.places}/{_MENDING}{key}", encoding="utf-8") as file:
+            return [
+                Sharer(str(r), str(p), str(how), int(dev), int(ino))
+                for r, p, how, dev, ino in json.load(file)["places"]
+            ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def end_mending(store: Store, key: str) -> None:
+    """Forget the places of `begin_mending`: they stand.
+
+    Raises:
+        StoreError: the disk said no.
+    """
+    path = f"{store.places}/{_MENDING}{key}"
+    with disk(path), suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _files(store: Store) -> list[str]:
+    try:
+        return [f"{store.places}/{name}" for name in sorted(os.listdir(store.places)) if name.endswith(".json")]
+    except OSError:
+        return []
 
 
 def _path(store: Store, manifest: str) -> str:
     return f"{store.places}/{hashlib.sha256(os.fsencode(manifest)).hexdigest()}.json"
 
 
-def _read(path: str) -> dict[str, Made]:
-    """Read one record; a damaged or missing one is empty: it is only a hint to who made a place."""
+@contextmanager
+def _writing(store: Store, path: str, stop: threading.Event | None) -> Iterator[None]:
+    """Be the only one who writes a record of this store."""
+    from orchestrator import files
+
+    with disk(path), files.locked(store.places, stop):
+        yield
+
+
+def _write(store: Store, path: str, content: Mapping[str, object]) -> None:
+    from orchestrator import files
+
+    # No indent: that would be encoded in Python, at 70 us a place.
+    text = json.dumps(content, sort_keys=True)
+    # surrogateescape in names becomes \udcXX escapes, which are ASCII.
+    files.write_atomic(path, text.encode("ascii"), mode=os.stat(store.path).st_mode & 0o666)
+
+
+def _keep_aside(path: str) -> str:
+    """Give a damaged record another name; nothing that lies there already is replaced."""
+    from orchestrator import files
+
+    for number in range(1, 1000):
+        kept = f"{path}.damaged" if number == 1 else f"{path}.damaged-{number}"
+        with suppress(FileExistsError):
+            files.rename_new(path, kept)
+            return kept
+    raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), kept)
+
+
+def _load(path: str) -> dict[str, Made]:
+    """Read the places of one record; one that is not there has none.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, KeyError, TypeError, AttributeError: it is damaged.
+    """
     try:
         with open(path, encoding="utf-8") as file:
-            places = json.load(file)["places"]
-        return {str(k): {"sha256": str(v["sha256"]), "link": str(v["link"])} for k, v in places.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            whole = json.load(file)
+    except FileNotFoundError:
         return {}
+    _ = whole["host"], whole["manifest"]
+    return {str(place): _entry(entry) for place, entry in whole["places"].items()}
+
+
+def _entry(entry: Mapping[str, object]) -> Made:
+    found: Made = {"sha256": str(entry["sha256"]), "link": str(entry["link"])}
+    if isinstance(how := entry.get("how"), str):
+        found["how"] = how
+    if isinstance(old := entry.get("old"), str):
+        found["old"] = old
+    facts = [fact for name in ("dev", "inode", "size", "mtime_ns") if isinstance(fact := entry.get(name), int)]
+    if len(facts) == 4:
+        found["dev"], found["inode"], found["size"], found["mtime_ns"] = facts
+    return found

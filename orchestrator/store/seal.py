@@ -31,8 +31,7 @@ def fits(store: Store, status: os.stat_result, sha256: str, size: int | None) ->
     if status.st_mtime_ns % _SECOND_NS == nanoseconds(sha256):
         return True
     # Some file systems keep no nanoseconds, or hundreds of them: there the local state remembers.
-    key, facts = _key(status), _facts(status, sha256)
-    return _own.get((store.state, key)) == facts or _remembered(store).get(key) == facts
+    return _knows(store, status, sha256)
 
 
 def seal(store: Store, path: str, sha256: str, *, read_only: bool = True) -> None:
@@ -52,8 +51,23 @@ def seal(store: Store, path: str, sha256: str, *, read_only: bool = True) -> Non
     remember(store, path, sha256)
 
 
+def attest(store: Store, path: str, sha256: str, *, touch: bool = True, read_only: bool = False) -> None:
+    """Seal a right file where we may; else the local state remembers that it is right.
+
+    Without `touch` the file itself stays as it is: it is what somebody's link leads to. What can be kept nowhere
+    (a root that is read-only, a home that is another's) is read again by the next run.
+    """
+    with suppress(OSError):
+        if touch:
+            seal(store, path, sha256, read_only=read_only)
+            return
+    with suppress(OSError):
+        if not _knows(store, os.stat(path), sha256):
+            remember(store, path, sha256)
+
+
 def remember(store: Store, path: str, sha256: str) -> None:
-    """Keep a sealed file's facts in the local state where its file system dropped the nanoseconds.
+    """Keep a sealed file's facts in the local state where it does not carry the nanoseconds of its seal.
 
     A state that cannot be written costs one more reading by the next run: this one remembers by itself.
 
@@ -85,6 +99,16 @@ def _line(key: str, facts: object, path: str = "") -> bytes:
     import json  # here and below: where nanoseconds are kept, nothing is remembered
 
     return json.dumps([key, facts, path]).encode() + b"\n"
+
+
+def was_judged(store: Store, status: os.stat_result) -> bool:
+    """Whether the local state knows this very inode as it was: another status now means that it was changed."""
+    return (store.state, _key(status)) in _own or _key(status) in _remembered(store)
+
+
+def _knows(store: Store, status: os.stat_result, sha256: str) -> bool:
+    key, facts = _key(status), _facts(status, sha256)
+    return _own.get((store.state, key)) == facts or _remembered(store).get(key) == facts
 
 
 def _key(status: os.stat_result) -> str:

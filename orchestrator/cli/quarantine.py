@@ -1,0 +1,116 @@
+"""`orch quarantine`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.events import Summary
+from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.listing import Listing
+
+if TYPE_CHECKING:
+    from orchestrator.store.quarantine import Kept
+    from orchestrator.world import World
+
+
+@click.command("quarantine")
+@click.argument("action", type=click.Choice(["list", "restore", "empty"]), default="list", required=False)
+@click.argument("name", required=False)
+@options.store
+@click.option("--to", metavar="PATH", help="restore: put it here, not where it stood.")
+@click.option("--older", metavar="30d", type=options.Duration(), help="list, empty: only what lies there for longer.")
+@click.option("--yes", is_flag=True, help="empty: do not ask.")
+@options.json
+def command(**words: Any) -> int:
+    """List what was displaced from its place or came with wrong bytes, put it back, or drop it for good.
+
+    \b
+    Examples:
+      orch quarantine
+      orch quarantine restore 3f2a91c0 --to models/mine.bin
+      orch quarantine empty --older 30d
+
+    A file is never restored over something that stands. What stood at a place stays until you empty it; of what
+    came over the wire the oldest goes once there are more than 10 GiB.
+    """
+    action, name = words["action"], words["name"]
+    if (action == "restore") != bool(name):
+        raise click.UsageError("say what: `orch quarantine restore NAME`" if not name else f"{action} takes no NAME")
+    if action == "empty" and not (words["yes"] or sys.stdin.isatty()):
+        raise click.UsageError("nobody is there to be asked: say `orch quarantine empty --yes`")
+    world = world_with_signals()
+    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
+
+    def work() -> Summary:
+        from orchestrator.workspace import DEFAULT_MANIFEST, open_workspace, site, store_path
+
+        if words["store"] is None and os.path.exists(DEFAULT_MANIFEST):
+            store = open_workspace(world, [DEFAULT_MANIFEST]).store
+        else:
+            store = store_path(world, site(world), words["store"])
+        if action == "restore":
+            from orchestrator.runs.quarantine import restore
+
+            _say(sink, f"restored: {restore(world, store, name, words['to'] or '')}")
+            return Summary(ok=True, exit_code=0)
+        work_on = _list if action == "list" else _empty
+        return work_on(world, store, sink, words["older"] or 0.0, yes=words["yes"])
+
+    return conclude(world, sink, work)
+
+
+def _list(world: World, store: str, sink: JsonLines | Listing, older_s: float, *, yes: bool) -> Summary:  # noqa: ARG001
+    from orchestrator.render.sink import amount, harmless
+    from orchestrator.runs.quarantine import kept
+
+    entries = kept(world, store, older_s=older_s)
+    for entry in entries:
+        _show(sink, entry, "kept")
+    if not isinstance(sink, JsonLines):
+        total = amount(sum(entry.size_bytes for entry in entries))
+        click.echo(f"quarantine: {len(entries)} kept, {total} in {harmless(store)}")
+    return Summary(ok=True, exit_code=0)
+
+
+def _empty(world: World, store: str, sink: JsonLines | Listing, older_s: float, *, yes: bool) -> Summary:
+    from orchestrator.render.sink import amount
+    from orchestrator.runs.quarantine import empty
+
+    def agree(entries: list[Kept]) -> bool:
+        if yes:
+            return True
+        for entry in entries:
+            _show(sink, entry, "kept")
+        total = amount(sum(entry.size_bytes for entry in entries))
+        return click.confirm(f"Drop these {len(entries)} for good ({total})?", err=True)
+
+    summary, dropped = empty(world, store, agree=agree, tell=lambda why: _say(sink, why), older_s=older_s)
+    for entry in dropped if isinstance(sink, JsonLines) else ():
+        _show(sink, entry, "dropped")
+    _say(sink, f"quarantine: {len(dropped)} dropped, {amount(summary.bytes_freed or 0)} freed")
+    return summary
+
+
+def _show(sink: JsonLines | Listing, entry: Kept, event: str) -> None:
+    from orchestrator.render.sink import amount, harmless
+
+    if isinstance(sink, JsonLines):
+        sink.write(event, {key: value for key, value in entry._asdict().items() if key != "bad"})
+        return
+    click.echo(f"{entry.name[:20]:<20}  {amount(entry.size_bytes):>7}  {entry.when}  {harmless(entry.origin)}")
+    click.echo(f"{'':<20}  {harmless(entry.why)}")
+
+
+def _say(sink: JsonLines | Listing, text: str) -> None:
+    from orchestrator.render.sink import harmless
+
+    if isinstance(sink, JsonLines):
+        sink.write("noticed", {"message": text})
+    else:
+        click.echo(harmless(text), err=True)
