@@ -954,7 +954,7 @@ def test_a_link_at_the_place_is_replaced_not_followed(store, world, tmp_path, ho
     place = tmp_path / "w.pth"
     place.symlink_to(tmp_path / target)
     with pytest.raises(PlacementError) as caught:
-        put(world, store, place, how)
+        link.put(world, store, SHA, Place(str(place), how))
     assert (caught.value.fault, os.readlink(place)) == ("foreign", str(tmp_path / target))
     link.put(world, store, SHA, Place(str(place), how), link.stamp(str(place)))
     assert (tmp_path / "file").read_bytes() == b"the user's"

@@ -235,7 +235,7 @@ def test_a_limit_of_the_process(orch: Orch, words: list[str], limit: str) -> Non
             orch.want(f"s{number}", made(900, number), origin.serve(f"/{number}", made(900, number)))
         done = told(orch, url, words, limit)
         if done.code == 8 and "-n" in limit and "limit)" in done.out:
-            assert "ulimit -n" in done.out
+            assert "ulimit -n" in done.out, [e for e in done.out.splitlines() if "limit)" in e][:3]
         if limit == "ulimit -f 1;" and words[0] == "sync":
             assert done.code == 8
             assert "ulimit -f" in done.out

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.store import Store
 
 FULL_BYTES = 1 << 20
+FEW_FILES = 64  # open files: with fewer programs fail in ways of their own
 _UNEXPLAINED = (Kind.NETWORK, Kind.STALLED, Kind.BROKEN, Kind.UNRESUMABLE)  # as programs say it that were not told why
 
 
@@ -30,6 +31,8 @@ def sharpen(fault: Fault, folder: str, longest: int) -> Fault:
     if fault.slow or fault.errno or fault.kind not in (*_UNEXPLAINED, Kind.DISK):
         return fault
     number = _number(folder, longest)
+    if not number and fault.kind is Kind.DISK and _has_few_descriptors():
+        number = errno.EMFILE  # there is room: the program could open no file
     if not number:
         return fault
     return replace(fault, kind=Kind.DISK, message=f"{fault.message} ({os.strerror(number).lower()})", errno=number)
@@ -49,12 +52,12 @@ def check_limit(store: Store, name: str, size: int | None) -> None:
 
 def full(store: Store, name: str, fault: Fault) -> StoreError:
     """The error for people that a fault of the disk's makes."""
-    path = store.path
+    path, message = store.path, f"{name}: {fault.message}"
     if fault.errno:
-        hint = store_error(OSError(fault.errno, os.strerror(fault.errno)), path).hint
-    else:
-        hint = f"free some space (`df -h {path}; df -i {path}; quota`), or use another disk: --store DIR"
-    return StoreError(f"{name}: {fault.message}", fault.hint or hint)
+        known = store_error(OSError(fault.errno, os.strerror(fault.errno)), path)
+        return StoreError(message, fault.hint or known.hint, of_one_file=known.of_one_file)
+    hint = f"free some space (`df -h {path}; df -i {path}; quota`), or use another disk: --store DIR"
+    return StoreError(message, fault.hint or hint)
 
 
 def _number(folder: str, longest: int) -> int:
@@ -66,6 +69,13 @@ def _number(folder: str, longest: int) -> int:
     if status.f_bavail * status.f_frsize < FULL_BYTES or (status.f_files and not status.f_favail):
         return errno.ENOSPC
     return errno.EROFS if status.f_flag & os.ST_RDONLY else 0
+
+
+def _has_few_descriptors() -> bool:
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit != resource.RLIM_INFINITY and limit < FEW_FILES
 
 
 def _limit() -> int | None:

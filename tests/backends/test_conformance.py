@@ -235,7 +235,8 @@ def test_wrong_bytes_alone(rig: Rig, origin: Origin) -> None:
     assert url in caught.value.message
     rig.assert_quarantined(wrong_bytes(DATA), url)
     rig.assert_absent(DATA)
-    assert os.listdir(f"{rig.store.path}/partial") == []
+    left = {name for _, _, names in os.walk(f"{rig.store.path}/partial") for name in names}
+    assert left <= {"guard", "info.json"}  # who gave them, so that no run of today asks there first
     assert rig.starts == 1
 
 
