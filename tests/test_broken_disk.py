@@ -28,7 +28,7 @@ from tests.servers import require
 # What may be the end of a run whose disk failed once: 70 may not.
 BY_THE_TABLE = {0, 1, 3, 5, 6, 7, 8}
 OLD, NEW, ANOTHER, EDITED, USERS = (made(5_000 + n, n) for n in range(5))
-EVERY = int(os.environ.get("ORCH_BROKEN_DISK_EVERY", "16"))  # `make torture` breaks each call with each error
+EVERY = int(os.environ.get("ORCH_BROKEN_DISK_EVERY", "64"))  # `make torture` breaks each call with each error
 
 
 def archive() -> bytes:

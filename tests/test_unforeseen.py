@@ -148,7 +148,8 @@ CODES = {0, 3, 4, 5, 7, 8}
 
 def told(orch: Orch, url: str, words: list[str], prefix: str = "") -> Done:
     orch.write()
-    argv = ["bash", "-c", f'{prefix} exec "$0" -m orchestrator "$@"', sys.executable]
+    # -B: under `ulimit -f` CPython writes half a compiled module, and takes it for a whole one ever after.
+    argv = ["bash", "-c", f'{prefix} exec "$0" -B -m orchestrator "$@"', sys.executable]
     argv += [word.replace("URL", url) for word in words]
     done = subprocess.run(argv, cwd=orch.folder, env=orch.env(), capture_output=True, text=True, timeout=100)
     assert "Traceback" not in done.stderr, done.stderr
