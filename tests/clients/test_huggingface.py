@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestrator.errors import ExitCode
 from tests.clients.client import PYTHON
 from tests.hub import Hub
 from tests.orch import Done, made
@@ -107,13 +108,20 @@ def test_the_hub_agrees(desk: Desk, minilm: dict[str, bytes]) -> None:
         blob.unlink()  # the cache's own file: the store's shares its bytes
         blob.write_bytes(content)
         assert _hf(desk, "cache", "verify", MINILM).code != 0
-        desk.sync(fetched=0, placed=1)
+        assert (
+            desk.orch.sync().code == ExitCode.PLACEMENT
+        )  # not the file that orch made
+        assert desk.orch.sync("--force").code == 0
         assert _hf(desk, "cache", "verify", MINILM).code == 0
-        # A user fetches what is newer into the same cache: the branch is the client's, our commit stays.
+        # A client moves the branch to what is newer: the lock's commit is put back, what was fetched stays.
         newer = hub.repo(MINILM, {**files, "config.json": b"{}"})
         assert _hf(desk, "download", MINILM).out.strip().endswith(newer)
-        desk.idle()
-        assert (snapshot.parents[1] / "refs" / "main").read_text() == newer
+        main = snapshot.parents[1] / "refs" / "main"
+        assert main.read_text() == newer
+        assert desk.orch.run("status", "team.yaml").code == ExitCode.TRANSFER
+        assert desk.orch.sync().code == 0
+        assert main.read_text() == commit
+        assert (snapshot.parent / newer / "config.json").read_bytes() == b"{}"
 
 
 def test_transformers_and_sentence_transformers(desk: Desk, minilm: dict[str, bytes]) -> None:
