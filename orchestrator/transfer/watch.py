@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 PROGRESS_S = 0.5
 KEEP_S = 1.0
+AXEL_SAVES_S = 10.0  # axel writes its state so often; it begins a cut connection anew for ever
 
 
 class Watch:
@@ -21,6 +22,7 @@ class Watch:
         self._effort, self._backend, self._before = effort, backend, good_before
         self._told = self._kept = 0.0
         self._least: int | None = None
+        self._moved = effort.kit.world.monotonic()
 
     def __call__(self, written_bytes: int) -> str | None:
         """Do what is due; a word ends the program."""
@@ -34,16 +36,19 @@ class Watch:
             self._effort.emit_progress(min(done, length) if length is not None else done)
         if self._backend.SIDECAR and length is not None and now - self._kept >= KEEP_S:
             self._kept = now
-            self._keep_sidecar(length)
+            self._keep_sidecar(length, now)
+            if self._backend.NAME == "axel" and now - self._moved > self._effort.kit.stall_s + AXEL_SAVES_S:
+                return "stalled"
         return None
 
-    def _keep_sidecar(self, length: int) -> None:
+    def _keep_sidecar(self, length: int, now: float) -> None:
         partial = self._effort.holding.partial
         content = partial.sidecar(self._backend.SIDECAR)
         if not content:
             return
         least = total(self._backend.missing(content, length, partial.have))
         if self._least is None or least <= self._least:
+            self._moved = now if self._least is None or least < self._least else self._moved
             self._least = least
             try:
                 partial.keep_sidecar(content)

@@ -108,9 +108,7 @@ def test_the_hub_agrees(desk: Desk, minilm: dict[str, bytes]) -> None:
         blob.unlink()  # the cache's own file: the store's shares its bytes
         blob.write_bytes(content)
         assert _hf(desk, "cache", "verify", MINILM).code != 0
-        assert (
-            desk.orch.sync().code == ExitCode.PLACEMENT
-        )  # not the file that orch made
+        assert desk.orch.sync().code == ExitCode.PLACEMENT  # not the file that orch made
         assert desk.orch.sync("--force").code == 0
         assert _hf(desk, "cache", "verify", MINILM).code == 0
         # A client moves the branch to what is newer: the lock's commit is put back, what was fetched stays.
