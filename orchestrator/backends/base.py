@@ -96,14 +96,17 @@ class Exit:
 
     `code` is its exit code, negative for a signal; `stdout` and `stderr` are the last kilobytes of each;
     `ended` says who ended it: itself, our stall rule, our overrun rule (it wrote more than the file's length),
-    our time limit, a disk that is full, a request to stop, a faster source, or a signed URL about to end.
-    `written_bytes` counts all that it wrote: its file, what it said, its state.
+    our time limit, a disk that is full, a request to stop, a faster source, a signed URL about to end,
+    or our patience with one that begins again and again (`hammering`).
+    `written_bytes` counts what it wrote of its file and its state.
     """
 
     code: int
     stdout: str = ""
     stderr: str = ""
-    ended: Literal["itself", "stalled", "overrun", "timeout", "full", "stopped", "slow", "expiring"] = "itself"
+    ended: Literal["itself", "stalled", "overrun", "timeout", "full", "stopped", "slow", "expiring", "hammering"] = (
+        "itself"
+    )
     seconds: float = 0.0
     written_bytes: int = 0
 

@@ -82,6 +82,8 @@ def ended(exit: Exit) -> Fault | None:  # noqa: A002
             return Fault(Kind.STALLED, "slower than half of another source", slow=True)
         case "expiring":
             return Fault(Kind.EXPIRED, "the signed URL is about to end")
+        case "hammering":  # aimed at the program: another one may be served
+            return Fault(Kind.REFUSED, "began again and again, and brought no byte")
         case "full":
             return Fault(Kind.DISK, "the disk is full")
         case _ if exit.code == _TOO_LARGE or "File too large" in exit.stderr:  # EFBIG in words

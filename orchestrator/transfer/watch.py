@@ -37,8 +37,8 @@ class Watch:
         if self._backend.SIDECAR and length is not None and now - self._kept >= KEEP_S:
             self._kept = now
             self._keep_sidecar(length, now)
-            if self._backend.NAME == "axel" and now - self._moved > self._effort.kit.stall_s + AXEL_SAVES_S:
-                return "stalled"
+            if self._backend.NAME == "axel" and now - self._moved > 2 * AXEL_SAVES_S:
+                return "hammering"
         return None
 
     def _keep_sidecar(self, length: int, now: float) -> None:

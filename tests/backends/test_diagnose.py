@@ -812,7 +812,14 @@ def test_rsync_succeeds_over_nothing(length, stdout, fault) -> None:
 @pytest.mark.parametrize("code", [0, 1, 22, -2, -15])
 @pytest.mark.parametrize(
     ("ended", "kind"),
-    [("stalled", STALLED), ("timeout", STALLED), ("overrun", CORRUPT), ("slow", STALLED), ("expiring", Kind.EXPIRED)],
+    [
+        ("stalled", STALLED),
+        ("timeout", STALLED),
+        ("overrun", CORRUPT),
+        ("slow", STALLED),
+        ("expiring", Kind.EXPIRED),
+        ("hammering", Kind.REFUSED),
+    ],
 )
 def test_whoever_ended_it_is_believed_before_the_code(backend, code, ended, kind) -> None:
     fault = backend.diagnose(FRESH, Exit(code, report(22, "404", ""), wget_error("404 Not Found"), ended))
