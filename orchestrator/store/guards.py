@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import HeldError
@@ -56,12 +56,17 @@ def take(folder: str) -> int:
         fd = open_lock(f"/proc/self/fd/{at}/guard")
     finally:
         os.close(at)
+    holder = "unknown"
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(fd, 64, 0).decode("ascii", "replace") or "unknown"
+        with suppress(OSError):
+            holder = os.pread(fd, 64, 0).decode("ascii", "replace") or holder
         os.close(fd)
         raise HeldError(f"another orch ({holder}) is fetching this", "wait for it, or leave out --no-wait") from None
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -172,39 +172,34 @@ def acquire(store: Store, key: str) -> Partial:
 
 
 def _take(parent: str) -> Partial:
-    dead: list[tuple[str, int]] = []
+    guarded: list[tuple[str, int]] = []
     try:
         for folder in guards.writers(parent):
-            try:
-                dead.append((folder, guards.take(folder)))
-            except PermissionError:
-                continue  # another user's, of a store that is not shared: not ours to take over
+            with suppress(PermissionError):  # another user's, of a store that is not shared: not ours to take over
+                guarded.append((folder, guards.take(folder)))
+        guarded.sort(key=lambda entry: _allocated(f"{entry[0]}/f"))
+        mine = f"{parent}/{secrets.token_hex(8)}"
+        if guarded:
+            os.rename(guarded[-1][0], mine)
+            for name in set(os.listdir(mine)) - {"guard"}:
+                make_own(f"{mine}/{name}")
+        else:
+            make_folder(mine, private=True)
+            guarded.append((mine, guards.take(mine)))
+        guards.sign(guarded[-1][1])
+        partial = Partial(mine, guarded[-1][1])
+        for folder, fd in guarded[:-1]:
+            partial.info.condemned = {**Partial(folder, fd).info.condemned, **partial.info.condemned}
+        if len(guarded) > 1:
+            partial.save_info()
     except BaseException:
-        for _, fd in dead:
+        for _, fd in guarded:  # or this process would wait for itself
             os.close(fd)
         raise
-    mine = f"{parent}/{secrets.token_hex(8)}"
-    if not dead:
-        make_folder(mine, private=True)
-        return _enter(mine, guards.take(mine))
-    dead.sort(key=lambda entry: _allocated(f"{entry[0]}/f"))
-    best, guard = dead.pop()
-    os.rename(best, mine)
-    for name in set(os.listdir(mine)) - {"guard"}:
-        make_own(f"{mine}/{name}")
-    partial = _enter(mine, guard)
-    for folder, fd in dead:
-        partial.info.condemned = {**Partial(folder, fd).info.condemned, **partial.info.condemned}
-    partial.save_info()
-    for folder, fd in dead:
+    for folder, fd in guarded[:-1]:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(fd)
     return partial
-
-
-def _enter(folder: str, guard_fd: int) -> Partial:
-    guards.sign(guard_fd)
-    return Partial(folder, guard_fd)
 
 
 def _grow(fd: int, size: int) -> None:
