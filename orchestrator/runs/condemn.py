@@ -9,7 +9,7 @@ from orchestrator import nature, verify
 from orchestrator.errors import HeldError
 from orchestrator.events import Mismatched, Noticed
 from orchestrator.files import reason
-from orchestrator.runs.standing import State
+from orchestrator.runs.standing import State, is_inode
 from orchestrator.store import blobs, partials, places, quarantine
 from orchestrator.store.layout import disk
 from orchestrator.store.places import Sharer
@@ -75,7 +75,7 @@ def _sharers(records: Records, sha256: str, status: os.stat_result) -> list[Shar
         for place, entries in records.all().items()
         for record, made in entries
         if made["sha256"] == sha256 and made["link"] != places.ADOPTED
-        if is_inode(place, status) and ("inode" not in made or places.is_inode(made, status))
+        if is_inode(place, status) and ("inode" not in made or places.is_inode(made, status, place))
     ]
 
 
@@ -132,12 +132,3 @@ def _unlink(kit: Kit, paths: Collection[str], status: os.stat_result) -> None:
                 os.unlink(path)
             except OSError as error:
                 kit.emit(Noticed(f"{path}: it shares the wrong bytes and cannot be removed ({reason(error)})"))
-
-
-def is_inode(path: str, status: os.stat_result) -> bool:
-    """Whether `path` itself is that file."""
-    try:
-        other = os.lstat(path)
-    except OSError:
-        return False
-    return (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino)

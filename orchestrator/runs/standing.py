@@ -297,9 +297,9 @@ class Records:
 
         made = self.ours(path)
         digests = {sha256, *(each["sha256"] for each in made)} - {""}
-        if any(_is_inode(self._store.blob(digest), status) for digest in digests):
+        if any(is_inode(self._store.blob(digest), status) for digest in digests):
             return True
-        if any(places.is_inode(each, status) for each in made):
+        if any(places.is_inode(each, status, path) for each in made):
             return True
         # A copy of which the record has no inode: it was made by a run that was killed, or by an older version.
         return any("inode" not in each and seal.fits(self._store, status, each["sha256"], None) for each in made)
@@ -323,7 +323,8 @@ class Records:
         return self._made
 
 
-def _is_inode(path: str, status: os.stat_result) -> bool:
+def is_inode(path: str, status: os.stat_result) -> bool:
+    """Whether `path` itself is that file."""
     try:
         other = os.lstat(path)
     except OSError:

@@ -32,7 +32,8 @@ class Made(_Made, total=False):
     """What stands at one place: its digest, the link mode that was asked for, how it was made, and the inode.
 
     `dev`, `inode`, `size` (bytes) and `mtime_ns` are those of the place itself once it stood there; `old` is the
-    digest of the version that stands there until then. Records of older versions have neither.
+    digest of the version that stands there until then. Records of older versions have neither. `born_ns` is the time
+    of birth: a number of an inode is given again to the next file, often at once.
     """
 
     how: str
@@ -41,6 +42,7 @@ class Made(_Made, total=False):
     inode: int
     size: int
     mtime_ns: int
+    born_ns: int
 
 
 class Record(NamedTuple):
@@ -130,16 +132,36 @@ def seen(place: str, sha256: str, link: str, how: str) -> Made:
         status = os.lstat(place)
         made["dev"], made["inode"] = status.st_dev, status.st_ino
         made["size"], made["mtime_ns"] = status.st_size, status.st_mtime_ns
+        if (born := born_ns(place)) is not None:
+            made["born_ns"] = born
     return made
 
 
-def is_inode(made: Made, status: os.stat_result) -> bool:
+def born_ns(path: str) -> int | None:
+    """When the file at `path` itself was made (statx(2), STATX_BTIME), in ns since the epoch; None where unknown."""
+    import ctypes
+    import struct
+
+    answer = ctypes.create_string_buffer(256)
+    try:
+        failed = ctypes.CDLL(None).statx(-100, os.fsencode(path), 0x100, 0x800, answer)  # AT_FDCWD, AT_SYMLINK_NOFOLLOW
+    except AttributeError:  # an older libc
+        return None
+    if failed or not struct.unpack_from("I", answer, 0)[0] & 0x800:
+        return None
+    seconds, nanoseconds = struct.unpack_from("qI", answer, 80)
+    return int(seconds * 10**9 + nanoseconds)
+
+
+def is_inode(made: Made, status: os.stat_result, path: str) -> bool:
     """Whether a record names this very inode.
 
     The numbers of devices change with a boot on some file systems: then size and mtime must be the same as well.
     """
     if made.get("inode") != status.st_ino:
         return False
+    if "born_ns" in made and born_ns(path) not in (None, made["born_ns"]):
+        return False  # another file, that was given the number of ours
     return made.get("dev") == status.st_dev or (made.get("size"), made.get("mtime_ns")) == (
         status.st_size,
         status.st_mtime_ns,
@@ -276,4 +298,6 @@ def _entry(entry: Mapping[str, object]) -> Made:
     facts = [fact for name in ("dev", "inode", "size", "mtime_ns") if isinstance(fact := entry.get(name), int)]
     if len(facts) == 4:
         found["dev"], found["inode"], found["size"], found["mtime_ns"] = facts
+        if isinstance(born := entry.get("born_ns"), int):
+            found["born_ns"] = born
     return found
