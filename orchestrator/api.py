@@ -64,10 +64,10 @@ def plan(
     Raises:
         ManifestError: every problem at once. Failures of files are in the summary.
     """
-    from orchestrator.runs.plan import plan as run
+    from orchestrator.runs.plan import plan as plan_run
 
     space = load(*manifests, only=only, store=store, root=root, caches=caches)
-    return _over(run, space, options, emit)
+    return _over(plan_run, space, options, emit)
 
 
 def sync(
@@ -84,10 +84,10 @@ def sync(
     Raises:
         ManifestError: every problem at once. Failures of files are in the summary.
     """
-    from orchestrator.runs.sync import sync as run
+    from orchestrator.runs.sync import sync as sync_run
 
     space = load(*manifests, only=only, store=store, root=root, caches=caches)
-    return _over(run, space, options, emit)
+    return _over(sync_run, space, options, emit)
 
 
 def path(

@@ -52,7 +52,7 @@ NAMES = [
 ]
 
 
-def check(world, pairs):
+def is_good(world, pairs):
     """Say of each pair whether it is good; what cannot be read is not, and nothing that is there is `unknown`."""
     verdicts = verify.check(world, pairs)
     for (_, path), verdict in zip(pairs, verdicts, strict=True):
@@ -75,8 +75,8 @@ def test_odd_names(world, tmp_path, name, spoilt):
         file.write(data)
     (tmp_path / "second").write_bytes(DATA)
     pairs = [(SHA, os.fsdecode(path)), (SHA, str(tmp_path / "second"))]
-    assert check(world, pairs) == [not spoilt, True]
-    assert check(world, pairs[:1]) == [not spoilt]
+    assert is_good(world, pairs) == [not spoilt, True]
+    assert is_good(world, pairs[:1]) == [not spoilt]
 
 
 def test_all_odd_names_in_one_go(world, tmp_path):
@@ -84,9 +84,9 @@ def test_all_odd_names_in_one_go(world, tmp_path):
         with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
             file.write(DATA)
     pairs = [(SHA, os.path.join(tmp_path, os.fsdecode(name))) for name in NAMES]
-    assert check(world, pairs) == [True] * len(NAMES)
+    assert is_good(world, pairs) == [True] * len(NAMES)
     pairs[5:5] = [(SHA, str(tmp_path / "missing"))]
-    assert check(world, pairs) == [True] * 5 + [False] + [True] * (len(NAMES) - 5)
+    assert is_good(world, pairs) == [True] * 5 + [False] + [True] * (len(NAMES) - 5)
 
 
 def test_what_is_no_right_file(world, tmp_path):
@@ -98,11 +98,11 @@ def test_what_is_no_right_file(world, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "good")
     expected = {"good": True, "link": True, "folder": False, "empty": False, "short": False, "dangling": False}
     expected["missing"] = False
-    assert check(world, [(SHA, str(tmp_path / name)) for name in expected]) == list(expected.values())
-    assert [check(world, [(SHA, str(tmp_path / name))]) for name in expected] == [[v] for v in expected.values()]
-    assert check(world, [(WRONG, str(tmp_path / "good"))]) == [False]
-    assert check(world, [(hashlib.sha256(b"").hexdigest(), str(tmp_path / "empty"))]) == [True]
-    assert check(world, []) == []
+    assert is_good(world, [(SHA, str(tmp_path / name)) for name in expected]) == list(expected.values())
+    assert [is_good(world, [(SHA, str(tmp_path / name))]) for name in expected] == [[v] for v in expected.values()]
+    assert is_good(world, [(WRONG, str(tmp_path / "good"))]) == [False]
+    assert is_good(world, [(hashlib.sha256(b"").hexdigest(), str(tmp_path / "empty"))]) == [True]
+    assert is_good(world, []) == []
 
 
 @pytest.mark.parametrize("where", [0, 1, 50_000, len(DATA) - 1])
@@ -110,7 +110,7 @@ def test_every_flipped_byte_is_found(world, tmp_path, where):
     data = bytearray(DATA)
     data[where] ^= 1
     (tmp_path / "f").write_bytes(data)
-    assert check(world, [(SHA, str(tmp_path / "f"))]) == [False]
+    assert is_good(world, [(SHA, str(tmp_path / "f"))]) == [False]
 
 
 def test_many_files(world, tmp_path):
@@ -126,7 +126,7 @@ def test_many_files(world, tmp_path):
         pairs.append((hashlib.sha256(b"%d" % (n + (n % 7 == 0))).hexdigest(), str(path)))
         expected.append(n % 7 != 0)
     world = replace(world, environ={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"})
-    assert check(world, pairs) == expected
+    assert is_good(world, pairs) == expected
     assert (tmp_path / "count").read_text() == "started\n"
 
 
@@ -152,8 +152,8 @@ def test_a_judge_that_lies_is_not_believed(world, tmp_path, script):
     (tmp_path / "f").write_bytes(b"wrong")
     (tmp_path / "g").write_bytes(b"wrong")
     world = replace(world, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
-    assert check(world, [(SHA, str(tmp_path / "f"))]) == [False]
-    assert check(world, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))]) == [False, False]
+    assert is_good(world, [(SHA, str(tmp_path / "f"))]) == [False]
+    assert is_good(world, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))]) == [False, False]
     (tmp_path / "f").write_bytes(DATA)  # nor when it says nothing good of a right one
     verdicts = verify.check(world, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))])
     assert [verdict.word for verdict in verdicts] == ["good", "wrong"]
@@ -168,15 +168,15 @@ def test_the_judge_of_another_family(world, tmp_path):
     (tmp_path / "good").write_bytes(DATA)
     world = replace(world, environ={"PATH": str(tmp_path / "bin")})
     pairs = [(SHA, str(tmp_path / "good")), (WRONG, str(tmp_path / "good"))]
-    assert check(world, pairs) == [True, False]
+    assert is_good(world, pairs) == [True, False]
 
 
 def test_no_judge_at_all(world, tmp_path):
     (tmp_path / "f").write_bytes(DATA)
     with pytest.raises(NoBackendError) as caught:
-        check(replace(world, environ={"PATH": str(tmp_path)}), [(SHA, str(tmp_path / "f"))])
+        is_good(replace(world, environ={"PATH": str(tmp_path)}), [(SHA, str(tmp_path / "f"))])
     assert "apt-get install" in caught.value.hint
-    assert check(replace(world, environ={}), [(SHA, str(tmp_path / "f"))]) == [True]  # the system's own PATH
+    assert is_good(replace(world, environ={}), [(SHA, str(tmp_path / "f"))]) == [True]  # the system's own PATH
 
 
 def test_a_stop_while_reading(world, tmp_path):
@@ -190,7 +190,7 @@ def test_a_stop_while_reading(world, tmp_path):
     timer.start()
     began = time.monotonic()
     with pytest.raises(Stopped):
-        check(world, [(SHA, str(tmp_path / "f"))])
+        is_good(world, [(SHA, str(tmp_path / "f"))])
     assert time.monotonic() - began < 2
     timer.join()
 
@@ -213,7 +213,7 @@ def test_digest_agrees_with_the_judge(world, tmp_path):
     path = Path(tmp_path, "large")
     with open(path, "wb") as file:
         file.write(DATA * 100)
-    assert check(world, [(digest(str(path)), str(path))]) == [True]
+    assert is_good(world, [(digest(str(path)), str(path))]) == [True]
     shutil.copyfile(path, tmp_path / "copy")
     assert digest(str(tmp_path / "copy")) == digest(str(path))
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def condemn(
-    kit: Kit, records: Records, artifact: Artifact, standings: Collection[Standing], wanted: Wanted, path: str
+    kit: Kit, known: Records, artifact: Artifact, standings: Collection[Standing], wanted: Wanted, path: str
 ) -> list[Sharer]:
     """Take a wrong file of ours away, together with every place and blob that is the same inode.
 
@@ -49,7 +49,7 @@ def condemn(
     damage = mend.examine(subject, artifact, kit.world.stop) if needed else None
     found = damage.found if damage else verify.digest(subject, kit.world.stop)
     words = damage.words if damage else verify.look_into(subject, nature.wish(wanted)).words
-    shared = _sharers(records, sha256, status)
+    shared = _sharers(known, sha256, status)
     about = {
         "expected": artifact.expected,
         "source": f"written into: {path}",
@@ -68,11 +68,11 @@ def condemn(
     return shared
 
 
-def _sharers(records: Records, sha256: str, status: os.stat_result) -> list[Sharer]:
+def _sharers(known: Records, sha256: str, status: os.stat_result) -> list[Sharer]:
     """The places of all manifests that are this inode, and are recorded as such."""
     return [
         Sharer(record, place, made["link"], status.st_dev, status.st_ino)
-        for place, entries in records.all().items()
+        for place, entries in known.all().items()
         for record, made in entries
         if made["sha256"] == sha256 and made["link"] != places.ADOPTED
         if is_inode(place, status) and ("inode" not in made or places.is_inode(made, status, place))

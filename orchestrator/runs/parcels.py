@@ -205,24 +205,24 @@ def _place(kit: Kit, tasks: Sequence[Task]) -> dict[str, str | PlacementError]:
     """Record all places, a write a manifest, then make them."""
     todo: list[tuple[str, Place]] = []
     refused: dict[str, str | PlacementError] = {}
-    records: dict[str, dict[str, places.Made]] = {}
+    written: dict[str, dict[str, places.Made]] = {}
     for task in tasks:
         sha256 = task.load.artifact.sha256
         for standing in task.standings:
             if standing.wanted.allow and (error := _refused(kit, sha256, standing.wanted)):
                 refused.update((place.path, error) for place in standing.wanted.places)
                 continue
-            record = records.setdefault(standing.wanted.manifest, {})
+            record = written.setdefault(standing.wanted.manifest, {})
             for place in standing.wanted.places:
                 if not place.target:
                     record[place.path] = {"sha256": sha256, "link": place.link.value}
                 todo.append((sha256, place))
-    for manifest, record in records.items():
+    for manifest, record in written.items():
         if record:
             places.record(kit.store, kit.world.hostname, manifest, record, kit.world.stop)
     made = link.put_all(kit.world, kit.store, todo)
     results = {place.path: how for (_, place), how in zip(todo, made, strict=True)}
-    for manifest, record in records.items():
+    for manifest, record in written.items():
         stands = {path: how for path in record if isinstance(how := results[path], str)}
         places.finish(kit.store, kit.world.hostname, manifest, stands, kit.world.stop)
     return {**refused, **results}
