@@ -5,15 +5,15 @@ from __future__ import annotations
 from posixpath import dirname, normpath
 from typing import TYPE_CHECKING
 
+from orchestrator.context import World
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.workspace import Workspace, open_workspace, unknown_name
-from orchestrator.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from orchestrator.engine.options import Options
     from orchestrator.events import Event, Summary
-    from orchestrator.runs.options import Options
 
 
 def _silent(_: Event) -> None:
@@ -64,7 +64,7 @@ def plan(
     Raises:
         ManifestError: every problem at once. Failures of files are in the summary.
     """
-    from orchestrator.runs.plan import plan as plan_run
+    from orchestrator.commands.plan import plan as plan_run
 
     space = load(*manifests, only=only, store=store, root=root, caches=caches)
     return _over(plan_run, space, options, emit)
@@ -84,7 +84,7 @@ def sync(
     Raises:
         ManifestError: every problem at once. Failures of files are in the summary.
     """
-    from orchestrator.runs.sync import sync as sync_run
+    from orchestrator.engine.run import sync as sync_run
 
     space = load(*manifests, only=only, store=store, root=root, caches=caches)
     return _over(sync_run, space, options, emit)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import psutil
 
 from orchestrator.backends.base import Command, Exit
-from orchestrator.world import which
+from orchestrator.context import which
 
 if TYPE_CHECKING:
     import threading

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from orchestrator.backends import BACKENDS, by_name
 from orchestrator.backends.base import Command, Exit
+from orchestrator.context import which
 from orchestrator.errors import NoBackendError
 from orchestrator.events import Noticed
 from orchestrator.files import reason
 from orchestrator.limits import side_by_side
-from orchestrator.world import which
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from orchestrator.context import World
     from orchestrator.events import Event
-    from orchestrator.world import World
 
 # The oldest in which the flags we pass are documented (curl: %{exitcode}; aria2: --stream-piece-selector;
 # rsync: --append-verify).

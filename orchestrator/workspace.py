@@ -11,15 +11,15 @@ import msgspec
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
-from orchestrator.placement.leading import leading_out
+from orchestrator.placement.inside_root import leading_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from orchestrator.context import World
     from orchestrator.manifest import Manifest, Site
     from orchestrator.manifest.lockfile import Lock
     from orchestrator.model import Host, Unresolved, Wanted
-    from orchestrator.world import World
 
 DEFAULT_MANIFEST = "manifests/team.yaml"
 NO_HOME = "set HOME, or name the store: --store DIR"
@@ -140,7 +140,7 @@ def read_lock(manifest: str) -> Lock | None:
 def _with_caches(world: World, folder: str | None) -> World:
     if not folder:
         return world
-    from orchestrator.placement.caches import below
+    from orchestrator.frameworks.one_cache import below
 
     return below(world, folder)
 
@@ -153,8 +153,8 @@ def _laid_out(world: World, manifest: Manifest, text: str) -> Manifest:
     """
     if not any(model.layouts for model in manifest.models):
         return manifest
-    from orchestrator.placement.base import LayoutError
-    from orchestrator.placement.catalogue import laid_out
+    from orchestrator.frameworks.base import LayoutError
+    from orchestrator.frameworks.catalogue import laid_out
 
     models, problems = [], []
     for model in manifest.models:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.world import World
+from orchestrator.context import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

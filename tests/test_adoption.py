@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.backends import aria2c
 from orchestrator.backends.base import Job, Want
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from orchestrator.model import Range
 from tests.crashing import points
 from tests.mounts import tmpfs

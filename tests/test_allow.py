@@ -14,12 +14,12 @@ import pytest
 from safetensors.numpy import load, save
 
 from orchestrator import formats
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from orchestrator.errors import PlacementError
 from orchestrator.formats.policy import refusal
 from orchestrator.manifest.keys import Format
 from orchestrator.model import Place, Wanted
-from orchestrator.placement import gate
+from orchestrator.placement import allow
 from tests.orch import Orch
 from tests.servers import require
 from tests.test_formats import KINDS, ONNX, PICKLES, PIECES, TENSORS, TORCH, tarred, zipped
@@ -164,15 +164,15 @@ def test_of_an_archive_that_is_unpacked_the_members_count(tmp_path: Path) -> Non
     late = b"V" + b"x" * (2 << 20) + b"\n0cos\nsystem\n(S'true'\ntR."  # more than is kept of a member
     for make in (tarred, lambda **m: tarred("w:gz", **m), zipped):
         path.write_bytes(make(**good))
-        gate.check(str(path), wanted)
+        allow.check(str(path), wanted)
         for bad in (pickle.dumps({"a": print}, 0), TENSORS + TORCH, TENSORS[:-1], zipped(a=b"text"), late):
             path.write_bytes(make(**good, **{"a/bad.json": bad}))
             with pytest.raises(
                 PlacementError, match=r"is an archive with .* in it \(a/bad\.json\)|is a pickle \(torch\)"
             ):
-                gate.check(str(path), wanted)
+                allow.check(str(path), wanted)
     path.write_bytes(TENSORS)
-    gate.check(str(path), wanted)  # what is no archive fails when it is to be unpacked
+    allow.check(str(path), wanted)  # what is no archive fails when it is to be unpacked
 
 
 def test_a_refused_archive_is_not_unpacked(orch: Orch) -> None:

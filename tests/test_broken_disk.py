@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.demo.origin import Origin
+from orchestrator.context import World
+from orchestrator.demo.server import Origin
 from orchestrator.store import open_store
 from orchestrator.store.blobs import commit
-from orchestrator.world import World
 from tests.broken_disk import ERRORS, BrokenDisk
 from tests.orch import made, sha256
 from tests.servers import require

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import nature
 from orchestrator.demo.answers import HTML
-from orchestrator.demo.origin import Origin
-from orchestrator.nature import Nature, Wish
-from orchestrator.transfer.despair import login
+from orchestrator.demo.server import Origin
+from orchestrator.formats import wrong_file
+from orchestrator.formats.wrong_file import Nature, Wish
+from orchestrator.transfer.explain import login
 from tests.orch import Orch, made, sha256
 
 WANTED = made(2 << 20)
@@ -81,7 +81,9 @@ SAID = {
 
 
 def look(content: bytes, wish: Wish) -> Nature:
-    return nature.of(content[: nature.header_bytes(content)], content[-nature.TAIL_BYTES :], len(content), wish)
+    return wrong_file.of(
+        content[: wrong_file.header_bytes(content)], content[-wrong_file.TAIL_BYTES :], len(content), wish
+    )
 
 
 @pytest.mark.parametrize("case", SAID)
@@ -139,12 +141,12 @@ def test_an_empty_file_and_the_pin_of_one(tmp_path: Path) -> None:
         orch.want("w", b"", origin.serve("/w.bin", WANTED), size=None)
         wrong = orch.sync()
         assert wrong.code == 6
-        assert nature.EMPTY_PIN in wrong.summary["failed"][0]["message"]
-        assert nature.EMPTY_PIN_HINT in wrong.summary["failed"][0]["hint"]
+        assert wrong_file.EMPTY_PIN in wrong.summary["failed"][0]["message"]
+        assert wrong_file.EMPTY_PIN_HINT in wrong.summary["failed"][0]["hint"]
         orch.want("w", b"", origin.serve("/w.bin", b""), size=None)
         right = orch.sync()
     assert right.code == 0
-    assert any(nature.EMPTY_PIN in e["message"] for e in right.named("noticed"))
+    assert any(wrong_file.EMPTY_PIN in e["message"] for e in right.named("noticed"))
 
 
 def spoil(place: Path, content: bytes) -> None:

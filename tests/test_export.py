@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from orchestrator.errors import ExitCode
 from tests.hub import Hub
 from tests.orch import Done, Orch, made, sha256

@@ -22,7 +22,7 @@ import safetensors
 from safetensors.numpy import load, save
 
 from orchestrator import formats
-from orchestrator.formats import archives, heads, pickles
+from orchestrator.formats import detect, pickles, zip_directory
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")  # pickletools' own, of noise
 
@@ -191,12 +191,14 @@ def test_a_zips_names_come_from_its_end_alone() -> None:
     names = ("a/b", "long" * 60)
     for whole in (content, b"prefix" * 99 + content):
         for size in (400, 4000, len(whole)):
-            assert formats.directory(whole[-size:], len(whole)) == archives.Directory(names, whole=True)
+            assert formats.directory(whole[-size:], len(whole)) == zip_directory.Directory(names, whole=True)
     cut = formats.directory(content[-100:], len(content))
     assert cut is not None
     assert not cut.whole
     assert formats.directory(content[:-30], len(content) - 30) is None
-    assert formats.directory(os.urandom(500) + archives.END + bytes(18), 522) == archives.Directory((), whole=True)
+    assert formats.directory(os.urandom(500) + zip_directory.END + bytes(18), 522) == zip_directory.Directory(
+        (), whole=True
+    )
     many = io.BytesIO()
     with zipfile.ZipFile(many, "w") as archive:  # more than 65,535 members: zip64
         for number in range(66_000):
@@ -235,5 +237,5 @@ def test_a_broken_safetensors_file_is_told_as_its_own_library_does(why: str) -> 
 
 
 def test_a_pointer_says_what_it_stands_for() -> None:
-    assert formats.pointer(POINTER) == heads.Pointer("ab" * 32, 46830571)
+    assert formats.pointer(POINTER) == detect.Pointer("ab" * 32, 46830571)
     assert formats.pointer(POINTER + b"more\n") is None

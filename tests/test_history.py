@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.sources.history import READ_LINES, TRIM_BYTES, History, Rate, Record, host_of
+from orchestrator.sources.stats import READ_LINES, TRIM_BYTES, History, Rate, Record, host_of
 
 NOW = 1_800_000_000.0
 A, B = "https://a.example", "http://b.example:8080"

@@ -21,16 +21,16 @@ from typing import Any
 
 import pytest
 
-from orchestrator import formats, nature
+from orchestrator import formats
 from orchestrator.errors import PlacementError, Stopped
-from orchestrator.formats import fence, policy, unpacked
-from orchestrator.formats.fence import DamagedError, most_bytes, readable
+from orchestrator.formats import bounded, decompress, policy, wrong_file
+from orchestrator.formats.bounded import DamagedError, most_bytes, readable
 from orchestrator.model import Place, Wanted
-from orchestrator.placement import archive, gate
+from orchestrator.placement import allow, archive
 from tests.test_formats import KINDS, PICKLES, TENSORS, tarred, zipped
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # pickletools' and zipfile's own, of noise
-WISH = nature.Wish("m.safetensors", 1 << 20, "0" * 64)
+WISH = wrong_file.Wish("m.safetensors", 1 << 20, "0" * 64)
 ASK: Callable[[], None] = lambda: None  # noqa: E731
 SPENT_S = 20  # of the processor, where an answer takes far less than one
 
@@ -135,7 +135,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_small_archive_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(fence, "_BESIDES", 4 << 20)
+    monkeypatch.setattr(bounded, "_BESIDES", 4 << 20)
     path = tmp_path / "archive"
     path.write_bytes(BOMBS[name]())
     length, came = path.stat().st_size, 0
@@ -147,7 +147,7 @@ def test_a_small_archive_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyP
         pytest.fail("it was read to its end")
     wanted = Wanted("/t.yaml", "m", "a.tar", "0" * 64, None, (), (Place("/x", unpack=True),), allow=("other",))
     with soon(), pytest.raises(PlacementError):
-        gate.check(str(path), wanted)
+        allow.check(str(path), wanted)
 
 
 def test_a_stop_ends_the_reading_of_an_archive(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_stop_ends_the_reading_of_an_archive(tmp_path: Path) -> None:
         path.write_bytes(content)
         wanted = Wanted("/t.yaml", "m", "a", "0" * 64, None, (), (), allow=("safetensors", "zip", "tar"))
         with pytest.raises(Stopped):
-            gate.check(str(path), wanted, stop)
+            allow.check(str(path), wanted, stop)
 
 
 HANGS = {
@@ -190,7 +190,7 @@ def test_what_was_made_to_hang_has_an_answer(name: str) -> None:
     with soon():
         assert formats.words(formats.look(content, len(content)))
         formats.safetensors_fault(content, len(content)).encode()
-        nature.of(content, content[-nature.TAIL_BYTES :], len(content), WISH).words.encode()
+        wrong_file.of(content, content[-wrong_file.TAIL_BYTES :], len(content), WISH).words.encode()
         refused = policy.refusal(io.BytesIO(content), len(content), ("safetensors",))
     assert refused is None or refused.words.encode()
 
@@ -206,7 +206,7 @@ def test_an_honest_archive_is_read_whole(tmp_path: Path) -> None:
     for mode in ("w", "w:gz", "w:bz2", "w:xz"):
         content = tarred(mode, **files)
         got = {}
-        for entry, body in unpacked.tar_entries(io.BytesIO(content), len(content), ASK):
+        for entry, body in decompress.tar_entries(io.BytesIO(content), len(content), ASK):
             got[entry.name] = body.read() if body and entry.size % 1024 else None  # others are passed over
         assert got == {name: body if len(body) % 1024 else None for name, body in files.items()}
 
@@ -235,7 +235,7 @@ def fuzz(seed: int, rounds: int, folder: Path) -> None:
         length = len(content)
         formats.words(formats.look(content[:4096], length, content[-4096:]))
         formats.safetensors_fault(content, length)
-        nature.of(content[:4096], content[-4096:], length, WISH).words.encode()
+        wrong_file.of(content[:4096], content[-4096:], length, WISH).words.encode()
         policy.refusal(io.BytesIO(content), length, ("safetensors", "zip", "tar"))
         path.write_bytes(content)
         try:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.context import World
+from orchestrator.demo.server import Origin
 from orchestrator.errors import NoBackendError, OrchError, TransferError
-from orchestrator.lock import hf, modelscope
-from orchestrator.lock.repository import HubError, Resolved
-from orchestrator.manifest import hubs
+from orchestrator.hubs import huggingface, modelscope
+from orchestrator.hubs.repository import HubError, Resolved
+from orchestrator.manifest import hub_specs
 from orchestrator.model import Host, Repo
-from orchestrator.sources.tokens import advice, token_for
-from orchestrator.world import World
+from orchestrator.sources.auth import advice, token_for
 from tests.hub import Hub, ModelScope, git_sha1
 from tests.orch import Orch, made, sha256
 
@@ -93,7 +93,7 @@ def test_what_is_resolved_is_what_the_client_fetches(hub: Hub, tmp_path: Path, p
     done = client(hub, home, "download", TINY, *patterns)
     assert done.returncode == 0, done.stderr
     include, exclude = (("*.json", "sub/", "READ*"), ("tok*",)) if patterns else ((), ())
-    found = hf.resolve(world(hub, tmp_path), Repo("hf", TINY), include, exclude)
+    found = huggingface.resolve(world(hub, tmp_path), Repo("hf", TINY), include, exclude)
     theirs = snapshot(home, TINY, found.commit)
     assert [f.path for f in found.files] == sorted(theirs)
     assert {f.path: f.etag for f in found.files} == {path: blob.name for path, blob in theirs.items()}
@@ -126,13 +126,13 @@ def test_a_revision_becomes_a_commit(hub: Hub, tmp_path: Path) -> None:
     pull = hub.repo(TINY, {"a.json": b"1"}, revision="refs/pr/1")
     hub.renamed["tiny"] = TINY
     for name, revision, commit in ((TINY, "", old), (TINY, "refs/pr/1", pull), (TINY, old, old), ("tiny", "main", old)):
-        assert hf.resolve(world(hub, tmp_path), Repo("hf", name, revision)).commit == commit
+        assert huggingface.resolve(world(hub, tmp_path), Repo("hf", name, revision)).commit == commit
 
 
 def test_a_listing_that_leads_in_a_circle_comes_to_an_end(hub: Hub, tmp_path: Path) -> None:
     hub.in_circles = True
     with pytest.raises(HubError, match="twice"):
-        hf.resolve(world(hub, tmp_path), Repo("hf", TINY))
+        huggingface.resolve(world(hub, tmp_path), Repo("hf", TINY))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_what_cannot_be_resolved_says_what_to_do(
     hub.repo("org/private", FILES, private=True)
     hub.repo("org/evil", {"../x": b"", "a": b""})
     with pytest.raises(HubError) as caught:
-        hf.resolve(world(hub, tmp_path, HF_TOKEN=token), Repo("hf", name, revision), include, exclude)
+        huggingface.resolve(world(hub, tmp_path, HF_TOKEN=token), Repo("hf", name, revision), include, exclude)
     assert message in caught.value.message
     assert hint in caught.value.hint
     assert caught.value.exit_code == 3
@@ -189,7 +189,7 @@ def test_a_token_opens_what_it_may(hub: Hub, tmp_path: Path) -> None:
     stored.parent.mkdir(parents=True)
     stored.write_text(SECRET + "\n")
     for name in ("org/gated", "org/private"):
-        assert len(hf.resolve(world(hub, tmp_path), Repo("hf", name)).files) == len(FILES)
+        assert len(huggingface.resolve(world(hub, tmp_path), Repo("hf", name)).files) == len(FILES)
 
 
 @pytest.mark.parametrize("part", ["/revision/", "/tree/"])
@@ -197,14 +197,14 @@ def test_a_token_opens_what_it_may(hub: Hub, tmp_path: Path) -> None:
 def test_a_busy_hub_is_asked_again_when_it_says(hub: Hub, tmp_path: Path, part: str, header: dict[str, str]) -> None:
     hub.be_busy(part, **header)
     began = time.monotonic()
-    assert hf.resolve(world(hub, tmp_path), Repo("hf", TINY, "main")).files
+    assert huggingface.resolve(world(hub, tmp_path), Repo("hf", TINY, "main")).files
     assert 1 <= time.monotonic() - began < 5
 
 
 def test_a_hub_that_does_not_answer(hub: Hub, tmp_path: Path) -> None:
     def error(**environ: str) -> OrchError:
         with pytest.raises(TransferError) as caught:
-            hf.resolve(world(hub, tmp_path, **environ), Repo("hf", TINY))
+            huggingface.resolve(world(hub, tmp_path, **environ), Repo("hf", TINY))
         assert caught.value.exit_code == 5
         return caught.value
 
@@ -217,7 +217,8 @@ def test_a_hub_that_does_not_answer(hub: Hub, tmp_path: Path) -> None:
 def test_without_the_client_the_line_to_type_is_told(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['huggingface_hub'] = None\n"
-        "from orchestrator.lock import hf; from orchestrator.model import Repo; from orchestrator.world import World\n"
+        "from orchestrator.hubs import huggingface as hf; from orchestrator.model import Repo\n"
+        "from orchestrator.context import World\n"
         "try: hf.resolve(World({}, '/'), Repo('hf', 'a/b'))\n"
         "except Exception as error: print(type(error).__name__, error.hint)\n"
     )
@@ -229,10 +230,10 @@ def test_the_git_blob_proof() -> None:
     """Published pairs: huggingface.js's test of bert's pytorch_model.bin, a live capture of gpt2's safetensors."""
     bert = "097417381d6c7230bd9e3557456d726de6e83245ec8b24f529f60198a67b203a", 440473133
     gpt2 = "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707", 548105171
-    assert hubs.pointer_git(*bert) == "ba5d19791be1dd7992e33bd61f20207b0f7f50a5"
-    assert hubs.pointer_git(*gpt2) == "44b36d6e32d13c8fb28b0feab0ac8bfefa7efeda"
+    assert hub_specs.pointer_git(*bert) == "ba5d19791be1dd7992e33bd61f20207b0f7f50a5"
+    assert hub_specs.pointer_git(*gpt2) == "44b36d6e32d13c8fb28b0feab0ac8bfefa7efeda"
     assert (
-        hubs.blob_git(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+        hub_specs.blob_git(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
     )  # `echo hello | git hash-object --stdin`
 
 
@@ -533,7 +534,7 @@ def test_lock_and_sync_make_the_cache_that_the_client_makes(
     offline = client(hub, ours, "download", name, *patterns, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
     assert offline.returncode == 0, offline.stderr
     hub.heard.clear()
-    assert orch.sync().summary["present"] == len(hubs.chosen(FILES, include, ()))
+    assert orch.sync().summary["present"] == len(hub_specs.chosen(FILES, include, ()))
     assert hub.heard == []
 
 
@@ -604,7 +605,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_hub_that_answers_nonsense_is_no_hub(says: Any, commit: object, tree: object) -> None:
     says.info, says.tree = {"id": TINY, "sha": commit, "gated": False}, tree
     with pytest.raises(HubError):
-        hf.resolve(World.real(), Repo("hf", TINY))
+        huggingface.resolve(World.real(), Repo("hf", TINY))
 
 
 @pytest.mark.parametrize(

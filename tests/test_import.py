@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from orchestrator.errors import ExitCode
 from tests.orch import Done, Orch, made, sha256
 

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Trait
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.orch import Orch, made
 from tests.servers import require
 

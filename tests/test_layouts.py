@@ -15,17 +15,17 @@ from typing import Any, get_args
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.context import World
+from orchestrator.demo.server import Origin
+from orchestrator.frameworks.base import LayoutError
+from orchestrator.frameworks.catalogue import by_name, laid_out
+from orchestrator.frameworks.one_cache import below
 from orchestrator.manifest.keys import Framework
 from orchestrator.manifest.lockfile import fingerprint
-from orchestrator.manifest.resolve import parse
+from orchestrator.manifest.parse import parse
 from orchestrator.manifest.values import File, Model
 from orchestrator.model import Link, Place, Repo
-from orchestrator.placement.base import LayoutError
-from orchestrator.placement.caches import below
-from orchestrator.placement.catalogue import by_name, laid_out
 from orchestrator.render.shells import SHELLS
-from orchestrator.world import World
 from tests.orch import Done, Orch, made, sha256
 from tests.servers import require
 from tests.test_formats import tarred

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from orchestrator.faults import Fault, Kind
-from orchestrator.sources.look import Look
-from orchestrator.transfer.pace import sharpen
+from orchestrator.sources.http import Look
+from orchestrator.transfer.progress import sharpen
 from tests.orch import Done, Orch, made
 from tests.servers import require
 

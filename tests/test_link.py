@@ -26,7 +26,7 @@ from tests.orch import made, sha256
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator.world import World
+    from orchestrator.context import World
 
 DATA = made(50_000)
 SHA = sha256(DATA)
@@ -139,7 +139,7 @@ def test_a_killed_copy_leaves_nothing_and_what_older_ones_left_goes(store: Store
             from orchestrator.model import Link, Place
             from orchestrator.placement import link
             from orchestrator.store import Store
-            from orchestrator.world import World
+            from orchestrator.context import World
             from dataclasses import replace
             world = World.real()
             world = replace(world, environ={{**world.environ, "PATH": "{tmp_path}/bin:/usr/bin:/bin"}})

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from orchestrator import checksums
-from orchestrator.lock import checks
+from orchestrator.hubs import sanity
 
 A, B = "a" * 64, "b" * 64
 
@@ -58,15 +58,15 @@ def test_a_publishers_list(text: str, path: str, found: str | None) -> None:
     ],
 )
 def test_the_digest_in_a_name(name: str, digest: str) -> None:
-    assert checks.named_digest(name) == digest
+    assert sanity.named_digest(name) == digest
 
 
 def test_shards_that_are_not_there() -> None:
-    assert checks.missing_shards(["a/m-00001-of-00003.bin", "a/m-00003-of-00003.bin", "b.json"]) == (
+    assert sanity.missing_shards(["a/m-00001-of-00003.bin", "a/m-00003-of-00003.bin", "b.json"]) == (
         "a/m-00002-of-00003.bin",
     )
-    assert checks.missing_shards(["m-00001-of-00001.safetensors", "x-1-of-2.bin"]) == ()
+    assert sanity.missing_shards(["m-00001-of-00001.safetensors", "x-1-of-2.bin"]) == ()
     index = json.dumps({"weight_map": {"x": "m-1.bin", "y": "m-2.bin", "z": "m-1.bin"}})
-    assert checks.missing_of_index("a/m.index.json", index, ["a/m-1.bin"]) == ("a/m-2.bin",)
-    assert checks.missing_of_index("m.index.json", index, ["m-1.bin", "m-2.bin"]) == ()
-    assert checks.missing_of_index("m.index.json", "[]", []) is None
+    assert sanity.missing_of_index("a/m.index.json", index, ["a/m-1.bin"]) == ("a/m-2.bin",)
+    assert sanity.missing_of_index("m.index.json", index, ["m-1.bin", "m-2.bin"]) == ()
+    assert sanity.missing_of_index("m.index.json", "[]", []) is None

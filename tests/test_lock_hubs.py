@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from orchestrator.lock.papers import changes
+from orchestrator.commands.locked_manifest import changes
 from orchestrator.manifest import lockfile
 from orchestrator.manifest.lockfile import Lock, LockedFile, LockedModel
 from tests.hub import Hub, git_sha1

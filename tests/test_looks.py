@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.orch import Orch, made
 
 if TYPE_CHECKING:

@@ -20,18 +20,18 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator import manifest
+from orchestrator import manifest, urls
+from orchestrator.context import World
 from orchestrator.errors import ExitCode, ManifestError
-from orchestrator.manifest import paths, urls, walk
+from orchestrator.manifest import paths, yaml_reader
+from orchestrator.manifest.diagnose import of_manifest
 from orchestrator.manifest.keys import Framework
-from orchestrator.manifest.lines import marked
-from orchestrator.manifest.problems import of_manifest
+from orchestrator.manifest.messages import NOT_YET, told
+from orchestrator.manifest.positions import marked
 from orchestrator.manifest.types import Document, SiteDocument
-from orchestrator.manifest.walk import without_own
-from orchestrator.manifest.words import NOT_YET, told
+from orchestrator.manifest.yaml_reader import without_own
 from orchestrator.model import Host, Link, Place, Role, Source, Wanted
 from orchestrator.workspace import open_workspace
-from orchestrator.world import World
 
 REPO = Path(__file__).resolve().parent.parent
 FILE = "/srv/team/manifests/team.yaml"
@@ -885,8 +885,8 @@ def test_any_text_gives_a_manifest_or_problems(text: str) -> None:
 def test_the_two_walks_read_the_same(data: object) -> None:
     text = yaml.safe_dump(data, allow_unicode=True)
     try:
-        fast = walk.plain(text)
-    except walk.WalkError:
+        fast = yaml_reader.plain(text)
+    except yaml_reader.WalkError:
         marks = marked(text)
         assert marks.faults and all(line >= 1 for _, line, _ in marks.faults)
         return
@@ -897,8 +897,8 @@ def test_the_two_walks_read_the_same(data: object) -> None:
 def test_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
     good_text, bad = one(good(), "x-a: null\nx-b: ''\n"), "version: 1\nmodels: &a {}\nroot: \x1b"
     with_it = parse(good_text), problems(bad)
-    monkeypatch.setattr(walk, "LOADER", yaml.SafeLoader)
-    monkeypatch.setattr("orchestrator.manifest.lines.LOADER", yaml.SafeLoader)
+    monkeypatch.setattr(yaml_reader, "LOADER", yaml.SafeLoader)
+    monkeypatch.setattr("orchestrator.manifest.positions.LOADER", yaml.SafeLoader)
     assert parse(good_text) == with_it[0]
     assert problems(bad)[-1] == with_it[1][-1] == (3, "", "a control character is not allowed")
     assert problems("[" * 50_000) == [(1, " > ".join("0" * 16), "more than 16 levels deep")]

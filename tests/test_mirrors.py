@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.orch import Orch, made
 
 MIB = 1 << 20

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from orchestrator.store import open_store
-from orchestrator.store.layout import make_own
+from orchestrator.store.store import make_own
 from tests.orch import Orch, made, python_for_all, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator.world import World
+    from orchestrator.context import World
 
 GROUP, ANN, BEN = 7000, 7001, 7002
 SMALL, LARGE = made(30_000, 1), made(3_000_000, 2)

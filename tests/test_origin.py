@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 from orchestrator.demo.answers import ESCAPES, HTML
 from orchestrator.demo.faults import replaced, wrong_bytes
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from orchestrator.demo.weights import make_safetensors, make_torch_zip
 from tests.servers import nginx, origin_process, require
 

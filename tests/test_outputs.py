@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.orch import Orch, made, sha256
 
 HOUSE = Path(__file__).resolve().parents[1]

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.backends import BACKENDS
-from orchestrator.choose import SMALL_BYTES, Line, rank
+from orchestrator.backends.select import SMALL_BYTES, Line, rank
 from orchestrator.faults import REMEDIES, Fault, Kind, Remedy, from_status
-from orchestrator.policy import MAX_RETRY_AFTER_S, MIN_GAIN_BYTES, Attempt, GiveUp, Try, next_step
+from orchestrator.transfer.retry import MAX_RETRY_AFTER_S, MIN_GAIN_BYTES, Attempt, GiveUp, Try, next_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

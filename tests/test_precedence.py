@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.context import World
 from orchestrator.workspace import open_workspace
-from orchestrator.world import World
 from tests.orch import Orch, made
 
 LEVELS = ("default", "site", "manifest", "environment", "flag")

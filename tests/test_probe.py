@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.context import Stop
+from orchestrator.demo.server import Origin
 from orchestrator.faults import Kind
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.sources import probe as room
-from orchestrator.sources.known import Knowledge
+from orchestrator.sources.knowledge import Knowledge
 from orchestrator.sources.probe import HOST_REQUESTS, LARGE_BYTES, Finding, Pair, pairs, prefix_of, probe, worth
-from orchestrator.sources.rank import Verdict
-from orchestrator.sources.reach import Ways
-from orchestrator.sources.taste import FASTEST, TASTE_BYTES
-from orchestrator.world import Stop
+from orchestrator.sources.ranking import Verdict
+from orchestrator.sources.route import Ways
+from orchestrator.sources.sample_rate import FASTEST, TASTE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator.world import World
+    from orchestrator.context import World
 
 MIB = 1 << 20
 DATA = bytes(range(256)) * (12 * 4096)  # 12 MiB

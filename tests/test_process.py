@@ -21,7 +21,7 @@ import pytest
 
 from orchestrator import limits, process
 from orchestrator.backends.base import Command, Exit
-from orchestrator.world import which
+from orchestrator.context import which
 from tests.mounts import tmpfs
 from tests.servers import require
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Trait
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.orch import Orch
 from tests.servers import require
 

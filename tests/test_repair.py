@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import manifest, pieces
-from orchestrator.demo.origin import Origin
+from orchestrator import manifest
+from orchestrator.demo.server import Origin
 from orchestrator.manifest import lockfile
 from orchestrator.model import Range
+from orchestrator.verify import pieces
 from tests.orch import Done, Orch, file_digest, made, sha256
 from tests.servers import require
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from orchestrator.demo.faults import wrong_bytes
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from orchestrator.errors import ExitCode
 from tests.orch import Orch, made
 from tests.rsyncd import FolderOrigin, RsyncOrigin

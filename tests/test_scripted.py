@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from orchestrator.backends import wget
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from orchestrator.errors import DigestError, StoreError, TransferError
 from tests.backends.rig import Rig
 from tests.orch import made, sha256

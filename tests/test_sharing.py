@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.demo.origin import Origin
+from orchestrator.context import World
+from orchestrator.demo.server import Origin
 from orchestrator.errors import Stopped
-from orchestrator.transfer.budget import Budget
-from orchestrator.transfer.pieces import piece_bytes
-from orchestrator.world import World
+from orchestrator.transfer.connections import Budget
+from orchestrator.transfer.piece_length import piece_bytes
 from tests.orch import Orch, made
 
 MIB = 1 << 20

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import certifi
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
 from orchestrator.model import Host
 from orchestrator.sources.connect import interleaved
-from orchestrator.sources.look import MAX_REDIRECTS, Look, is_verdict, look, retry_after_s
-from orchestrator.sources.network import ca_bundle, forbidden_address, proxy_for
-from orchestrator.sources.reach import reach
+from orchestrator.sources.http import MAX_REDIRECTS, Look, is_verdict, look, retry_after_s
+from orchestrator.sources.proxy import ca_bundle, forbidden_address, proxy_for
+from orchestrator.sources.route import reach
 from tests.servers import require
 
 if TYPE_CHECKING:

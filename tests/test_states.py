@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.commands.plan import plan
+from orchestrator.commands.repair import repair
+from orchestrator.commands.status import status
+from orchestrator.commands.verify import reread
+from orchestrator.context import World
+from orchestrator.demo.server import Origin
+from orchestrator.engine.options import Options
+from orchestrator.engine.run import sync
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.runs.options import Options
-from orchestrator.runs.plan import plan
-from orchestrator.runs.repair import repair
-from orchestrator.runs.reread import reread
-from orchestrator.runs.status import status
-from orchestrator.runs.sync import sync
 from orchestrator.workspace import open_workspace
-from orchestrator.world import World
 from tests.orch import Done, Orch, made, sha256
 
 if TYPE_CHECKING:

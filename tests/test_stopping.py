@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.orch import Orch, made
 from tests.servers import require
 

@@ -29,13 +29,13 @@ from orchestrator.backends.base import Command
 from orchestrator.errors import HeldError, PlacementError, Stopped, StoreError
 from orchestrator.model import Link, Place
 from orchestrator.placement import link
-from orchestrator.store import Store, blobs, bundles, guards, open_store, partials, places, quarantine, seal
+from orchestrator.store import Store, batches, blobs, guards, open_store, partials, quarantine, records, seal
 from tests.mounts import loop, mounted, read_only, tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from orchestrator.world import World
+    from orchestrator.context import World
 
 HOUSE = str(Path(__file__).resolve().parents[1])
 DATA = random.Random(2).randbytes(70_001)
@@ -168,7 +168,7 @@ def test_a_folder_of_somebody_else(tmp_path, world, made_before):
     [(errno.ENOSPC, "df -h"), (errno.EROFS, "--store DIR"), (errno.EFBIG, "ulimit -f"), (errno.EIO, "dmesg")],
 )
 def test_each_disk_error_says_what_to_type(number, word):
-    from orchestrator.store.layout import disk
+    from orchestrator.store.store import disk
 
     with pytest.raises(StoreError, match="/s/f") as caught, disk("/s"):
         raise OSError(number, os.strerror(number), "/s/f")
@@ -805,46 +805,48 @@ def test_a_full_disk_keeps_the_wrong_bytes_where_they_are(full, tmp_path, world)
 
 
 def test_records_are_merged_and_written_only_when_changed(store):
-    places.record(store, "host", "/m/team.yaml", {"/p/a": {"sha256": SHA, "link": "auto"}})
-    places.record(store, "host", "/m/other.yaml", {"/p/c": {"sha256": SHA, "link": "copy"}})
+    records.record(store, "host", "/m/team.yaml", {"/p/a": {"sha256": SHA, "link": "auto"}})
+    records.record(store, "host", "/m/other.yaml", {"/p/c": {"sha256": SHA, "link": "copy"}})
     (first,) = (p for p in Path(store.places).glob("*.json") if "team" in p.read_text())
     os.utime(first, ns=(5, 5))
     inode = first.stat().st_ino
-    places.record(store, "host", "/m/team.yaml", {"/p/a": {"sha256": SHA, "link": "auto"}})
-    places.record(store, "another", "/m/team.yaml", {})
+    records.record(store, "host", "/m/team.yaml", {"/p/a": {"sha256": SHA, "link": "auto"}})
+    records.record(store, "another", "/m/team.yaml", {})
     assert (first.stat().st_mtime_ns, first.stat().st_ino) == (5, inode)
-    places.record(store, "host", "/m/team.yaml", {"/p/b": {"sha256": OTHER_SHA, "link": "hard"}})
+    records.record(store, "host", "/m/team.yaml", {"/p/b": {"sha256": OTHER_SHA, "link": "hard"}})
     assert first.stat().st_mtime_ns != 5
-    found = {place: (made["sha256"], made["link"]) for _, place, made in places.made(store)}
+    found = {place: (made["sha256"], made["link"]) for _, place, made in records.made(store)}
     assert found == {"/p/a": (SHA, "auto"), "/p/b": (OTHER_SHA, "hard"), "/p/c": (SHA, "copy")}
-    assert {Path(record).name for record, *_ in places.made(store)} == {p.name for p in first.parent.glob("*.json")}
+    assert {Path(record).name for record, *_ in records.made(store)} == {p.name for p in first.parent.glob("*.json")}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "5", "null", "{", '{"places": []}', '{"places": {"/p": 5}}', "\xff\xfe"])
 def test_a_damaged_record_is_empty(store, text):
-    places.record(store, "host", "/m/team.yaml", {"/p/a": {"sha256": SHA, "link": "auto"}})
+    records.record(store, "host", "/m/team.yaml", {"/p/a": {"sha256": SHA, "link": "auto"}})
     (path,) = Path(store.places).glob("*.json")
     path.write_bytes(text.encode("latin-1"))
-    assert list(places.made(store)) == []
-    places.record(store, "host", "/m/team.yaml", {"/p/b": {"sha256": SHA, "link": "auto"}})
-    assert [place for _, place, _ in places.made(store)] == ["/p/b"]
+    assert list(records.made(store)) == []
+    records.record(store, "host", "/m/team.yaml", {"/p/b": {"sha256": SHA, "link": "auto"}})
+    assert [place for _, place, _ in records.made(store)] == ["/p/b"]
 
 
 def test_records_of_names_that_are_no_text(store):
     name = os.fsdecode(b"/m/\xff.yaml")
     place = os.fsdecode(b"/p/\xfe")
-    places.record(store, "host", name, {place: {"sha256": SHA, "link": "auto"}})
-    assert [found for _, found, _ in places.made(store)] == [place]
+    records.record(store, "host", name, {place: {"sha256": SHA, "link": "auto"}})
+    assert [found for _, found, _ in records.made(store)] == [place]
 
 
 def test_records_of_many_at_once(store):
     with ThreadPoolExecutor(8) as pool:
         list(
-            pool.map(lambda n: places.record(store, "h", "/m", {f"/p/{n}": {"sha256": SHA, "link": "auto"}}), range(64))
+            pool.map(
+                lambda n: records.record(store, "h", "/m", {f"/p/{n}": {"sha256": SHA, "link": "auto"}}), range(64)
+            )
         )
-    assert len(list(places.made(store))) == 64
+    assert len(list(records.made(store))) == 64
     shutil.rmtree(store.places)
-    assert list(places.made(store)) == []
+    assert list(records.made(store)) == []
 
 
 # -- places
@@ -1009,7 +1011,7 @@ def test_a_link_among_the_writers_is_not_entered(store, tmp_path):
     (elsewhere / "precious").write_bytes(b"mine")
     for parent, acquire in (
         (store.partials("a" * 64), lambda: partials.acquire(store, "a" * 64)),
-        (store.bundles, lambda: bundles.acquire(store, {"a" * 64: 1})[0]),
+        (store.bundles, lambda: batches.acquire(store, {"a" * 64: 1})[0]),
     ):
         os.makedirs(parent)
         os.symlink(elsewhere, f"{parent}/0123456789abcdef")

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import judges, stream
 from orchestrator.backends.base import Exit
-from orchestrator.demo.origin import Origin
+from orchestrator.context import World
+from orchestrator.demo.server import Origin
 from orchestrator.events import Started
-from orchestrator.judges import KINDS, Judge
 from orchestrator.model import Range
-from orchestrator.stream import Stream, Verdict, end_of_file, first_hole, is_clear
-from orchestrator.world import World
+from orchestrator.verify import stream, tools
+from orchestrator.verify.stream import Stream, Verdict, end_of_file, first_hole, is_clear
+from orchestrator.verify.tools import KINDS, Judge
 from tests.orch import Orch, made, sha256
 from tests.servers import require
 
@@ -30,7 +30,7 @@ DATA = made(SIZE)
 @pytest.fixture(params=[kind.name for kind in KINDS])
 def judge(request: pytest.FixtureRequest, world: World) -> Judge:
     require(request.param)
-    return next(j for j in judges.installed(world) if j.kind.name == request.param)
+    return next(j for j in tools.installed(world) if j.kind.name == request.param)
 
 
 def grow(path: Path, content: bytes, *, pause_s: float = 0.004) -> None:
@@ -122,7 +122,7 @@ def test_an_abandoned_one_leaves_nothing(judge: Judge, begin: Callable[..., tupl
 
 
 def test_a_judge_that_dies_ends_the_feeder(world: World, tmp_path: Path) -> None:
-    kind = judges.Kind("false", (), "-", ": OK")
+    kind = tools.Kind("false", (), "-", ": OK")
     path = tmp_path / "f"
     behind = Stream(world, Judge(kind, require("false")), sha256(DATA), str(path), end_of_file, SIZE)
     grow(path, DATA, pause_s=0)
@@ -138,26 +138,26 @@ def test_a_judge_must_show_that_it_can(world: World, tmp_path: Path, script: str
     program = tmp_path / "judge"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    weakness = judges.weakness(world, Judge(judges.SHA256SUM, str(program)))
+    weakness = tools.weakness(world, Judge(tools.SHA256SUM, str(program)))
     assert weakness == f"sha256sum failed the self-test: {case if script != 'exit 0' else 'right'}"
 
 
 def test_those_of_this_machine_can(judge: Judge, world: World) -> None:
-    assert judges.weakness(world, judge) == ""
+    assert tools.weakness(world, judge) == ""
 
 
 @pytest.mark.parametrize("backend", ["aria2c", "curl", "wget"])
 def test_a_download_is_judged_while_it_runs(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the stream's verdict a file is not read again; a flipped byte in it is still found."""
     require(backend)
-    from orchestrator import verify
-    from orchestrator.runs.options import Options
-    from orchestrator.runs.sync import sync
+    from orchestrator.engine.options import Options
+    from orchestrator.engine.run import sync
+    from orchestrator.verify import check
     from orchestrator.workspace import open_workspace
 
     read: list[str] = []
-    really = verify.check
-    monkeypatch.setattr(verify, "check", lambda w, files, stall_s: read.extend(p for _, p in files) or really(w, files))
+    really = check.check
+    monkeypatch.setattr(check, "check", lambda w, files, stall_s: read.extend(p for _, p in files) or really(w, files))
     orch = Orch(tmp_path)
     with Origin() as origin:
         place = orch.want("w", DATA, origin.serve("/good", DATA, rate=40 * MIB), link="hard")
@@ -200,7 +200,7 @@ def test_under_a_memory_limit_the_page_cache_is_let_go(
         monkeypatch.setattr(stream, "_memory_is_limited", lambda limited=limited: limited)
         monkeypatch.setattr(stream, "_PUSH_BYTES", 4 * MIB)
         path = tmp_path / f"f{limited}"
-        behind = Stream(world, judges.reference(world), sha256(DATA), str(path), end_of_file, SIZE)
+        behind = Stream(world, tools.reference(world), sha256(DATA), str(path), end_of_file, SIZE)
         grow(path, DATA, pause_s=0.03)
         behind.account(Exit(0, written_bytes=SIZE))
         assert behind.finish() is Verdict.GOOD
@@ -247,7 +247,7 @@ def test_a_judge_that_stands_still_is_waited_for_only_so_long(world: World, tmp_
     program.write_text('#!/bin/sh\nkill -STOP $$\nexec sha256sum "$@"\n')
     program.chmod(0o755)
     path = tmp_path / "f"
-    behind = Stream(world, Judge(judges.SHA256SUM, str(program)), sha256(DATA), str(path), end_of_file, SIZE, 0.5)
+    behind = Stream(world, Judge(tools.SHA256SUM, str(program)), sha256(DATA), str(path), end_of_file, SIZE, 0.5)
     grow(path, DATA, pause_s=0)
     behind.account(Exit(0, written_bytes=SIZE))
     assert behind.finish() is Verdict.UNKNOWN

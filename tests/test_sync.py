@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Trait
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.orch import Orch, file_digest, made, sha256
 from tests.servers import nginx, require
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.demo.origin import Origin
-from orchestrator.transfer.together import SHARED_BYTES
+from orchestrator.demo.server import Origin
+from orchestrator.transfer.multi_source import SHARED_BYTES
 from tests.orch import Orch, made
 from tests.servers import require
 

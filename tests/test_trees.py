@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from orchestrator import files
-from orchestrator.demo.origin import Origin
+from orchestrator.context import World
+from orchestrator.demo.server import Origin
 from orchestrator.model import Place
 from orchestrator.placement import link
 from orchestrator.store import Store, blobs
-from orchestrator.world import World
 from tests.mounts import tmpfs
 from tests.orch import Orch, made, sha256
 

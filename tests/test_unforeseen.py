@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.mounts import read_only, tmpfs
 from tests.orch import Done, Orch, made
 from tests.servers import require

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from orchestrator import verify
+from orchestrator.context import Stop
 from orchestrator.demo.faults import replaced
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
+from orchestrator.engine.options import Options
+from orchestrator.engine.run import sync
 from orchestrator.model import Pin, Place, Role, Source, Wanted
-from orchestrator.runs.options import Options
-from orchestrator.runs.sync import sync
-from orchestrator.world import Stop
+from orchestrator.verify import check
 from tests.orch import Orch, made, sha256
 
 if TYPE_CHECKING:
+    from orchestrator.context import World
     from orchestrator.events import Event, Summary
-    from orchestrator.transfer.kit import Finding
-    from orchestrator.world import World
+    from orchestrator.transfer.context import Finding
 
 MIB = 1 << 20
 
@@ -75,7 +75,7 @@ def machine(world: World, tmp_path: Path) -> Machine:
 def test_the_digests_of_one_pass(tmp_path: Path) -> None:
     content = made(9 * MIB)
     (tmp_path / "f").write_bytes(content)
-    found = verify.digests(str(tmp_path / "f"), ["md5", "sha512", "git"], pieces=True)
+    found = check.digests(str(tmp_path / "f"), ["md5", "sha512", "git"], pieces=True)
     git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     assert found.sha256 == sha256(content)
     assert found.pins == (*pins(content, "md5", "sha512"), Pin("git", git))

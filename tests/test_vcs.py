@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.demo.origin import Origin
-from orchestrator.vcs.gitfiles import BEGIN, END
+from orchestrator.commands.vcs_files import BEGIN, END
+from orchestrator.demo.server import Origin
 from tests.orch import Orch, made, sha256
 from tests.servers import require
 

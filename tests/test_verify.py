@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import judges, verify
 from orchestrator.errors import NoBackendError, Stopped
-from orchestrator.verify import digest
+from orchestrator.verify import check, tools
+from orchestrator.verify.check import digest
 from tests.servers import require
 
 HOUSE = str(Path(__file__).resolve().parents[1])
@@ -54,7 +54,7 @@ NAMES = [
 
 def is_good(world, pairs):
     """Say of each pair whether it is good; what cannot be read is not, and nothing that is there is `unknown`."""
-    verdicts = verify.check(world, pairs)
+    verdicts = check.check(world, pairs)
     for (_, path), verdict in zip(pairs, verdicts, strict=True):
         assert (verdict.word == "unknown") == (not os.path.isfile(path))
         assert verdict.is_wrong == (os.path.isfile(path) and not verdict.is_good)
@@ -155,7 +155,7 @@ def test_a_judge_that_lies_is_not_believed(world, tmp_path, script):
     assert is_good(world, [(SHA, str(tmp_path / "f"))]) == [False]
     assert is_good(world, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))]) == [False, False]
     (tmp_path / "f").write_bytes(DATA)  # nor when it says nothing good of a right one
-    verdicts = verify.check(world, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))])
+    verdicts = check.check(world, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))])
     assert [verdict.word for verdict in verdicts] == ["good", "wrong"]
     assert verdicts[0].reason.startswith("sha256sum ")
 
@@ -234,9 +234,9 @@ REAL = shutil.which("sha256sum")
 def test_a_judge_that_died_or_stands_still_is_asked_again(world, tmp_path, end):
     (tmp_path / "f").write_bytes(DATA)
     once = f"[ -e {tmp_path}/done ] || {{ : > {tmp_path}/done; {end}; }}"
-    verdicts = verify.check(scripted(world, tmp_path, f'{once}; exec {REAL} "$@"'), [(SHA, str(tmp_path / "f"))], 0.5)
-    assert verdicts == [verify.Verdict("good", SHA)]
-    verdicts = verify.check(scripted(world, tmp_path, end), [(SHA, str(tmp_path / "f"))], 0.5)
+    verdicts = check.check(scripted(world, tmp_path, f'{once}; exec {REAL} "$@"'), [(SHA, str(tmp_path / "f"))], 0.5)
+    assert verdicts == [check.Verdict("good", SHA)]
+    verdicts = check.check(scripted(world, tmp_path, end), [(SHA, str(tmp_path / "f"))], 0.5)
     assert verdicts[0].is_good
     assert verdicts[0].reason.startswith("sha256sum ")
 
@@ -245,10 +245,10 @@ def test_a_broken_judge_is_told_once(world, tmp_path):
     (tmp_path / "f").write_bytes(DATA)
     told: set[str] = set()
     world = scripted(world, tmp_path, 'while read -r _ name; do echo "$name: FAILED"; done; exit 1')
-    lines = [verify.complaint(verify.check(world, [(SHA, str(tmp_path / "f"))]), told) for _ in range(2)]
+    lines = [check.complaint(check.check(world, [(SHA, str(tmp_path / "f"))]), told) for _ in range(2)]
     assert lines[0].startswith("sha256sum ended with 1 over right bytes")
     assert lines[1] == ""
-    assert verify.complaint([verify.Verdict("good", SHA), verify.Verdict("wrong", WRONG, "x")], set()) == ""
+    assert check.complaint([check.Verdict("good", SHA), check.Verdict("wrong", WRONG, "x")], set()) == ""
 
 
 @pytest.mark.parametrize("limit", range(8, 30, 2))
@@ -257,14 +257,15 @@ def test_few_descriptors_condemn_nothing(tmp_path, limit):
     (tmp_path / "f").write_bytes(DATA)
     source = f"""
 import os, resource
-from orchestrator import judges, process, verify
-from orchestrator.world import World
+from orchestrator import process
+from orchestrator.verify import check, tools
+from orchestrator.context import World
 process._PAUSES_S = ()
 world, path = World(dict(os.environ), "/"), {str(tmp_path / "f")!r}
-verify.check(world, [("{SHA}", path)])
+check.check(world, [("{SHA}", path)])
 taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
 resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-verdict = verify.check_one(world, next((j for j in judges.installed(world)[1:] if j.path), None), "{SHA}", path)
+verdict = check.check_one(world, next((j for j in tools.installed(world)[1:] if j.path), None), "{SHA}", path)
 print(verdict.word, verdict.error and verdict.error.errno)
 """
     done = subprocess.run([sys.executable, "-c", source], cwd=HOUSE, capture_output=True, text=True)
@@ -273,10 +274,10 @@ print(verdict.word, verdict.error and verdict.error.errno)
 
 def test_a_self_test_needs_no_disk(world, monkeypatch):
     monkeypatch.setenv("TMPDIR", "/nonexistent")
-    for judge in judges.installed(world):
+    for judge in tools.installed(world):
         if judge.path:
-            assert judges.weakness(world, judge) == ""
-            assert judges.measure(world, judge) > 0
+            assert tools.weakness(world, judge) == ""
+            assert tools.measure(world, judge) > 0
 
 
 def test_a_judge_that_cannot_be_tested_is_left_out(world, monkeypatch):
@@ -284,7 +285,7 @@ def test_a_judge_that_cannot_be_tested_is_left_out(world, monkeypatch):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "memfd_create", no_memory)
-    first = judges.installed(world)[0]
-    assert "cannot be tested" in judges.weakness(world, first)
-    assert judges.measure(world, first) == 0.0
-    assert judges.best_for_large(world) == first
+    first = tools.installed(world)[0]
+    assert "cannot be tested" in tools.weakness(world, first)
+    assert tools.measure(world, first) == 0.0
+    assert tools.best_for_large(world) == first

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -28,7 +28,7 @@ def command(what: str, manifest: str | None, name: str, sha256: str, **words: An
     """Put a model into MANIFEST (default: manifests/team.yaml), comments and order kept. Nothing is fetched."""
     world = world_with_signals()
     from orchestrator.cli.additions import manner, put
-    from orchestrator.exchange.addition import of
+    from orchestrator.commands.add import of
     from orchestrator.workspace import DEFAULT_MANIFEST
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)

@@ -14,15 +14,15 @@ from orchestrator.render.sink import harmless
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestrator.exchange.addition import Manner
-    from orchestrator.manifest.draft import Draft
+    from orchestrator.commands.add import Manner
+    from orchestrator.context import World
+    from orchestrator.manifest.new_entry import Draft
     from orchestrator.render.sink import Sink
-    from orchestrator.world import World
 
 
 def manner(words: Mapping[str, Any]) -> Manner:
     """What `--to`, `--for` and `--tag` say."""
-    from orchestrator.exchange.addition import Manner
+    from orchestrator.commands.add import Manner
 
     return Manner(words["to"], words["frameworks"], words.get("tags", ()))
 
@@ -33,7 +33,7 @@ def put(world: World, sink: Sink, manifest: str, drafts: Sequence[Draft]) -> Sum
     Raises:
         ManifestError, PlacementError: as `put_into`; nothing is changed then.
     """
-    from orchestrator.exchange.addition import put_into
+    from orchestrator.commands.add import put_into
 
     path = os.path.abspath(os.path.join(world.cwd, manifest))
     is_new = not os.path.lexists(path)
@@ -59,8 +59,8 @@ def print_lines(world: World, sink: Sink, drafts: Sequence[Draft], source: str) 
     Raises:
         ManifestError: no manifest could take them.
     """
-    from orchestrator.exchange.addition import to_paste
-    from orchestrator.manifest.draft import block
+    from orchestrator.commands.add import to_paste
+    from orchestrator.manifest.new_entry import block
 
     lines = [line for draft in to_paste(world, drafts, source) for line in block(draft)]
     if isinstance(sink, JsonLines):

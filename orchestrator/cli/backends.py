@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, workspace, world_with_signals
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
@@ -21,12 +21,11 @@ from orchestrator.render.listing import Listing
 def command(**words: Any) -> int:
     """Show the downloaders of this machine; with a MANIFEST also which would be chosen for each file, and why."""
     world = world_with_signals()
-    from orchestrator import choose
-    from orchestrator.backends import BACKENDS
+    from orchestrator.backends import BACKENDS, select
     from orchestrator.errors import NoBackendError
-    from orchestrator.judges import installed, measure, weakness
     from orchestrator.programs import find, install_hint
-    from orchestrator.sources.reach import reach
+    from orchestrator.sources.route import reach
+    from orchestrator.verify.tools import installed, measure, weakness
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
 
@@ -51,7 +50,7 @@ def command(**words: Any) -> int:
             for wanted in space.wanted:
                 for source in wanted.sources:
                     way = reach(source.url, world.environ, space.hosts)
-                    ranked = choose.rank(usable, wanted.size, way.line)
+                    ranked = select.rank(usable, wanted.size, way.line)
                     _show(sink, wanted.model, wanted.file, source.url, ranked)
         if not usable:
             raise NoBackendError("no usable downloader on this machine", install_hint())

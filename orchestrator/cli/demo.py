@@ -7,7 +7,7 @@ import sys
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import foreseen, tell, world_with_signals
+from orchestrator.cli.session import foreseen, tell, world_with_signals
 from orchestrator.render.listing import Listing
 
 _TIDY_S = 10.0  # it leaves nothing behind, which on a busy machine takes longer than a stop

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
+    from orchestrator.commands.doctor_check import Check
     from orchestrator.events import Summary
-    from orchestrator.runs.check import Check
 
 
 @click.command("doctor")
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def command(**words: Any) -> int:
     """Look for what this machine lacks: programs, PATH, proxy, CA, store. A failed check gives sync's exit code."""
     world = world_with_signals()
+    from orchestrator.commands.doctor import examine
+    from orchestrator.commands.doctor_check import PASS
     from orchestrator.render.sink import harmless
-    from orchestrator.runs.check import PASS
-    from orchestrator.runs.doctor import examine
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, tell_unled, world_with_signals
+from orchestrator.cli.session import conclude, tell_unled, world_with_signals
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
@@ -28,7 +28,7 @@ def command(**words: Any) -> int:
     In fish: `orch env | source`; in csh: eval "`orch env`".
     """
     world = world_with_signals()
-    from orchestrator.runs.environment import environment
+    from orchestrator.commands.env import environment
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
     shell = words["shell"] or of_user(world.environ.get("SHELL", ""))

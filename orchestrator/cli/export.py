@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, workspace, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -39,7 +39,7 @@ def command(manifest: str, folder: str | None, form: str, url: str | None, **wor
     if (form == "mirror") != (folder is not None):
         raise click.UsageError("`--format mirror` wants a DIR: orch export MANIFEST --format mirror DIR; others print")
     world = world_with_signals()
-    from orchestrator.exchange.export import FORMS, encoded, entries
+    from orchestrator.commands.export import FORMS, encoded, entries
     from orchestrator.store import Store
 
     sink = (
@@ -55,7 +55,7 @@ def command(manifest: str, folder: str | None, form: str, url: str | None, **wor
         if folder is not None:
             from urllib.parse import quote
 
-            from orchestrator.exchange.airgap import export
+            from orchestrator.commands.offline_mirror import export
 
             path = os.path.abspath(folder)
             return export(world, store, files, path, url or f"file://{quote(path)}/", sink)

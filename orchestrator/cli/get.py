@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, run_options, world_with_signals
+from orchestrator.cli.session import conclude, run_options, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 
 if TYPE_CHECKING:
@@ -31,15 +31,15 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
     world = world_with_signals()
     from orchestrator import render
     from orchestrator.cli.additions import manner
-    from orchestrator.exchange.addition import Manner, of
+    from orchestrator.commands.add import Manner, of
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
     sink = render.choose(world.environ, **talk, stop=world.stop, verb="get")
     lines: list[str] = []
 
     def work() -> Summary:
+        from orchestrator.commands.get import get, place
         from orchestrator.events import Noticed
-        from orchestrator.runs.get import get, place
 
         asked = manner(words)
         to = tuple(place(world, text) for text in asked.to)

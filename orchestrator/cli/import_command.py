@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -31,8 +31,8 @@ def command(source: str, into: str | None, base: str, name: str, **words: Any) -
     """
     world = world_with_signals()
     from orchestrator.cli.additions import manner, print_lines, put
-    from orchestrator.exchange.addition import from_list
-    from orchestrator.exchange.lists import read
+    from orchestrator.commands.add import from_list
+    from orchestrator.commands.import_list import read
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, run_options, world_with_signals
+from orchestrator.cli.session import conclude, run_options, world_with_signals
 
 
 @click.command("lock")
@@ -48,10 +48,10 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
     def work() -> Any:
         space = open_workspace(world, manifests, store=words["store"], root=words["root"], resolve=False)
         if check:
-            from orchestrator.runs.drift import drift
+            from orchestrator.commands.lock_check import drift
 
             return drift(world, space, sink, words["only"])
-        from orchestrator.runs.lock import Asked, lock
+        from orchestrator.commands.lock import Asked, lock
 
         asked = Asked(words["only"], names if update else None, dry_run)
         return lock(world, space, sink, asked, options=run_options(words), confirm=_always if yes else _confirm)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, workspace, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
-    from orchestrator.runs.mirrors import Mirror
+    from orchestrator.commands.mirrors import Mirror
 
 HEADER = ("source", "role", "answers", "trip", "rate", "ranges", "length", "tls", "last seen")
 
@@ -26,8 +26,8 @@ HEADER = ("source", "role", "answers", "trip", "rate", "ranges", "length", "tls"
 def command(**words: Any) -> int:
     """Show which sources of a MANIFEST answer, how fast, and whether they honour ranges: 5 if a file has none."""
     world = world_with_signals()
+    from orchestrator.commands.mirrors import survey
     from orchestrator.render.aligned import aligned
-    from orchestrator.runs.mirrors import survey
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
     found: list[Mirror] = []

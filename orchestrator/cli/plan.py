@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, workspace, world_with_signals
 from orchestrator.cli.streams import let_code_stand
 from orchestrator.errors import ExitCode
 from orchestrator.render.json_lines import JsonLines
@@ -30,8 +30,8 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
     """Plan, for both commands."""
     world = world_with_signals()
     let_code_stand()
-    from orchestrator.runs.options import Options
-    from orchestrator.runs.plan import plan
+    from orchestrator.commands.plan import plan
+    from orchestrator.engine.options import Options
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="plan")
     run_options = Options(backend=words["backend"], offline=words["offline"], force=words["force"])

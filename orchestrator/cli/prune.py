@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
     from orchestrator.events import Summary
     from orchestrator.model import Wanted
-    from orchestrator.store.sweep import Leftover
+    from orchestrator.store.gc import Leftover
 
 WHAT = {
     "blob": "unwanted",
@@ -44,8 +44,8 @@ def command(**words: Any) -> int:
     if not (words["dry_run"] or words["yes"] or sys.stdin.isatty()):
         raise click.UsageError("nobody is there to be asked: say `orch prune --yes`, or look first: `orch prune -n`")
     world = world_with_signals()
+    from orchestrator.commands.prune import prune
     from orchestrator.render.sink import amount, harmless
-    from orchestrator.runs.prune import prune
     from orchestrator.workspace import DEFAULT_MANIFEST, open_workspace, site, store_path
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, world_with_signals
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
+    from orchestrator.context import World
     from orchestrator.store.quarantine import Kept
-    from orchestrator.world import World
 
 
 @click.command("quarantine")
@@ -55,7 +55,7 @@ def command(**words: Any) -> int:
         else:
             store = store_path(world, site(world), words["store"])
         if action == "restore":
-            from orchestrator.runs.quarantine import restore
+            from orchestrator.commands.quarantine import restore
 
             _say(sink, f"restored: {restore(world, store, name, words['to'] or '')}")
             return Summary(ok=True, exit_code=0)
@@ -66,8 +66,8 @@ def command(**words: Any) -> int:
 
 
 def _list(world: World, store: str, sink: JsonLines | Listing, older_s: float, *, yes: bool) -> Summary:  # noqa: ARG001
+    from orchestrator.commands.quarantine import kept
     from orchestrator.render.sink import amount, harmless
-    from orchestrator.runs.quarantine import kept
 
     entries = kept(world, store, older_s=older_s)
     for entry in entries:
@@ -79,8 +79,8 @@ def _list(world: World, store: str, sink: JsonLines | Listing, older_s: float, *
 
 
 def _empty(world: World, store: str, sink: JsonLines | Listing, older_s: float, *, yes: bool) -> Summary:
+    from orchestrator.commands.quarantine import empty
     from orchestrator.render.sink import amount
-    from orchestrator.runs.quarantine import empty
 
     def agree(entries: list[Kept]) -> bool:
         if yes:

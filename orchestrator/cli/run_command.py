@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import foreseen, tell, tell_unled, world_with_signals
+from orchestrator.cli.session import foreseen, tell, tell_unled, world_with_signals
 from orchestrator.errors import ExitCode, Stopped
 from orchestrator.render.listing import Listing
 from orchestrator.render.sink import harmless
@@ -46,7 +46,7 @@ def command(argv: list[str], **words: Any) -> int:
     The command stands after `--`, and its exit code is ours; 125 if it could not be run.
     """
     world = world_with_signals()
-    from orchestrator.runs.environment import environment
+    from orchestrator.commands.env import environment
 
     try:
         with world.stop.raising():

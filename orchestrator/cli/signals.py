@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from orchestrator.world import Stop
+    from orchestrator.context import Stop
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 2.5  # for the children's stop and the summary; whoever asked waits no longer than three seconds

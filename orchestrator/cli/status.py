@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, workspace, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -20,7 +20,7 @@ from orchestrator.render.listing import Listing
 def command(**words: Any) -> int:
     """Say what is in place, by stat alone: 0 all, 5 something is missing, 6 a seal is broken, 7 a foreign file."""
     world = world_with_signals()
-    from orchestrator.runs.status import status
+    from orchestrator.commands.status import status
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="status")
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, run_options, workspace, world_with_signals
+from orchestrator.cli.session import conclude, run_options, workspace, world_with_signals
 
 
 @click.command("sync")
@@ -27,7 +27,7 @@ def command(dry_run: bool, **words: Any) -> int:
         return foresee(**words)
     world = world_with_signals()
     from orchestrator import render
-    from orchestrator.runs.sync import sync
+    from orchestrator.engine.run import sync
 
     sink = render.choose(
         world.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"], stop=world.stop

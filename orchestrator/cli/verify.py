@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, workspace, world_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
+    from orchestrator.context import World
     from orchestrator.events import Summary
-    from orchestrator.world import World
 
 _KIND = "(sha256|sha512|sha1|md5)"
 SUMS = re.compile(
@@ -44,8 +44,8 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     world = world_with_signals()
     if repair:
         return _repair(world, words, max_age)
-    from orchestrator.runs.reread import reread
-    from orchestrator.runs.sums import read_sums
+    from orchestrator.commands.verify import reread
+    from orchestrator.commands.verify_list import read_sums
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
 
@@ -64,8 +64,8 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
 
 def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
     from orchestrator import render
-    from orchestrator.cli.run import run_options
-    from orchestrator.runs.repair import repair
+    from orchestrator.cli.session import run_options
+    from orchestrator.commands.repair import repair
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
     sink = render.choose(world.environ, **talk, stop=world.stop, verb="verify")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from orchestrator.demo.origin import Origin
+    from orchestrator.demo.server import Origin
 
 RATE = 3 << 20  # bytes a second on one connection: slow enough for bars that are worth watching
 SLOW_RATE = 256 << 10

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.demo.origin FOLDER`: the origin by itself, so that it costs its client no time."""
+"""`python -m orchestrator.demo.server FOLDER`: the origin by itself, so that it costs its client no time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.demo.faults import Behaviour
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 def main(words: list[str] | None = None) -> int:
     """Serve a folder until told to stop: the URL is the first line, what was served the last."""
-    parser = argparse.ArgumentParser(prog="python -m orchestrator.demo.origin", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.demo.server", description=main.__doc__)
     parser.add_argument("folder")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--also", action="append", default=[], help="a further address, such as 127.0.0.2")

@@ -17,7 +17,7 @@ from orchestrator.errors import ExitCode, Stopped, StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator.world import World
+    from orchestrator.context import World
 
 ROOM_BYTES = 500 << 20  # weights, store, copies and quarantine at their most
 _GONE_S = 5.0

@@ -17,7 +17,7 @@ from orchestrator.errors import OrchError, Stopped
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from orchestrator.world import World
+    from orchestrator.context import World
 
 _READ_S = 1.5
 _PATIENCE_S = 1.5

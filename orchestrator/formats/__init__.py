@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.formats.archives import TAIL_BYTES, directory
-    from orchestrator.formats.heads import HEAD_BYTES, Pointer, Seen, faces, look, pointer
+    from orchestrator.formats.detect import HEAD_BYTES, Pointer, Seen, faces, look, pointer
+    from orchestrator.formats.safetensors import header_bytes, safetensors_fault
     from orchestrator.formats.spoken import words
-    from orchestrator.formats.tensors import header_bytes, safetensors_fault
+    from orchestrator.formats.zip_directory import TAIL_BYTES, directory
 
 __all__ = [
     "HEAD_BYTES",
@@ -25,10 +25,10 @@ __all__ = [
     "words",
 ]
 _ROOMS = {
-    "TAIL_BYTES": "archives",
-    "directory": "archives",
-    "header_bytes": "tensors",
-    "safetensors_fault": "tensors",
+    "TAIL_BYTES": "zip_directory",
+    "directory": "zip_directory",
+    "header_bytes": "safetensors",
+    "safetensors_fault": "safetensors",
     "words": "spoken",
 }
 
@@ -37,4 +37,4 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # One name needs one room (PEP 562): those of archives and pickles bring a good deal of the library along.
-    return getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'heads')}"), name)
+    return getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'detect')}"), name)

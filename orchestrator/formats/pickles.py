@@ -7,7 +7,7 @@ import struct
 from enum import Enum
 from typing import IO, TYPE_CHECKING, cast
 
-from orchestrator.formats.fence import BROKEN
+from orchestrator.formats.bounded import BROKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable

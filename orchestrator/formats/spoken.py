@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.formats.heads import Seen
+    from orchestrator.formats.detect import Seen
 
 _NAMES = {
     "safetensors": "a safetensors file",

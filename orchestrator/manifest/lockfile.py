@@ -7,8 +7,8 @@ import msgspec
 from msgspec import Meta
 
 from orchestrator.errors import ManifestError, Problem
-from orchestrator.manifest.text import shown
 from orchestrator.manifest.values import Model
+from orchestrator.text import shown
 
 VERSION = 1
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]

@@ -9,13 +9,13 @@ from msgspec.structs import replace
 from orchestrator.manifest import paths
 from orchestrator.manifest.paths import PathError
 from orchestrator.manifest.pins import NO_PIN
-from orchestrator.manifest.urls import UrlError
 from orchestrator.manifest.values import File
 from orchestrator.model import Place, Unresolved
+from orchestrator.urls import UrlError
 
 if TYPE_CHECKING:
-    from orchestrator.manifest.found import Found, Key
     from orchestrator.manifest.lockfile import Lock, LockedFile, LockedModel
+    from orchestrator.manifest.problem_list import Found, Key
     from orchestrator.manifest.values import Model
 
 NOT_RESOLVED = "not resolved yet: run `orch lock`"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from orchestrator.manifest import urls
-from orchestrator.manifest.urls import UrlError
+from orchestrator import urls
 from orchestrator.model import Pin
+from orchestrator.urls import UrlError
 
 if TYPE_CHECKING:
-    from orchestrator.manifest.found import Found, Key
+    from orchestrator.manifest.problem_list import Found, Key
     from orchestrator.manifest.types import FileEntry, ModelEntry
     from orchestrator.manifest.values import File
 

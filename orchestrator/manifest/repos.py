@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from orchestrator.manifest import urls
+from orchestrator import urls
 from orchestrator.manifest.values import Model
 from orchestrator.model import Link, Repo
 
 if TYPE_CHECKING:
-    from orchestrator.manifest.found import Found, Key
+    from orchestrator.manifest.problem_list import Found, Key
     from orchestrator.manifest.types import ModelEntry
 
 HUBS = ("hf", "modelscope")

@@ -7,10 +7,10 @@ import stat
 import tarfile
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from orchestrator.formats import unpacked
-from orchestrator.formats.fence import BROKEN, readable
-from orchestrator.formats.fence import DamagedError as ArchiveError
-from orchestrator.manifest.text import NAME_BYTES, has_unseen, shown
+from orchestrator.formats import decompress
+from orchestrator.formats.bounded import BROKEN, readable
+from orchestrator.formats.bounded import DamagedError as ArchiveError
+from orchestrator.text import NAME_BYTES, has_unseen, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ def members(path: str, ask: Callable[[], None] = lambda: None) -> Iterator[Membe
         if head.startswith(b"PK"):
             yield from _of_zip(file, length, ask)
             return
-        packed = unpacked.coat(head)
+        packed = decompress.coat(head)
         if not packed and not _is_tar(head):
             raise ArchiveError("it is no archive that orch unpacks (tar, tar.gz, tar.bz2, tar.xz, zip)")
         begun = False
@@ -74,7 +74,7 @@ def _is_one_file(path: str) -> bool:
 
 
 def _of_tar(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[Member]:
-    for entry, content in unpacked.tar_entries(file, length, ask):
+    for entry, content in decompress.tar_entries(file, length, ask):
         name = safe(entry.name)
         if entry.isdir():
             yield Member(name)
@@ -91,7 +91,7 @@ def _of_tar(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[M
 
 
 def _of_zip(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[Member]:
-    for entry, content in unpacked.zip_entries(file, length, ask):
+    for entry, content in decompress.zip_entries(file, length, ask):
         name = safe(entry.orig_filename)
         mode = entry.external_attr >> 16
         kind = stat.S_IFMT(mode) if entry.create_system == 3 else 0

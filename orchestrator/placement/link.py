@@ -14,20 +14,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator import files, verify
+from orchestrator import files
 from orchestrator.errors import PlacementError
 from orchestrator.files import place_error
 from orchestrator.model import Link
 from orchestrator.store import blobs, seal
+from orchestrator.verify import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
+    from orchestrator.context import World
     from orchestrator.model import Place
     from orchestrator.store import Store
-    from orchestrator.verify import Verdict
-    from orchestrator.world import World
+    from orchestrator.verify.check import Verdict
 
 # What stood at a path when it was judged: device, inode, size in bytes, mtime in nanoseconds; of a link, its own.
 Stamp: TypeAlias = "tuple[int, int, int, int]"
@@ -111,7 +112,7 @@ def put_all(
         copies: list[_Copy] = []
 
         def finish() -> None:
-            verdicts = verify.check(world, [(copy.sha256, copy.new.path) for copy in copies])
+            verdicts = check.check(world, [(copy.sha256, copy.new.path) for copy in copies])
             for copy, verdict in zip(copies, verdicts, strict=True):
                 results[copy.number] = _told(partial(putter.finish, copy, verdict), copy.place.path)
             copies.clear()
@@ -148,9 +149,9 @@ def sweep(store: Store, folders: Iterable[str]) -> None:
         files.sweep(folder)
         with suppress(OSError):
             if any(name.startswith(_TREES) for name in os.listdir(folder)):
-                from orchestrator.placement import tree
+                from orchestrator.placement import unpack
 
-                tree.sweep(store, folder)
+                unpack.sweep(store, folder)
 
 
 @dataclass(slots=True)
@@ -181,9 +182,9 @@ class _Putter:
 
     def put(self, sha256: str, place: Place) -> str | _Copy:
         if place.unpack:
-            from orchestrator.placement import tree  # and with it the standard library's archives
+            from orchestrator.placement import unpack  # and with it the standard library's archives
 
-            tree.put(self._world, self._store, sha256, place.path, force=self._force, tell=self._tell)
+            unpack.put(self._world, self._store, sha256, place.path, force=self._force, tell=self._tell)
             return "unpacked"
         folder = self._folder(place.path)
         blob = self._store.blob(sha256)

@@ -13,10 +13,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column, Table
 
 from orchestrator import events
+from orchestrator.context import Stop
 from orchestrator.render.columns import Moved
 from orchestrator.render.sink import amount, label
 from orchestrator.render.words import closing, host, label_of, line
-from orchestrator.world import Stop
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary

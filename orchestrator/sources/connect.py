@@ -37,7 +37,7 @@ def client(
     """
     import httpx2
 
-    from orchestrator.sources.look import trust
+    from orchestrator.sources.http import trust
 
     transport = httpx2.HTTPTransport(verify=trust(ca), proxy=proxy, trust_env=False)
     racing = Racing(stop)

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
+from orchestrator.formats.wrong_file import POINTER, Wish, page
 from orchestrator.model import Role
-from orchestrator.nature import POINTER, Wish, page
-from orchestrator.sources.history import host_of
-from orchestrator.sources.rank import Verdict
+from orchestrator.sources.ranking import Verdict
+from orchestrator.sources.stats import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from orchestrator.model import Artifact, Source
-    from orchestrator.sources.look import Look
-    from orchestrator.sources.reach import Reach
+    from orchestrator.sources.http import Look
+    from orchestrator.sources.route import Reach
 
 PATIENCE_S = 2.0
 HOST_REQUESTS = 4
@@ -160,8 +160,8 @@ def _examine(
     pair: Pair, way: Reach, end: float, budget: _Budget, stop: threading.Event, *, rates: bool
 ) -> Finding | None:
     """Look at a pair and taste its file; None where it could not be asked."""
-    from orchestrator.sources.look import look
-    from orchestrator.sources.taste import begins_as, other_file, taste
+    from orchestrator.sources.http import look
+    from orchestrator.sources.sample_rate import begins_as, other_file, taste
 
     wish = Wish(pair.url.partition("?")[0].rpartition("/")[2], pair.size)
     refused: list[str] = []

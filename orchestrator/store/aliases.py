@@ -9,13 +9,13 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from orchestrator.store.layout import disk, make_folder
+from orchestrator.store.store import disk, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from orchestrator.model import Pin
-    from orchestrator.store.layout import Store
+    from orchestrator.store.store import Store
 
 _TO = "../sha256/"
 

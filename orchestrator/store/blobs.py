@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
 from orchestrator.files import sync_folder
-from orchestrator.store.layout import Store, disk, folder_mode
 from orchestrator.store.seal import fits, remember, seal
+from orchestrator.store.store import Store, disk, folder_mode
 
 if TYPE_CHECKING:
     import threading

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import HeldError
-from orchestrator.store.layout import hold, open_lock
+from orchestrator.store.store import hold, open_lock
 
 if TYPE_CHECKING:
     import threading

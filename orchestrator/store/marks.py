@@ -9,8 +9,8 @@ from orchestrator.model import Mark
 
 if TYPE_CHECKING:
     from orchestrator.model import Wanted
-    from orchestrator.store.layout import Store
-    from orchestrator.store.places import Made
+    from orchestrator.store.records import Made
+    from orchestrator.store.store import Store
 
 LINK = "mark"  # what the record of places says of it
 _LONGEST = 1 << 16
@@ -20,13 +20,13 @@ def of(store: Store, wanted: Wanted) -> list[Mark]:
     """The marks that one file wants, those for each file of its archive included, once that was unpacked."""
     if not any(mark.each for mark in wanted.marks):
         return list(wanted.marks)
-    from orchestrator.store import trees
+    from orchestrator.store import tree_records
 
     found: list[Mark] = []
     for mark in wanted.marks:
         if mark.each:
             before, _, after = mark.path.rpartition("*")
-            found += [Mark(f"{before}{name}{after}", mark.text) for name in trees.read(store, wanted.sha256)]
+            found += [Mark(f"{before}{name}{after}", mark.text) for name in tree_records.read(store, wanted.sha256)]
         else:
             found.append(mark)
     return found
@@ -49,13 +49,13 @@ def state(store: Store, manifest: str, mark: Mark) -> Literal["there", "absent",
 
 def _is_ours(store: Store, manifest: str, path: str, had: str) -> bool:
     """Whether this manifest made the mark, and what it says now is not what another manifest wants of it."""
-    from orchestrator.store import places  # and with it hashes and JSON: only where a mark says something else
+    from orchestrator.store import records  # and with it hashes and JSON: only where a mark says something else
 
-    if path not in places.of(store, manifest) or os.path.islink(path):
+    if path not in records.of(store, manifest) or os.path.islink(path):
         return False
     said = made(had)
-    others = (entry for _, place, entry in places.made(store) if place == path)
-    return places.of(store, manifest)[path] == said or said not in others
+    others = (entry for _, place, entry in records.made(store) if place == path)
+    return records.of(store, manifest)[path] == said or said not in others
 
 
 def made(text: str) -> Made:

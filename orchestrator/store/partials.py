@@ -13,10 +13,10 @@ import msgspec
 
 from orchestrator.files import write_atomic
 from orchestrator.store import guards
-from orchestrator.store.layout import disk, file_mode, make_folder, make_own, open_file
+from orchestrator.store.store import disk, file_mode, make_folder, make_own, open_file
 
 if TYPE_CHECKING:
-    from orchestrator.store.layout import Store
+    from orchestrator.store.store import Store
 
 
 @dataclass(slots=True)

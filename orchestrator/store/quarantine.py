@@ -11,13 +11,13 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.store.layout import disk
+from orchestrator.store.store import disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from orchestrator.model import Range
-    from orchestrator.store.layout import Store
+    from orchestrator.store.store import Store
 
 LIMIT_BYTES = 10 * 1024**3  # of what came over the wire; what a user may have made is never dropped
 WIRE, DISPLACED = "wire", "displaced"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from orchestrator.store.layout import Store
+    from orchestrator.store.store import Store
 
 _SECOND_NS = 10**9
 

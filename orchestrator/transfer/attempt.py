@@ -13,26 +13,26 @@ from orchestrator.errors import Stopped
 from orchestrator.events import Started
 from orchestrator.faults import Fault, Kind, Remedy
 from orchestrator.files import reason
-from orchestrator.pieces import decode
 from orchestrator.process import run
-from orchestrator.stream import Stream, end_of_file, first_hole, is_clear
-from orchestrator.transfer.blame import given
-from orchestrator.transfer.effort import MENDED
-from orchestrator.transfer.glance import ONE_VERSION_HINT, compare, glance
-from orchestrator.transfer.handover import hand_over
-from orchestrator.transfer.holding import total
-from orchestrator.transfer.pace import Pace, measure, sharpen
-from orchestrator.transfer.pieces import USUAL_RATE, mending_bytes, piece_bytes
+from orchestrator.transfer.attribution import given
+from orchestrator.transfer.hand_over import hand_over
+from orchestrator.transfer.monitor import Watch
+from orchestrator.transfer.multi_source import companions, take_connections
+from orchestrator.transfer.partial import total
+from orchestrator.transfer.piece_length import USUAL_RATE, mending_bytes, piece_bytes
+from orchestrator.transfer.progress import Pace, measure, sharpen
+from orchestrator.transfer.revalidate import ONE_VERSION_HINT, compare, glance
 from orchestrator.transfer.shown import shown_command
-from orchestrator.transfer.together import companions, take_connections
-from orchestrator.transfer.watch import Watch
+from orchestrator.transfer.state import MENDED
+from orchestrator.verify.pieces import decode
+from orchestrator.verify.stream import Stream, end_of_file, first_hole, is_clear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.backends.base import Backend, Exit
-    from orchestrator.sources.look import Look
-    from orchestrator.transfer.effort import Effort
+    from orchestrator.sources.http import Look
+    from orchestrator.transfer.state import Effort
 
 LOOK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
 SPLIT_BYTES = 1 << 20  # a larger file is asked for in several ranges at once: are they honoured?

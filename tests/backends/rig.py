@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from orchestrator import judges
 from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Job, Trait, Want
-from orchestrator.demo.origin import Origin
+from orchestrator.context import World
+from orchestrator.demo.server import Origin
 from orchestrator.errors import Stopped
 from orchestrator.events import Failed, Mismatched, Started
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.programs import find
 from orchestrator.store import open_store, partials
-from orchestrator.transfer.budget import Budget
-from orchestrator.transfer.holding import Holding, total
-from orchestrator.transfer.kit import Kit
-from orchestrator.transfer.loop import Receipt, fetch
-from orchestrator.world import World
+from orchestrator.transfer.connections import Budget
+from orchestrator.transfer.context import Kit
+from orchestrator.transfer.download import Receipt, fetch
+from orchestrator.transfer.partial import Holding, total
+from orchestrator.verify import tools
 from tests.rsyncd import FolderOrigin, RsyncOrigin
 from tests.servers import require
 
@@ -113,7 +113,7 @@ class Rig:
             self._emit,
             programs=find(self.world, [self.backend.NAME]),
             budget=Budget(CONNECTIONS),
-            judge=judges.reference(self.world),
+            judge=tools.reference(self.world),
             retries=retries,
             stall_s=stall_s,
         )

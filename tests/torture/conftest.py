@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 
 ROUNDS = int(os.environ.get("ORCH_TORTURE_ROUNDS", "0"))
 collect_ignore_glob = [] if ROUNDS else ["test_*"]

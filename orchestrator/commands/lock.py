@@ -1,0 +1,257 @@
+"""What has no sha256 is resolved and fetched once, and what it turned out to be stands in the lock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from orchestrator import workspace
+from orchestrator.commands.lock_entries import Ledger, bad_header, must_fetch, unseen
+from orchestrator.commands.locked_manifest import Paper, changes, fits, is_needed, open_paper, save, select
+from orchestrator.engine.options import Options
+from orchestrator.engine.run import sync
+from orchestrator.engine.summary import fold
+from orchestrator.errors import OrchError, Stopped
+from orchestrator.events import Finished, Foreseen, GaveUp, Noticed, Summary
+from orchestrator.hubs import headers
+from orchestrator.hubs.resolve import Listed, bare, listed
+from orchestrator.manifest import wanted as wanted_of
+from orchestrator.manifest.lockfile import LockedModel, fingerprint
+from orchestrator.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.context import World
+    from orchestrator.events import Event
+    from orchestrator.manifest import File, Model
+    from orchestrator.model import Wanted
+    from orchestrator.transfer.context import Finding
+    from orchestrator.workspace import Workspace
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What is asked of a lock: `only` these models, `update` these anew (empty: all; None: none), or just say it."""
+
+    only: tuple[str, ...] = ()
+    update: tuple[str, ...] | None = None
+    dry_run: bool = False
+
+
+class Item(msgspec.Struct):
+    """One model being locked: as it is written, as it is listed, and what of it must be fetched, by file."""
+
+    paper: Paper
+    model: Model
+    listed: Listed
+    to_fetch: dict[str, Wanted] = {}
+    unseen: list[Wanted] = []
+
+
+def lock(
+    world: World,
+    space: Workspace,
+    emit: Callable[[Event], None],
+    asked: Asked,
+    *,
+    options: Options | None = None,
+    confirm: Callable[[int], bool] = lambda _: True,
+) -> Summary:
+    """Resolve what the manifests of `space` (opened without `resolve`) do not pin, and write their locks.
+
+    A model that fails keeps what its lock said of it; the others are written. `confirm` is asked, with how many
+    changes there are, before an update is written.
+
+    Returns:
+        The summary: present was known, placed was resolved without a byte fetched, fetched came over the wire.
+
+    Raises:
+        ManifestError: a lock that cannot be read or written, a name that no manifest knows.
+    """
+    return _Locking(world, space, emit, asked, options or Options()).run(confirm)
+
+
+class _Locking:
+    """One run of `orch lock`."""
+
+    def __init__(
+        self, world: World, space: Workspace, emit: Callable[[Event], None], asked: Asked, options: Options
+    ) -> None:
+        self._world, self._space, self._emit, self._asked, self._options = world, space, emit, asked, options
+        self._began = world.monotonic()
+        self._papers = [open_paper(manifest) for manifest in space.manifests]
+        self._chosen = select(self._papers, asked.only)
+        self._anew = select(self._papers, asked.update) if asked.update is not None else {}
+        self._site, self._extra = workspace.site(world), workspace.hub_mirror(world)
+        self._store = Store(space.store, world.state, world.stop)
+        self._failed: list[GaveUp] = []
+        self._findings: dict[str, Finding] = {}
+        self._summary = Summary(ok=True, exit_code=0, models=len(self._chosen))
+
+    def run(self, confirm: Callable[[int], bool]) -> Summary:
+        try:
+            items = self._list()
+            if self._asked.dry_run:
+                self._foresee(items)
+                return self._end()
+            items = self._look(items)
+            self._fetch(items)
+            found = self._entries(items)
+        except Stopped:
+            return self._end(stopped=True)
+        if self._world.stop.is_set():
+            return self._end(stopped=True)
+        told = 0
+        for paper, models in zip(self._papers, found, strict=True):
+            for change in changes(paper.lock.models, models):
+                self._emit(change)
+                told += 1
+        if self._asked.update is not None and told and not confirm(told):
+            self._emit(Noticed("nothing was written"))
+            return self._end()
+        for paper, models in zip(self._papers, found, strict=True):
+            if save(paper, models):
+                self._emit(Noticed(f"{paper.path}: written"))
+        return self._end()
+
+    # What there is to do.
+
+    def _list(self) -> list[Item]:
+        """Ask hubs and publishers about all models that the lock does not know as they are now."""
+        items = []
+        for paper in self._papers:
+            for model in paper.manifest.models:
+                key, known = (paper.manifest.file, model.name), paper.known(model)
+                if key not in self._chosen or not is_needed(model) or (fits(model, known) and key not in self._anew):
+                    continue
+                try:
+                    item = Item(paper, model, listed(self._world, model, self._space.hosts))
+                except Stopped:
+                    raise
+                except OrchError as error:
+                    self._fail(model.name, "", error)
+                    continue
+                self._aim(item, known)
+                items.append(item)
+        return items
+
+    def _aim(self, item: Item, known: LockedModel | None) -> None:
+        """Find out which of a model's files must be fetched: those of which neither lock nor source says enough."""
+        still = fits(item.model, known)
+        files = must_fetch(self._world, self._store, item.listed, known, self._space.hosts, fits=still)
+        item.to_fetch = {w.file: w for w in self._wanted(item, files)}
+        item.unseen = list(self._wanted(item, unseen(self._store, item.listed, known)))
+
+    def _wanted(self, item: Item, files: list[File]) -> tuple[Wanted, ...]:
+        model = replace(item.listed.model, files=tuple(bare(file) for file in files))
+        return wanted_of(replace(item.paper.manifest, models=(model,)), self._site, self._extra)
+
+    def _look(self, items: list[Item]) -> list[Item]:
+        """Look at the heads of what is not fetched now, and leave out the models whose files cannot be whole."""
+        files = [w for item in items for w in item.unseen]
+        faults = dict(zip(map(id, files), headers.of_sources(self._world, self._space.hosts, files), strict=True))
+        whole = []
+        for item in items:
+            bad = next((w for w in item.unseen if faults[id(w)]), None)
+            if bad is None:
+                whole.append(item)
+            else:
+                self._fail(item.model.name, "", bad_header(item.model.name, bad.file, faults[id(bad)]))
+        return whole
+
+    def _foresee(self, items: list[Item]) -> None:
+        for item in items:
+            for w in item.to_fetch.values():
+                why = f"known by {' '.join(map(str, w.pins))}" if w.pins else "no digest is known of it"
+                self._emit(Foreseen(w.model, w.file, "fetch", w.size, w.sources[-1].url, "", why))
+            self._count(fetched=len(item.to_fetch), placed=len(item.listed.model.files) - len(item.to_fetch))
+            known = item.paper.known(item.model)
+            commit, new = known.commit if known else "", item.listed.commit
+            if commit != new:
+                self._emit(Noticed(f"{item.model.name}: {commit[:12] or 'nothing'} -> {new[:12]}"))
+
+    def _fetch(self, items: list[Item]) -> None:
+        """Fetch what has to be, through the pipeline of every sync, into the store."""
+        files = [w for item in items for w in item.to_fetch.values()]
+        if not files:
+            return
+
+        def emit(event: Event) -> None:
+            if not isinstance(event, Finished) or event.how == "fetched":
+                self._emit(event)
+
+        done = sync(
+            self._world,
+            self._space.store,
+            files,
+            emit,
+            hosts=self._space.hosts,
+            options=self._options,
+            findings=self._findings,
+        )
+        self._failed += done.failed
+        self._count(fetched=done.fetched, placed=done.present + done.placed)
+        self._summary = replace(self._summary, bytes_fetched=done.bytes_fetched, bytes_reused=done.bytes_reused)
+
+    # What comes of it.
+
+    def _entries(self, items: list[Item]) -> list[dict[str, LockedModel]]:
+        """The models of each lock as they are to be written: what failed or was not asked for stays as it was."""
+        ledger = Ledger(self._world, self._store, self._findings, self._emit)
+        lost = {(f.model, f.file) for f in self._failed}
+        found = []
+        for paper in self._papers:
+            names = {model.name for model in paper.manifest.models}
+            gone = set() if self._asked.only else paper.lock.models.keys() - names
+            models = {name: known for name, known in paper.lock.models.items() if name not in gone}
+            mine = {item.model.name: item for item in items if item.paper is paper}
+            for model in paper.manifest.models:
+                item, known = mine.get(model.name), paper.known(model)
+                if (paper.manifest.file, model.name) not in self._chosen:
+                    continue
+                try:
+                    if item is None:
+                        made = self._kept(ledger, model, known)
+                    elif any((model.name, path) in lost for path in item.to_fetch):
+                        continue
+                    else:
+                        files = ledger.files(item.listed, known, item.to_fetch)
+                        made = LockedModel(fingerprint(model), files, item.listed.commit)
+                        self._count(placed=len(item.listed.model.files) - len(item.to_fetch))
+                except Stopped:
+                    raise
+                except OrchError as error:
+                    self._fail(model.name, "", error)
+                    continue
+                if made is not None:
+                    models[model.name] = made
+            found.append(models)
+        return found
+
+    def _kept(self, ledger: Ledger, model: Model, known: LockedModel | None) -> LockedModel | None:
+        """A model that needs nothing: with the sizes and pieces of those of its files that lie in the store."""
+        if is_needed(model) and not fits(model, known):
+            return None  # it could not be listed
+        self._count(present=len(known.files) if known and model.repo else len(model.files))
+        if known is not None and fits(model, known):
+            return replace(known, files={path: ledger.enriched(entry) for path, entry in known.files.items()})
+        files = ledger.pinned(model.files, known)
+        return LockedModel(fingerprint(model), files) if files else None
+
+    def _fail(self, model: str, file: str, error: OrchError) -> None:
+        told = GaveUp(model, file, (), error.fault, int(error.exit_code), error.message, error.hint)
+        self._failed.append(told)
+        self._emit(told)
+
+    def _count(self, *, present: int = 0, placed: int = 0, fetched: int = 0) -> None:
+        s = self._summary
+        self._summary = replace(s, present=s.present + present, placed=s.placed + placed, fetched=s.fetched + fetched)
+
+    def _end(self, *, stopped: bool = False) -> Summary:
+        s, failed = self._summary, tuple(sorted(self._failed, key=lambda f: (f.model, f.file)))
+        code = (self._world.stop.code if stopped else None) or fold(f.exit_code for f in failed)
+        files = s.present + s.placed + s.fetched + len(failed)
+        seconds = self._world.monotonic() - self._began
+        return replace(s, ok=code == 0, exit_code=code, files=files, failed=failed, seconds=seconds)

@@ -1,0 +1,135 @@
+"""Wrong bytes at a place or in a blob: out of the way with all that share them; what is good of them is kept."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator.engine.scan import State, is_inode
+from orchestrator.errors import HeldError
+from orchestrator.events import Mismatched, Noticed
+from orchestrator.files import reason
+from orchestrator.formats import wrong_file
+from orchestrator.store import blobs, partials, quarantine, records
+from orchestrator.store.records import Sharer
+from orchestrator.store.store import disk
+from orchestrator.transfer import repair
+from orchestrator.transfer.partial import Holding
+from orchestrator.verify import check
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from orchestrator.engine.scan import Records, Standing
+    from orchestrator.model import Artifact, Wanted
+    from orchestrator.transfer.context import Kit
+    from orchestrator.transfer.repair import Damage
+
+
+def condemn(
+    kit: Kit, known: Records, artifact: Artifact, standings: Collection[Standing], wanted: Wanted, path: str
+) -> list[Sharer]:
+    """Take a wrong file of ours away, together with every place and blob that is the same inode.
+
+    It goes to quarantine; or, where its pieces are known and nothing here has the right bytes, only its bad pieces
+    do, and the rest becomes a partial that asks for those. Of a link of ours the blob behind it is meant; no other
+    link is followed. What goes is written down first, so that a kill loses none of the places.
+
+    Returns:
+        The places of any manifest that shared its inode.
+
+    Raises:
+        StoreError: the disk said no.
+        OSError: the place cannot be read or changed.
+        Stopped: a stop was asked for.
+    """
+    store, sha256 = kit.store, artifact.sha256
+    subject, blob = os.readlink(path) if os.path.islink(path) else path, store.blob(artifact.key)
+    status = os.lstat(subject)
+    needed = not _is_elsewhere(kit, artifact, standings, status)
+    damage = repair.examine(subject, artifact, kit.world.stop) if needed else None
+    found = damage.found if damage else check.digest(subject, kit.world.stop)
+    words = damage.words if damage else check.look_into(subject, wrong_file.wish(wanted)).words
+    shared = _sharers(known, sha256, status)
+    about = {
+        "expected": artifact.expected,
+        "source": f"written into: {path}",
+        "model": wanted.model,
+        "why": "it was changed since it was verified",
+    }
+    victim = blob if is_inode(blob, status) else subject
+    others = {subject, *(each.path for each in shared)} - {victim}
+    shared = [each for each in shared if each.path != path]
+    if shared:
+        records.begin_mending(store, artifact.key, shared, kit.world.stop)
+    folder = _donate(kit, artifact, victim, others, status, damage, about) if damage else ""
+    folder = folder or quarantine.banish(store, victim, found, {**about, "place": path}, kind=quarantine.DISPLACED)
+    _unlink(kit, others, status)
+    kit.emit(Mismatched(wanted.model, wanted.file, path, artifact.expected, found, folder, words))
+    return shared
+
+
+def _sharers(known: Records, sha256: str, status: os.stat_result) -> list[Sharer]:
+    """The places of all manifests that are this inode, and are recorded as such."""
+    return [
+        Sharer(record, place, made["link"], status.st_dev, status.st_ino)
+        for place, entries in known.all().items()
+        for record, made in entries
+        if made["sha256"] == sha256 and made["link"] != records.ADOPTED
+        if is_inode(place, status) and ("inode" not in made or records.is_inode(made, status, place))
+    ]
+
+
+def _is_elsewhere(kit: Kit, artifact: Artifact, standings: Collection[Standing], status: os.stat_result) -> bool:
+    """Whether the right bytes stand here in another inode: then nothing need be fetched."""
+    blob, sha256 = kit.store.blob(artifact.key), artifact.sha256
+    states = [state for standing in standings for state in standing.states]
+    good = [path for standing in standings for path in standing.good]
+    if (blob, State.WRONG) not in states and blobs.blob_state(kit.store, sha256, artifact.size) == "sealed":
+        good.append(blob)
+    return any(os.path.isfile(path) and not is_inode(os.path.realpath(path), status) for path in good)
+
+
+def _donate(
+    kit: Kit,
+    artifact: Artifact,
+    victim: str,
+    others: Collection[str],
+    status: os.stat_result,
+    damage: Damage,
+    about: Mapping[str, str],
+) -> str:
+    """Make a wrong file the partial of its digest, with its bad pieces missing.
+
+    Returns:
+        Where the bad pieces lie now; "" where the partial is another orch's, or has as much already.
+    """
+    store = kit.store
+    try:
+        partial = partials.acquire(store, artifact.key)
+    except HeldError:
+        return ""
+    try:
+        if Holding(partial, artifact.size).good_bytes() >= damage.pieces.size - damage.bad_bytes:
+            return ""
+        bad = " ".join(f"{start}-{end}" for start, end in damage.bad)
+        note = {**about, "bad": bad}
+        folder = quarantine.keep(store, victim, damage.found, damage.bad, note, kind=quarantine.DISPLACED)
+        _unlink(kit, others, status)  # nobody may see it change, and it can be moved only if nobody else has it
+        with disk(store.path):
+            repair.ask_for(partial, damage, victim)
+            if os.path.lexists(victim):
+                os.unlink(victim)
+        return folder
+    finally:
+        partial.release()
+
+
+def _unlink(kit: Kit, paths: Collection[str], status: os.stat_result) -> None:
+    """Remove names of one inode; whatever else stands there by now stays, and what cannot be removed is told."""
+    for path in paths:
+        if is_inode(path, status):
+            try:
+                os.unlink(path)
+            except OSError as error:
+                kit.emit(Noticed(f"{path}: it shares the wrong bytes and cannot be removed ({reason(error)})"))

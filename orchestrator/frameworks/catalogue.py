@@ -1,0 +1,56 @@
+"""The frameworks whose layouts are known, each imported when a manifest names it; a model laid out by them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from orchestrator.frameworks.base import LayoutError
+from orchestrator.model import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestrator.context import World
+    from orchestrator.frameworks.base import Layout
+    from orchestrator.manifest.values import Model
+    from orchestrator.model import Mark, Place
+
+
+def by_name(framework: str) -> Layout:
+    """The layout of a framework that `for:` may name."""
+    layout: Layout = import_module(f"orchestrator.frameworks.{framework.replace('-', '_')}")
+    return layout
+
+
+def unled(world: World, frameworks: Iterable[str]) -> list[str]:
+    """Those that read no variable in this world, so that they look in one place only.
+
+    Raises:
+        LayoutError: what one of them reads cannot be.
+    """
+    return [name for name in sorted(set(frameworks)) if not by_name(name).variables(world)]
+
+
+def laid_out(world: World, model: Model) -> Model:
+    """`model` with the places that its frameworks look in, behind those of `to:`.
+
+    Raises:
+        LayoutError: a framework has no place for it.
+    """
+    places: list[tuple[Place, ...]] = [file.places for file in model.files]
+    marks: dict[str, Mark] = {}
+    for framework, value in model.layouts:
+        layout = by_name(framework)
+        if model.link is not Link.AUTO and model.link not in layout.SAFE:
+            safe = ", ".join(("auto", *(link.value for link in layout.SAFE)))
+            raise LayoutError(f"`link: {model.link.value}` is not safe with {framework}: {safe} are")
+        laid = layout.lay(world, model, value)
+        places = [tuple(dict.fromkeys((*had, *more))) for had, more in zip(places, laid.places, strict=True)]
+        marks.update((mark.path, mark) for mark in laid.marks)
+    files = [replace(file, places=at) for file, at in zip(model.files, places, strict=True)]
+    if marks:
+        files[-1] = replace(files[-1], marks=tuple(marks.values()))
+    return replace(model, files=tuple(files))

@@ -1,0 +1,59 @@
+"""Ultralytics: the folder that its setting `weights_dir` names.
+
+ultralytics 8.4.190, utils/downloads.py:602-607 (a file of that name in the working folder, else in `weights_dir`),
+utils/__init__.py:982-985 (settings.json below $YOLO_CONFIG_DIR/Ultralytics, else $XDG_CONFIG_HOME/Ultralytics, else
+~/.config/Ultralytics) and :1418-1426 (until it is set: `weights` in the working folder, or in the git repository that
+holds the package). Where YOLO_CONFIG_DIR is named and has no settings yet, they are begun with a `weights_dir` beside
+them: the client keeps it and adds the rest (:1458-1478). Weights are only read, so any link is safe.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestrator.frameworks import base_folders, flat
+from orchestrator.frameworks.base import Laid
+from orchestrator.model import Link, Mark
+
+if TYPE_CHECKING:
+    from orchestrator.context import World
+    from orchestrator.manifest.values import Model
+
+NAME = "ultralytics"
+SAFE = (Link.HARD, Link.REFLINK, Link.SYMLINK, Link.COPY)
+OFFLINE = {"YOLO_OFFLINE": "true"}
+
+
+class _Settings(msgspec.Struct):
+    weights_dir: str = ""
+
+
+def lay(world: World, model: Model, value: str) -> Laid:
+    """Each file by its URL's last name."""
+    flat.refuse_value(NAME, value)
+    weights, mark = _weights(world)
+    return Laid(flat.laid(model, weights).places, mark)
+
+
+def variables(world: World) -> dict[str, str]:
+    """YOLO_CONFIG_DIR where it is set: what it holds says where the weights are."""
+    named = world.environ.get("YOLO_CONFIG_DIR")
+    return {"YOLO_CONFIG_DIR": base_folders.folder(world, named)} if named else {}
+
+
+def _weights(world: World) -> tuple[str, tuple[Mark, ...]]:
+    """The folder of weights, and the settings that make it so where there are none."""
+    named = world.environ.get("YOLO_CONFIG_DIR")
+    parent = named or world.environ.get("XDG_CONFIG_HOME", "~/.config")
+    path = f"{base_folders.folder(world, parent)}/Ultralytics/settings.json"
+    text = world.read(path)
+    try:
+        chosen = msgspec.json.decode(text or "{}", type=_Settings).weights_dir
+    except msgspec.DecodeError:
+        chosen = ""  # the client starts afresh from such a file
+    if chosen or text or not named:
+        return base_folders.unexpanded(world, chosen or "weights"), ()
+    weights = f"{base_folders.folder(world, named)}/weights"
+    return weights, (Mark(path, msgspec.json.encode({"weights_dir": weights}).decode()),)

@@ -1,0 +1,98 @@
+"""Who works in a store: many runs that add to it at once, or one that takes things out of it, alone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import HeldError, Stopped
+from orchestrator.store.store import disk, open_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from orchestrator.context import World
+    from orchestrator.store.store import Store
+
+POLL_S = 0.2
+
+
+@contextmanager
+def adding(world: World, store: Store, tell: Callable[[str], None]) -> Iterator[None]:
+    """Hold a turn that others who add hold too; `tell` says once for whom we wait.
+
+    Raises:
+        StoreError: the disk said no.
+        Stopped: a stop was asked for while waiting.
+    """
+    with _turn(world, store, fcntl.LOCK_SH, tell, wait=True):
+        yield
+
+
+@contextmanager
+def removing(world: World, store: Store, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
+    """Hold the store alone.
+
+    Raises:
+        HeldError: somebody works in it, and `wait` is false.
+        StoreError, Stopped: as `adding`.
+    """
+    with _turn(world, store, fcntl.LOCK_EX, tell, wait=wait):
+        yield
+
+
+@contextmanager
+def _turn(world: World, store: Store, how: int, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
+    mode = os.O_RDWR if how == fcntl.LOCK_EX else os.O_RDONLY  # as NFS demands it
+    with disk(store.path):
+        fd = open_lock(f"{store.path}/.turn", mode)
+    try:
+        told = False
+        while True:
+            try:
+                fcntl.flock(fd, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                who = f"{store.path} is in use by {', '.join(map(_called, holders(fd))) or 'another orch'}"
+            if not wait:
+                raise HeldError(who, "wait for it, or leave out --no-wait")
+            if not told:
+                tell(f"waiting: {who}")
+                told = True
+            if world.sleep(POLL_S):
+                raise Stopped("stopped while waiting for another orch")
+        yield
+    finally:
+        os.close(fd)
+
+
+def holders(fd: int) -> list[int]:
+    """The processes of this host that hold a flock on an open file; empty where the kernel does not tell."""
+    status = os.fstat(fd)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    found = []
+    try:
+        with open("/proc/locks", encoding="ascii") as locks:
+            for line in locks:
+                # `1: FLOCK  ADVISORY  WRITE 4711 08:01:1234 0 EOF`; whoever waits has a `->` before FLOCK.
+                words = line.split()
+                if words[1] == "FLOCK" and words[5] == file and int(words[4]) > 0:
+                    found.append(int(words[4]))
+    except (OSError, ValueError, IndexError):
+        return []
+    return sorted(set(found) - {os.getpid()})
+
+
+def _called(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().decode("utf-8", "replace").split("\0")
+    except OSError:
+        words = []
+    # What follows the interpreter and the script, or `-m orchestrator`: the command as its user typed it.
+    for number, word in enumerate(words):
+        if word == "orchestrator" or os.path.basename(word) == "orch":
+            return f"`orch {' '.join(words[number + 1 :]).strip()}` (pid {pid})"
+    return f"pid {pid}"

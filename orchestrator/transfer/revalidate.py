@@ -1,0 +1,146 @@
+"""A look at a source in the middle of an effort: what it would serve, against what is wanted and what is here.
+
+With a digest all of it is a help: length, ETag and encoding are hints, and the digest judges. Without one they are all
+that tells one version of a file from another.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import Stopped
+from orchestrator.faults import Fault, Kind
+from orchestrator.formats.wrong_file import wish
+
+if TYPE_CHECKING:
+    from orchestrator.sources.http import Look
+    from orchestrator.transfer.state import Effort
+
+ONE_VERSION_HINT = (
+    "name the digest of the file that is meant (`--sha256`, or `sha256:` in the manifest), "
+    "or try again when it is not being replaced"
+)
+
+
+def glance(effort: Effort, source: str, *, strict: bool = False) -> Look | Fault | None:
+    """Ask the source what it would serve; None where it cannot be asked, or only a program can tell.
+
+    A look that fails for reasons of our client says nothing of the source: unless `strict`, that is None as well, and
+    a program decides. A silence is believed once a program has failed there too.
+
+    Raises:
+        Stopped: a stop was asked for.
+    """
+    if effort.kit.world.stop.is_set():
+        raise Stopped("stopped; the partial is kept")
+    if not source.startswith("http") or source in effort.odd:
+        return None
+    from orchestrator.sources.http import ODD_ANSWER, is_verdict, look
+
+    way = effort.reach(source)
+    if way.line.proxy.startswith("socks"):
+        return None  # the HTTP client speaks none without an extra; curl does
+    missing = effort.holding.missing()
+    at = missing[0].start if missing else 0
+    seen = look(
+        source,
+        proxy=way.proxy,
+        ca=way.ca,
+        user_agent=way.user_agent,
+        bearer=way.bearer,
+        at=at,
+        stop=effort.kit.world.stop,
+    )
+    if not isinstance(seen, Fault):
+        effort.looks[source] = seen
+        return seen
+    if seen.message == ODD_ANSWER:
+        effort.odd.add(source)
+    if not is_verdict(seen):
+        tried = any(attempt.source == source for attempt in effort.attempts)
+        return seen if strict or (seen.kind is Kind.STALLED and tried) else None
+    # A refused look condemns nothing: hubs refuse by program. The backend will hear it again. Where a token was
+    # shown it is the token that is refused, and a program that has none would hear nothing better.
+    refused = seen.kind is Kind.REFUSED and seen.status is not None and way.bearer is None
+    return None if refused else seen
+
+
+def compare(effort: Effort, source: str, seen: Look, *, resumes: bool) -> Fault | None:
+    """Hold what the source would serve against what is wanted and what is here; then remember it."""
+    info, expected = effort.holding.partial.info, effort.artifact.size
+    blind = effort.artifact.is_blind
+    if seen.encoding and blind:
+        return Fault(Kind.CORRUPT, f"the server compresses the file on its way ({seen.encoding})")
+    if seen.length is not None and expected is not None and seen.length != expected:
+        fault = _other_length(effort, source, seen)
+        if fault is not None:
+            return fault
+    if (resumes or (blind and effort.holding.partial.have)) and (fault := changed(effort, source, seen)):
+        if blind or (seen.length is not None and seen.length < effort.holding.partial.have):
+            return fault
+        effort.versions_differ = True  # or its hosts name one version differently: the digest will tell
+    if resumes:
+        if blind and not (effort.is_proven(source, seen) and info.etags.get(source) == seen.etag):
+            return Fault(Kind.UNRESUMABLE, "neither a digest nor an ETag tells whether it is still the same file")
+        if not seen.ranges:
+            return Fault(Kind.UNRESUMABLE, "the source does not honour ranges")
+    if seen.etag:
+        info.etags[source] = seen.etag
+    if seen.modified:
+        info.modified[source] = seen.modified
+    info.length = seen.length if seen.length is not None else info.length
+    return None
+
+
+def _other_length(effort: Effort, source: str, seen: Look) -> Fault | None:
+    """What it means that a source has another length than `size:` says; None where the digest is to judge.
+
+    `size:` is a help. Where each source that answers has the same other length, it is `size:` that is wrong.
+    """
+    from orchestrator.sources.sample_rate import begins_as, other_file
+
+    artifact, stop = effort.artifact, effort.kit.world.stop
+    wanted, way = wish(artifact.wanted[0]), effort.reach(source)
+    what = begins_as(seen, wanted, way, stop=stop)
+    if not what and not artifact.is_blind and seen.length is not None and _all_say(effort, source, seen.length):
+        effort.take_length(seen.length)
+        return None
+    words = other_file(seen, wanted, what)
+    return Fault(Kind.CORRUPT, words.words, hint=words.hint)
+
+
+def _all_say(effort: Effort, source: str, length: int) -> bool:
+    for other in effort.artifact.sources:
+        if other.url == source:
+            continue
+        if not other.url.startswith("http"):
+            return False  # it has its turn, and says it by what it gives
+        seen = effort.looks.get(other.url) or glance(effort, other.url)
+        if seen is not None and not isinstance(seen, Fault) and seen.length not in (None, length):
+            return False
+    return True
+
+
+def is_proof(etag: str) -> bool:
+    """Whether an ETag names the very bytes: a strong one (RFC 9110 8.8.1)."""
+    return bool(etag) and not etag.startswith("W/")
+
+
+def changed(effort: Effort, source: str, seen: Look) -> Fault | None:
+    """Why what the source would serve is not the version that the partial was begun with."""
+    info, blind = effort.holding.partial.info, effort.artifact.is_blind
+    hint = ONE_VERSION_HINT if blind else ""
+    same_length = None in (info.length, seen.length) or info.length == seen.length
+    was = info.modified.get(source, "")
+    if not same_length:
+        words = f"the file's length changed at the source: {seen.length} bytes"
+        return Fault(Kind.UNRESUMABLE, words, hint=hint)
+    if source not in effort.fickle and seen.etag and info.etags.get(source, seen.etag) != seen.etag:
+        if was and was == seen.modified:
+            effort.fickle.add(source)  # the date is the same: each of its hosts may have an ETag of its own
+        words = "the file changed at the source since the partial was begun"
+        return Fault(Kind.UNRESUMABLE, words, hint=hint)
+    if blind and was != seen.modified and (was or source in info.etags):
+        words = "the file changed at the source since the partial was begun (its date did)"
+        return Fault(Kind.UNRESUMABLE, words, hint=hint)
+    return None
