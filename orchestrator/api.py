@@ -12,7 +12,7 @@ from orchestrator.workspace import Workspace, open_workspace, unknown_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from orchestrator.engine.options import Options
+    from orchestrator.engine.summary import Options
     from orchestrator.events import Event, Summary
 
 

@@ -20,6 +20,7 @@ _SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*):"
 _HOST = r"(?:[a-z0-9_][a-z0-9_-]*)(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]"
 _PORT = r"[0-9]{1,5}"
 _LONE_PERCENT = r"%(?![0-9A-Fa-f]{2})"
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ftp": 21}
 _LONGEST = 4096  # characters of a message
 _KEPT = "%!$&'()*+,;=:@/-._~"
 
@@ -170,3 +171,72 @@ def _folded(path: str) -> str:
     if segments[-1] in (".", ".."):
         kept.append("")
     return "/" + "/".join(kept)
+
+
+_FIRST_S, _LAST_S = 10**9, 10**11  # a number below is a duration or a flag, one above is no seconds
+
+
+def host_of(url: str) -> str:
+    """`scheme://name:port` of a URL, the port only where it is not the usual one; no user, path or query."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        name, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "unknown://"
+    name = f"[{name}]" if ":" in name else name
+    return f"{parts.scheme}://{name}" + (f":{port}" if port and port != _DEFAULT_PORTS.get(parts.scheme) else "")
+
+
+def ends_in_s(url: str, now: float) -> float | None:
+    """Seconds until the signature of `url` ends, below 0 where it did; None where it tells no end.
+
+    `now` is seconds since the epoch. Read are `X-Amz-Date` with `X-Amz-Expires` (S3 and its kin), `X-Goog-*`
+    (Google), `se` (Azure) and `Expires` (CloudFront, nginx); of several the first to come.
+    """
+    from urllib.parse import parse_qsl, urlsplit
+
+    try:
+        query = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
+    except ValueError:
+        return None
+    ends = (
+        _dated(query.get("x-amz-date", ""), query.get("x-amz-expires", "")),
+        _dated(query.get("x-goog-date", ""), query.get("x-goog-expires", "")),
+        _iso(query.get("se", "")),
+        _number(query.get("expires", "")),
+    )
+    return min((end - now for end in ends if end is not None), default=None)
+
+
+def _dated(begun: str, seconds: str) -> float | None:
+    """A beginning such as `20260131T235959Z`, and how long it holds."""
+    if not re.fullmatch(r"\d{1,9}", seconds, re.ASCII):
+        return None
+    from datetime import UTC, datetime, timedelta
+
+    try:
+        when = datetime.strptime(begun, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        return (when + timedelta(seconds=int(seconds))).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _iso(text: str) -> float | None:
+    """`2026-01-31T23:59:59Z`, with or without the time of day; Azure means UTC."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d)(:\d\d)?(?:\.\d+)?Z?)?", text, re.ASCII)
+    if not found:
+        return None
+    from datetime import datetime
+
+    try:
+        return datetime.fromisoformat(f"{found[1]}T{found[2] or '00:00'}{found[3] or ':00'}+00:00").timestamp()
+    except ValueError:
+        return None
+
+
+def _number(text: str) -> float | None:
+    if not re.fullmatch(r"\d{1,12}", text, re.ASCII):
+        return None
+    return float(text) if _FIRST_S <= int(text) < _LAST_S else None

@@ -11,15 +11,15 @@ import msgspec
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
-from orchestrator.placement.inside_root import leading_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from orchestrator.context import World
     from orchestrator.manifest import Manifest, Site
     from orchestrator.manifest.lockfile import Lock
     from orchestrator.model import Host, Unresolved, Wanted
+
 
 DEFAULT_MANIFEST = "manifests/team.yaml"
 NO_HOME = "set HOME, or name the store: --store DIR"
@@ -140,7 +140,7 @@ def read_lock(manifest: str) -> Lock | None:
 def _with_caches(world: World, folder: str | None) -> World:
     if not folder:
         return world
-    from orchestrator.frameworks.one_cache import below
+    from orchestrator.frameworks.catalogue import below
 
     return below(world, folder)
 
@@ -296,3 +296,34 @@ def _hosts(loaded: Sequence[Manifest], site: Site | None) -> dict[str, Host]:
     for manifest in loaded:
         hosts.update(manifest.hosts)
     return hosts
+
+
+def leading_out(loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: Mapping[str, str]) -> tuple[Problem, ...]:
+    """Find the places that a symlink takes out of their root; one lstat a folder."""
+    known: dict[str, str] = {"/": "/"}
+    inside: dict[str, set[str]] = {m.file: set() for m in loaded}  # folders that were looked at, and are
+
+    def real(folder: str) -> str:
+        if folder not in known:
+            parent, name = os.path.split(folder)
+            path = os.path.join(real(parent), name)
+            known[folder] = os.path.realpath(path) if os.path.islink(path) else path
+        return known[folder]
+
+    named_below = {m.file: tuple(f"{top.rstrip('/')}/" for top in (m.root, *m.allow_absolute)) for m in loaded}
+    allowed = {m.file: [real(folder) for folder in (m.root, *m.allow_absolute)] for m in loaded}
+    problems = []
+    for w in wanted:
+        good = inside[w.manifest]
+        for place in w.places:
+            named = place.path.rpartition("/")[0]
+            if named in good or not place.path.startswith(named_below[w.manifest]):  # a framework's cache
+                continue
+            folder = real(named or "/")
+            if any(folder == top or folder.startswith(top.rstrip("/") + "/") for top in allowed[w.manifest]):
+                good.add(named)
+            else:
+                path = f"models > {w.model} > to"
+                line = manifests.locate(texts[w.manifest], w.manifest, path)
+                problems.append(Problem(w.manifest, line, path, f"a symlink leads out of root: to {folder}"))
+    return tuple(problems)

@@ -17,7 +17,7 @@ from orchestrator import formats
 from orchestrator.demo.server import Origin
 from orchestrator.errors import PlacementError
 from orchestrator.formats.policy import refusal
-from orchestrator.manifest.keys import Format
+from orchestrator.manifest.types import Format
 from orchestrator.model import Place, Wanted
 from orchestrator.placement import allow
 from tests.orch import Orch

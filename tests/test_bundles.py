@@ -21,14 +21,14 @@ from orchestrator.backends import aria2c, curl
 from orchestrator.backends.select import Line, for_bundle
 from orchestrator.context import World
 from orchestrator.demo.server import Origin
-from orchestrator.engine import batches, disk_space
-from orchestrator.engine.options import Options
+from orchestrator.engine import disk_space, scheduler
 from orchestrator.engine.run import sync
 from orchestrator.engine.scan import standings
+from orchestrator.engine.summary import Options
 from orchestrator.errors import ExitCode, HeldError
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.store import Store, open_store, records
-from orchestrator.store import batches as store_batches
+from orchestrator.store import partials as store_batches
 from orchestrator.transfer.context import Kit
 from orchestrator.workspace import open_workspace
 from tests.mounts import tmpfs
@@ -189,7 +189,7 @@ def test_what_the_store_has_is_placed_together(orch: Orch, origin: Origin, monke
 
 def test_connections_are_counted_over_all_bundles(orch: Orch, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     want_all(orch, contents(40, KIB), origin, delay_s=0.05)
-    monkeypatch.setattr(batches, "MOST_FILES", 10)
+    monkeypatch.setattr(scheduler, "MOST_FILES", 10)
     orch.write()
     world = World(environ={**os.environ, "HOME": str(orch.folder)}, cwd=str(orch.folder))
     space = open_workspace(world, ["team.yaml"])
@@ -199,7 +199,7 @@ def test_connections_are_counted_over_all_bundles(orch: Orch, origin: Origin, mo
 
 def test_a_hosts_own_limit_holds_over_all_bundles(orch: Orch, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     want_all(orch, contents(40, KIB), origin, delay_s=0.05)
-    monkeypatch.setattr(batches, "MOST_FILES", 10)
+    monkeypatch.setattr(scheduler, "MOST_FILES", 10)
     orch.top["hosts"] = {f"127.0.0.1:{origin.port}": {"connections": 4}}
     orch.write()
     world = World(environ={**os.environ, "HOME": str(orch.folder)}, cwd=str(orch.folder))
@@ -494,23 +494,23 @@ def line_with(words: str, running: subprocess.Popen[str]) -> str:
 def test_who_takes_what(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"), str(tmp_path / "state"))
     a, b, c = ("a" * 64, "b" * 64, "c" * 64)
-    first, held = store_batches.acquire(store, {a: 1, b: 2})
+    first, held = store_batches.acquire_batch(store, {a: 1, b: 2})
     assert first is not None
     assert not held
     for digest, content in ((a, b"1"), (b, b"2")):
         Path(first.file(digest)).write_bytes(content)  # the second is short
-    second, held = store_batches.acquire(store, {b: 2, c: 3})
+    second, held = store_batches.acquire_batch(store, {b: 2, c: 3})
     assert second is not None
     assert isinstance(held.pop(b), HeldError)
     assert not held
-    assert store_batches.acquire(store, {c: 3})[0] is None
+    assert store_batches.acquire_batch(store, {c: 3})[0] is None
     first.close()
     second.discard()
-    third, held = store_batches.acquire(store, {b: 2})
+    third, held = store_batches.acquire_batch(store, {b: 2})
     assert third is not None
     assert (third.sizes().keys() & {a, b}, held) == (set(), {})
-    assert a in store_batches.remains(store), "it may be wanted by another"
-    fourth, _ = store_batches.acquire(store, {a: 1})
+    assert a in store_batches.batch_remains(store), "it may be wanted by another"
+    fourth, _ = store_batches.acquire_batch(store, {a: 1})
     assert fourth is not None
     assert Path(fourth.file(a)).read_bytes() == b"1"
     assert not Path(first.folder).exists()
@@ -524,7 +524,7 @@ def test_what_lies_in_bundles_is_not_asked_of_the_disk_again(tmp_path: Path) -> 
     content = made(8 * KIB)
     wanted = Wanted(str(tmp_path / "m"), "m", "", sha256(content), len(content), (), ())
     assert disk_space.needs(store, standings(store, [wanted]))[0].size_bytes == 8 * KIB
-    bundle, _ = store_batches.acquire(store, {sha256(content): len(content)})
+    bundle, _ = store_batches.acquire_batch(store, {sha256(content): len(content)})
     assert bundle is not None
     Path(bundle.file(sha256(content))).write_bytes(content)
     bundle.close()
@@ -554,22 +554,22 @@ def test_what_goes_together(tmp_path: Path) -> None:
 
     kit = Kit(world, store, lambda event: None, programs={"curl": Program("curl", "/bin/curl", "8.0")})
 
-    def task(number: int, size: int | None, host: str = "http://a", scheme_only: str = "") -> batches.Task:
+    def task(number: int, size: int | None, host: str = "http://a", scheme_only: str = "") -> scheduler.Task:
         digest = sha256(b"%d" % number)
         sources = (Source(scheme_only or f"{host}/{number}", Role.ORIGIN),)
         wanted = Wanted(str(tmp_path / "m"), f"m{number}", "", digest, size, sources, ())
-        return batches.Task(Artifact(digest, size, sources, (wanted,)), standings(store, [wanted]))
+        return scheduler.Task(Artifact(digest, size, sources, (wanted,)), standings(store, [wanted]))
 
     small = [task(number, 1) for number in range(600)]
     begun, unknown, large = task(601, 1), task(602, None), task(603, (1 << 20) + 1)
     lonely, rsync = task(604, 1, "http://b"), task(605, 1, scheme_only="rsync://a/605")
-    packer = batches.Packer(kit, {begun.artifact.sha256}, ())
+    packer = scheduler.Packer(kit, {begun.artifact.sha256}, ())
     alone, packed = packer.pack([*small, begun, unknown, large, lonely, rsync])
     assert sorted(t.artifact.wanted[0].model for t in alone) == ["m601", "m602", "m603", "m604", "m605"]
     assert [len(parcel.tasks) for parcel in packed] == [300, 300]
     assert [t for parcel in packed for t in parcel.tasks] == small
     again = task(604, 1, "http://b")
-    assert batches.Packer(kit, set(), {again.artifact.sha256}).pack([again])[1][0].tasks == [again]
+    assert scheduler.Packer(kit, set(), {again.artifact.sha256}).pack([again])[1][0].tasks == [again]
 
 
 # The bundle's fault is the host's.

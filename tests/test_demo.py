@@ -17,7 +17,7 @@ import yaml
 from orchestrator import api
 from orchestrator.backends import BACKENDS
 from orchestrator.context import World
-from orchestrator.demo.stage import DemoError, Stage
+from orchestrator.demo.show import DemoError, Stage
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "manifests" / "demo.yaml"
 LIMIT_S = 60

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.sources.stats import READ_LINES, TRIM_BYTES, History, Rate, Record, host_of
+from orchestrator.sources.stats import READ_LINES, TRIM_BYTES, History, Rate, Record
+from orchestrator.urls import host_of
 
 NOW = 1_800_000_000.0
 A, B = "https://a.example", "http://b.example:8080"
@@ -163,7 +164,7 @@ def test_a_state_that_cannot_be_written_hurts_nobody(folder: str) -> None:
 
 APPEND = """
 import sys
-from orchestrator.sources.history import History, Record
+from orchestrator.sources.stats import History, Record
 history = History(sys.argv[1], lambda: 0.0)
 for number in range(200):
     history.add(Record(float(number), f"http://{sys.argv[2]}", "curl", 1, 1.0, via="http://" + "v" * 100))

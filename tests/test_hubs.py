@@ -21,7 +21,7 @@ from orchestrator.demo.server import Origin
 from orchestrator.errors import NoBackendError, OrchError, TransferError
 from orchestrator.hubs import huggingface, modelscope
 from orchestrator.hubs.repository import HubError, Resolved
-from orchestrator.manifest import hub_specs
+from orchestrator.manifest import repos
 from orchestrator.model import Host, Repo
 from orchestrator.sources.auth import advice, token_for
 from tests.hub import Hub, ModelScope, git_sha1
@@ -230,10 +230,10 @@ def test_the_git_blob_proof() -> None:
     """Published pairs: huggingface.js's test of bert's pytorch_model.bin, a live capture of gpt2's safetensors."""
     bert = "097417381d6c7230bd9e3557456d726de6e83245ec8b24f529f60198a67b203a", 440473133
     gpt2 = "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707", 548105171
-    assert hub_specs.pointer_git(*bert) == "ba5d19791be1dd7992e33bd61f20207b0f7f50a5"
-    assert hub_specs.pointer_git(*gpt2) == "44b36d6e32d13c8fb28b0feab0ac8bfefa7efeda"
+    assert repos.pointer_git(*bert) == "ba5d19791be1dd7992e33bd61f20207b0f7f50a5"
+    assert repos.pointer_git(*gpt2) == "44b36d6e32d13c8fb28b0feab0ac8bfefa7efeda"
     assert (
-        hub_specs.blob_git(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+        repos.blob_git(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
     )  # `echo hello | git hash-object --stdin`
 
 
@@ -534,7 +534,7 @@ def test_lock_and_sync_make_the_cache_that_the_client_makes(
     offline = client(hub, ours, "download", name, *patterns, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
     assert offline.returncode == 0, offline.stderr
     hub.heard.clear()
-    assert orch.sync().summary["present"] == len(hub_specs.chosen(FILES, include, ()))
+    assert orch.sync().summary["present"] == len(repos.chosen(FILES, include, ()))
     assert hub.heard == []
 
 

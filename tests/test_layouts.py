@@ -18,11 +18,10 @@ import pytest
 from orchestrator.context import World
 from orchestrator.demo.server import Origin
 from orchestrator.frameworks.base import LayoutError
-from orchestrator.frameworks.catalogue import by_name, laid_out
-from orchestrator.frameworks.one_cache import below
-from orchestrator.manifest.keys import Framework
+from orchestrator.frameworks.catalogue import below, by_name, laid_out
 from orchestrator.manifest.lockfile import fingerprint
 from orchestrator.manifest.parse import parse
+from orchestrator.manifest.types import Framework
 from orchestrator.manifest.values import File, Model
 from orchestrator.model import Link, Place, Repo
 from orchestrator.render.shells import SHELLS

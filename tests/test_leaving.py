@@ -15,7 +15,7 @@ import pytest
 from orchestrator.demo.server import Origin
 from orchestrator.faults import Fault, Kind
 from orchestrator.sources.http import Look
-from orchestrator.transfer.progress import sharpen
+from orchestrator.transfer.monitor import sharpen
 from tests.orch import Done, Orch, made
 from tests.servers import require
 

@@ -25,10 +25,9 @@ from orchestrator.context import World
 from orchestrator.errors import ExitCode, ManifestError
 from orchestrator.manifest import paths, yaml_reader
 from orchestrator.manifest.diagnose import of_manifest
-from orchestrator.manifest.keys import Framework
 from orchestrator.manifest.messages import NOT_YET, told
 from orchestrator.manifest.positions import marked
-from orchestrator.manifest.types import Document, SiteDocument
+from orchestrator.manifest.types import Document, Framework, SiteDocument
 from orchestrator.manifest.yaml_reader import without_own
 from orchestrator.model import Host, Link, Place, Role, Source, Wanted
 from orchestrator.workspace import open_workspace

@@ -55,7 +55,6 @@ OTHER_ROADS = (
     "manifest.diagnose",
     "manifest.messages",
     "manifest.positions",
-    "placement.extra_files",
     "placement.link",
     "process",
     "programs",

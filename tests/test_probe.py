@@ -13,11 +13,11 @@ from orchestrator.demo.server import Origin
 from orchestrator.faults import Kind
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.sources import probe as room
+from orchestrator.sources.http import FASTEST, TASTE_BYTES
 from orchestrator.sources.knowledge import Knowledge
 from orchestrator.sources.probe import HOST_REQUESTS, LARGE_BYTES, Finding, Pair, pairs, prefix_of, probe, worth
 from orchestrator.sources.ranking import Verdict
 from orchestrator.sources.route import Ways
-from orchestrator.sources.sample_rate import FASTEST, TASTE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.model import Role, Source
 from orchestrator.sources.ranking import Known, Verdict, faster, must_renew, order
-from orchestrator.sources.signed_urls import ends_in_s
+from orchestrator.urls import ends_in_s
 
 MIB = float(1 << 20)
 SITE, MIRROR, PREFIX, ORIGIN = (Source(f"http://{role.name.lower()}/f", role) for role in Role)

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.context import World
 from orchestrator.demo.server import Origin
 from orchestrator.errors import Stopped
-from orchestrator.transfer.connections import Budget
-from orchestrator.transfer.piece_length import piece_bytes
+from orchestrator.transfer.connections import Budget, piece_bytes
 from tests.orch import Orch, made
 
 MIB = 1 << 20

@@ -23,8 +23,7 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.model import Host
 from orchestrator.sources.connect import interleaved
 from orchestrator.sources.http import MAX_REDIRECTS, Look, is_verdict, look, retry_after_s
-from orchestrator.sources.proxy import ca_bundle, forbidden_address, proxy_for
-from orchestrator.sources.route import reach
+from orchestrator.sources.route import ca_bundle, forbidden_address, proxy_for, reach
 from tests.servers import require
 
 if TYPE_CHECKING:

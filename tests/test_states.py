@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.commands.plan import plan
-from orchestrator.commands.repair import repair
 from orchestrator.commands.status import status
-from orchestrator.commands.verify import reread
+from orchestrator.commands.verify import repair, reread
 from orchestrator.context import World
 from orchestrator.demo.server import Origin
-from orchestrator.engine.options import Options
 from orchestrator.engine.run import sync
+from orchestrator.engine.summary import Options
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.workspace import open_workspace
 from tests.orch import Done, Orch, made, sha256

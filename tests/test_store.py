@@ -29,7 +29,7 @@ from orchestrator.backends.base import Command
 from orchestrator.errors import HeldError, PlacementError, Stopped, StoreError
 from orchestrator.model import Link, Place
 from orchestrator.placement import link
-from orchestrator.store import Store, batches, blobs, guards, open_store, partials, quarantine, records, seal
+from orchestrator.store import Store, blobs, locks, open_store, partials, quarantine, records, seal
 from tests.mounts import loop, mounted, read_only, tmpfs
 
 if TYPE_CHECKING:
@@ -1011,7 +1011,7 @@ def test_a_link_among_the_writers_is_not_entered(store, tmp_path):
     (elsewhere / "precious").write_bytes(b"mine")
     for parent, acquire in (
         (store.partials("a" * 64), lambda: partials.acquire(store, "a" * 64)),
-        (store.bundles, lambda: batches.acquire(store, {"a" * 64: 1})[0]),
+        (store.bundles, lambda: partials.acquire_batch(store, {"a" * 64: 1})[0]),
     ):
         os.makedirs(parent)
         os.symlink(elsewhere, f"{parent}/0123456789abcdef")
@@ -1026,7 +1026,7 @@ def test_a_stop_ends_the_wait_for_one_who_holds_a_folder(store):
     """A holder that was suspended must not make a whole run deaf."""
     stop = threading.Event()
     os.makedirs(store.partials("a" * 64))
-    with guards.alone(store.partials("a" * 64)):
+    with locks.alone(store.partials("a" * 64)):
         stop.set()
         with pytest.raises(Stopped):
             partials.acquire(Store(store.path, store.state, stop), "a" * 64)

@@ -150,8 +150,8 @@ def test_those_of_this_machine_can(judge: Judge, world: World) -> None:
 def test_a_download_is_judged_while_it_runs(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the stream's verdict a file is not read again; a flipped byte in it is still found."""
     require(backend)
-    from orchestrator.engine.options import Options
     from orchestrator.engine.run import sync
+    from orchestrator.engine.summary import Options
     from orchestrator.verify import check
     from orchestrator.workspace import open_workspace
 

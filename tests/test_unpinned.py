@@ -15,8 +15,8 @@ import pytest
 from orchestrator.context import Stop
 from orchestrator.demo.faults import replaced
 from orchestrator.demo.server import Origin
-from orchestrator.engine.options import Options
 from orchestrator.engine.run import sync
+from orchestrator.engine.summary import Options
 from orchestrator.model import Pin, Place, Role, Source, Wanted
 from orchestrator.verify import check
 from tests.orch import Orch, made, sha256

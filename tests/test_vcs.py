@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.commands.vcs_files import BEGIN, END
+from orchestrator.commands.vcs import BEGIN, END
 from orchestrator.demo.server import Origin
 from tests.orch import Orch, made, sha256
 from tests.servers import require

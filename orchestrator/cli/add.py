@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,18 @@ import click
 
 from orchestrator.cli import options
 from orchestrator.cli.session import conclude, world_with_signals
+from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
+from orchestrator.render.sink import harmless
 
 if TYPE_CHECKING:
-    from orchestrator.events import Summary
+    from collections.abc import Mapping, Sequence
+
+    from orchestrator.commands.add import Manner
+    from orchestrator.context import World
+    from orchestrator.manifest.edit import Draft
+    from orchestrator.render.sink import Sink
 
 
 @click.command("add")
@@ -27,7 +35,6 @@ if TYPE_CHECKING:
 def command(what: str, manifest: str | None, name: str, sha256: str, **words: Any) -> int:
     """Put a model into MANIFEST (default: manifests/team.yaml), comments and order kept. Nothing is fetched."""
     world = world_with_signals()
-    from orchestrator.cli.additions import manner, put
     from orchestrator.commands.add import of
     from orchestrator.workspace import DEFAULT_MANIFEST
 
@@ -38,3 +45,54 @@ def command(what: str, manifest: str | None, name: str, sha256: str, **words: An
         return put(world, sink, manifest or DEFAULT_MANIFEST, [draft])
 
     return conclude(world, sink, work)
+
+
+def manner(words: Mapping[str, Any]) -> Manner:
+    """What `--to`, `--for` and `--tag` say."""
+    from orchestrator.commands.add import Manner
+
+    return Manner(words["to"], words["frameworks"], words.get("tags", ()))
+
+
+def put(world: World, sink: Sink, manifest: str, drafts: Sequence[Draft]) -> Summary:
+    """Put drafts into a manifest and say what is there now, and what is to be typed next.
+
+    Raises:
+        ManifestError, PlacementError: as `put_into`; nothing is changed then.
+    """
+    from orchestrator.commands.add import put_into
+
+    path = os.path.abspath(os.path.join(world.cwd, manifest))
+    is_new = not os.path.lexists(path)
+    added = put_into(world, path, drafts)
+    unpinned = [m.name for m in added if m.repo or any(not f.sha256 and not f.pins for f in m.files)]
+    if isinstance(sink, JsonLines):
+        for model in added:
+            sink.write("added", {"manifest": path, "model": model.name, "pinned": model.name not in unpinned})
+        return Summary(ok=True, exit_code=0, models=len(added))
+    for model in added:
+        click.echo(f"added {harmless(model.name)}")
+    names = f"{len(added)} model{'s' if len(added) != 1 else ''}"
+    click.echo(f"{harmless(manifest)}: {names} more{' (a new manifest)' if is_new else ''}", err=True)
+    verb = "lock" if unpinned else "sync"
+    why = "  (it finds the digests)" if unpinned else ""
+    click.echo(f"next: orch {verb} {harmless(manifest)}{why}", err=True)
+    return Summary(ok=True, exit_code=0, models=len(added))
+
+
+def print_lines(world: World, sink: Sink, drafts: Sequence[Draft], source: str) -> Summary:
+    """Print drafts as lines to paste below a manifest's `models:`; `source` is the list that they are of.
+
+    Raises:
+        ManifestError: no manifest could take them.
+    """
+    from orchestrator.commands.add import to_paste
+    from orchestrator.manifest.edit import block
+
+    lines = [line for draft in to_paste(world, drafts, source) for line in block(draft)]
+    if isinstance(sink, JsonLines):
+        sink.write("lines", {"text": "\n".join(lines) + "\n"})
+    else:
+        for line in lines:
+            click.echo(line)
+    return Summary(ok=True, exit_code=0, models=len(drafts))

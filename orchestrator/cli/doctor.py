@@ -13,7 +13,7 @@ from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
-    from orchestrator.commands.doctor_check import Check
+    from orchestrator.commands.doctor import Check
     from orchestrator.events import Summary
 
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 def command(**words: Any) -> int:
     """Look for what this machine lacks: programs, PATH, proxy, CA, store. A failed check gives sync's exit code."""
     world = world_with_signals()
-    from orchestrator.commands.doctor import examine
-    from orchestrator.commands.doctor_check import PASS
+    from orchestrator.commands.doctor import PASS, examine
     from orchestrator.render.sink import harmless
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)

@@ -30,7 +30,7 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
     """
     world = world_with_signals()
     from orchestrator import render
-    from orchestrator.cli.additions import manner
+    from orchestrator.cli.add import manner
     from orchestrator.commands.add import Manner, of
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}

@@ -30,7 +30,7 @@ def command(source: str, into: str | None, base: str, name: str, **words: Any) -
     Nothing is fetched. Comments and the order of the manifest stay as they are; each digest says where it is from.
     """
     world = world_with_signals()
-    from orchestrator.cli.additions import manner, print_lines, put
+    from orchestrator.cli.add import manner, print_lines, put
     from orchestrator.commands.add import from_list
     from orchestrator.commands.import_list import read
 

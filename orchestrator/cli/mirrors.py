@@ -27,7 +27,7 @@ def command(**words: Any) -> int:
     """Show which sources of a MANIFEST answer, how fast, and whether they honour ranges: 5 if a file has none."""
     world = world_with_signals()
     from orchestrator.commands.mirrors import survey
-    from orchestrator.render.aligned import aligned
+    from orchestrator.render.listing import aligned
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
     found: list[Mirror] = []

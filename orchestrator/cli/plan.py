@@ -31,7 +31,7 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
     world = world_with_signals()
     let_code_stand()
     from orchestrator.commands.plan import plan
-    from orchestrator.engine.options import Options
+    from orchestrator.engine.summary import Options
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="plan")
     run_options = Options(backend=words["backend"], offline=words["offline"], force=words["force"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from orchestrator.context import Stop
-    from orchestrator.engine.options import Options
+    from orchestrator.engine.summary import Options
     from orchestrator.render.sink import Sink
     from orchestrator.workspace import Workspace
 
@@ -82,8 +82,7 @@ def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
         world, words["manifests"], only=words["only"], store=words["store"], root=words["root"], caches=caches
     )
     if caches and not words.get("quiet"):
-        from orchestrator.frameworks.catalogue import unled
-        from orchestrator.frameworks.one_cache import below
+        from orchestrator.frameworks.catalogue import below, unled
 
         tell_unled(
             unled(
@@ -97,7 +96,7 @@ def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
 
 def run_options(words: Mapping[str, Any]) -> Options:
     """What a run may do, by the options that `options.running` took."""
-    from orchestrator.engine.options import Options
+    from orchestrator.engine.summary import Options
 
     return Options(
         backend=words["backend"],

@@ -38,7 +38,7 @@ def command(**words: Any) -> int:
     """
     world = world_with_signals()
     let_code_stand()
-    from orchestrator.commands import vcs, vcs_files
+    from orchestrator.commands import vcs
     from orchestrator.store import Store
     from orchestrator.workspace import open_workspace
 
@@ -57,7 +57,7 @@ def command(**words: Any) -> int:
             raise click.UsageError(f"--write needs a git work tree around {files[0]}: `git init`")
         for top in tops:
             mine = sorted({os.path.relpath(file, top) for file in files})
-            changed = vcs_files.write(top, [row for row in found if row.top == top], _made_by(mine, words))
+            changed = vcs.write(top, [row for row in found if row.top == top], _made_by(mine, words))
             for path, how in changed:
                 _tell(sink, "file", {"path": path, "how": how}, f"{how}: {path}")
             if not changed:
@@ -80,7 +80,7 @@ _LIMITS = (("git-max", "git_max", 100 << 20), ("lfs-max", "lfs_max", 1 << 30))
 
 def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> None:
     from orchestrator.commands import vcs
-    from orchestrator.render.aligned import aligned
+    from orchestrator.render.listing import aligned
     from orchestrator.render.sink import amount, harmless, label
 
     totals = vcs.totals(found)

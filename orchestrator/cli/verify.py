@@ -44,8 +44,7 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     world = world_with_signals()
     if repair:
         return _repair(world, words, max_age)
-    from orchestrator.commands.verify import reread
-    from orchestrator.commands.verify_list import read_sums
+    from orchestrator.commands.verify import read_sums, reread
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
 
@@ -65,7 +64,7 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
 def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
     from orchestrator import render
     from orchestrator.cli.session import run_options
-    from orchestrator.commands.repair import repair
+    from orchestrator.commands.verify import repair
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
     sink = render.choose(world.environ, **talk, stop=world.stop, verb="verify")

@@ -13,12 +13,11 @@ import msgspec
 
 from orchestrator import files, urls
 from orchestrator import manifest as manifests
-from orchestrator.commands.verify_list import TOLD, refusal
+from orchestrator.commands.verify import TOLD, refusal
 from orchestrator.errors import HeldError, ManifestError, Problem
 from orchestrator.frameworks.base import LayoutError
 from orchestrator.frameworks.catalogue import laid_out
-from orchestrator.manifest.edit import NEW, insert
-from orchestrator.manifest.new_entry import Draft
+from orchestrator.manifest.edit import NEW, Draft, insert
 from orchestrator.manifest.repos import HUBS, RepoError, repository
 from orchestrator.manifest.yaml_reader import plain
 from orchestrator.text import NAME_BYTES

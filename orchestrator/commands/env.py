@@ -10,8 +10,7 @@ import msgspec
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.frameworks.base import LayoutError
-from orchestrator.frameworks.catalogue import by_name, unled
-from orchestrator.frameworks.one_cache import below
+from orchestrator.frameworks.catalogue import below, by_name, unled
 from orchestrator.workspace import DEFAULT_MANIFEST, hint_for, read_text
 
 if TYPE_CHECKING:

@@ -11,16 +11,15 @@ from msgspec.structs import replace
 
 from orchestrator import manifest as manifests
 from orchestrator import urls, workspace
-from orchestrator.commands.lock_entries import FIRST, Ledger, must_fetch
-from orchestrator.engine.options import Options
+from orchestrator.commands.lock import FIRST, Ledger, must_fetch
 from orchestrator.engine.run import sync
+from orchestrator.engine.summary import Options
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.events import Finished
 from orchestrator.frameworks.base import LayoutError
 from orchestrator.frameworks.catalogue import laid_out
 from orchestrator.hubs.resolve import MANIFEST, listed
-from orchestrator.manifest.edit import insert
-from orchestrator.manifest.new_entry import Draft, block
+from orchestrator.manifest.edit import Draft, block, insert
 from orchestrator.model import Pin
 from orchestrator.store import Store, blobs
 

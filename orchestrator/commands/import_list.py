@@ -14,7 +14,7 @@ import msgspec
 
 from orchestrator import checksums
 from orchestrator.checksums import DIGITS, KINDS
-from orchestrator.commands.verify_list import alone, nameless, read_text, refusal
+from orchestrator.commands.verify import alone, nameless, read_text, refusal
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.text import has_unseen, shown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from orchestrator.commands.lock_entries import FIRST, version
+from orchestrator.commands.lock import FIRST, version
 from orchestrator.commands.locked_manifest import fits, is_needed, open_paper, select
 from orchestrator.engine.summary import fold
 from orchestrator.errors import OrchError, Stopped

@@ -12,7 +12,8 @@ from orchestrator.model import Artifact
 from orchestrator.sources.probe import HOST_REQUESTS, Pair, pairs, prefix_of, probe
 from orchestrator.sources.ranking import Verdict
 from orchestrator.sources.route import Ways
-from orchestrator.sources.stats import History, host_of
+from orchestrator.sources.stats import History
+from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

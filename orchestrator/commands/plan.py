@@ -11,15 +11,14 @@ from orchestrator.commands.status import told
 from orchestrator.commands.verify import unread_error
 from orchestrator.engine import disk_space, weak_pins
 from orchestrator.engine.install import is_pointer_to
-from orchestrator.engine.options import Options
 from orchestrator.engine.run import group
 from orchestrator.engine.scan import Records, Standing, State, leads_into, standings, warn_of_size
-from orchestrator.engine.summary import Tally
+from orchestrator.engine.summary import Options, Tally
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
 from orchestrator.formats import wrong_file
 from orchestrator.programs import find_backends, install_hint
 from orchestrator.sources.route import Ways
-from orchestrator.store import Store, batches, blobs
+from orchestrator.store import Store, blobs, partials
 from orchestrator.transfer import adopt
 from orchestrator.verify import check
 from orchestrator.workspace import no_collection
@@ -91,7 +90,7 @@ class _Planner:
         self._options, self._tally = options, tally
         self._records = Records(store)
         self._programs: dict[str, Program] | None = None
-        self._begun, self._bundled = disk_space.with_partials(store), batches.remains(store)
+        self._begun, self._bundled = disk_space.with_partials(store), partials.batch_remains(store)
         self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
         self._ways = Ways(world.environ, hosts)
         self._offer: Find | None = None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.commands.gc_roots import Known, is_awaited, known
-from orchestrator.errors import ExitCode, Stopped
+from orchestrator.errors import ExitCode, ManifestError, Stopped
 from orchestrator.events import Summary
-from orchestrator.store import Store, gc, locks
+from orchestrator.manifest import lock_path
+from orchestrator.store import Store, blobs, gc, locks, records
 from orchestrator.store.store import disk
+from orchestrator.workspace import open_workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from orchestrator.context import World
     from orchestrator.model import Wanted
@@ -77,3 +80,106 @@ def _leftovers(world: World, store: Store, found: Known, tell: Callable[[str], N
         for left in (*everything, *records)
         if not left.awaited and not (found.blind and left.kind in ("blob", "alias"))
     ]
+
+
+_DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
+
+
+@dataclass
+class Known:
+    """The digests that must stay, a place of each that was ever placed, and what is to be said of how they were found.
+
+    `keys` are what the wanted files' unfinished bytes go by; `idle` the records of manifests of which nothing is left.
+    `blind` is why no blob may be dropped at all: what a damaged record wanted is not known.
+    """
+
+    digests: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
+    idle: list[str] = field(default_factory=list)
+    placed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    blind: str = ""
+
+
+def known(world: World, store: Store, named: Sequence[Wanted], files: Iterable[str]) -> Known:
+    """Gather what `named` wants (of the manifests in `files`), and what all recorded manifests want.
+
+    A recorded manifest that is gone wants nothing any more. One that cannot be read, or that is on another host,
+    keeps what its record names. A place that is a symlink into the store keeps its blob.
+    """
+    found = Known()
+    done = set(files)
+    _add(found, store, named)
+    for file in done:
+        found.digests |= _digests_in(lock_path(file))
+    for record in records.records(store):
+        if record.problem:
+            found.blind = (
+                f"{record.file} is damaged ({record.problem}), so what it wanted is not known and every blob stays: "
+                "run `orch sync` with its manifest, or remove it where you know that all is placed"
+            )
+            continue
+        found.placed.update((made["sha256"], path) for path, made in record.places.items())
+        recorded = {made["sha256"] for made in record.places.values()}
+        found.digests |= {sha256 for path, sha256 in _made(record) if _leads_in(store, path, sha256)}
+        if _is_idle(world, record) and record.manifest not in done:
+            found.idle.append(record.file)
+        if record.host != world.hostname:
+            found.digests |= recorded
+            found.notes.append(f"{record.manifest} is on {record.host}: what it placed from here stays")
+        elif record.manifest not in done:
+            _add_recorded(world, store, found, record.manifest, recorded)
+    return found
+
+
+def is_awaited(found: Known, key: str) -> bool:
+    """Whether somebody may go on with the unfinished bytes of a key; of a file without a pin nobody can tell."""
+    return bool(found.blind) or key in found.keys or key.startswith("url-")
+
+
+def _is_idle(world: World, record: records.Record) -> bool:
+    """Whether nothing is left that a record tells of: neither its manifest nor any place."""
+    if record.host != world.hostname or (os.path.isabs(record.manifest) and os.path.lexists(record.manifest)):
+        return False
+    return not any(os.path.lexists(path) for path in record.places)
+
+
+def _add_recorded(world: World, store: Store, found: Known, manifest: str, recorded: set[str]) -> None:
+    if not os.path.isabs(manifest):
+        return  # what `orch get` fetched: no manifest wants it
+    if not os.path.lexists(manifest):
+        found.notes.append(f"{manifest} is gone: it wants nothing any more")
+        return
+    try:
+        space = open_workspace(world, [manifest])
+    except ManifestError as error:
+        found.digests |= recorded | _digests_in(manifest) | _digests_in(lock_path(manifest))
+        first = error.message.partition("\n")[0]
+        found.notes.append(f"what {manifest} placed from here stays, since it cannot be read: {first}")
+        return
+    _add(found, store, space.wanted)
+    found.digests |= _digests_in(lock_path(manifest))
+
+
+def _add(found: Known, store: Store, wanted: Iterable[Wanted]) -> None:
+    for one in wanted:
+        sha256 = one.sha256 or blobs.find(store, one.pins)
+        found.digests.add(sha256)
+        found.keys |= {one.key, sha256}
+
+
+def _digests_in(path: str) -> set[str]:
+    """Every sha256 in a file, whatever it means there."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return {match.lower() for match in _DIGEST.findall(file.read())}
+    except OSError:
+        return set()
+
+
+def _made(record: records.Record) -> list[tuple[str, str]]:
+    return [(path, made["sha256"]) for path, made in record.places.items()]
+
+
+def _leads_in(store: Store, path: str, sha256: str) -> bool:
+    return os.path.islink(path) and os.path.realpath(path) == os.path.realpath(store.blob(sha256))

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator import events
+from orchestrator import checksums, events
 from orchestrator.engine import weak_pins
-from orchestrator.engine.scan import Records, warn_of_size
+from orchestrator.engine.run import put_right
+from orchestrator.engine.scan import Records, Standing, State, standings, warn_of_size
 from orchestrator.engine.summary import Tally
-from orchestrator.errors import DigestError, PlacementError, Stopped, TransferError
+from orchestrator.errors import DigestError, ManifestError, PlacementError, Problem, Stopped, TransferError
 from orchestrator.files import place_error, store_error
 from orchestrator.formats import wrong_file
+from orchestrator.model import Pin, Place, Wanted
 from orchestrator.store import Store
 from orchestrator.store.verification_log import Reads
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from orchestrator.checksums import Checksums, Entry
     from orchestrator.context import World
+    from orchestrator.engine.summary import Options
     from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
-    from orchestrator.model import Unresolved, Wanted
+    from orchestrator.model import Host, Unresolved
+
 
 File = tuple[str, str, "os.stat_result | None"]  # sha256, path, the status that it has before it is read
 BATCH = 256  # files a sha256sum: few processes, and news now and then
@@ -197,3 +204,168 @@ def _error(records: Records, found: Found) -> OrchError:
         return PlacementError(message, hint, "foreign")
     hint = "fetch what is bad: `orch verify --repair`" if wanted.sources else what.hint
     return DigestError(f"{path}: wrong bytes{what.after}", hint or "fetch it again from where it came", "corrupt")
+
+
+TOLD = 3  # lines that are told of a file that is no list; the others are counted
+_ENDING = re.compile(r"(?i)\.(sha256|sha512|sha1|md5)(sums?)?(\.txt)?$")
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a list, as far as one may go.
+
+    Raises:
+        ManifestError: it is missing or unreadable.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(checksums.MOST_BYTES + 1)
+    except OSError as error:
+        problem = Problem(path, 0, "", (error.strerror or str(error)).lower())
+        raise ManifestError((problem,), f"look at it: `ls -l {path}`") from error
+
+
+def read_text(path: str) -> str:
+    """Read a list as text.
+
+    Raises:
+        ManifestError: it is missing, unreadable, or no text.
+    """
+    try:
+        return checksums.decode(read_bytes(path))
+    except checksums.ChecksumsError as error:
+        raise ManifestError((Problem(path, 0, "", error.message),), error.hint) from None
+
+
+def refusal(path: str, odd: Sequence[tuple[int, str]], hint: str) -> ManifestError:
+    """The error for the lines of `path`, (number from 1, why) each, that are none: the first few, and how many more."""
+    problems = [Problem(path, number, "", why) for number, why in odd[:TOLD]]
+    if len(odd) > TOLD:
+        problems.append(Problem(path, 0, "", f"and {len(odd) - TOLD:,} more such lines"))
+    return ManifestError(tuple(problems), hint)
+
+
+def alone(path: str) -> str:
+    """The name of the file that a digest without a name is of, by its list's: `w.pth` of `w.pth.sha256`; or ""."""
+    name = _ENDING.sub("", os.path.basename(path))
+    return name if name != os.path.basename(path) else ""
+
+
+def nameless(path: str, entries: Sequence[Entry]) -> str:
+    """Why the digests without a name cannot be of the file that `alone` names; "" where they can."""
+    mine = {(entry.kind, entry.hex) for entry in entries if not entry.name}
+    if not mine:
+        return ""
+    if not alone(path):
+        return "a digest without a name, and the list's name does not say of which file it is: call it NAME.sha256"
+    return "several digests and no names" if len({kind for kind, _ in mine}) < len(mine) else ""
+
+
+def read_sums(path: str) -> tuple[Wanted, ...]:
+    """Read a file of checksums, its names relative to it, as wanted files.
+
+    Raises:
+        ManifestError: it cannot be read, has a line that is none, or no line at all.
+    """
+    base = os.path.dirname(path)
+    found: Checksums = checksums.parse(read_text(path))
+    odd = [(line.line, line.why) for line in found.odd]
+    first = next((entry for entry in found.entries if not entry.name), None)
+    if first is not None and (why := nameless(path, found.entries)):
+        odd.append((first.line, why))
+    wanted = []
+    for entry in found.entries:
+        name = _name(base, path, entry)
+        if not name:
+            odd.append((entry.line, entry.doubt))
+        place = Place(os.path.join(base, name))
+        pins = () if entry.kind == "sha256" else (Pin(entry.kind, entry.hex),)
+        sha256 = "" if pins else entry.hex
+        wanted.append(Wanted(path, os.path.basename(path), name, sha256, None, (), (place,), pins=pins))
+    if odd:
+        raise refusal(path, sorted(odd), "mend these lines, or check the files by `sha256sum -c`")
+    if not wanted:
+        raise ManifestError((Problem(path, 0, "", "no digest in this file"),), f"expected lines {checksums.SHAPES}")
+    return tuple(dict.fromkeys(wanted))
+
+
+def _name(base: str, path: str, entry: Entry) -> str:
+    """The name by which a file stands there; "" where the line may mean something else, and none does."""
+    names = (entry.name, entry.path) if entry.name else (alone(path),)
+    there = next((name for name in names if os.path.lexists(os.path.join(base, name))), "")
+    return there or ("" if entry.doubt else names[0])
+
+
+def repair(
+    world: World,
+    store_path: str,
+    wanted: Sequence[Wanted],
+    emit: Callable[[Event], None],
+    *,
+    hosts: Mapping[str, Host],
+    options: Options,
+    unresolved: Sequence[Unresolved] = (),
+    max_age_s: float | None = None,
+) -> Summary:
+    """Read everything as `reread` does, then do for what is wrong or absent what a sync would. No pin is changed.
+
+    Returns:
+        The summary: 0 where all is right in the end, else what `sync` would end with.
+    """
+    began = world.monotonic()
+    store = Store(store_path, world.state, world.stop)
+    wanted = weak_pins.known(store, wanted)
+    tally = Tally(wanted)
+    tally.refuse(unresolved, emit)
+    todo: list[Standing] = []
+    unread, records = iter(wanted), Records(store)
+    try:
+        for found in read(world, store, wanted, max_age_s):
+            next(unread)
+            if found.unknown and not found.wrong:
+                emit(tally.fail(found.wanted, unread_error(store, *found.unknown[0])))
+                continue
+            if found.true_size is not None:
+                warn_of_size(found.wanted, found.true_size, emit)
+            standing = _standing(store, records, found)
+            if standing.present:
+                tally.present += 1
+                emit(found.event)
+            else:
+                todo.append(standing)
+    except Stopped:
+        give_up(tally, (*(standing.wanted for standing in todo), *unread), emit)
+        todo = []
+    if todo:
+        put_right(world, store, todo, emit, hosts, options, tally)
+    return tally.summary(world.monotonic() - began, stopped=world.stop.code)
+
+
+def _standing(store: Store, records: Records, found: Found) -> Standing:
+    """What stands where, by what was read: an inode that is wrong is so at each of its names."""
+    for place in found.wanted.places:
+        for path in found.wrong:
+            if place.unpack and path.startswith(f"{place.path}/"):
+                with suppress(OSError):
+                    os.utime(path)  # breaks its seal, as a write would: then it is found in its tree
+    (standing,) = standings(store, (found.wanted,), records)
+    wrong = {_inode(path) for path in found.wrong} - {None}
+    states = {path: _read(path, state, wrong) for path, state in standing.states}
+    blob = store.blob(found.wanted.key)
+    if _inode(blob) in wrong:
+        states[blob] = State.WRONG
+    return Standing(found.wanted, tuple(states.items()))
+
+
+def _read(path: str, state: State, wrong: set[tuple[int, int] | None]) -> State:
+    """A state after the reading: bytes that were read and are right are not doubted, wrong ones not believed."""
+    if _inode(path) not in wrong:
+        return state
+    return state if state is State.OUTDATED else State.WRONG
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

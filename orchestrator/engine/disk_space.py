@@ -10,7 +10,7 @@ import msgspec
 from orchestrator.engine.scan import MAY_BE_RIGHT, State
 from orchestrator.errors import StoreError
 from orchestrator.model import Link
-from orchestrator.store import batches, blobs
+from orchestrator.store import blobs, partials
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -59,7 +59,7 @@ def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] 
             return wanted.key in lacking
         return blobs.blob_state(store, wanted.sha256, wanted.size) != "sealed"
 
-    begun, bundled = with_partials(store), batches.remains(store)
+    begun, bundled = with_partials(store), partials.batch_remains(store)
     here = on(f"{store.path}/blobs")
     for standing in standings:
         wanted = standing.wanted

@@ -17,7 +17,7 @@ from orchestrator.files import place_error, reason, store_error
 from orchestrator.formats import wrong_file
 from orchestrator.model import Link, Place
 from orchestrator.placement import link
-from orchestrator.store import aliases, blobs, quarantine, records, seal
+from orchestrator.store import blobs, quarantine, records, seal
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Settling:
         return verdict
 
     def _learn(self, sha256: str) -> None:
-        aliases.learn(self.kit.store, sha256, self.artifact.pins)
+        blobs.learn(self.kit.store, sha256, self.artifact.pins)
         self.artifact = msgspec.structs.replace(self.artifact, sha256=sha256)
 
     def _displace(self, wanted: Wanted, place: Place, over: link.Stamp | None, what: str, found: str) -> Due:
@@ -232,9 +232,9 @@ class Settling:
         if state is State.OBSTRUCTED:
             raise _foreign(path, "something else stands there, of another kind")
         if state is not State.FOREIGN:
-            from orchestrator.engine import check_tree  # few files are archives to be unpacked
+            from orchestrator.engine import quarantine_file  # few files are archives to be unpacked
 
-            return None if check_tree.judge(self.kit, wanted, path) is State.SEALED else Due(place)
+            return None if quarantine_file.judge(self.kit, wanted, path) is State.SEALED else Due(place)
         if not self.force:
             raise _foreign(path, "a foreign folder stands there, with something in it")
         self.kit.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from orchestrator.engine.scan import State, is_inode
 from orchestrator.errors import HeldError
 from orchestrator.events import Mismatched, Noticed
-from orchestrator.files import reason
+from orchestrator.files import place_error, reason
 from orchestrator.formats import wrong_file
-from orchestrator.store import blobs, partials, quarantine, records
+from orchestrator.store import blobs, partials, quarantine, records, seal, tree_records
 from orchestrator.store.records import Sharer
 from orchestrator.store.store import disk
 from orchestrator.transfer import repair
@@ -133,3 +133,41 @@ def _unlink(kit: Kit, paths: Collection[str], status: os.stat_result) -> None:
                 os.unlink(path)
             except OSError as error:
                 kit.emit(Noticed(f"{path}: it shares the wrong bytes and cannot be removed ({reason(error)})"))
+
+
+def judge(kit: Kit, wanted: Wanted, folder: str) -> State:
+    """Hash the files of a tree whose seals are broken: wrong ones go to quarantine.
+
+    Returns:
+        SEALED if all was right, ABSENT if the tree must be made anew.
+
+    Raises:
+        StoreError, Stopped, OSError.
+    """
+    listing = tree_records.read(kit.store, wanted.sha256)
+    state = State.SEALED if listing else State.ABSENT
+    old = tree_records.standing_in(kit.store, folder)
+    for name in tree_records.broken(kit.store, folder, listing):
+        path, (_, sha256) = f"{folder}/{name}", listing[name]
+        linked = tree_records.is_behind_link(folder, name)
+        if not os.path.lexists(path):
+            kit.emit(Noticed(f"{path} is missing: the archive is unpacked again"))
+            state = State.ABSENT
+        elif tree_records.is_whole(kit.store, folder, name, old) or not os.path.isfile(path):
+            state = State.ABSENT  # an earlier archive's, which the new one replaces; or nothing that can be read
+        elif (verdict := check.check(kit.world, [(sha256, path)])[0]).error is not None:
+            raise place_error(verdict.error, path)
+        elif verdict.is_good:
+            if linked:
+                seal.remember(kit.store, path, sha256)
+            else:
+                seal.attest(kit.store, path, sha256, read_only=True)
+                kit.emit(Noticed(f"{path}: bytes are right, sealed again"))
+        else:
+            found, where = verdict.sha256, ""
+            if not linked:  # what a link leads to is not ours, whoever made the link
+                about = {"expected": sha256, "source": f"written into: {path}", "model": wanted.model, "place": path}
+                where = quarantine.banish(kit.store, path, found, about, kind=quarantine.DISPLACED)
+            kit.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, where))
+            state = State.ABSENT
+    return state

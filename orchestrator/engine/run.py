@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator import events
 from orchestrator.engine import weak_pins
-from orchestrator.engine.options import Options
 from orchestrator.engine.scan import Records, Standing, State, standings, warn_of_size
-from orchestrator.engine.summary import Tally
-from orchestrator.errors import OrchError, Stopped, TransferError
+from orchestrator.engine.summary import Options, Tally, interrupted
+from orchestrator.errors import OrchError, Stopped
 from orchestrator.model import Artifact
 from orchestrator.store import Store, blobs, open_store
 
@@ -103,12 +102,6 @@ def put_right(
             _mark(world, store, [standing.wanted for standing in todo if standing.wanted.marks], emit, tally)
 
 
-def interrupted() -> TransferError:
-    """The failure of a file that a stop left as it was, or half done."""
-    message = "interrupted; what was fetched is kept"
-    return TransferError(message, "run the same command again: it goes on from there", "interrupted")
-
-
 def _fail_all(todo: list[Standing], error: OrchError, emit: Callable[[Event], None], tally: Tally) -> None:
     for standing in todo:
         emit(tally.fail(standing.wanted, error))
@@ -145,11 +138,11 @@ def _prepare(
     """
     from orchestrator.engine import disk_space
     from orchestrator.engine.scheduler import Crew
-    from orchestrator.store import batches
+    from orchestrator.store import partials
 
     groups = group(todo)
     begun = disk_space.with_partials(store)
-    bundled = batches.remains(store)
+    bundled = partials.batch_remains(store)
     fetching = [a for a, same in groups if _lacks(store, a, same)]
     disk_space.check_room(disk_space.needs(store, todo, {a.key for a in fetching}))
     kit = _equip(world, store, emit, hosts, options, fetching)
@@ -169,7 +162,7 @@ def _mark(world: World, store: Store, marked: Sequence[Wanted], emit: Callable[[
     if not marked:
         return
     from orchestrator.engine.bugs import foreseen
-    from orchestrator.placement import extra_files
+    from orchestrator.placement import link
     from orchestrator.store import marks
 
     failed = {f.model for f in tally.failed}
@@ -178,7 +171,7 @@ def _mark(world: World, store: Store, marked: Sequence[Wanted], emit: Callable[[
             continue
         try:
             for wish in marks.of(store, w):
-                how = extra_files.write(store, world.hostname, w.manifest, wish)
+                how = link.write_extra_file(store, world.hostname, w.manifest, wish)
                 if how in ("made", "back"):
                     emit(events.Placed(w.model, w.file, wish.path, marks.LINK))
                 if how == "back":

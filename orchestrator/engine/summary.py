@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator import events
-from orchestrator.errors import ExitCode
+from orchestrator.errors import ExitCode, TransferError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -94,3 +94,22 @@ def fold(codes: Iterable[int]) -> int:
     if len(kinds) > 1:
         return int(ExitCode.SEVERAL)
     return int(kinds.pop()) if kinds else 0
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What a run may do; the contract's defaults. `backend` None: the best; `stall_s` silence that ends a program."""
+
+    backend: str | None = None
+    jobs: int = 4
+    connections: int = 16
+    retries: int = 5
+    stall_s: float = 30.0
+    offline: bool = False
+    wait: bool = True
+    force: bool = False
+
+
+def interrupted() -> TransferError:
+    """The failure of a file that a stop left as it was, or half done."""
+    message = "interrupted; what was fetched is kept"
+    return TransferError(message, "run the same command again: it goes on from there", "interrupted")

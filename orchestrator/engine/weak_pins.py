@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator.events import Noticed
-from orchestrator.store import aliases
+from orchestrator.store import blobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def known(store: Store, wanted: Sequence[Wanted], emit: Callable[[Event], None] 
         kinds = ", ".join(sorted({pin.kind for w in without for pin in w.pins}))
         names = ", ".join(pinned[:NAMED])
         emit(Noticed(f"warning: weak pins ({kinds}): {names}{more}; `orch lock` records their sha256"))
-    return [w if w.sha256 or not w.pins else _with(w, aliases.find(store, w.pins)) for w in wanted]
+    return [w if w.sha256 or not w.pins else _with(w, blobs.find(store, w.pins)) for w in wanted]
 
 
 def _with(wanted: Wanted, sha256: str) -> Wanted:

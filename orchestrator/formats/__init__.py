@@ -6,9 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.formats.detect import HEAD_BYTES, Pointer, Seen, faces, look, pointer
+    from orchestrator.formats.detect import HEAD_BYTES, Pointer, Seen, faces, look, pointer, words
     from orchestrator.formats.safetensors import header_bytes, safetensors_fault
-    from orchestrator.formats.spoken import words
     from orchestrator.formats.zip_directory import TAIL_BYTES, directory
 
 __all__ = [

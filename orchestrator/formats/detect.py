@@ -11,11 +11,12 @@ import tarfile
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.formats import pickles, protobuf, safetensors, zip_directory
+from orchestrator.formats import pickles, safetensors, zip_directory
 from orchestrator.formats.bounded import BROKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
 
 HEAD_BYTES = 64 << 10  # enough for every judgement here
 _MARKS = (
@@ -122,9 +123,9 @@ def _marked(head: bytes) -> Iterator[Seen]:
         yield Seen("tar")
     if safetensors.header_bytes(head[:9]) and head[8:9] and head[9:10] in b'"} \n\t\r':
         yield Seen("safetensors")
-    if protobuf.is_onnx(head):
+    if is_onnx(head):
         yield Seen("onnx")
-    if protobuf.is_sentencepiece(head):
+    if is_sentencepiece(head):
         yield Seen("sentencepiece")
 
 
@@ -202,3 +203,101 @@ def _is_utf8(data: bytes, *, cut_start: bool = False, cut_end: bool = False) -> 
     except UnicodeDecodeError as error:
         return cut_end and error.end >= len(data) and len(data) - error.start < 4
     return True
+
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_SIZES = {VARINT: 0, FIXED64: 8, BYTES: 0, FIXED32: 4}  # bytes, where the wire type alone tells
+
+
+def is_onnx(head: bytes) -> bool:
+    """Whether a file begins as an ONNX model: its version, who made it, and then its graph.
+
+    onnx.proto, ModelProto: ir_version 1, producer_name 2, ..., graph 7, opset_import 8.
+    """
+    for count, (number, kind, value) in enumerate(fields(head)):
+        if count == 0:
+            if (number, kind) != (1, VARINT) or not isinstance(value, int) or not 1 <= value < 64:
+                return False
+        elif number in (7, 8) and kind == BYTES:
+            return True
+        elif number in (2, 3, 4, 6) and kind == BYTES and isinstance(value, bytes):
+            if not value.decode("utf-8", "replace").isprintable() and number != 6:
+                return False  # saved_model.pb begins in the same way, with a graph for its second field
+        elif (number, kind) != (5, VARINT):
+            return False
+    return False
+
+
+def is_sentencepiece(head: bytes) -> bool:
+    """Whether a file begins as a sentencepiece model: piece after piece, each text with a score.
+
+    sentencepiece_model.proto, ModelProto: pieces 1; SentencePiece: piece 1, score 2 (float), type 3.
+    """
+    pieces = 0
+    for number, kind, value in fields(head):
+        if number == 1 and kind == BYTES and isinstance(value, bytes):
+            if [(n, k) for n, k, _ in fields(value)][:2] not in ([(1, BYTES), (2, FIXED32)], [(1, BYTES)]):
+                return False
+            pieces += 1
+        else:
+            return pieces >= 3 and number in (2, 3, 4, 5)
+    return pieces >= 3
+
+
+def fields(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
+    """The fields of a message, (number, wire type, value), as far as they are sound; the last may be cut short."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        number, kind = key >> 3, key & 7
+        if key < 8 or kind not in _SIZES:
+            return
+        size = _SIZES[kind]
+        if kind in (VARINT, BYTES):
+            size, at = _varint(data, at)
+            if size < 0:
+                return
+        if kind == VARINT:
+            yield number, kind, size
+            continue
+        yield number, kind, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at `at` and where the next thing begins; -1 where it is cut or too long."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            break
+        value |= (data[at] & 0x7F) << shift
+        at += 1
+        if data[at - 1] < 0x80:
+            return value, at
+    return -1, len(data)
+
+
+_NAMES = {
+    "safetensors": "a safetensors file",
+    "gguf": "a GGUF file",
+    "onnx": "an ONNX model",
+    "hdf5": "an HDF5 file",
+    "npy": "a numpy array",
+    "tflite": "a TensorFlow Lite model",
+    "pickle": "a pickle",
+    "zip": "a zip archive",
+    "tar": "a tar archive",
+    "sentencepiece": "a sentencepiece model",
+    "html": "an HTML page",
+    "xml": "an XML document",
+    "json": "JSON",
+    "text": "plain text",
+    "lfs": "a Git LFS pointer",
+    "empty": "an empty file",
+    "other": "of no format that orch knows",
+}
+
+
+def words(seen: Seen) -> str:
+    """`seen` as people say it: "a pickle (torch)", "an HTML page"."""
+    return f"{_NAMES[seen.format]} ({seen.detail})" if seen.detail else _NAMES[seen.format]

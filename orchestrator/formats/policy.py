@@ -6,7 +6,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from orchestrator.formats import detect, members, pickles, safetensors, zip_directory
 from orchestrator.formats.bounded import DamagedError, readable
-from orchestrator.formats.spoken import words
+from orchestrator.formats.detect import words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

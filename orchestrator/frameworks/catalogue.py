@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from orchestrator.frameworks.base import LayoutError
+from orchestrator.manifest.paths import absolute
 from orchestrator.model import Link
 
 if TYPE_CHECKING:
@@ -54,3 +56,26 @@ def laid_out(world: World, model: Model) -> Model:
     if marks:
         files[-1] = replace(files[-1], marks=tuple(marks.values()))
     return replace(model, files=tuple(files))
+
+
+# Each of them, also where XDG_CACHE_HOME would do: what stands in the user's environment has the first word.
+_BELOW = {
+    "XDG_CACHE_HOME": "",
+    "TORCH_HOME": "/torch",
+    "KERAS_HOME": "/keras",
+    "TFHUB_CACHE_DIR": "/tfhub_modules",
+    "HF_HOME": "/huggingface",
+    "HF_HUB_CACHE": "/huggingface/hub",
+    "SENTENCE_TRANSFORMERS_HOME": "/huggingface/hub",
+    "KAGGLEHUB_CACHE": "/kagglehub",
+    "MODELSCOPE_CACHE": "/modelscope",
+    "COMFYUI_FOLDERS_BASE_PATH": "/comfyui",
+    "YOLO_CONFIG_DIR": "/ultralytics",
+}
+
+
+def below(world: World, folder: str) -> World:
+    """`world` with the variables of all frameworks that read one; a relative `folder` begins at the working folder."""
+    folder = absolute(folder, world.cwd).rstrip("/")
+    named = {name: folder + path or "/" for name, path in _BELOW.items()}
+    return dataclasses.replace(world, environ={**world.environ, **named})

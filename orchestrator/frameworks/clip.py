@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks import base_folders, flat
+from orchestrator.frameworks import base, flat
 from orchestrator.model import Link
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ OFFLINE: dict[str, str] = {}
 def lay(world: World, model: Model, value: str) -> Laid:
     """Each file by its URL's last name."""
     flat.refuse_value(NAME, value)
-    return flat.laid(model, base_folders.folder(world, "~/.cache/clip"), private=True)
+    return flat.laid(model, base.folder(world, "~/.cache/clip"), private=True)
 
 
 def variables(world: World) -> dict[str, str]:  # noqa: ARG001 - it reads none

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks import base_folders, flat
+from orchestrator.frameworks import base, flat
 from orchestrator.frameworks.base import Laid, LayoutError
 from orchestrator.model import Link
 
@@ -31,14 +31,14 @@ _ENDINGS = (
 _NEWER = {"unet": "diffusion_models", "clip": "text_encoders"}
 
 
-def base(world: World) -> str:
+def base_folder(world: World) -> str:
     """ComfyUI's base folder."""
     for name in ("COMFYUI_FOLDERS_BASE_PATH", "COMFYUI_PATH"):
         if named := world.environ.get(name):
-            return base_folders.unexpanded(world, named)
-    settings = world.read(f"{base_folders.folder(world, '~/.config/comfy-cli')}/config.ini")
+            return base.unexpanded(world, named)
+    settings = world.read(f"{base.folder(world, '~/.config/comfy-cli')}/config.ini")
     chosen = re.search(r"^default_workspace\s*[=:]\s*(\S.*?)\s*$", settings, re.M | re.I)
-    return base_folders.folder(world, chosen[1] if chosen else "~/comfy/ComfyUI")
+    return base.folder(world, chosen[1] if chosen else "~/comfy/ComfyUI")
 
 
 def lay(world: World, model: Model, value: str) -> Laid:
@@ -48,8 +48,8 @@ def lay(world: World, model: Model, value: str) -> Laid:
         raise LayoutError(_WANTS)
     kind = _NEWER.get(kind, kind)
     if rest and not value.endswith("/") and _is_file(rest, model):
-        return flat.laid(model, f"{base(world)}/models/{flat.relative(kind)}", rest)
-    return flat.laid(model, f"{base(world)}/models/{flat.relative(f'{kind}/{rest}' if rest else kind)}")
+        return flat.laid(model, f"{base_folder(world)}/models/{flat.relative(kind)}", rest)
+    return flat.laid(model, f"{base_folder(world)}/models/{flat.relative(f'{kind}/{rest}' if rest else kind)}")
 
 
 def _is_file(path: str, model: Model) -> bool:
@@ -63,5 +63,5 @@ def _is_file(path: str, model: Model) -> bool:
 def variables(world: World) -> dict[str, str]:
     """COMFYUI_PATH, or the variable that says it better."""
     if world.environ.get("COMFYUI_FOLDERS_BASE_PATH"):
-        return {"COMFYUI_FOLDERS_BASE_PATH": base(world)}
-    return {"COMFYUI_PATH": base(world)}
+        return {"COMFYUI_FOLDERS_BASE_PATH": base_folder(world)}
+    return {"COMFYUI_PATH": base_folder(world)}

@@ -14,7 +14,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.frameworks import base_folders, flat
+from orchestrator.frameworks import base, flat
 from orchestrator.frameworks.base import Laid, LayoutError
 from orchestrator.model import Link, Mark, Place
 from orchestrator.text import fault_of_name
@@ -46,14 +46,14 @@ class Spot(NamedTuple):
 def home(world: World) -> str:
     """HF_HOME, where tokens and modules are kept as well."""
     caches = world.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return base_folders.with_variables(world, world.environ.get("HF_HOME", posixpath.join(caches, "huggingface")))
+    return base.with_variables(world, world.environ.get("HF_HOME", posixpath.join(caches, "huggingface")))
 
 
 def cache(world: World) -> str:
     """The folder of all repositories."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if (named := world.environ.get(name)) is not None:
-            return base_folders.with_variables(world, named)
+            return base.with_variables(world, named)
     return f"{home(world)}/hub"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks import base_folders, flat
+from orchestrator.frameworks import base, flat
 from orchestrator.frameworks.base import Laid, LayoutError
 from orchestrator.model import Link, Mark, Place
 
@@ -30,7 +30,7 @@ _ARCHIVE = re.compile(r"\.(?:tar|tgz|tbz2|txz|zip|tar\.(?:gz|bz2|xz)|archive)", 
 def cache(world: World) -> str:
     """kagglehub's own folder."""
     named = world.environ.get("KAGGLEHUB_CACHE")
-    return base_folders.folder(world, "~/.cache/kagglehub") if named is None else base_folders.unexpanded(world, named)
+    return base.folder(world, "~/.cache/kagglehub") if named is None else base.unexpanded(world, named)
 
 
 def lay(world: World, model: Model, value: str) -> Laid:

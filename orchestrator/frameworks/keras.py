@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks import base_folders, flat
+from orchestrator.frameworks import base, flat
 from orchestrator.model import Link
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ OFFLINE: dict[str, str] = {}
 
 def home(world: World) -> str:
     """Keras's own folder."""
-    return base_folders.folder(world, world.environ.get("KERAS_HOME", "~/.keras"))
+    return base.folder(world, world.environ.get("KERAS_HOME", "~/.keras"))
 
 
 def lay(world: World, model: Model, value: str) -> Laid:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks import base_folders, flat
+from orchestrator.frameworks import base, flat
 from orchestrator.frameworks.base import Laid, LayoutError
 from orchestrator.frameworks.huggingface import decoded
 from orchestrator.model import Link, Place
@@ -30,7 +30,7 @@ _FILE_URL = re.compile(r"https?://[^/]+/models/([^/]+/[^/]+)/resolve/([^/]+)/([^
 def cache(world: World) -> str:
     """ModelScope's own folder."""
     named = world.environ.get("MODELSCOPE_CACHE") or world.environ.get("MS_CACHE_HOME")
-    return base_folders.folder(world, named or "~/.cache/modelscope")
+    return base.folder(world, named or "~/.cache/modelscope")
 
 
 def lay(world: World, model: Model, value: str) -> Laid:

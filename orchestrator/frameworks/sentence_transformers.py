@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks import base_folders, flat, huggingface
+from orchestrator.frameworks import base, flat, huggingface
 
 if TYPE_CHECKING:
     from orchestrator.context import World
@@ -52,7 +52,7 @@ def variables(world: World) -> dict[str, str]:
 
 def _own(world: World) -> str:
     named = world.environ.get("SENTENCE_TRANSFORMERS_HOME")
-    return base_folders.folder(world, named) if named else ""
+    return base.folder(world, named) if named else ""
 
 
 def _full_name(repo: str) -> str:

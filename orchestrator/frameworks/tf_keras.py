@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks import base_folders, keras
+from orchestrator.frameworks import base, keras
 
 if TYPE_CHECKING:
     from orchestrator.context import World
@@ -22,7 +22,7 @@ OFFLINE: dict[str, str] = {}
 
 def lay(world: World, model: Model, value: str) -> Laid:
     """Each file by its URL's last name; a value is `fname`, or `cache_subdir/fname`."""
-    return keras.laid(base_folders.folder(world, "~/.keras"), model, value)
+    return keras.laid(base.folder(world, "~/.keras"), model, value)
 
 
 def variables(world: World) -> dict[str, str]:  # noqa: ARG001 - it reads none

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks import base_folders
+from orchestrator.frameworks import base
 from orchestrator.frameworks.base import Laid, LayoutError
 from orchestrator.model import Link, Place
 
@@ -28,9 +28,9 @@ def cache(world: World) -> str:
     if named := world.environ.get("TFHUB_CACHE_DIR"):
         if "://" in named:
             raise LayoutError(f"TFHUB_CACHE_DIR is not a folder of this machine: {named}")
-        return base_folders.unexpanded(world, named)
+        return base.unexpanded(world, named)
     temporary = next((t for name in ("TMPDIR", "TEMP", "TMP") if (t := world.environ.get(name))), "/tmp")  # noqa: S108
-    return f"{base_folders.unexpanded(world, temporary)}/tfhub_modules"
+    return f"{base.unexpanded(world, temporary)}/tfhub_modules"
 
 
 def lay(world: World, model: Model, value: str) -> Laid:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks import base_folders, flat
+from orchestrator.frameworks import base, flat
 from orchestrator.model import Link
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ OFFLINE: dict[str, str] = {}
 
 def home(world: World) -> str:
     """Torch's own folder."""
-    return base_folders.folder(
-        world, world.environ.get("TORCH_HOME", posixpath.join(base_folders.caches(world), "torch"))
-    )
+    return base.folder(world, world.environ.get("TORCH_HOME", posixpath.join(base.caches(world), "torch")))
 
 
 def lay(world: World, model: Model, value: str) -> Laid:

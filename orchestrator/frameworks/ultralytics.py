@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator.frameworks import base_folders, flat
+from orchestrator.frameworks import base, flat
 from orchestrator.frameworks.base import Laid
 from orchestrator.model import Link, Mark
 
@@ -40,20 +40,20 @@ def lay(world: World, model: Model, value: str) -> Laid:
 def variables(world: World) -> dict[str, str]:
     """YOLO_CONFIG_DIR where it is set: what it holds says where the weights are."""
     named = world.environ.get("YOLO_CONFIG_DIR")
-    return {"YOLO_CONFIG_DIR": base_folders.folder(world, named)} if named else {}
+    return {"YOLO_CONFIG_DIR": base.folder(world, named)} if named else {}
 
 
 def _weights(world: World) -> tuple[str, tuple[Mark, ...]]:
     """The folder of weights, and the settings that make it so where there are none."""
     named = world.environ.get("YOLO_CONFIG_DIR")
     parent = named or world.environ.get("XDG_CONFIG_HOME", "~/.config")
-    path = f"{base_folders.folder(world, parent)}/Ultralytics/settings.json"
+    path = f"{base.folder(world, parent)}/Ultralytics/settings.json"
     text = world.read(path)
     try:
         chosen = msgspec.json.decode(text or "{}", type=_Settings).weights_dir
     except msgspec.DecodeError:
         chosen = ""  # the client starts afresh from such a file
     if chosen or text or not named:
-        return base_folders.unexpanded(world, chosen or "weights"), ()
-    weights = f"{base_folders.folder(world, named)}/weights"
+        return base.unexpanded(world, chosen or "weights"), ()
+    weights = f"{base.folder(world, named)}/weights"
     return weights, (Mark(path, msgspec.json.encode({"weights_dir": weights}).decode()),)

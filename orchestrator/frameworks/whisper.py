@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks import base_folders, flat
+from orchestrator.frameworks import base, flat
 from orchestrator.model import Link
 
 if TYPE_CHECKING:
@@ -35,4 +35,4 @@ def variables(world: World) -> dict[str, str]:
 
 def _caches(world: World) -> str:
     named = world.environ.get("XDG_CACHE_HOME")
-    return base_folders.folder(world, "~/.cache") if named is None else base_folders.unexpanded(world, named)
+    return base.folder(world, "~/.cache") if named is None else base.unexpanded(world, named)

@@ -20,10 +20,11 @@ from orchestrator.hubs.repository import (
     understood,
     wanted,
 )
-from orchestrator.manifest import hub_specs
+from orchestrator.manifest import repos
 from orchestrator.manifest.repos import file_url
 from orchestrator.sources.auth import advice
-from orchestrator.sources.http import retry_after, trust
+from orchestrator.sources.connect import trust
+from orchestrator.sources.http import retry_after
 from orchestrator.sources.route import reach
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class _Asking:
 
     def __init__(self, world: World, repo: Repo, hosts: Mapping[str, Host]) -> None:
         self._world, self._repo, self._hosts = world, repo, hosts
-        self._name = hub_specs.spelled(repo)
+        self._name = repos.spelled(repo)
         self._revision = repo.revision or DEFAULT_BRANCH
         self._endpoint = (world.environ.get("MODELSCOPE_ENDPOINT") or HUB).rstrip("/")
         way = reach(self._endpoint + "/", world.environ, hosts)

@@ -91,7 +91,7 @@ def _of_repo(model: Model, found: Resolved) -> Listed:
 
 
 def _list(world: World, model: Model, url: str, hosts: Mapping[str, Host]) -> tuple[checksums.Entry, ...]:
-    from orchestrator.sources.get_text import read
+    from orchestrator.sources.http import read
 
     text = read(url, reach(url, world.environ, hosts), world.stop)
     if isinstance(text, Fault):

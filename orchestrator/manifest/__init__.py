@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.manifest.clash import clash_problems, clashes
 from orchestrator.manifest.parse import parse, parse_site, prefix, wanted
 from orchestrator.manifest.paths import lock_path
-from orchestrator.manifest.schema import schema
+from orchestrator.manifest.types import schema
 from orchestrator.manifest.values import File, Manifest, Model, Prefix, Site
 
 if TYPE_CHECKING:

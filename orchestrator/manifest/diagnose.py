@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestrator.errors import Problem
-from orchestrator.manifest import validate_top
+from orchestrator.manifest import validate
 from orchestrator.manifest.messages import told
 from orchestrator.manifest.positions import Marked, marked
 from orchestrator.manifest.types import Document, ModelEntry, SiteDocument
@@ -18,7 +18,7 @@ from orchestrator.urls import veiled
 
 if TYPE_CHECKING:
     from orchestrator.manifest.lockfile import Lock
-    from orchestrator.manifest.problem_list import Found, Key
+    from orchestrator.manifest.values import Found, Key
 
 
 def located(text: str, file: str, found: Found) -> tuple[Problem, ...]:
@@ -47,7 +47,7 @@ def of_site(text: str, file: str, home: str, why: str) -> tuple[Problem, ...]:
     found = told(data, SiteDocument) if marks.whole else []
     if marks.whole and isinstance(data, dict):
         good = {k: v for k, v in data.items() if _is_sound({k: v}, SiteDocument)}
-        validate_top.site(msgspec.convert(good, SiteDocument, strict=False), file, home, found)
+        validate.site(msgspec.convert(good, SiteDocument, strict=False), file, home, found)
     return _sorted(file, marks, found, why)
 
 
@@ -70,7 +70,7 @@ def _manifest(data: dict[str, Any], file: str, home: str, found: Found, lock: Lo
                 kept[name] = set(sound[name])
     entry = msgspec.convert({**empty, **good, "models": sound}, Document, strict=False)
     judged: Found = []
-    validate_top.manifest(entry, file, home, judged, data.keys() - good.keys(), lock, resolve=resolve)
+    validate.manifest(entry, file, home, judged, data.keys() - good.keys(), lock, resolve=resolve)
     # What such a model lacks may be what was misspelt: only what it has is held against it.
     found += [
         (key, said) for key, said in judged if key[1:2] and key[1] in kept and key[2:3] and key[2] in kept[key[1]]

@@ -10,14 +10,13 @@ import msgspec
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
-from orchestrator.manifest.schema import schema
-from orchestrator.manifest.types import Document, ModelEntry, SiteDocument
+from orchestrator.manifest.types import Document, ModelEntry, SiteDocument, schema
 from orchestrator.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from orchestrator.manifest.problem_list import Found, Key
+    from orchestrator.manifest.values import Found, Key
 
 # Keys of the contract that no code reads yet.
 NOT_YET = {

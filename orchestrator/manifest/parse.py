@@ -8,7 +8,7 @@ import msgspec
 
 from orchestrator import urls
 from orchestrator.errors import ManifestError, Problem
-from orchestrator.manifest import validate_top
+from orchestrator.manifest import validate
 from orchestrator.manifest.types import Document, SiteDocument
 from orchestrator.manifest.values import Manifest, Prefix, Site
 from orchestrator.manifest.yaml_reader import WalkError, plain, without_own
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.manifest.lockfile import Lock
-    from orchestrator.manifest.problem_list import Found
-    from orchestrator.manifest.values import File
+    from orchestrator.manifest.values import File, Found
 
 
 def parse(
@@ -43,7 +42,7 @@ def parse(
         raise ManifestError(of_manifest(text, file, home, str(refusal), lock, resolve=resolve)) from None
     if root is not None:
         entry = msgspec.structs.replace(entry, root=root)
-    manifest = validate_top.manifest(entry, file, home, found, lock=lock, resolve=resolve)
+    manifest = validate.manifest(entry, file, home, found, lock=lock, resolve=resolve)
     if found:
         from orchestrator.manifest.diagnose import located
 
@@ -60,7 +59,7 @@ def parse_site(text: str, file: str, home: str = "") -> Site:
         from orchestrator.manifest.diagnose import of_site
 
         raise ManifestError(of_site(text, file, home, str(refusal))) from None
-    site = validate_top.site(entry, file, home, found)
+    site = validate.site(entry, file, home, found)
     if found:
         from orchestrator.manifest.diagnose import located
 

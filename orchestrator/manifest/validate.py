@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import posixpath
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from orchestrator import urls
-from orchestrator.manifest import paths, pins
+from orchestrator.manifest import lockfile, paths
+from orchestrator.manifest.clash import contested, message
 from orchestrator.manifest.paths import Ground, PathError
-from orchestrator.manifest.types import Defaults, FileEntry, ModelEntry
-from orchestrator.manifest.values import File, Model
-from orchestrator.model import Link, Place
-from orchestrator.text import fault_of_name
+from orchestrator.manifest.types import Defaults, Document, FileEntry, HostEntry, ModelEntry, PrefixEntry, SiteDocument
+from orchestrator.manifest.values import File, Manifest, Model, Prefix, Site
+from orchestrator.model import Host, Link, Pin, Place
+from orchestrator.text import fault_of_name, has_unseen
 from orchestrator.urls import UrlError
 
 if TYPE_CHECKING:
-    from orchestrator.manifest.problem_list import Found, Key
+    from collections.abc import Callable, Collection
+
+    from orchestrator.manifest.lockfile import Lock
+    from orchestrator.manifest.types import FileEntry, ModelEntry
+    from orchestrator.manifest.values import Found, Key
+    from orchestrator.model import Unresolved
+
 
 NO_PLACE = "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`"
 ONE_OF = "say what: `url: URL`, `files:`, or `repo: hf:ORG/NAME`"
@@ -94,11 +103,11 @@ def _only_file(
         name or (places[0].rpartition("/")[2] if places else at[1]),  # type: ignore[arg-type]
         url,
         _urls((*at, "mirrors"), mirrors, found) if mirrors else (),
-        pins.digest(entry.sha256),
+        digest(entry.sha256),
         None if entry.size is UNSET else entry.size,
         _unique(places, link, unpack=unpack),
     )
-    return pins.pinned(at, entry, made, found)
+    return pinned(at, entry, made, found)
 
 
 def _many_files(
@@ -136,11 +145,11 @@ def _many_files(
             path,
             _url((*here, "url"), file.url, found),
             _urls((*here, "mirrors"), file.mirrors or [], found),
-            pins.digest(file.sha256),
+            digest(file.sha256),
             None if file.size is UNSET else file.size,
             _unique([f"{folder}/{path}" for folder in folders], link),
         )
-        made.append(pins.pinned(here, file, value, found))
+        made.append(pinned(here, file, value, found))
     return tuple(made)
 
 
@@ -179,3 +188,148 @@ def _urls(at: Key, texts: list[str], found: Found) -> tuple[str, ...]:
 
 
 _UNKNOWN = Defaults()
+
+
+def manifest(
+    entry: Document,
+    file: str,
+    home: str,
+    found: Found,
+    unknown: Collection[str] = (),
+    lock: Lock | None = None,
+    *,
+    resolve: bool = True,
+) -> Manifest:
+    """`entry` as a value; what is wrong is added to `found`, and a manifest with anything there is of no use.
+
+    `unknown` are top keys that could not be read: nothing is said of what they may hold. With `resolve`, what the
+    manifest does not pin comes from `lock`.
+    """
+    beside = posixpath.dirname(file)
+    root = _folder(("root",), entry.root, beside, home, found) or paths.absolute(".", beside)
+    allowed = [
+        _tried(paths.allowed, text, ("allow_absolute", number), found)
+        for number, text in enumerate(entry.allow_absolute or ())
+    ]
+    ground = Ground(root.rstrip("/") + "/", None if "allow_absolute" in unknown else tuple(allowed))
+    defaults = None if "defaults" in unknown else entry.defaults or Defaults()
+    models = tuple(model(n, m, defaults, ground, found) for n, m in entry.models.items())
+    unresolved: tuple[Unresolved, ...] = ()
+    if resolve:
+        models, unresolved = lockfile.merged(file, models, lock, found)
+    _clashes(models, found)
+    return Manifest(
+        file,
+        root,
+        _folder(("store",), entry.store, beside, home, found),
+        tuple(allowed),
+        _prefixes(entry.mirrors, found),
+        _hosts(entry.hosts, beside, found),
+        models,
+        unresolved,
+        tuple(entry.allow or ()),
+    )
+
+
+def site(entry: SiteDocument, file: str, home: str, found: Found) -> Site:
+    """`entry` as a value; what is wrong is added to `found`."""
+    beside = posixpath.dirname(file)
+    return Site(
+        file,
+        _folder(("store",), entry.store, beside, home, found),
+        _prefixes(entry.mirrors, found),
+        _hosts(entry.hosts, beside, found),
+    )
+
+
+def _clashes(models: tuple[Model, ...], found: Found) -> None:
+    claims = (
+        (place.path, file.sha256, (model, number))
+        for model in models
+        for number, file in enumerate(model.files)
+        for place in file.places
+        if file.sha256
+    )
+    for first, second, path, why in contested(claims):
+        model, number = second
+        at: Key = ("models", model.name, "to")
+        if len(model.files) > 1:
+            at = ("models", model.name, "files", number, "path")
+        said = message(path, why, first[0].name)
+        if model.repo is not None:
+            from orchestrator.manifest.repos import pattern_of
+
+            at, said = ("models", model.name, "repo"), f"{said}; `exclude: [{pattern_of(model.files[number].name)}]`"
+        found.append((at, said))
+
+
+def _folder(at: Key, text: str | UnsetType, beside: str, home: str, found: Found) -> str | None:
+    if text is UNSET:
+        return None
+    return _tried(lambda t: paths.folder(t, beside, home), text, at, found)
+
+
+def _prefixes(entries: list[PrefixEntry] | None, found: Found) -> tuple[Prefix, ...]:
+    made = []
+    for number, entry in enumerate(entries or ()):
+        at: Key = ("mirrors", number)
+        origin = _tried(urls.prefix, entry.origin, (*at, "origin"), found)
+        bases = [_tried(urls.prefix, text, (*at, "urls", n), found) for n, text in enumerate(entry.urls)]
+        made.append(Prefix(origin, tuple(bases)))
+    return tuple(made)
+
+
+def _hosts(entries: dict[str, HostEntry] | None, beside: str, found: Found) -> dict[str, Host]:
+    made: dict[str, Host] = {}
+    for text, entry in (entries or {}).items():
+        at: Key = ("hosts", text)
+        name = _tried(urls.host, text, at, found)
+        if name and name in made:
+            found.append((at, "an earlier entry is for the same host"))
+        ca = agent = None
+        if entry.ca is not UNSET:
+            ca = _tried(lambda t: paths.companion(t, beside), entry.ca, (*at, "ca"), found)
+        if entry.user_agent is not UNSET:
+            agent = entry.user_agent
+            if not agent.isascii() or has_unseen(agent) or agent != agent.strip():
+                found.append(((*at, "user_agent"), "expected printable ASCII without outer blanks"))
+        connections = None if entry.connections is UNSET else entry.connections
+        made[name] = Host(ca, connections, agent, None if entry.token_env is UNSET else entry.token_env)
+    return made
+
+
+def _tried(make: Callable[[str], str], text: str, at: Key, found: Found) -> str:
+    """What `make` makes of `text`; "" where it refuses, and then `found` says why."""
+    try:
+        return make(text)
+    except (PathError, UrlError) as problem:
+        found.append((at, str(problem)))
+        return ""
+
+
+# Hex digits of the digests that are accepted where the publisher gives no sha256.
+WEAK = {"sha512": 128, "sha1": 40, "md5": 32}
+
+
+def digest(text: str | UnsetType) -> str:
+    """The 64 lower-case digits of `sha256:`; "" where none are written."""
+    if text is UNSET or "/" in text:
+        return ""
+    digits = text[-64:]
+    return digits if digits.islower() else digits.lower()  # a copy of each costs memory
+
+
+def pinned(at: Key, entry: ModelEntry | FileEntry, file: File, found: Found) -> File:
+    """`file` with its other pins and the URL that tells its sha256, where `entry` has any."""
+    weak = tuple(
+        Pin(kind, text[-length:].lower())
+        for kind, length in WEAK.items()
+        if (text := getattr(entry, kind)) is not UNSET
+    )
+    sums = ""
+    if not file.sha256 and entry.sha256 is not UNSET:
+        try:
+            sums = urls.normal(entry.sha256)
+        except UrlError as problem:
+            found.append(((*at, "sha256"), str(problem)))
+    return replace(file, pins=weak, sums=sums) if weak or sums else file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -88,3 +88,7 @@ class Site(msgspec.Struct, frozen=True, gc=False):
     store: str | None
     mirrors: tuple[Prefix, ...]
     hosts: Mapping[str, Host]
+
+
+Key: TypeAlias = "tuple[str | int, ...]"
+Found: TypeAlias = "list[tuple[Key, str]]"

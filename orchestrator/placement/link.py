@@ -12,13 +12,13 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from orchestrator import files
 from orchestrator.errors import PlacementError
-from orchestrator.files import place_error
+from orchestrator.files import NewFile, place_error
 from orchestrator.model import Link
-from orchestrator.store import blobs, seal
+from orchestrator.store import blobs, marks, records, seal
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from orchestrator.context import World
-    from orchestrator.model import Place
+    from orchestrator.model import Mark, Place
     from orchestrator.store import Store
     from orchestrator.verify.check import Verdict
+
 
 # What stood at a path when it was judged: device, inode, size in bytes, mtime in nanoseconds; of a link, its own.
 Stamp: TypeAlias = "tuple[int, int, int, int]"
@@ -360,3 +361,38 @@ def _foreign(path: str) -> PlacementError:
     what = f"a link to {os.readlink(path)}" if os.path.islink(path) else "a file"
     hint = f"move it away, or let it be replaced: --force (`ls -l {path}`)"
     return PlacementError(f"{path}: {what} stands there that orch did not make", hint, "foreign")
+
+
+def write_extra_file(store: Store, host: str, manifest: str, mark: Mark) -> Literal["made", "there", "other", "back"]:
+    """Write `mark` where nothing stands, or where what stands is `outdated`.
+
+    Returns:
+        `made`, `there` (it said so already), `other` (somebody else's, which stays), or `back`: somebody had moved
+        what orch wrote, and it says again what the lock says.
+
+    Raises:
+        PlacementError: the folder cannot be written.
+        StoreError: the store's disk said no.
+    """
+    had = marks.text(mark.path)
+    word = marks.state(store, manifest, mark)
+    if word in ("there", "other"):
+        return word
+    moved = had is not None and records.of(store, manifest).get(mark.path) != marks.made(had)
+    records.record(store, host, manifest, {mark.path: marks.made(mark.text)})
+    folder = os.path.dirname(mark.path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        sweep(store, (folder,))
+        with NewFile(folder) as new:
+            new.write(mark.text.encode())
+            os.fsync(new.fd)
+            if had is not None and marks.text(mark.path) != had:
+                return "other"  # it changed just now
+            try:
+                new.publish(mark.path, replace=had is not None)
+            except FileExistsError:
+                return "there" if marks.text(mark.path) == mark.text else "other"
+    except OSError as error:
+        raise place_error(error, mark.path) from error
+    return "back" if moved else "made"

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orchestrator.sources.stats import host_of
+from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,20 +11,22 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 
 from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind, from_status
+from orchestrator.formats.wrong_file import EMPTY_HINT, HEAD_BYTES, OTHER_VERSION_HINT, Nature, Wish, page
 from orchestrator.sources.connect import STOP_S, client
-from orchestrator.sources.proxy import forbidden_address
-from orchestrator.sources.signed_urls import ends_in_s
-from orchestrator.sources.stats import host_of
+from orchestrator.sources.route import forbidden_address
+from orchestrator.urls import ends_in_s, host_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from orchestrator.sources.route import Reach
+
 
 MAX_REDIRECTS = 10
 ODD_ANSWER = "the server's answer breaks the rules of HTTP"
@@ -179,12 +181,6 @@ def time_limit(
         done.set()
 
 
-@lru_cache(maxsize=8)
-def trust(ca: str) -> ssl.SSLContext:
-    """The CA bundle read once (some 20 ms); plain http needs it too, since it may redirect to https."""
-    return ssl.create_default_context(cafile=ca)
-
-
 def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float, at: int) -> Look | Fault:
     total = _TOTAL.search(headers.get("content-range", ""))
     kind = headers.get("content-type", "")
@@ -280,3 +276,134 @@ def _explain(error: Exception) -> Fault:
         return Fault(Kind.NETWORK, ODD_ANSWER)  # the client's own words show the bytes as Python writes them
     refused = any(isinstance(e, ConnectionRefusedError) or getattr(e, "errno", 0) == errno.ECONNREFUSED for e in chain)
     return Fault(Kind.NETWORK, "connection refused" if refused else text, refused_connection=refused)
+
+
+LIMIT_BYTES = 4 << 20  # 40,000 lines of a SHA256SUMS
+TIMEOUT_S = 30.0
+
+
+def read(url: str, way: Reach, stop: threading.Event | None = None) -> str | Fault:
+    """Read the text at `url` (http or https), or say why it cannot be had. Raises Stopped where `stop` is set."""
+    content = _get(url, way, LIMIT_BYTES + 1, {}, stop)
+    if isinstance(content, Fault):
+        return content
+    if len(content) > LIMIT_BYTES:
+        return Fault(Kind.CORRUPT, f"more than {LIMIT_BYTES >> 20} MiB: this is no list of digests")
+    return content.decode("utf-8", "replace")
+
+
+def head(url: str, way: Reach, count: int, stop: threading.Event | None = None) -> bytes | Fault:
+    """Read the first `count` bytes of the file at `url` (http or https), fewer where it is shorter.
+
+    Raises:
+        Stopped: `stop` was set meanwhile.
+    """
+    content = _get(url, way, count, {"Range": f"bytes=0-{count - 1}"}, stop)
+    return content if isinstance(content, Fault) else content[:count]
+
+
+def _get(url: str, way: Reach, most_bytes: int, headers: dict[str, str], stop: threading.Event | None) -> bytes | Fault:
+    """Read a body until it ends or `most_bytes` are here; a token is shown to the host of `url` only."""
+    seen = look(
+        url,
+        proxy=way.proxy,
+        ca=way.ca,
+        user_agent=way.user_agent,
+        timeout_s=TIMEOUT_S,
+        bearer=way.bearer,
+        stop=stop,
+    )
+    if isinstance(seen, Fault):
+        return seen
+    headers = {"Accept-Encoding": "identity", "User-Agent": way.user_agent, **headers}
+    if way.bearer is not None and host_of(seen.last_url) == host_of(url):
+        headers["Authorization"] = f"Bearer {way.bearer}"
+    content = b""
+    try:
+        session, _ = client(ca=way.ca, proxy=way.proxy, timeout_s=TIMEOUT_S, stop=stop)
+        with (
+            time_limit(TIMEOUT_S, stop) as trace,
+            session,
+            session.stream("GET", seen.last_url, headers=headers, extensions={"trace": trace}) as answer,
+        ):
+            if answer.status_code not in (200, 206):
+                return Fault(Kind.REFUSED, f"server answered {answer.status_code}", answer.status_code)
+            for block in answer.iter_raw():
+                content += block
+                if len(content) >= most_bytes:
+                    break
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+        return Fault(Kind.NETWORK, str(error).strip() or type(error).__name__)
+    return content
+
+
+TASTE_BYTES = 1 << 20
+TASTE_S = 0.3
+TELLING_BYTES, TELLING_S = 256 << 10, 0.2  # less says nothing of a rate
+FASTEST = 32.0 * (1 << 20)  # bytes a second; above, so short a look measures this machine's mood
+PAGE_BYTES = 1 << 20  # more than this is no page: its beginning is not asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """Bytes a second on one connection (None: too little came to tell), and the file's first bytes."""
+
+    rate: float | None
+    head: bytes
+
+
+def taste(
+    url: str,
+    *,
+    proxy: str | None,
+    ca: str,
+    user_agent: str,
+    timeout_s: float,
+    bearer: str | None = None,
+    stop: threading.Event | None = None,
+) -> Taste:
+    """Read the beginning of `url`, where a look's redirects ended, for a moment; whatever fails is no measure."""
+    headers = {"Range": f"bytes=0-{TASTE_BYTES - 1}", "Accept-Encoding": "identity", "User-Agent": user_agent}
+    if bearer is not None:
+        headers["Authorization"] = f"Bearer {bearer}"
+    size, began, head = 0, None, b""
+    try:
+        session, _ = client(ca=ca, proxy=proxy, timeout_s=timeout_s, stop=stop)
+        with (
+            time_limit(timeout_s, stop) as trace,
+            session,
+            session.stream("GET", url, headers=headers, extensions={"trace": trace}) as answer,
+        ):
+            if answer.status_code not in (200, 206):
+                return Taste(None, b"")
+            began = time.monotonic()
+            for block in answer.iter_raw():
+                size += len(block)
+                head = (head + block)[:HEAD_BYTES] if len(head) < HEAD_BYTES else head
+                if size >= TASTE_BYTES or time.monotonic() - began >= TASTE_S:
+                    break
+    except (ImportError, httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError):
+        pass  # what came before it broke counts
+    took_s = time.monotonic() - began if began is not None else 0.0
+    telling = size >= TELLING_BYTES or (size and took_s >= TELLING_S)
+    return Taste(min(FASTEST, size / max(took_s, 1e-6)) if telling else None, head)
+
+
+def begins_as(
+    seen: Look, wish: Wish, way: Reach, timeout_s: float = 2.0, stop: threading.Event | None = None
+) -> Nature:
+    """What a file of another length is, where its beginning tells: a page, a pointer, nothing at all."""
+    what = Nature("an empty file", EMPTY_HINT) if seen.length == 0 else Nature()
+    if seen.length and seen.length <= PAGE_BYTES and timeout_s > 0:
+        proxy, ca, agent = way.proxy, way.ca, way.user_agent
+        begun = taste(seen.last_url, proxy=proxy, ca=ca, user_agent=agent, timeout_s=timeout_s, stop=stop)
+        what = page(begun.head, wish)
+    if not what and "text/html" in seen.content_type:
+        what = Nature("an HTML page")
+    return what
+
+
+def other_file(seen: Look, wish: Wish, what: Nature) -> Nature:
+    """Say that a source serves a file of another length, and what it is."""
+    words = f"wrong length: {seen.length} bytes{f' of {what.words}' if what else ''}, instead of {wish.size}"
+    return Nature(words, what.hint or OTHER_VERSION_HINT)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.sources.probe import Finding, pairs, prefix_of, probe, worth
 from orchestrator.sources.ranking import Known, Verdict, order
-from orchestrator.sources.stats import History, host_of
+from orchestrator.sources.stats import History
+from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.formats.wrong_file import POINTER, Wish, page
 from orchestrator.model import Role
 from orchestrator.sources.ranking import Verdict
-from orchestrator.sources.stats import host_of
+from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -160,8 +160,7 @@ def _examine(
     pair: Pair, way: Reach, end: float, budget: _Budget, stop: threading.Event, *, rates: bool
 ) -> Finding | None:
     """Look at a pair and taste its file; None where it could not be asked."""
-    from orchestrator.sources.http import look
-    from orchestrator.sources.sample_rate import begins_as, other_file, taste
+    from orchestrator.sources.http import begins_as, look, other_file, taste
 
     wish = Wish(pair.url.partition("?")[0].rpartition("/")[2], pair.size)
     refused: list[str] = []

@@ -7,7 +7,6 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,7 +25,6 @@ OLD_S = 30 * 86400.0
 FAILING_S = 120.0
 FAILING_TIMES = 3
 _OF_A_HOST = frozenset(kind.value for kind in (Kind.NETWORK, Kind.STALLED, Kind.BUSY, Kind.TLS))
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ftp": 21}
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename={"fetched_bytes": "bytes"}):
@@ -138,17 +136,6 @@ def _file(hosts: dict[str, _Past], record: Record) -> None:
         if record.fetched_bytes >= RATE_BYTES and record.seconds > 0:
             past.telling.insert(0, record)
             del past.telling[RATE_ATTEMPTS:]
-
-
-def host_of(url: str) -> str:
-    """`scheme://name:port` of a URL, the port only where it is not the usual one; no user, path or query."""
-    try:
-        parts = urlsplit(url)
-        name, port = parts.hostname or "", parts.port
-    except ValueError:
-        return "unknown://"
-    name = f"[{name}]" if ":" in name else name
-    return f"{parts.scheme}://{name}" + (f":{port}" if port and port != _DEFAULT_PORTS.get(parts.scheme) else "")
 
 
 def _read(path: str) -> list[Record]:

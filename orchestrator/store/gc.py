@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.files import TEMPORARY
-from orchestrator.store import guards
+from orchestrator.store import locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -79,7 +79,7 @@ def drop(leftover: Leftover) -> bool:
 
 def _drop_writers(folder: str) -> bool:
     parent = os.path.dirname(folder)
-    with guards.alone(parent) as still_there:
+    with locks.alone(parent) as still_there:
         if not still_there or not _is_dead(folder):
             return False
         shutil.rmtree(folder)
@@ -131,7 +131,7 @@ def _is_left(path: str, name: str) -> bool:
 def _dead(kind: str, parent: str, sha256: str) -> Iterator[Leftover]:
     if not _listed(parent):
         return
-    with guards.alone(parent):  # whoever comes now must not find a guard taken by us
+    with locks.alone(parent):  # whoever comes now must not find a guard taken by us
         dead = [entry.path for entry in _listed(parent) if entry.is_dir(follow_symlinks=False) and _is_dead(entry.path)]
     for folder in dead:
         inside = [os.lstat(file.path) for file in _listed(folder)]

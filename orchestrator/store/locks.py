@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import HeldError, Stopped
-from orchestrator.store.store import disk, open_lock
+from orchestrator.store.store import disk, hold, open_lock
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator
 
     from orchestrator.context import World
     from orchestrator.store.store import Store
+
 
 POLL_S = 0.2
 
@@ -96,3 +98,64 @@ def _called(pid: int) -> str:
         if word == "orchestrator" or os.path.basename(word) == "orch":
             return f"`orch {' '.join(words[number + 1 :]).strip()}` (pid {pid})"
     return f"pid {pid}"
+
+
+@contextmanager
+def alone(parent: str, stop: threading.Event | None = None) -> Iterator[bool]:
+    """Hold the flock on a folder of writers; false where its last writer removed it before we had it.
+
+    Raises:
+        Stopped: a stop was asked for while another held it.
+    """
+    try:
+        fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        hold(fd, fcntl.LOCK_EX, stop)
+        try:
+            still_there = os.path.samestat(os.stat(parent), os.fstat(fd))
+        except FileNotFoundError:
+            still_there = False
+        yield still_there
+    finally:
+        os.close(fd)
+
+
+def writer_folders(parent: str) -> list[str]:
+    """The folders below `parent`: a link that somebody put among them is no writer's, and is not followed."""
+    with os.scandir(parent) as entries:
+        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def take_guard(folder: str) -> int:
+    """Take the guard of one writer's folder: a flock, free exactly when the writer and its children are gone.
+
+    Raises:
+        HeldError: somebody is writing there.
+        OSError: it is no folder (a link to one is none), or the disk said no.
+    """
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fd = open_lock(f"/proc/self/fd/{at}/guard")
+    finally:
+        os.close(at)
+    holder = "unknown"
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with suppress(OSError):
+            holder = os.pread(fd, 64, 0).decode("ascii", "replace") or holder
+        os.close(fd)
+        raise HeldError(f"another orch ({holder}) is fetching this", "wait for it, or leave out --no-wait") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def sign_guard(guard_fd: int) -> None:
+    """Say in a guard who has it now."""
+    os.ftruncate(guard_fd, 0)
+    os.pwrite(guard_fd, f"pid {os.getpid()}".encode(), 0)

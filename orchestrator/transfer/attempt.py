@@ -14,25 +14,26 @@ from orchestrator.events import Started
 from orchestrator.faults import Fault, Kind, Remedy
 from orchestrator.files import reason
 from orchestrator.process import run
-from orchestrator.transfer.attribution import given
-from orchestrator.transfer.hand_over import hand_over
-from orchestrator.transfer.monitor import Watch
-from orchestrator.transfer.multi_source import companions, take_connections
+from orchestrator.sources.ranking import FASTER
+from orchestrator.transfer.connections import USUAL_RATE, mending_bytes, piece_bytes
+from orchestrator.transfer.monitor import Pace, Watch, measure, sharpen
 from orchestrator.transfer.partial import total
-from orchestrator.transfer.piece_length import USUAL_RATE, mending_bytes, piece_bytes
-from orchestrator.transfer.progress import Pace, measure, sharpen
+from orchestrator.transfer.repair import given
 from orchestrator.transfer.revalidate import ONE_VERSION_HINT, compare, glance
 from orchestrator.transfer.shown import shown_command
 from orchestrator.transfer.state import MENDED
+from orchestrator.urls import host_of
 from orchestrator.verify.pieces import decode
 from orchestrator.verify.stream import Stream, end_of_file, first_hole, is_clear
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.backends.base import Backend, Exit
     from orchestrator.sources.http import Look
+    from orchestrator.transfer.partial import Holding
     from orchestrator.transfer.state import Effort
+
 
 LOOK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
 SPLIT_BYTES = 1 << 20  # a larger file is asked for in several ranges at once: are they honoured?
@@ -261,3 +262,81 @@ def _explain_short(effort: Effort, source: str) -> Fault | None:
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What a child needs of our environment: no proxies, no secrets, no locale."""
     return {key: environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if key in environ}
+
+
+def hand_over(holding: Holding, backend: Backend, job: Job) -> Job:
+    """Leave the partial as `backend` wants it, with no good byte lost that it can keep, and no foreign sidecar.
+
+    Returns:
+        The job, with the size of the file that it starts from.
+
+    Raises:
+        OSError: the disk said no.
+    """
+    partial, state = holding.partial, None
+    missing, good = holding.missing(), holding.good_bytes()
+    if missing is None:
+        # Nobody knows the length: only a true prefix can be gone on from, and only by a program that appends.
+        if good == 0 or backend.SIDECAR is not None:
+            partial.empty()
+    else:
+        state = backend.sidecar(job, missing) if good else None
+        if good == 0 and os.path.lexists(partial.file):
+            os.unlink(partial.file)
+        elif state is None and missing and partial.have > missing[0].start:
+            os.truncate(partial.file, missing[0].start)
+    partial.change_writer(backend.NAME, job.piece_bytes, backend.SIDECAR, state)
+    return replace(job, wants=(replace(job.wants[0], have=partial.have),))
+
+
+SHARED_BYTES = 64 << 20  # below this one source is done before a second one has been looked at
+MOST_COMPANIONS = 3
+
+
+def companions(effort: Effort, backend: Backend, source: str) -> tuple[str, ...]:
+    """Other sources that may serve the same large file at the same time: looked at, as long, and nearly as fast.
+
+    Only while nothing failed: a mixed file that turns out wrong condemns nobody by itself, so after any fault the
+    sources go one by one.
+    """
+    length = effort.holding.length()
+    if effort.bearer(source) is not None:
+        return ()  # a token is for one host
+    if effort.attempts or effort.must_go_alone or length is None or length < SHARED_BYTES:
+        return ()
+    if not {Trait.MIRRORS, Trait.IN_ORDER} <= backend.TRAITS or source not in effort.looks:
+        return ()
+    own, way, found = effort.known.rate(source, 1) or 0.0, effort.reach(source), [source]
+    for other in effort.artifact.sources:
+        if other.url in effort.holding.partial.info.condemned:
+            continue
+        rate, theirs = effort.known.rate(other.url, 1), effort.reach(other.url)
+        same_way = (theirs.proxy, theirs.ca, theirs.user_agent) == (way.proxy, way.ca, way.user_agent)
+        if len(found) > MOST_COMPANIONS or rate is None or rate * FASTER < own or not same_way:
+            continue
+        if host_of(other.url) in map(host_of, found) or not any(
+            c.backend is backend and not c.obstacle for c in effort.choices(other.url)
+        ):
+            continue
+        seen = glance(effort, other.url)
+        if (
+            seen is None
+            or isinstance(seen, Fault)
+            or not seen.ranges
+            or effort.bearer(other.url) is not None
+            or compare(effort, other.url, seen, resumes=False)
+        ):
+            continue
+        found.append(other.url)
+    return tuple(found[1:])
+
+
+def take_connections(effort: Effort, stack: ExitStack, sources: Sequence[str]) -> dict[str, int]:
+    """Take each source's connections: the first waits for some, the others join only where some are free."""
+    budget, shares = effort.kit.budget, dict[str, int]()
+    for place, url in enumerate(sources):
+        limit = effort.reach(url).connections
+        taken = budget.connections(effort.kit.world, host_of(url), effort.ticket, limit, wait=place == 0)
+        if number := stack.enter_context(taken):
+            shares[url] = number
+    return shares

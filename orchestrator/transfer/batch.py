@@ -6,8 +6,8 @@ program as a whole is the host's fault, waited for once and not file by file.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -19,27 +19,29 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.files import store_error
 from orchestrator.formats import wrong_file
 from orchestrator.process import run
-from orchestrator.sources.stats import host_of
-from orchestrator.store import aliases, batches, blobs, quarantine
+from orchestrator.store import blobs, partials, quarantine
 from orchestrator.store.store import disk
 from orchestrator.transfer.attempt import environment
-from orchestrator.transfer.batch_item import Load, is_here
 from orchestrator.transfer.context import Finding
 from orchestrator.transfer.disk_full import check_limit, full, sharpen
 from orchestrator.transfer.download import LOCK_POLL_S
 from orchestrator.transfer.monitor import PROGRESS_S
 from orchestrator.transfer.retry import MIN_GAIN_BYTES, Attempt
 from orchestrator.transfer.shown import shown_command, without_login
+from orchestrator.urls import host_of
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from orchestrator.backends.base import Backend, Exit
+    from orchestrator.errors import OrchError
+    from orchestrator.model import Artifact
     from orchestrator.sources.route import Reach
     from orchestrator.transfer.context import Kit
     from orchestrator.transfer.download import Receipt
     from orchestrator.verify.check import Verdict
+
 
 OVERRUN_BYTES = 4 << 20  # beyond all sizes together: what the program reports is written as well
 LEAST = 8  # small files live by round trips: a share by their bytes would starve them
@@ -59,7 +61,7 @@ def fetch_together(kit: Kit, backend: Backend, way: Reach, loads: Sequence[Load]
     waiting, told = {load.artifact.key: load for load in loads}, False
     try:
         while waiting:
-            bundle, held = batches.acquire(kit.store, {key: load.size for key, load in waiting.items()})
+            bundle, held = partials.acquire_batch(kit.store, {key: load.size for key, load in waiting.items()})
             # Only now: who had them may have finished just before.
             for key in [key for key, load in waiting.items() if is_here(kit, load)]:
                 waiting.pop(key).came = "here"
@@ -101,7 +103,7 @@ class _Carrier:
     """One bundle's folder and the loads that go into it."""
 
     def __init__(
-        self, kit: Kit, backend: Backend, way: Reach, bundle: batches.Bundle, loads: list[Load], receipt: Receipt
+        self, kit: Kit, backend: Backend, way: Reach, bundle: partials.BatchFolder, loads: list[Load], receipt: Receipt
     ) -> None:
         self._kit, self._backend, self._way, self._bundle = kit, backend, way, bundle
         self._loads, self._receipt = loads, receipt
@@ -208,7 +210,7 @@ class _Carrier:
         found = [self._fits(load, path, verdicts) for load, path in zip(whole, paths, strict=True)]
         for load, sha256 in zip(whole, found, strict=True):
             if sha256:  # named before it is there, as in the loop
-                aliases.learn(kit.store, sha256, load.artifact.pins)
+                blobs.learn(kit.store, sha256, load.artifact.pins)
         blobs.commit(kit.store, [(path, sha256) for path, sha256 in zip(paths, found, strict=True) if sha256])
         for load, path, sha256 in zip(whole, paths, found, strict=True):
             artifact, wanted = load.artifact, load.artifact.wanted[0]
@@ -296,3 +298,36 @@ class _Watch:
             self._told = now
             self._kit.emit(Progressed(*self._name, min(written_bytes, self._size), self._size, self._files))
         return None
+
+
+@dataclass(slots=True)
+class Load:
+    """One small file, of known size: what was tried for it, and where its bytes come from now.
+
+    `came` is how the blob came to be: over the wire, from here, or not at all yet; `error` what no other way mends.
+    `host_failed`: what ended its last bundle was no matter of this file alone. `wait_s` is waited before the next one.
+    """
+
+    artifact: Artifact
+    url: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+    came: Literal["", "wire", "here"] = ""
+    error: OrchError | None = None
+    host_failed: bool = False
+    wait_s: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+        assert self.artifact.size is not None
+        return self.artifact.size
+
+
+def is_here(kit: Kit, load: Load) -> bool:
+    """Whether the store has a load's bytes; their sha256 is known then."""
+    artifact = load.artifact
+    sha256 = artifact.sha256 or blobs.find(kit.store, artifact.pins)
+    if blobs.blob_state(kit.store, sha256, load.size) != "sealed":
+        return False
+    load.artifact = msgspec.structs.replace(artifact, sha256=sha256)
+    return True

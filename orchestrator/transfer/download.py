@@ -10,15 +10,14 @@ from orchestrator.events import Noticed, Waiting
 from orchestrator.faults import Kind
 from orchestrator.formats.wrong_file import EMPTY, EMPTY_PIN, EMPTY_PIN_HINT
 from orchestrator.programs import install_hint
-from orchestrator.store import aliases, blobs, partials, store
+from orchestrator.store import blobs, partials, store
 from orchestrator.transfer import disk_full, wrong_sources
 from orchestrator.transfer.attempt import try_once
-from orchestrator.transfer.attribution import keep_good
-from orchestrator.transfer.etag import here_already, names, still_as_begun
 from orchestrator.transfer.explain import despair
-from orchestrator.transfer.progress import book
+from orchestrator.transfer.monitor import book
+from orchestrator.transfer.repair import keep_good
 from orchestrator.transfer.retry import Attempt, GiveUp, Try, next_step
-from orchestrator.transfer.revalidate import glance
+from orchestrator.transfer.revalidate import glance, here_already, names, still_as_begun
 from orchestrator.transfer.state import Effort
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
 def _fetch(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:
     partial = _acquire(kit, artifact)
     if partial is None:  # another orch finished it while we waited
-        receipt.sha256 = artifact.sha256 or aliases.find(kit.store, artifact.pins)
+        receipt.sha256 = artifact.sha256 or blobs.find(kit.store, artifact.pins)
         return
     try:
         disk_full.check_limit(kit.store, artifact.name, artifact.size)
@@ -92,7 +91,7 @@ def _acquire(kit: Kit, artifact: Artifact) -> partials.Partial | None:
     """Take the right to write, or wait for who has it; None once the blob is there."""
     told = False
     while True:
-        sha256 = artifact.sha256 or aliases.find(kit.store, artifact.pins)
+        sha256 = artifact.sha256 or blobs.find(kit.store, artifact.pins)
         if sha256 and blobs.blob_state(kit.store, sha256, artifact.size) == "sealed":
             return None
         try:
@@ -225,7 +224,7 @@ def _settle(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | 
         effort.kit.emit(Noticed(f"{artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}"))
     # Named before it is there: a run that ends between the two leaves a name that leads nowhere yet, not a blob that
     # nobody knows to be this one, and the partial is still here.
-    aliases.learn(store, sha256, names(effort))
+    blobs.learn(store, sha256, names(effort))
     blobs.commit(store, [(path, sha256)])
     effort.found = sha256
     return None

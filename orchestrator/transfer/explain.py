@@ -8,7 +8,7 @@ from orchestrator.errors import DigestError, OrchError, TransferError
 from orchestrator.faults import Fault, Kind
 from orchestrator.formats import wrong_file
 from orchestrator.sources.auth import advice
-from orchestrator.sources.signed_urls import ends_in_s
+from orchestrator.urls import ends_in_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from orchestrator.backends.base import Trait
+from orchestrator.faults import Fault, Kind, Remedy
+from orchestrator.sources.ranking import SETTLE_S, faster, must_renew
+from orchestrator.sources.stats import Record
 from orchestrator.transfer.partial import total
+from orchestrator.transfer.retry import MIN_GAIN_BYTES
+from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
-    from orchestrator.backends.base import Backend
+    from collections.abc import Callable
+
+    from orchestrator.backends.base import Backend, Exit, Job
+    from orchestrator.sources.http import Look
     from orchestrator.transfer.state import Effort
+
 
 PROGRESS_S = 0.5
 KEEP_S = 1.0
@@ -54,3 +66,131 @@ class Watch:
                 partial.keep_sidecar(content)
             except OSError:  # full: what was kept before is still there
                 return
+
+
+WINDOW_S = 3.0
+START_S = 1.0  # connections are made: no measure yet
+_PASSING = frozenset((Remedy.AGAIN, Remedy.RESOLVE))
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one program did: bytes that landed, its seconds, and over how many connections."""
+
+    fetched_bytes: int
+    seconds: float
+    connections: int
+
+
+class Pace:
+    """A watch around another: ends a program on a source that is too slow, or whose signature is about to end."""
+
+    def __init__(
+        self, effort: Effort, backend: Backend, job: Job, source: str, before: int, watch: Callable[[int], str | None]
+    ) -> None:
+        self._effort, self._job, self._source, self._before = effort, job, source, before
+        self._watch, self._clock = watch, effort.kit.world.monotonic
+        self._began = self._clock()
+        self._marks: deque[tuple[float, int]] = deque()
+        look = effort.looks.get(source)
+        # A program with one connection has made its only request already; an address of ours is not renewed.
+        renewable = Trait.SEGMENTS in backend.TRAITS and look is not None and look.last_url != source
+        self._life_s = look.ends_in_s if look is not None and renewable else None
+        self._may_leave = len(job.wants[0].sources) == 1 and not any(
+            a.source == source and a.fault.slow for a in effort.attempts
+        )
+        self._connections = job.connections if Trait.SEGMENTS in backend.TRAITS else 1
+
+    def __call__(self, written_bytes: int) -> str | None:
+        """Do what the other watch does; "slow" or "expiring" end the program."""
+        word = self._watch(written_bytes)
+        if word is not None:
+            return word
+        now = self._clock()
+        ran_s = now - self._began
+        if ran_s < START_S:
+            return None
+        while self._marks and now - self._marks[0][0] > WINDOW_S:
+            self._marks.popleft()
+        self._marks.append((now, written_bytes))
+        since, mark = self._marks[0]
+        rate = (written_bytes - mark) / (now - since) if now > since else float("inf")
+        length = self._effort.holding.length()
+        left = None if length is None else max(0, length - self._before - written_bytes)
+        if self._life_s is not None and self._life_s > 0 and must_renew(self._life_s - ran_s, self._life_s, left, rate):
+            return "expiring"
+        return "slow" if self._may_leave and self._is_slow(rate, ran_s, left) else None
+
+    def _is_slow(self, rate: float, ran_s: float, left: int | None) -> bool:
+        effort = self._effort
+        if ran_s < SETTLE_S or len(effort.artifact.sources) < 2:
+            return False
+        out = {a.source for a in effort.attempts if a.fault.remedy not in _PASSING or a.fault.slow}
+        out.add(self._source)
+        rates = {
+            source.url: effort.known.rate(source.url, self._connections)
+            for source in effort.artifact.sources
+            if source.url not in out
+        }
+        others = {url: other for url, other in rates.items() if other is not None and _is_served(effort, url)}
+        best = faster(rate, ran_s, left, others, sharing=effort.known.running)
+        if best is not None:
+            effort.left_for = host_of(best).partition("://")[2]
+        return best is not None
+
+
+def _is_served(effort: Effort, url: str) -> bool:
+    return any(not choice.obstacle for choice in effort.choices(url))
+
+
+def sharpen(
+    effort: Effort, source: str, fault: Fault | None, gained: int, look: Callable[[], Look | Fault | None]
+) -> Fault | None:
+    """Say more exactly what the end of a program meant, with the clock and the looks that a backend has not."""
+    if fault is None:
+        return None
+    if fault.slow:
+        return replace(fault, message=f"slower than half of {effort.left_for}")
+    seen = effort.looks.get(source)
+    if fault.kind is Kind.MISSING and seen is not None and source not in effort.doubted:
+        # Our look found it: this program was led elsewhere, by a redirect that each of them reads in its own way.
+        return replace(fault, kind=Kind.REFUSED)
+    if fault.status in (401, 403) and gained >= MIN_GAIN_BYTES and seen is not None and seen.ends_in_s is not None:
+        return Fault(Kind.EXPIRED, f"the signed URL ended ({fault.status})", fault.status)
+    if fault.kind is not Kind.BUSY or fault.retry_after_s is not None:
+        return fault
+    if fault.retry_at_s is not None:
+        return replace(fault, retry_after_s=max(0.0, fault.retry_at_s - effort.kit.world.now()))
+    if fault.status in (429, 503):  # the program did not say for how long: the server will
+        told = look()
+        return told if isinstance(told, Fault) and told.kind is Kind.BUSY else fault
+    return fault
+
+
+def measure(effort: Effort, job: Job, backend: Backend, exit_: Exit, landed: int) -> None:
+    """Keep what a program did until its attempt is judged."""
+    if len(job.wants[0].sources) > 1:
+        return  # whose rate would it be?
+    connections = job.connections if Trait.SEGMENTS in backend.TRAITS else 1
+    effort.measured = Measured(landed, exit_.seconds, connections)
+
+
+def book(effort: Effort, backend: str, source: str, fault: Fault | None) -> None:
+    """Remember an attempt for the order of sources, in this run and the next ones."""
+    did, effort.measured = effort.measured or Measured(0, 0.0, 1), None
+    look = effort.looks.get(source)
+    via = host_of(source)
+    host = host_of(look.last_url) if look is not None else effort.known.host(source)
+    effort.known.history.add(
+        Record(
+            time=round(effort.kit.world.now(), 3),
+            host=host,
+            backend=backend,
+            fetched_bytes=did.fetched_bytes,
+            seconds=round(did.seconds, 3),
+            connections=did.connections,
+            round_trip_s=round(look.round_trip_s, 4) if look is not None else None,
+            fault=fault.kind.value if fault is not None else None,
+            via=via if via != host else "",
+        )
+    )

@@ -6,15 +6,21 @@ that tells one version of a file from another.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
 from orchestrator.formats.wrong_file import wish
+from orchestrator.model import Pin
+from orchestrator.store import blobs
+from orchestrator.transfer.context import Finding
+from orchestrator.verify import check
 
 if TYPE_CHECKING:
     from orchestrator.sources.http import Look
     from orchestrator.transfer.state import Effort
+
 
 ONE_VERSION_HINT = (
     "name the digest of the file that is meant (`--sha256`, or `sha256:` in the manifest), "
@@ -97,7 +103,7 @@ def _other_length(effort: Effort, source: str, seen: Look) -> Fault | None:
 
     `size:` is a help. Where each source that answers has the same other length, it is `size:` that is wrong.
     """
-    from orchestrator.sources.sample_rate import begins_as, other_file
+    from orchestrator.sources.http import begins_as, other_file
 
     artifact, stop = effort.artifact, effort.kit.world.stop
     wanted, way = wish(artifact.wanted[0]), effort.reach(source)
@@ -144,3 +150,43 @@ def changed(effort: Effort, source: str, seen: Look) -> Fault | None:
         words = "the file changed at the source since the partial was begun (its date did)"
         return Fault(Kind.UNRESUMABLE, words, hint=hint)
     return None
+
+
+def still_as_begun(effort: Effort) -> Fault | None:
+    """For whole files that no digest judges: whether the source says of them what it said when they were begun.
+
+    A source that could not be asked then is believed now; one that does not answer now is not.
+    """
+    givers = effort.holding.partial.info.sources
+    if len(givers) != 1:
+        return Fault(Kind.UNRESUMABLE, "nobody knows where these bytes came from")
+    seen = glance(effort, givers[0], strict=givers[0] in effort.looks)
+    return seen if isinstance(seen, Fault) or seen is None else changed(effort, givers[0], seen)
+
+
+def names(effort: Effort) -> tuple[Pin, ...]:
+    """What the bytes of an effort are known by from now on: its pins, or the version that its source gave."""
+    if not effort.artifact.is_blind:
+        return effort.artifact.pins
+    info = effort.holding.partial.info
+    told = (url for url in info.sources[:1] if url not in effort.fickle and is_proof(info.etags.get(url, "")))
+    return tuple(_name(url, info.etags[url]) for url in told)
+
+
+def here_already(effort: Effort) -> str:
+    """The sha256 of the version that the first source has now, where its bytes are in the store; else empty."""
+    store, url = effort.kit.store, effort.artifact.sources[0].url
+    seen = effort.met[url] = glance(effort, url)  # the first attempt need not look again
+    if seen is None or isinstance(seen, Fault) or not is_proof(seen.etag):
+        return ""
+    sha256 = blobs.find(store, [_name(url, seen.etag)])
+    if not sha256 or blobs.blob_state(store, sha256, seen.length) != "sealed":
+        return ""
+    if effort.kit.findings is not None:
+        found = check.digests(store.blob(sha256), pieces=True, stop=effort.kit.world.stop)
+        effort.kit.findings[effort.artifact.key] = Finding(found, url, seen.etag)
+    return sha256
+
+
+def _name(url: str, etag: str) -> Pin:
+    return Pin("version", hashlib.sha256(f"{url}\n{etag}".encode()).hexdigest())

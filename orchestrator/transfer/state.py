@@ -14,12 +14,12 @@ from orchestrator.files import store_error
 from orchestrator.formats import wrong_file
 from orchestrator.sources.knowledge import Knowledge
 from orchestrator.sources.route import Reach, reach
-from orchestrator.sources.stats import host_of
 from orchestrator.store import quarantine
 from orchestrator.transfer.context import Finding
 from orchestrator.transfer.partial import Holding
 from orchestrator.transfer.revalidate import is_proof
 from orchestrator.transfer.shown import without_login
+from orchestrator.urls import host_of
 from orchestrator.verify import check
 from orchestrator.verify.pieces import decode
 from orchestrator.verify.stream import Stream, Verdict
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from orchestrator.model import Artifact
     from orchestrator.sources.http import Look
     from orchestrator.store.partials import Partial
-    from orchestrator.transfer.attribution import Given
     from orchestrator.transfer.context import Kit
-    from orchestrator.transfer.progress import Measured
+    from orchestrator.transfer.monitor import Measured
+    from orchestrator.transfer.repair import Given
     from orchestrator.transfer.retry import Attempt
     from orchestrator.verify.tools import Judge
 
