@@ -98,7 +98,7 @@ def which(name: str, path: str) -> str:
 
 
 @dataclass(frozen=True)
-class World:
+class Context:
     """Made once by the caller; tests make another. No other room reads the environment or the clock."""
 
     environ: Mapping[str, str]
@@ -110,7 +110,7 @@ class World:
     read: Callable[[str], str] = _read  # a path -> another program's settings, "" where there are none
 
     @classmethod
-    def real(cls) -> World:
+    def real(cls) -> Context:
         """The process's own environment and working directory, also where that was removed."""
         try:
             here = os.getcwd()

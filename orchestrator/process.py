@@ -38,7 +38,7 @@ _LEASH = 'test "$PPID" = {pid} || exit 126; unset PWD OLDPWD SHLVL; exec "$@"'
 _SETPRIV = ("--pdeathsig", "TERM", "--")
 
 
-def run(
+def run_program(
     command: Command,
     program: str,
     *,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.context import World
+from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.store import open_store
 from orchestrator.store.blobs import commit
@@ -63,9 +63,9 @@ def model(content: bytes, to: str, **keys: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def blobs(tmp_path: Path, world: World) -> Path:
+def blobs(tmp_path: Path, context: Context) -> Path:
     """The blobs of a store that has all bytes of this file."""
-    store = open_store(str(tmp_path / "filled"), world.state)
+    store = open_store(str(tmp_path / "filled"), context.state)
     for content in (OLD, NEW, ANOTHER, TREE):
         path = Path(store.path, "partial", sha256(content))
         path.write_bytes(content)

@@ -18,18 +18,18 @@ import psutil
 import pytest
 
 from orchestrator.backends import aria2c, curl
-from orchestrator.backends.select import Line, for_bundle
-from orchestrator.context import World
+from orchestrator.backends.select import Requirements, for_bundle
+from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.engine import disk_space, scheduler
 from orchestrator.engine.run import sync
-from orchestrator.engine.scan import standings
+from orchestrator.engine.scan import scan
 from orchestrator.engine.summary import Options
 from orchestrator.errors import ExitCode, HeldError
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.store import Store, open_store, records
 from orchestrator.store import partials as store_batches
-from orchestrator.transfer.context import Kit
+from orchestrator.transfer.context import RunContext
 from orchestrator.workspace import open_workspace
 from tests.mounts import tmpfs
 from tests.orch import Done, Orch, made, sha256
@@ -166,7 +166,11 @@ def test_what_the_store_has_is_placed_together(orch: Orch, origin: Origin, monke
     record = records.record
 
     def spy(
-        store: Store, host: str, manifest: str, made: dict[str, records.Made], stop: threading.Event | None = None
+        store: Store,
+        host: str,
+        manifest: str,
+        made: dict[str, records.PlaceRecord],
+        stop: threading.Event | None = None,
     ) -> str:
         before = [place for place, entry in made.items() if "inode" not in entry]  # the others are known to stand
         assert not any(os.path.lexists(place) for place in before), "recorded after it was made"
@@ -175,10 +179,10 @@ def test_what_the_store_has_is_placed_together(orch: Orch, origin: Origin, monke
         return record(store, host, manifest, made, stop)
 
     monkeypatch.setattr(records, "record", spy)
-    world = World(environ={**os.environ, "HOME": str(orch.folder)}, cwd=str(orch.folder))
+    context = Context(environ={**os.environ, "HOME": str(orch.folder)}, cwd=str(orch.folder))
     for expected in ("fetched", "placed"):
-        space = open_workspace(world, ["team.yaml"])
-        summary = sync(world, space.store, space.wanted, lambda event: None, options=Options(jobs=1))
+        space = open_workspace(context, ["team.yaml"])
+        summary = sync(context, space.store, space.wanted, lambda event: None, options=Options(jobs=1))
         assert (summary.exit_code, getattr(summary, expected)) == (0, 30)
         assert written == [30]
         written.clear()
@@ -191,9 +195,9 @@ def test_connections_are_counted_over_all_bundles(orch: Orch, origin: Origin, mo
     want_all(orch, contents(40, KIB), origin, delay_s=0.05)
     monkeypatch.setattr(scheduler, "MOST_FILES", 10)
     orch.write()
-    world = World(environ={**os.environ, "HOME": str(orch.folder)}, cwd=str(orch.folder))
-    space = open_workspace(world, ["team.yaml"])
-    assert sync(world, space.store, space.wanted, lambda event: None, options=Options(connections=8)).exit_code == 0
+    context = Context(environ={**os.environ, "HOME": str(orch.folder)}, cwd=str(orch.folder))
+    space = open_workspace(context, ["team.yaml"])
+    assert sync(context, space.store, space.wanted, lambda event: None, options=Options(connections=8)).exit_code == 0
     assert 4 < origin.peak_connections <= 8
 
 
@@ -202,9 +206,9 @@ def test_a_hosts_own_limit_holds_over_all_bundles(orch: Orch, origin: Origin, mo
     monkeypatch.setattr(scheduler, "MOST_FILES", 10)
     orch.top["hosts"] = {f"127.0.0.1:{origin.port}": {"connections": 4}}
     orch.write()
-    world = World(environ={**os.environ, "HOME": str(orch.folder)}, cwd=str(orch.folder))
-    space = open_workspace(world, ["team.yaml"])
-    done = sync(world, space.store, space.wanted, lambda event: None, hosts=space.hosts)
+    context = Context(environ={**os.environ, "HOME": str(orch.folder)}, cwd=str(orch.folder))
+    space = open_workspace(context, ["team.yaml"])
+    done = sync(context, space.store, space.wanted, lambda event: None, hosts=space.hosts)
     assert done.exit_code == 0
     assert origin.peak_connections <= 4
 
@@ -523,53 +527,53 @@ def test_what_lies_in_bundles_is_not_asked_of_the_disk_again(tmp_path: Path) -> 
     store = open_store(str(tmp_path / "store"), str(tmp_path / "state"))
     content = made(8 * KIB)
     wanted = Wanted(str(tmp_path / "m"), "m", "", sha256(content), len(content), (), ())
-    assert disk_space.needs(store, standings(store, [wanted]))[0].size_bytes == 8 * KIB
+    assert disk_space.needs(store, scan(store, [wanted]))[0].size_bytes == 8 * KIB
     bundle, _ = store_batches.acquire_batch(store, {sha256(content): len(content)})
     assert bundle is not None
     Path(bundle.file(sha256(content))).write_bytes(content)
     bundle.close()
-    assert disk_space.needs(store, standings(store, [wanted]))[0].size_bytes == 0
+    assert disk_space.needs(store, scan(store, [wanted]))[0].size_bytes == 0
 
 
 @pytest.mark.parametrize(
     ("installed", "line", "best"),
     [
-        ("aria2c axel curl wget", Line("https"), curl),
-        ("aria2c axel wget", Line("http"), aria2c),
-        ("axel wget", Line("http"), None),
-        ("aria2c curl", Line("https", "socks5h", private_ca=True), curl),
-        ("aria2c", Line("http", "socks5h"), None),
-        ("aria2c curl", Line("rsync"), None),
+        ("aria2c axel curl wget", Requirements("https"), curl),
+        ("aria2c axel wget", Requirements("http"), aria2c),
+        ("axel wget", Requirements("http"), None),
+        ("aria2c curl", Requirements("https", "socks5h", private_ca=True), curl),
+        ("aria2c", Requirements("http", "socks5h"), None),
+        ("aria2c curl", Requirements("rsync"), None),
     ],
 )
-def test_who_serves_a_bundle(installed: str, line: Line, best: object) -> None:
+def test_who_serves_a_bundle(installed: str, line: Requirements, best: object) -> None:
     assert for_bundle(installed.split(), line) is best
 
 
 def test_what_goes_together(tmp_path: Path) -> None:
     """Only small files of one host, of which nothing stands anywhere, and in parts of much the same size."""
     store = open_store(str(tmp_path / "store"), str(tmp_path / "state"))
-    world = World(environ={}, cwd=str(tmp_path))
+    context = Context(environ={}, cwd=str(tmp_path))
     from orchestrator.programs import Program
 
-    kit = Kit(world, store, lambda event: None, programs={"curl": Program("curl", "/bin/curl", "8.0")})
+    run = RunContext(context, store, lambda event: None, programs={"curl": Program("curl", "/bin/curl", "8.0")})
 
-    def task(number: int, size: int | None, host: str = "http://a", scheme_only: str = "") -> scheduler.Task:
+    def task(number: int, size: int | None, host: str = "http://a", scheme_only: str = "") -> scheduler.BatchTask:
         digest = sha256(b"%d" % number)
         sources = (Source(scheme_only or f"{host}/{number}", Role.ORIGIN),)
         wanted = Wanted(str(tmp_path / "m"), f"m{number}", "", digest, size, sources, ())
-        return scheduler.Task(Artifact(digest, size, sources, (wanted,)), standings(store, [wanted]))
+        return scheduler.BatchTask(Artifact(digest, size, sources, (wanted,)), scan(store, [wanted]))
 
     small = [task(number, 1) for number in range(600)]
     begun, unknown, large = task(601, 1), task(602, None), task(603, (1 << 20) + 1)
     lonely, rsync = task(604, 1, "http://b"), task(605, 1, scheme_only="rsync://a/605")
-    packer = scheduler.Packer(kit, {begun.artifact.sha256}, ())
+    packer = scheduler.Batcher(run, {begun.artifact.sha256}, ())
     alone, packed = packer.pack([*small, begun, unknown, large, lonely, rsync])
     assert sorted(t.artifact.wanted[0].model for t in alone) == ["m601", "m602", "m603", "m604", "m605"]
     assert [len(parcel.tasks) for parcel in packed] == [300, 300]
     assert [t for parcel in packed for t in parcel.tasks] == small
     again = task(604, 1, "http://b")
-    assert scheduler.Packer(kit, set(), {again.artifact.sha256}).pack([again])[1][0].tasks == [again]
+    assert scheduler.Batcher(run, set(), {again.artifact.sha256}).pack([again])[1][0].tasks == [again]
 
 
 # The bundle's fault is the host's.

@@ -16,7 +16,7 @@ import yaml
 
 from orchestrator import api
 from orchestrator.backends import BACKENDS
-from orchestrator.context import World
+from orchestrator.context import Context
 from orchestrator.demo.show import DemoError, Stage
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "manifests" / "demo.yaml"
@@ -186,7 +186,7 @@ def wait_for_downloader(demo: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def test_what_does_not_hold_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage = Stage(World({}, str(tmp_path)))
+    stage = Stage(Context({}, str(tmp_path)))
     stage.must("water is wet", True)
     with pytest.raises(DemoError, match="fire is cold") as caught:
         stage.must("fire is cold", False)

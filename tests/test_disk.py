@@ -76,16 +76,16 @@ def test_an_end_without_a_reason_on_a_full_disk_is_the_disks(tmp_path: Path) -> 
 
 def test_what_the_disk_explains(tmp_path: Path) -> None:
     broken = Fault(Kind.BROKEN, "exit 13")
-    assert disk_full.sharpen(broken, str(tmp_path), 0) == broken
+    assert disk_full.refine_fault(broken, str(tmp_path), 0) == broken
     with tmpfs(tmp_path / "full", "512k") as full:
         for kind in (Kind.BROKEN, Kind.NETWORK, Kind.STALLED, Kind.DISK):
-            found = disk_full.sharpen(Fault(kind, "it ended"), str(full), 0)
+            found = disk_full.refine_fault(Fault(kind, "it ended"), str(full), 0)
             assert (found.kind, found.errno) == (Kind.DISK, errno.ENOSPC)
             assert found.message == "it ended (no space left on device)"
         for kind in (Kind.MISSING, Kind.CORRUPT, Kind.REFUSED):
-            assert disk_full.sharpen(Fault(kind, "x"), str(full), 0).kind is kind
+            assert disk_full.refine_fault(Fault(kind, "x"), str(full), 0).kind is kind
         told = Fault(Kind.DISK, "x", errno=errno.EMFILE)
-        assert disk_full.sharpen(told, str(full), 0) == told
+        assert disk_full.refine_fault(told, str(full), 0) == told
     (tmp_path / "ro").mkdir()
     with read_only(tmp_path / "ro") as folder:
-        assert disk_full.sharpen(broken, str(folder), 0).errno == errno.EROFS
+        assert disk_full.refine_fault(broken, str(folder), 0).errno == errno.EROFS

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.demo.answers import HTML
 from orchestrator.demo.server import Origin
 from orchestrator.formats import wrong_file
-from orchestrator.formats.wrong_file import Nature, Wish
+from orchestrator.formats.wrong_file import ExpectedFile, WrongFile
 from orchestrator.transfer.explain import login
 from tests.orch import Orch, made, sha256
 
@@ -80,8 +80,8 @@ SAID = {
 }
 
 
-def look(content: bytes, wish: Wish) -> Nature:
-    return wrong_file.of(
+def look(content: bytes, wish: ExpectedFile) -> WrongFile:
+    return wrong_file.diagnose(
         content[: wrong_file.header_bytes(content)], content[-wrong_file.TAIL_BYTES :], len(content), wish
     )
 
@@ -89,18 +89,18 @@ def look(content: bytes, wish: Wish) -> Nature:
 @pytest.mark.parametrize("case", SAID)
 def test_what_bytes_are(case: str) -> None:
     content, name, words = SAID[case]
-    found = look(content, Wish(name, len(content), sha256(WANTED)))
+    found = look(content, ExpectedFile(name, len(content), sha256(WANTED)))
     assert found.words.startswith(words) if words else not found.words, found
     assert bool(found.hint) == bool(words and case not in ("long safetensors", "zip for tensors"))
 
 
 def test_lengths_and_the_pin_of_an_empty_file() -> None:
     noise = made(1000)
-    assert look(noise, Wish("w.bin", 1500)).words == "short by 500 of 1500 bytes"
-    assert look(noise, Wish("w.bin", 900)).words == "100 bytes more than the 900 that are wanted"
-    assert look(noise, Wish("w.bin", 1000)) == Nature()
-    assert "empty file" in look(noise, Wish("w.bin", 1000, EMPTY)).words
-    assert "empty file" in look(noise, Wish("w.bin", 1000, "", ("d41d8cd98f00b204e9800998ecf8427e",))).words
+    assert look(noise, ExpectedFile("w.bin", 1500)).words == "short by 500 of 1500 bytes"
+    assert look(noise, ExpectedFile("w.bin", 900)).words == "100 bytes more than the 900 that are wanted"
+    assert look(noise, ExpectedFile("w.bin", 1000)) == WrongFile()
+    assert "empty file" in look(noise, ExpectedFile("w.bin", 1000, EMPTY)).words
+    assert "empty file" in look(noise, ExpectedFile("w.bin", 1000, "", ("d41d8cd98f00b204e9800998ecf8427e",))).words
 
 
 @pytest.mark.parametrize("content", [POINTER, HTML, b"", S3, TENSORS[:-1]], ids=["lfs", "html", "empty", "s3", "cut"])
@@ -112,7 +112,7 @@ def test_a_download_of_something_else(tmp_path: Path, content: bytes, sized: boo
         done = orch.sync()
     (failed,) = done.summary["failed"]
     assert (done.code, failed["fault"]) == (6, "corrupt")
-    expected = look(content, Wish("w.safetensors", len(WANTED) if sized else None, sha256(WANTED)))
+    expected = look(content, ExpectedFile("w.safetensors", len(WANTED) if sized else None, sha256(WANTED)))
     words = expected.words.partition("safetensors file")[0]  # a look at the source sees no file's end
     assert words in failed["message"] or (sized and content == TENSORS[:-1])
     if content != TENSORS[:-1]:

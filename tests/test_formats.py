@@ -110,18 +110,18 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def seen(content: bytes) -> tuple[formats.Seen, ...]:
-    return formats.faces(content[: formats.HEAD_BYTES], len(content), content[-formats.TAIL_BYTES :])
+def seen(content: bytes) -> tuple[formats.Detected, ...]:
+    return formats.formats_of(content[: formats.HEAD_BYTES], len(content), content[-formats.TAIL_BYTES :])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_known_from_all_of_it_and_from_its_head(kind: str) -> None:
     content = KINDS[kind]
     assert [s.format for s in seen(content)] == [kind]
-    assert formats.look(content, len(content)).format == kind
+    assert formats.identify(content, len(content)).format == kind
     if kind != "tar":  # whose header has 512 bytes
-        assert formats.look(content[:256]).format == kind
-    assert formats.words(seen(content)[0])
+        assert formats.identify(content[:256]).format == kind
+    assert formats.describe(seen(content)[0])
 
 
 @pytest.mark.parametrize("how", PICKLES)
@@ -129,7 +129,7 @@ def test_a_pickle_is_a_pickle_in_every_coat(how: str) -> None:
     content = PICKLES[how]
     assert seen(content)[0].format == "pickle"
     if how != "torch":
-        assert formats.look(content[: formats.HEAD_BYTES], None).format == "pickle"
+        assert formats.identify(content[: formats.HEAD_BYTES], None).format == "pickle"
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:12]))
@@ -139,12 +139,12 @@ def test_text_that_begins_like_a_pickle_is_text(text: bytes) -> None:
 
 def test_noise_is_no_pickle() -> None:
     chance = random.Random(5)
-    kinds = [formats.look(chance.randbytes(600), 600).format for _ in range(5000)]
+    kinds = [formats.identify(chance.randbytes(600), 600).format for _ in range(5000)]
     assert kinds.count("pickle") <= 5  # `N.` is one, and so is what else begins so
     # A safetensors header's length may begin as any pickle does: all of the first two bytes, as they come.
     for length in range(8, 1 << 16, 8):
         head = length.to_bytes(8, "little") + b'{"weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-        assert formats.look(head + b" " * 99, 1 << 30).format == "safetensors"
+        assert formats.identify(head + b" " * 99, 1 << 30).format == "safetensors"
         whole = io.BytesIO(head + b"\n\n" + bytes(99))
         assert pickles.walk(whole, len(head) + 101) in (pickles.Walk.NOWHERE, pickles.Walk.ENDS), length
 
@@ -158,7 +158,7 @@ def test_whatever_is_damaged_has_an_answer_and_soon() -> None:
             at = chance.randrange(len(damaged))
             damaged[at : at + chance.randint(0, 9)] = chance.choice((b"", bytes(8), b"\xff" * 8, chance.randbytes(3)))
             damaged = damaged or bytearray(b"x")
-        assert formats.words(formats.look(bytes(damaged), len(damaged)))
+        assert formats.describe(formats.identify(bytes(damaged), len(damaged)))
 
 
 def test_a_file_of_two_kinds_shows_both() -> None:
@@ -183,7 +183,7 @@ def test_old_tars_have_no_mark_and_are_known() -> None:
     with tarfile.open(fileobj=io.BytesIO(bytes(content))) as archive:
         assert archive.getnames() == ["pickle"]
     assert seen(bytes(content))[0].format == "tar"
-    assert seen(tarred("w:gz", a=b"x"))[0] == formats.Seen("tar", "in gzip")
+    assert seen(tarred("w:gz", a=b"x"))[0] == formats.Detected("tar", "in gzip")
 
 
 def test_a_zips_names_come_from_its_end_alone() -> None:

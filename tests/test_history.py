@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.sources.stats import READ_LINES, TRIM_BYTES, History, Rate, Record
+from orchestrator.sources.stats import READ_LINES, TRIM_BYTES, AttemptRecord, History, Rate
 from orchestrator.urls import host_of
 
 NOW = 1_800_000_000.0
@@ -18,8 +18,8 @@ A, B = "https://a.example", "http://b.example:8080"
 MIB = 1 << 20
 
 
-def done(host: str = A, mib: float = 10, seconds: float = 1.0, age_s: float = 60, **more: object) -> Record:
-    return Record(NOW - age_s, host, "aria2c", int(mib * MIB), seconds, **more)  # type: ignore[arg-type]
+def done(host: str = A, mib: float = 10, seconds: float = 1.0, age_s: float = 60, **more: object) -> AttemptRecord:
+    return AttemptRecord(NOW - age_s, host, "aria2c", int(mib * MIB), seconds, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -164,10 +164,10 @@ def test_a_state_that_cannot_be_written_hurts_nobody(folder: str) -> None:
 
 APPEND = """
 import sys
-from orchestrator.sources.stats import History, Record
+from orchestrator.sources.stats import AttemptRecord, History
 history = History(sys.argv[1], lambda: 0.0)
 for number in range(200):
-    history.add(Record(float(number), f"http://{sys.argv[2]}", "curl", 1, 1.0, via="http://" + "v" * 100))
+    history.add(AttemptRecord(float(number), f"http://{sys.argv[2]}", "curl", 1, 1.0, via="http://" + "v" * 100))
 """
 
 

@@ -30,7 +30,7 @@ from orchestrator.placement import allow, unpack
 from tests.test_formats import KINDS, PICKLES, TENSORS, tarred, zipped
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # pickletools' and zipfile's own, of noise
-WISH = wrong_file.Wish("m.safetensors", 1 << 20, "0" * 64)
+WISH = wrong_file.ExpectedFile("m.safetensors", 1 << 20, "0" * 64)
 ASK: Callable[[], None] = lambda: None  # noqa: E731
 SPENT_S = 20  # of the processor, where an answer takes far less than one
 
@@ -188,17 +188,17 @@ HANGS = {
 def test_what_was_made_to_hang_has_an_answer(name: str) -> None:
     content = HANGS[name]
     with soon():
-        assert formats.words(formats.look(content, len(content)))
+        assert formats.describe(formats.identify(content, len(content)))
         formats.safetensors_fault(content, len(content)).encode()
-        wrong_file.of(content, content[-wrong_file.TAIL_BYTES :], len(content), WISH).words.encode()
+        wrong_file.diagnose(content, content[-wrong_file.TAIL_BYTES :], len(content), WISH).words.encode()
         refused = policy.refusal(io.BytesIO(content), len(content), ("safetensors",))
     assert refused is None or refused.words.encode()
 
 
 def test_two_coats_are_looked_through_and_no_more() -> None:
     pickle = PICKLES["calls, protocol 4"]
-    assert formats.look(gzip.compress(gzip.compress(pickle))).format == "pickle"
-    assert formats.look(nested(3, pickle)).format == "other"
+    assert formats.identify(gzip.compress(gzip.compress(pickle))).format == "pickle"
+    assert formats.identify(nested(3, pickle)).format == "other"
 
 
 def test_an_honest_archive_is_read_whole(tmp_path: Path) -> None:
@@ -233,9 +233,9 @@ def fuzz(seed: int, rounds: int, folder: Path) -> None:
     for number in range(rounds):
         content = damaged(chance, archives if number % 2 else small + packed + archives)
         length = len(content)
-        formats.words(formats.look(content[:4096], length, content[-4096:]))
+        formats.describe(formats.identify(content[:4096], length, content[-4096:]))
         formats.safetensors_fault(content, length)
-        wrong_file.of(content[:4096], content[-4096:], length, WISH).words.encode()
+        wrong_file.diagnose(content[:4096], content[-4096:], length, WISH).words.encode()
         policy.refusal(io.BytesIO(content), length, ("safetensors", "zip", "tar"))
         path.write_bytes(content)
         try:

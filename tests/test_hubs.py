@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from orchestrator.context import World
+from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.errors import NoBackendError, OrchError, TransferError
 from orchestrator.hubs import huggingface, modelscope
@@ -70,9 +70,9 @@ def client(hub: Hub, home: Path, *words: str, **environ: str) -> subprocess.Comp
     return subprocess.run([program, *words], env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
-def world(hub: Hub | ModelScope, tmp_path: Path, **environ: str) -> World:
+def context(hub: Hub | ModelScope, tmp_path: Path, **environ: str) -> Context:
     name = "HF_ENDPOINT" if isinstance(hub, Hub) else "MODELSCOPE_ENDPOINT"
-    return World({name: hub.url, "HOME": str(tmp_path / "home"), **environ}, str(tmp_path))
+    return Context({name: hub.url, "HOME": str(tmp_path / "home"), **environ}, str(tmp_path))
 
 
 def snapshot(home: Path, name: str, commit: str) -> dict[str, Path]:
@@ -93,7 +93,7 @@ def test_what_is_resolved_is_what_the_client_fetches(hub: Hub, tmp_path: Path, p
     done = client(hub, home, "download", TINY, *patterns)
     assert done.returncode == 0, done.stderr
     include, exclude = (("*.json", "sub/", "READ*"), ("tok*",)) if patterns else ((), ())
-    found = huggingface.resolve(world(hub, tmp_path), Repo("hf", TINY), include, exclude)
+    found = huggingface.resolve(context(hub, tmp_path), Repo("hf", TINY), include, exclude)
     theirs = snapshot(home, TINY, found.commit)
     assert [f.path for f in found.files] == sorted(theirs)
     assert {f.path: f.etag for f in found.files} == {path: blob.name for path, blob in theirs.items()}
@@ -126,13 +126,13 @@ def test_a_revision_becomes_a_commit(hub: Hub, tmp_path: Path) -> None:
     pull = hub.repo(TINY, {"a.json": b"1"}, revision="refs/pr/1")
     hub.renamed["tiny"] = TINY
     for name, revision, commit in ((TINY, "", old), (TINY, "refs/pr/1", pull), (TINY, old, old), ("tiny", "main", old)):
-        assert huggingface.resolve(world(hub, tmp_path), Repo("hf", name, revision)).commit == commit
+        assert huggingface.resolve(context(hub, tmp_path), Repo("hf", name, revision)).commit == commit
 
 
 def test_a_listing_that_leads_in_a_circle_comes_to_an_end(hub: Hub, tmp_path: Path) -> None:
     hub.in_circles = True
     with pytest.raises(HubError, match="twice"):
-        huggingface.resolve(world(hub, tmp_path), Repo("hf", TINY))
+        huggingface.resolve(context(hub, tmp_path), Repo("hf", TINY))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_what_cannot_be_resolved_says_what_to_do(
     hub.repo("org/private", FILES, private=True)
     hub.repo("org/evil", {"../x": b"", "a": b""})
     with pytest.raises(HubError) as caught:
-        huggingface.resolve(world(hub, tmp_path, HF_TOKEN=token), Repo("hf", name, revision), include, exclude)
+        huggingface.resolve(context(hub, tmp_path, HF_TOKEN=token), Repo("hf", name, revision), include, exclude)
     assert message in caught.value.message
     assert hint in caught.value.hint
     assert caught.value.exit_code == 3
@@ -189,7 +189,7 @@ def test_a_token_opens_what_it_may(hub: Hub, tmp_path: Path) -> None:
     stored.parent.mkdir(parents=True)
     stored.write_text(SECRET + "\n")
     for name in ("org/gated", "org/private"):
-        assert len(huggingface.resolve(world(hub, tmp_path), Repo("hf", name)).files) == len(FILES)
+        assert len(huggingface.resolve(context(hub, tmp_path), Repo("hf", name)).files) == len(FILES)
 
 
 @pytest.mark.parametrize("part", ["/revision/", "/tree/"])
@@ -197,14 +197,14 @@ def test_a_token_opens_what_it_may(hub: Hub, tmp_path: Path) -> None:
 def test_a_busy_hub_is_asked_again_when_it_says(hub: Hub, tmp_path: Path, part: str, header: dict[str, str]) -> None:
     hub.be_busy(part, **header)
     began = time.monotonic()
-    assert huggingface.resolve(world(hub, tmp_path), Repo("hf", TINY, "main")).files
+    assert huggingface.resolve(context(hub, tmp_path), Repo("hf", TINY, "main")).files
     assert 1 <= time.monotonic() - began < 5
 
 
 def test_a_hub_that_does_not_answer(hub: Hub, tmp_path: Path) -> None:
     def error(**environ: str) -> OrchError:
         with pytest.raises(TransferError) as caught:
-            huggingface.resolve(world(hub, tmp_path, **environ), Repo("hf", TINY))
+            huggingface.resolve(context(hub, tmp_path, **environ), Repo("hf", TINY))
         assert caught.value.exit_code == 5
         return caught.value
 
@@ -218,8 +218,8 @@ def test_without_the_client_the_line_to_type_is_told(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['huggingface_hub'] = None\n"
         "from orchestrator.hubs import huggingface as hf; from orchestrator.model import Repo\n"
-        "from orchestrator.context import World\n"
-        "try: hf.resolve(World({}, '/'), Repo('hf', 'a/b'))\n"
+        "from orchestrator.context import Context\n"
+        "try: hf.resolve(Context({}, '/'), Repo('hf', 'a/b'))\n"
         "except Exception as error: print(type(error).__name__, error.hint)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path.cwd())
@@ -246,7 +246,7 @@ def test_modelscope_tells_every_digest(tmp_path: Path) -> None:
         hub.repo("org/many", {f"d{n % 4}/e{n % 3}/f{n}": b"%d" % n for n in range(4000)})  # more than it lists
 
         def resolve(name: str = TINY, revision: str = "", *include: str) -> Resolved:
-            return modelscope.resolve(world(hub, tmp_path), Repo("modelscope", name, revision), include)
+            return modelscope.resolve(context(hub, tmp_path), Repo("modelscope", name, revision), include)
 
         found = resolve()
         assert found.commit == commit
@@ -542,7 +542,7 @@ def test_modelscope_syncs_as_resolved(tmp_path: Path) -> None:
     with ModelScope() as hub:
         hub.repo(TINY, FILES)
         orch = Orch(tmp_path, environ={"MODELSCOPE_ENDPOINT": hub.url, "https_proxy": "http://127.0.0.1:9"})
-        found = modelscope.resolve(world(hub, tmp_path), Repo("modelscope", TINY))
+        found = modelscope.resolve(context(hub, tmp_path), Repo("modelscope", TINY))
         orch.models["m"] = {
             "files": [{"path": f.path, "url": f.url, "sha256": f.sha256, "size": f.size} for f in found.files],
             "to": "models/tiny/",
@@ -605,7 +605,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_hub_that_answers_nonsense_is_no_hub(says: Any, commit: object, tree: object) -> None:
     says.info, says.tree = {"id": TINY, "sha": commit, "gated": False}, tree
     with pytest.raises(HubError):
-        huggingface.resolve(World.real(), Repo("hf", TINY))
+        huggingface.resolve(Context.real(), Repo("hf", TINY))
 
 
 @pytest.mark.parametrize(
@@ -623,4 +623,4 @@ def test_a_hub_that_answers_nonsense_is_no_hub(says: Any, commit: object, tree: 
 def test_a_modelscope_that_answers_nonsense_is_none(says: Any, data: object) -> None:
     says.tree = {"Success": True, "Data": data}
     with pytest.raises(HubError):
-        modelscope.resolve(World.real(), Repo("modelscope", TINY))
+        modelscope.resolve(Context.real(), Repo("modelscope", TINY))

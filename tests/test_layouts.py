@@ -15,10 +15,10 @@ from typing import Any, get_args
 
 import pytest
 
-from orchestrator.context import World
+from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.frameworks.base import LayoutError
-from orchestrator.frameworks.catalogue import below, by_name, laid_out
+from orchestrator.frameworks.catalogue import below, by_name, with_layouts
 from orchestrator.manifest.lockfile import fingerprint
 from orchestrator.manifest.parse import parse
 from orchestrator.manifest.types import Framework
@@ -43,8 +43,8 @@ HUB = "models--org--na.me"
 
 def at(framework: str, url: str, value: str = "", **environ: str) -> list[str]:
     """Where a framework has one file in that environment: its places, then its marks."""
-    world = World(environ={**HOME, **environ}, cwd="/w", read=lambda _: "")
-    file = laid_out(world, Model("m", (), (File("m", url, (), SHA, 3, ()),), ((framework, value),))).files[0]
+    context = Context(environ={**HOME, **environ}, cwd="/w", read=lambda _: "")
+    file = with_layouts(context, Model("m", (), (File("m", url, (), SHA, 3, ()),), ((framework, value),))).files[0]
     return [p.path for p in file.places] + [m.path for m in file.marks]
 
 
@@ -131,13 +131,13 @@ def test_a_framework_looks_there(
 def test_every_framework_is_in_the_table_and_under_one_folder_if_asked() -> None:
     assert {row[0] for row in TABLE} == set(get_args(Framework))
     everything = {name: "/elsewhere" for row in TABLE for name in row[3]}
-    world = below(World(environ={**HOME, **everything}, cwd="/w", read=lambda _: ""), "c")
+    context = below(Context(environ={**HOME, **everything}, cwd="/w", read=lambda _: ""), "c")
     unmoved = set()
     for framework, url, value, _, _ in TABLE:
         model = Model("m", (), (File("m", url, (), SHA, 3, ()),), ((framework, value),))
-        if not all(p.path.startswith("/w/c/") for p in laid_out(world, model).files[0].places):
+        if not all(p.path.startswith("/w/c/") for p in with_layouts(context, model).files[0].places):
             unmoved.add(framework)
-        assert all(path.startswith("/w/c") for path in by_name(framework).variables(world).values())
+        assert all(path.startswith("/w/c") for path in by_name(framework).variables(context).values())
     assert unmoved == {"clip", "open_clip", "tf_keras"}, "no variable leads them"
 
 
@@ -155,7 +155,7 @@ def test_the_paper_of_frameworks_is_true() -> None:
     for framework in get_args(Framework):
         layout = by_name(framework)
         row = next(line for line in paper.splitlines() if line.startswith(f"| `{framework}` |"))
-        named = World(environ={**HOME, "YOLO_CONFIG_DIR": "/y"}, cwd="/w")
+        named = Context(environ={**HOME, "YOLO_CONFIG_DIR": "/y"}, cwd="/w")
         if framework not in ("sentence-transformers", "open_clip"):
             assert [name for name in layout.variables(named) if name not in row] == []
         safe = row.split("|")[5].strip()
@@ -172,12 +172,12 @@ def test_the_paper_of_frameworks_is_true() -> None:
 def test_only_safe_links_may_be_insisted_on(framework: str, link: Link) -> None:
     url, value = next((row[1], row[2]) for row in TABLE if row[0] == framework)
     model = Model("m", (), (File("m", url, (), SHA, 3, ()),), ((framework, value),), link)
-    world = World(environ=HOME, cwd="/w", read=lambda _: "")
+    context = Context(environ=HOME, cwd="/w", read=lambda _: "")
     if (framework, link) not in UNSAFE:
-        assert laid_out(world, model).files[0].places
+        assert with_layouts(context, model).files[0].places
     else:
         with pytest.raises(LayoutError, match="is not safe"):
-            laid_out(world, model)
+            with_layouts(context, model)
 
 
 REFUSED = [
@@ -209,17 +209,17 @@ def test_what_a_framework_has_no_place_for(framework: str, url: str, value: str,
 def test_settings_of_ultralytics_and_comfy_cli_are_read() -> None:
     settings = {"/h/.config/Ultralytics/settings.json": '{"weights_dir": "/data/yolo", "sync": true}'}
     settings["/h/.config/comfy-cli/config.ini"] = "[DEFAULT]\ndefault_workspace = /data/ComfyUI\n"
-    world = World(environ=HOME, cwd="/w", read=lambda path: settings.get(path, ""))
+    context = Context(environ=HOME, cwd="/w", read=lambda path: settings.get(path, ""))
     model = Model("m", (), (File("m", URL, (), SHA, 3, ()),), (("ultralytics", ""), ("comfyui", "vae")))
-    places = [p.path for p in laid_out(world, model).files[0].places]
+    places = [p.path for p in with_layouts(context, model).files[0].places]
     assert places == [f"/data/yolo/{NAME}", f"/data/ComfyUI/models/vae/{NAME}"]
 
 
 def of_repo(framework: str, repo: Repo, commit: str = COMMIT) -> tuple[tuple[Place, ...], list[tuple[str, str]]]:
     file = File("1_Pooling/config.json", "https://huggingface.co/x", (), SHA, 3, (), git=GIT)
     model = Model("m", (), (file,), ((framework, ""),), repo=repo, commit=commit)
-    laid = laid_out(World(environ=HOME, cwd="/w"), model).files[0]
-    return laid.places, [(m.path, m.text) for m in laid.marks]
+    result = with_layouts(Context(environ=HOME, cwd="/w"), model).files[0]
+    return result.places, [(m.path, m.text) for m in result.marks]
 
 
 def test_a_repository_in_the_hubs_cache() -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from orchestrator.demo.server import Origin
 from orchestrator.faults import Fault, Kind
-from orchestrator.sources.http import Look
-from orchestrator.transfer.monitor import sharpen
+from orchestrator.sources.http import SourceAnswer
+from orchestrator.transfer.monitor import refine_fault
 from tests.orch import Done, Orch, made
 from tests.servers import require
 
@@ -151,9 +151,11 @@ def test_a_signature_that_ends_in_mid_air_is_renewed_too(
     url: str, ends_in_s: float | None, gained: int, kind: Kind
 ) -> None:
     """The server's clock, or its mind, is another one."""
-    look = Look(url, 9, "", True, 0.1, "", ends_in_s=ends_in_s)
-    effort: Any = SimpleNamespace(looks={"http://hub/w": look})
-    fault = sharpen(effort, "http://hub/w", Fault(Kind.REFUSED, "server answered 403", 403), gained, lambda: None)
+    look = SourceAnswer(url, 9, "", True, 0.1, "", ends_in_s=ends_in_s)
+    download: Any = SimpleNamespace(looks={"http://hub/w": look})
+    fault = refine_fault(
+        download, "http://hub/w", Fault(Kind.REFUSED, "server answered 403", 403), gained, lambda: None
+    )
     assert fault is not None
     assert fault.kind is kind
 

@@ -26,7 +26,7 @@ from tests.orch import made, sha256
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
 
 DATA = made(50_000)
 SHA = sha256(DATA)
@@ -34,8 +34,8 @@ MODES = [Link.AUTO, Link.HARD, Link.SYMLINK, Link.COPY]
 
 
 @pytest.fixture
-def store(tmp_path: Path, world: World) -> Store:
-    made_ = open_store(str(tmp_path / "store"), world.state)
+def store(tmp_path: Path, context: Context) -> Store:
+    made_ = open_store(str(tmp_path / "store"), context.state)
     fresh = Path(made_.path, "partial", "fresh")
     fresh.write_bytes(DATA)
     blobs.commit(made_, [(str(fresh), SHA)])
@@ -60,7 +60,7 @@ def umask(mask: int) -> Iterator[None]:
 @pytest.mark.parametrize("how", MODES)
 @pytest.mark.parametrize("kind", ["file", "link", "dangling", "folder"])
 def test_what_appeared_meanwhile_is_left_as_it_is(
-    store: Store, world: World, place: Path, tmp_path: Path, how: Link, kind: str
+    store: Store, context: Context, place: Path, tmp_path: Path, how: Link, kind: str
 ) -> None:
     other = tmp_path / "other"
     if kind == "folder":
@@ -73,7 +73,7 @@ def test_what_appeared_meanwhile_is_left_as_it_is(
             other.write_text("my own checkpoint")
     before = place.lstat()
     with pytest.raises(PlacementError) as caught:
-        link.put(world, store, SHA, Place(str(place), how))
+        link.put(context, store, SHA, Place(str(place), how))
     assert kind == "folder" or (caught.value.fault, "--force" in caught.value.hint) == ("foreign", True)
     after = place.lstat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -82,53 +82,55 @@ def test_what_appeared_meanwhile_is_left_as_it_is(
 
 
 @pytest.mark.parametrize("how", MODES)
-def test_what_was_judged_is_replaced_and_only_that(store: Store, world: World, place: Path, how: Link) -> None:
+def test_what_was_judged_is_replaced_and_only_that(store: Store, context: Context, place: Path, how: Link) -> None:
     place.write_text("judged")
     over = link.stamp(str(place))
     place.write_text("changed after that")
     with pytest.raises(PlacementError, match="orch did not make"):
-        link.put(world, store, SHA, Place(str(place), how), over)
+        link.put(context, store, SHA, Place(str(place), how), over)
     assert place.read_text() == "changed after that"
-    link.put(world, store, SHA, Place(str(place), how), link.stamp(str(place)))
+    link.put(context, store, SHA, Place(str(place), how), link.stamp(str(place)))
     assert (place.read_bytes(), os.listdir(place.parent)) == (DATA, [place.name])
     place.unlink()
-    link.put(world, store, SHA, Place(str(place), how), over)  # it went away meanwhile
+    link.put(context, store, SHA, Place(str(place), how), over)  # it went away meanwhile
     assert place.read_bytes() == DATA
 
 
 @pytest.mark.parametrize("how", MODES)
-def test_what_another_orch_made_meanwhile_is_right(store: Store, world: World, place: Path, how: Link) -> None:
-    first = link.put(world, store, SHA, Place(str(place), how))
+def test_what_another_orch_made_meanwhile_is_right(store: Store, context: Context, place: Path, how: Link) -> None:
+    first = link.put(context, store, SHA, Place(str(place), how))
     inode = place.stat().st_ino
-    assert (link.put(world, store, SHA, Place(str(place), how)), place.stat().st_ino) == (first, inode)
+    assert (link.put(context, store, SHA, Place(str(place), how)), place.stat().st_ino) == (first, inode)
 
 
-def test_a_link_into_the_store_is_ours(store: Store, world: World, place: Path) -> None:
+def test_a_link_into_the_store_is_ours(store: Store, context: Context, place: Path) -> None:
     place.symlink_to(f"{store.path}/blobs/sha256/{'0' * 64}")  # of an earlier pin, whose blob was pruned
-    assert link.put(world, store, SHA, Place(str(place), Link.COPY)) == "copy"
+    assert link.put(context, store, SHA, Place(str(place), Link.COPY)) == "copy"
     assert (place.is_symlink(), place.read_bytes()) == (False, DATA)
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o444), (0o027, 0o440), (0o077, 0o400)])
-def test_a_copy_follows_the_umask(store: Store, world: World, place: Path, mask: int, mode: int) -> None:
+def test_a_copy_follows_the_umask(store: Store, context: Context, place: Path, mask: int, mode: int) -> None:
     with umask(mask):
-        link.put(world, store, SHA, Place(str(place), Link.COPY))
+        link.put(context, store, SHA, Place(str(place), Link.COPY))
     assert stat.S_IMODE(place.stat().st_mode) == mode
 
 
-def test_many_copies_need_few_descriptors(store: Store, world: World, place: Path) -> None:
+def test_many_copies_need_few_descriptors(store: Store, context: Context, place: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, hard))
     try:
         places = [(SHA, Place(f"{place.parent}/{number}", Link.COPY)) for number in range(100)]
-        assert link.put_all(world, store, places) == ["copy"] * 100
+        assert link.put_all(context, store, places) == ["copy"] * 100
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(os.listdir(place.parent)) == 100
 
 
-def test_a_killed_copy_leaves_nothing_and_what_older_ones_left_goes(store: Store, world: World, tmp_path: Path) -> None:
+def test_a_killed_copy_leaves_nothing_and_what_older_ones_left_goes(
+    store: Store, context: Context, tmp_path: Path
+) -> None:
     with tmpfs(tmp_path / "other", "8m") as folder:
         left = folder / ".orch-0123456789ab"  # as copies were made before
         left.write_bytes(b"half a model")
@@ -139,12 +141,12 @@ def test_a_killed_copy_leaves_nothing_and_what_older_ones_left_goes(store: Store
             from orchestrator.model import Link, Place
             from orchestrator.placement import link
             from orchestrator.store import Store
-            from orchestrator.context import World
+            from orchestrator.context import Context
             from dataclasses import replace
-            world = World.real()
-            world = replace(world, environ={{**world.environ, "PATH": "{tmp_path}/bin:/usr/bin:/bin"}})
-            store = Store({store.path!r}, {world.state!r})
-            link.put(world, store, {SHA!r}, Place({str(folder / "w.pth")!r}, Link.COPY))
+            context = Context.real()
+            context = replace(context, environ={{**context.environ, "PATH": "{tmp_path}/bin:/usr/bin:/bin"}})
+            store = Store({store.path!r}, {context.state!r})
+            link.put(context, store, {SHA!r}, Place({str(folder / "w.pth")!r}, Link.COPY))
         """
         judge = tmp_path / "bin/sha256sum"  # which is slow: meanwhile the copy is whole and has no name
         judge.parent.mkdir()
@@ -158,18 +160,18 @@ def test_a_killed_copy_leaves_nothing_and_what_older_ones_left_goes(store: Store
         killed.wait()
         assert not left.exists(), "swept before the first copy into that folder"
         assert os.listdir(folder) == [linked.name], "so new that its maker may live"
-        assert link.put(world, store, SHA, Place(str(folder / "w.pth"))) == "copy"
+        assert link.put(context, store, SHA, Place(str(folder / "w.pth"))) == "copy"
 
 
-def test_a_layouts_link_comes_after_what_it_leads_to(store: Store, world: World, tmp_path: Path) -> None:
+def test_a_layouts_link_comes_after_what_it_leads_to(store: Store, context: Context, tmp_path: Path) -> None:
     base = tmp_path / "models--org--n"
     pointer = Place(f"{base}/snapshots/c/w.pth", target="../../blobs/etag")
     blob = Place(f"{base}/blobs/etag")
     base.mkdir()
     (base / "blobs").write_text("in the way")
-    results = link.put_all(world, store, [(SHA, pointer), (SHA, blob)])
+    results = link.put_all(context, store, [(SHA, pointer), (SHA, blob)])
     assert [type(result) for result in results] == [PlacementError] * 2
     assert not os.path.lexists(pointer.path)
     (base / "blobs").unlink()
-    assert link.put_all(world, store, [(SHA, pointer), (SHA, blob)]) == ["symlink", "hard"]
+    assert link.put_all(context, store, [(SHA, pointer), (SHA, blob)]) == ["symlink", "hard"]
     assert Path(pointer.path).read_bytes() == DATA

@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import manifest, urls
-from orchestrator.context import World
+from orchestrator.context import Context
 from orchestrator.errors import ExitCode, ManifestError
 from orchestrator.manifest import paths, yaml_reader
 from orchestrator.manifest.diagnose import of_manifest
-from orchestrator.manifest.messages import NOT_YET, told
+from orchestrator.manifest.messages import NOT_YET, schema_problems
 from orchestrator.manifest.positions import marked
 from orchestrator.manifest.types import Document, Framework, SiteDocument
 from orchestrator.manifest.yaml_reader import without_own
@@ -885,7 +885,7 @@ def test_the_two_walks_read_the_same(data: object) -> None:
     text = yaml.safe_dump(data, allow_unicode=True)
     try:
         fast = yaml_reader.plain(text)
-    except yaml_reader.WalkError:
+    except yaml_reader.YamlError:
         marks = marked(text)
         assert marks.faults and all(line >= 1 for _, line, _ in marks.faults)
         return
@@ -970,7 +970,7 @@ def test_schema_and_types_agree(data: object) -> None:
         accepted = True
     except msgspec.ValidationError:
         accepted = False
-    assert (told(stripped, Document) == []) is accepted
+    assert (schema_problems(stripped, Document) == []) is accepted
     seen_by_editor = typed(data)
     assert jsonschema.Draft202012Validator(manifest.schema()).is_valid(seen_by_editor) is accepted
 
@@ -1029,8 +1029,8 @@ def test_shipped_manifests_hold_nothing_invented(name: str) -> None:
     assert not re.search(r"#\d{6}", text)
 
 
-def test_shipped_groups_have_all_weights_that_are_known(world: World) -> None:
-    space = open_workspace(world, [str(REPO / "manifests" / name) for name in GROUPS])
+def test_shipped_groups_have_all_weights_that_are_known(context: Context) -> None:
+    space = open_workspace(context, [str(REPO / "manifests" / name) for name in GROUPS])
     assert not space.unresolved
     assert all(wanted.places for wanted in space.wanted)
     urls = [wanted.sources[-1].url for wanted in space.wanted]

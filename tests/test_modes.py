@@ -21,7 +21,7 @@ from tests.orch import Orch, made, python_for_all, sha256
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
 
 GROUP, ANN, BEN = 7000, 7001, 7002
 SMALL, LARGE = made(30_000, 1), made(3_000_000, 2)
@@ -136,9 +136,9 @@ def test_a_store_that_orch_made_is_not_refused_by_it(tmp_path: Path, origin: Ori
         assert stat.S_IMODE((tmp_path / folder).stat().st_mode) == made_as
 
 
-def test_a_folder_of_the_store_that_everyone_may_write_is_refused(tmp_path: Path, world: World) -> None:
+def test_a_folder_of_the_store_that_everyone_may_write_is_refused(tmp_path: Path, context: Context) -> None:
     orch = Orch(tmp_path)
-    open_store(str(orch.store), world.state)
+    open_store(str(orch.store), context.state)
     (orch.store / "blobs/sha256").chmod(0o777)
     orch.want("small", SMALL, "http://127.0.0.1:9/small.bin")
     done = orch.run("sync", "team.yaml")

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.context import World
+from orchestrator.context import Context
 from orchestrator.demo.server import Origin
-from orchestrator.engine.scan import State, standings
+from orchestrator.engine.scan import State, scan
 from orchestrator.model import Place, Wanted
 from orchestrator.store import Store
 from orchestrator.workspace import open_workspace
@@ -151,7 +151,7 @@ def test_the_collector_is_left_as_it_was(tmp_path: Path, collects: bool) -> None
     before = gc.isenabled()
     try:
         (gc.enable if collects else gc.disable)()
-        open_workspace(World(environ=orch.env(), cwd=str(tmp_path)), ["team.yaml"])
+        open_workspace(Context(environ=orch.env(), cwd=str(tmp_path)), ["team.yaml"])
         assert gc.isenabled() is collects
     finally:
         (gc.enable if before else gc.disable)()
@@ -176,7 +176,7 @@ def test_nothing_is_looked_for_in_a_folder_that_is_not_there(tmp_path: Path, mon
     with monkeypatch.context() as patched:
         patched.setattr(os, "stat", counted(os.stat))
         patched.setattr(os, "lstat", counted(os.lstat))
-        found = standings(Store(f"{tmp_path}/store", f"{tmp_path}/state"), wanted)
+        found = scan(Store(f"{tmp_path}/store", f"{tmp_path}/state"), wanted)
     absent, stranger = State.ABSENT, State.UNVERIFIED
     assert [s.states[0][1] for s in found] == [absent, absent, absent, absent, stranger, absent]
     count = Counter(os.path.relpath(path, tmp_path) for path in looks if "here" in path or "gone" in path)

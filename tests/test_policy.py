@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.backends import BACKENDS
-from orchestrator.backends.select import SMALL_BYTES, Line, rank
+from orchestrator.backends.select import SMALL_BYTES, Requirements, rank
 from orchestrator.faults import REMEDIES, Fault, Kind, Remedy, from_status
 from orchestrator.transfer.retry import MAX_RETRY_AFTER_S, MIN_GAIN_BYTES, Attempt, GiveUp, Try, next_step
 
@@ -375,7 +375,7 @@ def test_a_decision_depends_on_nothing_else(options, faults, retries):
 # -- which program
 
 
-HTTPS = Line("https")
+HTTPS = Requirements("https")
 ALL = tuple(backend.NAME for backend in BACKENDS)
 ABLE = {"aria2c", "axel", "curl", "wget"}
 
@@ -403,18 +403,18 @@ def test_the_order_of_programs(size, honest, order):
 @pytest.mark.parametrize(
     ("line", "able"),
     [
-        (Line("http"), ABLE),
-        (Line("https"), ABLE),
-        (Line("ftp"), ABLE),
-        (Line("https", proxy="http"), {"aria2c", "curl", "wget"}),
-        (Line("https", proxy="https"), {"aria2c", "curl", "wget"}),
-        (Line("http", proxy="socks5"), {"curl"}),
-        (Line("http", proxy="socks5h"), {"curl"}),
-        (Line("https", private_ca=True), {"aria2c", "curl", "wget"}),
-        (Line("rsync"), {"rsync"}),
-        (Line("file"), {"rsync"}),
-        (Line("rsync", proxy="http"), set()),
-        (Line("s3"), set()),
+        (Requirements("http"), ABLE),
+        (Requirements("https"), ABLE),
+        (Requirements("ftp"), ABLE),
+        (Requirements("https", proxy="http"), {"aria2c", "curl", "wget"}),
+        (Requirements("https", proxy="https"), {"aria2c", "curl", "wget"}),
+        (Requirements("http", proxy="socks5"), {"curl"}),
+        (Requirements("http", proxy="socks5h"), {"curl"}),
+        (Requirements("https", private_ca=True), {"aria2c", "curl", "wget"}),
+        (Requirements("rsync"), {"rsync"}),
+        (Requirements("file"), {"rsync"}),
+        (Requirements("rsync", proxy="http"), set()),
+        (Requirements("s3"), set()),
     ],
 )
 def test_who_may_serve_a_line(line, able):
@@ -428,7 +428,7 @@ def test_what_is_not_installed_cannot_serve():
     choices = rank(("wget",), 1 << 30, HTTPS)
     assert (choices[0].backend.NAME, choices[0].obstacle) == ("wget", "")
     assert {choice.obstacle for choice in choices[1:]} == {"not installed", "does not speak https"}
-    first = rank(("wget",), None, Line("rsync"))[0]
+    first = rank(("wget",), None, Requirements("rsync"))[0]
     assert (first.backend.NAME, first.obstacle) == ("rsync", "not installed")
     assert all(choice.obstacle for choice in rank((), None, HTTPS))
 

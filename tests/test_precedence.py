@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.context import World
+from orchestrator.context import Context
 from orchestrator.workspace import open_workspace
 from tests.orch import Orch, made
 
@@ -70,7 +70,7 @@ models:
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "HF_ENDPOINT": "https://endpoint.example",
     }
-    space = open_workspace(World(environ, str(tmp_path)), ["m.yaml"])
+    space = open_workspace(Context(environ, str(tmp_path)), ["m.yaml"])
     assert [source.url for source in space.wanted[0].sources] == [
         "http://lan.example/hub/a/resolve/main/w",
         "https://own.example/w",

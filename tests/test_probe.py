@@ -13,16 +13,16 @@ from orchestrator.demo.server import Origin
 from orchestrator.faults import Kind
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.sources import probe as room
-from orchestrator.sources.http import FASTEST, TASTE_BYTES
-from orchestrator.sources.knowledge import Knowledge
-from orchestrator.sources.probe import HOST_REQUESTS, LARGE_BYTES, Finding, Pair, pairs, prefix_of, probe, worth
-from orchestrator.sources.ranking import Verdict
-from orchestrator.sources.route import Ways
+from orchestrator.sources.http import FASTEST, SAMPLE_BYTES
+from orchestrator.sources.knowledge import SourceStats
+from orchestrator.sources.probe import HOST_REQUESTS, LARGE_BYTES, Pair, ProbeResult, pairs, prefix_of, probe, worth
+from orchestrator.sources.ranking import Rank
+from orchestrator.sources.route import Routes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
 
 MIB = 1 << 20
 DATA = bytes(range(256)) * (12 * 4096)  # 12 MiB
@@ -48,9 +48,11 @@ def artifact(*sources: tuple[str, Role], size: int | None = len(DATA), name: str
     return Artifact("0" * 64, size, named, (wanted,))
 
 
-def ask(*urls: str, size: int | None = len(DATA), environ: dict[str, str] | None = None, **how: Any) -> list[Finding]:
+def ask(
+    *urls: str, size: int | None = len(DATA), environ: dict[str, str] | None = None, **how: Any
+) -> list[ProbeResult]:
     asked = [Pair(url, url, Role.MIRROR, url, size) for url in urls]
-    found = probe(asked, Ways(environ or {}, {}).to, stop=Stop(), **how)
+    found = probe(asked, Routes(environ or {}, {}).to, stop=Stop(), **how)
     return [found[pair] for pair in asked]
 
 
@@ -79,7 +81,7 @@ def ask(*urls: str, size: int | None = len(DATA), environ: dict[str, str] | None
 )
 def test_what_a_source_is(origin: Origin, how: dict[str, Any], verdict: str, message: str | None) -> None:
     (found,) = ask(origin.serve("/f", DATA, **how))
-    assert found.verdict is Verdict[verdict], found
+    assert found.verdict is Rank[verdict], found
     assert message is None or found.message == message
 
 
@@ -92,13 +94,13 @@ def test_a_wrong_length_a_pointer_and_a_page(origin: Origin) -> None:
     assert " of an HTML page (Sign in), instead of " in ask(origin.serve("/f", DATA, html=True))[0].message
     page = origin.serve("/f", b"\n<!DOCTYPE html><html>", chunked=True)
     assert ask(page)[0].message == "an HTML page instead of the file"
-    assert ask(origin.serve("/f", DATA[:-1]))[0].verdict is Verdict.LYING
+    assert ask(origin.serve("/f", DATA[:-1]))[0].verdict is Rank.LYING
 
 
 def test_nobody_listens_and_no_such_name(closed: str) -> None:
     for url in (f"{closed}/f", "http://no.such.name.invalid/f"):
-        assert ask(url)[0].verdict in (Verdict.DEAD, Verdict.SILENT)
-    assert ask(f"{closed}/f")[0] == Finding(Verdict.DEAD, "connection refused")
+        assert ask(url)[0].verdict in (Rank.DEAD, Rank.SILENT)
+    assert ask(f"{closed}/f")[0] == ProbeResult(Rank.DEAD, "connection refused")
 
 
 def test_rates_are_measured_and_their_order_is_right(origin: Origin) -> None:
@@ -133,11 +135,11 @@ def test_at_most_four_requests_a_host_and_a_mebibyte(origin: Origin) -> None:
     with Origin() as served:
         urls = [served.serve(f"/{n}", DATA) for n in range(9)]
         asked = [Pair(url, served.url, Role.MIRROR, url, len(DATA)) for url in urls]
-        found = probe(asked, Ways({}, {}).to, stop=Stop())
+        found = probe(asked, Routes({}, {}).to, stop=Stop())
         assert len(served.log) <= HOST_REQUESTS
-        assert sum(record.sent for record in served.log) <= 2 * TASTE_BYTES + HOST_REQUESTS
+        assert sum(record.sent for record in served.log) <= 2 * SAMPLE_BYTES + HOST_REQUESTS
     assert [pair.url for pair in found] == urls[:2]  # of the others nothing is known
-    assert all(finding.verdict is Verdict.GOOD for finding in found.values())
+    assert all(finding.verdict is Rank.GOOD for finding in found.values())
 
 
 def test_redirects_count_for_the_host_where_they_end() -> None:
@@ -146,15 +148,15 @@ def test_redirects_count_for_the_host_where_they_end() -> None:
         first.serve("/f", redirect=target)
         urls = [f"{first.at(f'127.0.0.{n}')}/f" for n in range(1, 8)]
         asked = [Pair(url, url, Role.MIRROR, url, len(DATA)) for url in urls]
-        found = probe(asked, Ways({}, {}).to, stop=Stop())
+        found = probe(asked, Routes({}, {}).to, stop=Stop())
         assert len(last.log) == HOST_REQUESTS
-    assert {finding.verdict for finding in found.values()} == {Verdict.GOOD}
+    assert {finding.verdict for finding in found.values()} == {Rank.GOOD}
 
 
 def test_a_redirect_loop_is_not_followed_for_long() -> None:
     with Origin() as served:
         url = served.serve("/loop", redirect_loop=True)
-        assert probe([Pair(url, url, Role.MIRROR, url, 1)], Ways({}, {}).to, stop=Stop()) == {}
+        assert probe([Pair(url, url, Role.MIRROR, url, 1)], Routes({}, {}).to, stop=Stop()) == {}
         assert served.requests("/loop") == HOST_REQUESTS
 
 
@@ -164,8 +166,8 @@ def test_who_is_silent_is_waited_for_once_and_not_condemned(origin: Origin) -> N
         began = time.monotonic()
         found = ask(origin.serve("/f", DATA), *(s.serve("/f", DATA) for s in silent), patience_s=0.5)
         assert time.monotonic() - began < 1.0
-    assert [f.verdict for f in found] == [Verdict.GOOD] + [Verdict.SILENT] * 4
-    assert Verdict.SILENT.place < Verdict.DEAD.place
+    assert [f.verdict for f in found] == [Rank.GOOD] + [Rank.SILENT] * 4
+    assert Rank.SILENT.place < Rank.DEAD.place
 
 
 def test_a_stop_ends_it(origin: Origin) -> None:
@@ -173,7 +175,7 @@ def test_a_stop_ends_it(origin: Origin) -> None:
     stop.set()
     url = origin.serve("/silent", DATA, silent=True)
     began = time.monotonic()
-    probe([Pair(url, url, Role.MIRROR, url, 1)], Ways({}, {}).to, stop=stop)
+    probe([Pair(url, url, Role.MIRROR, url, 1)], Routes({}, {}).to, stop=stop)
     assert time.monotonic() - began < 0.5
 
 
@@ -181,7 +183,7 @@ def test_what_cannot_be_asked_is_unknown(origin: Origin) -> None:
     url = origin.serve("/f", DATA)
     for what, environ in (("rsync://h/f", {}), (url, {"all_proxy": "socks5://127.0.0.1:1"})):
         pair = Pair(what, what, Role.MIRROR, what, 1)
-        assert probe([pair], Ways(environ, {}).to, stop=Stop()) == {}
+        assert probe([pair], Routes(environ, {}).to, stop=Stop()) == {}
 
 
 # -- which pairs there are
@@ -230,13 +232,13 @@ def test_what_is_worth_a_probe() -> None:
 def test_every_kind_of_fault_of_a_look_has_its_verdict() -> None:
     never = {Kind.EXPIRED, Kind.CORRUPT, Kind.UNRESUMABLE, Kind.BROKEN, Kind.DISK}
     assert set(room._VERDICTS) >= set(Kind) - never
-    assert room._VERDICTS[Kind.UNRESUMABLE] is Verdict.REFUSED  # a 416
+    assert room._VERDICTS[Kind.UNRESUMABLE] is Rank.REFUSED  # a 416
 
 
 # -- what follows for the order
 
 
-def test_the_good_one_comes_first(world: World, closed: str) -> None:
+def test_the_good_one_comes_first(context: Context, closed: str) -> None:
     with Origin() as liar, Origin(rate=MIB) as slow, Origin() as good:
         sources = (
             (f"{closed}/f", Role.SITE),
@@ -245,7 +247,7 @@ def test_the_good_one_comes_first(world: World, closed: str) -> None:
             (good.serve("/f", DATA), Role.ORIGIN),
         )
         large = artifact(*sources)
-        known = Knowledge(world)
+        known = SourceStats(context)
         began = time.monotonic()
         known.ask([large], {})
         assert time.monotonic() - began < 2.0
@@ -256,9 +258,9 @@ def test_the_good_one_comes_first(world: World, closed: str) -> None:
         assert [s.url for s in known.order(artifact(*small, size=5).sources)] == [small[n][0] for n in (3, 2, 1, 0)]
 
 
-def test_one_source_or_small_files_ask_nobody(world: World, origin: Origin) -> None:
+def test_one_source_or_small_files_ask_nobody(context: Context, origin: Origin) -> None:
     with Origin() as served:
         url, other = served.serve("/f", DATA), served.serve("/g", DATA)
-        Knowledge(world).ask([artifact((url, Role.ORIGIN))], {})
-        Knowledge(world).ask([artifact((other, Role.MIRROR), (url, Role.ORIGIN), size=MIB)], {})
+        SourceStats(context).ask([artifact((url, Role.ORIGIN))], {})
+        SourceStats(context).ask([artifact((other, Role.MIRROR), (url, Role.ORIGIN), size=MIB)], {})
         assert not served.log

@@ -35,7 +35,9 @@ MIB = 1 << 20
 def run(source: str, *, program: str = "/bin/sh", stop: threading.Event | None = None, **how: Any) -> Exit:
     """Run a line of shell (or of Python, with `program`) through the door."""
     parts = {name: how.pop(name) for name in ("stdin", "files", "env") if name in how}
-    return process.run(Command(("child", "-c", source), **parts), program, stop=stop or threading.Event(), **how)
+    return process.run_program(
+        Command(("child", "-c", source), **parts), program, stop=stop or threading.Event(), **how
+    )
 
 
 def run_python(source: str, **how: Any) -> Exit:
@@ -504,7 +506,7 @@ def test_few_descriptors_end_as_an_error_of_the_system(limit):
 
 
 def test_a_name_that_cannot_be_written_here_is_an_exit():
-    assert process.run(Command(("child", "a\0b")), "/bin/true", stop=threading.Event()).code == 126
+    assert process.run_program(Command(("child", "a\0b")), "/bin/true", stop=threading.Event()).code == 126
 
 
 def test_where_no_threads_are_the_work_is_done_one_after_the_other():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.model import Role, Source
-from orchestrator.sources.ranking import Known, Verdict, faster, must_renew, order
+from orchestrator.sources.ranking import Rank, SourceRating, faster, must_renew, order
 from orchestrator.urls import ends_in_s
 
 MIB = float(1 << 20)
@@ -23,30 +23,39 @@ def names(sources: tuple[Source, ...]) -> str:
     ("known", "then"),
     [
         ({}, "site mirror prefix origin"),
-        ({"origin": Known(Verdict.GOOD, 1.9 * MIB), "site": Known(Verdict.GOOD, MIB)}, "site mirror prefix origin"),
-        ({"origin": Known(Verdict.GOOD, 2 * MIB), "site": Known(Verdict.GOOD, MIB)}, "mirror prefix origin site"),
-        ({"site": Known(Verdict.DEAD)}, "mirror prefix origin site"),
-        ({"site": Known(Verdict.LYING), "mirror": Known(Verdict.DEAD)}, "prefix origin mirror site"),
-        ({"site": Known(Verdict.MISSING), "mirror": Known(Verdict.DEAD)}, "prefix origin mirror site"),
-        ({"site": Known(Verdict.LYING), "mirror": Known(Verdict.REFUSED)}, "prefix origin mirror site"),
-        ({"site": Known(Verdict.SILENT), "prefix": Known(Verdict.REFUSED)}, "mirror origin site prefix"),
+        (
+            {"origin": SourceRating(Rank.GOOD, 1.9 * MIB), "site": SourceRating(Rank.GOOD, MIB)},
+            "site mirror prefix origin",
+        ),
+        (
+            {"origin": SourceRating(Rank.GOOD, 2 * MIB), "site": SourceRating(Rank.GOOD, MIB)},
+            "mirror prefix origin site",
+        ),
+        ({"site": SourceRating(Rank.DEAD)}, "mirror prefix origin site"),
+        ({"site": SourceRating(Rank.LYING), "mirror": SourceRating(Rank.DEAD)}, "prefix origin mirror site"),
+        ({"site": SourceRating(Rank.MISSING), "mirror": SourceRating(Rank.DEAD)}, "prefix origin mirror site"),
+        ({"site": SourceRating(Rank.LYING), "mirror": SourceRating(Rank.REFUSED)}, "prefix origin mirror site"),
+        ({"site": SourceRating(Rank.SILENT), "prefix": SourceRating(Rank.REFUSED)}, "mirror origin site prefix"),
         # a dead one is dead however fast it was
-        ({"site": Known(Verdict.DEAD, 99 * MIB), "origin": Known(Verdict.GOOD, MIB)}, "mirror prefix origin site"),
+        (
+            {"site": SourceRating(Rank.DEAD, 99 * MIB), "origin": SourceRating(Rank.GOOD, MIB)},
+            "mirror prefix origin site",
+        ),
         # each step by itself is less than twofold, the ends are not
         (
             {
-                "site": Known(Verdict.GOOD, 1.0 * MIB),
-                "mirror": Known(Verdict.GOOD, 1.5 * MIB),
-                "prefix": Known(Verdict.GOOD, 2.9 * MIB),
-                "origin": Known(Verdict.GOOD, 4.0 * MIB),
+                "site": SourceRating(Rank.GOOD, 1.0 * MIB),
+                "mirror": SourceRating(Rank.GOOD, 1.5 * MIB),
+                "prefix": SourceRating(Rank.GOOD, 2.9 * MIB),
+                "origin": SourceRating(Rank.GOOD, 4.0 * MIB),
             },
             "prefix origin site mirror",
         ),
-        ({source.role.name.lower(): Known(Verdict.GOOD, 0.0) for source in ALL}, "site mirror prefix origin"),
-        ({source.role.name.lower(): Known(Verdict.DEAD) for source in ALL}, "site mirror prefix origin"),
+        ({source.role.name.lower(): SourceRating(Rank.GOOD, 0.0) for source in ALL}, "site mirror prefix origin"),
+        ({source.role.name.lower(): SourceRating(Rank.DEAD) for source in ALL}, "site mirror prefix origin"),
     ],
 )
-def test_orders(known: dict[str, Known], then: str) -> None:
+def test_orders(known: dict[str, SourceRating], then: str) -> None:
     by_url = {f"http://{name}/f": what for name, what in known.items()}
     assert names(order(ALL, by_url)) == then
     assert names(order(reversed(ALL), by_url)) == then
@@ -59,16 +68,16 @@ SOURCES = st.lists(
 )
 KNOWN = st.dictionaries(
     st.sampled_from([f"http://{n}/f" for n in range(8)]),
-    st.builds(Known, st.sampled_from(Verdict), st.none() | st.floats(0, 1e9)),
+    st.builds(SourceRating, st.sampled_from(Rank), st.none() | st.floats(0, 1e9)),
 )
 
 
 @given(SOURCES, KNOWN)
-def test_the_laws_of_order(sources: list[Source], known: dict[str, Known]) -> None:
+def test_the_laws_of_order(sources: list[Source], known: dict[str, SourceRating]) -> None:
     ranked = order(sources, known)
     assert sorted(ranked, key=str) == sorted(sources, key=str)
     assert ranked == order(sources, known)
-    what = [known.get(source.url, Known()) for source in ranked]
+    what = [known.get(source.url, SourceRating()) for source in ranked]
     places = [k.verdict.place for k in what]
     assert places == sorted(places)
     for n, earlier in enumerate(what):

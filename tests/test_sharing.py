@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.context import World
+from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.errors import Stopped
-from orchestrator.transfer.connections import Budget, piece_bytes
+from orchestrator.transfer.connections import ConnectionLimits, piece_bytes
 from tests.orch import Orch, made
 
 MIB = 1 << 20
@@ -48,51 +48,51 @@ def test_a_piece_is_a_power_of_two_and_leaves_each_connection_some(
 
 
 def test_files_share_by_size_and_end_together(tmp_path: Path) -> None:
-    world = World({}, str(tmp_path))
-    budget = Budget(16, jobs=4, sizes=[400, 400, 200, 200])
+    context = Context({}, str(tmp_path))
+    budget = ConnectionLimits(16, jobs=4, sizes=[400, 400, 200, 200])
     shares = []
     with budget.file(400) as a, budget.file(400) as b, budget.file(200) as c, budget.file(200) as d:
         for ticket in (a, b, c, d):
-            taken = budget.connections(world, "http://h:80", ticket)
+            taken = budget.connections(context, "http://h:80", ticket)
             shares.append(taken.__enter__())
     assert shares == [5, 5, 3, 3]
 
 
 def test_one_alone_gets_all_and_a_host_may_say_less(tmp_path: Path) -> None:
-    world = World({}, str(tmp_path))
-    budget = Budget(16, jobs=4, sizes=[1000])
+    context = Context({}, str(tmp_path))
+    budget = ConnectionLimits(16, jobs=4, sizes=[1000])
     with budget.file(1000) as ticket:
-        with budget.connections(world, "http://a", ticket) as taken:
+        with budget.connections(context, "http://a", ticket) as taken:
             assert taken == 16
-        with budget.connections(world, "http://a", ticket, limit=3) as taken:
+        with budget.connections(context, "http://a", ticket, limit=3) as taken:
             assert taken == 3
 
 
 def test_who_finds_none_free_waits_and_a_stop_ends_that(tmp_path: Path) -> None:
-    world = World({}, str(tmp_path))
-    budget = Budget(2, jobs=3)
+    context = Context({}, str(tmp_path))
+    budget = ConnectionLimits(2, jobs=3)
     got: list[object] = []
 
     def want() -> None:
         with budget.file(1) as ticket:
             try:
-                with budget.connections(world, "http://a", ticket) as taken:
+                with budget.connections(context, "http://a", ticket) as taken:
                     got.append(taken)
             except Stopped:
                 got.append("stopped")
 
     with budget.file(1) as ticket:
-        with budget.connections(world, "http://a", ticket):
+        with budget.connections(context, "http://a", ticket):
             thread = threading.Thread(target=want)
             thread.start()
             time.sleep(0.1)
             assert got == []
         thread.join()
         assert got == [2] or got == [1]
-        with budget.connections(world, "http://a", ticket):
+        with budget.connections(context, "http://a", ticket):
             thread = threading.Thread(target=want)
             thread.start()
-            world.stop.set()
+            context.stop.set()
             thread.join(5)
     assert got[-1] == "stopped"
 

@@ -22,8 +22,8 @@ from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
 from orchestrator.model import Host
 from orchestrator.sources.connect import interleaved
-from orchestrator.sources.http import MAX_REDIRECTS, Look, is_verdict, look, retry_after_s
-from orchestrator.sources.route import ca_bundle, forbidden_address, proxy_for, reach
+from orchestrator.sources.http import MAX_REDIRECTS, SourceAnswer, ask_source, is_verdict, retry_after_s
+from orchestrator.sources.route import ca_bundle, forbidden_address, proxy_for, route_to
 from tests.servers import require
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ N = len(DATA)
 CA = ca_bundle({})
 
 
-def see(url: str, **how: Any) -> Look | Fault:
-    return look(url, **{"proxy": None, "ca": CA, "user_agent": "orch", "timeout_s": 5.0, **how})
+def see(url: str, **how: Any) -> SourceAnswer | Fault:
+    return ask_source(url, **{"proxy": None, "ca": CA, "user_agent": "orch", "timeout_s": 5.0, **how})
 
 
 def fault(url: str, **how: Any) -> Fault:
@@ -101,7 +101,7 @@ def answers(*headers: str, status: str = "206 Partial Content") -> Canned:
 def test_an_honest_source(origin):
     url = origin.serve("/f.bin", DATA, etag="abc", content_type="application/zip")
     seen = see(url)
-    assert isinstance(seen, Look)
+    assert isinstance(seen, SourceAnswer)
     assert (seen.last_url, seen.length, seen.etag, seen.ranges) == (url, N, '"abc"', True)
     assert (seen.content_type, seen.encoding) == ("application/zip", "")
     assert 0 < seen.round_trip_s < 2
@@ -126,14 +126,14 @@ def test_an_honest_source(origin):
 )
 def test_lengths_and_ranges(origin, how, length, ranges):
     seen = see(origin.serve("/f.bin", DATA, **how))
-    assert isinstance(seen, Look)
+    assert isinstance(seen, SourceAnswer)
     assert (seen.length, seen.ranges) == (length, ranges)
     assert bool(seen.etag) == (how.get("etag") != "")
 
 
 def test_an_empty_file(origin):
     seen = see(origin.serve("/empty", b""))
-    assert isinstance(seen, Look)
+    assert isinstance(seen, SourceAnswer)
     assert seen.length == 0
 
 
@@ -142,20 +142,20 @@ def test_the_body_is_not_read(origin):
     url = origin.serve("/large", bytes(8 << 20), ranges="ignored", rate=1 << 20)
     began = time.monotonic()
     seen = see(url)
-    assert isinstance(seen, Look)
+    assert isinstance(seen, SourceAnswer)
     assert seen.length == 8 << 20
     assert time.monotonic() - began < 2
 
 
 def test_gzip_is_noticed(origin):
     seen = see(origin.serve("/f.bin", DATA, gzip=True))
-    assert isinstance(seen, Look)
+    assert isinstance(seen, SourceAnswer)
     assert (seen.encoding, seen.length, seen.ranges) == ("gzip", None, False)
 
 
 def test_a_page_is_told_by_its_type(origin):
     seen = see(origin.serve("/f.bin", DATA, html=True))
-    assert isinstance(seen, Look)
+    assert isinstance(seen, SourceAnswer)
     assert (seen.content_type, seen.ranges) == ("text/html", False)
 
 
@@ -173,7 +173,7 @@ def test_a_page_is_told_by_its_type(origin):
 def test_a_wrong_range_is_no_range(headers, length, ranges):
     with answers(*headers) as server:
         seen = see(server.url)
-    assert isinstance(seen, Look)
+    assert isinstance(seen, SourceAnswer)
     assert (seen.length, seen.ranges) == (length, ranges)
 
 
@@ -184,7 +184,7 @@ def test_redirects_are_followed_to_the_last_url(origin):
     last = origin.serve("/last.bin?sig=1".partition("?")[0], DATA) + "?sig=1"
     middle = origin.serve("/middle", redirect=last)
     seen = see(origin.serve("/first", redirect=middle.removeprefix(origin.url)))
-    assert isinstance(seen, Look)
+    assert isinstance(seen, SourceAnswer)
     assert (seen.last_url, seen.length, seen.ranges) == (last, N, True)
 
 
@@ -192,7 +192,7 @@ def test_redirects_to_another_host():
     with Origin(also=("127.0.0.2",)) as origin:
         origin.serve("/f.bin", DATA)
         seen = see(origin.serve("/first", redirect=f"{origin.at('127.0.0.2')}/f.bin"))
-        assert isinstance(seen, Look)
+        assert isinstance(seen, SourceAnswer)
         assert seen.last_url == f"{origin.at('127.0.0.2')}/f.bin"
 
 
@@ -447,7 +447,7 @@ def test_a_private_ca_is_needed_and_is_enough(tmp_path):
         found = fault(server.url)
         assert (found.kind, "certificate" in found.message.lower()) == (Kind.TLS, True)
         seen = see(server.url, ca=server.ca)
-        assert isinstance(seen, Look)
+        assert isinstance(seen, SourceAnswer)
         assert (seen.length, seen.ranges) == (N, True)
 
 
@@ -479,7 +479,7 @@ def test_from_http_to_https_uses_the_named_ca(tmp_path, origin):
         url = origin.serve("/first", redirect=server.url)
         assert fault(url).kind is Kind.TLS
         seen = see(url, ca=server.ca)
-        assert isinstance(seen, Look)
+        assert isinstance(seen, SourceAnswer)
         assert (seen.last_url, seen.length) == (server.url, N)
 
 
@@ -490,14 +490,14 @@ def test_the_environments_proxies_are_not_read(origin, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
-    assert isinstance(see(origin.serve("/f.bin", DATA)), Look)
+    assert isinstance(see(origin.serve("/f.bin", DATA)), SourceAnswer)
 
 
 def test_a_proxy_is_asked_for_the_whole_url():
     with answers("Content-Range: bytes 0-0/77", "Content-Length: 1") as server:
         proxy = server.url.replace("://", "://user:p%40ss@")
         seen = see("http://files.example/f?x=1", proxy=proxy)
-        assert isinstance(seen, Look)
+        assert isinstance(seen, SourceAnswer)
         assert seen.length == 77
         (asked,) = server.asked
         assert asked.startswith(b"GET http://files.example/f?x=1 HTTP/1.1\r\n")
@@ -605,14 +605,14 @@ def test_the_way_to_a_source(tmp_path):
     with open(ca, "w"):
         pass
     hosts = {"files.corp:8443": Host(ca=ca, connections=4), "files.corp": Host(user_agent="team")}
-    way = reach("https://files.corp:8443/f", {"https_proxy": "http://p:1"}, hosts)
+    way = route_to("https://files.corp:8443/f", {"https_proxy": "http://p:1"}, hosts)
     assert (way.line.scheme, way.line.proxy, way.line.private_ca) == ("https", "http", True)
     assert (way.proxy, way.ca, way.connections, way.user_agent) == ("http://p:1", ca, 4, "orch")
-    way = reach("http://files.corp:8080/f", {}, hosts)
+    way = route_to("http://files.corp:8080/f", {}, hosts)
     assert (way.line.proxy, way.line.private_ca, way.connections, way.user_agent) == ("", False, None, "team")
-    assert not reach("http://files.corp:8443/f", {}, hosts).line.private_ca  # no TLS, no CA
-    assert reach("https://elsewhere/f", {}, hosts).ca == ca_bundle({})
-    assert os.path.isfile(reach("https://elsewhere/f", {}, {}).ca)
+    assert not route_to("http://files.corp:8443/f", {}, hosts).line.private_ca  # no TLS, no CA
+    assert route_to("https://elsewhere/f", {}, hosts).ca == ca_bundle({})
+    assert os.path.isfile(route_to("https://elsewhere/f", {}, {}).ca)
 
 
 # -- addresses, and a request to stop

@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator.commands.plan import plan
 from orchestrator.commands.status import status
-from orchestrator.commands.verify import repair, reread
-from orchestrator.context import World
+from orchestrator.commands.verify import repair, verify
+from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.engine.run import sync
 from orchestrator.engine.summary import Options
@@ -47,12 +47,12 @@ class Machine(Orch):
         self.write()
         out = io.StringIO()
         sink = JsonLines(out)
-        world = World(self.env(), str(self.folder))
-        space = open_workspace(world, manifests)
+        context = Context(self.env(), str(self.folder))
+        space = open_workspace(context, manifests)
         how = {"hosts": space.hosts, "options": Options(force="--force" in options, offline="--offline" in options)}
-        work: dict[str, Callable[..., Summary]] = {"status": status, "plan": plan, "sync": sync, "verify": reread}
+        work: dict[str, Callable[..., Summary]] = {"status": status, "plan": plan, "sync": sync, "verify": verify}
         run = repair if "--repair" in options else work[command]
-        summary = run(world, space.store, space.wanted, sink, **(how if run not in (status, reread) else {}))
+        summary = run(context, space.store, space.wanted, sink, **(how if run not in (status, verify) else {}))
         sink.close(summary)
         return Done(summary.exit_code, out.getvalue(), "")
 

@@ -35,7 +35,7 @@ from tests.mounts import loop, mounted, read_only, tmpfs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
 
 HOUSE = str(Path(__file__).resolve().parents[1])
 DATA = random.Random(2).randbytes(70_001)
@@ -44,8 +44,8 @@ OTHER_SHA = hashlib.sha256(b"other").hexdigest()
 
 
 @pytest.fixture
-def store(tmp_path: Path, world: World) -> Store:
-    return open_store(str(tmp_path / "store"), world.state)
+def store(tmp_path: Path, context: Context) -> Store:
+    return open_store(str(tmp_path / "store"), context.state)
 
 
 def fits(store: Store, path: Path | str, sha256: str = SHA, size: int | None = len(DATA)) -> bool:
@@ -81,72 +81,72 @@ def python(source: str, *argv: str, **how: Any) -> subprocess.Popen[str]:
 # -- the folder
 
 
-def test_a_store_is_made_with_its_folders(tmp_path, world):
-    store = open_store(str(tmp_path / "a" / "b"), world.state)
+def test_a_store_is_made_with_its_folders(tmp_path, context):
+    store = open_store(str(tmp_path / "a" / "b"), context.state)
     made = sorted(str(p.relative_to(store.path)) for p in Path(store.path).rglob("*"))
     assert made == ["CACHEDIR.TAG", "blobs", "blobs/sha256", "partial", "places", "quarantine"]
     assert Path(store.path, "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
     before = os.stat(f"{store.path}/CACHEDIR.TAG").st_mtime_ns
-    assert open_store(store.path, world.state) == store
+    assert open_store(store.path, context.state) == store
     assert os.stat(f"{store.path}/CACHEDIR.TAG").st_mtime_ns == before
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o700, 0o2775, 0o2770])
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
-def test_modes_come_from_the_stores_folder(tmp_path, world, mode, umask):
+def test_modes_come_from_the_stores_folder(tmp_path, context, mode, umask):
     folder = tmp_path / "store"
     folder.mkdir()
     folder.chmod(mode)
     old = os.umask(umask)
     try:
-        open_store(str(folder), world.state)
+        open_store(str(folder), context.state)
     finally:
         os.umask(old)
     assert {stat.S_IMODE(p.stat().st_mode) for p in folder.rglob("*") if p.is_dir()} == {mode}
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o757])
-def test_a_store_that_all_may_write_is_refused(tmp_path, world, mode):
+def test_a_store_that_all_may_write_is_refused(tmp_path, context, mode):
     folder = tmp_path / "store"
     folder.mkdir()
     folder.chmod(mode)
     with pytest.raises(StoreError, match="written by everyone") as caught:
-        open_store(str(folder), world.state)
+        open_store(str(folder), context.state)
     assert caught.value.hint == f"chmod o-w {folder}"
     assert not list(folder.iterdir())
 
 
-def test_a_file_in_the_way(tmp_path, world):
+def test_a_file_in_the_way(tmp_path, context):
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StoreError):
-            open_store(str(path), world.state)
+            open_store(str(path), context.state)
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "blobs").write_bytes(b"")
     with pytest.raises(StoreError):
-        open_store(str(tmp_path / "store"), world.state)
+        open_store(str(tmp_path / "store"), context.state)
 
 
 @pytest.mark.parametrize("made_before", [False, True])
-def test_a_read_only_disk_is_told_before_any_work(tmp_path, world, made_before):
+def test_a_read_only_disk_is_told_before_any_work(tmp_path, context, made_before):
     folder = tmp_path / "store"
     folder.mkdir()
     if made_before:
-        open_store(str(folder), world.state)
+        open_store(str(folder), context.state)
     with read_only(folder), pytest.raises(StoreError, match=r"Read-only|cannot be written") as caught:
-        open_store(str(folder), world.state)
+        open_store(str(folder), context.state)
     assert "--store DIR" in caught.value.hint
 
 
 @pytest.mark.parametrize("made_before", [False, True])
-def test_a_folder_of_somebody_else(tmp_path, world, made_before):
+def test_a_folder_of_somebody_else(tmp_path, context, made_before):
     """As a user without rights, since root may write everywhere."""
     if os.geteuid():
         pytest.skip("only root can become somebody else")
     folder = tmp_path / "store"
     folder.mkdir()
     if made_before:
-        open_store(str(folder), world.state)
+        open_store(str(folder), context.state)
     source = """
         import os, sys
         from orchestrator.errors import StoreError
@@ -263,14 +263,14 @@ def test_cp_p_and_a_rename_keep_it(store, tmp_path):
 
 
 @pytest.fixture
-def coarse(tmp_path: Path, world: World) -> Iterator[Path]:
+def coarse(tmp_path: Path, context: Context) -> Iterator[Path]:
     """A file system that keeps whole seconds."""
     with loop(tmp_path / "coarse", "mkfs.ext4", "-q", "-I", "128") as folder:
         yield folder
 
 
-def test_without_nanoseconds_the_local_state_remembers(coarse, world):
-    store = open_store(str(coarse / "store"), world.state)
+def test_without_nanoseconds_the_local_state_remembers(coarse, context):
+    store = open_store(str(coarse / "store"), context.state)
     path = sealed(store, coarse / "f")
     assert os.stat(path).st_mtime_ns % 10**9 == 0
     assert fits(store, path)
@@ -281,9 +281,9 @@ def test_without_nanoseconds_the_local_state_remembers(coarse, world):
     assert fits(store, path)
 
 
-def test_without_nanoseconds_nights_of_change_do_not_grow_the_local_state(coarse, world):
+def test_without_nanoseconds_nights_of_change_do_not_grow_the_local_state(coarse, context):
     """Of what is gone nothing is kept, of what stands one line; also where a file has several names."""
-    store = open_store(str(coarse / "store"), world.state)
+    store = open_store(str(coarse / "store"), context.state)
     sizes = []
     for night in range(12):
         for n in range(40):
@@ -298,8 +298,8 @@ def test_without_nanoseconds_nights_of_change_do_not_grow_the_local_state(coarse
     assert os.listdir(store.state) == ["seals.jsonl"]
 
 
-def test_what_is_remembered_of_standing_files_outlives_the_shortening(coarse, world):
-    store = open_store(str(coarse / "store"), world.state)
+def test_what_is_remembered_of_standing_files_outlives_the_shortening(coarse, context):
+    store = open_store(str(coarse / "store"), context.state)
     kept = sealed(store, coarse / "kept")
     os.link(kept, coarse / "second")
     seal.remember(store, str(coarse / "second"), SHA)  # the link changed its ctime
@@ -314,17 +314,17 @@ def test_what_is_remembered_of_standing_files_outlives_the_shortening(coarse, wo
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_without_nanoseconds_every_write_breaks_it(coarse, world, write):
+def test_without_nanoseconds_every_write_breaks_it(coarse, context, write):
     """Also in the very second of the sealing, in which nothing but the bytes may differ."""
-    store = open_store(str(coarse / "store"), world.state)
+    store = open_store(str(coarse / "store"), context.state)
     path = sealed(store, coarse / "f")
     write(path)
     assert not fits(store, path)
 
 
-def test_without_nanoseconds_a_blob_and_its_places_stay_sealed(coarse, world):
+def test_without_nanoseconds_a_blob_and_its_places_stay_sealed(coarse, context):
     """A rename and a new link change the ctime: what is remembered must be what is there at the end."""
-    store = open_store(str(coarse / "store"), world.state)
+    store = open_store(str(coarse / "store"), context.state)
     real = os.rename
 
     def slow_rename(*names: Any) -> None:
@@ -338,7 +338,7 @@ def test_without_nanoseconds_a_blob_and_its_places_stay_sealed(coarse, world):
         os.rename = real
     assert blobs.blob_state(store, SHA, len(DATA)) == "sealed"
     time.sleep(1.05)
-    assert link.put(world, store, SHA, Place(str(coarse / "place"), Link.HARD)) == "hard"
+    assert link.put(context, store, SHA, Place(str(coarse / "place"), Link.HARD)) == "hard"
     assert fits(store, coarse / "place")
     assert fits(store, blob)
 
@@ -565,7 +565,7 @@ def test_a_live_child_keeps_what_a_dead_orch_held(store, tmp_path):
 
 def test_a_guard_is_free_once_its_holder_let_go_although_a_child_ended_before(store):
     partial = partials.acquire(store, SHA)
-    process.run(Command(("true",)), "/bin/true", stop=threading.Event(), keep_fd=partial.guard_fd)
+    process.run_program(Command(("true",)), "/bin/true", stop=threading.Event(), keep_fd=partial.guard_fd)
     with pytest.raises(HeldError):
         partials.acquire(store, SHA)
     partial.close()
@@ -685,9 +685,9 @@ def full(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
         yield folder, fill
 
 
-def test_a_full_disk_has_room_for_the_next_good_sidecar(full, world):
+def test_a_full_disk_has_room_for_the_next_good_sidecar(full, context):
     folder, fill = full
-    partial = partials.acquire(open_store(str(folder / "store"), world.state), SHA)
+    partial = partials.acquire(open_store(str(folder / "store"), context.state), SHA)
     partial.keep_sidecar(b"1" * 5000)
     fill()
     partial.keep_sidecar(b"2" * 5000)
@@ -697,9 +697,9 @@ def test_a_full_disk_has_room_for_the_next_good_sidecar(full, world):
     partial.close()
 
 
-def test_a_sidecar_too_long_for_a_full_disk_leaves_the_old_one(full, world):
+def test_a_sidecar_too_long_for_a_full_disk_leaves_the_old_one(full, context):
     folder, fill = full
-    partial = partials.acquire(open_store(str(folder / "store"), world.state), SHA)
+    partial = partials.acquire(open_store(str(folder / "store"), context.state), SHA)
     partial.keep_sidecar(b"1" * 5000)
     fill()
     with pytest.raises(OSError, match="No space"):
@@ -708,9 +708,9 @@ def test_a_sidecar_too_long_for_a_full_disk_leaves_the_old_one(full, world):
     partial.close()
 
 
-def test_a_full_disk_is_a_store_error(full, world):
+def test_a_full_disk_is_a_store_error(full, context):
     folder, fill = full
-    store = open_store(str(folder / "store"), world.state)
+    store = open_store(str(folder / "store"), context.state)
     fill()
     with pytest.raises(StoreError) as caught:
         for n in range(4):  # a folder costs a tmpfs nothing, a file's first byte does
@@ -724,7 +724,7 @@ def test_a_full_disk_is_a_store_error(full, world):
 def banished(store: Store, folder: Path, name: str, size: int) -> str:
     path = folder / f"wrong-{name}"
     path.write_bytes(name[:1].encode() * size)
-    return quarantine.banish(store, str(path), name, {"source": f"http://liar/{name}"})
+    return quarantine.move_in(store, str(path), name, {"source": f"http://liar/{name}"})
 
 
 def age(folder: str, seconds: float) -> None:
@@ -743,7 +743,7 @@ def test_wrong_bytes_are_kept_with_who_sent_them(store, tmp_path):
     assert not (tmp_path / "wrong-abc").exists()
     assert banished(store, tmp_path, "abc", 9) == folder  # the same again
     with pytest.raises(StoreError):
-        quarantine.banish(store, str(tmp_path / "nowhere"), "def", {})
+        quarantine.move_in(store, str(tmp_path / "nowhere"), "def", {})
 
 
 def test_the_oldest_go_first(store, tmp_path, monkeypatch):
@@ -786,17 +786,17 @@ def test_wrong_bytes_from_elsewhere(store, tmp_path, monkeypatch, mount):
         assert os.listdir(kept) == ["about.json"]
         assert os.listdir(folder) == []
         with pytest.raises(StoreError):
-            quarantine.banish(store, str(folder / "nowhere"), "def", {})
+            quarantine.move_in(store, str(folder / "nowhere"), "def", {})
 
 
-def test_a_full_disk_keeps_the_wrong_bytes_where_they_are(full, tmp_path, world):
+def test_a_full_disk_keeps_the_wrong_bytes_where_they_are(full, tmp_path, context):
     folder, fill = full
-    store = open_store(str(folder / "store"), world.state)
+    store = open_store(str(folder / "store"), context.state)
     fill()
     path = tmp_path / "wrong"
     path.write_bytes(DATA)
     with pytest.raises(StoreError):
-        quarantine.banish(store, str(path), "abc", {})
+        quarantine.move_in(store, str(path), "abc", {})
     assert path.read_bytes() == DATA
     assert not os.path.exists(f"{store.quarantine}/abc/bytes")
 
@@ -852,8 +852,8 @@ def test_records_of_many_at_once(store):
 # -- places
 
 
-def put(world: World, store: Store, path: Path, how: Link = Link.AUTO) -> str:
-    made = link.put(world, store, SHA, Place(str(path), how), link.stamp(str(path)))
+def put(context: Context, store: Store, path: Path, how: Link = Link.AUTO) -> str:
+    made = link.put(context, store, SHA, Place(str(path), how), link.stamp(str(path)))
     assert path.read_bytes() == DATA
     assert fits(store, path)
     assert not [name for name in os.listdir(path.parent) if name.startswith(".orch-")]
@@ -873,125 +873,125 @@ def is_ours(path: Path, blob: str) -> bool:
         (Link.COPY, "copy", False),
     ],
 )
-def test_each_link_mode(store, world, tmp_path, how, made, shares):
+def test_each_link_mode(store, context, tmp_path, how, made, shares):
     with tmpfs(tmp_path / "m") as folder:  # a file system without reflinks
-        store = open_store(str(folder / "store"), world.state)
+        store = open_store(str(folder / "store"), context.state)
         blob = committed(store)
         place = folder / "a" / "b" / "w.pth"
-        assert put(world, store, place, how) == made
+        assert put(context, store, place, how) == made
         assert (is_ours(place, blob), place.is_symlink()) == (shares, how is Link.SYMLINK)
         assert stat.S_IMODE(place.stat().st_mode) == 0o444
-        assert put(world, store, place, how) == made  # and again, over itself
+        assert put(context, store, place, how) == made  # and again, over itself
         assert blobs.blob_state(store, SHA, len(DATA)) == "sealed"
 
 
 @pytest.mark.parametrize("mkfs", [("mkfs.xfs", 320 << 20), ("mkfs.btrfs", 128 << 20)])
 @pytest.mark.parametrize("how", [Link.AUTO, Link.REFLINK])
-def test_a_reflink_where_the_disk_has_them(world, tmp_path, mkfs, how):
+def test_a_reflink_where_the_disk_has_them(context, tmp_path, mkfs, how):
     program, size = mkfs
     with loop(tmp_path / "m", program, size=size) as folder:
-        store = open_store(str(folder / "store"), world.state)
+        store = open_store(str(folder / "store"), context.state)
         blob = committed(store)
-        assert put(world, store, folder / "w.pth", how) == "reflink"
+        assert put(context, store, folder / "w.pth", how) == "reflink"
         assert not is_ours(folder / "w.pth", blob)
         _one_byte(folder / "w.pth")
         assert Path(blob).read_bytes() == DATA
         assert blobs.blob_state(store, SHA, len(DATA)) == "sealed"
 
 
-def test_on_another_disk_auto_is_a_copy(store, world, tmp_path):
+def test_on_another_disk_auto_is_a_copy(store, context, tmp_path):
     committed(store)
     with tmpfs(tmp_path / "m") as folder:
-        assert put(world, store, folder / "w.pth") == "copy"
-        assert put(world, store, folder / "s.pth", Link.SYMLINK) == "symlink"
+        assert put(context, store, folder / "w.pth") == "copy"
+        assert put(context, store, folder / "s.pth", Link.SYMLINK) == "symlink"
 
 
-def test_on_the_same_disk_mounted_twice_auto_is_a_copy(store, world, tmp_path):
+def test_on_the_same_disk_mounted_twice_auto_is_a_copy(store, context, tmp_path):
     committed(store)
     (tmp_path / "src").mkdir()
     with mounted(tmp_path / "m", "--bind", str(tmp_path / "src")) as folder:
         assert os.stat(folder).st_dev == os.stat(store.path).st_dev
         with pytest.raises(OSError, match="cross-device"):
             os.link(store.blob(SHA), folder / "probe")
-        assert put(world, store, folder / "w.pth") == "copy"
+        assert put(context, store, folder / "w.pth") == "copy"
 
 
-def test_a_blob_of_somebody_else_is_copied(store, world, tmp_path):
+def test_a_blob_of_somebody_else_is_copied(store, context, tmp_path):
     if os.geteuid():
         pytest.skip("only root can give files away")
     blob = committed(store)
     os.chown(blob, 65534, 65534)
-    assert put(world, store, tmp_path / "w.pth") in ("copy", "reflink")
+    assert put(context, store, tmp_path / "w.pth") in ("copy", "reflink")
 
 
 @pytest.mark.parametrize("how", [Link.HARD, Link.REFLINK])
-def test_what_cannot_be_had_is_refused(store, world, tmp_path, how):
+def test_what_cannot_be_had_is_refused(store, context, tmp_path, how):
     committed(store)
     with tmpfs(tmp_path / "m") as folder:
         with pytest.raises(PlacementError) as caught:
-            link.put(world, store, SHA, Place(str(folder / "w.pth"), how))
+            link.put(context, store, SHA, Place(str(folder / "w.pth"), how))
         assert caught.value.hint
         assert os.listdir(folder) == []
 
 
-def test_a_folder_at_the_place_is_refused(store, world, tmp_path):
+def test_a_folder_at_the_place_is_refused(store, context, tmp_path):
     committed(store)
     (tmp_path / "w.pth").mkdir()
     with pytest.raises(PlacementError, match="is a folder"):
-        link.put(world, store, SHA, Place(str(tmp_path / "w.pth")))
+        link.put(context, store, SHA, Place(str(tmp_path / "w.pth")))
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(PlacementError):
-        link.put(world, store, SHA, Place(str(tmp_path / "file" / "w.pth")))
+        link.put(context, store, SHA, Place(str(tmp_path / "file" / "w.pth")))
     with pytest.raises(PlacementError):
-        link.put(world, store, OTHER_SHA, Place(str(tmp_path / "no-such-blob")))
+        link.put(context, store, OTHER_SHA, Place(str(tmp_path / "no-such-blob")))
     assert (tmp_path / "file").read_bytes() == b""
 
 
 @pytest.mark.parametrize("how", [Link.AUTO, Link.COPY, Link.SYMLINK])
 @pytest.mark.parametrize("target", ["file", "folder", "nothing"])
-def test_a_link_at_the_place_is_replaced_not_followed(store, world, tmp_path, how, target):
+def test_a_link_at_the_place_is_replaced_not_followed(store, context, tmp_path, how, target):
     committed(store)
     (tmp_path / "file").write_bytes(b"the user's")
     (tmp_path / "folder").mkdir()
     place = tmp_path / "w.pth"
     place.symlink_to(tmp_path / target)
     with pytest.raises(PlacementError) as caught:
-        link.put(world, store, SHA, Place(str(place), how))
+        link.put(context, store, SHA, Place(str(place), how))
     assert (caught.value.fault, os.readlink(place)) == ("foreign", str(tmp_path / target))
-    link.put(world, store, SHA, Place(str(place), how), link.stamp(str(place)))
+    link.put(context, store, SHA, Place(str(place), how), link.stamp(str(place)))
     assert (tmp_path / "file").read_bytes() == b"the user's"
     assert list((tmp_path / "folder").iterdir()) == []
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_copy_of_bytes_that_went_bad_is_never_seen(store, world, tmp_path):
+def test_a_copy_of_bytes_that_went_bad_is_never_seen(store, context, tmp_path):
     blob = committed(store)
     _mapped(Path(blob))
     with pytest.raises(PlacementError, match="came out wrong"):
-        link.put(world, store, SHA, Place(str(tmp_path / "w.pth"), Link.COPY))
+        link.put(context, store, SHA, Place(str(tmp_path / "w.pth"), Link.COPY))
     assert not (tmp_path / "w.pth").exists()
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".orch-")]
 
 
-def test_a_stop_during_a_copy_is_a_stop(store, world, tmp_path):
+def test_a_stop_during_a_copy_is_a_stop(store, context, tmp_path):
     committed(store)
     slow = tmp_path / "bin" / "sha256sum"
     slow.parent.mkdir()
     slow.write_text("#!/bin/sh\nexec sleep 30\n")
     slow.chmod(0o755)
-    world = replace(world, environ={"PATH": f"{slow.parent}:/usr/bin:/bin"})
-    world.stop.set()
+    context = replace(context, environ={"PATH": f"{slow.parent}:/usr/bin:/bin"})
+    context.stop.set()
     with pytest.raises(Stopped):
-        link.put(world, store, SHA, Place(str(tmp_path / "w.pth"), Link.COPY))
+        link.put(context, store, SHA, Place(str(tmp_path / "w.pth"), Link.COPY))
     assert not [name for name in os.listdir(tmp_path) if name.startswith((".orch-", "w.pth"))]
 
 
-def test_a_copy_onto_a_full_disk(store, world, full):
+def test_a_copy_onto_a_full_disk(store, context, full):
     folder, fill = full
     committed(store)
     fill()
     with pytest.raises(PlacementError, match="No space"):
-        link.put(world, store, SHA, Place(str(folder / "w.pth"), Link.COPY))
+        link.put(context, store, SHA, Place(str(folder / "w.pth"), Link.COPY))
     assert sorted(os.listdir(folder)) == ["filler", "one-more"]
 
 

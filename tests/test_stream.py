@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends.base import Exit
-from orchestrator.context import World
+from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.events import Started
 from orchestrator.model import Range
 from orchestrator.verify import stream, tools
-from orchestrator.verify.stream import Stream, Verdict, end_of_file, first_hole, is_clear
-from orchestrator.verify.tools import KINDS, Judge
+from orchestrator.verify.stream import Stream, StreamVerdict, end_of_file, first_hole, is_clear
+from orchestrator.verify.tools import KINDS, ChecksumTool
 from tests.orch import Orch, made, sha256
 from tests.servers import require
 
@@ -28,9 +28,9 @@ DATA = made(SIZE)
 
 
 @pytest.fixture(params=[kind.name for kind in KINDS])
-def judge(request: pytest.FixtureRequest, world: World) -> Judge:
+def judge(request: pytest.FixtureRequest, context: Context) -> ChecksumTool:
     require(request.param)
-    return next(j for j in tools.installed(world) if j.kind.name == request.param)
+    return next(j for j in tools.installed(context) if j.kind.name == request.param)
 
 
 def grow(path: Path, content: bytes, *, pause_s: float = 0.004) -> None:
@@ -42,36 +42,36 @@ def grow(path: Path, content: bytes, *, pause_s: float = 0.004) -> None:
 
 
 @pytest.fixture
-def begin(world: World, tmp_path: Path) -> Callable[..., tuple[Path, Stream]]:
-    def start(judge: Judge, prefix: Callable[[int], int] = first_hole) -> tuple[Path, Stream]:
+def begin(context: Context, tmp_path: Path) -> Callable[..., tuple[Path, Stream]]:
+    def start(judge: ChecksumTool, prefix: Callable[[int], int] = first_hole) -> tuple[Path, Stream]:
         path = tmp_path / f"f{len(os.listdir(tmp_path))}"
-        behind = Stream(world, judge, sha256(DATA), str(path), prefix, SIZE)
+        behind = Stream(context, judge, sha256(DATA), str(path), prefix, SIZE)
         behind.account(Exit(0, written_bytes=SIZE))  # whatever writes it
         return path, behind
 
     return start
 
 
-def test_the_tail_after_the_last_byte_is_short(judge: Judge, begin: Callable[..., tuple[Path, Stream]]) -> None:
+def test_the_tail_after_the_last_byte_is_short(judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
     path, behind = begin(judge)
     grow(path, DATA, pause_s=0.02)
     time.sleep(0.2)
     fed = behind.fed_bytes
-    assert behind.finish() is Verdict.GOOD
+    assert behind.finish() is StreamVerdict.GOOD
     assert len(DATA) - fed < 0.1 * len(DATA)
 
 
 @pytest.mark.parametrize("decile", range(11))
 def test_a_flipped_byte_is_found_wherever_it_is(
-    judge: Judge, begin: Callable[..., tuple[Path, Stream]], decile: int
+    judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], decile: int
 ) -> None:
     at = min(SIZE * decile // 10, SIZE - 1)
     path, behind = begin(judge, end_of_file)
     grow(path, DATA[:at] + bytes([DATA[at] ^ 1]) + DATA[at + 1 :], pause_s=0)
-    assert behind.finish() is Verdict.MISMATCH
+    assert behind.finish() is StreamVerdict.MISMATCH
 
 
-def test_a_hole_is_waited_for(judge: Judge, begin: Callable[..., tuple[Path, Stream]]) -> None:
+def test_a_hole_is_waited_for(judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
     path, behind = begin(judge)
     with path.open("xb", buffering=0) as file:
         file.write(DATA[: 8 * MIB])
@@ -81,16 +81,16 @@ def test_a_hole_is_waited_for(judge: Judge, begin: Callable[..., tuple[Path, Str
         assert behind.fed_bytes <= 8 * MIB
         file.seek(8 * MIB)
         file.write(DATA[8 * MIB : 16 * MIB])
-    assert behind.finish() is Verdict.GOOD
+    assert behind.finish() is StreamVerdict.GOOD
 
 
 @pytest.mark.parametrize("act", ["short", "replaced", "written after", "never there"])
 def test_what_is_not_known_is_not_said(
-    judge: Judge, begin: Callable[..., tuple[Path, Stream]], act: str, monkeypatch: pytest.MonkeyPatch
+    judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], act: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, behind = begin(judge)
     if act == "never there":
-        assert behind.finish() is Verdict.UNKNOWN
+        assert behind.finish() is StreamVerdict.UNKNOWN
         return
     grow(path, DATA if act != "short" else DATA[:-1], pause_s=0)
     time.sleep(0.1)
@@ -107,10 +107,10 @@ def test_what_is_not_known_is_not_said(
 
         monkeypatch.setattr(behind, "_join", write_and_join)
     verdict = behind.finish()
-    assert verdict in ((Verdict.MISMATCH,) if act == "short" else (Verdict.UNKNOWN,))
+    assert verdict in ((StreamVerdict.MISMATCH,) if act == "short" else (StreamVerdict.UNKNOWN,))
 
 
-def test_an_abandoned_one_leaves_nothing(judge: Judge, begin: Callable[..., tuple[Path, Stream]]) -> None:
+def test_an_abandoned_one_leaves_nothing(judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
     threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
     path, behind = begin(judge)
     grow(path, DATA[: 4 * MIB], pause_s=0)
@@ -121,12 +121,12 @@ def test_an_abandoned_one_leaves_nothing(judge: Judge, begin: Callable[..., tupl
     assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == (threads, files)
 
 
-def test_a_judge_that_dies_ends_the_feeder(world: World, tmp_path: Path) -> None:
-    kind = tools.Kind("false", (), "-", ": OK")
+def test_a_judge_that_dies_ends_the_feeder(context: Context, tmp_path: Path) -> None:
+    kind = tools.ToolKind("false", (), "-", ": OK")
     path = tmp_path / "f"
-    behind = Stream(world, Judge(kind, require("false")), sha256(DATA), str(path), end_of_file, SIZE)
+    behind = Stream(context, ChecksumTool(kind, require("false")), sha256(DATA), str(path), end_of_file, SIZE)
     grow(path, DATA, pause_s=0)
-    assert behind.finish() is not Verdict.GOOD
+    assert behind.finish() is not StreamVerdict.GOOD
 
 
 @pytest.mark.parametrize(
@@ -134,16 +134,16 @@ def test_a_judge_that_dies_ends_the_feeder(world: World, tmp_path: Path) -> None
     [("exit 0", "flipped"), ("echo ': OK'; exit 0", "flipped"), ("exit 1", "right")],
     ids=["silent", "says OK to all", "refuses all"],
 )
-def test_a_judge_must_show_that_it_can(world: World, tmp_path: Path, script: str, case: str) -> None:
+def test_a_judge_must_show_that_it_can(context: Context, tmp_path: Path, script: str, case: str) -> None:
     program = tmp_path / "judge"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    weakness = tools.weakness(world, Judge(tools.SHA256SUM, str(program)))
+    weakness = tools.weakness(context, ChecksumTool(tools.SHA256SUM, str(program)))
     assert weakness == f"sha256sum failed the self-test: {case if script != 'exit 0' else 'right'}"
 
 
-def test_those_of_this_machine_can(judge: Judge, world: World) -> None:
-    assert tools.weakness(world, judge) == ""
+def test_those_of_this_machine_can(judge: ChecksumTool, context: Context) -> None:
+    assert tools.weakness(context, judge) == ""
 
 
 @pytest.mark.parametrize("backend", ["aria2c", "curl", "wget"])
@@ -162,36 +162,36 @@ def test_a_download_is_judged_while_it_runs(tmp_path: Path, backend: str, monkey
     with Origin() as origin:
         place = orch.want("w", DATA, origin.serve("/good", DATA, rate=40 * MIB), link="hard")
         orch.write()
-        world = World(orch.env(), str(tmp_path))
-        space = open_workspace(world, ["team.yaml"])
+        context = Context(orch.env(), str(tmp_path))
+        space = open_workspace(context, ["team.yaml"])
         events: list[object] = []
         options = Options(backend=backend, connections=4)
-        assert sync(world, space.store, space.wanted, events.append, options=options).exit_code == 0
+        assert sync(context, space.store, space.wanted, events.append, options=options).exit_code == 0
         assert place.read_bytes() == DATA
         assert read == []
         assert [type(e) for e in events].count(Started) == 1
         place.unlink()
         orch.blob(DATA).unlink()
         origin.serve("/good", DATA, wrong_at=SIZE // 2)
-        assert sync(world, space.store, space.wanted, events.append, options=options).exit_code == 6
+        assert sync(context, space.store, space.wanted, events.append, options=options).exit_code == 6
     assert read
     assert not place.exists()
 
 
-def test_without_holes_the_plain_check_says(world: World, tmp_path: Path, judge: Judge) -> None:
+def test_without_holes_the_plain_check_says(context: Context, tmp_path: Path, judge: ChecksumTool) -> None:
     def no_holes(fd: int) -> int:
         raise OSError("this file system tells no holes")
 
     path = tmp_path / "f"
-    behind = Stream(world, judge, sha256(DATA), str(path), no_holes, SIZE)
+    behind = Stream(context, judge, sha256(DATA), str(path), no_holes, SIZE)
     grow(path, DATA, pause_s=0)
     time.sleep(0.3)  # it has looked by now
-    assert behind.finish() is Verdict.UNKNOWN
+    assert behind.finish() is StreamVerdict.UNKNOWN
     assert stream.HOLD_BACK_BYTES > 0
 
 
 def test_under_a_memory_limit_the_page_cache_is_let_go(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was written out and hashed leaves the cache: a container would pay for it from its limit."""
     fincore = require("fincore")
@@ -200,10 +200,10 @@ def test_under_a_memory_limit_the_page_cache_is_let_go(
         monkeypatch.setattr(stream, "_memory_is_limited", lambda limited=limited: limited)
         monkeypatch.setattr(stream, "_PUSH_BYTES", 4 * MIB)
         path = tmp_path / f"f{limited}"
-        behind = Stream(world, tools.reference(world), sha256(DATA), str(path), end_of_file, SIZE)
+        behind = Stream(context, tools.reference(context), sha256(DATA), str(path), end_of_file, SIZE)
         grow(path, DATA, pause_s=0.03)
         behind.account(Exit(0, written_bytes=SIZE))
-        assert behind.finish() is Verdict.GOOD
+        assert behind.finish() is StreamVerdict.GOOD
         out = subprocess.run([fincore, "--bytes", "-n", "-o", "RES", path], capture_output=True, text=True, check=True)
         held[limited] = int(out.stdout)
     if held[False] < SIZE:
@@ -213,19 +213,21 @@ def test_under_a_memory_limit_the_page_cache_is_let_go(
 
 @pytest.mark.parametrize("written", [0, SIZE - 2 * MIB, SIZE + 2 * MIB, 2 * SIZE])
 def test_nothing_is_good_where_other_bytes_were_written_than_were_missing(
-    judge: Judge, begin: Callable[..., tuple[Path, Stream]], written: int
+    judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], written: int
 ) -> None:
     path, behind = begin(judge)
     behind.account(Exit(0, written_bytes=written))
     grow(path, DATA, pause_s=0)
-    assert behind.finish() is Verdict.UNKNOWN
+    assert behind.finish() is StreamVerdict.UNKNOWN
 
 
-def test_nothing_is_good_of_a_program_that_nobody_counted(judge: Judge, world: World, tmp_path: Path) -> None:
+def test_nothing_is_good_of_a_program_that_nobody_counted(
+    judge: ChecksumTool, context: Context, tmp_path: Path
+) -> None:
     path = tmp_path / "f"
-    behind = Stream(world, judge, sha256(DATA), str(path), end_of_file, SIZE)
+    behind = Stream(context, judge, sha256(DATA), str(path), end_of_file, SIZE)
     grow(path, DATA, pause_s=0)
-    assert behind.finish() is Verdict.UNKNOWN
+    assert behind.finish() is StreamVerdict.UNKNOWN
 
 
 def test_bytes_where_bytes_are_missing_are_no_clear_ground(tmp_path: Path) -> None:
@@ -242,15 +244,17 @@ def test_bytes_where_bytes_are_missing_are_no_clear_ground(tmp_path: Path) -> No
     assert is_clear(str(path), [])
 
 
-def test_a_judge_that_stands_still_is_waited_for_only_so_long(world: World, tmp_path: Path) -> None:
+def test_a_judge_that_stands_still_is_waited_for_only_so_long(context: Context, tmp_path: Path) -> None:
     program = tmp_path / "judge"
     program.write_text('#!/bin/sh\nkill -STOP $$\nexec sha256sum "$@"\n')
     program.chmod(0o755)
     path = tmp_path / "f"
-    behind = Stream(world, Judge(tools.SHA256SUM, str(program)), sha256(DATA), str(path), end_of_file, SIZE, 0.5)
+    behind = Stream(
+        context, ChecksumTool(tools.SHA256SUM, str(program)), sha256(DATA), str(path), end_of_file, SIZE, 0.5
+    )
     grow(path, DATA, pause_s=0)
     behind.account(Exit(0, written_bytes=SIZE))
-    assert behind.finish() is Verdict.UNKNOWN
+    assert behind.finish() is StreamVerdict.UNKNOWN
 
 
 def test_what_rsync_mends_is_judged_when_it_is_done(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from orchestrator import files
-from orchestrator.context import World
+from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.model import Place
 from orchestrator.placement import link
@@ -338,7 +338,7 @@ def test_what_a_link_leads_to_is_never_touched(placed: tuple[Orch, Path], tmp_pa
 def test_a_kill_between_any_two_steps_loses_nothing(placed: tuple[Orch, Path]) -> None:
     orch, folder = placed
     store = Store(str(orch.store), str(orch.folder / "state"))
-    world = World(environ=dict(os.environ), cwd=str(orch.folder))
+    context = Context(environ=dict(os.environ), cwd=str(orch.folder))
     new = {"saved_model.pb": X, "assets/vocab.txt": MINE, "new/file": X}
     archive = tar(*((name, content, {}) for name, content in new.items()))
     fresh = Path(store.path, "partial/fresh")
@@ -353,7 +353,7 @@ def test_a_kill_between_any_two_steps_loses_nothing(placed: tuple[Orch, Path]) -
         child = os.fork()
         if child == 0:
             _die_at(step)
-            link.put(world, store, sha256(archive), Place(str(folder), unpack=True))
+            link.put(context, store, sha256(archive), Place(str(folder), unpack=True))
             os._exit(0)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
             break

@@ -22,9 +22,9 @@ from orchestrator.verify import check
 from tests.orch import Orch, made, sha256
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.events import Event, Summary
-    from orchestrator.transfer.context import Finding
+    from orchestrator.transfer.context import FirstSeen
 
 MIB = 1 << 20
 
@@ -36,10 +36,10 @@ def pins(content: bytes, *kinds: str) -> tuple[Pin, ...]:
 class Machine:
     """A store, and syncs of files that are known by less than a sha256."""
 
-    def __init__(self, world: World, folder: Path) -> None:
-        self.world, self.folder, self.store = world, folder, str(folder / "store")
+    def __init__(self, context: Context, folder: Path) -> None:
+        self.context, self.folder, self.store = context, folder, str(folder / "store")
         self.events: list[Event] = []
-        self.findings: dict[str, Finding] = {}
+        self.findings: dict[str, FirstSeen] = {}
 
     def want(self, *urls: str, to: str = "", known: tuple[Pin, ...] = (), **keys: Any) -> Wanted:
         roles = [Role.MIRROR] * (len(urls) - 1) + [Role.ORIGIN]
@@ -50,15 +50,15 @@ class Machine:
     def sync(self, *wanted: Wanted, stop_at: int | None = None, **options: Any) -> Summary:
         """Sync in this process; a stop is asked for once so many bytes are here."""
         self.events.clear()
-        world = replace(self.world, stop=Stop())
+        context = replace(self.context, stop=Stop())
 
         def emit(event: Event) -> None:
             self.events.append(event)
             if stop_at is not None and getattr(event, "done_bytes", 0) >= stop_at:
-                world.stop.set()
+                context.stop.set()
 
         findings = None if wanted[0].pins else self.findings
-        return sync(world, self.store, wanted, emit, options=Options(retries=1, **options), findings=findings)
+        return sync(context, self.store, wanted, emit, options=Options(retries=1, **options), findings=findings)
 
     def named(self, name: str) -> list[Any]:
         return [event for event in self.events if type(event).__name__ == name]
@@ -68,8 +68,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(world: World, tmp_path: Path) -> Machine:
-    return Machine(world, tmp_path)
+def machine(context: Context, tmp_path: Path) -> Machine:
+    return Machine(context, tmp_path)
 
 
 def test_the_digests_of_one_pass(tmp_path: Path) -> None:

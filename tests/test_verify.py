@@ -52,9 +52,9 @@ NAMES = [
 ]
 
 
-def is_good(world, pairs):
+def is_good(context, pairs):
     """Say of each pair whether it is good; what cannot be read is not, and nothing that is there is `unknown`."""
-    verdicts = check.check(world, pairs)
+    verdicts = check.check(context, pairs)
     for (_, path), verdict in zip(pairs, verdicts, strict=True):
         assert (verdict.word == "unknown") == (not os.path.isfile(path))
         assert verdict.is_wrong == (os.path.isfile(path) and not verdict.is_good)
@@ -67,7 +67,7 @@ def spoilt(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_odd_names(world, tmp_path, name, spoilt):
+def test_odd_names(context, tmp_path, name, spoilt):
     path = os.path.join(os.fsencode(tmp_path), name)
     data = bytearray(DATA)
     data[70_000] ^= spoilt
@@ -75,21 +75,21 @@ def test_odd_names(world, tmp_path, name, spoilt):
         file.write(data)
     (tmp_path / "second").write_bytes(DATA)
     pairs = [(SHA, os.fsdecode(path)), (SHA, str(tmp_path / "second"))]
-    assert is_good(world, pairs) == [not spoilt, True]
-    assert is_good(world, pairs[:1]) == [not spoilt]
+    assert is_good(context, pairs) == [not spoilt, True]
+    assert is_good(context, pairs[:1]) == [not spoilt]
 
 
-def test_all_odd_names_in_one_go(world, tmp_path):
+def test_all_odd_names_in_one_go(context, tmp_path):
     for name in NAMES:
         with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
             file.write(DATA)
     pairs = [(SHA, os.path.join(tmp_path, os.fsdecode(name))) for name in NAMES]
-    assert is_good(world, pairs) == [True] * len(NAMES)
+    assert is_good(context, pairs) == [True] * len(NAMES)
     pairs[5:5] = [(SHA, str(tmp_path / "missing"))]
-    assert is_good(world, pairs) == [True] * 5 + [False] + [True] * (len(NAMES) - 5)
+    assert is_good(context, pairs) == [True] * 5 + [False] + [True] * (len(NAMES) - 5)
 
 
-def test_what_is_no_right_file(world, tmp_path):
+def test_what_is_no_right_file(context, tmp_path):
     (tmp_path / "good").write_bytes(DATA)
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").write_bytes(b"")
@@ -98,22 +98,22 @@ def test_what_is_no_right_file(world, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "good")
     expected = {"good": True, "link": True, "folder": False, "empty": False, "short": False, "dangling": False}
     expected["missing"] = False
-    assert is_good(world, [(SHA, str(tmp_path / name)) for name in expected]) == list(expected.values())
-    assert [is_good(world, [(SHA, str(tmp_path / name))]) for name in expected] == [[v] for v in expected.values()]
-    assert is_good(world, [(WRONG, str(tmp_path / "good"))]) == [False]
-    assert is_good(world, [(hashlib.sha256(b"").hexdigest(), str(tmp_path / "empty"))]) == [True]
-    assert is_good(world, []) == []
+    assert is_good(context, [(SHA, str(tmp_path / name)) for name in expected]) == list(expected.values())
+    assert [is_good(context, [(SHA, str(tmp_path / name))]) for name in expected] == [[v] for v in expected.values()]
+    assert is_good(context, [(WRONG, str(tmp_path / "good"))]) == [False]
+    assert is_good(context, [(hashlib.sha256(b"").hexdigest(), str(tmp_path / "empty"))]) == [True]
+    assert is_good(context, []) == []
 
 
 @pytest.mark.parametrize("where", [0, 1, 50_000, len(DATA) - 1])
-def test_every_flipped_byte_is_found(world, tmp_path, where):
+def test_every_flipped_byte_is_found(context, tmp_path, where):
     data = bytearray(DATA)
     data[where] ^= 1
     (tmp_path / "f").write_bytes(data)
-    assert is_good(world, [(SHA, str(tmp_path / "f"))]) == [False]
+    assert is_good(context, [(SHA, str(tmp_path / "f"))]) == [False]
 
 
-def test_many_files(world, tmp_path):
+def test_many_files(context, tmp_path):
     """By one program, although what it says is longer than what is kept of others."""
     (tmp_path / "bin").mkdir()
     counting = tmp_path / "bin" / "sha256sum"
@@ -125,8 +125,8 @@ def test_many_files(world, tmp_path):
         path.write_bytes(b"%d" % n)
         pairs.append((hashlib.sha256(b"%d" % (n + (n % 7 == 0))).hexdigest(), str(path)))
         expected.append(n % 7 != 0)
-    world = replace(world, environ={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"})
-    assert is_good(world, pairs) == expected
+    context = replace(context, environ={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"})
+    assert is_good(context, pairs) == expected
     assert (tmp_path / "count").read_text() == "started\n"
 
 
@@ -144,53 +144,53 @@ def test_many_files(world, tmp_path):
     }.items(),
     ids=lambda script: script[0],
 )
-def test_a_judge_that_lies_is_not_believed(world, tmp_path, script):
+def test_a_judge_that_lies_is_not_believed(context, tmp_path, script):
     judge = tmp_path / "bin" / "sha256sum"
     judge.parent.mkdir()
     judge.write_text(f"#!/bin/sh\n{script[1]}\n")
     judge.chmod(0o755)
     (tmp_path / "f").write_bytes(b"wrong")
     (tmp_path / "g").write_bytes(b"wrong")
-    world = replace(world, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
-    assert is_good(world, [(SHA, str(tmp_path / "f"))]) == [False]
-    assert is_good(world, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))]) == [False, False]
+    context = replace(context, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
+    assert is_good(context, [(SHA, str(tmp_path / "f"))]) == [False]
+    assert is_good(context, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))]) == [False, False]
     (tmp_path / "f").write_bytes(DATA)  # nor when it says nothing good of a right one
-    verdicts = check.check(world, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))])
+    verdicts = check.check(context, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))])
     assert [verdict.word for verdict in verdicts] == ["good", "wrong"]
     assert verdicts[0].reason.startswith("sha256sum ")
 
 
-def test_the_judge_of_another_family(world, tmp_path):
+def test_the_judge_of_another_family(context, tmp_path):
     """BusyBox writes the same lines; its exit code and its words are its own."""
     program = require("busybox")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "sha256sum").symlink_to(program)
     (tmp_path / "good").write_bytes(DATA)
-    world = replace(world, environ={"PATH": str(tmp_path / "bin")})
+    context = replace(context, environ={"PATH": str(tmp_path / "bin")})
     pairs = [(SHA, str(tmp_path / "good")), (WRONG, str(tmp_path / "good"))]
-    assert is_good(world, pairs) == [True, False]
+    assert is_good(context, pairs) == [True, False]
 
 
-def test_no_judge_at_all(world, tmp_path):
+def test_no_judge_at_all(context, tmp_path):
     (tmp_path / "f").write_bytes(DATA)
     with pytest.raises(NoBackendError) as caught:
-        is_good(replace(world, environ={"PATH": str(tmp_path)}), [(SHA, str(tmp_path / "f"))])
+        is_good(replace(context, environ={"PATH": str(tmp_path)}), [(SHA, str(tmp_path / "f"))])
     assert "apt-get install" in caught.value.hint
-    assert is_good(replace(world, environ={}), [(SHA, str(tmp_path / "f"))]) == [True]  # the system's own PATH
+    assert is_good(replace(context, environ={}), [(SHA, str(tmp_path / "f"))]) == [True]  # the system's own PATH
 
 
-def test_a_stop_while_reading(world, tmp_path):
+def test_a_stop_while_reading(context, tmp_path):
     judge = tmp_path / "bin" / "sha256sum"
     judge.parent.mkdir()
     judge.write_text("#!/bin/sh\nexec sleep 30\n")
     judge.chmod(0o755)
     (tmp_path / "f").write_bytes(DATA)
-    world = replace(world, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
-    timer = threading.Timer(0.1, world.stop.set)
+    context = replace(context, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
+    timer = threading.Timer(0.1, context.stop.set)
     timer.start()
     began = time.monotonic()
     with pytest.raises(Stopped):
-        is_good(world, [(SHA, str(tmp_path / "f"))])
+        is_good(context, [(SHA, str(tmp_path / "f"))])
     assert time.monotonic() - began < 2
     timer.join()
 
@@ -209,43 +209,43 @@ def test_digest(tmp_path):
         digest(str(tmp_path / "f"), stop)
 
 
-def test_digest_agrees_with_the_judge(world, tmp_path):
+def test_digest_agrees_with_the_judge(context, tmp_path):
     path = Path(tmp_path, "large")
     with open(path, "wb") as file:
         file.write(DATA * 100)
-    assert is_good(world, [(digest(str(path)), str(path))]) == [True]
+    assert is_good(context, [(digest(str(path)), str(path))]) == [True]
     shutil.copyfile(path, tmp_path / "copy")
     assert digest(str(tmp_path / "copy")) == digest(str(path))
 
 
-def scripted(world, tmp_path, script):
+def scripted(context, tmp_path, script):
     """A world whose sha256sum is that script."""
     judge = tmp_path / "bin" / "sha256sum"
     judge.parent.mkdir(exist_ok=True)
     judge.write_text(f"#!/bin/sh\n{script}\n")
     judge.chmod(0o755)
-    return replace(world, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
+    return replace(context, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
 
 
 REAL = shutil.which("sha256sum")
 
 
 @pytest.mark.parametrize("end", ["kill -9 $$", "kill -STOP $$", "exit 127"])
-def test_a_judge_that_died_or_stands_still_is_asked_again(world, tmp_path, end):
+def test_a_judge_that_died_or_stands_still_is_asked_again(context, tmp_path, end):
     (tmp_path / "f").write_bytes(DATA)
     once = f"[ -e {tmp_path}/done ] || {{ : > {tmp_path}/done; {end}; }}"
-    verdicts = check.check(scripted(world, tmp_path, f'{once}; exec {REAL} "$@"'), [(SHA, str(tmp_path / "f"))], 0.5)
+    verdicts = check.check(scripted(context, tmp_path, f'{once}; exec {REAL} "$@"'), [(SHA, str(tmp_path / "f"))], 0.5)
     assert verdicts == [check.Verdict("good", SHA)]
-    verdicts = check.check(scripted(world, tmp_path, end), [(SHA, str(tmp_path / "f"))], 0.5)
+    verdicts = check.check(scripted(context, tmp_path, end), [(SHA, str(tmp_path / "f"))], 0.5)
     assert verdicts[0].is_good
     assert verdicts[0].reason.startswith("sha256sum ")
 
 
-def test_a_broken_judge_is_told_once(world, tmp_path):
+def test_a_broken_judge_is_told_once(context, tmp_path):
     (tmp_path / "f").write_bytes(DATA)
     told: set[str] = set()
-    world = scripted(world, tmp_path, 'while read -r _ name; do echo "$name: FAILED"; done; exit 1')
-    lines = [check.complaint(check.check(world, [(SHA, str(tmp_path / "f"))]), told) for _ in range(2)]
+    context = scripted(context, tmp_path, 'while read -r _ name; do echo "$name: FAILED"; done; exit 1')
+    lines = [check.complaint(check.check(context, [(SHA, str(tmp_path / "f"))]), told) for _ in range(2)]
     assert lines[0].startswith("sha256sum ended with 1 over right bytes")
     assert lines[1] == ""
     assert check.complaint([check.Verdict("good", SHA), check.Verdict("wrong", WRONG, "x")], set()) == ""
@@ -259,33 +259,33 @@ def test_few_descriptors_condemn_nothing(tmp_path, limit):
 import os, resource
 from orchestrator import process
 from orchestrator.verify import check, tools
-from orchestrator.context import World
+from orchestrator.context import Context
 process._PAUSES_S = ()
-world, path = World(dict(os.environ), "/"), {str(tmp_path / "f")!r}
-check.check(world, [("{SHA}", path)])
+context, path = Context(dict(os.environ), "/"), {str(tmp_path / "f")!r}
+check.check(context, [("{SHA}", path)])
 taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
 resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-verdict = check.check_one(world, next((j for j in tools.installed(world)[1:] if j.path), None), "{SHA}", path)
+verdict = check.check_one(context, next((j for j in tools.installed(context)[1:] if j.path), None), "{SHA}", path)
 print(verdict.word, verdict.error and verdict.error.errno)
 """
     done = subprocess.run([sys.executable, "-c", source], cwd=HOUSE, capture_output=True, text=True)
     assert (done.stdout, done.stderr) in (("good None\n", ""), (f"unknown {errno.EMFILE}\n", ""))
 
 
-def test_a_self_test_needs_no_disk(world, monkeypatch):
+def test_a_self_test_needs_no_disk(context, monkeypatch):
     monkeypatch.setenv("TMPDIR", "/nonexistent")
-    for judge in tools.installed(world):
+    for judge in tools.installed(context):
         if judge.path:
-            assert tools.weakness(world, judge) == ""
-            assert tools.measure(world, judge) > 0
+            assert tools.weakness(context, judge) == ""
+            assert tools.measure(context, judge) > 0
 
 
-def test_a_judge_that_cannot_be_tested_is_left_out(world, monkeypatch):
+def test_a_judge_that_cannot_be_tested_is_left_out(context, monkeypatch):
     def no_memory(*_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "memfd_create", no_memory)
-    first = tools.installed(world)[0]
-    assert "cannot be tested" in tools.weakness(world, first)
-    assert tools.measure(world, first) == 0.0
-    assert tools.best_for_large(world) == first
+    first = tools.installed(context)[0]
+    assert "cannot be tested" in tools.weakness(context, first)
+    assert tools.measure(context, first) == 0.0
+    assert tools.best_for_large(context) == first

@@ -20,7 +20,7 @@ _SCHEME_TRAITS = {"http": Trait.HTTP, "https": Trait.HTTP, "ftp": Trait.FTP, "rs
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Requirements:
     """What a source asks of a program: its scheme, the proxy's scheme ("" for direct), a private CA, a secret kept.
 
     The secret is a URL that nobody else may see, or the host's token.
@@ -46,7 +46,9 @@ def is_small(size: int | None) -> bool:
     return size is not None and size < SMALL_BYTES
 
 
-def rank(installed: Collection[str], size: int | None, line: Line, *, honest: bool | None = None) -> tuple[Choice, ...]:
+def rank(
+    installed: Collection[str], size: int | None, line: Requirements, *, honest: bool | None = None
+) -> tuple[Choice, ...]:
     """Judge all backends, best first; those with an obstacle come last, and last of all who does not speak the scheme.
 
     `honest` is whether a look in this run found byte ranges honoured (None: nobody looked). axel hammers for
@@ -64,7 +66,7 @@ def rank(installed: Collection[str], size: int | None, line: Line, *, honest: bo
     return tuple(choice for *_, choice in sorted(choices, key=lambda entry: entry[:3]))
 
 
-def for_bundle(installed: Collection[str], line: Line) -> Backend | None:
+def for_bundle(installed: Collection[str], line: Requirements) -> Backend | None:
     """The best backend that serves many small files of one host in one process; None where none may."""
     many = [b for b in BACKENDS if Trait.BUNDLE in b.TRAITS and not _obstacle(b, installed, line)]
     order = {name: place for place, name in enumerate(_BUNDLE_ORDER)}
@@ -77,7 +79,7 @@ def speaks(backend: Backend, scheme: str) -> bool:
     return trait is not None and trait in backend.TRAITS
 
 
-def _obstacle(backend: Backend, installed: Collection[str], line: Line) -> str:
+def _obstacle(backend: Backend, installed: Collection[str], line: Requirements) -> str:
     if not speaks(backend, line.scheme):  # before the rest: nobody need install it for this
         return f"does not speak {line.scheme}"
     if backend.NAME not in installed:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @options.json
 def command(**words: Any) -> int:
     """Look for what this machine lacks: programs, PATH, proxy, CA, store. A failed check gives sync's exit code."""
-    world = world_with_signals()
+    context = context_with_signals()
     from orchestrator.commands.doctor import PASS, examine
     from orchestrator.render.sink import harmless
 
@@ -38,6 +38,6 @@ def command(**words: Any) -> int:
             click.echo(f"{'':<18} -> {harmless(check.hint)}")
 
     def work() -> Summary:
-        return examine(world, words["store"], tell)
+        return examine(context, words["store"], tell)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.signals import GRACE_S, Watch
-from orchestrator.context import World
+from orchestrator.cli.signals import GRACE_S, SignalWatch
+from orchestrator.context import Context
 from orchestrator.errors import ExitCode, ManifestError, OrchError, Stopped
 from orchestrator.events import Noticed, Summary
 from orchestrator.limits import raise_own
@@ -25,33 +25,33 @@ if TYPE_CHECKING:
     from orchestrator.render.sink import Sink
     from orchestrator.workspace import Workspace
 
-_watches: dict[Stop, Watch] = {}  # of this process: one
+_watches: dict[Stop, SignalWatch] = {}  # of this process: one
 
 
-def conclude(world: World, sink: Sink, work: Callable[[], Summary]) -> int:
+def conclude(context: Context, sink: Sink, work: Callable[[], Summary]) -> int:
     """Do the work and close the sink with its summary, also where an error or a signal ended it before one was made.
 
     Returns:
         The exit code.
     """
-    began = world.monotonic()
+    began = context.monotonic()
 
     def ended(code: int) -> Summary:
-        return Summary(ok=False, exit_code=code, seconds=world.monotonic() - began)
+        return Summary(ok=False, exit_code=code, seconds=context.monotonic() - began)
 
-    watch = _watches.get(world.stop)
+    watch = _watches.get(context.stop)
     if watch is not None:
         watch.last_words = lambda code: sink.close(ended(code))
     try:
-        with world.stop.raising():
+        with context.stop.raising():
             summary = work()
     except (Stopped, KeyboardInterrupt, click.Abort):
-        summary = ended(world.stop.code or int(ExitCode.INTERRUPTED))
+        summary = ended(context.stop.code or int(ExitCode.INTERRUPTED))
     except click.UsageError as error:
         error.show()
         summary = ended(int(ExitCode.USAGE))
     except Exception as error:
-        told = foreseen(world, error)
+        told = foreseen(context, error)
         tell(sink, told)
         summary = ended(int(told.exit_code))
     if watch is not None:
@@ -60,16 +60,16 @@ def conclude(world: World, sink: Sink, work: Callable[[], Summary]) -> int:
     return summary.exit_code
 
 
-def foreseen(world: World, error: Exception) -> OrchError:
+def foreseen(context: Context, error: Exception) -> OrchError:
     """What an error that ended a command means to who reads it."""
     if isinstance(error, OrchError):
         return error
     from orchestrator.engine import bugs
 
-    return bugs.foreseen(world, world.cwd, error)
+    return bugs.foreseen(context, context.cwd, error)
 
 
-def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
+def workspace(context: Context, words: Mapping[str, Any]) -> Workspace:
     """Open the manifests that a command was given, by its options; collect garbage only from here on.
 
     Raises:
@@ -79,14 +79,15 @@ def workspace(world: World, words: Mapping[str, Any]) -> Workspace:
 
     caches = words.get("caches")
     space = open_workspace(
-        world, words["manifests"], only=words["only"], store=words["store"], root=words["root"], caches=caches
+        context, words["manifests"], only=words["only"], store=words["store"], root=words["root"], caches=caches
     )
     if caches and not words.get("quiet"):
-        from orchestrator.frameworks.catalogue import below, unled
+        from orchestrator.frameworks.catalogue import below, reads_no_variable
 
-        tell_unled(
-            unled(
-                below(world, caches), (name for m in space.manifests for model in m.models for name, _ in model.layouts)
+        tell_unread(
+            reads_no_variable(
+                below(context, caches),
+                (name for m in space.manifests for model in m.models for name, _ in model.layouts),
             )
         )
     gc.freeze()
@@ -110,7 +111,7 @@ def run_options(words: Mapping[str, Any]) -> Options:
     )
 
 
-def tell_unled(frameworks: Iterable[str]) -> None:
+def tell_unread(frameworks: Iterable[str]) -> None:
     """Say on stderr which frameworks no variable leads, so that no folder of ours is theirs."""
     for name in frameworks:
         print(f"note: no variable leads {name}: it looks where docs/frameworks.md says", file=sys.stderr)
@@ -130,17 +131,17 @@ def tell(sink: Sink, error: OrchError) -> None:
         print(f"hint: {harmless(error.hint)}", file=sys.stderr)
 
 
-def world_with_signals(grace_s: float = GRACE_S) -> World:
+def context_with_signals(grace_s: float = GRACE_S) -> Context:
     """The real world, in which a signal asks for a stop; what has not ended `grace_s` later is ended.
 
     Children die with us: each has the parent-death signal TERM, on which it saves its state.
     """
-    world = World.real()
+    context = Context.real()
     try:
         os.getcwd()
     except OSError:  # removed: rsync, for one, does not start there
-        os.chdir(world.cwd if os.path.isdir(world.cwd) else "/")
+        os.chdir(context.cwd if os.path.isdir(context.cwd) else "/")
     raise_own()
-    watch = _watches[world.stop] = Watch(world.stop, grace_s)
+    watch = _watches[context.stop] = SignalWatch(context.stop, grace_s)
     watch.begin()
-    return world
+    return context

@@ -55,7 +55,7 @@ def end_before_work(number: int, _: FrameType | None) -> None:
     os._exit(code)
 
 
-class Watch:
+class SignalWatch:
     """Hears the signals of one command.
 
     The handler, which runs in the main thread, may come late: a call into a resolver or to a dead disk does not come

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.cli.streams import let_code_stand
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
@@ -36,7 +36,7 @@ def command(**words: Any) -> int:
     --write keeps a block in the work tree's .gitattributes and .gitignore (the rest of them is yours), and a .sha256
     file beside each weight that is tracked. The block is that of the manifests named: name all of a repository.
     """
-    world = world_with_signals()
+    context = context_with_signals()
     let_code_stand()
     from orchestrator.commands import vcs
     from orchestrator.store import Store
@@ -45,8 +45,8 @@ def command(**words: Any) -> int:
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
 
     def work() -> Summary:
-        space = open_workspace(world, words["manifests"], store=words["store"], root=words["root"])
-        found = vcs.rows(Store(space.store, world.state), space.wanted, words["git_max"], words["lfs_max"])
+        space = open_workspace(context, words["manifests"], store=words["store"], root=words["root"])
+        found = vcs.rows(Store(space.store, context.state), space.wanted, words["git_max"], words["lfs_max"])
         unresolved = [(u.model, u.message) for u in space.unresolved]
         _show(sink, found, unresolved)
         if not words["write"]:
@@ -66,7 +66,7 @@ def command(**words: Any) -> int:
             _tell(sink, "skipped", {"path": path}, f"skipped, not in the manifest's work tree: {path}")
         return Summary(ok=True, exit_code=0)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)
 
 
 def _made_by(files: list[str], words: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from orchestrator import manifest as manifests
 from orchestrator.commands.verify import TOLD, refusal
 from orchestrator.errors import HeldError, ManifestError, Problem
 from orchestrator.frameworks.base import LayoutError
-from orchestrator.frameworks.catalogue import laid_out
+from orchestrator.frameworks.catalogue import with_layouts
 from orchestrator.manifest.edit import NEW, Draft, insert
 from orchestrator.manifest.repos import HUBS, RepoError, repository
 from orchestrator.manifest.yaml_reader import plain
@@ -27,15 +27,15 @@ from orchestrator.workspace import hint_for, read_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.commands.import_list import Listed
-    from orchestrator.context import World
+    from orchestrator.commands.import_list import ListedFile
+    from orchestrator.context import Context
     from orchestrator.manifest import Model
 
 TO = "models/"
 TRIES = 5  # to have the file unchanged from reading to writing, where nothing can be locked
 
 
-class Manner(msgspec.Struct, frozen=True):
+class EntryDefaults(msgspec.Struct, frozen=True):
     """What new models have in common: their places, frameworks and tags, as the options say."""
 
     to: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ def stem(name: str) -> str:
 
 def of(
     what: str,
-    manner: Manner,
+    entry_defaults: EntryDefaults,
     name: str = "",
     *,
     sha256: str = "",
@@ -89,10 +89,12 @@ def of(
         entry: dict[str, object] = {"repo": what, **{key: words for key, words in patterns.items() if words}}
     else:
         entry = {"url": what, **({"sha256": sha256} if sha256 else {})}
-    return Draft(name or default, {**entry, **manner.keys()})
+    return Draft(name or default, {**entry, **entry_defaults.keys()})
 
 
-def from_list(listed: Sequence[Listed], source: str, base: str, manner: Manner, together: str = "") -> list[Draft]:
+def from_list(
+    listed: Sequence[ListedFile], source: str, base: str, entry_defaults: EntryDefaults, together: str = ""
+) -> list[Draft]:
     """A model a file of a list, or all as files of one that is called `together`; `base` is where the files are.
 
     Raises:
@@ -104,7 +106,7 @@ def from_list(listed: Sequence[Listed], source: str, base: str, manner: Manner, 
     said = f"from {os.path.basename(source.rstrip('/'))}"
     if together:
         parts = [{"path": entry.name, **_source(entry, base)} for entry in listed]
-        return [Draft(together, {"files": parts, **manner.keys()}, said)]
+        return [Draft(together, {"files": parts, **entry_defaults.keys()}, said)]
     stems = Counter(stem(entry.name) for entry in listed)
     names: set[str] = set()
     drafts = []
@@ -115,16 +117,16 @@ def from_list(listed: Sequence[Listed], source: str, base: str, manner: Manner, 
         name = next(n for n in chain((name,), (f"{name}-{number}" for number in count(2))) if n not in names)
         names.add(name)
         below = entry.name if "/" in entry.name else ""
-        drafts.append(Draft(name, {**_source(entry, base), **manner.keys(below)}, said, below))
+        drafts.append(Draft(name, {**_source(entry, base), **entry_defaults.keys(below)}, said, below))
     return drafts
 
 
-def _urls(entry: Listed, base: str) -> tuple[str, ...]:
+def _urls(entry: ListedFile, base: str) -> tuple[str, ...]:
     """Where it is, best first; the last one is the manifest's `url`, the others are tried before it."""
     return (*entry.urls, f"{base.rstrip('/')}/{quote(entry.name)}") if base else entry.urls
 
 
-def _source(entry: Listed, base: str) -> dict[str, object]:
+def _source(entry: ListedFile, base: str) -> dict[str, object]:
     *mirrors, url = _urls(entry, base)
     found: dict[str, object] = {"url": url}
     if mirrors:
@@ -136,7 +138,7 @@ def _source(entry: Listed, base: str) -> dict[str, object]:
     return found
 
 
-def put_into(world: World, path: str, drafts: Sequence[Draft]) -> tuple[Model, ...]:
+def put_into(context: Context, path: str, drafts: Sequence[Draft]) -> tuple[Model, ...]:
     """Put models into the manifest at `path` (absolute), or into a new one there; nothing else in it changes.
 
     Models that would have no place get `to: models/`. Several orch may do so at once: each has the file for itself
@@ -151,10 +153,10 @@ def put_into(world: World, path: str, drafts: Sequence[Draft]) -> tuple[Model, .
         HeldError: somebody else writes into it all the time.
     """
     try:
-        with files.locked(os.path.dirname(os.path.realpath(path)), world.stop):
+        with files.locked(os.path.dirname(os.path.realpath(path)), context.stop):
             for _ in range(TRIES):
                 text = read_text(path) if os.path.lexists(path) else ""
-                whole, added = _with(world, path, text or NEW, drafts)
+                whole, added = _with(context, path, text or NEW, drafts)
                 if text == (read_text(path) if os.path.lexists(path) else ""):
                     files.write_atomic(path, whole.encode())
                     return added
@@ -163,10 +165,10 @@ def put_into(world: World, path: str, drafts: Sequence[Draft]) -> tuple[Model, .
     raise HeldError(f"{path}: somebody else writes into it", "run the same command again")
 
 
-def _with(world: World, path: str, text: str, drafts: Sequence[Draft]) -> tuple[str, tuple[Model, ...]]:
+def _with(context: Context, path: str, text: str, drafts: Sequence[Draft]) -> tuple[str, tuple[Model, ...]]:
     """The manifest's text with the new models, and those as they are read back."""
     try:
-        before = manifests.parse(text, path, world.home, resolve=False)
+        before = manifests.parse(text, path, context.home, resolve=False)
     except ManifestError as error:
         raise ManifestError(error.problems, hint_for(error.problems)) from None
     known = {model.name for model in before.models}
@@ -178,7 +180,7 @@ def _with(world: World, path: str, text: str, drafts: Sequence[Draft]) -> tuple[
     to, frameworks = _default_places(text)
     whole = insert(text, [with_place(draft, to or (() if frameworks else (TO,)), tacit=bool(to)) for draft in drafts])
     try:
-        after = manifests.parse(whole, path, world.home, resolve=False)
+        after = manifests.parse(whole, path, context.home, resolve=False)
     except ManifestError as error:  # its lines are of a text that was not written
         problems = tuple(Problem(path, 0, problem.path, problem.message) for problem in error.problems)
         hint = next(filter(None, (urls.instead(problem.message) for problem in problems)), "")
@@ -188,11 +190,11 @@ def _with(world: World, path: str, text: str, drafts: Sequence[Draft]) -> tuple[
     old, added = after.models[: len(known)], after.models[len(known) :]
     if old != before.models or [model.name for model in added] != names:
         raise ManifestError((Problem(path, 0, "", "the new models do not fit into this text"),), "add them by hand")
-    _check_layouts(world, path, added)
+    _check_layouts(context, path, added)
     return whole, added
 
 
-def to_paste(world: World, drafts: Sequence[Draft], source: str) -> list[Draft]:
+def to_paste(context: Context, drafts: Sequence[Draft], source: str) -> list[Draft]:
     """The drafts as lines that any manifest may take: what `put_into` would refuse is refused here too.
 
     Raises:
@@ -201,7 +203,7 @@ def to_paste(world: World, drafts: Sequence[Draft], source: str) -> list[Draft]:
     placed = [with_place(draft) for draft in drafts]
     text = insert(f'allow_absolute: ["/"]\n{NEW}', placed)
     try:
-        manifests.parse(text, os.path.join(world.cwd, "lines.yaml"), world.home, resolve=False)
+        manifests.parse(text, os.path.join(context.cwd, "lines.yaml"), context.home, resolve=False)
     except ManifestError as error:
         problems = tuple(Problem(source, 0, problem.path, problem.message) for problem in error.problems)
         raise ManifestError(_few(problems), "no manifest may have that; mend the list") from None
@@ -246,11 +248,11 @@ def _few(problems: Sequence[Problem]) -> tuple[Problem, ...]:
     return (*problems[:TOLD], *rest)
 
 
-def _check_layouts(world: World, path: str, models: Sequence[Model]) -> None:
+def _check_layouts(context: Context, path: str, models: Sequence[Model]) -> None:
     for model in models:
         if model.layouts and model.files:
             try:
-                laid_out(world, model)
+                with_layouts(context, model)
             except LayoutError as error:
                 raise ManifestError((Problem(path, 0, f"models > {model.name} > for", str(error)),)) from None
 

@@ -23,7 +23,7 @@ from orchestrator.store import blobs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.manifest import Site
     from orchestrator.programs import Program
 
@@ -33,32 +33,32 @@ _PROXIES = ("https_proxy", "http_proxy", "ftp_proxy", "all_proxy")
 _PRECEDENCE = (ExitCode.MANIFEST, ExitCode.NO_BACKEND, ExitCode.STORE)
 
 
-def examine(world: World, store: str | None, tell: Callable[[Check], None]) -> Summary:
+def examine(context: Context, store: str | None, tell: Callable[[Check], None]) -> Summary:
     """Look at everything and tell it; `store` is the flag's word.
 
     Returns:
         The summary: 0, or the code that a sync would end with: 3, 4 or 8.
     """
-    began = world.monotonic()
+    began = context.monotonic()
     codes = set()
-    site, told = _site(world)
-    programs = find(world, [backend.NAME for backend in BACKENDS])
+    site, told = _site(context)
+    programs = find(context, [backend.NAME for backend in BACKENDS])
     for check in (
         *_programs(programs),
-        *_judge(world),
-        *_cron(world, programs),
-        *_proxies(world),
-        *_ca(world),
+        *_judge(context),
+        *_cron(context, programs),
+        *_proxies(context),
+        *_ca(context),
         *told,
-        *_hub(world),
-        *_tokens(world, site),
-        *store_checks(workspace.store_path(world, site, store)),
-        *_state(world),
+        *_hub(context),
+        *_tokens(context, site),
+        *store_checks(workspace.store_path(context, site, store)),
+        *_state(context),
     ):
         tell(check)
         codes.add(check.exit_code)
     code = next((int(first) for first in _PRECEDENCE if first in codes), 0)
-    return Summary(ok=code == 0, exit_code=code, seconds=world.monotonic() - began)
+    return Summary(ok=code == 0, exit_code=code, seconds=context.monotonic() - began)
 
 
 def _programs(programs: Mapping[str, Program]) -> Iterator[Check]:
@@ -92,31 +92,31 @@ def _is_script(path: str) -> bool:
         return False
 
 
-def _judge(world: World) -> Iterator[Check]:
+def _judge(context: Context) -> Iterator[Check]:
     """Is there a sha256sum, and does it know right from wrong?"""
     from orchestrator.verify import tools
 
     try:
-        weakness = tools.weakness(world, tools.reference(world))
+        weakness = tools.weakness(context, tools.reference(context))
     except (NoBackendError, OSError) as error:
         weakness = str(error)
     if weakness:
         yield Check("sha256sum", FAIL, weakness, "apt-get install coreutils", ExitCode.NO_BACKEND)
         return
-    path = world.which("sha256sum")
+    path = context.which("sha256sum")
     yield Check("sha256sum", PASS, f"{path}  tells right from wrong")
 
 
-def _cron(world: World, programs: Mapping[str, Program]) -> Iterator[Check]:
+def _cron(context: Context, programs: Mapping[str, Program]) -> Iterator[Check]:
     """What is lost under cron's short PATH."""
-    bare = replace(world, environ={"PATH": CRON_PATH, "HOME": world.home})
-    if "ORCH_PROGRAMS" in world.environ:
-        bare = replace(bare, environ={**bare.environ, "ORCH_PROGRAMS": world.environ["ORCH_PROGRAMS"]})
+    bare = replace(context, environ={"PATH": CRON_PATH, "HOME": context.home})
+    if "ORCH_PROGRAMS" in context.environ:
+        bare = replace(bare, environ={**bare.environ, "ORCH_PROGRAMS": context.environ["ORCH_PROGRAMS"]})
     then = find(bare, programs)
     lost = [name for name, program in programs.items() if program.usable and not then[name].usable]
     if not which("sha256sum", CRON_PATH):
         lost.append("sha256sum")
-    path = world.environ.get("PATH", "")
+    path = context.environ.get("PATH", "")
     if lost:
         yield Check("cron", WARN, f"with PATH={CRON_PATH}: no {', '.join(lost)}", f"in the crontab: PATH={path}")
     elif not which("orch", CRON_PATH):
@@ -126,16 +126,16 @@ def _cron(world: World, programs: Mapping[str, Program]) -> Iterator[Check]:
         yield Check("cron", PASS, f"finds all with PATH={CRON_PATH}")
 
 
-def _proxies(world: World) -> Iterator[Check]:
+def _proxies(context: Context) -> Iterator[Check]:
     """Each proxy variable that is set, and whether its proxy answers; credentials are not shown."""
     from orchestrator.sources.route import answers_at
 
     asked: dict[str, str] = {}
     for name in _PROXIES:
-        spelled = next((key for key in (name, name.upper()) if world.environ.get(key)), None)
+        spelled = next((key for key in (name, name.upper()) if context.environ.get(key)), None)
         if spelled is None:
             continue
-        value = world.environ[spelled]
+        value = context.environ[spelled]
         shown = value.rpartition("@")[2] if "@" in value else value.partition("://")[2] or value
         if shown not in asked:
             asked[shown] = answers_at(value)
@@ -148,16 +148,16 @@ def _proxies(world: World) -> Iterator[Check]:
         yield Check("proxy", PASS, "none: no proxy variable is set")
 
 
-def _ca(world: World) -> Iterator[Check]:
+def _ca(context: Context) -> Iterator[Check]:
     import ssl
 
     from orchestrator.sources.route import ca_bundle
 
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-        path = world.environ.get(name)
+        path = context.environ.get(name)
         if path and not os.path.isfile(path):
             yield Check("ca", WARN, f"{name} names {path}, which is not there", f"unset {name}, or mend it")
-    path = ca_bundle(world.environ)
+    path = ca_bundle(context.environ)
     try:
         count = ssl.create_default_context(cafile=path).cert_store_stats()["x509_ca"]
     except (OSError, ssl.SSLError) as error:
@@ -166,19 +166,19 @@ def _ca(world: World) -> Iterator[Check]:
     yield Check("ca", PASS, f"{path}  ({count} authorities)")
 
 
-def _site(world: World) -> tuple[Site | None, tuple[Check, ...]]:
+def _site(context: Context) -> tuple[Site | None, tuple[Check, ...]]:
     try:
-        site = workspace.site(world)
+        site = workspace.site(context)
     except ManifestError as error:
         checks = (Check("site file", FAIL, str(problem), error.hint, ExitCode.MANIFEST) for problem in error.problems)
         return None, tuple(checks)
     return site, (Check("site file", PASS, "read" if site else "none; it would be ~/.config/orch.yaml"),)
 
 
-def _hub(world: World) -> Iterator[Check]:
-    endpoint = world.environ.get("HF_ENDPOINT", "")
+def _hub(context: Context) -> Iterator[Check]:
+    endpoint = context.environ.get("HF_ENDPOINT", "")
     try:
-        workspace.hub_mirror(world)
+        workspace.hub_mirror(context)
     except ManifestError as error:
         name = error.problems[0].file
         yield Check(name, FAIL, str(error.problems[0]), f"unset {name}, or mend it", ExitCode.MANIFEST)
@@ -186,33 +186,33 @@ def _hub(world: World) -> Iterator[Check]:
     yield Check("HF_ENDPOINT", PASS, f"{endpoint} is tried before the hub" if endpoint else "not set")
 
 
-def _tokens(world: World, site: Site | None) -> Iterator[Check]:
+def _tokens(context: Context, site: Site | None) -> Iterator[Check]:
     """Whether the tokens that hosts want are here; a manifest's own are told when they are refused."""
     from orchestrator.sources.auth import hub_token
 
     unset = [(name, h.token_env) for name, h in (site.hosts if site else {}).items() if h.token_env]
     for name, variable in unset:
-        if variable and not world.environ.get(variable):
+        if variable and not context.environ.get(variable):
             yield Check(
                 "token", WARN, f"{variable} is not set, which is to hold the token of {name}", f"set {variable}"
             )
-    known = "is here, and shown to no other host" if hub_token(world.environ) else "is not here: gated models need it"
+    known = "is here, and shown to no other host" if hub_token(context.environ) else "is not here: gated models need it"
     yield Check("token", PASS, f"that of huggingface.co {known}")
 
 
-def _state(world: World) -> Iterator[Check]:
+def _state(context: Context) -> Iterator[Check]:
     """Local state only saves time: without it nothing fails."""
     from orchestrator.context import NO_STATE
     from orchestrator.engine.disk_space import existing_parent
 
-    if world.state.startswith(NO_STATE):
+    if context.state.startswith(NO_STATE):
         yield Check("state", WARN, "no home folder is known: rates are not remembered", "set HOME, or XDG_STATE_HOME")
         return
-    parent = existing_parent(world.state)
+    parent = existing_parent(context.state)
     if os.access(parent, os.W_OK | os.X_OK):
-        yield Check("state", PASS, world.state)
+        yield Check("state", PASS, context.state)
     else:
-        yield Check("state", WARN, f"{world.state} cannot be written: rates are not remembered", f"ls -ld {parent}")
+        yield Check("state", WARN, f"{context.state} cannot be written: rates are not remembered", f"ls -ld {parent}")
 
 
 LOW_BYTES, LOW_INODES = 1 << 30, 1000

@@ -10,13 +10,13 @@ import msgspec
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.frameworks.base import LayoutError
-from orchestrator.frameworks.catalogue import below, by_name, unled
+from orchestrator.frameworks.catalogue import below, by_name, reads_no_variable
 from orchestrator.workspace import DEFAULT_MANIFEST, hint_for, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -24,10 +24,10 @@ class Environment(msgspec.Struct, frozen=True):
 
     variables: dict[str, str]
     offline: dict[str, str]
-    unled: tuple[str, ...]
+    unread_frameworks: tuple[str, ...]
 
 
-def environment(world: World, paths: Sequence[str], caches: str | None) -> Environment:
+def environment(context: Context, paths: Sequence[str], caches: str | None) -> Environment:
     """What the frameworks in these manifests' `for:` read; `caches` is the folder of them all, if there is one.
 
     No lock is needed. None given: manifests/team.yaml.
@@ -37,14 +37,14 @@ def environment(world: World, paths: Sequence[str], caches: str | None) -> Envir
     """
     problems: list[Problem] = []
     frameworks: dict[str, str] = {}
-    for path in dict.fromkeys(os.path.abspath(os.path.join(world.cwd, p)) for p in paths or (DEFAULT_MANIFEST,)):
+    for path in dict.fromkeys(os.path.abspath(os.path.join(context.cwd, p)) for p in paths or (DEFAULT_MANIFEST,)):
         try:
-            manifest = manifests.parse(read_text(path), path, world.home, resolve=False)
+            manifest = manifests.parse(read_text(path), path, context.home, resolve=False)
         except ManifestError as error:
             problems += error.problems
             continue
         frameworks.update((name, path) for model in manifest.models for name, _ in model.layouts)
-    looking = below(world, caches) if caches else world
+    looking = below(context, caches) if caches else context
     found = Environment({}, {}, ())
     for name, path in sorted(frameworks.items()):
         layout = by_name(name)
@@ -57,4 +57,4 @@ def environment(world: World, paths: Sequence[str], caches: str | None) -> Envir
         found.offline.update(layout.OFFLINE)
     if problems:
         raise ManifestError(tuple(problems), hint_for(problems))
-    return msgspec.structs.replace(found, unled=tuple(unled(looking, frameworks)))
+    return msgspec.structs.replace(found, unread_frameworks=tuple(reads_no_variable(looking, frameworks)))

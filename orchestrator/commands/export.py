@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ARIA2 = ("http://", "https://", "ftp://")
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class ExportEntry(msgspec.Struct, frozen=True, gc=False):
     """One file: `paths` are where it must be, below `root` relative to it; `name` is a relative one in any case.
 
     `url` is the manifest's own, whatever mirrors there are.
@@ -34,7 +34,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     name: str
 
 
-def entries(space: Workspace, store: Store) -> list[Entry]:
+def entries(space: Workspace, store: Store) -> list[ExportEntry]:
     """The files that are wanted, in their order, each with its names.
 
     Raises:
@@ -57,7 +57,7 @@ def entries(space: Workspace, store: Store) -> list[Entry]:
         paths = tuple(_below(root, path) for path in places)
         inside = next((path for path in paths if not os.path.isabs(path)), None)
         name = inside or f"{w.model.replace('/', '_')}/{w.file}"
-        found.append(Entry(w, urls[w.manifest, w.model, w.file], root, paths, name))
+        found.append(ExportEntry(w, urls[w.manifest, w.model, w.file], root, paths, name))
     return found
 
 
@@ -66,12 +66,12 @@ def _below(root: str, path: str) -> str:
     return path[len(top) :] if path.startswith(top) else path
 
 
-def sha256sums(files: Sequence[Entry]) -> str:
+def sha256sums(files: Sequence[ExportEntry]) -> str:
     """A line a place, in the form that `sha256sum -c` reads when it is started in the manifest's root."""
     return "".join(dict.fromkeys(sums_line(entry.wanted.sha256, path) for entry in files for path in entry.paths))
 
 
-def metalink(files: Sequence[Entry]) -> str:
+def metalink(files: Sequence[ExportEntry]) -> str:
     """Metalink 4 (RFC 5854): each file once, with size, sha-256 and all its sources, best first."""
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', '<metalink xmlns="urn:ietf:params:xml:ns:metalink">']
     for entry in _once(files):
@@ -87,7 +87,7 @@ def metalink(files: Sequence[Entry]) -> str:
     return "\n".join((*lines, "</metalink>", ""))
 
 
-def aria2(files: Sequence[Entry]) -> str:
+def aria2(files: Sequence[ExportEntry]) -> str:
     """Input for `aria2c --input-file`: a line of sources a file, then its options.
 
     Raises:
@@ -104,7 +104,7 @@ def aria2(files: Sequence[Entry]) -> str:
     return "\n".join((*lines, ""))
 
 
-def _once(files: Sequence[Entry]) -> list[Entry]:
+def _once(files: Sequence[ExportEntry]) -> list[ExportEntry]:
     """Each name once: what several models place at one path has one digest."""
     return list({entry.name: entry for entry in reversed(files)}.values())[::-1]
 
@@ -114,4 +114,8 @@ def encoded(text: str, form: str) -> bytes:
     return text.encode("utf-8", "surrogateescape") if form == "metalink" else os.fsencode(text)
 
 
-FORMS: dict[str, Callable[[Sequence[Entry]], str]] = {"sha256sums": sha256sums, "metalink": metalink, "aria2": aria2}
+FORMS: dict[str, Callable[[Sequence[ExportEntry]], str]] = {
+    "sha256sums": sha256sums,
+    "metalink": metalink,
+    "aria2": aria2,
+}

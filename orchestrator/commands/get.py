@@ -11,13 +11,13 @@ from msgspec.structs import replace
 
 from orchestrator import manifest as manifests
 from orchestrator import urls, workspace
-from orchestrator.commands.lock import FIRST, Ledger, must_fetch
+from orchestrator.commands.lock import FIRST, LockEntries, must_fetch
 from orchestrator.engine.run import sync
 from orchestrator.engine.summary import Options
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.events import Finished
 from orchestrator.frameworks.base import LayoutError
-from orchestrator.frameworks.catalogue import laid_out
+from orchestrator.frameworks.catalogue import with_layouts
 from orchestrator.hubs.resolve import MANIFEST, listed
 from orchestrator.manifest.edit import Draft, block, insert
 from orchestrator.model import Pin
@@ -26,12 +26,12 @@ from orchestrator.store import Store, blobs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.events import Event, Summary
     from orchestrator.manifest import File, Manifest
     from orchestrator.manifest.lockfile import LockedFile
     from orchestrator.model import Wanted
-    from orchestrator.transfer.context import Finding
+    from orchestrator.transfer.context import FirstSeen
 
 FILE = "orch get"  # in the place of a manifest's path, in records too: no manifest wants it
 
@@ -44,18 +44,18 @@ class Got(msgspec.Struct, frozen=True):
     first_seen: tuple[str, ...] = ()  # digests that nobody vouches for
 
 
-def place(world: World, text: str) -> str:
+def place(context: Context, text: str) -> str:
     """A path as people type it (`../x`, an existing folder) as `to:` says it, below the current folder."""
     if text == "store":
         return text
-    path = os.path.normpath(os.path.join(world.cwd, text))
+    path = os.path.normpath(os.path.join(context.cwd, text))
     ending = "/" if text.endswith("/") or os.path.isdir(path) else ""
-    inside = path == world.cwd or path.startswith(world.cwd.rstrip("/") + "/")
-    return (os.path.relpath(path, world.cwd) if inside else path) + ending
+    inside = path == context.cwd or path.startswith(context.cwd.rstrip("/") + "/")
+    return (os.path.relpath(path, context.cwd) if inside else path) + ending
 
 
 def get(
-    world: World,
+    context: Context,
     draft: Draft,
     emit: Callable[[Event], None],
     *,
@@ -71,18 +71,18 @@ def get(
     if not {"to", "for"} & set(draft.entry):  # the current folder; a repository's files in one of their own
         here = f"{draft.name}/" if "repo" in draft.entry else urls.last_name(urls.normal(str(draft.entry["url"])))
         draft = replace(draft, entry={**draft.entry, "to": here})
-    return _Getting(world, draft, emit, store, options or Options()).run()
+    return _Getting(context, draft, emit, store, options or Options()).run()
 
 
 class _Getting:
     """One `get`: `facts` are the files that it is about, once they are known."""
 
     def __init__(
-        self, world: World, draft: Draft, emit: Callable[[Event], None], store: str | None, options: Options
+        self, context: Context, draft: Draft, emit: Callable[[Event], None], store: str | None, options: Options
     ) -> None:
-        self._world, self._draft, self._emit, self._options = world, draft, emit, options
-        self._site, self._extra = workspace.site(world), workspace.hub_mirror(world)
-        self._store = Store(workspace.store_path(world, self._site, store), world.state, world.stop)
+        self._context, self._draft, self._emit, self._options = context, draft, emit, options
+        self._site, self._extra = workspace.site(context), workspace.hub_mirror(context)
+        self._store = Store(workspace.store_path(context, self._site, store), context.state, context.stop)
         self._hosts = dict(self._site.hosts) if self._site else {}
         self._facts: list[_Fact] = []
 
@@ -107,27 +107,27 @@ class _Getting:
         manifest = self._parse(self._draft, resolve=False)
         if "repo" not in self._draft.entry:  # a framework that has no place for it says so before anything is fetched
             self._laid_out(manifest)
-        found = listed(self._world, manifest.models[0], self._hosts)
-        files = must_fetch(self._world, self._store, found, None, self._hosts, fits=False)
+        found = listed(self._context, manifest.models[0], self._hosts)
+        files = must_fetch(self._context, self._store, found, None, self._hosts, fits=False)
         bare = [replace(f, places=(), pins=(*f.pins, Pin("git", f.git)) if f.git else f.pins) for f in files]
         only = replace(manifest, models=(replace(found.model, files=tuple(bare)),))
         wanted = {w.file: w for w in manifests.wanted(only, self._site, self._extra)}
-        findings: dict[str, Finding] = {}
+        findings: dict[str, FirstSeen] = {}
         first = self._sync(list(wanted.values()), findings) if wanted else None
         if first is None or first.ok:
-            entries = Ledger(self._world, self._store, findings, self._emit).files(found, None, wanted)
+            entries = LockEntries(self._context, self._store, findings, self._emit).files(found, None, wanted)
             self._facts = [_fact(file, entries.get(file.name)) for file in found.model.files]
         return first
 
     def _sync(
-        self, wanted: Sequence[Wanted], findings: dict[str, Finding] | None = None, *, again: bool = False
+        self, wanted: Sequence[Wanted], findings: dict[str, FirstSeen] | None = None, *, again: bool = False
     ) -> Summary:
         def emit(event: Event) -> None:
             if not (again and isinstance(event, Finished) and event.how == "placed"):  # it was told when it came
                 self._emit(event)
 
         hosts, options = self._hosts, self._options
-        return sync(self._world, self._store.path, wanted, emit, hosts=hosts, options=options, findings=findings)
+        return sync(self._context, self._store.path, wanted, emit, hosts=hosts, options=options, findings=findings)
 
     def _final(self) -> Draft:
         """The draft with each file's URL, sha256 and size: it needs no lock, and no hub."""
@@ -151,11 +151,11 @@ class _Getting:
 
     def _parse(self, draft: Draft, *, resolve: bool) -> Manifest:
         text = insert(f"version: 1\nallow_absolute: {json.dumps(self._outside())}\nmodels: {{}}\n", [draft])
-        return manifests.parse(text, FILE, self._world.home, root=self._world.cwd, resolve=resolve)
+        return manifests.parse(text, FILE, self._context.home, root=self._context.cwd, resolve=resolve)
 
     def _laid_out(self, manifest: Manifest) -> Manifest:
         try:
-            return replace(manifest, models=tuple(laid_out(self._world, model) for model in manifest.models))
+            return replace(manifest, models=tuple(with_layouts(self._context, model) for model in manifest.models))
         except LayoutError as error:
             raise ManifestError((Problem("", 0, "--for", str(error)),), "leave it out, or say --to PATH") from None
 

@@ -36,7 +36,7 @@ _METALINK = {"sha-256": "sha256", "sha256": "sha256", "sha-512": "sha512", "sha5
 _METALINK |= {"sha-1": "sha1", "sha1": "sha1", "md5": "md5"}
 
 
-class Listed(msgspec.Struct, frozen=True):
+class ListedFile(msgspec.Struct, frozen=True):
     """One file of a list: its path there, its digests by kind, and what else the list tells."""
 
     name: str
@@ -45,7 +45,7 @@ class Listed(msgspec.Struct, frozen=True):
     urls: tuple[str, ...] = ()
 
 
-def read(path: str) -> list[Listed]:
+def read(path: str) -> list[ListedFile]:
     """Read a list, whatever kind it is; a folder is searched for LFS pointers.
 
     Raises:
@@ -62,7 +62,7 @@ def read(path: str) -> list[Listed]:
     return found
 
 
-def _read(path: str) -> list[Listed]:
+def _read(path: str) -> list[ListedFile]:
     if os.path.isdir(path):
         try:
             found = list(_pointers(path))
@@ -80,7 +80,7 @@ def _read(path: str) -> list[Listed]:
     return _lines(text, path)
 
 
-def _lines(text: str, path: str) -> list[Listed]:
+def _lines(text: str, path: str) -> list[ListedFile]:
     """A list of digests; or a registry of pooch, `name [kind:]digest [url]`, where every line is one."""
     found = checksums.parse(text)
     if found.odd and (registered := _registry(text)):
@@ -97,25 +97,25 @@ def _lines(text: str, path: str) -> list[Listed]:
     return _together([(entry.line, _of_entry(path, entry)) for entry in found.entries], path)
 
 
-def _of_entry(path: str, entry: Entry) -> Listed:
+def _of_entry(path: str, entry: Entry) -> ListedFile:
     if _URL.fullmatch(entry.name.strip()):
         return _at(entry.name.strip(), {entry.kind: entry.hex})
-    return Listed(entry.path if entry.name else alone(path), {entry.kind: entry.hex}, entry.size)
+    return ListedFile(entry.path if entry.name else alone(path), {entry.kind: entry.hex}, entry.size)
 
 
-def _at(url: str, digests: dict[str, str]) -> Listed:
+def _at(url: str, digests: dict[str, str]) -> ListedFile:
     """A file that is known by its URL."""
     name = unquote(url.partition("#")[0].partition("?")[0].rpartition("/")[2])
-    return Listed(name, digests, urls=(url,))
+    return ListedFile(name, digests, urls=(url,))
 
 
-def _together(found: Sequence[tuple[int, Listed]], path: str) -> list[Listed]:
+def _together(found: Sequence[tuple[int, ListedFile]], path: str) -> list[ListedFile]:
     """Each file once, with all its digests: lists of several kinds, or one that names a file twice.
 
     Raises:
         ManifestError: two different digests of one kind for one file.
     """
-    made: dict[tuple[str, tuple[str, ...]], Listed] = {}
+    made: dict[tuple[str, tuple[str, ...]], ListedFile] = {}
     odd = []
     for number, listed in found:
         first = made.setdefault((listed.name, listed.urls), listed)
@@ -127,7 +127,7 @@ def _together(found: Sequence[tuple[int, Listed]], path: str) -> list[Listed]:
     return list(made.values())
 
 
-def _registry(text: str) -> list[Listed]:
+def _registry(text: str) -> list[ListedFile]:
     """A registry as pooch reads it (pooch/core.py, `load_registry`); empty where a line is none."""
     found = []
     for line in text.replace("\r\n", "\n").split("\n"):
@@ -140,7 +140,7 @@ def _registry(text: str) -> list[Listed]:
     return found
 
 
-def _registered(line: str) -> Listed | None:
+def _registered(line: str) -> ListedFile | None:
     """A line of a registry: `shlex.split`, two or three words, the third a URL."""
     try:
         words = shlex.split(line)
@@ -157,10 +157,10 @@ def _registered(line: str) -> Listed | None:
     digests = {kind: match[2].lower()}
     if _URL.fullmatch(words[0]):
         return _at(words[0], digests) if len(words) == 2 else None
-    return Listed(words[0].removeprefix("./"), digests, urls=tuple(words[2:]))
+    return ListedFile(words[0].removeprefix("./"), digests, urls=tuple(words[2:]))
 
 
-def _pointers(folder: str) -> Iterator[Listed]:
+def _pointers(folder: str) -> Iterator[ListedFile]:
     for above, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name != ".git")
         for name in sorted(files):
@@ -181,7 +181,7 @@ def _is_pointer(text: str) -> bool:
     )
 
 
-def _pointer(text: str, name: str, path: str) -> Listed:
+def _pointer(text: str, name: str, path: str) -> ListedFile:
     lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
     marks = [number for number, line in enumerate(lines, 1) if line.startswith(("<<<<<<<", "=======", ">>>>>>>"))]
     if marks:
@@ -194,10 +194,10 @@ def _pointer(text: str, name: str, path: str) -> Listed:
     size = _number(values.get("size"), -1)
     if match is None or size < 0 or lines[0] != LFS or len(set(keys)) < len(keys):
         raise ManifestError((Problem(path, 0, "", "a damaged LFS pointer"),), "is it whole? `git lfs pointer --check`")
-    return Listed(name, {"sha256": match[1]}, size)
+    return ListedFile(name, {"sha256": match[1]}, size)
 
 
-def _metalink(text: str, path: str) -> list[Listed]:
+def _metalink(text: str, path: str) -> list[ListedFile]:
     """Metalink 4 (RFC 5854), and 3 as mirror networks still serve it; URLs in the order of preference."""
     root = _parsed(text, path)
     for element in root.iter():
@@ -216,7 +216,7 @@ def _metalink(text: str, path: str) -> list[Listed]:
         urls = tuple((url.text or "").strip() for url in ranked)
         urls = tuple(url for url in urls if url.partition(":")[0] in ("https", "http", "ftp", "rsync"))
         size = _number(file.findtext("size"), -1)
-        found.append(Listed(file.get("name", ""), digests, size if size >= 0 else None, urls))
+        found.append(ListedFile(file.get("name", ""), digests, size if size >= 0 else None, urls))
     if not found or root.tag != "metalink":
         raise ManifestError((Problem(path, 0, "", "not Metalink: no file in it"),), READS)
     return found

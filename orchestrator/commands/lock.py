@@ -9,14 +9,14 @@ import msgspec
 from msgspec.structs import replace
 
 from orchestrator import workspace
-from orchestrator.commands.locked_manifest import Paper, changes, fits, is_needed, open_paper, save, select
+from orchestrator.commands.locked_manifest import LockedManifest, changes, fits, is_needed, open_locked, save, select
 from orchestrator.engine.run import sync
 from orchestrator.engine.summary import Options, fold
 from orchestrator.errors import DigestError, OrchError, Stopped
 from orchestrator.events import Finished, Foreseen, GaveUp, Noticed, Summary
 from orchestrator.faults import Fault
 from orchestrator.hubs import sanity
-from orchestrator.hubs.resolve import LIST, MANIFEST, Listed, LockError, bare, listed
+from orchestrator.hubs.resolve import LIST, MANIFEST, ListedModel, LockError, bare, listed
 from orchestrator.hubs.sanity import INDEX, INDEX_BYTES, missing_of_index, missing_shards, named_digest
 from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedFile, LockedModel, fingerprint
@@ -26,12 +26,12 @@ from orchestrator.verify import check, pieces
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.events import Event
-    from orchestrator.hubs.resolve import Listed
+    from orchestrator.hubs.resolve import ListedModel
     from orchestrator.manifest import File, Model
     from orchestrator.model import Host, Wanted
-    from orchestrator.transfer.context import Finding
+    from orchestrator.transfer.context import FirstSeen
     from orchestrator.workspace import Workspace
 
 
@@ -46,15 +46,15 @@ class Asked(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct):
     """One model being locked: as it is written, as it is listed, and what of it must be fetched, by file."""
 
-    paper: Paper
+    locked: LockedManifest
     model: Model
-    listed: Listed
+    listed: ListedModel
     to_fetch: dict[str, Wanted] = {}
     unseen: list[Wanted] = []
 
 
 def lock(
-    world: World,
+    context: Context,
     space: Workspace,
     emit: Callable[[Event], None],
     asked: Asked,
@@ -73,24 +73,24 @@ def lock(
     Raises:
         ManifestError: a lock that cannot be read or written, a name that no manifest knows.
     """
-    return _Locking(world, space, emit, asked, options or Options()).run(confirm)
+    return _Locking(context, space, emit, asked, options or Options()).run(confirm)
 
 
 class _Locking:
     """One run of `orch lock`."""
 
     def __init__(
-        self, world: World, space: Workspace, emit: Callable[[Event], None], asked: Asked, options: Options
+        self, context: Context, space: Workspace, emit: Callable[[Event], None], asked: Asked, options: Options
     ) -> None:
-        self._world, self._space, self._emit, self._asked, self._options = world, space, emit, asked, options
-        self._began = world.monotonic()
-        self._papers = [open_paper(manifest) for manifest in space.manifests]
-        self._chosen = select(self._papers, asked.only)
-        self._anew = select(self._papers, asked.update) if asked.update is not None else {}
-        self._site, self._extra = workspace.site(world), workspace.hub_mirror(world)
-        self._store = Store(space.store, world.state, world.stop)
+        self._context, self._space, self._emit, self._asked, self._options = context, space, emit, asked, options
+        self._began = context.monotonic()
+        self._all_locked = [open_locked(manifest) for manifest in space.manifests]
+        self._chosen = select(self._all_locked, asked.only)
+        self._anew = select(self._all_locked, asked.update) if asked.update is not None else {}
+        self._site, self._extra = workspace.site(context), workspace.hub_mirror(context)
+        self._store = Store(space.store, context.state, context.stop)
         self._failed: list[GaveUp] = []
-        self._findings: dict[str, Finding] = {}
+        self._findings: dict[str, FirstSeen] = {}
         self._summary = Summary(ok=True, exit_code=0, models=len(self._chosen))
 
     def run(self, confirm: Callable[[int], bool]) -> Summary:
@@ -104,19 +104,19 @@ class _Locking:
             found = self._entries(items)
         except Stopped:
             return self._end(stopped=True)
-        if self._world.stop.is_set():
+        if self._context.stop.is_set():
             return self._end(stopped=True)
         told = 0
-        for paper, models in zip(self._papers, found, strict=True):
-            for change in changes(paper.lock.models, models):
+        for locked, models in zip(self._all_locked, found, strict=True):
+            for change in changes(locked.lock.models, models):
                 self._emit(change)
                 told += 1
         if self._asked.update is not None and told and not confirm(told):
             self._emit(Noticed("nothing was written"))
             return self._end()
-        for paper, models in zip(self._papers, found, strict=True):
-            if save(paper, models):
-                self._emit(Noticed(f"{paper.path}: written"))
+        for locked, models in zip(self._all_locked, found, strict=True):
+            if save(locked, models):
+                self._emit(Noticed(f"{locked.path}: written"))
         return self._end()
 
     # What there is to do.
@@ -124,13 +124,13 @@ class _Locking:
     def _list(self) -> list[Item]:
         """Ask hubs and publishers about all models that the lock does not know as they are now."""
         items = []
-        for paper in self._papers:
-            for model in paper.manifest.models:
-                key, known = (paper.manifest.file, model.name), paper.known(model)
+        for locked in self._all_locked:
+            for model in locked.manifest.models:
+                key, known = (locked.manifest.file, model.name), locked.known(model)
                 if key not in self._chosen or not is_needed(model) or (fits(model, known) and key not in self._anew):
                     continue
                 try:
-                    item = Item(paper, model, listed(self._world, model, self._space.hosts))
+                    item = Item(locked, model, listed(self._context, model, self._space.hosts))
                 except Stopped:
                     raise
                 except OrchError as error:
@@ -143,18 +143,18 @@ class _Locking:
     def _aim(self, item: Item, known: LockedModel | None) -> None:
         """Find out which of a model's files must be fetched: those of which neither lock nor source says enough."""
         still = fits(item.model, known)
-        files = must_fetch(self._world, self._store, item.listed, known, self._space.hosts, fits=still)
+        files = must_fetch(self._context, self._store, item.listed, known, self._space.hosts, fits=still)
         item.to_fetch = {w.file: w for w in self._wanted(item, files)}
         item.unseen = list(self._wanted(item, unseen(self._store, item.listed, known)))
 
     def _wanted(self, item: Item, files: list[File]) -> tuple[Wanted, ...]:
         model = replace(item.listed.model, files=tuple(bare(file) for file in files))
-        return wanted_of(replace(item.paper.manifest, models=(model,)), self._site, self._extra)
+        return wanted_of(replace(item.locked.manifest, models=(model,)), self._site, self._extra)
 
     def _look(self, items: list[Item]) -> list[Item]:
         """Look at the heads of what is not fetched now, and leave out the models whose files cannot be whole."""
         files = [w for item in items for w in item.unseen]
-        faults = dict(zip(map(id, files), sanity.of_sources(self._world, self._space.hosts, files), strict=True))
+        faults = dict(zip(map(id, files), sanity.of_sources(self._context, self._space.hosts, files), strict=True))
         whole = []
         for item in items:
             bad = next((w for w in item.unseen if faults[id(w)]), None)
@@ -170,7 +170,7 @@ class _Locking:
                 why = f"known by {' '.join(map(str, w.pins))}" if w.pins else "no digest is known of it"
                 self._emit(Foreseen(w.model, w.file, "fetch", w.size, w.sources[-1].url, "", why))
             self._count(fetched=len(item.to_fetch), placed=len(item.listed.model.files) - len(item.to_fetch))
-            known = item.paper.known(item.model)
+            known = item.locked.known(item.model)
             commit, new = known.commit if known else "", item.listed.commit
             if commit != new:
                 self._emit(Noticed(f"{item.model.name}: {commit[:12] or 'nothing'} -> {new[:12]}"))
@@ -186,7 +186,7 @@ class _Locking:
                 self._emit(event)
 
         done = sync(
-            self._world,
+            self._context,
             self._space.store,
             files,
             emit,
@@ -202,17 +202,17 @@ class _Locking:
 
     def _entries(self, items: list[Item]) -> list[dict[str, LockedModel]]:
         """The models of each lock as they are to be written: what failed or was not asked for stays as it was."""
-        ledger = Ledger(self._world, self._store, self._findings, self._emit)
+        ledger = LockEntries(self._context, self._store, self._findings, self._emit)
         lost = {(f.model, f.file) for f in self._failed}
         found = []
-        for paper in self._papers:
-            names = {model.name for model in paper.manifest.models}
-            gone = set() if self._asked.only else paper.lock.models.keys() - names
-            models = {name: known for name, known in paper.lock.models.items() if name not in gone}
-            mine = {item.model.name: item for item in items if item.paper is paper}
-            for model in paper.manifest.models:
-                item, known = mine.get(model.name), paper.known(model)
-                if (paper.manifest.file, model.name) not in self._chosen:
+        for locked in self._all_locked:
+            names = {model.name for model in locked.manifest.models}
+            gone = set() if self._asked.only else locked.lock.models.keys() - names
+            models = {name: known for name, known in locked.lock.models.items() if name not in gone}
+            mine = {item.model.name: item for item in items if item.locked is locked}
+            for model in locked.manifest.models:
+                item, known = mine.get(model.name), locked.known(model)
+                if (locked.manifest.file, model.name) not in self._chosen:
                     continue
                 try:
                     if item is None:
@@ -233,7 +233,7 @@ class _Locking:
             found.append(models)
         return found
 
-    def _kept(self, ledger: Ledger, model: Model, known: LockedModel | None) -> LockedModel | None:
+    def _kept(self, ledger: LockEntries, model: Model, known: LockedModel | None) -> LockedModel | None:
         """A model that needs nothing: with the sizes and pieces of those of its files that lie in the store."""
         if is_needed(model) and not fits(model, known):
             return None  # it could not be listed
@@ -254,9 +254,9 @@ class _Locking:
 
     def _end(self, *, stopped: bool = False) -> Summary:
         s, failed = self._summary, tuple(sorted(self._failed, key=lambda f: (f.model, f.file)))
-        code = (self._world.stop.code if stopped else None) or fold(f.exit_code for f in failed)
+        code = (self._context.stop.code if stopped else None) or fold(f.exit_code for f in failed)
         files = s.present + s.placed + s.fetched + len(failed)
-        seconds = self._world.monotonic() - self._began
+        seconds = self._context.monotonic() - self._began
         return replace(s, ok=code == 0, exit_code=code, files=files, failed=failed, seconds=seconds)
 
 
@@ -266,7 +266,13 @@ BY_GIT = "hub API, its git blob"
 
 
 def must_fetch(
-    world: World, store: Store, found: Listed, known: LockedModel | None, hosts: Mapping[str, Host], *, fits: bool
+    context: Context,
+    store: Store,
+    found: ListedModel,
+    known: LockedModel | None,
+    hosts: Mapping[str, Host],
+    *,
+    fits: bool,
 ) -> list[File]:
     """The files whose bytes must be had: no sha256 is known, or nothing says how long they are.
 
@@ -280,12 +286,12 @@ def must_fetch(
             index = file.name.endswith(INDEX) and (file.size or 0) <= INDEX_BYTES
             if (unknown or index) and blobs.blob_state(store, file.sha256, file.size) != "sealed":
                 todo.append(file)
-        elif not _is_still(world, file, known.files.get(file.name) if known else None, hosts, fits=fits):
+        elif not _is_still(context, file, known.files.get(file.name) if known else None, hosts, fits=fits):
             todo.append(file)
     return todo
 
 
-def _is_still(world: World, file: File, entry: LockedFile | None, hosts: Mapping[str, Host], *, fits: bool) -> bool:
+def _is_still(context: Context, file: File, entry: LockedFile | None, hosts: Mapping[str, Host], *, fits: bool) -> bool:
     """Whether what a lock says of a file without sha256 is proved to be of the same bytes still.
 
     By its git blob, by the same weak pins, or, where its digest was the first seen, by its source's ETag and length.
@@ -298,32 +304,36 @@ def _is_still(world: World, file: File, entry: LockedFile | None, hosts: Mapping
         return fits
     if not entry.etag or not entry.source.startswith(FIRST):
         return False
-    seen = version(world, file, hosts)
+    seen = version(context, file, hosts)
     return not isinstance(seen, Fault) and seen == (entry.etag, entry.size)
 
 
-def version(world: World, file: File, hosts: Mapping[str, Host]) -> tuple[str, int | None] | Fault:
+def version(context: Context, file: File, hosts: Mapping[str, Host]) -> tuple[str, int | None] | Fault:
     """The ETag (empty where it proves nothing) and the length that a file's URL has now."""
     if not file.url.startswith("http"):
         return "", None
-    from orchestrator.sources.http import look
-    from orchestrator.sources.route import reach
+    from orchestrator.sources.http import ask_source
+    from orchestrator.sources.route import route_to
     from orchestrator.transfer.revalidate import is_proof
 
-    way = reach(file.url, world.environ, hosts)
-    seen = look(file.url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, bearer=way.bearer, stop=world.stop)
+    way = route_to(file.url, context.environ, hosts)
+    seen = ask_source(
+        file.url, proxy=way.proxy, ca=way.ca, user_agent=way.user_agent, bearer=way.bearer, stop=context.stop
+    )
     return seen if isinstance(seen, Fault) else (seen.etag if is_proof(seen.etag) else "", seen.length)
 
 
-class Ledger:
+class LockEntries:
     """Makes the entries of one run, from what was found and what lies in the store."""
 
     def __init__(
-        self, world: World, store: Store, findings: Mapping[str, Finding], emit: Callable[[Event], None]
+        self, context: Context, store: Store, findings: Mapping[str, FirstSeen], emit: Callable[[Event], None]
     ) -> None:
-        self._world, self._store, self._findings, self._emit = world, store, findings, emit
+        self._context, self._store, self._findings, self._emit = context, store, findings, emit
 
-    def files(self, found: Listed, known: LockedModel | None, fetched: Mapping[str, Wanted]) -> dict[str, LockedFile]:
+    def files(
+        self, found: ListedModel, known: LockedModel | None, fetched: Mapping[str, Wanted]
+    ) -> dict[str, LockedFile]:
         """The entries of a model that was listed and whose missing digests were fetched.
 
         Raises:
@@ -363,16 +373,16 @@ class Ledger:
             return entry
         if blobs.blob_state(self._store, entry.sha256, entry.size) != "sealed":
             return entry
-        found = check.digests(self._store.blob(entry.sha256), pieces=True, stop=self._world.stop)
+        found = check.digests(self._store.blob(entry.sha256), pieces=True, stop=self._context.stop)
         return replace(entry, pieces=found.pieces) if found.sha256 == entry.sha256 else entry
 
-    def _fetched(self, found: Listed, file: File, wanted: Wanted) -> LockedFile:
+    def _fetched(self, found: ListedModel, file: File, wanted: Wanted) -> LockedFile:
         finding = self._findings.get(wanted.key)
         sha256 = finding.digests.sha256 if finding else file.sha256 or blobs.find(self._store, wanted.pins)
         if finding is not None:
             digests, etag = finding.digests, finding.etag
         else:
-            digests, etag = check.digests(self._store.blob(sha256), pieces=True, stop=self._world.stop), ""
+            digests, etag = check.digests(self._store.blob(sha256), pieces=True, stop=self._context.stop), ""
         if file.sha256:
             source, etag = found.told[file.name], ""
         elif file.git:
@@ -384,7 +394,7 @@ class Ledger:
         etag = found.etags.get(file.name, etag)
         return LockedFile(sha256, digests.size, source, file.git, etag, digests.pieces)
 
-    def _told(self, found: Listed, file: File, old: LockedFile | None) -> LockedFile | None:
+    def _told(self, found: ListedModel, file: File, old: LockedFile | None) -> LockedFile | None:
         """The entry of a file whose sha256 somebody said; None where nobody says how long it is."""
         size = file.size
         if size is None and old is not None and old.sha256 == file.sha256:
@@ -397,7 +407,7 @@ class Ledger:
         kept = old.pieces if old is not None and old.sha256 == file.sha256 else ""
         return LockedFile(file.sha256, size, found.told[file.name], file.git, etag, kept)
 
-    def _judge(self, found: Listed, made: Mapping[str, LockedFile]) -> None:
+    def _judge(self, found: ListedModel, made: Mapping[str, LockedFile]) -> None:
         """Hold the files against what their names, their headers and each other say."""
         name, files = found.model.name, {file.name: file for file in found.model.files}
         if missing := missing_shards(files):
@@ -425,7 +435,7 @@ class Ledger:
         self._emit(Noticed(f"warning: {told}"))
 
 
-def unseen(store: Store, found: Listed, known: LockedModel | None) -> list[File]:
+def unseen(store: Store, found: ListedModel, known: LockedModel | None) -> list[File]:
     """The safetensors files that are new and will not be fetched: their heads tell whether they are whole."""
     return [
         file

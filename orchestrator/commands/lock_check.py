@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from orchestrator.commands.lock import FIRST, version
-from orchestrator.commands.locked_manifest import fits, is_needed, open_paper, select
+from orchestrator.commands.locked_manifest import fits, is_needed, open_locked, select
 from orchestrator.engine.summary import fold
 from orchestrator.errors import OrchError, Stopped
 from orchestrator.events import Finished, GaveUp, Noticed, Summary
@@ -17,8 +17,8 @@ from orchestrator.manifest.lockfile import fingerprint
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from orchestrator.commands.locked_manifest import Paper
-    from orchestrator.context import World
+    from orchestrator.commands.locked_manifest import LockedManifest
+    from orchestrator.context import Context
     from orchestrator.events import Event
     from orchestrator.manifest import Model
     from orchestrator.manifest.lockfile import LockedModel
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def drift(world: World, space: Workspace, emit: Callable[[Event], None], only: Sequence[str] = ()) -> Summary:
+def find_drift(context: Context, space: Workspace, emit: Callable[[Event], None], only: Sequence[str] = ()) -> Summary:
     """Compare the locks of `space` (opened without `resolve`) with what is; nothing is changed.
 
     Of a server that does not answer nothing is known: that is told, and is no drift.
@@ -38,36 +38,36 @@ def drift(world: World, space: Workspace, emit: Callable[[Event], None], only: S
     Raises:
         ManifestError: a lock that cannot be read, a name that no manifest knows.
     """
-    began = world.monotonic()
-    papers = [open_paper(manifest) for manifest in space.manifests]
-    chosen = select(papers, only)
+    began = context.monotonic()
+    all_locked = [open_locked(manifest) for manifest in space.manifests]
+    chosen = select(all_locked, only)
     failed: list[GaveUp] = []
     present, stopped = 0, False
-    for paper in papers:
-        for model in paper.manifest.models:
-            if (paper.manifest.file, model.name) not in chosen:
+    for locked in all_locked:
+        for model in locked.manifest.models:
+            if (locked.manifest.file, model.name) not in chosen:
                 continue
-            if stopped := world.stop.is_set():
+            if stopped := context.stop.is_set():
                 break
-            told = list(_of_model(world, space, emit, paper, model))
+            told = list(_of_model(context, space, emit, locked, model))
             failed += told
             if not told:
                 present += 1
                 emit(Finished(model.name, "", "present"))
-        names = {model.name for model in paper.manifest.models}
-        for name in sorted(paper.lock.models.keys() - names) if not only else ():
+        names = {model.name for model in locked.manifest.models}
+        for name in sorted(locked.lock.models.keys() - names) if not only else ():
             failed.append(_drifted(name, "", "it is in the lock and no longer in the manifest", "run `orch lock`"))
     for event in failed:
         emit(event)
-    code = (world.stop.code if stopped else None) or fold(event.exit_code for event in failed)
-    seconds = world.monotonic() - began
+    code = (context.stop.code if stopped else None) or fold(event.exit_code for event in failed)
+    seconds = context.monotonic() - began
     return Summary(code == 0, code, len(chosen), present + len(failed), present, failed=tuple(failed), seconds=seconds)
 
 
 def _of_model(
-    world: World, space: Workspace, emit: Callable[[Event], None], paper: Paper, model: Model
+    context: Context, space: Workspace, emit: Callable[[Event], None], locked: LockedManifest, model: Model
 ) -> Iterator[GaveUp]:
-    known = paper.known(model)
+    known = locked.known(model)
     if known is None:
         if is_needed(model):
             yield _drifted(model.name, "", "the lock does not have it", "run `orch lock`")
@@ -76,14 +76,14 @@ def _of_model(
         yield _drifted(model.name, "", "changed since it was locked", "run `orch lock`")
         return
     try:
-        yield from _of_source(world, space, model, known)
+        yield from _of_source(context, space, model, known)
     except Stopped:
         return
     except OrchError as error:
         emit(Noticed(f"{model.name}: nothing is known of its source now: {error.message}"))
 
 
-def _of_source(world: World, space: Workspace, model: Model, known: LockedModel) -> Iterator[GaveUp]:
+def _of_source(context: Context, space: Workspace, model: Model, known: LockedModel) -> Iterator[GaveUp]:
     """What servers say otherwise now.
 
     Raises:
@@ -92,13 +92,13 @@ def _of_source(world: World, space: Workspace, model: Model, known: LockedModel)
     update = f"look at it, then `orch lock --update {model.name}`"
     if model.repo is not None:
         if not _COMMIT.fullmatch(model.repo.revision):
-            commit = listed(world, model, space.hosts).commit
+            commit = listed(context, model, space.hosts).commit
             if commit != known.commit:
                 message = f"`{model.repo.revision or 'its default branch'}` moved: {known.commit} -> {commit}"
                 yield _drifted(model.name, "", message, update)
         return
     if any(file.sums for file in model.files):
-        for file in listed(world, model, space.hosts).model.files:
+        for file in listed(context, model, space.hosts).model.files:
             entry = known.files.get(file.name)
             if entry is not None and entry.source == LIST and file.sha256 != entry.sha256:
                 message = f"the publisher's list says {file.sha256[:12]} now, the lock {entry.sha256[:12]}"
@@ -107,7 +107,7 @@ def _of_source(world: World, space: Workspace, model: Model, known: LockedModel)
         entry = known.files.get(file.name)
         if entry is None or not entry.source.startswith(FIRST):
             continue
-        seen = version(world, file, space.hosts)
+        seen = version(context, file, space.hosts)
         if isinstance(seen, Fault):
             raise OrchError(seen.message)
         etag, length = seen

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.manifest import Manifest, Model
 
 
-class Paper(msgspec.Struct, frozen=True):
+class LockedManifest(msgspec.Struct, frozen=True):
     """One manifest as it is written, and the lock as it lies beside it; `text` is empty where there is none."""
 
     manifest: Manifest
@@ -32,7 +32,7 @@ class Paper(msgspec.Struct, frozen=True):
         return self.lock.models.get(model.name)
 
 
-def open_paper(manifest: Manifest) -> Paper:
+def open_locked(manifest: Manifest) -> LockedManifest:
     """Read the lock beside a manifest.
 
     Raises:
@@ -40,7 +40,7 @@ def open_paper(manifest: Manifest) -> Paper:
     """
     path = lock_path(manifest.file)
     text = read_text(path) if os.path.lexists(path) else ""
-    return Paper(manifest, path, text, read(text, path) if text else Lock({}))
+    return LockedManifest(manifest, path, text, read(text, path) if text else Lock({}))
 
 
 def is_needed(model: Model) -> bool:
@@ -55,13 +55,13 @@ def fits(model: Model, known: LockedModel | None) -> bool:
     return model.repo is not None or all(file.sha256 or file.name in known.files for file in model.files)
 
 
-def select(papers: Sequence[Paper], only: Sequence[str]) -> dict[tuple[str, str], Model]:
+def select(all_locked: Sequence[LockedManifest], only: Sequence[str]) -> dict[tuple[str, str], Model]:
     """The models meant by names and `tag:TAG` (none given: all), by manifest and name.
 
     Raises:
         ManifestError: a name or tag that no manifest knows.
     """
-    models = {(paper.manifest.file, m.name): m for paper in papers for m in paper.manifest.models}
+    models = {(locked.manifest.file, m.name): m for locked in all_locked for m in locked.manifest.models}
     if not only:
         return models
     known = {m.name for m in models.values()} | {f"tag:{tag}" for m in models.values() for tag in m.tags}
@@ -88,7 +88,7 @@ def changes(old: Mapping[str, LockedModel], new: Mapping[str, LockedModel]) -> I
                 yield Changed(name, path, was, now)
 
 
-def save(paper: Paper, models: Mapping[str, LockedModel]) -> bool:
+def save(locked: LockedManifest, models: Mapping[str, LockedModel]) -> bool:
     """Write a lock whole, or not at all; only where that changes it. True where it did.
 
     What another orch wrote there since it was read stays: only what this run changed is changed.
@@ -97,14 +97,14 @@ def save(paper: Paper, models: Mapping[str, LockedModel]) -> bool:
         ManifestError: what another wrote meanwhile is no lock.
         PlacementError, StoreError: it cannot be written.
     """
-    if write(Lock(dict(models))) == paper.text or not (models or paper.text):
+    if write(Lock(dict(models))) == locked.text or not (models or locked.text):
         return False
     try:
-        with files.locked(os.path.dirname(os.path.realpath(paper.path))):
-            now = open_paper(paper.manifest)
+        with files.locked(os.path.dirname(os.path.realpath(locked.path))):
+            now = open_locked(locked.manifest)
             whole = dict(now.lock.models)
-            for name in paper.lock.models.keys() | models.keys():
-                if models.get(name) == paper.lock.models.get(name):
+            for name in locked.lock.models.keys() | models.keys():
+                if models.get(name) == locked.lock.models.get(name):
                     continue
                 if name in models:
                     whole[name] = models[name]
@@ -113,9 +113,9 @@ def save(paper: Paper, models: Mapping[str, LockedModel]) -> bool:
             text = write(Lock(whole))
             if text == now.text:
                 return False
-            files.write_atomic(paper.path, text.encode())
+            files.write_atomic(locked.path, text.encode())
     except OSError as error:
-        raise files.write_error(error, paper.path) from error
+        raise files.write_error(error, locked.path) from error
     return True
 
 

@@ -6,30 +6,30 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.engine.summary import Tally
+from orchestrator.engine.summary import Counts
 from orchestrator.errors import TransferError
 from orchestrator.model import Artifact
 from orchestrator.sources.probe import HOST_REQUESTS, Pair, pairs, prefix_of, probe
-from orchestrator.sources.ranking import Verdict
-from orchestrator.sources.route import Ways
+from orchestrator.sources.ranking import Rank
+from orchestrator.sources.route import Routes
 from orchestrator.sources.stats import History
 from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.events import Event, Summary
     from orchestrator.model import Host, Wanted
-    from orchestrator.sources.probe import Finding
+    from orchestrator.sources.probe import ProbeResult
 
 PATIENCE_S = 5.0  # who asks by hand would rather know than hurry
 _FAULTS = {
-    Verdict.MISSING: "missing",
-    Verdict.REFUSED: "refused",
-    Verdict.SILENT: "stalled",
-    Verdict.DEAD: "network",
-    Verdict.LYING: "corrupt",
+    Rank.MISSING: "missing",
+    Rank.REFUSED: "refused",
+    Rank.SILENT: "stalled",
+    Rank.DEAD: "network",
+    Rank.LYING: "corrupt",
 }
 
 
@@ -58,7 +58,7 @@ class Mirror:
 
 
 def survey(
-    world: World,
+    context: Context,
     wanted: Sequence[Wanted],
     tell: Callable[[Mirror], None],
     emit: Callable[[Event], None],
@@ -70,36 +70,36 @@ def survey(
     Returns:
         The summary, as of a plan: `fetched` are the files that could be had; exit code 0, or 5.
     """
-    began = world.monotonic()
-    tally, history = Tally(wanted), History(world.state, world.now)
+    began = context.monotonic()
+    counts, history = Counts(wanted), History(context.state, context.now)
     asked = pairs(Artifact(w.sha256, w.size, w.sources, (w,)) for w in wanted)
-    ways = Ways(world.environ, hosts)
-    found = probe(asked, ways.to, stop=world.stop, patience_s=PATIENCE_S)
+    routes = Routes(context.environ, hosts)
+    found = probe(asked, routes.to, stop=context.stop, patience_s=PATIENCE_S)
     for pair in asked:
         tell(_mirror(pair, found.get(pair), history))
     by_prefix = {pair.prefix: pair for pair in asked}
     for w in wanted:
-        error = _despair(w, by_prefix, found)
+        error = _failure(w, by_prefix, found)
         if error is None:
-            tally.count("fetched")
+            counts.count("fetched")
         else:
-            emit(tally.fail(w, error))
-    return tally.summary(world.monotonic() - began, stopped=world.stop.code)
+            emit(counts.fail(w, error))
+    return counts.summary(context.monotonic() - began, stopped=context.stop.code)
 
 
-def _mirror(pair: Pair, finding: Finding | None, history: History) -> Mirror:
+def _mirror(pair: Pair, finding: ProbeResult | None, history: History) -> Mirror:
     look = finding.look if finding else None
     host = host_of(look.last_url) if look else pair.host
     known = look is not None and look.length is not None and pair.size is not None
     secure = (look.last_url if look else pair.url).startswith("https:")
-    trusted = look is not None or (finding is not None and finding.verdict in (Verdict.MISSING, Verdict.REFUSED))
+    trusted = look is not None or (finding is not None and finding.verdict in (Rank.MISSING, Rank.REFUSED))
     return Mirror(
         prefix=pair.prefix,
         host=host,
         role=pair.role.value,
         url=pair.url,
-        answers=None if finding is None else finding.verdict is Verdict.GOOD,
-        verdict=(finding.verdict if finding else Verdict.UNKNOWN).value[1],
+        answers=None if finding is None else finding.verdict is Rank.GOOD,
+        verdict=(finding.verdict if finding else Rank.UNKNOWN).value[1],
         message=finding.message if finding else f"a host is asked {HOST_REQUESTS} times at most, by http alone",
         round_trip_s=round(look.round_trip_s, 4) if look else None,
         bytes_per_s=round(finding.rate) if finding and finding.rate is not None else None,
@@ -110,7 +110,7 @@ def _mirror(pair: Pair, finding: Finding | None, history: History) -> Mirror:
     )
 
 
-def _tls(finding: Finding | None, *, trusted: bool) -> str:
+def _tls(finding: ProbeResult | None, *, trusted: bool) -> str:
     if trusted:
         return "verified"
     return "bad" if finding is not None and finding.message.startswith("certificate or TLS") else "unknown"
@@ -126,15 +126,15 @@ def _seen(history: History, *hosts: str) -> dict[str, Any] | None:
     return None
 
 
-def _despair(w: Wanted, by_prefix: Mapping[str, Pair], found: Mapping[Pair, Finding]) -> TransferError | None:
+def _failure(w: Wanted, by_prefix: Mapping[str, Pair], found: Mapping[Pair, ProbeResult]) -> TransferError | None:
     """Why a file cannot be had; None where some source may have it."""
-    told: dict[str, Finding] = {}
+    told: dict[str, ProbeResult] = {}
     for source in w.sources:
         pair = by_prefix[prefix_of(source, w.sources)]
         finding = found.get(pair)
-        if finding is None or finding.verdict is Verdict.GOOD:
+        if finding is None or finding.verdict is Rank.GOOD:
             return None
-        if finding.verdict in (Verdict.MISSING, Verdict.LYING) and pair.url != source.url:
+        if finding.verdict in (Rank.MISSING, Rank.LYING) and pair.url != source.url:
             return None  # that was another file
         told[source.url] = finding
     name = w.model if not w.file else f"{w.model}/{w.file}"

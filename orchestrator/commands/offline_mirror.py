@@ -18,7 +18,7 @@ from orchestrator import files as files_
 from orchestrator import manifest as manifests
 from orchestrator.commands.verify import read_text as sums_text
 from orchestrator.engine.scan import State, look_at
-from orchestrator.engine.summary import Tally
+from orchestrator.engine.summary import Counts
 from orchestrator.errors import DigestError, ManifestError, OrchError, PlacementError, Problem, Stopped, TransferError
 from orchestrator.manifest import lock_path
 from orchestrator.model import Place
@@ -29,8 +29,8 @@ from orchestrator.workspace import read_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestrator.commands.export import Entry
-    from orchestrator.context import World
+    from orchestrator.commands.export import ExportEntry
+    from orchestrator.context import Context
     from orchestrator.events import Event, Summary
     from orchestrator.manifest import Prefix
     from orchestrator.store import Store
@@ -40,7 +40,7 @@ _OF_DISKS = ("lost+found", "System Volume Information")  # what a new stick has
 
 
 def export(
-    world: World, store: Store, files: Sequence[Entry], folder: str, base: str, emit: Callable[[Event], None]
+    context: Context, store: Store, files: Sequence[ExportEntry], folder: str, base: str, emit: Callable[[Event], None]
 ) -> Summary:
     """Fill `folder` with the verified bytes of `files`, a site file, the manifests with their locks, and SHA256SUMS.
 
@@ -54,47 +54,47 @@ def export(
         PlacementError: the folder holds other things, or cannot be written.
         ManifestError: `base` is no URL, or there are two files that a server cannot tell apart.
     """
-    began = world.monotonic()
-    tally = Tally([entry.wanted for entry in files])
+    began = context.monotonic()
+    counts = Counts([entry.wanted for entry in files])
     paths = paths_of(files)
     rules = {origin(entry.url): prefix(entry.url, base) for entry in files}
     here = {path: _sealed(store, entry) for path, entry in paths.items()}
     lacking = [entry.wanted for entry in files if not here[path_of(entry)]]
     for w in lacking:
         why = f"{w.model}: {w.file} is not in the store with its seal"
-        emit(tally.fail(w, TransferError(why, f"run `orch sync {w.manifest}` first", "absent")))
+        emit(counts.fail(w, TransferError(why, f"run `orch sync {w.manifest}` first", "absent")))
     if lacking:
-        tally.present = len(files) - len(lacking)
-        return tally.summary(world.monotonic() - began)
+        counts.present = len(files) - len(lacking)
+        return counts.summary(context.monotonic() - began)
     try:
         _enter(folder)
-        with files_.locked(folder, world.stop, lambda: emit(events.Noticed(f"{folder}: waiting for another export"))):
+        with files_.locked(folder, context.stop, lambda: emit(events.Noticed(f"{folder}: waiting for another export"))):
             for name in PAPERS:
                 guard(folder, name)
-            made = _fill(world, store, folder, paths, here)
+            made = _fill(context, store, folder, paths, here)
             made |= _named(
                 folder, base, {path: e for path, e in paths.items() if not isinstance(made[path], OrchError)}
             )
             for entry in files:
                 how, w = made[path_of(entry)], entry.wanted
                 if isinstance(how, OrchError):
-                    emit(tally.fail(w, how))
+                    emit(counts.fail(w, how))
                 else:
-                    tally.count("present" if how == "present" else "placed")
+                    counts.count("present" if how == "present" else "placed")
                     how = "present" if how == "present" else "placed"
                     emit(events.Finished(w.model, w.file, how, "", "", w.size or 0))
             good = {path: entry for path, entry in paths.items() if not isinstance(made[path], OrchError)}
-            for said in write_papers(folder, rules, good):
+            for said in write_metadata(folder, rules, good):
                 emit(events.Noticed(said))
     except Stopped:
         pass  # what is made is whole, and the next export goes on from there
     except OSError as error:
         raise files_.write_error(error, error.filename or folder) from error
-    return tally.summary(world.monotonic() - began, stopped=world.stop.code)
+    return counts.summary(context.monotonic() - began, stopped=context.stop.code)
 
 
 def _fill(
-    world: World, store: Store, folder: str, paths: Mapping[str, Entry], here: Mapping[str, str]
+    context: Context, store: Store, folder: str, paths: Mapping[str, ExportEntry], here: Mapping[str, str]
 ) -> dict[str, str | OrchError]:
     """Have each file below `folder`; of each how it was made, `present`, or why not."""
     made: dict[str, str | OrchError] = {}
@@ -109,7 +109,7 @@ def _fill(
             made[path] = error
             continue
         state = look_at(store, f"{folder}/{path}", w.sha256, w.size)
-        if state is State.UNSEALED and check.check(world, [(w.sha256, f"{folder}/{path}")])[0].is_good:
+        if state is State.UNSEALED and check.check(context, [(w.sha256, f"{folder}/{path}")])[0].is_good:
             state = State.SEALED  # a disk that keeps no nanoseconds, and was elsewhere meanwhile
         made[path] = "present"
         if state is not State.SEALED:
@@ -117,14 +117,14 @@ def _fill(
     blobs_ = [path for path in todo if here[path] == store.blob(paths[path].wanted.sha256)]
     places = [(paths[path].wanted.sha256, Place(f"{folder}/{path}")) for path in blobs_]
     over = {place.path: found for _, place in places if (found := link.stamp(place.path)) is not None}
-    made.update(zip(blobs_, link.put_all(world, store, places, over), strict=True))
+    made.update(zip(blobs_, link.put_all(context, store, places, over), strict=True))
     for path in todo:
         if path not in blobs_:
-            made[path] = _copy(world, here[path], f"{folder}/{path}", paths[path].wanted.sha256)
+            made[path] = _copy(context, here[path], f"{folder}/{path}", paths[path].wanted.sha256)
     return made
 
 
-def _named(folder: str, base: str, entries: Mapping[str, Entry]) -> dict[str, PlacementError]:
+def _named(folder: str, base: str, entries: Mapping[str, ExportEntry]) -> dict[str, PlacementError]:
     """Name the files whose URL has a query as file:// and rsync:// will ask for them; the failures, by path."""
     failed = {}
     for path, entry in entries.items():
@@ -134,7 +134,7 @@ def _named(folder: str, base: str, entries: Mapping[str, Entry]) -> dict[str, Pl
     return failed
 
 
-def _copy(world: World, source: str, target: str, sha256: str) -> str | OrchError:
+def _copy(context: Context, source: str, target: str, sha256: str) -> str | OrchError:
     """Copy from a place whose blob is not in the store, checked."""
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -142,7 +142,7 @@ def _copy(world: World, source: str, target: str, sha256: str) -> str | OrchErro
             with open(source, "rb") as src, open(new.fd, "wb", closefd=False) as dst:
                 shutil.copyfileobj(src, dst, 1 << 20)
             os.fsync(new.fd)
-            if not check.check(world, [(sha256, new.path)])[0].is_good:
+            if not check.check(context, [(sha256, new.path)])[0].is_good:
                 return DigestError(f"{source}: wrong bytes", f"see `orch verify`; the copy was dropped ({target})")
             new.publish(target, replace=True)
     except OSError as error:
@@ -150,7 +150,7 @@ def _copy(world: World, source: str, target: str, sha256: str) -> str | OrchErro
     return "copy"
 
 
-def _sealed(store: Store, entry: Entry) -> str:
+def _sealed(store: Store, entry: ExportEntry) -> str:
     """Where its verified bytes are here: the blob, else a place; "" where nothing has the seal."""
     w = entry.wanted
     paths = (store.blob(w.sha256), *(place.path for place in w.places if not place.unpack))
@@ -183,15 +183,15 @@ All bytes are checked on the way in. `sha256sum -c SHA256SUMS` checks this folde
 """
 
 
-class _Mark(msgspec.Struct):
+class _MirrorMark(msgspec.Struct):
     """What stands in the mark."""
 
     manifests: dict[str, str]
 
 
-def paths_of(entries: Sequence[Entry]) -> dict[str, Entry]:
+def paths_of(entries: Sequence[ExportEntry]) -> dict[str, ExportEntry]:
     """Each path below the folder, with a file that belongs there."""
-    found: dict[str, Entry] = {}
+    found: dict[str, ExportEntry] = {}
     problems = []
     for entry in entries:
         w = entry.wanted
@@ -204,7 +204,7 @@ def paths_of(entries: Sequence[Entry]) -> dict[str, Entry]:
     return found
 
 
-def path_of(entry: Entry) -> str:
+def path_of(entry: ExportEntry) -> str:
     """Where a server that is asked for the URL's path looks: host/path, not percent-encoded, without its query.
 
     Raises:
@@ -249,7 +249,7 @@ def read_mark(folder: str) -> dict[str, str] | None:
     """Whose the manifests in a mirror are: a digest of where each came from, by name; None where it is no mirror."""
     try:
         with open(f"{folder}/{MARK}", "rb") as file:
-            return msgspec.json.decode(file.read(1 << 24), type=_Mark).manifests
+            return msgspec.json.decode(file.read(1 << 24), type=_MirrorMark).manifests
     except (OSError, msgspec.MsgspecError, RecursionError):
         return None
 
@@ -264,7 +264,7 @@ def write_mark(folder: str, manifests_: Mapping[str, str]) -> None:
     _write(folder, MARK, json.dumps({"made_by": "orch export", "manifests": dict(manifests_)}, indent=1) + "\n")
 
 
-def write_papers(folder: str, rules: Mapping[str, Prefix], good: Mapping[str, Entry]) -> list[str]:
+def write_metadata(folder: str, rules: Mapping[str, Prefix], good: Mapping[str, ExportEntry]) -> list[str]:
     """Write what makes the bytes usable; what an earlier export wrote of other files stays.
 
     Returns:

@@ -12,12 +12,12 @@ from orchestrator.commands.verify import unread_error
 from orchestrator.engine import disk_space, weak_pins
 from orchestrator.engine.install import is_pointer_to
 from orchestrator.engine.run import group
-from orchestrator.engine.scan import Records, Standing, State, leads_into, standings, warn_of_size
-from orchestrator.engine.summary import Options, Tally
+from orchestrator.engine.scan import FileState, RecordIndex, State, leads_into, scan, warn_of_size
+from orchestrator.engine.summary import Counts, Options
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
 from orchestrator.formats import wrong_file
 from orchestrator.programs import find_backends, install_hint
-from orchestrator.sources.route import Ways
+from orchestrator.sources.route import Routes
 from orchestrator.store import Store, blobs, partials
 from orchestrator.transfer import adopt
 from orchestrator.verify import check
@@ -26,7 +26,7 @@ from orchestrator.workspace import no_collection
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.events import Event, Summary
     from orchestrator.model import Artifact, Host, Unresolved, Wanted
     from orchestrator.programs import Program
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @no_collection()
 def plan(
-    world: World,
+    context: Context,
     store_path: str,
     wanted: Sequence[Wanted],
     emit: Callable[[Event], None],
@@ -50,28 +50,28 @@ def plan(
         The summary: `placed` and `fetched` are what would be; exit code 0 if it can be done, else what sync
         would end with.
     """
-    began = world.monotonic()
+    began = context.monotonic()
     options = options or Options()
-    store = Store(store_path, world.state, world.stop)
-    wanted = weak_pins.known(store, wanted, emit)
-    tally = Tally(wanted, bytes_to_fetch=0)
-    tally.refuse(unresolved, emit)
+    store = Store(store_path, context.state, context.stop)
+    wanted = weak_pins.with_known_sha256(store, wanted, emit)
+    counts = Counts(wanted, bytes_to_fetch=0)
+    counts.refuse(unresolved, emit)
     todo = []
-    for standing in standings(store, wanted):
-        if standing.true_size is not None:
-            warn_of_size(standing.wanted, standing.true_size, emit)
-        if standing.present:
-            tally.present += 1
-            w = standing.wanted
+    for file_state in scan(store, wanted):
+        if file_state.true_size is not None:
+            warn_of_size(file_state.wanted, file_state.true_size, emit)
+        if file_state.present:
+            counts.present += 1
+            w = file_state.wanted
             emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
         else:
-            todo.append(standing)
-    planner = _Planner(world, store, emit, hosts or {}, options, tally)
+            todo.append(file_state)
+    planner = _Planner(context, store, emit, hosts or {}, options, counts)
     for artifact, same in group(todo):
         planner.foresee(artifact, same)
     if todo:
-        _room(store, todo, planner.lacking, emit, tally)
-    return tally.summary(world.monotonic() - began)
+        _room(store, todo, planner.lacking, emit, counts)
+    return counts.summary(context.monotonic() - began)
 
 
 class _Planner:
@@ -79,25 +79,25 @@ class _Planner:
 
     def __init__(
         self,
-        world: World,
+        context: Context,
         store: Store,
         emit: Callable[[Event], None],
         hosts: Mapping[str, Host],
         options: Options,
-        tally: Tally,
+        counts: Counts,
     ) -> None:
-        self._world, self._store, self._emit = world, store, emit
-        self._options, self._tally = options, tally
-        self._records = Records(store)
+        self._context, self._store, self._emit = context, store, emit
+        self._options, self._counts = options, counts
+        self._records = RecordIndex(store)
         self._programs: dict[str, Program] | None = None
         self._begun, self._bundled = disk_space.with_partials(store), partials.batch_remains(store)
         self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
-        self._ways = Ways(world.environ, hosts)
+        self._routes = Routes(context.environ, hosts)
         self._offer: Find | None = None
-        self._ranked: dict[tuple[select.Line, bool], select.Choice] = {}
+        self._ranked: dict[tuple[select.Requirements, bool], select.Choice] = {}
         self.lacking: set[str] = set()  # digests without a sealed blob: looked at once
 
-    def foresee(self, artifact: Artifact, same: list[Standing]) -> None:
+    def foresee(self, artifact: Artifact, same: list[FileState]) -> None:
         """Emit what would happen to each file that wants this digest."""
         have = "absent"
         if not self._no_blobs:
@@ -109,20 +109,20 @@ class _Planner:
             have = "sealed" if self._right(artifact.wanted[0], blob) else "absent"
         fetched = False
         self._offer = self._offered(artifact)
-        for standing in same:
+        for file_state in same:
             try:
-                action = self._judge(standing)
+                action = self._judge(file_state)
                 if action == "adopt":
                     have = "sealed"
                 if action == "place" and have == "absent" and not fetched:
-                    self._fetch(artifact, standing.wanted)
+                    self._fetch(artifact, file_state.wanted)
                     fetched = True
                     continue
             except OrchError as error:
-                self._emit(self._tally.fail(standing.wanted, error))
+                self._emit(self._counts.fail(file_state.wanted, error))
                 continue
-            w = standing.wanted
-            self._tally.count("placed")
+            w = file_state.wanted
+            self._counts.count("placed")
             self._emit(events.Foreseen(w.model, w.file, action, w.size, why="the store has its bytes"))
 
     def _offered(self, artifact: Artifact) -> Find | None:
@@ -130,15 +130,15 @@ class _Planner:
         find = None if self._options.offline else adopt.offered(self._store, artifact)
         return None if find is None or adopt.user(find) else find
 
-    def _judge(self, standing: Standing) -> str:
+    def _judge(self, file_state: FileState) -> str:
         """place or adopt.
 
         Raises:
             PlacementError: a stranger with other bytes stands at a place.
         """
-        w, action = standing.wanted, "adopt"
+        w, action = file_state.wanted, "adopt"
         links = {place.path: place for place in w.places}
-        for path, state in standing.states:
+        for path, state in file_state.states:
             if state is State.SEALED:
                 continue
             if state in (State.OBSTRUCTED, State.UNKNOWN):
@@ -168,7 +168,7 @@ class _Planner:
         )
         if not self._options.force and not ours:
             what = f"a link to {os.readlink(path)}, a foreign file," if islink else "a foreign file"
-            why = check.look_into(path, wrong_file.wish(wanted)).after
+            why = check.diagnose_file(path, wrong_file.expected_file(wanted)).after
             hint = "move it away, or let it be replaced: --force"
             raise PlacementError(f"{path}: {what} stands there with other bytes{why}", hint, "foreign")
 
@@ -178,7 +178,7 @@ class _Planner:
         Raises:
             PlacementError, StoreError: it cannot be read.
         """
-        verdict = weak_pins.prove(self._world, wanted, path)
+        verdict = weak_pins.prove(self._context, wanted, path)
         if verdict.error is not None and os.path.exists(path):
             raise unread_error(self._store, path, verdict.error)
         return verdict.is_good
@@ -192,14 +192,14 @@ class _Planner:
         if self._options.offline:
             raise TransferError(f"{artifact.name}: not in the store", "leave out --offline", "missing")
         if self._programs is None:
-            self._programs = find_backends(self._world, self._options.backend, self._emit)
+            self._programs = find_backends(self._context, self._options.backend, self._emit)
         for source in artifact.sources:
             best = self._best(source.url, artifact.size)
             if not best.obstacle:
                 have = max(self._have(artifact.key), self._offer.good_bytes if self._offer else 0)
                 size = max(0, (artifact.size or 0) - have)
-                self._tally.count("fetched")
-                self._tally.bytes_to_fetch = (self._tally.bytes_to_fetch or 0) + size
+                self._counts.count("fetched")
+                self._counts.bytes_to_fetch = (self._counts.bytes_to_fetch or 0) + size
                 name, why = best.backend.NAME, f"{source.role.value}; {best.why}"
                 event = events.Foreseen(wanted.model, wanted.file, "fetch", artifact.size, source.url, name, why)
                 self._emit(event)
@@ -215,7 +215,7 @@ class _Planner:
 
     def _best(self, url: str, size: int | None) -> select.Choice:
         """The best backend for a source: the same for all files of its kind and host."""
-        kind = self._ways.to(url).line, select.is_small(size)
+        kind = self._routes.to(url).line, select.is_small(size)
         best = self._ranked.get(kind)
         if best is None:
             usable = [name for name, program in (self._programs or {}).items() if program.usable]
@@ -223,7 +223,9 @@ class _Planner:
         return best
 
 
-def _room(store: Store, todo: list[Standing], lacking: set[str], emit: Callable[[Event], None], tally: Tally) -> None:
+def _room(
+    store: Store, todo: list[FileState], lacking: set[str], emit: Callable[[Event], None], counts: Counts
+) -> None:
     """Measure the room; where it is too small, what would have been done counts as failed."""
     asked = disk_space.needs(store, todo, lacking)
     for need in asked:
@@ -231,8 +233,8 @@ def _room(store: Store, todo: list[Standing], lacking: set[str], emit: Callable[
     try:
         disk_space.check_room(asked)
     except OrchError as error:
-        failed = {(f.model, f.file) for f in tally.failed}
-        tally.placed = tally.fetched = 0
-        for standing in todo:
-            if (standing.wanted.model, standing.wanted.file) not in failed:
-                emit(tally.fail(standing.wanted, error))
+        failed = {(f.model, f.file) for f in counts.failed}
+        counts.placed = counts.fetched = 0
+        for file_state in todo:
+            if (file_state.wanted.model, file_state.wanted.file) not in failed:
+                emit(counts.fail(file_state.wanted, error))

@@ -18,21 +18,21 @@ from orchestrator.workspace import open_workspace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.model import Wanted
-    from orchestrator.store.gc import Leftover
+    from orchestrator.store.gc import Garbage
 
 
 def prune(
-    world: World,
+    context: Context,
     store_path: str,
     named: Sequence[Wanted],
     files: Sequence[str],
     *,
-    agree: Callable[[list[Leftover]], bool],
+    agree: Callable[[list[Garbage]], bool],
     tell: Callable[[str], None],
     wait: bool = True,
-) -> tuple[Summary, list[Leftover]]:
+) -> tuple[Summary, list[Garbage]]:
     """Drop the blobs that no known manifest wants, what dead writers left, and dangling names; never a place.
 
     Unfinished bytes that a known manifest wants stay, for the next sync to go on with. `named` is what the manifests
@@ -46,29 +46,31 @@ def prune(
         HeldError: a sync is running, and `wait` is false.
         StoreError: the disk said no.
     """
-    store = Store(store_path, world.state, world.stop)
+    store = Store(store_path, context.state, context.stop)
     nothing = Summary(ok=True, exit_code=0, bytes_freed=0)
     if not os.path.isdir(store.path):
         return nothing, []
     with disk(store.path):
-        before = known(world, store, named, files)
+        before = gc_roots(context, store, named, files)
         for note in (*before.notes, *((before.blind,) if before.blind else ())):
             tell(note)
-        shown = _leftovers(world, store, before, tell)
+        shown = _garbage(context, store, before, tell)
         if not shown or not agree(shown):
             return nothing, []
         try:
-            with locks.removing(world, store, tell, wait=wait):
-                still = {left.path for left in _leftovers(world, store, known(world, store, named, files))}
+            with locks.removing(context, store, tell, wait=wait):
+                still = {left.path for left in _garbage(context, store, gc_roots(context, store, named, files))}
                 dropped = [left for left in shown if left.path in still and gc.drop(left)]
         except Stopped:
-            return Summary(ok=False, exit_code=world.stop.code or int(ExitCode.INTERRUPTED), bytes_freed=0), []
+            return Summary(ok=False, exit_code=context.stop.code or int(ExitCode.INTERRUPTED), bytes_freed=0), []
     return Summary(ok=True, exit_code=0, bytes_freed=sum(left.frees_bytes for left in dropped)), dropped
 
 
-def _leftovers(world: World, store: Store, found: Known, tell: Callable[[str], None] | None = None) -> list[Leftover]:
+def _garbage(
+    context: Context, store: Store, found: GcRoots, tell: Callable[[str], None] | None = None
+) -> list[Garbage]:
     """What may go; no blob as long as it is not known what somebody wants; `tell` says what is gone on with."""
-    everything = gc.leftovers(store, found.digests, partial(is_awaited, found), world.now())
+    everything = gc.garbage(store, found.digests, partial(is_awaited, found), context.now())
     awaited = [left for left in everything if left.awaited]
     if awaited and tell is not None:
         size = sum(left.frees_bytes for left in awaited)
@@ -86,7 +88,7 @@ _DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
 
 
 @dataclass
-class Known:
+class GcRoots:
     """The digests that must stay, a place of each that was ever placed, and what is to be said of how they were found.
 
     `keys` are what the wanted files' unfinished bytes go by; `idle` the records of manifests of which nothing is left.
@@ -101,13 +103,13 @@ class Known:
     blind: str = ""
 
 
-def known(world: World, store: Store, named: Sequence[Wanted], files: Iterable[str]) -> Known:
+def gc_roots(context: Context, store: Store, named: Sequence[Wanted], files: Iterable[str]) -> GcRoots:
     """Gather what `named` wants (of the manifests in `files`), and what all recorded manifests want.
 
     A recorded manifest that is gone wants nothing any more. One that cannot be read, or that is on another host,
     keeps what its record names. A place that is a symlink into the store keeps its blob.
     """
-    found = Known()
+    found = GcRoots()
     done = set(files)
     _add(found, store, named)
     for file in done:
@@ -122,36 +124,36 @@ def known(world: World, store: Store, named: Sequence[Wanted], files: Iterable[s
         found.placed.update((made["sha256"], path) for path, made in record.places.items())
         recorded = {made["sha256"] for made in record.places.values()}
         found.digests |= {sha256 for path, sha256 in _made(record) if _leads_in(store, path, sha256)}
-        if _is_idle(world, record) and record.manifest not in done:
+        if _is_idle(context, record) and record.manifest not in done:
             found.idle.append(record.file)
-        if record.host != world.hostname:
+        if record.host != context.hostname:
             found.digests |= recorded
             found.notes.append(f"{record.manifest} is on {record.host}: what it placed from here stays")
         elif record.manifest not in done:
-            _add_recorded(world, store, found, record.manifest, recorded)
+            _add_recorded(context, store, found, record.manifest, recorded)
     return found
 
 
-def is_awaited(found: Known, key: str) -> bool:
+def is_awaited(found: GcRoots, key: str) -> bool:
     """Whether somebody may go on with the unfinished bytes of a key; of a file without a pin nobody can tell."""
     return bool(found.blind) or key in found.keys or key.startswith("url-")
 
 
-def _is_idle(world: World, record: records.Record) -> bool:
+def _is_idle(context: Context, record: records.RecordFile) -> bool:
     """Whether nothing is left that a record tells of: neither its manifest nor any place."""
-    if record.host != world.hostname or (os.path.isabs(record.manifest) and os.path.lexists(record.manifest)):
+    if record.host != context.hostname or (os.path.isabs(record.manifest) and os.path.lexists(record.manifest)):
         return False
     return not any(os.path.lexists(path) for path in record.places)
 
 
-def _add_recorded(world: World, store: Store, found: Known, manifest: str, recorded: set[str]) -> None:
+def _add_recorded(context: Context, store: Store, found: GcRoots, manifest: str, recorded: set[str]) -> None:
     if not os.path.isabs(manifest):
         return  # what `orch get` fetched: no manifest wants it
     if not os.path.lexists(manifest):
         found.notes.append(f"{manifest} is gone: it wants nothing any more")
         return
     try:
-        space = open_workspace(world, [manifest])
+        space = open_workspace(context, [manifest])
     except ManifestError as error:
         found.digests |= recorded | _digests_in(manifest) | _digests_in(lock_path(manifest))
         first = error.message.partition("\n")[0]
@@ -161,7 +163,7 @@ def _add_recorded(world: World, store: Store, found: Known, manifest: str, recor
     found.digests |= _digests_in(lock_path(manifest))
 
 
-def _add(found: Known, store: Store, wanted: Iterable[Wanted]) -> None:
+def _add(found: GcRoots, store: Store, wanted: Iterable[Wanted]) -> None:
     for one in wanted:
         sha256 = one.sha256 or blobs.find(store, one.pins)
         found.digests.add(sha256)
@@ -177,7 +179,7 @@ def _digests_in(path: str) -> set[str]:
         return set()
 
 
-def _made(record: records.Record) -> list[tuple[str, str]]:
+def _made(record: records.RecordFile) -> list[tuple[str, str]]:
     return [(path, made["sha256"]) for path, made in record.places.items()]
 
 

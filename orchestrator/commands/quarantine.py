@@ -15,21 +15,21 @@ from orchestrator.store.store import disk
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.store.quarantine import Kept
 
 
-def kept(world: World, store_path: str, *, older_s: float = 0.0) -> list[Kept]:
+def kept(context: Context, store_path: str, *, older_s: float = 0.0) -> list[Kept]:
     """All that lies there, or what lies there for longer than `older_s` seconds; oldest first.
 
     Raises:
         StoreError: it cannot be read.
     """
-    entries = quarantine.listed(Store(store_path, world.state))
-    return [entry for entry in entries if not older_s or _age_s(world, entry) > older_s]
+    entries = quarantine.listed(Store(store_path, context.state))
+    return [entry for entry in entries if not older_s or _age_s(context, entry) > older_s]
 
 
-def restore(world: World, store_path: str, name: str, to: str = "") -> str:
+def restore(context: Context, store_path: str, name: str, to: str = "") -> str:
     """Put one thing back where it stood, or at `to`; never over something that stands.
 
     `name` is its folder's, the beginning of that, or a path to it.
@@ -42,9 +42,9 @@ def restore(world: World, store_path: str, name: str, to: str = "") -> str:
         PlacementError: something stands there, or the folder cannot be written.
         StoreError: the quarantine cannot be read.
     """
-    store = Store(store_path, world.state)
+    store = Store(store_path, context.state)
     entry = _named(quarantine.listed(store), name)
-    target = os.path.abspath(os.path.join(world.cwd, to)) if to else entry.place
+    target = os.path.abspath(os.path.join(context.cwd, to)) if to else entry.place
     if not target:
         hint = f"say where: `orch quarantine restore {entry.name} --to PATH`"
         raise PlacementError(f"{entry.name} stood at no place: it came from {entry.origin}", hint)
@@ -61,7 +61,7 @@ def restore(world: World, store_path: str, name: str, to: str = "") -> str:
 
 
 def empty(
-    world: World,
+    context: Context,
     store_path: str,
     *,
     agree: Callable[[list[Kept]], bool],
@@ -77,11 +77,11 @@ def empty(
         StoreError: the disk said no.
         Stopped: a stop was asked for while waiting.
     """
-    store = Store(store_path, world.state)
-    entries = kept(world, store_path, older_s=older_s)
+    store = Store(store_path, context.state)
+    entries = kept(context, store_path, older_s=older_s)
     if not entries or not agree(entries):
         return Summary(ok=True, exit_code=0, bytes_freed=0), []
-    with locks.removing(world, store, tell, wait=True), disk(store.quarantine):
+    with locks.removing(context, store, tell, wait=True), disk(store.quarantine):
         still = {entry.name: entry for entry in quarantine.listed(store)}
         dropped = [entry for entry in entries if still.get(entry.name) == entry]
         for entry in dropped:
@@ -101,9 +101,9 @@ def _named(entries: list[Kept], name: str) -> Kept:
     raise ManifestError((Problem("", 0, "", what),), "look at what is there: `orch quarantine list`")
 
 
-def _age_s(world: World, entry: Kept) -> float:
+def _age_s(context: Context, entry: Kept) -> float:
     try:
         when = datetime.strptime(entry.when, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError:
         return 0.0
-    return world.now() - when.timestamp()
+    return context.now() - when.timestamp()

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from orchestrator import events
 from orchestrator.engine import weak_pins
-from orchestrator.engine.scan import State, standings, warn_of_size
-from orchestrator.engine.summary import Tally
+from orchestrator.engine.scan import State, scan, warn_of_size
+from orchestrator.engine.summary import Counts
 from orchestrator.errors import DigestError, PlacementError, TransferError
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from orchestrator.context import World
-    from orchestrator.engine.scan import Standing
+    from orchestrator.context import Context
+    from orchestrator.engine.scan import FileState
     from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
     from orchestrator.model import Unresolved, Wanted
@@ -36,7 +36,7 @@ GRAVEST_FIRST = (
 
 
 def status(
-    world: World,
+    context: Context,
     store_path: str,
     wanted: Sequence[Wanted],
     emit: Callable[[Event], None],
@@ -49,28 +49,28 @@ def status(
         The summary: 0 all in place, 5 something absent, outdated or not verified yet, 6 something was changed since
         it was verified, 7 a file that orch did not make, 1 several of these.
     """
-    began = world.monotonic()
-    store = Store(store_path, world.state, world.stop)
-    wanted = weak_pins.known(store, wanted)
-    tally = Tally(wanted)
-    tally.refuse(unresolved, emit)
-    for standing in standings(store, wanted):
-        w = standing.wanted
-        if standing.true_size is not None:
-            warn_of_size(w, standing.true_size, emit)
-        if standing.present:
-            tally.present += 1
+    began = context.monotonic()
+    store = Store(store_path, context.state, context.stop)
+    wanted = weak_pins.with_known_sha256(store, wanted)
+    counts = Counts(wanted)
+    counts.refuse(unresolved, emit)
+    for file_state in scan(store, wanted):
+        w = file_state.wanted
+        if file_state.true_size is not None:
+            warn_of_size(w, file_state.true_size, emit)
+        if file_state.present:
+            counts.present += 1
             emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
         else:
-            emit(tally.fail(w, _what_is_wrong(standing)))
-    return tally.summary(world.monotonic() - began)
+            emit(counts.fail(w, _what_is_wrong(file_state)))
+    return counts.summary(context.monotonic() - began)
 
 
-def _what_is_wrong(standing: Standing) -> OrchError:
+def _what_is_wrong(file_state: FileState) -> OrchError:
     """The gravest state of a file's places."""
-    states = {state: path for path, state in reversed(standing.states)}
+    states = {state: path for path, state in reversed(file_state.states)}
     state = next(state for state in GRAVEST_FIRST if state in states)
-    return told(states[state], state, standing.wanted.size)
+    return told(states[state], state, file_state.wanted.size)
 
 
 def told(path: str, state: State, size: int | None) -> OrchError:

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import checksums, events
 from orchestrator.engine import weak_pins
-from orchestrator.engine.run import put_right
-from orchestrator.engine.scan import Records, Standing, State, standings, warn_of_size
-from orchestrator.engine.summary import Tally
+from orchestrator.engine.run import execute
+from orchestrator.engine.scan import FileState, RecordIndex, State, scan, warn_of_size
+from orchestrator.engine.summary import Counts
 from orchestrator.errors import DigestError, ManifestError, PlacementError, Problem, Stopped, TransferError
 from orchestrator.files import place_error, store_error
 from orchestrator.formats import wrong_file
 from orchestrator.model import Pin, Place, Wanted
 from orchestrator.store import Store
-from orchestrator.store.verification_log import Reads
+from orchestrator.store.verification_log import VerificationLog
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from orchestrator.checksums import Checksums, Entry
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.engine.summary import Options
     from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
@@ -36,7 +36,7 @@ File = tuple[str, str, "os.stat_result | None"]  # sha256, path, the status that
 BATCH = 256  # files a sha256sum: few processes, and news now and then
 
 
-class Found(NamedTuple):
+class VerifiedFiles(NamedTuple):
     """What was read of one wanted file: the paths that are wrong or absent; whether anything was read at all.
 
     `unknown` are the paths that stand there and could not be read, with the disk's error; `found` the digests that
@@ -59,8 +59,8 @@ class Found(NamedTuple):
         return events.Finished(w.model, w.file, "present", size_bytes=w.size or 0)
 
 
-def reread(
-    world: World,
+def verify(
+    context: Context,
     store_path: str,
     wanted: Sequence[Wanted],
     emit: Callable[[Event], None],
@@ -75,37 +75,37 @@ def reread(
     Returns:
         The summary: 0, 6 wrong bytes, 5 missing, 1 both.
     """
-    began = world.monotonic()
-    store = Store(store_path, world.state, world.stop)
-    wanted = weak_pins.known(store, wanted)
-    tally = Tally(wanted)
-    tally.refuse(unresolved, emit)
-    unread, records = iter(wanted), Records(store)
+    began = context.monotonic()
+    store = Store(store_path, context.state, context.stop)
+    wanted = weak_pins.with_known_sha256(store, wanted)
+    counts = Counts(wanted)
+    counts.refuse(unresolved, emit)
+    unread, records = iter(wanted), RecordIndex(store)
     try:
-        for found in read(world, store, wanted, max_age_s):
+        for found in read(context, store, wanted, max_age_s):
             next(unread)
             if found.true_size is not None:
                 warn_of_size(found.wanted, found.true_size, emit)
             if found.wrong:
-                emit(tally.fail(found.wanted, _error(records, found)))
+                emit(counts.fail(found.wanted, _error(records, found)))
             elif found.unknown:
                 path, error = found.unknown[0]
-                emit(tally.fail(found.wanted, unread_error(store, path, error)))
+                emit(counts.fail(found.wanted, unread_error(store, path, error)))
             else:
-                tally.present += 1
+                counts.present += 1
                 emit(found.event)
     except Stopped:
-        give_up(tally, unread, emit)
-    return tally.summary(world.monotonic() - began, stopped=world.stop.code)
+        give_up(counts, unread, emit)
+    return counts.summary(context.monotonic() - began, stopped=context.stop.code)
 
 
-def give_up(tally: Tally, unread: Iterable[Wanted], emit: Callable[[Event], None]) -> None:
+def give_up(counts: Counts, unread: Iterable[Wanted], emit: Callable[[Event], None]) -> None:
     """Tell the files that a stop left unread."""
     for w in unread:
-        emit(tally.fail(w, TransferError("interrupted before it was read", "run `orch verify` again")))
+        emit(counts.fail(w, TransferError("interrupted before it was read", "run `orch verify` again")))
 
 
-def read(world: World, store: Store, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[Found]:
+def read(context: Context, store: Store, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[VerifiedFiles]:
     """Read all files, many by one program, and say of each wanted one what is wrong.
 
     Those without sha256 are read by their other pins, each time.
@@ -114,7 +114,7 @@ def read(world: World, store: Store, wanted: Sequence[Wanted], max_age_s: float 
         NoBackendError: there is no sha256sum on this machine.
         Stopped: a stop was asked for.
     """
-    reads = Reads(world.state, world.now())
+    reads = VerificationLog(context.state, context.now())
     for start in range(0, len(wanted), BATCH):
         batch = [(w, _files(store, w)) for w in wanted[start : start + BATCH]]
         due = []
@@ -123,7 +123,7 @@ def read(world: World, store: Store, wanted: Sequence[Wanted], max_age_s: float 
                 age_s = reads.age_s(status, sha256) if status and sha256 and max_age_s is not None else None
                 if age_s is None or max_age_s is None or age_s > max_age_s:
                     due.append((w, sha256, path, status))
-        verdicts = weak_pins.check_weak(world, [(w, sha256, path) for w, sha256, path, _ in due])
+        verdicts = weak_pins.check_weak(context, [(w, sha256, path) for w, sha256, path, _ in due])
         judged = list(zip(due, verdicts, strict=True))
         right = {(s, path): status for (_, s, path, status), verdict in judged if verdict.is_good}
         unknown = {(s, path): v.error for (_, s, path, _), v in judged if v.error is not None and _stands(path)}
@@ -133,7 +133,7 @@ def read(world: World, store: Store, wanted: Sequence[Wanted], max_age_s: float 
         for w, files in batch:
             sizes = [status.st_size for s, path, status in files if status and (s, path) in right and s == w.sha256]
             mine = [(sha256, path) for sha256, path, _ in files if (sha256, path) in asked]
-            yield Found(
+            yield VerifiedFiles(
                 w,
                 tuple(path for s, path in mine if (s, path) not in right and (s, path) not in unknown),
                 bool(mine),
@@ -189,7 +189,7 @@ def _stands(path: str) -> bool:
         return True
 
 
-def _error(records: Records, found: Found) -> OrchError:
+def _error(records: RecordIndex, found: VerifiedFiles) -> OrchError:
     wanted, path = found.wanted, found.wrong[0]
     if not os.path.exists(path):
         hint = "run `orch sync`" if wanted.sources else "fetch it from where the list is from"
@@ -197,7 +197,7 @@ def _error(records: Records, found: Found) -> OrchError:
     has = dict(found.found).get(path, "")
     if has and any(has in (made["sha256"], made.get("old")) for made in records.ours(path)):
         return TransferError(f"{path}: has the previous version", "run `orch sync`: it replaces it", "outdated")
-    what = check.look_into(path, wrong_file.wish(wanted))
+    what = check.diagnose_file(path, wrong_file.expected_file(wanted))
     if records.is_adopted(path):
         hint = "it is its owner's: move it away, or let it be replaced: `orch sync --force`"
         message = f"{path}: a file that orch did not make, with other bytes than when it was adopted{what.after}"
@@ -296,7 +296,7 @@ def _name(base: str, path: str, entry: Entry) -> str:
 
 
 def repair(
-    world: World,
+    context: Context,
     store_path: str,
     wanted: Sequence[Wanted],
     emit: Callable[[Event], None],
@@ -311,49 +311,49 @@ def repair(
     Returns:
         The summary: 0 where all is right in the end, else what `sync` would end with.
     """
-    began = world.monotonic()
-    store = Store(store_path, world.state, world.stop)
-    wanted = weak_pins.known(store, wanted)
-    tally = Tally(wanted)
-    tally.refuse(unresolved, emit)
-    todo: list[Standing] = []
-    unread, records = iter(wanted), Records(store)
+    began = context.monotonic()
+    store = Store(store_path, context.state, context.stop)
+    wanted = weak_pins.with_known_sha256(store, wanted)
+    counts = Counts(wanted)
+    counts.refuse(unresolved, emit)
+    todo: list[FileState] = []
+    unread, records = iter(wanted), RecordIndex(store)
     try:
-        for found in read(world, store, wanted, max_age_s):
+        for found in read(context, store, wanted, max_age_s):
             next(unread)
             if found.unknown and not found.wrong:
-                emit(tally.fail(found.wanted, unread_error(store, *found.unknown[0])))
+                emit(counts.fail(found.wanted, unread_error(store, *found.unknown[0])))
                 continue
             if found.true_size is not None:
                 warn_of_size(found.wanted, found.true_size, emit)
-            standing = _standing(store, records, found)
-            if standing.present:
-                tally.present += 1
+            file_state = _standing(store, records, found)
+            if file_state.present:
+                counts.present += 1
                 emit(found.event)
             else:
-                todo.append(standing)
+                todo.append(file_state)
     except Stopped:
-        give_up(tally, (*(standing.wanted for standing in todo), *unread), emit)
+        give_up(counts, (*(file_state.wanted for file_state in todo), *unread), emit)
         todo = []
     if todo:
-        put_right(world, store, todo, emit, hosts, options, tally)
-    return tally.summary(world.monotonic() - began, stopped=world.stop.code)
+        execute(context, store, todo, emit, hosts, options, counts)
+    return counts.summary(context.monotonic() - began, stopped=context.stop.code)
 
 
-def _standing(store: Store, records: Records, found: Found) -> Standing:
+def _standing(store: Store, records: RecordIndex, found: VerifiedFiles) -> FileState:
     """What stands where, by what was read: an inode that is wrong is so at each of its names."""
     for place in found.wanted.places:
         for path in found.wrong:
             if place.unpack and path.startswith(f"{place.path}/"):
                 with suppress(OSError):
                     os.utime(path)  # breaks its seal, as a write would: then it is found in its tree
-    (standing,) = standings(store, (found.wanted,), records)
+    (file_state,) = scan(store, (found.wanted,), records)
     wrong = {_inode(path) for path in found.wrong} - {None}
-    states = {path: _read(path, state, wrong) for path, state in standing.states}
+    states = {path: _read(path, state, wrong) for path, state in file_state.states}
     blob = store.blob(found.wanted.key)
     if _inode(blob) in wrong:
         states[blob] = State.WRONG
-    return Standing(found.wanted, tuple(states.items()))
+    return FileState(found.wanted, tuple(states.items()))
 
 
 def _read(path: str, state: State, wrong: set[tuple[int, int] | None]) -> State:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from orchestrator.demo.faults import Behaviour, Content
-from orchestrator.demo.ledger import Ledger, Record
+from orchestrator.demo.ledger import Ledger, RequestRecord
 from orchestrator.demo.wire import Wire, converse
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Origin:
         return self.url + quote(path)
 
     @property
-    def log(self) -> tuple[Record, ...]:
+    def log(self) -> tuple[RequestRecord, ...]:
         """Every request so far, those still being answered too."""
         return self._ledger.log()
 

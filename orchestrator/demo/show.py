@@ -29,7 +29,7 @@ from orchestrator.render.words import host
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.demo.server import Origin
 
 
@@ -38,7 +38,7 @@ _GONE_S = 5.0
 _ELSEWHERE = "name an empty folder with more room: orch demo --folder DIR"
 
 
-def show(world: World, folder: str | None, *, verbose: bool = False) -> int:
+def show(context: Context, folder: str | None, *, verbose: bool = False) -> int:
     """Play the demo in `folder`, which is kept, or in a temporary one, which is not.
 
     Returns:
@@ -49,15 +49,15 @@ def show(world: World, folder: str | None, *, verbose: bool = False) -> int:
         StoreError: the folder is not empty or has no room, or the disk said no.
     """
     try:
-        with _folder(world, folder) as home, world.stop.raising():
-            return _play(world, home, Stage(world), verbose=verbose)
+        with _folder(context, folder) as home, context.stop.raising():
+            return _play(context, home, Stage(context), verbose=verbose)
     except Stopped:
         print(f"\ninterrupted; {f'what was made is in {folder}' if folder else 'nothing is left behind'}")
-        return world.stop.code or int(ExitCode.INTERRUPTED)
+        return context.stop.code or int(ExitCode.INTERRUPTED)
 
 
-def _play(world: World, home: Path, stage: Stage, *, verbose: bool) -> int:
-    began = world.monotonic()
+def _play(context: Context, home: Path, stage: Stage, *, verbose: bool) -> int:
+    began = context.monotonic()
     stage.say("orch demo: no network, less than a minute, everything in one folder.", "bold")
     stage.move(home)
     try:
@@ -70,12 +70,12 @@ def _play(world: World, home: Path, stage: Stage, *, verbose: bool) -> int:
     stage.step("What was shown")
     for what, result in story.shown:
         stage.say(f"  {what:<33}{result}")
-    stage.say(f"All as it should be, in {world.monotonic() - began:.1f} s.", "bold green")
+    stage.say(f"All as it should be, in {context.monotonic() - began:.1f} s.", "bold green")
     return 0
 
 
 @contextmanager
-def _folder(world: World, named: str | None) -> Iterator[Path]:
+def _folder(context: Context, named: str | None) -> Iterator[Path]:
     """The folder to work in, as `named` or temporary; a temporary one is gone afterwards, whatever happened.
 
     Raises:
@@ -83,7 +83,7 @@ def _folder(world: World, named: str | None) -> Iterator[Path]:
     """
     try:
         if named is not None:
-            home = Path(os.path.abspath(os.path.join(world.cwd, named)))
+            home = Path(os.path.abspath(os.path.join(context.cwd, named)))
             home.mkdir(parents=True, exist_ok=True)
         else:
             home = Path(tempfile.mkdtemp(prefix="orch-demo-")).resolve()
@@ -98,13 +98,13 @@ def _folder(world: World, named: str | None) -> Iterator[Path]:
         yield home
     finally:
         if named is None:
-            _remove(world, home)
+            _remove(context, home)
 
 
-def _remove(world: World, home: Path) -> None:
+def _remove(context: Context, home: Path) -> None:
     """Remove it, again where a downloader that was ended the hard way still writes its last."""
-    until = world.monotonic() + _GONE_S
-    while home.exists() and world.monotonic() < until:
+    until = context.monotonic() + _GONE_S
+    while home.exists() and context.monotonic() < until:
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -230,8 +230,8 @@ class DemoError(OrchError):
 class Stage:
     """Says things on stdout and runs `orch` there; a stop goes to the command that runs, and ends the play."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._folder = world, Path()
+    def __init__(self, context: Context) -> None:
+        self._context, self._folder = context, Path()
         self._console = Console(highlight=False, markup=False, soft_wrap=True)
 
     def say(self, text: str = "", style: str | None = None) -> None:
@@ -240,7 +240,7 @@ class Stage:
         Raises:
             Stopped: a stop was asked for.
         """
-        if self._world.stop.is_set():
+        if self._context.stop.is_set():
             raise Stopped("stopped")
         self._console.print(text, style=style)
         sys.stdout.flush()  # a command that follows writes to the same file
@@ -248,7 +248,7 @@ class Stage:
     def step(self, title: str, *why: str) -> None:
         """Begin a step: what happens, and why it matters. Who watches gets a moment to read the last one."""
         if self._console.is_terminal:
-            self._world.sleep(_READ_S)
+            self._context.sleep(_READ_S)
         self.say()
         self.say(title, "bold")
         for text in why:
@@ -271,12 +271,12 @@ class Stage:
             Stopped: a stop was asked for.
         """
         self.command(f"orch {' '.join(words)}")
-        began = self._world.monotonic()
+        began = self._context.monotonic()
         # A session of its own: Ctrl-C comes to us alone and we hand it on, so that it is never heard twice.
         child = subprocess.Popen(  # noqa: S603 - our own interpreter, words of ours
             [sys.executable, "-m", "orchestrator", *words],
             cwd=self._folder,
-            env=dict(_environ(self._world.environ, self._folder)),
+            env=dict(_environ(self._context.environ, self._folder)),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,  # the story is one stream, so that a log of it is whole
             start_new_session=True,
@@ -285,9 +285,9 @@ class Stage:
             code = child.wait()
         finally:
             _end(child)
-        if self._world.stop.is_set():
+        if self._context.stop.is_set():
             raise Stopped("stopped")
-        return code, self._world.monotonic() - began
+        return code, self._context.monotonic() - began
 
     def must(self, fact: str, holds: bool) -> None:
         """State a fact that was looked at.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Errand(Generic[T]):
+class BackgroundCall(Generic[T]):
     """One call, begun at once: in a thread of its own, or in ours where no thread or no open file is to spare."""
 
     def __init__(self, call: Callable[..., T], *words: Any) -> None:

@@ -12,7 +12,7 @@ from orchestrator.files import place_error, store_error
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
 
 KEPT = 20  # files of tracebacks, the newest
 MOST_BYTES = 256 << 10  # in one of them: one cause may meet a hundred thousand files
@@ -20,7 +20,7 @@ REPORT = "please report it"
 _paths: dict[str, str] = {}  # by folder: all tracebacks of one process go into one file
 
 
-def foreseen(world: World, store: str, error: Exception, places: Sequence[str] = ()) -> OrchError:
+def foreseen(context: Context, store: str, error: Exception, places: Sequence[str] = ()) -> OrchError:
     """Say what an exception means to who reads it; `places` are the paths that were to be made.
 
     Only what is no trouble of the machine is a bug: its traceback is kept in the local state, and the hint names it.
@@ -35,17 +35,17 @@ def foreseen(world: World, store: str, error: Exception, places: Sequence[str] =
         at = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
         place = next((path for path in places if at and _beside(at, path)), None)
         return place_error(error, place) if place is not None else store_error(error, store)
-    return bug(world, error)
+    return bug(context, error)
 
 
-def bug(world: World, error: Exception) -> BugError:
+def bug(context: Context, error: Exception) -> BugError:
     """Keep the traceback of an unforeseen error and name its file."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     where = f" at {os.path.basename(last.tb_frame.f_code.co_filename)}:{last.tb_lineno}" if last is not None else ""
     message = f"this is a bug in orch: {type(error).__name__}: {error}{where}"
-    path = _keep(world, error)
+    path = _keep(context, error)
     return BugError(message, f"{REPORT}, with {path}" if path else REPORT)
 
 
@@ -54,12 +54,12 @@ def _beside(path: str, place: str) -> bool:
     return path == place or path.startswith(f"{place}/") or os.path.dirname(path) == os.path.dirname(place)
 
 
-def _keep(world: World, error: Exception) -> str:
+def _keep(context: Context, error: Exception) -> str:
     """Append the traceback to this process's file of them; empty where the local state cannot be written."""
     import traceback
 
-    folder = f"{world.state}/bugs"
-    path = _paths.setdefault(folder, f"{folder}/{int(world.now())}-{os.getpid()}.txt")
+    folder = f"{context.state}/bugs"
+    path = _paths.setdefault(folder, f"{folder}/{int(context.now())}-{os.getpid()}.txt")
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         if not os.path.exists(path):

@@ -15,7 +15,7 @@ from orchestrator.store import blobs, partials
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from orchestrator.engine.scan import Standing
+    from orchestrator.engine.scan import FileState
     from orchestrator.model import Wanted
     from orchestrator.store import Store
 
@@ -37,7 +37,7 @@ class Need(msgspec.Struct, gc=False):
         return status.f_bavail * status.f_frsize, inodes
 
 
-def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] | None = None) -> list[Need]:
+def needs(store: Store, file_states: Sequence[FileState], lacking: Collection[str] | None = None) -> list[Need]:
     """Add up, per file system, the bytes to fetch and to copy. Unknown sizes count as nothing.
 
     `lacking` are the keys without a sealed blob, where that is known already; else each is looked at.
@@ -61,20 +61,20 @@ def needs(store: Store, standings: Sequence[Standing], lacking: Collection[str] 
 
     begun, bundled = with_partials(store), partials.batch_remains(store)
     here = on(f"{store.path}/blobs")
-    for standing in standings:
-        wanted = standing.wanted
-        if all(state in MAY_BE_RIGHT for _, state in standing.states):
+    for file_state in file_states:
+        wanted = file_state.wanted
+        if all(state in MAY_BE_RIGHT for _, state in file_state.states):
             continue  # what is right once it is read asks nothing of the disk
         key = wanted.key
         if key not in fetched and lacks(wanted):
             fetched.add(key)
             have = partial_bytes(store, key) if key in begun else bundled.get(key, 0)
-            if wanted.pieces and any(state is State.WRONG for _, state in standing.states):
+            if wanted.pieces and any(state is State.WRONG for _, state in file_state.states):
                 have = wanted.size or 0  # it is mended where it lies
             here.size_bytes += max(0, (wanted.size or 0) - have)
             here.inodes += INODES_PER_FILE
         # The states are those of the places, in their order; of the blob where it wants none.
-        for place, (path, state) in zip(wanted.places, standing.states, strict=False):
+        for place, (path, state) in zip(wanted.places, file_state.states, strict=False):
             if state is not State.SEALED and not place.target:
                 there = on(path)
                 there.inodes += 1

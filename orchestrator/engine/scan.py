@@ -43,7 +43,7 @@ class State(Enum):
 MAY_BE_RIGHT = frozenset((State.SEALED, State.UNVERIFIED, State.LINKED))
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
+class FileState(msgspec.Struct, frozen=True, gc=False):
     """One wanted file and the state of each of its places (of the blob, where it wants none).
 
     `true_size` is what right bytes here take, where the manifest's `size:` says something else.
@@ -107,7 +107,7 @@ def blob_size(store: Store, sha256: str) -> int | None:
     return status.st_size if sha256 and seal.fits(store, status, sha256, None) else None
 
 
-def judge(store: Store, records: Records, wanted: Wanted, path: str, place: Place | None) -> State:
+def judge(store: Store, records: RecordIndex, wanted: Wanted, path: str, place: Place | None) -> State:
     """Say what stands at one path: the only function that decides it. `place` is None for the blob itself."""
     sha256 = wanted.sha256
     if place is not None and place.unpack:
@@ -154,7 +154,7 @@ def _has_no_seal(store: Store, status: os.stat_result, wanted: Wanted) -> bool:
     return whole and not seal.was_judged(store, status)
 
 
-def _judge_tree(store: Store, records: Records, path: str, sha256: str) -> State:
+def _judge_tree(store: Store, records: RecordIndex, path: str, sha256: str) -> State:
     """The folder that an archive is unpacked into."""
     state = look_at_tree(store, path, sha256)
     if state is not State.UNSEALED:
@@ -194,20 +194,20 @@ def look_at_tree(store: Store, path: str, sha256: str) -> State:
 
 def look_at_marks(store: Store, want: Wanted) -> list[tuple[str, State]]:
     """Judge marks by what they say: one that orch wrote and that says something else is to be written again."""
-    from orchestrator.store import marks  # few layouts have any
+    from orchestrator.store import extra_files  # few layouts have any
 
-    found = ((mark.path, marks.state(store, want.manifest, mark)) for mark in marks.of(store, want))
+    found = ((mark.path, extra_files.state(store, want.manifest, mark)) for mark in extra_files.of(store, want))
     states = {"absent": State.ABSENT, "outdated": State.OUTDATED}
     return [(path, states.get(state, State.SEALED)) for path, state in found]
 
 
-def standings(store: Store, wanted: Iterable[Wanted], records: Records | None = None) -> list[Standing]:
+def scan(store: Store, wanted: Iterable[Wanted], records: RecordIndex | None = None) -> list[FileState]:
     """Judge every place of every file wanted: one `lstat` each, and none below a folder that is not there."""
     found = []
     there: set[str] = set()  # folders in which a file was missed
     gone: set[str] = set()
     sizes: dict[str, int] = {}
-    records = records or Records(store)
+    records = records or RecordIndex(store)
 
     def look(want: Wanted, path: str, place: Place | None) -> State:
         folder = path.rpartition("/")[0]
@@ -228,7 +228,7 @@ def standings(store: Store, wanted: Iterable[Wanted], records: Records | None = 
         if want.marks:
             states += look_at_marks(store, want)
         true_size = next((sizes[path] for path, _ in states if path in sizes), None) if sizes else None
-        found.append(Standing(want, tuple(states), true_size))
+        found.append(FileState(want, tuple(states), true_size))
     return found
 
 
@@ -256,14 +256,14 @@ def _line(wanted: Wanted) -> str:
     return f":{numbers[0]}" if len(numbers) == 1 else ""
 
 
-class Records:
+class RecordIndex:
     """Who made a place: the records of the store, read once and only when something is not in order."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._made: dict[str, list[tuple[str, records.Made]]] | None = None
+        self._made: dict[str, list[tuple[str, records.PlaceRecord]]] | None = None
 
-    def of(self, path: str) -> list[tuple[str, records.Made]]:
+    def of(self, path: str) -> list[tuple[str, records.PlaceRecord]]:
         """The records of one place, also by its folder's real name: (record file, what was made)."""
         made = self._read()
         found = made.get(path, [])
@@ -274,11 +274,11 @@ class Records:
                 found = [*found, *made.get(real, [])]
         return found
 
-    def all(self) -> dict[str, list[tuple[str, records.Made]]]:
+    def all(self) -> dict[str, list[tuple[str, records.PlaceRecord]]]:
         """All recorded places."""
         return self._read()
 
-    def ours(self, path: str) -> list[records.Made]:
+    def ours(self, path: str) -> list[records.PlaceRecord]:
         """What we made at a place; a user's file that was adopted is none of it."""
         return [made for _, made in self.of(path) if made["link"] != ADOPTED]
 
@@ -312,11 +312,11 @@ class Records:
                     return digest
         return ""
 
-    def _read(self) -> dict[str, list[tuple[str, records.Made]]]:
+    def _read(self) -> dict[str, list[tuple[str, records.PlaceRecord]]]:
         if self._made is None:
             from orchestrator.store import records
 
-            found: dict[str, list[tuple[str, records.Made]]] = {}
+            found: dict[str, list[tuple[str, records.PlaceRecord]]] = {}
             for record, place, made in records.made(self._store):
                 found.setdefault(place, []).append((record, made))
             self._made = found  # whole, in one step: another thread may be reading

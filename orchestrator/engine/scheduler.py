@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from orchestrator.backends import select
 from orchestrator.engine.bugs import foreseen
-from orchestrator.engine.install import Settling
-from orchestrator.engine.scan import Records, State
+from orchestrator.engine.install import Install
+from orchestrator.engine.scan import RecordIndex, State
 from orchestrator.engine.summary import interrupted
 from orchestrator.errors import BugError, OrchError, PlacementError, Stopped, StoreError, TransferError
 from orchestrator.events import Finished, Noticed, Placed
 from orchestrator.limits import files_at_once
 from orchestrator.placement import link
-from orchestrator.sources.route import Ways
+from orchestrator.sources.route import Routes
 from orchestrator.store import blobs, records
 from orchestrator.transfer.adopt import adopt
-from orchestrator.transfer.batch import Load, fetch_together
+from orchestrator.transfer.batch import BatchItem, fetch_batch
 from orchestrator.transfer.download import Receipt, fetch
 from orchestrator.transfer.retry import Try, next_step
 from orchestrator.urls import host_of
@@ -29,41 +29,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from orchestrator.backends.base import Backend
-    from orchestrator.engine.scan import Standing
-    from orchestrator.engine.summary import Options, Tally
+    from orchestrator.engine.scan import FileState
+    from orchestrator.engine.summary import Counts, Options
     from orchestrator.model import Artifact, Place, Wanted
-    from orchestrator.sources.route import Reach
-    from orchestrator.transfer.context import Kit
+    from orchestrator.sources.route import Route
+    from orchestrator.transfer.context import RunContext
 
 
 STOP_S = 2.0  # whoever asked for a stop waits no longer than three seconds, and a resolver may be silent for longer
 DISK_S = 10.0  # where the disk ends the run nobody waits at the keyboard
 
 
-class Crew:
+class Scheduler:
     """The threads of one run: each takes the next piece of work, starts its programs and waits for them."""
 
     def __init__(
         self,
-        kit: Kit,
-        groups: list[tuple[Artifact, list[Standing]]],
+        run: RunContext,
+        groups: list[tuple[Artifact, list[FileState]]],
         begun: set[str],
         bundled: Iterable[str],
         options: Options,
-        tally: Tally,
+        counts: Counts,
     ) -> None:
-        self._options, self._tally = options, tally
-        self._packer = Packer(kit, begun, bundled)
-        alone, parcels = self._packer.pack(Task(artifact, same) for artifact, same in groups)
+        self._options, self._counts = options, counts
+        self._batcher = Batcher(run, begun, bundled)
+        alone, batches = self._batcher.pack(BatchTask(artifact, same) for artifact, same in groups)
         # Largest first; bundles once the large files have started, beside whose end there is room for them.
         large = [task for task in alone if (task.artifact.size or 0) > SMALL_BYTES]
-        self._queue: deque[Task | Parcel] = deque((*large, *parcels, *alone[len(large) :]))
+        self._queue: deque[BatchTask | Batch] = deque((*large, *batches, *alone[len(large) :]))
         self._workers = min(files_at_once(options.jobs), len(groups))  # a bundle may leave over work for all
-        self._kit = kit
+        self._run = run
         self._turn = threading.Condition()
         self._open = 0  # parcels under way: each may leave something over
-        self._now: dict[threading.Event, Task | Parcel] = {}  # what each thread is at, by the event of its end
-        self._records = Records(kit.store)
+        self._now: dict[threading.Event, BatchTask | Batch] = {}  # what each thread is at, by the event of its end
+        self._records = RecordIndex(run.store)
         self._end: OrchError | None = None
 
     def work(self) -> None:
@@ -71,21 +71,23 @@ class Crew:
 
         An exception that comes to this thread, such as KeyboardInterrupt, passes once no child runs any more.
         """
-        crew: list[threading.Event] = []  # not threads: a `join` that is interrupted takes its thread for ended (3.11)
+        scheduler: list[
+            threading.Event
+        ] = []  # not threads: a `join` that is interrupted takes its thread for ended (3.11)
         try:
             try:
-                self._start(crew)
-                self._await(crew)
+                self._start(scheduler)
+                self._await(scheduler)
             except BaseException:
-                self._kit.world.stop.set()
-                self._await(crew)
+                self._run.context.stop.set()
+                self._await(scheduler)
                 raise
         finally:
-            self._leave(crew)
+            self._leave(scheduler)
         for left in self._queue:
             self._fail(left, self._end or interrupted())
 
-    def _start(self, crew: list[threading.Event]) -> None:
+    def _start(self, scheduler: list[threading.Event]) -> None:
         """Start as many threads as there may be, which is fewer than were asked for under some limits."""
         for number in range(self._workers):
             ended = threading.Event()
@@ -93,29 +95,29 @@ class Crew:
             try:
                 thread.start()
             except RuntimeError as error:
-                if not crew:
-                    self._end = foreseen(self._kit.world, self._kit.store.path, error)
+                if not scheduler:
+                    self._end = foreseen(self._run.context, self._run.store.path, error)
                 return
-            crew.append(ended)
+            scheduler.append(ended)
 
-    def _await(self, crew: list[threading.Event]) -> None:
+    def _await(self, scheduler: list[threading.Event]) -> None:
         """Wait for all threads; after a stop for a moment only."""
-        stop, asked_s = self._kit.world.stop, None
-        for ended in crew:
+        stop, asked_s = self._run.context.stop, None
+        for ended in scheduler:
             while not ended.wait(0.1):
                 if stop.is_set():
                     asked_s = asked_s or time.monotonic()
                     if time.monotonic() - asked_s > (STOP_S if self._end is None else DISK_S):
                         return
 
-    def _leave(self, crew: list[threading.Event]) -> None:
+    def _leave(self, scheduler: list[threading.Event]) -> None:
         """Leave threads that do not come back, without their children: what they were at was interrupted."""
-        if all(ended.is_set() for ended in crew):
+        if all(ended.is_set() for ended in scheduler):
             return
         from orchestrator.process import kill_all
 
-        kill_all(self._kit.world.stop)
-        for ended in crew:
+        kill_all(self._run.context.stop)
+        for ended in scheduler:
             ended.wait(0.1)
         for ended, work in list(self._now.items()):
             if not ended.is_set():
@@ -130,7 +132,7 @@ class Crew:
     def _work_on(self, ended: threading.Event) -> None:
         while (work := self._next(ended)) is not None:
             try:
-                if isinstance(work, Task):
+                if isinstance(work, BatchTask):
                     self._one(work)
                 else:
                     self._many(work)
@@ -144,13 +146,13 @@ class Crew:
             finally:
                 self._now.pop(ended, None)
 
-    def _next(self, ended: threading.Event) -> Task | Parcel | None:
+    def _next(self, ended: threading.Event) -> BatchTask | Batch | None:
         """The next piece of work; None once there is none and nobody may bring any more."""
         with self._turn:
-            while self._end is None and not self._kit.world.stop.is_set():
+            while self._end is None and not self._run.context.stop.is_set():
                 if self._queue:
                     work = self._now[ended] = self._queue.popleft()
-                    self._open += isinstance(work, Parcel)
+                    self._open += isinstance(work, Batch)
                     return work
                 if not self._open:
                     return None
@@ -159,57 +161,57 @@ class Crew:
 
     def _stop_all(self, error: OrchError) -> None:
         self._end = self._end or error
-        self._kit.world.stop.set()
+        self._run.context.stop.set()
 
-    def _fail(self, work: Task | Parcel, error: OrchError) -> None:
-        for task in work.tasks if isinstance(work, Parcel) else [work]:
+    def _fail(self, work: BatchTask | Batch, error: OrchError) -> None:
+        for task in work.tasks if isinstance(work, Batch) else [work]:
             if task.claim():
-                for standing in task.standings:
-                    self._kit.emit(self._tally.fail(standing.wanted, error))
+                for file_state in task.file_states:
+                    self._run.emit(self._counts.fail(file_state.wanted, error))
 
-    def _foreseen(self, work: Task | Parcel, error: Exception) -> OrchError:
-        tasks = work.tasks if isinstance(work, Parcel) else [work]
-        places = [place.path for task in tasks for s in task.standings for place in s.wanted.places]
-        return foreseen(self._kit.world, self._kit.store.path, error, places)
+    def _foreseen(self, work: BatchTask | Batch, error: Exception) -> OrchError:
+        tasks = work.tasks if isinstance(work, Batch) else [work]
+        places = [place.path for task in tasks for s in task.file_states for place in s.wanted.places]
+        return foreseen(self._run.context, self._run.store.path, error, places)
 
-    def _many(self, parcel: Parcel) -> None:
-        more: list[Task | Parcel] = []
+    def _many(self, batch: Batch) -> None:
+        more: list[BatchTask | Batch] = []
         try:
-            alone, parcels = self._packer.again(settle(self._kit, self._packer, parcel, self._tally))
-            more += [*parcels, *alone]
+            alone, batches = self._batcher.again(run_batch(self._run, self._batcher, batch, self._counts))
+            more += [*batches, *alone]
         except Exception as error:
-            told = self._foreseen(parcel, error)
+            told = self._foreseen(batch, error)
             if not isinstance(told, BugError) and not (isinstance(told, StoreError) and told.of_one_file):
                 raise
             # One of them is to blame: each alone, it is the only one that fails.
-            self._kit.emit(Noticed(f"{len(parcel.tasks)} files go one by one: {told.message}; {told.hint}"))
-            more += [task for task in parcel.tasks if not task.is_told]
+            self._run.emit(Noticed(f"{len(batch.tasks)} files go one by one: {told.message}; {told.hint}"))
+            more += [task for task in batch.tasks if not task.is_told]
         finally:
             with self._turn:
                 self._queue.extend(more)
                 self._open -= 1
                 self._turn.notify_all()
 
-    def _one(self, task: Task) -> None:
-        receipt = Receipt(attempts=task.load.attempts)
+    def _one(self, task: BatchTask) -> None:
+        receipt = Receipt(attempts=task.item.attempts)
         if not self._options.offline:
-            adopt(self._kit, task.artifact)
-        work = Settling(self._kit, self._records, task.artifact, task.standings, force=self._options.force)
+            adopt(self._run, task.artifact)
+        work = Install(self._run, self._records, task.artifact, task.file_states, force=self._options.force)
         get = _refuse_offline if self._options.offline else fetch
         try:
-            results = work.run(get, receipt)
+            results = work.install(get, receipt)
         finally:
-            self._tally.moved(receipt.bytes_fetched, receipt.bytes_reused)
+            self._counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
         if not task.claim():  # too late: it was told as interrupted
             return
         for wanted, result in results:
             if isinstance(result, OrchError):
-                self._kit.emit(self._tally.fail(wanted, result))
+                self._run.emit(self._counts.fail(wanted, result))
             else:
-                self._tally.count(result)
+                self._counts.count(result)
 
 
-def _refuse_offline(kit: Kit, artifact: Artifact, receipt: Receipt) -> None:  # noqa: ARG001 - stands in for fetch
+def _refuse_offline(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:  # noqa: ARG001 - stands in for fetch
     raise TransferError(
         f"{artifact.name}: not in the store, and --offline forbids to fetch it", "leave out --offline", "missing"
     )
@@ -222,19 +224,19 @@ _CLAIMS = threading.Lock()
 
 
 @dataclass(slots=True)
-class Task:
+class BatchTask:
     """One digest to be made so, all who want it, and what a bundle has tried already."""
 
     artifact: Artifact
-    standings: list[Standing]
-    load: Load = field(init=False)
+    file_states: list[FileState]
+    item: BatchItem = field(init=False)
     host: str = ""
     backend: Backend | None = None  # of its bundle
     asked: int = 0  # how many of its sources bundles have asked
     is_told: bool = False  # what became of it was said, and counted
 
     def __post_init__(self) -> None:
-        self.load = Load(self.artifact)
+        self.item = BatchItem(self.artifact)
 
     def claim(self) -> bool:
         """Take it on oneself to say what became of it; false where another thread has done so."""
@@ -244,75 +246,75 @@ class Task:
 
 
 @dataclass(slots=True)
-class Parcel:
+class Batch:
     """Tasks done together; without a backend their bytes are in the store already."""
 
-    tasks: list[Task]
+    tasks: list[BatchTask]
     backend: Backend | None = None
 
 
-class Packer:
+class Batcher:
     """Says which tasks may go together: nothing of theirs stands anywhere, so nothing must be judged first."""
 
-    def __init__(self, kit: Kit, begun: set[str], bundled: Iterable[str]) -> None:
-        self._kit, self._begun, self._bundled = kit, begun, set(bundled)
-        self._ways = Ways(kit.world.environ, kit.hosts)
-        self._usable = [name for name, program in kit.programs.items() if program.usable]
+    def __init__(self, run: RunContext, begun: set[str], bundled: Iterable[str]) -> None:
+        self._run, self._begun, self._bundled = run, begun, set(bundled)
+        self._routes = Routes(run.context.environ, run.hosts)
+        self._usable = [name for name, program in run.programs.items() if program.usable]
         self._backends: dict[str, tuple[Backend, ...]] = {}
 
-    def pack(self, tasks: Iterable[Task]) -> tuple[list[Task], list[Parcel]]:
+    def pack(self, tasks: Iterable[BatchTask]) -> tuple[list[BatchTask], list[Batch]]:
         """Tell apart what goes alone and what goes together; the order is kept."""
-        alone: list[Task] = []
-        stored: list[Task] = []
-        aimed: list[Task] = []
+        alone: list[BatchTask] = []
+        stored: list[BatchTask] = []
+        aimed: list[BatchTask] = []
         for task in tasks:
             artifact = task.artifact
-            state = blobs.blob_state(self._kit.store, artifact.sha256, artifact.size) if _is_clear(task) else "unclear"
+            state = blobs.blob_state(self._run.store, artifact.sha256, artifact.size) if _is_clear(task) else "unclear"
             if state == "sealed":
                 stored.append(task)
             elif state == "absent" and self._may_bundle(artifact) and self._aim(task):
                 aimed.append(task)
             else:
                 alone.append(task)
-        together, parcels = self._by_host(aimed, 2)
-        return alone + together, [Parcel(part) for part in _parts(stored)] + parcels
+        together, batches = self._by_host(aimed, 2)
+        return alone + together, [Batch(part) for part in _parts(stored)] + batches
 
-    def again(self, left: Iterable[Task]) -> tuple[list[Task], list[Parcel]]:
+    def again(self, left: Iterable[BatchTask]) -> tuple[list[BatchTask], list[Batch]]:
         """What a bundle left over: many of one next host make a bundle again, the rest goes alone.
 
         Where all hosts were asked, and what ended the last bundle was the host's fault, its files are one matter: they
         go together again, after one wait. The last of their tries each makes alone.
         """
-        alone: list[Task] = []
-        aimed: list[Task] = []
+        alone: list[BatchTask] = []
+        aimed: list[BatchTask] = []
         for task in left:
             (aimed if self._aim(task) or self._repeat(task) else alone).append(task)
-        lonely, parcels = self._by_host(aimed, WORTH_ANOTHER)
-        return alone + lonely, parcels
+        lonely, batches = self._by_host(aimed, WORTH_ANOTHER)
+        return alone + lonely, batches
 
-    def way(self, parcel: Parcel) -> Reach:
+    def way(self, batch: Batch) -> Route:
         """How this machine gets to the host that a parcel comes from."""
-        return self._ways.to(parcel.tasks[0].load.url)
+        return self._routes.to(batch.tasks[0].item.url)
 
-    def _by_host(self, tasks: list[Task], least: int) -> tuple[list[Task], list[Parcel]]:
-        alone: list[Task] = []
-        parcels: list[Parcel] = []
-        by_host: dict[tuple[str, str], list[Task]] = {}
+    def _by_host(self, tasks: list[BatchTask], least: int) -> tuple[list[BatchTask], list[Batch]]:
+        alone: list[BatchTask] = []
+        batches: list[Batch] = []
+        by_host: dict[tuple[str, str], list[BatchTask]] = {}
         for task in tasks:
             by_host.setdefault((task.host, task.backend.NAME if task.backend else ""), []).append(task)
         for those in by_host.values():
             if len(those) >= least or any(task.artifact.key in self._bundled for task in those):
-                parcels += [Parcel(part, those[0].backend) for part in _parts(those)]
+                batches += [Batch(part, those[0].backend) for part in _parts(those)]
             else:
                 alone += those
-        return alone, parcels
+        return alone, batches
 
     def _may_bundle(self, artifact: Artifact) -> bool:
         size = artifact.size
-        known = size is not None and size <= SMALL_BYTES and not artifact.is_blind
+        known = size is not None and size <= SMALL_BYTES and not artifact.is_unpinned
         return known and artifact.key not in self._begun
 
-    def _aim(self, task: Task) -> bool:
+    def _aim(self, task: BatchTask) -> bool:
         """Take the next source in order that no bundle has asked yet, if a program here can."""
         sources = task.artifact.sources
         if task.asked >= len(sources):
@@ -325,14 +327,14 @@ class Packer:
         self._send(task, source.url, programs[0])
         return True
 
-    def _repeat(self, task: Task) -> bool:
+    def _repeat(self, task: BatchTask) -> bool:
         """Take the source and program that policy wants next of those that bundles have asked, while it wants any."""
-        if not task.load.host_failed or not self._kit.retries:
+        if not task.item.host_failed or not self._run.retries:
             return False
         programs = {source.url: self._programs(source.url) for source in task.artifact.sources[: task.asked]}
         options = {url: tuple(backend.NAME for backend in some) for url, some in programs.items()}
         # Without chance: they wait together, once.
-        step = next_step(options, task.load.attempts, retries=self._kit.retries - 1)
+        step = next_step(options, task.item.attempts, retries=self._run.retries - 1)
         if not isinstance(step, Try):
             return False
         backend = next(backend for backend in programs[step.source] if step.backend == backend.NAME)
@@ -343,7 +345,7 @@ class Packer:
         """The programs that may fetch a bundle from a URL's host, best first."""
         host = host_of(url)
         if host not in self._backends:
-            way = self._ways.to(url)
+            way = self._routes.to(url)
             line = replace(way.line, hides="token") if way.bearer is not None else way.line
             found: list[Backend] = []
             while backend := select.for_bundle([n for n in self._usable if n not in {b.NAME for b in found}], line):
@@ -351,11 +353,11 @@ class Packer:
             self._backends[host] = tuple(found)
         return self._backends[host]
 
-    def _send(self, task: Task, url: str, backend: Backend, wait_s: float = 0.0) -> None:
-        task.host, task.backend, task.load.url, task.load.wait_s = host_of(url), backend, url, wait_s
+    def _send(self, task: BatchTask, url: str, backend: Backend, wait_s: float = 0.0) -> None:
+        task.host, task.backend, task.item.url, task.item.wait_s = host_of(url), backend, url, wait_s
 
 
-def settle(kit: Kit, packer: Packer, parcel: Parcel, tally: Tally) -> list[Task]:
+def run_batch(run: RunContext, batcher: Batcher, batch: Batch, counts: Counts) -> list[BatchTask]:
     """Do all that a parcel needs: fetch, place, tell.
 
     Returns:
@@ -365,99 +367,104 @@ def settle(kit: Kit, packer: Packer, parcel: Parcel, tally: Tally) -> list[Task]
         OrchError, Stopped: for all of it; nothing of it was told.
     """
     receipt = Receipt()
-    loads = [task.load for task in parcel.tasks]
-    if parcel.backend is not None:
+    items = [task.item for task in batch.tasks]
+    if batch.backend is not None:
         try:
-            fetch_together(kit, parcel.backend, packer.way(parcel), loads, receipt)
+            fetch_batch(run, batch.backend, batcher.way(batch), items, receipt)
         finally:
-            tally.moved(receipt.bytes_fetched, receipt.bytes_reused)
-        ready = [task for task in parcel.tasks if task.load.came]
+            counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
+        ready = [task for task in batch.tasks if task.item.came]
     else:
-        ready = parcel.tasks
-    made = _place(kit, ready)
+        ready = batch.tasks
+    made = _place(run, ready)
     for task in ready:
-        _tell(kit, parcel, task, made, tally, receipt.seconds)
+        _tell(run, batch, task, made, counts, receipt.seconds)
     left = []
-    for task in parcel.tasks:
-        if task.load.error is not None and task.claim():
-            for standing in task.standings:
-                kit.emit(tally.fail(standing.wanted, task.load.error))
-        elif parcel.backend is not None and not task.load.came:
+    for task in batch.tasks:
+        if task.item.error is not None and task.claim():
+            for file_state in task.file_states:
+                run.emit(counts.fail(file_state.wanted, task.item.error))
+        elif batch.backend is not None and not task.item.came:
             left.append(task)
     return left
 
 
-def _place(kit: Kit, tasks: Sequence[Task]) -> dict[str, str | PlacementError]:
+def _place(run: RunContext, tasks: Sequence[BatchTask]) -> dict[str, str | PlacementError]:
     """Record all places, a write a manifest, then make them."""
     todo: list[tuple[str, Place]] = []
     refused: dict[str, str | PlacementError] = {}
-    written: dict[str, dict[str, records.Made]] = {}
+    written: dict[str, dict[str, records.PlaceRecord]] = {}
     for task in tasks:
-        sha256 = task.load.artifact.sha256
-        for standing in task.standings:
-            if standing.wanted.allow and (error := _refused(kit, sha256, standing.wanted)):
-                refused.update((place.path, error) for place in standing.wanted.places)
+        sha256 = task.item.artifact.sha256
+        for file_state in task.file_states:
+            if file_state.wanted.allow and (error := _refused(run, sha256, file_state.wanted)):
+                refused.update((place.path, error) for place in file_state.wanted.places)
                 continue
-            record = written.setdefault(standing.wanted.manifest, {})
-            for place in standing.wanted.places:
+            record = written.setdefault(file_state.wanted.manifest, {})
+            for place in file_state.wanted.places:
                 if not place.target:
                     record[place.path] = {"sha256": sha256, "link": place.link.value}
                 todo.append((sha256, place))
     for manifest, record in written.items():
         if record:
-            records.record(kit.store, kit.world.hostname, manifest, record, kit.world.stop)
-    made = link.put_all(kit.world, kit.store, todo)
+            records.record(run.store, run.context.hostname, manifest, record, run.context.stop)
+    made = link.put_all(run.context, run.store, todo)
     results = {place.path: how for (_, place), how in zip(todo, made, strict=True)}
     for manifest, record in written.items():
         stands = {path: how for path in record if isinstance(how := results[path], str)}
-        records.finish(kit.store, kit.world.hostname, manifest, stands, kit.world.stop)
+        records.finish(run.store, run.context.hostname, manifest, stands, run.context.stop)
     return {**refused, **results}
 
 
-def _refused(kit: Kit, sha256: str, wanted: Wanted) -> PlacementError | None:
+def _refused(run: RunContext, sha256: str, wanted: Wanted) -> PlacementError | None:
     """Why a file is of no format that its manifest allows."""
     from orchestrator.placement import allow
 
     try:
-        allow.check(kit.store.blob(sha256), wanted, kit.world.stop)
+        allow.check(run.store.blob(sha256), wanted, run.context.stop)
     except PlacementError as error:
         return error
     return None
 
 
 def _tell(
-    kit: Kit, parcel: Parcel, task: Task, made: dict[str, str | PlacementError], tally: Tally, seconds: float
+    run: RunContext,
+    batch: Batch,
+    task: BatchTask,
+    made: dict[str, str | PlacementError],
+    counts: Counts,
+    seconds: float,
 ) -> None:
     """Say of each file of a task what became of it, and count it."""
     if not task.claim():
         return
-    fetched = task.load.came == "wire"
-    for standing in task.standings:
-        wanted, error = standing.wanted, None
+    fetched = task.item.came == "wire"
+    for file_state in task.file_states:
+        wanted, error = file_state.wanted, None
         for place in wanted.places:
             how = made[place.path]
             if isinstance(how, PlacementError):
                 error = error or how
             else:
-                kit.emit(Placed(wanted.model, wanted.file, place.path, how))
+                run.emit(Placed(wanted.model, wanted.file, place.path, how))
         if error is not None:
-            kit.emit(tally.fail(wanted, error))
-        elif fetched and parcel.backend is not None:
+            run.emit(counts.fail(wanted, error))
+        elif fetched and batch.backend is not None:
             fetched = False
-            tally.count("fetched")
-            size, name = task.load.size, parcel.backend.NAME
-            kit.emit(Finished(wanted.model, wanted.file, "fetched", name, task.load.url, size, seconds))
+            counts.count("fetched")
+            size, name = task.item.size, batch.backend.NAME
+            run.emit(Finished(wanted.model, wanted.file, "fetched", name, task.item.url, size, seconds))
         else:
-            tally.count("placed")
-            kit.emit(Finished(wanted.model, wanted.file, "placed", size_bytes=wanted.size or 0, seconds=seconds))
+            counts.count("placed")
+            run.emit(Finished(wanted.model, wanted.file, "placed", size_bytes=wanted.size or 0, seconds=seconds))
 
 
-def _is_clear(task: Task) -> bool:
+def _is_clear(task: BatchTask) -> bool:
     """Whether nothing stands at any place."""
-    return all(state is State.ABSENT for standing in task.standings for _, state in standing.states)
+    return all(state is State.ABSENT for file_state in task.file_states for _, state in file_state.states)
 
 
-def _parts(tasks: list[Task]) -> Iterator[list[Task]]:
+def _parts(tasks: list[BatchTask]) -> Iterator[list[BatchTask]]:
     """Split into parts of much the same size."""
     count = -(-len(tasks) // MOST_FILES)
     for number in range(count):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Unresolved, Wanted
 
 
-class Tally(msgspec.Struct):
+class Counts(msgspec.Struct):
     """How a run goes: the summary's counts, filled by many threads under one lock."""
 
     wanted: Sequence[Wanted]

@@ -12,7 +12,7 @@ from orchestrator.store import blobs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.events import Event
     from orchestrator.model import Artifact, Wanted
     from orchestrator.store import Store
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 NAMED = 3  # models that the warning calls by name
 
 
-def known(store: Store, wanted: Sequence[Wanted], emit: Callable[[Event], None] | None = None) -> Sequence[Wanted]:
+def with_known_sha256(
+    store: Store, wanted: Sequence[Wanted], emit: Callable[[Event], None] | None = None
+) -> Sequence[Wanted]:
     """Give those without sha256 the one that the store knows for their pins (one readlink each), and warn of them."""
     without = [w for w in wanted if not w.sha256]
     if not without:
@@ -39,7 +41,7 @@ def _with(wanted: Wanted, sha256: str) -> Wanted:
     return msgspec.structs.replace(wanted, sha256=sha256) if sha256 else wanted
 
 
-def prove(world: World, known: Wanted | Artifact, path: str) -> Verdict:
+def prove(context: Context, known: Wanted | Artifact, path: str) -> Verdict:
     """Read a file and say whether all pins hold; a good one's sha256 is in the verdict.
 
     Raises:
@@ -47,18 +49,18 @@ def prove(world: World, known: Wanted | Artifact, path: str) -> Verdict:
     """
     from orchestrator.verify import check
 
-    verdict = check.check(world, [(known.sha256, path)])[0] if known.sha256 else None
+    verdict = check.check(context, [(known.sha256, path)])[0] if known.sha256 else None
     if verdict is not None and not (verdict.is_good and known.pins):
         return verdict
     try:
-        found = check.digests(path, [pin.kind for pin in known.pins], stop=world.stop)
+        found = check.digests(path, [pin.kind for pin in known.pins], stop=context.stop)
     except OSError as error:
         return check.unreadable(error)
     is_right = bool(known.pins) and found.fit(known.sha256, known.pins)
     return check.Verdict("good" if is_right else "wrong", found.sha256)
 
 
-def check_weak(world: World, files: Sequence[tuple[Wanted, str, str]]) -> list[Verdict]:
+def check_weak(context: Context, files: Sequence[tuple[Wanted, str, str]]) -> list[Verdict]:
     """Read every byte of many files (wanted, sha256, path): by sha256 together, those without it one by one.
 
     Raises:
@@ -66,5 +68,5 @@ def check_weak(world: World, files: Sequence[tuple[Wanted, str, str]]) -> list[V
     """
     from orchestrator.verify import check
 
-    verdicts = iter(check.check(world, [(sha256, path) for _, sha256, path in files if sha256]))
-    return [next(verdicts) if sha256 else prove(world, w, path) for w, sha256, path in files]
+    verdicts = iter(check.check(context, [(sha256, path) for _, sha256, path in files if sha256]))
+    return [next(verdicts) if sha256 else prove(context, w, path) for w, sha256, path in files]

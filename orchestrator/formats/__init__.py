@@ -6,29 +6,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.formats.detect import HEAD_BYTES, Pointer, Seen, faces, look, pointer, words
+    from orchestrator.formats.detect import HEAD_BYTES, Detected, Pointer, describe, formats_of, identify, pointer
     from orchestrator.formats.safetensors import header_bytes, safetensors_fault
     from orchestrator.formats.zip_directory import TAIL_BYTES, directory
 
 __all__ = [
     "HEAD_BYTES",
     "TAIL_BYTES",
+    "Detected",
     "Pointer",
-    "Seen",
+    "describe",
     "directory",
-    "faces",
+    "formats_of",
     "header_bytes",
-    "look",
+    "identify",
     "pointer",
     "safetensors_fault",
-    "words",
 ]
 _ROOMS = {
     "TAIL_BYTES": "zip_directory",
     "directory": "zip_directory",
     "header_bytes": "safetensors",
     "safetensors_fault": "safetensors",
-    "words": "spoken",
 }
 
 

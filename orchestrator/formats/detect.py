@@ -40,7 +40,7 @@ _COATS = 2  # so many compressions in each other are looked through; nobody pack
 _JSON = re.compile(rb'[\[{]\s*(?:["\[\]{}]|-?[0-9]|true\b|false\b|null\b)')
 
 
-class Seen(NamedTuple):
+class Detected(NamedTuple):
     """One thing that a file is.
 
     `format`: safetensors gguf onnx hdf5 npy tflite pickle zip tar sentencepiece html xml json text lfs empty, or
@@ -58,12 +58,14 @@ class Pointer(NamedTuple):
     size: int
 
 
-def look(head: bytes, length: int | None = None, tail: bytes = b"") -> Seen:
+def identify(head: bytes, length: int | None = None, tail: bytes = b"") -> Detected:
     """The likeliest thing that a file is: the first of its `faces`."""
-    return faces(head, length, tail)[0]
+    return formats_of(head, length, tail)[0]
 
 
-def faces(head: bytes, length: int | None = None, tail: bytes = b"", *, coats: int = _COATS) -> tuple[Seen, ...]:
+def formats_of(
+    head: bytes, length: int | None = None, tail: bytes = b"", *, coats: int = _COATS
+) -> tuple[Detected, ...]:
     """All that readers could take a file for, the likeliest first: one that begins well may end as a zip.
 
     `head` are its first bytes (the more, up to `HEAD_BYTES`, the better), `length` all of them in bytes (None:
@@ -71,7 +73,7 @@ def faces(head: bytes, length: int | None = None, tail: bytes = b"", *, coats: i
     `coats` of compression are looked through.
     """
     if not head:
-        return (Seen("empty" if not length else "other"),)
+        return (Detected("empty" if not length else "other"),)
     if length is not None and len(head) >= length and not tail:
         tail = head[-zip_directory.TAIL_BYTES :]
     found = [seen for seen in (*_marked(head), _packed(head, coats)) if seen is not None]
@@ -80,11 +82,11 @@ def faces(head: bytes, length: int | None = None, tail: bytes = b"", *, coats: i
     inside = zip_directory.directory(tail, length) if length is not None else None
     if inside is not None:
         found = [seen for seen in found if seen.format != "zip"]
-        found.append(Seen("zip"))
+        found.append(Detected("zip"))
         if any(name.rpartition("/")[2] == "data.pkl" for name in inside.names):
-            found.insert(0, Seen("pickle", "torch"))
+            found.insert(0, Detected("pickle", "torch"))
     if all(seen.format == "zip" for seen in found) and not head.startswith(_ZIP):
-        found.insert(0, _text(head, length, tail) or Seen("other"))
+        found.insert(0, _text(head, length, tail) or Detected("other"))
     return tuple(found)
 
 
@@ -94,39 +96,39 @@ def pointer(head: bytes) -> Pointer | None:
     return Pointer(match[1].decode(), int(match[2])) if match else None
 
 
-def _pickle(head: bytes, length: int | None, *, doubt: bool) -> Seen | None:
+def _pickle(head: bytes, length: int | None, *, doubt: bool) -> Detected | None:
     """The pickle that it is; `doubt`: also one that calls nothing, as far as its head tells."""
     if head.startswith(_TORCH_LEGACY):
-        return Seen("pickle", "torch, before 1.6")
+        return Detected("pickle", "torch, before 1.6")
     far = pickles.walk(io.BytesIO(head), length)
     if far in (pickles.Walk.NOWHERE, pickles.Walk.BEGUN) or (far is not pickles.Walk.CALLS and not doubt):
         return None
     for name in (b"joblib", b"torch", b"sklearn", b"numpy"):
         if name in head[:4096]:
-            return Seen("pickle", name.decode())
-    return Seen("pickle", f"protocol {head[1]}" if head[:1] == b"\x80" else "in text")
+            return Detected("pickle", name.decode())
+    return Detected("pickle", f"protocol {head[1]}" if head[:1] == b"\x80" else "in text")
 
 
-def _marked(head: bytes) -> Iterator[Seen]:
+def _marked(head: bytes) -> Iterator[Detected]:
     """What has a mark of its own, or looks like nothing else."""
     for at, mark, name in _MARKS:
         if head.startswith(mark, at):
-            yield Seen(name)
+            yield Detected(name)
     if head.startswith(_ZIP):
-        yield Seen("zip")
+        yield Detected("zip")
     if any(head.startswith(_HDF5, at) for at in (0, 512, 1024, 2048, 4096, 8192)):
-        yield Seen("hdf5")
+        yield Detected("hdf5")
     if head.startswith(_NUMPY):
         size = int.from_bytes(head[8:10] if head[6:7] == b"\x01" else head[8:12], "little")
-        yield Seen("pickle", "numpy objects") if _OBJECTS.search(head, 10, 12 + size) else Seen("npy")
+        yield Detected("pickle", "numpy objects") if _OBJECTS.search(head, 10, 12 + size) else Detected("npy")
     if _is_tar(head):
-        yield Seen("tar")
+        yield Detected("tar")
     if safetensors.header_bytes(head[:9]) and head[8:9] and head[9:10] in b'"} \n\t\r':
-        yield Seen("safetensors")
+        yield Detected("safetensors")
     if is_onnx(head):
-        yield Seen("onnx")
+        yield Detected("onnx")
     if is_sentencepiece(head):
-        yield Seen("sentencepiece")
+        yield Detected("sentencepiece")
 
 
 def _is_tar(head: bytes) -> bool:
@@ -138,7 +140,7 @@ def _is_tar(head: bytes) -> bool:
     return True
 
 
-def _packed(head: bytes, coats: int) -> Seen | None:
+def _packed(head: bytes, coats: int) -> Detected | None:
     """What a compressed file holds, by as much of it as its head gives."""
     for name, mark, opened in (
         ("gzip", b"\x1f\x8b", lambda: zlib.decompressobj(31)),
@@ -152,32 +154,32 @@ def _packed(head: bytes, coats: int) -> Seen | None:
             inner = opened().decompress(head, HEAD_BYTES)
         except (*BROKEN, OSError):
             continue
-        seen = faces(inner, coats=coats - 1)[0] if coats else Seen("other")
+        seen = formats_of(inner, coats=coats - 1)[0] if coats else Detected("other")
         if inner and (name != "zlib" or seen.format == "pickle"):
-            return Seen(seen.format, f"{seen.detail} in {name}".strip())
+            return Detected(seen.format, f"{seen.detail} in {name}".strip())
     return None
 
 
-def _text(head: bytes, length: int | None, tail: bytes) -> Seen | None:
+def _text(head: bytes, length: int | None, tail: bytes) -> Detected | None:
     """What kind of text it is; None where it is none."""
     whole = length is not None and len(head) >= length
     body = head.removeprefix(_BOM).lstrip()
     if pointer(head) or (not whole and head.startswith(b"version https://git-lfs.github.com/spec/")):
-        return Seen("lfs")
+        return Detected("lfs")
     if _is_html(body):
-        return Seen("html")
+        return Detected("html")
     if not _is_utf8(head, cut_end=not whole) or not _is_utf8(tail, cut_start=True):
         return None
     if body.startswith(b"<?xml") or re.match(rb"<(?:Error|ListBucketResult)\b", body):
-        return Seen("xml")
+        return Detected("xml")
     if not _JSON.match(body):
-        return Seen("text")
+        return Detected("text")
     if whole:
         try:
             json.loads(body)
         except BROKEN:
-            return Seen("text")
-    return Seen("json")
+            return Detected("text")
+    return Detected("json")
 
 
 def _is_html(body: bytes) -> bool:
@@ -298,6 +300,6 @@ _NAMES = {
 }
 
 
-def words(seen: Seen) -> str:
+def describe(seen: Detected) -> str:
     """`seen` as people say it: "a pickle (torch)", "an HTML page"."""
     return f"{_NAMES[seen.format]} ({seen.detail})" if seen.detail else _NAMES[seen.format]

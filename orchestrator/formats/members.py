@@ -15,15 +15,15 @@ HEAD_BYTES = 1 << 20  # of a member, which cannot be read twice in a compressed 
 _CHUNK_BYTES = 1 << 20
 
 
-class Member(NamedTuple):
+class ArchiveEntry(NamedTuple):
     """One file of an archive: all that it can be taken for, and what is wrong with its header ("": nothing)."""
 
     name: str
-    faces: tuple[detect.Seen, ...]
+    faces: tuple[detect.Detected, ...]
     fault: str
 
 
-def of_zip(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[Member]:
+def of_zip(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[ArchiveEntry]:
     """The members of a zip, wherever in `file` it begins.
 
     Raises:
@@ -37,7 +37,7 @@ def of_zip(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[Me
             yield member
 
 
-def of_tar(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[Member]:
+def of_tar(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[ArchiveEntry]:
     """The files of a tar, compressed or not; links are what they lead to, and that is a member too.
 
     Raises:
@@ -51,7 +51,7 @@ def of_tar(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[Me
             yield member
 
 
-def _member(name: str, content: IO[bytes], length: int, ask: Callable[[], None]) -> Member:
+def _member(name: str, content: IO[bytes], length: int, ask: Callable[[], None]) -> ArchiveEntry:
     head = content.read(HEAD_BYTES)
     while (more := min(_CHUNK_BYTES, safetensors.header_bytes(head) - len(head))) > 0 and (chunk := content.read(more)):
         head += chunk
@@ -59,11 +59,11 @@ def _member(name: str, content: IO[bytes], length: int, ask: Callable[[], None])
     while chunk := content.read(_CHUNK_BYTES):
         ask()
         tail = (tail + chunk)[-zip_directory.TAIL_BYTES :]
-    found = detect.faces(head[: detect.HEAD_BYTES] if len(head) < length else head, length, tail)
+    found = detect.formats_of(head[: detect.HEAD_BYTES] if len(head) < length else head, length, tail)
     # What its head leaves open cannot be walked to its end here, and counts as the worst.
     far = pickles.walk(io.BytesIO(head), length, ask)
     doubtful = far in (pickles.Walk.CALLS, pickles.Walk.CUT, pickles.Walk.BEGUN)
     if doubtful and not any(seen.format == "pickle" for seen in found):
-        found = (detect.Seen("pickle"), *found)
+        found = (detect.Detected("pickle"), *found)
     is_tensors = any(seen.format == "safetensors" for seen in found)
-    return Member(name, found, safetensors.safetensors_fault(head, length) if is_tensors else "")
+    return ArchiveEntry(name, found, safetensors.safetensors_fault(head, length) if is_tensors else "")

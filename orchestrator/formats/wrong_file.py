@@ -36,7 +36,7 @@ _JSON_ERROR = re.compile(
 )
 
 
-class Nature(NamedTuple):
+class WrongFile(NamedTuple):
     """What bytes are: `words` a phrase ("" where nothing is known), `hint` what to type next ("" as well)."""
 
     words: str = ""
@@ -51,7 +51,7 @@ class Nature(NamedTuple):
         return f": {self.words}" if self.words else ""
 
 
-class Wish(NamedTuple):
+class ExpectedFile(NamedTuple):
     """What was wanted: the file's name, its size in bytes, its sha256 and weak pins, each as far as it is known."""
 
     name: str = ""
@@ -60,11 +60,11 @@ class Wish(NamedTuple):
     pins: tuple[str, ...] = ()
 
 
-def wish(wanted: Wanted) -> Wish:
+def expected_file(wanted: Wanted) -> ExpectedFile:
     """What one wanted file asks for; its name is the last of its path, of its place or of its URL."""
     paths = (wanted.file, *(place.path for place in wanted.places), *(source.url for source in wanted.sources))
     named = next((path for path in paths if path), "")
-    return Wish(
+    return ExpectedFile(
         named.rpartition("/")[2].partition("?")[0], wanted.size, wanted.sha256, tuple(pin.hex for pin in wanted.pins)
     )
 
@@ -74,76 +74,76 @@ def header_bytes(head: bytes) -> int:
     return max(HEAD_BYTES, safetensors.header_bytes(head))
 
 
-def of(head: bytes, tail: bytes, size: int, wish: Wish) -> Nature:
+def diagnose(head: bytes, tail: bytes, size: int, expected: ExpectedFile) -> WrongFile:
     """Say what a file of `size` bytes is that has the wrong digest, by its first and its last bytes.
 
     `head` are the first `header_bytes` of it, `tail` the last TAIL_BYTES (less where the file is shorter).
     """
     if size == 0:
-        return Nature("an empty file", EMPTY_HINT)
+        return WrongFile("an empty file", EMPTY_HINT)
     try:
-        return _of(head, tail, size, wish)
+        return _diagnose(head, tail, size, expected)
     except BROKEN:
-        return Nature()  # what they are is only told to help
+        return WrongFile()  # what they are is only told to help
 
 
-def _of(head: bytes, tail: bytes, size: int, wish: Wish) -> Nature:
-    found = page(head, wish) or _cut_off(head, tail, size)
+def _diagnose(head: bytes, tail: bytes, size: int, expected: ExpectedFile) -> WrongFile:
+    found = page(head, expected) or _cut_off(head, tail, size)
     if found:
         return found
-    if any(digest in EMPTY for digest in (wish.sha256, *wish.pins)):
-        return Nature(EMPTY_PIN, EMPTY_PIN_HINT)
-    odd = _other_form(head, wish)
-    if wish.size is not None and size < wish.size:
-        short = f"short by {wish.size - size} of {wish.size} bytes"
-        return Nature(f"{odd}, {short}" if odd else short, LATER)
-    if wish.size is not None and size > wish.size:
-        long = f"{size - wish.size} bytes more than the {wish.size} that are wanted"
-        return Nature(f"{odd}, {long}" if odd else long, OTHER_VERSION_HINT)
-    return Nature(odd)
+    if any(digest in EMPTY for digest in (expected.sha256, *expected.pins)):
+        return WrongFile(EMPTY_PIN, EMPTY_PIN_HINT)
+    odd = _other_form(head, expected)
+    if expected.size is not None and size < expected.size:
+        short = f"short by {expected.size - size} of {expected.size} bytes"
+        return WrongFile(f"{odd}, {short}" if odd else short, LATER)
+    if expected.size is not None and size > expected.size:
+        long = f"{size - expected.size} bytes more than the {expected.size} that are wanted"
+        return WrongFile(f"{odd}, {long}" if odd else long, OTHER_VERSION_HINT)
+    return WrongFile(odd)
 
 
-def page(head: bytes, wish: Wish, coats: int = _COATS) -> Nature:
+def page(head: bytes, expected: ExpectedFile, coats: int = _COATS) -> WrongFile:
     """Say what a server sent that is no file: a pointer, a page, an error; nothing where it may be the file.
 
     So many `coats` of gzip are looked through.
     """
     if head.startswith(POINTER):
-        return _pointer(head, wish)
+        return _pointer(head, expected)
     text = head[:HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
     low = text[:64].lower()
-    suffix = wish.name.rpartition(".")[2].lower()
+    suffix = expected.name.rpartition(".")[2].lower()
     if low.startswith((b"<!doctype html", b"<html")) and suffix not in ("html", "htm"):
         title = _match(rb"<title[^>]*>([^<]{1,200})", text)
         words = f"an HTML page{f' ({title})' if title else ''}"
-        return Nature(words, "open the URL in a browser: it may want a login, or the file may have moved")
+        return WrongFile(words, "open the URL in a browser: it may want a login, or the file may have moved")
     if low.startswith((b"<?xml", b"<error")) and b"<Error" in text:
         code, message = _match(rb"<Code>([^<]{1,80})", text), _match(rb"<Message>([^<]{1,200})", text)
         told = ": ".join(part for part in (code, message) if part)
-        return Nature(f"a storage server's XML error{f' ({told})' if told else ''}", _storage(code))
+        return WrongFile(f"a storage server's XML error{f' ({told})' if told else ''}", _storage(code))
     if error := _JSON_ERROR.match(text):
-        return Nature(f"a JSON error ({_line(error[1])})", "open the URL in a browser: it may want a login")
+        return WrongFile(f"a JSON error ({_line(error[1])})", "open the URL in a browser: it may want a login")
     if low.startswith(b"{") and suffix in _BINARY:
-        return Nature("a JSON document", "open the URL in a browser: it may be an API's and not the file's")
-    if coats and head.startswith(b"\x1f\x8b") and (inner := page(_inflated(head), wish, coats - 1)):
-        return Nature(f"{inner.words}, gzipped", inner.hint)
-    return Nature()
+        return WrongFile("a JSON document", "open the URL in a browser: it may be an API's and not the file's")
+    if coats and head.startswith(b"\x1f\x8b") and (inner := page(_inflated(head), expected, coats - 1)):
+        return WrongFile(f"{inner.words}, gzipped", inner.hint)
+    return WrongFile()
 
 
-def _pointer(head: bytes, wish: Wish) -> Nature:
+def _pointer(head: bytes, expected: ExpectedFile) -> WrongFile:
     """What git-lfs leaves where it is not installed (git-lfs docs/spec.md)."""
     oid = _match(rb"oid sha256:([0-9a-f]{64})", head)
     size = _match(rb"size (\d{1,20})\b", head)
     about = ", ".join(part for part in (f"oid {oid[:12]}" if oid else "", f"size {size}" if size else "") if part)
-    which = " to the very file that is wanted" if oid and oid == wish.sha256 else ""
-    if oid and wish.sha256 and oid != wish.sha256:
+    which = " to the very file that is wanted" if oid and oid == expected.sha256 else ""
+    if oid and expected.sha256 and oid != expected.sha256:
         which = " to another file than is wanted"
     hint = (
         "take the URL of the file and not of its pointer (`/resolve/` for `/raw/` on a hub, "
         "media.githubusercontent.com/media/ for raw.githubusercontent.com/); "
         "in a clone: `git lfs install && git lfs pull`"
     )
-    return Nature(f"a Git LFS pointer{which}{f' ({about})' if about else ''}", hint)
+    return WrongFile(f"a Git LFS pointer{which}{f' ({about})' if about else ''}", hint)
 
 
 def _storage(code: str) -> str:
@@ -155,26 +155,26 @@ def _storage(code: str) -> str:
     return LATER
 
 
-def _cut_off(head: bytes, tail: bytes, size: int) -> Nature:
+def _cut_off(head: bytes, tail: bytes, size: int) -> WrongFile:
     """A file whose own words say that it goes on, or that it should have ended before."""
     if header := safetensors.header_bytes(head):
         calls = safetensors.whole_bytes(head)
         if size < header or (calls is not None and calls > size):
             needs = calls if calls is not None else header
             least = "" if calls is not None else "at least "
-            return Nature(
+            return WrongFile(
                 f"a truncated safetensors file: its header calls for {least}{needs} bytes, it has {size}", LATER
             )
         if calls is not None and calls < size:
-            return Nature(f"a safetensors file with {size - calls} bytes behind its end")
+            return WrongFile(f"a safetensors file with {size - calls} bytes behind its end")
     if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in tail:
-        return Nature(f"a truncated zip (or .pth): {size} bytes without the directory at its end", LATER)
-    return Nature()
+        return WrongFile(f"a truncated zip (or .pth): {size} bytes without the directory at its end", LATER)
+    return WrongFile()
 
 
-def _other_form(head: bytes, wish: Wish) -> str:
+def _other_form(head: bytes, expected: ExpectedFile) -> str:
     """Packed bytes where the name promises none."""
-    if wish.name.rpartition(".")[2].lower() not in _PLAIN:
+    if expected.name.rpartition(".")[2].lower() not in _PLAIN:
         return ""
     return next((words for magic, words in _FORMS if head.startswith(magic)), "")
 

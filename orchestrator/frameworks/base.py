@@ -13,20 +13,20 @@ from orchestrator.manifest.paths import absolute
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.manifest.values import Model
-    from orchestrator.model import Link, Mark, Place
+    from orchestrator.model import ExtraFile, Link, Place
 
 
 class LayoutError(Exception):
     """Why a framework has no place for a model: a lower-case phrase."""
 
 
-class Laid(msgspec.Struct, frozen=True, gc=False):
+class LayoutResult(msgspec.Struct, frozen=True, gc=False):
     """The places of each of a model's files, in their order, and what is to be written once all are there."""
 
     places: tuple[tuple[Place, ...], ...]
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[ExtraFile, ...] = ()
 
 
 class Layout(Protocol):
@@ -44,47 +44,47 @@ class Layout(Protocol):
     def OFFLINE(self) -> Mapping[str, str]:  # noqa: N802
         """The variables that keep the framework off the network."""
 
-    def lay(self, world: World, model: Model, value: str) -> Laid:
+    def layout(self, context: Context, model: Model, value: str) -> LayoutResult:
         """Where the framework looks for the model's files; `value` is what `for:` says of it, or "".
 
         Raises:
             LayoutError: it has no place for them.
         """
 
-    def variables(self, world: World) -> Mapping[str, str]:
+    def variables(self, context: Context) -> Mapping[str, str]:
         """The environment variables by which the framework finds its folder, as they are or would be by default.
 
         None of them: it reads none.
         """
 
 
-def caches(world: World) -> str:
+def caches(context: Context) -> str:
     """$XDG_CACHE_HOME, else `~/.cache`; one that is set and empty is taken as it is, as most frameworks do."""
-    return world.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return context.environ.get("XDG_CACHE_HOME", "~/.cache")
 
 
-def folder(world: World, text: str) -> str:
+def folder(context: Context, text: str) -> str:
     """`text` as os.path.expanduser and os.path.abspath would have it in this world."""
-    return absolute(_expanded(world, text), world.cwd)
+    return absolute(_expanded(context, text), context.cwd)
 
 
-def unexpanded(world: World, text: str) -> str:
+def unexpanded(context: Context, text: str) -> str:
     """`text` as a client has it that expands nothing: to such a one `~` is a folder's name."""
-    return absolute(text, world.cwd)
+    return absolute(text, context.cwd)
 
 
-def with_variables(world: World, text: str) -> str:
+def with_variables(context: Context, text: str) -> str:
     """`text` as os.path.expandvars after os.path.expanduser would have it, absolute."""
 
     def value(match: re.Match[str]) -> str:
-        return world.environ.get(match[1] or match[2], match[0])
+        return context.environ.get(match[1] or match[2], match[0])
 
-    return absolute(re.sub(r"\$(?:(\w+)|\{([^}]*)\})", value, _expanded(world, text), flags=re.A), world.cwd)
+    return absolute(re.sub(r"\$(?:(\w+)|\{([^}]*)\})", value, _expanded(context, text), flags=re.A), context.cwd)
 
 
-def _expanded(world: World, text: str) -> str:
+def _expanded(context: Context, text: str) -> str:
     if text == "~" or text.startswith("~/"):
-        if not world.home:
+        if not context.home:
             raise LayoutError("no home folder is known: set HOME")
-        return world.home.rstrip("/") + text[1:]
+        return context.home.rstrip("/") + text[1:]
     return posixpath.expanduser(text) if text.startswith("~") else text

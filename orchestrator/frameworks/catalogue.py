@@ -15,10 +15,10 @@ from orchestrator.model import Link
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.frameworks.base import Layout
     from orchestrator.manifest.values import Model
-    from orchestrator.model import Mark, Place
+    from orchestrator.model import ExtraFile, Place
 
 
 def by_name(framework: str) -> Layout:
@@ -27,31 +27,31 @@ def by_name(framework: str) -> Layout:
     return layout
 
 
-def unled(world: World, frameworks: Iterable[str]) -> list[str]:
+def reads_no_variable(context: Context, frameworks: Iterable[str]) -> list[str]:
     """Those that read no variable in this world, so that they look in one place only.
 
     Raises:
         LayoutError: what one of them reads cannot be.
     """
-    return [name for name in sorted(set(frameworks)) if not by_name(name).variables(world)]
+    return [name for name in sorted(set(frameworks)) if not by_name(name).variables(context)]
 
 
-def laid_out(world: World, model: Model) -> Model:
+def with_layouts(context: Context, model: Model) -> Model:
     """`model` with the places that its frameworks look in, behind those of `to:`.
 
     Raises:
         LayoutError: a framework has no place for it.
     """
     places: list[tuple[Place, ...]] = [file.places for file in model.files]
-    marks: dict[str, Mark] = {}
+    marks: dict[str, ExtraFile] = {}
     for framework, value in model.layouts:
         layout = by_name(framework)
         if model.link is not Link.AUTO and model.link not in layout.SAFE:
             safe = ", ".join(("auto", *(link.value for link in layout.SAFE)))
             raise LayoutError(f"`link: {model.link.value}` is not safe with {framework}: {safe} are")
-        laid = layout.lay(world, model, value)
-        places = [tuple(dict.fromkeys((*had, *more))) for had, more in zip(places, laid.places, strict=True)]
-        marks.update((mark.path, mark) for mark in laid.marks)
+        result = layout.layout(context, model, value)
+        places = [tuple(dict.fromkeys((*had, *more))) for had, more in zip(places, result.places, strict=True)]
+        marks.update((mark.path, mark) for mark in result.marks)
     files = [replace(file, places=at) for file, at in zip(model.files, places, strict=True)]
     if marks:
         files[-1] = replace(files[-1], marks=tuple(marks.values()))
@@ -74,8 +74,8 @@ _BELOW = {
 }
 
 
-def below(world: World, folder: str) -> World:
+def below(context: Context, folder: str) -> Context:
     """`world` with the variables of all frameworks that read one; a relative `folder` begins at the working folder."""
-    folder = absolute(folder, world.cwd).rstrip("/")
+    folder = absolute(folder, context.cwd).rstrip("/")
     named = {name: folder + path or "/" for name, path in _BELOW.items()}
-    return dataclasses.replace(world, environ={**world.environ, **named})
+    return dataclasses.replace(context, environ={**context.environ, **named})

@@ -12,8 +12,8 @@ from orchestrator.frameworks import base, flat
 from orchestrator.model import Link
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
-    from orchestrator.frameworks.base import Laid
+    from orchestrator.context import Context
+    from orchestrator.frameworks.base import LayoutResult
     from orchestrator.manifest.values import Model
 
 NAME = "clip"
@@ -21,12 +21,12 @@ SAFE = (Link.REFLINK, Link.COPY)
 OFFLINE: dict[str, str] = {}
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """Each file by its URL's last name."""
     flat.refuse_value(NAME, value)
-    return flat.laid(model, base.folder(world, "~/.cache/clip"), private=True)
+    return flat.layout(model, base.folder(context, "~/.cache/clip"), private=True)
 
 
-def variables(world: World) -> dict[str, str]:  # noqa: ARG001 - it reads none
+def variables(context: Context) -> dict[str, str]:  # noqa: ARG001 - it reads none
     """None."""
     return {}

@@ -12,11 +12,11 @@ import re
 from typing import TYPE_CHECKING
 
 from orchestrator.frameworks import base, flat
-from orchestrator.frameworks.base import Laid, LayoutError
+from orchestrator.frameworks.base import LayoutError, LayoutResult
 from orchestrator.model import Link
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.manifest.values import Model
 
 NAME = "comfyui"
@@ -31,25 +31,25 @@ _ENDINGS = (
 _NEWER = {"unet": "diffusion_models", "clip": "text_encoders"}
 
 
-def base_folder(world: World) -> str:
+def base_folder(context: Context) -> str:
     """ComfyUI's base folder."""
     for name in ("COMFYUI_FOLDERS_BASE_PATH", "COMFYUI_PATH"):
-        if named := world.environ.get(name):
-            return base.unexpanded(world, named)
-    settings = world.read(f"{base.folder(world, '~/.config/comfy-cli')}/config.ini")
+        if named := context.environ.get(name):
+            return base.unexpanded(context, named)
+    settings = context.read(f"{base.folder(context, '~/.config/comfy-cli')}/config.ini")
     chosen = re.search(r"^default_workspace\s*[=:]\s*(\S.*?)\s*$", settings, re.M | re.I)
-    return base.folder(world, chosen[1] if chosen else "~/comfy/ComfyUI")
+    return base.folder(context, chosen[1] if chosen else "~/comfy/ComfyUI")
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """Each file by its URL's last name in the folder of its kind; or, where the value names a file, by that."""
     kind, _, rest = value.rstrip("/").partition("/")
     if not kind:
         raise LayoutError(_WANTS)
     kind = _NEWER.get(kind, kind)
     if rest and not value.endswith("/") and _is_file(rest, model):
-        return flat.laid(model, f"{base_folder(world)}/models/{flat.relative(kind)}", rest)
-    return flat.laid(model, f"{base_folder(world)}/models/{flat.relative(f'{kind}/{rest}' if rest else kind)}")
+        return flat.layout(model, f"{base_folder(context)}/models/{flat.relative(kind)}", rest)
+    return flat.layout(model, f"{base_folder(context)}/models/{flat.relative(f'{kind}/{rest}' if rest else kind)}")
 
 
 def _is_file(path: str, model: Model) -> bool:
@@ -60,8 +60,8 @@ def _is_file(path: str, model: Model) -> bool:
     return name.endswith((*_ENDINGS, *own))
 
 
-def variables(world: World) -> dict[str, str]:
+def variables(context: Context) -> dict[str, str]:
     """COMFYUI_PATH, or the variable that says it better."""
-    if world.environ.get("COMFYUI_FOLDERS_BASE_PATH"):
-        return {"COMFYUI_FOLDERS_BASE_PATH": base_folder(world)}
-    return {"COMFYUI_PATH": base_folder(world)}
+    if context.environ.get("COMFYUI_FOLDERS_BASE_PATH"):
+        return {"COMFYUI_FOLDERS_BASE_PATH": base_folder(context)}
+    return {"COMFYUI_PATH": base_folder(context)}

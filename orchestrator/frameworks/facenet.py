@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from orchestrator.frameworks import flat, torch
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
-    from orchestrator.frameworks.base import Laid
+    from orchestrator.context import Context
+    from orchestrator.frameworks.base import LayoutResult
     from orchestrator.manifest.values import Model
 
 NAME = "facenet"
@@ -21,7 +21,7 @@ OFFLINE: dict[str, str] = {}
 variables = torch.variables
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """Each file by its URL's last name."""
     flat.refuse_value(NAME, value)
-    return flat.laid(model, f"{torch.home(world)}/checkpoints")
+    return flat.layout(model, f"{torch.home(context)}/checkpoints")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks.base import Laid, LayoutError
+from orchestrator.frameworks.base import LayoutError, LayoutResult
 from orchestrator.model import Place
 from orchestrator.text import fault_of_name
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from orchestrator.manifest.values import Model
 
 
-def laid(model: Model, folder: str, value: str = "", *, private: bool = False) -> Laid:
+def layout(model: Model, folder: str, value: str = "", *, private: bool = False) -> LayoutResult:
     """Each file in `folder` by the last name of its URL; `value` is another name for a model's only file.
 
     Raises:
@@ -21,7 +21,7 @@ def laid(model: Model, folder: str, value: str = "", *, private: bool = False) -
     if value and len(model.files) != 1:
         raise LayoutError(f"`{value}` cannot be the name of {len(model.files)} files")
     names = [relative(value)] if value else [last_name(file.url) for file in model.files]
-    return Laid(tuple((Place(f"{folder}/{name}", model.link, private),) for name in names))
+    return LayoutResult(tuple((Place(f"{folder}/{name}", model.link, private),) for name in names))
 
 
 def last_name(url: str) -> str:

@@ -15,14 +15,14 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.frameworks import base, flat
-from orchestrator.frameworks.base import Laid, LayoutError
-from orchestrator.model import Link, Mark, Place
+from orchestrator.frameworks.base import LayoutError, LayoutResult
+from orchestrator.model import ExtraFile, Link, Place
 from orchestrator.text import fault_of_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.manifest.values import File, Model
 
 NAME = "huggingface"
@@ -43,32 +43,32 @@ class Spot(NamedTuple):
     path: str
 
 
-def home(world: World) -> str:
+def home(context: Context) -> str:
     """HF_HOME, where tokens and modules are kept as well."""
-    caches = world.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return base.with_variables(world, world.environ.get("HF_HOME", posixpath.join(caches, "huggingface")))
+    caches = context.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return base.with_variables(context, context.environ.get("HF_HOME", posixpath.join(caches, "huggingface")))
 
 
-def cache(world: World) -> str:
+def cache(context: Context) -> str:
     """The folder of all repositories."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if (named := world.environ.get(name)) is not None:
-            return base.with_variables(world, named)
-    return f"{home(world)}/hub"
+        if (named := context.environ.get(name)) is not None:
+            return base.with_variables(context, named)
+    return f"{home(context)}/hub"
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """Blobs, snapshots and refs of the repository that the model is, or that its files' URLs name."""
     flat.refuse_value(NAME, value)
-    return laid(model, cache(world))
+    return repository_layout(model, cache(context))
 
 
-def variables(world: World) -> dict[str, str]:
+def variables(context: Context) -> dict[str, str]:
     """HF_HOME and HF_HUB_CACHE."""
-    return {"HF_HOME": home(world), "HF_HUB_CACHE": cache(world)}
+    return {"HF_HOME": home(context), "HF_HUB_CACHE": cache(context)}
 
 
-def laid(model: Model, folder: str, named: Callable[[str], str] = str) -> Laid:
+def repository_layout(model: Model, folder: str, named: Callable[[str], str] = str) -> LayoutResult:
     """The layout below `folder`; `named` is the name under which a client looks for a repository.
 
     Raises:
@@ -86,7 +86,7 @@ def laid(model: Model, folder: str, named: Callable[[str], str] = str) -> Laid:
         pointer = Place(f"{base}/snapshots/{spot.commit}/{spot.path}", model.link, target=f"{up}blobs/{etag}")
         places.append((Place(f"{base}/blobs/{etag}", model.link), pointer))
         refs.setdefault(f"{base}/refs/{_revision(model)}", spot.commit)
-    return Laid(tuple(places), tuple(Mark(path, commit) for path, commit in refs.items()))
+    return LayoutResult(tuple(places), tuple(ExtraFile(path, commit) for path, commit in refs.items()))
 
 
 def is_of_hub(model: Model) -> bool:

@@ -12,11 +12,11 @@ import re
 from typing import TYPE_CHECKING
 
 from orchestrator.frameworks import base, flat
-from orchestrator.frameworks.base import Laid, LayoutError
-from orchestrator.model import Link, Mark, Place
+from orchestrator.frameworks.base import LayoutError, LayoutResult
+from orchestrator.model import ExtraFile, Link, Place
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.manifest.values import Model
 
 NAME = "kagglehub"
@@ -27,30 +27,30 @@ _HANDLE = re.compile(r"((?:[^/]+/){4})([1-9][0-9]*)")
 _ARCHIVE = re.compile(r"\.(?:tar|tgz|tbz2|txz|zip|tar\.(?:gz|bz2|xz)|archive)", re.I)
 
 
-def cache(world: World) -> str:
+def cache(context: Context) -> str:
     """kagglehub's own folder."""
-    named = world.environ.get("KAGGLEHUB_CACHE")
-    return base.folder(world, "~/.cache/kagglehub") if named is None else base.unexpanded(world, named)
+    named = context.environ.get("KAGGLEHUB_CACHE")
+    return base.folder(context, "~/.cache/kagglehub") if named is None else base.unexpanded(context, named)
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """The version's folder: one archive is unpacked into it, files stand in it by their paths."""
     match = _HANDLE.fullmatch(value)
     if match is None:
         raise LayoutError(_WANTS)
-    variation, version = f"{cache(world)}/models/{flat.relative(value[: match.end(1) - 1])}", match[2]
-    whole = Mark(f"{variation}/{version}.complete")
+    variation, version = f"{cache(context)}/models/{flat.relative(value[: match.end(1) - 1])}", match[2]
+    whole = ExtraFile(f"{variation}/{version}.complete")
     if _is_archive(model):
-        each_of_it = Mark(f"{variation}/.complete/{version}/*.complete", each=True)
-        return Laid(((Place(f"{variation}/{version}", model.link, unpack=True),),), (each_of_it, whole))
+        each_of_it = ExtraFile(f"{variation}/.complete/{version}/*.complete", each=True)
+        return LayoutResult(((Place(f"{variation}/{version}", model.link, unpack=True),),), (each_of_it, whole))
     places = tuple((Place(f"{variation}/{version}/{file.name}", model.link),) for file in model.files)
-    each = tuple(Mark(f"{variation}/.complete/{version}/{file.name}.complete") for file in model.files)
-    return Laid(places, (*each, whole))
+    each = tuple(ExtraFile(f"{variation}/.complete/{version}/{file.name}.complete") for file in model.files)
+    return LayoutResult(places, (*each, whole))
 
 
-def variables(world: World) -> dict[str, str]:
+def variables(context: Context) -> dict[str, str]:
     """KAGGLEHUB_CACHE."""
-    return {"KAGGLEHUB_CACHE": cache(world)}
+    return {"KAGGLEHUB_CACHE": cache(context)}
 
 
 def _is_archive(model: Model) -> bool:

@@ -14,8 +14,8 @@ from orchestrator.frameworks import base, flat
 from orchestrator.model import Link
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
-    from orchestrator.frameworks.base import Laid
+    from orchestrator.context import Context
+    from orchestrator.frameworks.base import LayoutResult
     from orchestrator.manifest.values import Model
 
 NAME = "keras"
@@ -23,21 +23,21 @@ SAFE = (Link.REFLINK, Link.COPY)
 OFFLINE: dict[str, str] = {}
 
 
-def home(world: World) -> str:
+def home(context: Context) -> str:
     """Keras's own folder."""
-    return base.folder(world, world.environ.get("KERAS_HOME", "~/.keras"))
+    return base.folder(context, context.environ.get("KERAS_HOME", "~/.keras"))
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """Each file by its URL's last name; a value is `fname`, or `cache_subdir/fname`."""
-    return laid(home(world), model, value)
+    return home_layout(home(context), model, value)
 
 
-def laid(folder: str, model: Model, value: str) -> Laid:
+def home_layout(folder: str, model: Model, value: str) -> LayoutResult:
     """The same below a known folder: tf_keras has another one."""
-    return flat.laid(model, folder if "/" in value else f"{folder}/models", value, private=True)
+    return flat.layout(model, folder if "/" in value else f"{folder}/models", value, private=True)
 
 
-def variables(world: World) -> dict[str, str]:
+def variables(context: Context) -> dict[str, str]:
     """KERAS_HOME."""
-    return {"KERAS_HOME": home(world)}
+    return {"KERAS_HOME": home(context)}

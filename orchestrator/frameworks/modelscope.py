@@ -12,12 +12,12 @@ import re
 from typing import TYPE_CHECKING
 
 from orchestrator.frameworks import base, flat
-from orchestrator.frameworks.base import Laid, LayoutError
+from orchestrator.frameworks.base import LayoutError, LayoutResult
 from orchestrator.frameworks.huggingface import decoded
 from orchestrator.model import Link, Place
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.manifest.values import File, Model
 
 NAME = "modelscope"
@@ -27,26 +27,26 @@ MASTER = "master"  # what a client asks for that names no revision
 _FILE_URL = re.compile(r"https?://[^/]+/models/([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)(?:\?.*)?")
 
 
-def cache(world: World) -> str:
+def cache(context: Context) -> str:
     """ModelScope's own folder."""
-    named = world.environ.get("MODELSCOPE_CACHE") or world.environ.get("MS_CACHE_HOME")
-    return base.folder(world, named or "~/.cache/modelscope")
+    named = context.environ.get("MODELSCOPE_CACHE") or context.environ.get("MS_CACHE_HOME")
+    return base.folder(context, named or "~/.cache/modelscope")
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """Snapshots of the repository that the model is, or that its files' URLs name."""
     flat.refuse_value(NAME, value)
     places = []
     for file in model.files:
         repo, revision, path = _spot(model, file)
-        snapshot = f"{cache(world)}/models/{repo.replace('/', '--')}/snapshots/{revision}"
+        snapshot = f"{cache(context)}/models/{repo.replace('/', '--')}/snapshots/{revision}"
         places.append((Place(f"{snapshot}/{path}", model.link),))
-    return Laid(tuple(places))
+    return LayoutResult(tuple(places))
 
 
-def variables(world: World) -> dict[str, str]:
+def variables(context: Context) -> dict[str, str]:
     """MODELSCOPE_CACHE."""
-    return {"MODELSCOPE_CACHE": cache(world)}
+    return {"MODELSCOPE_CACHE": cache(context)}
 
 
 def _spot(model: Model, file: File) -> tuple[str, str, str]:

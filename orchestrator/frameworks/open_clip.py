@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from orchestrator.frameworks import clip, flat, huggingface
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
-    from orchestrator.frameworks.base import Laid
+    from orchestrator.context import Context
+    from orchestrator.frameworks.base import LayoutResult
     from orchestrator.manifest.values import Model
 
 NAME = "open_clip"
@@ -21,9 +21,9 @@ OFFLINE = huggingface.OFFLINE
 variables = huggingface.variables
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """A repository's files, and those whose URLs are a hub's, in its cache; others by their URLs' last names."""
     flat.refuse_value(NAME, value)
     if huggingface.is_of_hub(model):
-        return huggingface.lay(world, model, value)
-    return clip.lay(world, model, value)
+        return huggingface.layout(context, model, value)
+    return clip.layout(context, model, value)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from orchestrator.frameworks import base, flat, huggingface
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
-    from orchestrator.frameworks.base import Laid
+    from orchestrator.context import Context
+    from orchestrator.frameworks.base import LayoutResult
     from orchestrator.manifest.values import Model
 
 NAME = "sentence-transformers"
@@ -38,21 +38,21 @@ xlnet-base-cased xlnet-large-cased
 """
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """A repository's files in the hub's cache, or the one of its own."""
     flat.refuse_value(NAME, value)
-    return huggingface.laid(model, _own(world) or huggingface.cache(world), _full_name)
+    return huggingface.repository_layout(model, _own(context) or huggingface.cache(context), _full_name)
 
 
-def variables(world: World) -> dict[str, str]:
+def variables(context: Context) -> dict[str, str]:
     """SENTENCE_TRANSFORMERS_HOME where it is set, else the hub's."""
-    own = _own(world)
-    return {"SENTENCE_TRANSFORMERS_HOME": own} if own else huggingface.variables(world)
+    own = _own(context)
+    return {"SENTENCE_TRANSFORMERS_HOME": own} if own else huggingface.variables(context)
 
 
-def _own(world: World) -> str:
-    named = world.environ.get("SENTENCE_TRANSFORMERS_HOME")
-    return base.folder(world, named) if named else ""
+def _own(context: Context) -> str:
+    named = context.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    return base.folder(context, named) if named else ""
 
 
 def _full_name(repo: str) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from orchestrator.frameworks import base, keras
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
-    from orchestrator.frameworks.base import Laid
+    from orchestrator.context import Context
+    from orchestrator.frameworks.base import LayoutResult
     from orchestrator.manifest.values import Model
 
 NAME = "tf_keras"
@@ -20,11 +20,11 @@ SAFE = keras.SAFE
 OFFLINE: dict[str, str] = {}
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """Each file by its URL's last name; a value is `fname`, or `cache_subdir/fname`."""
-    return keras.laid(base.folder(world, "~/.keras"), model, value)
+    return keras.home_layout(base.folder(context, "~/.keras"), model, value)
 
 
-def variables(world: World) -> dict[str, str]:  # noqa: ARG001 - it reads none
+def variables(context: Context) -> dict[str, str]:  # noqa: ARG001 - it reads none
     """None."""
     return {}

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.frameworks import base
-from orchestrator.frameworks.base import Laid, LayoutError
+from orchestrator.frameworks.base import LayoutError, LayoutResult
 from orchestrator.model import Link, Place
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.manifest.values import Model
 
 NAME = "tfhub"
@@ -23,17 +23,17 @@ OFFLINE: dict[str, str] = {}
 _WANTS = "tfhub needs the handle as the code that loads it writes it: `for: {tfhub: https://tfhub.dev/...}`"
 
 
-def cache(world: World) -> str:
+def cache(context: Context) -> str:
     """The folder of all modules."""
-    if named := world.environ.get("TFHUB_CACHE_DIR"):
+    if named := context.environ.get("TFHUB_CACHE_DIR"):
         if "://" in named:
             raise LayoutError(f"TFHUB_CACHE_DIR is not a folder of this machine: {named}")
-        return base.unexpanded(world, named)
-    temporary = next((t for name in ("TMPDIR", "TEMP", "TMP") if (t := world.environ.get(name))), "/tmp")  # noqa: S108
-    return f"{base.unexpanded(world, temporary)}/tfhub_modules"
+        return base.unexpanded(context, named)
+    temporary = next((t for name in ("TMPDIR", "TEMP", "TMP") if (t := context.environ.get(name))), "/tmp")  # noqa: S108
+    return f"{base.unexpanded(context, temporary)}/tfhub_modules"
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """The folder that the handle's sha1 names."""
     if not value:
         raise LayoutError(_WANTS)
@@ -42,9 +42,9 @@ def lay(world: World, model: Model, value: str) -> Laid:
     import hashlib  # only for whoever has a handle
 
     name = hashlib.sha1(value.encode(), usedforsecurity=False).hexdigest()
-    return Laid(((Place(f"{cache(world)}/{name}", model.link, unpack=True),),))
+    return LayoutResult(((Place(f"{cache(context)}/{name}", model.link, unpack=True),),))
 
 
-def variables(world: World) -> dict[str, str]:
+def variables(context: Context) -> dict[str, str]:
     """TFHUB_CACHE_DIR."""
-    return {"TFHUB_CACHE_DIR": cache(world)}
+    return {"TFHUB_CACHE_DIR": cache(context)}

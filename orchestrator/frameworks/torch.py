@@ -15,8 +15,8 @@ from orchestrator.frameworks import base, flat
 from orchestrator.model import Link
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
-    from orchestrator.frameworks.base import Laid
+    from orchestrator.context import Context
+    from orchestrator.frameworks.base import LayoutResult
     from orchestrator.manifest.values import Model
 
 NAME = "torch"
@@ -24,16 +24,16 @@ SAFE = (Link.HARD, Link.REFLINK, Link.SYMLINK, Link.COPY)
 OFFLINE: dict[str, str] = {}
 
 
-def home(world: World) -> str:
+def home(context: Context) -> str:
     """Torch's own folder."""
-    return base.folder(world, world.environ.get("TORCH_HOME", posixpath.join(base.caches(world), "torch")))
+    return base.folder(context, context.environ.get("TORCH_HOME", posixpath.join(base.caches(context), "torch")))
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """Each file by its URL's last name; a value is the `file_name` that the code gives it."""
-    return flat.laid(model, f"{home(world)}/hub/checkpoints", value)
+    return flat.layout(model, f"{home(context)}/hub/checkpoints", value)
 
 
-def variables(world: World) -> dict[str, str]:
+def variables(context: Context) -> dict[str, str]:
     """TORCH_HOME."""
-    return {"TORCH_HOME": home(world)}
+    return {"TORCH_HOME": home(context)}

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator.frameworks import base, flat
-from orchestrator.frameworks.base import Laid
-from orchestrator.model import Link, Mark
+from orchestrator.frameworks.base import LayoutResult
+from orchestrator.model import ExtraFile, Link
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.manifest.values import Model
 
 NAME = "ultralytics"
@@ -30,30 +30,30 @@ class _Settings(msgspec.Struct):
     weights_dir: str = ""
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """Each file by its URL's last name."""
     flat.refuse_value(NAME, value)
-    weights, mark = _weights(world)
-    return Laid(flat.laid(model, weights).places, mark)
+    weights, mark = _weights(context)
+    return LayoutResult(flat.layout(model, weights).places, mark)
 
 
-def variables(world: World) -> dict[str, str]:
+def variables(context: Context) -> dict[str, str]:
     """YOLO_CONFIG_DIR where it is set: what it holds says where the weights are."""
-    named = world.environ.get("YOLO_CONFIG_DIR")
-    return {"YOLO_CONFIG_DIR": base.folder(world, named)} if named else {}
+    named = context.environ.get("YOLO_CONFIG_DIR")
+    return {"YOLO_CONFIG_DIR": base.folder(context, named)} if named else {}
 
 
-def _weights(world: World) -> tuple[str, tuple[Mark, ...]]:
+def _weights(context: Context) -> tuple[str, tuple[ExtraFile, ...]]:
     """The folder of weights, and the settings that make it so where there are none."""
-    named = world.environ.get("YOLO_CONFIG_DIR")
-    parent = named or world.environ.get("XDG_CONFIG_HOME", "~/.config")
-    path = f"{base.folder(world, parent)}/Ultralytics/settings.json"
-    text = world.read(path)
+    named = context.environ.get("YOLO_CONFIG_DIR")
+    parent = named or context.environ.get("XDG_CONFIG_HOME", "~/.config")
+    path = f"{base.folder(context, parent)}/Ultralytics/settings.json"
+    text = context.read(path)
     try:
         chosen = msgspec.json.decode(text or "{}", type=_Settings).weights_dir
     except msgspec.DecodeError:
         chosen = ""  # the client starts afresh from such a file
     if chosen or text or not named:
-        return base.unexpanded(world, chosen or "weights"), ()
-    weights = f"{base.folder(world, named)}/weights"
-    return weights, (Mark(path, msgspec.json.encode({"weights_dir": weights}).decode()),)
+        return base.unexpanded(context, chosen or "weights"), ()
+    weights = f"{base.folder(context, named)}/weights"
+    return weights, (ExtraFile(path, msgspec.json.encode({"weights_dir": weights}).decode()),)

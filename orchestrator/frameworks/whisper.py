@@ -13,8 +13,8 @@ from orchestrator.frameworks import base, flat
 from orchestrator.model import Link
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
-    from orchestrator.frameworks.base import Laid
+    from orchestrator.context import Context
+    from orchestrator.frameworks.base import LayoutResult
     from orchestrator.manifest.values import Model
 
 NAME = "whisper"
@@ -22,17 +22,17 @@ SAFE = (Link.REFLINK, Link.COPY)
 OFFLINE: dict[str, str] = {}
 
 
-def lay(world: World, model: Model, value: str) -> Laid:
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
     """Each file by its URL's last name."""
     flat.refuse_value(NAME, value)
-    return flat.laid(model, f"{_caches(world)}/whisper", private=True)
+    return flat.layout(model, f"{_caches(context)}/whisper", private=True)
 
 
-def variables(world: World) -> dict[str, str]:
+def variables(context: Context) -> dict[str, str]:
     """XDG_CACHE_HOME, which others read as well."""
-    return {"XDG_CACHE_HOME": _caches(world)}
+    return {"XDG_CACHE_HOME": _caches(context)}
 
 
-def _caches(world: World) -> str:
-    named = world.environ.get("XDG_CACHE_HOME")
-    return base.folder(world, "~/.cache") if named is None else base.unexpanded(world, named)
+def _caches(context: Context) -> str:
+    named = context.environ.get("XDG_CACHE_HOME")
+    return base.folder(context, "~/.cache") if named is None else base.unexpanded(context, named)

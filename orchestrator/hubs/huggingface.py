@@ -24,12 +24,12 @@ from orchestrator.manifest.repos import file_url
 from orchestrator.sources.auth import HUB, advice
 from orchestrator.sources.connect import trust
 from orchestrator.sources.http import retry_after
-from orchestrator.sources.route import USER_AGENT, reach
+from orchestrator.sources.route import USER_AGENT, route_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.model import Host, Repo
 
 PROVED = "hub API, proved by its git blob"
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def resolve(
-    world: World,
+    context: Context,
     repo: Repo,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -62,9 +62,9 @@ def resolve(
     except ImportError as error:
         hint = "pip install 'orch-weights[hub]', or: pip install huggingface_hub"
         raise NoBackendError("resolving an `hf:` repository needs huggingface_hub", hint) from error
-    if any(world.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE):
+    if any(context.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE):
         raise TransferError(f"{repos.spelled(repo)}: the environment says offline", f"unset {' and '.join(_OFFLINE)}")
-    asking = _Asking(world, repo, hosts or {}, huggingface_hub)
+    asking = _HuggingFace(context, repo, hosts or {}, huggingface_hub)
     with understood(repo):
         return sound(repo, asking.resolve(include, exclude))
 
@@ -72,14 +72,14 @@ def resolve(
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
-class _Asking:
+class _HuggingFace:
     """One repository being asked for. `client` is huggingface_hub: 1.x stands on httpx, 2.x on httpx2."""
 
-    def __init__(self, world: World, repo: Repo, hosts: Mapping[str, Host], client: Any) -> None:
-        self._world, self._repo, self._hosts = world, repo, hosts
+    def __init__(self, context: Context, repo: Repo, hosts: Mapping[str, Host], client: Any) -> None:
+        self._context, self._repo, self._hosts = context, repo, hosts
         self._errors = import_module("huggingface_hub.errors")
-        self._endpoint = (world.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
-        way = reach(self._endpoint + "/", world.environ, hosts)
+        self._endpoint = (context.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+        way = route_to(self._endpoint + "/", context.environ, hosts)
         self._has_token = way.bearer is not None
         http = import_module(type(client.get_session()).__module__.partition(".")[0])
         self._http_error: type[Exception] = http.HTTPError
@@ -122,7 +122,7 @@ class _Asking:
             if entry.path in found:
                 said = f"{repos.spelled(self._repo)}: the hub's listing names {entry.path!r} twice"
                 raise HubError(said, "is it a hub? HF_ENDPOINT names another one")
-            if self._world.stop.is_set():
+            if self._context.stop.is_set():
                 raise Stopped("stopped while the hub was listing")
             found[entry.path] = entry
         return found
@@ -151,7 +151,7 @@ class _Asking:
                 wait_s = retry_after(answer.headers) if answer is not None else None
                 if status not in BUSY or not left or (wait_s or 0.0) > WAIT_S:
                     raise self._explain(error, status, wait_s) from error
-                if self._world.sleep(wait_s if wait_s is not None else 1.0):
+                if self._context.sleep(wait_s if wait_s is not None else 1.0):
                     raise Stopped("stopped while waiting for the hub") from error
             except errors.HFValidationError as error:
                 hint = "it is `hf:ORGANISATION/NAME`, with `@REVISION` where it is not the default branch"
@@ -166,7 +166,7 @@ class _Asking:
         """An answer of the hub's in words, with what to do."""
         errors, repo = self._errors, self._repo
         name = repos.spelled(repo)
-        help_ = advice(f"{self._endpoint}/{repo.name}/resolve/", status or 401, self._world.environ, self._hosts)
+        help_ = advice(f"{self._endpoint}/{repo.name}/resolve/", status or 401, self._context.environ, self._hosts)
         if isinstance(error, errors.GatedRepoError):
             return HubError(f"{name}: a gated repository, and the hub gives no access to it", help_, "refused")
         if isinstance(error, errors.RevisionNotFoundError):

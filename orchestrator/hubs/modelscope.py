@@ -25,12 +25,12 @@ from orchestrator.manifest.repos import file_url
 from orchestrator.sources.auth import advice
 from orchestrator.sources.connect import trust
 from orchestrator.sources.http import retry_after
-from orchestrator.sources.route import reach
+from orchestrator.sources.route import route_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.model import Host, Repo
 
 HUB = "https://modelscope.cn"
@@ -43,7 +43,7 @@ BUSY = (429, 502, 503, 504)
 
 
 def resolve(
-    world: World,
+    context: Context,
     repo: Repo,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -60,20 +60,20 @@ def resolve(
         TransferError: the hub does not answer, or not now.
         Stopped: a stop was asked for while waiting.
     """
-    asking = _Asking(world, repo, hosts or {})
+    asking = _ModelScope(context, repo, hosts or {})
     with understood(repo):
         return sound(repo, asking.resolve(include, exclude))
 
 
-class _Asking:
+class _ModelScope:
     """One repository being asked for."""
 
-    def __init__(self, world: World, repo: Repo, hosts: Mapping[str, Host]) -> None:
-        self._world, self._repo, self._hosts = world, repo, hosts
+    def __init__(self, context: Context, repo: Repo, hosts: Mapping[str, Host]) -> None:
+        self._context, self._repo, self._hosts = context, repo, hosts
         self._name = repos.spelled(repo)
         self._revision = repo.revision or DEFAULT_BRANCH
-        self._endpoint = (world.environ.get("MODELSCOPE_ENDPOINT") or HUB).rstrip("/")
-        way = reach(self._endpoint + "/", world.environ, hosts)
+        self._endpoint = (context.environ.get("MODELSCOPE_ENDPOINT") or HUB).rstrip("/")
+        way = route_to(self._endpoint + "/", context.environ, hosts)
         headers = {"User-Agent": way.user_agent}
         if way.bearer is not None:
             headers["Authorization"] = f"Bearer {way.bearer}"
@@ -142,7 +142,7 @@ class _Asking:
             wait_s = retry_after(answer.headers)
             if status not in BUSY or not left or (wait_s or 0.0) > WAIT_S:
                 raise self._explain(what, status, wait_s, said)
-            if self._world.sleep(wait_s if wait_s is not None else 1.0):
+            if self._context.sleep(wait_s if wait_s is not None else 1.0):
                 raise Stopped("stopped while waiting for the hub")
         raise AssertionError("the last try returns or raises")
 
@@ -152,7 +152,7 @@ class _Asking:
         told = str(said.get("Message") or "")[:200]
         why = f"{status}: {told}" if told else str(status)
         if status in (401, 403):
-            hint = advice(f"{self._endpoint}/", status, self._world.environ, self._hosts)
+            hint = advice(f"{self._endpoint}/", status, self._context.environ, self._hosts)
             return HubError(f"{self._name}: the hub gives no access ({why})", hint, "refused")
         if status in BUSY:
             when = f"again in {wait_s:.0f} s" if wait_s else "again in some minutes"

@@ -13,13 +13,13 @@ from orchestrator.errors import ExitCode, OrchError, TransferError
 from orchestrator.faults import Fault
 from orchestrator.manifest.values import File
 from orchestrator.model import Pin
-from orchestrator.sources.route import reach
+from orchestrator.sources.route import route_to
 from orchestrator.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.hubs.repository import Resolved
     from orchestrator.manifest.values import Model
     from orchestrator.model import Host
@@ -36,7 +36,7 @@ class LockError(OrchError):
     usual_fault = "missing"
 
 
-class Listed(msgspec.Struct, frozen=True):
+class ListedModel(msgspec.Struct, frozen=True):
     """A model with all its files.
 
     `told` says of those with a sha256 where it came from, `etags` what a hub calls those that it calls otherwise.
@@ -48,7 +48,7 @@ class Listed(msgspec.Struct, frozen=True):
     etags: dict[str, str] = {}
 
 
-def listed(world: World, model: Model, hosts: Mapping[str, Host]) -> Listed:
+def listed(context: Context, model: Model, hosts: Mapping[str, Host]) -> ListedModel:
     """Resolve what needs no byte of the files: files without a sha256 are left for a fetch.
 
     Raises:
@@ -57,29 +57,29 @@ def listed(world: World, model: Model, hosts: Mapping[str, Host]) -> Listed:
         Stopped: a stop was asked for.
     """
     if model.repo is not None:
-        return _of_repo(model, _ask_hub(world, model, hosts))
+        return _of_repo(model, _ask_hub(context, model, hosts))
     told = {file.name: MANIFEST for file in model.files if file.sha256}
     lists: dict[str, tuple[checksums.Entry, ...]] = {}
     files = []
     for file in model.files:
         if file.sums and not file.sha256:
             if file.sums not in lists:
-                lists[file.sums] = _list(world, model, file.sums, hosts)
+                lists[file.sums] = _list(context, model, file.sums, hosts)
             file = replace(file, sha256=_listed(model, file, lists[file.sums]))
             told[file.name] = LIST
         files.append(file)
-    return Listed(replace(model, files=tuple(files)), told=told)
+    return ListedModel(replace(model, files=tuple(files)), told=told)
 
 
-def _ask_hub(world: World, model: Model, hosts: Mapping[str, Host]) -> Resolved:
+def _ask_hub(context: Context, model: Model, hosts: Mapping[str, Host]) -> Resolved:
     from orchestrator.hubs import huggingface, modelscope
 
     assert model.repo is not None
     ask = {"hf": huggingface.resolve, "modelscope": modelscope.resolve}[model.repo.hub]
-    return ask(world, model.repo, model.include, model.exclude, hosts=hosts)
+    return ask(context, model.repo, model.include, model.exclude, hosts=hosts)
 
 
-def _of_repo(model: Model, found: Resolved) -> Listed:
+def _of_repo(model: Model, found: Resolved) -> ListedModel:
     files, told, etags = [], {}, {}
     for entry in found.files:
         files.append(File(entry.path, entry.url, (), entry.sha256, entry.size, (), git=entry.git))
@@ -87,13 +87,13 @@ def _of_repo(model: Model, found: Resolved) -> Listed:
             told[entry.path] = entry.source
         if entry.etag not in ("", entry.sha256, entry.git):
             etags[entry.path] = entry.etag
-    return Listed(replace(model, files=tuple(files), commit=found.commit), found.commit, told, etags)
+    return ListedModel(replace(model, files=tuple(files), commit=found.commit), found.commit, told, etags)
 
 
-def _list(world: World, model: Model, url: str, hosts: Mapping[str, Host]) -> tuple[checksums.Entry, ...]:
-    from orchestrator.sources.http import read
+def _list(context: Context, model: Model, url: str, hosts: Mapping[str, Host]) -> tuple[checksums.Entry, ...]:
+    from orchestrator.sources.http import get_text
 
-    text = read(url, reach(url, world.environ, hosts), world.stop)
+    text = get_text(url, route_to(url, context.environ, hosts), context.stop)
     if isinstance(text, Fault):
         raise TransferError(f"{model.name}: {url}: {text.message}", "look at the URL of `sha256:`", text.kind.value)
     return checksums.parse(text).entries

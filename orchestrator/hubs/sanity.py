@@ -13,7 +13,7 @@ from orchestrator.faults import Fault
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.model import Host, Wanted
 
 
@@ -71,22 +71,22 @@ def of_file(path: str, size: int) -> str:
         return ""
 
 
-def of_sources(world: World, hosts: Mapping[str, Host], files: Sequence[Wanted]) -> list[str]:
+def of_sources(context: Context, hosts: Mapping[str, Host], files: Sequence[Wanted]) -> list[str]:
     """The same of files at their first sources; of one that does not give its head nothing is said."""
     if not files:
         return []
     from concurrent.futures import ThreadPoolExecutor
 
-    from orchestrator.sources.http import head
-    from orchestrator.sources.route import Ways
+    from orchestrator.sources.http import get_head
+    from orchestrator.sources.route import Routes
 
-    ways = Ways(world.environ, hosts)
+    routes = Routes(context.environ, hosts)
 
     def look(wanted: Wanted) -> str:
         url, size = wanted.sources[0].url, wanted.size
-        if world.stop.is_set() or size is None or not url.startswith("http"):
+        if context.stop.is_set() or size is None or not url.startswith("http"):
             return ""
-        seen = head(url, ways.to(url), SEEN_BYTES, world.stop)
+        seen = get_head(url, routes.to(url), SEEN_BYTES, context.stop)
         return "" if isinstance(seen, Fault) else formats.safetensors_fault(seen, size)
 
     with ThreadPoolExecutor(min(AT_ONCE, len(files)), "orch-head") as pool:

@@ -9,7 +9,7 @@ import msgspec
 
 from orchestrator.errors import Problem
 from orchestrator.manifest import validate
-from orchestrator.manifest.messages import told
+from orchestrator.manifest.messages import schema_problems
 from orchestrator.manifest.positions import Marked, marked
 from orchestrator.manifest.types import Document, ModelEntry, SiteDocument
 from orchestrator.manifest.yaml_reader import without_own
@@ -18,10 +18,10 @@ from orchestrator.urls import veiled
 
 if TYPE_CHECKING:
     from orchestrator.manifest.lockfile import Lock
-    from orchestrator.manifest.values import Found, Key
+    from orchestrator.manifest.values import Key, Problems
 
 
-def located(text: str, file: str, found: Found) -> tuple[Problem, ...]:
+def located(text: str, file: str, found: Problems) -> tuple[Problem, ...]:
     """`found` as problems of `file`, in the order of lines."""
     return _sorted(file, marked(text), found)
 
@@ -31,12 +31,12 @@ def of_manifest(
 ) -> tuple[Problem, ...]:
     """All problems of a manifest that its types refused; `why` is what to say if nothing else explains it."""
     marks = marked(text)
-    found: Found = []
+    found: Problems = []
     data: Any = without_own(marks.data)
     if marks.whole and isinstance(data, dict):
         _manifest(data, file, home, found, lock, resolve=resolve)
     elif marks.whole:
-        found += told(data, Document)
+        found += schema_problems(data, Document)
     return _sorted(file, marks, found, why)
 
 
@@ -44,18 +44,18 @@ def of_site(text: str, file: str, home: str, why: str) -> tuple[Problem, ...]:
     """All problems of a site file that its types refused; `why` as in `of_manifest`."""
     marks = marked(text)
     data: Any = without_own(marks.data)
-    found = told(data, SiteDocument) if marks.whole else []
+    found = schema_problems(data, SiteDocument) if marks.whole else []
     if marks.whole and isinstance(data, dict):
         good = {k: v for k, v in data.items() if _is_sound({k: v}, SiteDocument)}
         validate.site(msgspec.convert(good, SiteDocument, strict=False), file, home, found)
     return _sorted(file, marks, found, why)
 
 
-def _manifest(data: dict[str, Any], file: str, home: str, found: Found, lock: Lock | None, *, resolve: bool) -> None:
+def _manifest(data: dict[str, Any], file: str, home: str, found: Problems, lock: Lock | None, *, resolve: bool) -> None:
     # Only what the types refuse goes to jsonschema, which takes its time; what they accept goes to the rules.
     models = data.get("models")
     bare = {**data, "models": {}} if isinstance(models, dict) else data
-    found += told(bare, Document)
+    found += schema_problems(bare, Document)
     empty: dict[str, Any] = {"version": "1", "models": {}}
     good = {k: v for k, v in bare.items() if k != "version" and _is_sound({**empty, k: v}, Document)}
     sound: dict[str, Any] = {}
@@ -64,12 +64,12 @@ def _manifest(data: dict[str, Any], file: str, home: str, found: Found, lock: Lo
         if _is_sound(model, ModelEntry):
             sound[name] = model
         else:
-            found += told(model, ModelEntry, ("models", name))
+            found += schema_problems(model, ModelEntry, ("models", name))
             if isinstance(model, dict):
                 sound[name] = {k: v for k, v in model.items() if _is_sound({k: v}, ModelEntry)}
                 kept[name] = set(sound[name])
     entry = msgspec.convert({**empty, **good, "models": sound}, Document, strict=False)
-    judged: Found = []
+    judged: Problems = []
     validate.manifest(entry, file, home, judged, data.keys() - good.keys(), lock, resolve=resolve)
     # What such a model lacks may be what was misspelt: only what it has is held against it.
     found += [
@@ -86,7 +86,7 @@ def _is_sound(data: object, type_: type[Document | ModelEntry | SiteDocument]) -
     return True
 
 
-def _sorted(file: str, marks: Marked, found: Found, why: str = "") -> tuple[Problem, ...]:
+def _sorted(file: str, marks: Marked, found: Problems, why: str = "") -> tuple[Problem, ...]:
     odd = {path for path, _, message in marks.faults if message.startswith("aliases")}
     problems = {Problem(file, line, path, message) for path, line, message in marks.faults}
     for key, message in found:

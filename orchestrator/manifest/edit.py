@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NEW = "version: 1\nmodels: {}\n"
 
 
-class _Spot(msgspec.Struct):
+class _InsertPoint(msgspec.Struct):
     """Where new models go: behind `at`, an offset in the text; `start` is the offset of the whole mapping.
 
     `flow` is its style, `filled` whether it holds anything yet; `column` is that of the models' names, and what is
@@ -63,7 +63,7 @@ def _past_comments(text: str, at: int, column: int) -> int:
     return at
 
 
-def _find(text: str) -> _Spot:
+def _find(text: str) -> _InsertPoint:
     """Walk to the mapping under `models` at the top, and through it."""
     stream = events(text)
     for event in stream:  # to the top mapping
@@ -77,8 +77,8 @@ def _find(text: str) -> _Spot:
     raise ValueError("no models in this text")
 
 
-def _walk(stream: Iterator[Any], start: Any) -> _Spot:
-    spot = _Spot(bool(start.flow_style), start.start_mark.index, start.start_mark.column)
+def _walk(stream: Iterator[Any], start: Any) -> _InsertPoint:
+    spot = _InsertPoint(bool(start.flow_style), start.start_mark.index, start.start_mark.column)
     depth = 0
     for event in stream:
         if isinstance(event, ScalarEvent):

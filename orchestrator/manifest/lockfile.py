@@ -17,7 +17,7 @@ from orchestrator.text import shown
 from orchestrator.urls import UrlError
 
 if TYPE_CHECKING:
-    from orchestrator.manifest.values import Found, Key
+    from orchestrator.manifest.values import Key, Problems
 
 
 VERSION = 1
@@ -142,7 +142,7 @@ NOT_RESOLVED = "not resolved yet: run `orch lock`"
 
 
 def merged(
-    manifest: str, models: tuple[Model, ...], lock: Lock | None, found: Found
+    manifest: str, models: tuple[Model, ...], lock: Lock | None, found: Problems
 ) -> tuple[tuple[Model, ...], tuple[Unresolved, ...]]:
     """`models` with every file pinned, and those of which that cannot be said; what is wrong is added to `found`.
 
@@ -181,7 +181,7 @@ def _is_pinned(model: Model) -> bool:
     return True
 
 
-def _refuse(model: Model, found: Found) -> None:
+def _refuse(model: Model, found: Problems) -> None:
     at: Key = ("models", model.name)
     if model.repo is not None:
         found.append(((*at, "repo"), NOT_RESOLVED))

@@ -16,7 +16,7 @@ from orchestrator.text import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from orchestrator.manifest.values import Found, Key
+    from orchestrator.manifest.values import Key, Problems
 
 # Keys of the contract that no code reads yet.
 NOT_YET = {
@@ -36,7 +36,7 @@ KINDS = {
 DIGITS = {"digest": 64, "sha512": 128, "sha1": 40, "md5": 32}
 
 
-def told(data: object, of: type[Document | SiteDocument | ModelEntry], at: Key = ()) -> Found:
+def schema_problems(data: object, of: type[Document | SiteDocument | ModelEntry], at: Key = ()) -> Problems:
     """What the schema has against `data`, whose scalars are all text and whose `x-` keys are gone; `at` is its key."""
     whole = schema(SiteDocument if of is SiteDocument else Document)
     rooms = whole["$defs"]

@@ -11,7 +11,7 @@ from orchestrator.errors import ManifestError, Problem
 from orchestrator.manifest import validate
 from orchestrator.manifest.types import Document, SiteDocument
 from orchestrator.manifest.values import Manifest, Prefix, Site
-from orchestrator.manifest.yaml_reader import WalkError, plain, without_own
+from orchestrator.manifest.yaml_reader import YamlError, plain, without_own
 from orchestrator.model import Role, Source, Wanted
 from orchestrator.urls import UrlError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.manifest.lockfile import Lock
-    from orchestrator.manifest.values import File, Found
+    from orchestrator.manifest.values import File, Problems
 
 
 def parse(
@@ -32,10 +32,10 @@ def parse(
 
     Raises `ManifestError` with every problem in the text, in the order of lines, and nothing else.
     """
-    found: Found = []
+    found: Problems = []
     try:
         entry = msgspec.convert(without_own(plain(text)), Document, strict=False)
-    except (WalkError, msgspec.ValidationError) as refusal:
+    except (YamlError, msgspec.ValidationError) as refusal:
         # Not worth its price, nor jsonschema's import, unless something is wrong.
         from orchestrator.manifest.diagnose import of_manifest
 
@@ -52,10 +52,10 @@ def parse(
 
 def parse_site(text: str, file: str, home: str = "") -> Site:
     """The site file that `text` is; `file` and `home` as in `parse`. Raises `ManifestError`."""
-    found: Found = []
+    found: Problems = []
     try:
         entry = msgspec.convert(without_own(plain(text)), SiteDocument, strict=False)
-    except (WalkError, msgspec.ValidationError) as refusal:
+    except (YamlError, msgspec.ValidationError) as refusal:
         from orchestrator.manifest.diagnose import of_site
 
         raise ManifestError(of_site(text, file, home, str(refusal))) from None

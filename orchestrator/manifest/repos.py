@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from orchestrator.manifest.types import ModelEntry
-    from orchestrator.manifest.values import Found, Key
+    from orchestrator.manifest.values import Key, Problems
     from orchestrator.model import Link
 
 
@@ -55,7 +55,7 @@ def model(
     layouts: tuple[tuple[str, str], ...],
     link: Link,
     places: list[tuple[str, bool]],
-    found: Found,
+    found: Problems,
 ) -> Model:
     """`entry`, which has `repo:`, as a model without files; what is wrong is added to `found`."""
     at: Key = ("models", name)

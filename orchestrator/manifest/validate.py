@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from orchestrator.manifest.lockfile import Lock
     from orchestrator.manifest.types import FileEntry, ModelEntry
-    from orchestrator.manifest.values import Found, Key
+    from orchestrator.manifest.values import Key, Problems
     from orchestrator.model import Unresolved
 
 
@@ -31,7 +31,7 @@ NO_PLACE = "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`"
 ONE_OF = "say what: `url: URL`, `files:`, or `repo: hf:ORG/NAME`"
 
 
-def model(name: str, entry: ModelEntry, defaults: Defaults | None, ground: Ground, found: Found) -> Model:
+def model(name: str, entry: ModelEntry, defaults: Defaults | None, ground: Ground, found: Problems) -> Model:
     """`entry` with `defaults` under it, as a value; what is wrong is added to `found`.
 
     `defaults` is None where the manifest's own could not be read: then nothing is said of what they may hold.
@@ -77,7 +77,7 @@ def _only_file(
     wheres: tuple[str, ...],
     link: Link,
     ground: Ground,
-    found: Found,
+    found: Problems,
 ) -> File:
     if entry.url is UNSET:
         found.append((at, ONE_OF))
@@ -117,7 +117,7 @@ def _many_files(
     wheres: tuple[str, ...],
     link: Link,
     ground: Ground,
-    found: Found,
+    found: Problems,
 ) -> tuple[File, ...]:
     for key in ("url", "mirrors", "sha256", "sha512", "sha1", "md5", "size"):
         # `mirrors: null` only undoes a default.
@@ -154,7 +154,7 @@ def _many_files(
 
 
 def _places(
-    at: Key, entry: ModelEntry, wheres: tuple[str, ...], ground: Ground, found: Found
+    at: Key, entry: ModelEntry, wheres: tuple[str, ...], ground: Ground, found: Problems
 ) -> list[tuple[str, bool]]:
     made = []
     for number, text in enumerate(wheres):
@@ -175,7 +175,7 @@ def _unique(paths_: list[str], link: Link, *, unpack: bool = False) -> tuple[Pla
     return tuple(Place(path, link, unpack=unpack) for path in dict.fromkeys(paths_))
 
 
-def _url(at: Key, text: str, found: Found) -> str:
+def _url(at: Key, text: str, found: Problems) -> str:
     try:
         return urls.normal(text)
     except UrlError as problem:
@@ -183,7 +183,7 @@ def _url(at: Key, text: str, found: Found) -> str:
         return ""
 
 
-def _urls(at: Key, texts: list[str], found: Found) -> tuple[str, ...]:
+def _urls(at: Key, texts: list[str], found: Problems) -> tuple[str, ...]:
     return tuple(_url((*at, number), text, found) for number, text in enumerate(texts))
 
 
@@ -194,7 +194,7 @@ def manifest(
     entry: Document,
     file: str,
     home: str,
-    found: Found,
+    found: Problems,
     unknown: Collection[str] = (),
     lock: Lock | None = None,
     *,
@@ -231,7 +231,7 @@ def manifest(
     )
 
 
-def site(entry: SiteDocument, file: str, home: str, found: Found) -> Site:
+def site(entry: SiteDocument, file: str, home: str, found: Problems) -> Site:
     """`entry` as a value; what is wrong is added to `found`."""
     beside = posixpath.dirname(file)
     return Site(
@@ -242,7 +242,7 @@ def site(entry: SiteDocument, file: str, home: str, found: Found) -> Site:
     )
 
 
-def _clashes(models: tuple[Model, ...], found: Found) -> None:
+def _clashes(models: tuple[Model, ...], found: Problems) -> None:
     claims = (
         (place.path, file.sha256, (model, number))
         for model in models
@@ -263,13 +263,13 @@ def _clashes(models: tuple[Model, ...], found: Found) -> None:
         found.append((at, said))
 
 
-def _folder(at: Key, text: str | UnsetType, beside: str, home: str, found: Found) -> str | None:
+def _folder(at: Key, text: str | UnsetType, beside: str, home: str, found: Problems) -> str | None:
     if text is UNSET:
         return None
     return _tried(lambda t: paths.folder(t, beside, home), text, at, found)
 
 
-def _prefixes(entries: list[PrefixEntry] | None, found: Found) -> tuple[Prefix, ...]:
+def _prefixes(entries: list[PrefixEntry] | None, found: Problems) -> tuple[Prefix, ...]:
     made = []
     for number, entry in enumerate(entries or ()):
         at: Key = ("mirrors", number)
@@ -279,7 +279,7 @@ def _prefixes(entries: list[PrefixEntry] | None, found: Found) -> tuple[Prefix, 
     return tuple(made)
 
 
-def _hosts(entries: dict[str, HostEntry] | None, beside: str, found: Found) -> dict[str, Host]:
+def _hosts(entries: dict[str, HostEntry] | None, beside: str, found: Problems) -> dict[str, Host]:
     made: dict[str, Host] = {}
     for text, entry in (entries or {}).items():
         at: Key = ("hosts", text)
@@ -298,7 +298,7 @@ def _hosts(entries: dict[str, HostEntry] | None, beside: str, found: Found) -> d
     return made
 
 
-def _tried(make: Callable[[str], str], text: str, at: Key, found: Found) -> str:
+def _tried(make: Callable[[str], str], text: str, at: Key, found: Problems) -> str:
     """What `make` makes of `text`; "" where it refuses, and then `found` says why."""
     try:
         return make(text)
@@ -319,7 +319,7 @@ def digest(text: str | UnsetType) -> str:
     return digits if digits.islower() else digits.lower()  # a copy of each costs memory
 
 
-def pinned(at: Key, entry: ModelEntry | FileEntry, file: File, found: Found) -> File:
+def pinned(at: Key, entry: ModelEntry | FileEntry, file: File, found: Problems) -> File:
     """`file` with its other pins and the URL that tells its sha256, where `entry` has any."""
     weak = tuple(
         Pin(kind, text[-length:].lower())

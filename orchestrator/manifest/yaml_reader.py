@@ -25,7 +25,7 @@ KEYS = 256  # more than a manifest knows
 NULLS = frozenset(("", "~", "null"))
 
 
-class WalkError(Exception):
+class YamlError(Exception):
     """The text is not a manifest's YAML; `lines.py` says where and why."""
 
 
@@ -45,7 +45,7 @@ def plain(text: str) -> object:
     try:
         return _built(text)
     except (yaml.YAMLError, UnicodeEncodeError) as problem:
-        raise WalkError from problem
+        raise YamlError from problem
 
 
 def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would double its time)
@@ -61,11 +61,11 @@ def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
         kind = type(event)
         if kind is ScalarEvent:
             if event.anchor is not None or event.tag is not None:
-                raise WalkError
+                raise YamlError
             value: Any = event.value
             if key is None:
                 if value in box:
-                    raise WalkError
+                    raise YamlError
                 # The same few keys come again with each model: one copy of each is enough. Names come once.
                 key = keys.get(value)
                 if key is None:
@@ -81,7 +81,7 @@ def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
             continue
         if kind is MappingStartEvent or kind is SequenceStartEvent:
             if event.anchor is not None or event.tag is not None or key is None or len(open_) == DEPTH:
-                raise WalkError
+                raise YamlError
             value = {} if kind is MappingStartEvent else []
         elif kind is MappingEndEvent or kind is SequenceEndEvent:
             box, key = open_.pop()
@@ -89,7 +89,7 @@ def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
                 key = None
             continue
         elif kind is AliasEvent:
-            raise WalkError
+            raise YamlError
         else:
             documents += kind is DocumentStartEvent
             continue
@@ -101,7 +101,7 @@ def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
         open_.append((box, key))
         box, key = value, None if kind is MappingStartEvent else _ITEM
     if documents != 1:
-        raise WalkError
+        raise YamlError
     return top[0]
 
 

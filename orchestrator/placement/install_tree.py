@@ -16,7 +16,7 @@ from orchestrator.verify import check
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.store import Store
     from orchestrator.store.tree_records import Listing
 
@@ -31,12 +31,12 @@ class _Step(NamedTuple):
     found: str = ""
 
 
-class Planting:
+class TreeInstall:
     """One tree of verified, sealed files on its way to its place."""
 
     def __init__(
         self,
-        world: World,
+        context: Context,
         store: Store,
         folder: str,
         listing: Listing,
@@ -44,7 +44,7 @@ class Planting:
         force: bool,
         tell: Callable[[str], None] | None,
     ) -> None:
-        self._world, self._store, self._folder, self._listing, self._force = world, store, folder, listing, force
+        self._context, self._store, self._folder, self._listing, self._force = context, store, folder, listing, force
         self._tell = tell or (lambda _: None)
         self._links: set[str] = set()  # of users, which --force replaces
 
@@ -166,7 +166,7 @@ class Planting:
             return _Step(name)
         if not stat.S_ISREG(mode) and not (stat.S_ISLNK(mode) and os.path.isfile(path)):
             raise self._foreign(path, "something that is no file stands where one of the archive should be")
-        verdict = check.check(self._world, [(sha256, path)])[0]
+        verdict = check.check(self._context, [(sha256, path)])[0]
         if verdict.error is not None:
             raise place_error(verdict.error, path)
         was_ours = any(name in listing for listing in old)
@@ -185,7 +185,7 @@ class Planting:
         if _stamp(path) != step.had:
             raise self._foreign(path, "it was changed just now")
         about = {"expected": self._listing[step.name][1], "source": f"stood at: {path}", "place": path}
-        where = quarantine.banish(self._store, path, step.found, about, kind=quarantine.DISPLACED)
+        where = quarantine.move_in(self._store, path, step.found, about, kind=quarantine.DISPLACED)
         self._tell(f"{path}: it was not the archive's any more; it lies in {where} now")
 
     def _foreign(self, path: str, why: str) -> PlacementError:
@@ -193,7 +193,7 @@ class Planting:
         return PlacementError(f"{path}: {why}", hint, "foreign")
 
     def _stopped(self) -> None:
-        if self._world.stop.is_set():
+        if self._context.stop.is_set():
             raise Stopped("stopped while placing a tree")
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import IO
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.store import Store
 
 
@@ -36,7 +36,7 @@ _NEW = ".orch-new-"  # the same before its maker has locked it
 
 
 def put(
-    world: World,
+    context: Context,
     store: Store,
     sha256: str,
     folder: str,
@@ -62,7 +62,7 @@ def put(
     sweep(store, parent)
     temporary, guard = _new_folder(parent)
     try:
-        unpacking = _Unpacking(world, temporary)
+        unpacking = _Unpacking(context, temporary)
         try:
             for member in members(store.blob(sha256), unpacking.ask):
                 unpacking.take(member)
@@ -70,9 +70,9 @@ def put(
         except ArchiveError as problem:
             hint = "look at the archive, or leave out `unpack` and say `to:` for it as it is"
             raise PlacementError(f"{folder}: the archive is not unpacked: {problem}", hint) from None
-        _prove(world, store, temporary, listing)
+        _prove(context, store, temporary, listing)
         tree_records.write(store, sha256, listing)
-        install_tree.Planting(world, store, folder, listing, force=force, tell=tell).plant(temporary)
+        install_tree.TreeInstall(context, store, folder, listing, force=force, tell=tell).plant(temporary)
         sync_folder(parent)
     finally:
         os.close(guard)
@@ -124,8 +124,8 @@ def _new_folder(parent: str) -> tuple[str, int]:
 class _Unpacking:
     """One archive on its way into a folder; what it makes may not be more than the disk has free."""
 
-    def __init__(self, world: World, folder: str) -> None:
-        self._world, self._folder = world, folder
+    def __init__(self, context: Context, folder: str) -> None:
+        self._context, self._folder = context, folder
         status = os.statvfs(folder)
         self._bytes_left = status.f_bavail * status.f_frsize
         self._inodes_left = status.f_favail if status.f_files else 1 << 60
@@ -138,7 +138,7 @@ class _Unpacking:
         Raises:
             Stopped.
         """
-        if self._world.stop.is_set():
+        if self._context.stop.is_set():
             raise Stopped("stopped while unpacking")
 
     def take(self, member: Member) -> None:
@@ -199,14 +199,14 @@ class _Unpacking:
         self._listing[path] = (size, hasher.hexdigest())
 
 
-def _prove(world: World, store: Store, folder: str, listing: tree_records.Listing) -> None:
+def _prove(context: Context, store: Store, folder: str, listing: tree_records.Listing) -> None:
     """Read what was written, seal it, make it durable.
 
     Raises:
         PlacementError: a file is not what was written.
     """
     names = [(sha256, f"{folder}/{name}") for name, (_, sha256) in listing.items()]
-    if not all(verdict.is_good for verdict in check.check(world, names)):
+    if not all(verdict.is_good for verdict in check.check(context, names)):
         raise PlacementError(f"{folder}: a file came out wrong", "check that disk: `dmesg | tail`")
     for sha256, path in names:
         mode = os.stat(path).st_mode & 0o444  # by the umask
@@ -276,7 +276,7 @@ def _is_one_file(path: str) -> bool:
     from orchestrator import formats
 
     with open(path, "rb") as file:
-        return formats.look(file.read(formats.HEAD_BYTES)).format != "tar"
+        return formats.identify(file.read(formats.HEAD_BYTES)).format != "tar"
 
 
 def _of_tar(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[Member]:

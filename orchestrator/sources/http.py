@@ -17,7 +17,7 @@ import httpx2
 
 from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind, from_status
-from orchestrator.formats.wrong_file import EMPTY_HINT, HEAD_BYTES, OTHER_VERSION_HINT, Nature, Wish, page
+from orchestrator.formats.wrong_file import EMPTY_HINT, HEAD_BYTES, OTHER_VERSION_HINT, ExpectedFile, WrongFile, page
 from orchestrator.sources.connect import STOP_S, client
 from orchestrator.sources.route import forbidden_address
 from orchestrator.urls import ends_in_s, host_of
@@ -25,7 +25,7 @@ from orchestrator.urls import ends_in_s, host_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from orchestrator.sources.route import Reach
+    from orchestrator.sources.route import Route
 
 
 MAX_REDIRECTS = 10
@@ -39,7 +39,7 @@ _TOTAL = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SourceAnswer:
     """What a source said of a file.
 
     `length` is None where it gave none; `ranges` is whether it honours byte ranges; `round_trip_s` the time to
@@ -63,7 +63,7 @@ class Look:
     ipv4_only: bool = False
 
 
-def look(
+def ask_source(
     url: str,
     *,
     proxy: str | None,
@@ -74,7 +74,7 @@ def look(
     bearer: str | None = None,
     may_ask: Callable[[str], bool] = lambda _: True,
     stop: threading.Event | None = None,
-) -> Look | Fault:
+) -> SourceAnswer | Fault:
     """Ask for the one byte at `at` of `url` and read the header only; redirects are followed and judged here.
 
     `at` is where a resume would begin: some servers answer that with a page, but not the first byte.
@@ -181,7 +181,7 @@ def time_limit(
         done.set()
 
 
-def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float, at: int) -> Look | Fault:
+def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float, at: int) -> SourceAnswer | Fault:
     total = _TOTAL.search(headers.get("content-range", ""))
     kind = headers.get("content-type", "")
     etag = headers.get("etag", "")
@@ -189,17 +189,17 @@ def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float, at: 
     modified = headers.get("last-modified", "")
     if status == 206 and total:
         honest = (total[1], total[2]) == (str(at), str(at))
-        return Look(
+        return SourceAnswer(
             url, int(total[3]), etag, honest, trip_s, kind, packed, modified=modified, bare=not honest and at == 0
         )
     if status == 416 and total and total[3] == "0":
-        return Look(url, 0, etag, False, trip_s, kind, modified=modified)
+        return SourceAnswer(url, 0, etag, False, trip_s, kind, modified=modified)
     if status in (200, 206):
         told = headers.get("content-length", "")
         length = int(told) if told.isdigit() and status == 200 and not packed else None
         chunked = headers.get("transfer-encoding", "").lower() == "chunked"
         bare = status == 206 and at == 0
-        return Look(url, length, etag, False, trip_s, kind, packed, chunked, modified=modified, bare=bare)
+        return SourceAnswer(url, length, etag, False, trip_s, kind, packed, chunked, modified=modified, bare=bare)
     if status < 400:
         return Fault(Kind.REFUSED, f"server answered {status}", status)
     fault = from_status(status, retry_after(headers))
@@ -282,7 +282,7 @@ LIMIT_BYTES = 4 << 20  # 40,000 lines of a SHA256SUMS
 TIMEOUT_S = 30.0
 
 
-def read(url: str, way: Reach, stop: threading.Event | None = None) -> str | Fault:
+def get_text(url: str, way: Route, stop: threading.Event | None = None) -> str | Fault:
     """Read the text at `url` (http or https), or say why it cannot be had. Raises Stopped where `stop` is set."""
     content = _get(url, way, LIMIT_BYTES + 1, {}, stop)
     if isinstance(content, Fault):
@@ -292,7 +292,7 @@ def read(url: str, way: Reach, stop: threading.Event | None = None) -> str | Fau
     return content.decode("utf-8", "replace")
 
 
-def head(url: str, way: Reach, count: int, stop: threading.Event | None = None) -> bytes | Fault:
+def get_head(url: str, way: Route, count: int, stop: threading.Event | None = None) -> bytes | Fault:
     """Read the first `count` bytes of the file at `url` (http or https), fewer where it is shorter.
 
     Raises:
@@ -302,9 +302,9 @@ def head(url: str, way: Reach, count: int, stop: threading.Event | None = None) 
     return content if isinstance(content, Fault) else content[:count]
 
 
-def _get(url: str, way: Reach, most_bytes: int, headers: dict[str, str], stop: threading.Event | None) -> bytes | Fault:
+def _get(url: str, way: Route, most_bytes: int, headers: dict[str, str], stop: threading.Event | None) -> bytes | Fault:
     """Read a body until it ends or `most_bytes` are here; a token is shown to the host of `url` only."""
-    seen = look(
+    seen = ask_source(
         url,
         proxy=way.proxy,
         ca=way.ca,
@@ -337,22 +337,22 @@ def _get(url: str, way: Reach, most_bytes: int, headers: dict[str, str], stop: t
     return content
 
 
-TASTE_BYTES = 1 << 20
-TASTE_S = 0.3
+SAMPLE_BYTES = 1 << 20
+SAMPLE_S = 0.3
 TELLING_BYTES, TELLING_S = 256 << 10, 0.2  # less says nothing of a rate
 FASTEST = 32.0 * (1 << 20)  # bytes a second; above, so short a look measures this machine's mood
 PAGE_BYTES = 1 << 20  # more than this is no page: its beginning is not asked for
 
 
 @dataclass(frozen=True, slots=True)
-class Taste:
+class RateSample:
     """Bytes a second on one connection (None: too little came to tell), and the file's first bytes."""
 
     rate: float | None
     head: bytes
 
 
-def taste(
+def sample_rate(
     url: str,
     *,
     proxy: str | None,
@@ -361,9 +361,9 @@ def taste(
     timeout_s: float,
     bearer: str | None = None,
     stop: threading.Event | None = None,
-) -> Taste:
+) -> RateSample:
     """Read the beginning of `url`, where a look's redirects ended, for a moment; whatever fails is no measure."""
-    headers = {"Range": f"bytes=0-{TASTE_BYTES - 1}", "Accept-Encoding": "identity", "User-Agent": user_agent}
+    headers = {"Range": f"bytes=0-{SAMPLE_BYTES - 1}", "Accept-Encoding": "identity", "User-Agent": user_agent}
     if bearer is not None:
         headers["Authorization"] = f"Bearer {bearer}"
     size, began, head = 0, None, b""
@@ -375,35 +375,35 @@ def taste(
             session.stream("GET", url, headers=headers, extensions={"trace": trace}) as answer,
         ):
             if answer.status_code not in (200, 206):
-                return Taste(None, b"")
+                return RateSample(None, b"")
             began = time.monotonic()
             for block in answer.iter_raw():
                 size += len(block)
                 head = (head + block)[:HEAD_BYTES] if len(head) < HEAD_BYTES else head
-                if size >= TASTE_BYTES or time.monotonic() - began >= TASTE_S:
+                if size >= SAMPLE_BYTES or time.monotonic() - began >= SAMPLE_S:
                     break
     except (ImportError, httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError):
         pass  # what came before it broke counts
     took_s = time.monotonic() - began if began is not None else 0.0
     telling = size >= TELLING_BYTES or (size and took_s >= TELLING_S)
-    return Taste(min(FASTEST, size / max(took_s, 1e-6)) if telling else None, head)
+    return RateSample(min(FASTEST, size / max(took_s, 1e-6)) if telling else None, head)
 
 
 def begins_as(
-    seen: Look, wish: Wish, way: Reach, timeout_s: float = 2.0, stop: threading.Event | None = None
-) -> Nature:
+    seen: SourceAnswer, expected: ExpectedFile, way: Route, timeout_s: float = 2.0, stop: threading.Event | None = None
+) -> WrongFile:
     """What a file of another length is, where its beginning tells: a page, a pointer, nothing at all."""
-    what = Nature("an empty file", EMPTY_HINT) if seen.length == 0 else Nature()
+    what = WrongFile("an empty file", EMPTY_HINT) if seen.length == 0 else WrongFile()
     if seen.length and seen.length <= PAGE_BYTES and timeout_s > 0:
         proxy, ca, agent = way.proxy, way.ca, way.user_agent
-        begun = taste(seen.last_url, proxy=proxy, ca=ca, user_agent=agent, timeout_s=timeout_s, stop=stop)
-        what = page(begun.head, wish)
+        begun = sample_rate(seen.last_url, proxy=proxy, ca=ca, user_agent=agent, timeout_s=timeout_s, stop=stop)
+        what = page(begun.head, expected)
     if not what and "text/html" in seen.content_type:
-        what = Nature("an HTML page")
+        what = WrongFile("an HTML page")
     return what
 
 
-def other_file(seen: Look, wish: Wish, what: Nature) -> Nature:
+def other_file(seen: SourceAnswer, expected: ExpectedFile, what: WrongFile) -> WrongFile:
     """Say that a source serves a file of another length, and what it is."""
-    words = f"wrong length: {seen.length} bytes{f' of {what.words}' if what else ''}, instead of {wish.size}"
-    return Nature(words, what.hint or OTHER_VERSION_HINT)
+    words = f"wrong length: {seen.length} bytes{f' of {what.words}' if what else ''}, instead of {expected.size}"
+    return WrongFile(words, what.hint or OTHER_VERSION_HINT)

@@ -6,39 +6,39 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.sources.probe import Finding, pairs, prefix_of, probe, worth
-from orchestrator.sources.ranking import Known, Verdict, order
+from orchestrator.sources.probe import ProbeResult, pairs, prefix_of, probe, worth
+from orchestrator.sources.ranking import Rank, SourceRating, order
 from orchestrator.sources.stats import History
 from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.model import Artifact, Host, Source
 
 
-class Knowledge:
+class SourceStats:
     """Shared by the transfers of one run; every attempt adds to it."""
 
-    def __init__(self, world: World) -> None:
-        self.history = History(world.state, world.now)
+    def __init__(self, context: Context) -> None:
+        self.history = History(context.state, context.now)
         self.running = 0
-        self._world = world
-        self._urls: dict[str, Finding] = {}
-        self._prefixes: dict[str, Finding] = {}
-        self._hosts: dict[str, Finding] = {}
+        self._context = context
+        self._urls: dict[str, ProbeResult] = {}
+        self._prefixes: dict[str, ProbeResult] = {}
+        self._hosts: dict[str, ProbeResult] = {}
         self._last_hosts: dict[str, str] = {}  # where the redirects of a source's host ended
         self._mutex = threading.Lock()
 
     def ask(self, artifacts: Sequence[Artifact], hosts: Mapping[str, Host]) -> None:
         """Probe the sources of what is large and has several: a moment, where a dead one first would cost more."""
-        from orchestrator.sources.route import Ways
+        from orchestrator.sources.route import Routes
 
         large = [artifact for artifact in artifacts if worth(artifact)]
         if not large:
             return
-        found = probe(pairs(large), Ways(self._world.environ, hosts).to, stop=self._world.stop)
+        found = probe(pairs(large), Routes(self._context.environ, hosts).to, stop=self._context.stop)
         for pair, finding in found.items():
             self._urls[pair.url] = self._prefixes[pair.prefix] = finding
             self._hosts.setdefault(pair.host, finding)
@@ -80,19 +80,19 @@ class Knowledge:
             with self._mutex:
                 self.running -= 1
 
-    def _known(self, source: Source, sources: Sequence[Source]) -> Known:
+    def _known(self, source: Source, sources: Sequence[Source]) -> SourceRating:
         """What is known of a source: by its URL, else by its prefix, else by its host, else by what is remembered."""
         told = self.history.rate(self.host(source.url))
         remembered = told.per_connection if told else None
         found = self._urls.get(source.url)
         if found is not None:
-            return Known(found.verdict, found.rate or remembered)
+            return SourceRating(found.verdict, found.rate or remembered)
         if self._prefixes and (found := self._prefixes.get(prefix_of(source, sources))) is not None:
             # Of its neighbours a lie says little good, an absent file nothing: a mirror may hold some of them.
-            verdict = {Verdict.LYING: Verdict.REFUSED, Verdict.MISSING: Verdict.UNKNOWN}.get(found.verdict)
-            return Known(verdict or found.verdict, found.rate or remembered)
+            verdict = {Rank.LYING: Rank.REFUSED, Rank.MISSING: Rank.UNKNOWN}.get(found.verdict)
+            return SourceRating(verdict or found.verdict, found.rate or remembered)
         found = self._hosts.get(host_of(source.url))
-        if found is not None and found.verdict in (Verdict.DEAD, Verdict.SILENT):
-            return Known(found.verdict)
+        if found is not None and found.verdict in (Rank.DEAD, Rank.SILENT):
+            return SourceRating(found.verdict)
         failing = self.history.is_failing(self.host(source.url))
-        return Known(Verdict.SILENT if failing else Verdict.UNKNOWN, remembered)
+        return SourceRating(Rank.SILENT if failing else Rank.UNKNOWN, remembered)

@@ -21,7 +21,7 @@ RENEW_PART = 0.3  # ... but never more than this part of its life
 _ROLES = {role: place for place, role in enumerate(Role)}
 
 
-class Verdict(Enum):
+class Rank(Enum):
     """What is known of a source; the value is its place: all of one place come before the next."""
 
     UNKNOWN = (0, "not asked")
@@ -39,17 +39,17 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class SourceRating:
     """What is known of one source: a verdict and bytes a second on one connection."""
 
-    verdict: Verdict = Verdict.UNKNOWN
+    verdict: Rank = Rank.UNKNOWN
     rate: float | None = None
 
 
-_NOTHING = Known()
+_NOTHING = SourceRating()
 
 
-def order(sources: Iterable[Source], known: Mapping[str, Known]) -> tuple[Source, ...]:
+def order(sources: Iterable[Source], known: Mapping[str, SourceRating]) -> tuple[Source, ...]:
     """Put sources in the order of trying; `known` is by URL.
 
     Doubtful ones come after all others, dead and lying ones last, none is dropped. Among equals the order is
@@ -62,7 +62,7 @@ def order(sources: Iterable[Source], known: Mapping[str, Known]) -> tuple[Source
     return tuple(source for place in sorted(places) for source in _by_rate(places[place], known))
 
 
-def _by_rate(sources: list[Source], known: Mapping[str, Known]) -> Iterable[Source]:
+def _by_rate(sources: list[Source], known: Mapping[str, SourceRating]) -> Iterable[Source]:
     """Take the first again and again that no one left is twice as fast as. A sort cannot: it is no order."""
     left = list(sources)
     while left:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orchestrator.backends.select import Line
+from orchestrator.backends.select import Requirements
 from orchestrator.model import Host
 from orchestrator.sources.auth import host_entry, token_for
 
@@ -23,13 +23,13 @@ USER_AGENT = "orch"
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Route:
     """One source's way: `proxy` URL or None, `ca` PEM file, the host's `connections` cap or None.
 
     `bearer` is the token that this host, and no other one, is shown.
     """
 
-    line: Line
+    line: Requirements
     proxy: str | None
     ca: str
     user_agent: str
@@ -37,32 +37,32 @@ class Reach:
     bearer: str | None = field(default=None, repr=False)
 
 
-class Ways:
+class Routes:
     """The ways of one run, found once a host: `hosts` are what manifests and the site file say of them."""
 
     def __init__(self, environ: Mapping[str, str], hosts: Mapping[str, Host]) -> None:
         self._environ, self._hosts = environ, hosts
-        self._known: dict[str, Reach] = {}
+        self._known: dict[str, Route] = {}
 
-    def to(self, url: str) -> Reach:
+    def to(self, url: str) -> Route:
         """Find the way to `url`."""
         host = url[: url.find("/", url.find("://") + 3)]
         found = self._known.get(host)
         if found is None:
-            found = self._known[host] = reach(url, self._environ, self._hosts)
+            found = self._known[host] = route_to(url, self._environ, self._hosts)
         return found
 
 
-def reach(url: str, environ: Mapping[str, str], hosts: Mapping[str, Host]) -> Reach:
+def route_to(url: str, environ: Mapping[str, str], hosts: Mapping[str, Host]) -> Route:
     """Find the way to `url`; `hosts` are looked up by name with port, then by name."""
     scheme = url.partition("://")[0]
     named = host_entry(url, hosts) or Host()
     proxy = proxy_for(url, environ)
     private_ca = scheme == "https" and named.ca is not None
-    line = Line(scheme, (proxy or "").partition("://")[0], private_ca)
+    line = Requirements(scheme, (proxy or "").partition("://")[0], private_ca)
     agent = named.user_agent or USER_AGENT
     bearer = token_for(url, environ, hosts) if scheme in ("http", "https") else None
-    return Reach(line, proxy, ca_bundle(environ, named.ca), agent, named.connections, bearer)
+    return Route(line, proxy, ca_bundle(environ, named.ca), agent, named.connections, bearer)
 
 
 # Debian, RHEL and Fedora, Alpine and openSUSE: the first that exists.

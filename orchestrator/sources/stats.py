@@ -27,7 +27,7 @@ FAILING_TIMES = 3
 _OF_A_HOST = frozenset(kind.value for kind in (Kind.NETWORK, Kind.STALLED, Kind.BUSY, Kind.TLS))
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename={"fetched_bytes": "bytes"}):
+class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True, rename={"fetched_bytes": "bytes"}):
     """One attempt: `host` is where the bytes came from, `via` where the redirects to it began.
 
     Never a path, a query or a name of a user: this file is read by whoever looks for a slow mirror.
@@ -64,10 +64,10 @@ class History:
 
     def __init__(self, folder: str, now: Callable[[], float]) -> None:
         self._path, self._now = f"{folder}/runs.jsonl", now
-        self._hosts: dict[str, _Past] | None = None
+        self._hosts: dict[str, _HostPast] | None = None
         self._mutex = threading.Lock()
 
-    def add(self, record: Record) -> None:
+    def add(self, record: AttemptRecord) -> None:
         """Remember an attempt; a disk that says no hurts nobody."""
         line = msgspec.json.encode(record) + b"\n"
         with self._mutex:
@@ -91,11 +91,11 @@ class History:
         trips = [r.round_trip_s for r in self._of(host).all if r.round_trip_s is not None][:5]
         return sorted(trips)[len(trips) // 2] if trips else None
 
-    def faults(self, host: str) -> tuple[Record, ...]:
+    def faults(self, host: str) -> tuple[AttemptRecord, ...]:
         """Its recent failed attempts, newest first."""
         return tuple(r for r in self._of(host).all if r.fault is not None)
 
-    def last(self, host: str) -> Record | None:
+    def last(self, host: str) -> AttemptRecord | None:
         """Its last attempt."""
         return next(iter(self._of(host).all), None)
 
@@ -104,12 +104,12 @@ class History:
         recent = [r for r in list(self._of(host).all)[:FAILING_TIMES] if self._now() - r.time <= FAILING_S]
         return len(recent) == FAILING_TIMES and all(r.fault in _OF_A_HOST and not r.fetched_bytes for r in recent)
 
-    def _of(self, host: str) -> _Past:
+    def _of(self, host: str) -> _HostPast:
         with self._mutex:
             past = self._known().get(host)
-            return _Past(list(past.all), list(past.telling)) if past else _Past([], [])
+            return _HostPast(list(past.all), list(past.telling)) if past else _HostPast([], [])
 
-    def _known(self) -> dict[str, _Past]:
+    def _known(self) -> dict[str, _HostPast]:
         if self._hosts is None:
             self._hosts = {}
             now = self._now()
@@ -120,17 +120,17 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
-class _Past:
+class _HostPast:
     """The last attempts on one host, newest first: all, and those that tell of its rate."""
 
-    all: list[Record]
-    telling: list[Record]
+    all: list[AttemptRecord]
+    telling: list[AttemptRecord]
 
 
-def _file(hosts: dict[str, _Past], record: Record) -> None:
+def _file(hosts: dict[str, _HostPast], record: AttemptRecord) -> None:
     """Put a record under both hosts that it is about; a run of many files forgets its first ones."""
     for host in dict.fromkeys((record.host, record.via)):
-        past = hosts.setdefault(host, _Past([], []))
+        past = hosts.setdefault(host, _HostPast([], []))
         past.all.insert(0, record)
         del past.all[KEPT_ATTEMPTS:]
         if record.fetched_bytes >= RATE_BYTES and record.seconds > 0:
@@ -138,7 +138,7 @@ def _file(hosts: dict[str, _Past], record: Record) -> None:
             del past.telling[RATE_ATTEMPTS:]
 
 
-def _read(path: str) -> list[Record]:
+def _read(path: str) -> list[AttemptRecord]:
     """The last lines, oldest first; damaged ones are skipped."""
     try:
         with open(path, "rb") as file:
@@ -148,10 +148,10 @@ def _read(path: str) -> list[Record]:
     return list(_records(lines[-READ_LINES:]))
 
 
-def _records(lines: Iterable[bytes]) -> Iterable[Record]:
+def _records(lines: Iterable[bytes]) -> Iterable[AttemptRecord]:
     for line in lines:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            yield msgspec.json.decode(line, type=Record)
+            yield msgspec.json.decode(line, type=AttemptRecord)
 
 
 def _append(path: str, line: bytes) -> None:

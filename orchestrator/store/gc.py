@@ -24,7 +24,7 @@ _ALIAS = re.compile("[0-9a-f]{32,128}")
 _KEYED = re.compile("(sha256|sha512|sha1|git|md5|url)-([0-9a-f]{32,128})")
 
 
-class Leftover(NamedTuple):
+class Garbage(NamedTuple):
     """Something that may go: `kind` is blob, partial, bundle, alias, temporary or record.
 
     `frees_bytes` is what the disk gets back: a blob that is hard-linked at a place frees nothing. `identity` tells
@@ -41,7 +41,7 @@ class Leftover(NamedTuple):
     awaited: bool = False
 
 
-def leftovers(store: Store, wanted: Collection[str], is_awaited: Callable[[str], bool], now: float) -> list[Leftover]:
+def garbage(store: Store, wanted: Collection[str], is_awaited: Callable[[str], bool], now: float) -> list[Garbage]:
     """Everything that may go, where the digests in `wanted` must stay; nothing is changed.
 
     `is_awaited` says of a key (a sha256, or an artifact's) whether somebody will go on with its unfinished bytes, as
@@ -60,21 +60,21 @@ def leftovers(store: Store, wanted: Collection[str], is_awaited: Callable[[str],
     ]
 
 
-def drop(leftover: Leftover) -> bool:
+def drop(entry: Garbage) -> bool:
     """Remove it; false where it is gone, another thing by now, or in somebody's hands.
 
     Raises:
         OSError: the disk said no.
     """
     try:
-        if _identity(os.lstat(leftover.path)) != leftover.identity:
+        if _identity(os.lstat(entry.path)) != entry.identity:
             return False
-        if leftover.kind not in ("partial", "bundle"):
-            os.unlink(leftover.path)
+        if entry.kind not in ("partial", "bundle"):
+            os.unlink(entry.path)
             return True
     except FileNotFoundError:
         return False
-    return _drop_writers(leftover.path)
+    return _drop_writers(entry.path)
 
 
 def _drop_writers(folder: str) -> bool:
@@ -88,15 +88,15 @@ def _drop_writers(folder: str) -> bool:
     return True
 
 
-def _blobs(store: Store, wanted: Collection[str]) -> Iterator[Leftover]:
+def _blobs(store: Store, wanted: Collection[str]) -> Iterator[Garbage]:
     for entry in _listed(f"{store.path}/blobs/sha256"):
         if entry.name not in wanted and _DIGEST.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
             status = os.lstat(entry.path)
             frees = status.st_size if status.st_nlink == 1 else 0
-            yield Leftover("blob", entry.path, entry.name, frees, _identity(status))
+            yield Garbage("blob", entry.path, entry.name, frees, _identity(status))
 
 
-def _partials(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Leftover]:
+def _partials(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Garbage]:
     for parent in _listed(f"{store.path}/partial"):
         if (match := _KEYED.fullmatch(parent.name)) and parent.is_dir(follow_symlinks=False):
             key = match[2] if match[1] == "sha256" else parent.name
@@ -104,14 +104,14 @@ def _partials(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Lefto
                 yield dead._replace(awaited=stays(key, dead.path))
 
 
-def _bundles(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Leftover]:
+def _bundles(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Garbage]:
     if not os.path.islink(store.bundles):
         for dead in _dead("bundle", store.bundles, ""):
             names = (entry.name for entry in _listed(dead.path))
             yield dead._replace(awaited=any(stays(name, dead.path) for name in names))
 
 
-def _temporaries(store: Store) -> Iterator[Leftover]:
+def _temporaries(store: Store) -> Iterator[Garbage]:
     """What dead writers of small files left: names that are given up once the file is whole."""
     folders = (store.path, store.places, f"{store.places}/trees", store.quarantine)
     below = (entry.path for above in (f"{store.path}/blobs", store.quarantine) for entry in _listed(above))
@@ -119,7 +119,7 @@ def _temporaries(store: Store) -> Iterator[Leftover]:
         for entry in _listed(folder):
             if entry.is_file(follow_symlinks=False) and _is_left(entry.path, entry.name):
                 status = os.lstat(entry.path)
-                yield Leftover("temporary", entry.path, "", status.st_blocks * 512, _identity(status))
+                yield Garbage("temporary", entry.path, "", status.st_blocks * 512, _identity(status))
 
 
 def _is_left(path: str, name: str) -> bool:
@@ -128,7 +128,7 @@ def _is_left(path: str, name: str) -> bool:
     return name.startswith(TEMPORARY) and _is_free(path, os.O_RDONLY)
 
 
-def _dead(kind: str, parent: str, sha256: str) -> Iterator[Leftover]:
+def _dead(kind: str, parent: str, sha256: str) -> Iterator[Garbage]:
     if not _listed(parent):
         return
     with locks.alone(parent):  # whoever comes now must not find a guard taken by us
@@ -136,7 +136,7 @@ def _dead(kind: str, parent: str, sha256: str) -> Iterator[Leftover]:
     for folder in dead:
         inside = [os.lstat(file.path) for file in _listed(folder)]
         frees = sum(status.st_blocks * 512 for status in inside if status.st_nlink == 1)
-        yield Leftover(kind, folder, sha256, frees, _identity(os.lstat(folder)))
+        yield Garbage(kind, folder, sha256, frees, _identity(os.lstat(folder)))
 
 
 def _last_change(folder: str) -> float:
@@ -148,13 +148,13 @@ def _last_change(folder: str) -> float:
     return max(times)
 
 
-def record_of(path: str) -> Leftover | None:
+def record_of(path: str) -> Garbage | None:
     """A record of places that may go; None where it is gone already."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
         return None
-    return Leftover("record", path, "", status.st_blocks * 512, _identity(status))
+    return Garbage("record", path, "", status.st_blocks * 512, _identity(status))
 
 
 def _is_dead(folder: str) -> bool:
@@ -179,7 +179,7 @@ def _is_free(path: str, how: int) -> bool:
     return True
 
 
-def _aliases(store: Store, wanted: Collection[str]) -> Iterator[Leftover]:
+def _aliases(store: Store, wanted: Collection[str]) -> Iterator[Garbage]:
     """Names of blobs by weaker digests, `blobs/md5/<hex>`, that lead nowhere, or will when their blob is dropped.
 
     That two digests belong together stays worth knowing as long as somebody wants the bytes.
@@ -191,7 +191,7 @@ def _aliases(store: Store, wanted: Collection[str]) -> Iterator[Leftover]:
             if entry.is_symlink() and _ALIAS.fullmatch(entry.name):
                 sha256 = os.path.basename(os.readlink(entry.path))
                 if sha256 not in wanted:
-                    yield Leftover("alias", entry.path, sha256, 0, _identity(os.lstat(entry.path)))
+                    yield Garbage("alias", entry.path, sha256, 0, _identity(os.lstat(entry.path)))
 
 
 def _listed(folder: str) -> list[os.DirEntry[str]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.store.store import Store
 
 
@@ -22,31 +22,31 @@ POLL_S = 0.2
 
 
 @contextmanager
-def adding(world: World, store: Store, tell: Callable[[str], None]) -> Iterator[None]:
+def adding(context: Context, store: Store, tell: Callable[[str], None]) -> Iterator[None]:
     """Hold a turn that others who add hold too; `tell` says once for whom we wait.
 
     Raises:
         StoreError: the disk said no.
         Stopped: a stop was asked for while waiting.
     """
-    with _turn(world, store, fcntl.LOCK_SH, tell, wait=True):
+    with _turn(context, store, fcntl.LOCK_SH, tell, wait=True):
         yield
 
 
 @contextmanager
-def removing(world: World, store: Store, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
+def removing(context: Context, store: Store, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
     """Hold the store alone.
 
     Raises:
         HeldError: somebody works in it, and `wait` is false.
         StoreError, Stopped: as `adding`.
     """
-    with _turn(world, store, fcntl.LOCK_EX, tell, wait=wait):
+    with _turn(context, store, fcntl.LOCK_EX, tell, wait=wait):
         yield
 
 
 @contextmanager
-def _turn(world: World, store: Store, how: int, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
+def _turn(context: Context, store: Store, how: int, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
     mode = os.O_RDWR if how == fcntl.LOCK_EX else os.O_RDONLY  # as NFS demands it
     with disk(store.path):
         fd = open_lock(f"{store.path}/.turn", mode)
@@ -63,7 +63,7 @@ def _turn(world: World, store: Store, how: int, tell: Callable[[str], None], *, 
             if not told:
                 tell(f"waiting: {who}")
                 told = True
-            if world.sleep(POLL_S):
+            if context.sleep(POLL_S):
                 raise Stopped("stopped while waiting for another orch")
         yield
     finally:

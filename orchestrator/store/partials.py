@@ -40,7 +40,7 @@ class Info:
     etags: dict[str, str] = field(default_factory=dict)
     modified: dict[str, str] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
-    mended: bool = False
+    repaired: bool = False
     adopted: tuple[str, int, int] | None = None
     condemned: dict[str, tuple[float, str]] = field(default_factory=dict)
 

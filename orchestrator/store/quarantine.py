@@ -46,7 +46,7 @@ class Kept(NamedTuple):
     expected: str = ""
 
 
-def banish(store: Store, path: str, found: str, about: Mapping[str, str], *, kind: str = WIRE) -> str:
+def move_in(store: Store, path: str, found: str, about: Mapping[str, str], *, kind: str = WIRE) -> str:
     """Move wrong bytes out of the way: `path` goes to quarantine/<found>/bytes with `about` beside it.
 
     Of `kind` WIRE they are what a source sent. DISPLACED they stood at a place: they have a folder of their own,

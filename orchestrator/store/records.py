@@ -23,12 +23,12 @@ _MENDING = "mending-"
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged record may raise
 
 
-class _Made(TypedDict):
+class _PlaceEntry(TypedDict):
     sha256: str
     link: str
 
 
-class Made(_Made, total=False):
+class PlaceRecord(_PlaceEntry, total=False):
     """What stands at one place: its digest, the link mode that was asked for, how it was made, and the inode.
 
     `dev`, `inode`, `size` (bytes) and `mtime_ns` are those of the place itself once it stood there; `old` is the
@@ -45,13 +45,13 @@ class Made(_Made, total=False):
     born_ns: int
 
 
-class Record(NamedTuple):
+class RecordFile(NamedTuple):
     """What one manifest made from this store: which host it is on, and its places; `problem` where it is damaged."""
 
     file: str
     host: str
     manifest: str
-    places: dict[str, Made]
+    places: dict[str, PlaceRecord]
     problem: str = ""
 
 
@@ -66,7 +66,7 @@ class Sharer(NamedTuple):
 
 
 def record(
-    store: Store, host: str, manifest: str, made: Mapping[str, Made], stop: threading.Event | None = None
+    store: Store, host: str, manifest: str, made: Mapping[str, PlaceRecord], stop: threading.Event | None = None
 ) -> str:
     """Add places to a manifest's record; the file is only written when that changes it.
 
@@ -84,7 +84,7 @@ def record(
     with _writing(store, path, stop):
         problem = ""
         try:
-            known = _load(path)
+            known = _item(path)
         except _DAMAGE as error:
             known, problem = {}, f"{type(error).__name__}: {error}"
         merged = {**known, **{place: _merged(known.get(place), entry) for place, entry in made.items()}}
@@ -96,12 +96,12 @@ def record(
     return told if problem else ""
 
 
-def _merged(known: Made | None, new: Made) -> Made:
+def _merged(known: PlaceRecord | None, new: PlaceRecord) -> PlaceRecord:
     """What is to be recorded of a place: until the new file stands there, what stands there now stays known."""
     whole = "inode" in new or new["link"] in (ADOPTED, MARK)
     if known is None or whole or known["link"] == ADOPTED:
         return new
-    merged: Made = {**known, **new}
+    merged: PlaceRecord = {**known, **new}
     if known["sha256"] != new["sha256"]:
         merged["old"] = known["sha256"]
     return merged
@@ -125,9 +125,9 @@ def finish(
         record(store, host, manifest, found, stop)
 
 
-def seen(place: str, sha256: str, link: str, how: str) -> Made:
+def seen(place: str, sha256: str, link: str, how: str) -> PlaceRecord:
     """What is to be recorded of a place that stands, by its `lstat`."""
-    made: Made = {"sha256": sha256, "link": link, "how": how}
+    made: PlaceRecord = {"sha256": sha256, "link": link, "how": how}
     with suppress(OSError):
         status = os.lstat(place)
         made["dev"], made["inode"] = status.st_dev, status.st_ino
@@ -153,7 +153,7 @@ def born_ns(path: str) -> int | None:
     return int(seconds * 10**9 + nanoseconds)
 
 
-def is_inode(made: Made, status: os.stat_result, path: str) -> bool:
+def is_inode(made: PlaceRecord, status: os.stat_result, path: str) -> bool:
     """Whether a record names this very inode.
 
     The numbers of devices change with a boot on some file systems: then size and mtime must be the same as well.
@@ -168,36 +168,36 @@ def is_inode(made: Made, status: os.stat_result, path: str) -> bool:
     )
 
 
-def of(store: Store, manifest: str) -> dict[str, Made]:
+def of(store: Store, manifest: str) -> dict[str, PlaceRecord]:
     """What was made for one manifest, by place; nothing where its record is damaged."""
     with suppress(OSError, *_DAMAGE):
-        return _load(_path(store, manifest))
+        return _item(_path(store, manifest))
     return {}
 
 
-def made(store: Store) -> Iterator[tuple[str, str, Made]]:
+def made(store: Store) -> Iterator[tuple[str, str, PlaceRecord]]:
     """Go through all records that can be read: (record file, place, what was made there)."""
     for path in _files(store):
         with suppress(OSError, *_DAMAGE):
-            for place, entry in _load(path).items():
+            for place, entry in _item(path).items():
                 yield path, place, entry
 
 
-def records(store: Store) -> list[Record]:
+def records(store: Store) -> list[RecordFile]:
     """All records, damaged ones too."""
     found = []
     for file in _files(store):
         try:
-            places = _load(file)
+            places = _item(file)
             with open(file, encoding="utf-8") as text:
                 whole = json.load(text)
-            found.append(Record(file, str(whole["host"]), str(whole["manifest"]), places))
+            found.append(RecordFile(file, str(whole["host"]), str(whole["manifest"]), places))
         except (OSError, *_DAMAGE) as error:
-            found.append(Record(file, "", "", {}, str(error) or type(error).__name__))
+            found.append(RecordFile(file, "", "", {}, str(error) or type(error).__name__))
     return found
 
 
-def begin_mending(store: Store, key: str, sharers: Sequence[Sharer], stop: threading.Event | None = None) -> None:
+def begin_repair(store: Store, key: str, sharers: Sequence[Sharer], stop: threading.Event | None = None) -> None:
     """Write down, before they are taken away, the places that must be made again; a kill loses none of them.
 
     Raises:
@@ -205,11 +205,11 @@ def begin_mending(store: Store, key: str, sharers: Sequence[Sharer], stop: threa
     """
     path = f"{store.places}/{_MENDING}{key}"
     with _writing(store, path, stop):
-        todo = dict.fromkeys((*to_mend(store, key), *sharers))
+        todo = dict.fromkeys((*to_repair(store, key), *sharers))
         _write(store, path, {"places": list(todo)})
 
 
-def to_mend(store: Store, key: str) -> list[Sharer]:
+def to_repair(store: Store, key: str) -> list[Sharer]:
     """The places that a run took away, and did not come to make again."""
     try:
         with open(f"{store.places}/{_MENDING}{key}", encoding="utf-8") as file:
@@ -221,7 +221,7 @@ def to_mend(store: Store, key: str) -> list[Sharer]:
         return []
 
 
-def end_mending(store: Store, key: str) -> None:
+def end_repair(store: Store, key: str) -> None:
     """Forget the places of `begin_mending`: they stand.
 
     Raises:
@@ -273,7 +273,7 @@ def _keep_aside(path: str) -> str:
     raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), kept)
 
 
-def _load(path: str) -> dict[str, Made]:
+def _item(path: str) -> dict[str, PlaceRecord]:
     """Read the places of one record; one that is not there has none.
 
     Raises:
@@ -289,8 +289,8 @@ def _load(path: str) -> dict[str, Made]:
     return {str(place): _entry(entry) for place, entry in whole["places"].items()}
 
 
-def _entry(entry: Mapping[str, object]) -> Made:
-    found: Made = {"sha256": str(entry["sha256"]), "link": str(entry["link"])}
+def _entry(entry: Mapping[str, object]) -> PlaceRecord:
+    found: PlaceRecord = {"sha256": str(entry["sha256"]), "link": str(entry["link"])}
     if isinstance(how := entry.get("how"), str):
         found["how"] = how
     if isinstance(old := entry.get("old"), str):

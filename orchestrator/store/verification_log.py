@@ -22,7 +22,7 @@ Key = tuple[int, str, int, int]  # inode, sha256, size, mtime in nanoseconds: de
 _Line = tuple[Key, float]
 
 
-class Reads:
+class VerificationLog:
     """The readings remembered in `folder`; `now` is the time in seconds since the epoch."""
 
     def __init__(self, folder: str, now: float) -> None:

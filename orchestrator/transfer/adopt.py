@@ -13,7 +13,7 @@ from orchestrator.errors import HeldError
 from orchestrator.events import Noticed
 from orchestrator.files import store_error
 from orchestrator.store import blobs, partials
-from orchestrator.transfer.partial import PREFIX_WRITER, Holding, total
+from orchestrator.transfer.partial import PREFIX_WRITER, PartialState, total
 from orchestrator.urls import UrlError, last_name
 from orchestrator.verify.stream import first_hole
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Artifact
     from orchestrator.store import Store
     from orchestrator.store.partials import Partial
-    from orchestrator.transfer.context import Kit
+    from orchestrator.transfer.context import RunContext
 
 SUFFIXES = (".part", ".incomplete", ".partial")  # browsers, yt-dlp and curl's habit; huggingface_hub; wget's habit
 _THEIRS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ELOOP)  # the folder or the file forbids it
@@ -50,7 +50,7 @@ def offered(store: Store, artifact: Artifact) -> Find | None:
     return max(found, key=lambda find: find.good_bytes, default=None)
 
 
-def adopt(kit: Kit, artifact: Artifact) -> None:
+def adopt(run: RunContext, artifact: Artifact) -> None:
     """Move what is offered into the artifact's partial, and say so.
 
     It is moved only where no process has it open, and copied where another name leads to the same bytes, or another
@@ -61,30 +61,30 @@ def adopt(kit: Kit, artifact: Artifact) -> None:
         StoreError: our disk said no; what was offered is where it was.
         Stopped: a stop was asked for.
     """
-    best, orphans = offered(kit.store, artifact), _orphans(artifact)
+    best, orphans = offered(run.store, artifact), _orphans(artifact)
     if best is None and not orphans:
         return
     if best is not None and (by := user(best)):
-        kit.emit(Noticed(f"{artifact.name}: {best.path} is left alone: {by} uses it"))
+        run.emit(Noticed(f"{artifact.name}: {best.path} is left alone: {by} uses it"))
         best = None
     try:
-        partial = partials.acquire(kit.store, artifact.key)
+        partial = partials.acquire(run.store, artifact.key)
     except HeldError:
         return
     try:
         _finish(partial, orphans)
         if best is not None:
-            good = Holding(partial, artifact.size).good_bytes()
+            good = PartialState(partial, artifact.size).good_bytes()
             if best.good_bytes > good:
                 _take(partial, best)
-                kit.emit(Noticed(f"{artifact.name}: going on with {best.path}, {best.good_bytes:,} bytes of it"))
+                run.emit(Noticed(f"{artifact.name}: going on with {best.path}, {best.good_bytes:,} bytes of it"))
             elif partial.info.adopted == _identity(best.path, os.lstat(best.path)):
                 _remove(best)  # a run that was ended had copied it all
     except OSError as error:
         if error.errno not in _THEIRS:  # fetching it anew would only fill the disk further
-            raise store_error(error, kit.store.path) from error
+            raise store_error(error, run.store.path) from error
         where = best.path if best else orphans[0]
-        kit.emit(Noticed(f"{artifact.name}: {where} is left alone: {error.strerror or error}"))
+        run.emit(Noticed(f"{artifact.name}: {where} is left alone: {error.strerror or error}"))
     finally:
         partial.release()
 

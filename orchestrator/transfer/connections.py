@@ -12,13 +12,13 @@ from orchestrator.errors import Stopped
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
 
 
 GUESS_BYTES = 64 << 20  # of a file whose size is unknown: as none it would leave the next one no connection
 
 
-class Budget:
+class ConnectionLimits:
     """Shares each host's connections among the files that are under way, by their size, so that they end together.
 
     `limit` is for one host (scheme, name and port), `jobs` how many files run at once, `sizes` all sizes that will
@@ -52,7 +52,7 @@ class Budget:
 
     @contextmanager
     def connections(
-        self, world: World, host: str, ticket: int, limit: int | None = None, *, wait: bool = True, least: int = 1
+        self, context: Context, host: str, ticket: int, limit: int | None = None, *, wait: bool = True, least: int = 1
     ) -> Iterator[int]:
         """Take this file's share of a host's connections, at least one; wait while none is free (or take none).
 
@@ -65,7 +65,7 @@ class Budget:
         with self._changed:
             while wait and self._used[host] >= most:
                 self._changed.wait(0.2)
-                if world.stop.is_set():
+                if context.stop.is_set():
                     raise Stopped("stopped while waiting for a free connection")
             free = most - self._used[host]
             taken = max(1, min(max(least, self._share(ticket, most)), free)) if free > 0 else 0
@@ -109,7 +109,7 @@ def piece_bytes(size: int | None, connections: int, round_trip_s: float, rate: f
     return min(wanted, cap), True
 
 
-def mending_bytes(missing: int, connections: int, length: int) -> int:
+def repair_piece_bytes(missing: int, connections: int, length: int) -> int:
     """Choose the piece length for the bad pieces of `length` bytes each, `missing` bytes in all, of a file.
 
     It divides theirs where both are powers of two, so that no good byte is asked for. Pieces are 2 MiB at least: from

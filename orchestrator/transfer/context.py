@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.transfer.connections import Budget
+from orchestrator.transfer.connections import ConnectionLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.events import Event
     from orchestrator.model import Host
     from orchestrator.programs import Program
-    from orchestrator.sources.knowledge import Knowledge
+    from orchestrator.sources.knowledge import SourceStats
     from orchestrator.store import Store
     from orchestrator.verify.check import Digests
-    from orchestrator.verify.tools import Judge
+    from orchestrator.verify.tools import ChecksumTool
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class FirstSeen:
     """What came: its digests, the source that it came from, and the ETag of the version (empty where none was told)."""
 
     digests: Digests
@@ -30,7 +30,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Kit:
+class RunContext:
     """The run's store, programs, hosts and limits.
 
     `budget` shares connections among files; `judge` reads large files (None: the reference does); `stall_s` is the
@@ -40,17 +40,17 @@ class Kit:
     turned out to be, by the artifact's key; pieces are hashed then.
     """
 
-    world: World
+    context: Context
     store: Store
     emit: Callable[[Event], None]
     programs: Mapping[str, Program] = field(default_factory=dict)
     hosts: Mapping[str, Host] = field(default_factory=dict)
-    budget: Budget = field(default_factory=lambda: Budget(16))
-    judge: Judge | None = None
+    connection_limits: ConnectionLimits = field(default_factory=lambda: ConnectionLimits(16))
+    judge: ChecksumTool | None = None
     retries: int = 5
     stall_s: float = 30.0
     wait: bool = True
-    known: Knowledge | None = None
+    known: SourceStats | None = None
     left_out: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
-    findings: dict[str, Finding] | None = None
+    findings: dict[str, FirstSeen] | None = None

@@ -20,7 +20,7 @@ FEW_FILES = 64  # open files: with fewer programs fail in ways of their own
 _UNEXPLAINED = (Kind.NETWORK, Kind.STALLED, Kind.BROKEN, Kind.UNRESUMABLE)  # as programs say it that were not told why
 
 
-def sharpen(fault: Fault, folder: str, longest: int) -> Fault:
+def refine_fault(fault: Fault, folder: str, longest: int) -> Fault:
     """A fault that a full disk or a limit explains is the disk's, whatever the program made of it.
 
     `longest` is the size of the longest file that the program wrote in `folder`, in bytes.

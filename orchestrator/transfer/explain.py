@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 
     from orchestrator.model import Host
     from orchestrator.transfer.retry import Attempt
-    from orchestrator.transfer.state import Effort
+    from orchestrator.transfer.state import Download
 
 # Where another source said who is wanted, that is what can be mended: HF_ENDPOINT is set where the hub is out of reach.
 _LESS_TELLING = (Kind.REFUSED, Kind.NETWORK, Kind.STALLED, Kind.BUSY)
 
 
-def despair(effort: Effort, attempts: Sequence[Attempt], fault: Fault | None) -> OrchError:
+def explain_failure(download: Download, attempts: Sequence[Attempt], fault: Fault | None) -> OrchError:
     """The error for people: wrong bytes before all."""
     tried = {(attempt.source, attempt.backend): attempt.fault.message for attempt in attempts}
     history = "; ".join(f"{source} ({backend}): {message}" for (source, backend), message in tried.items())
-    name = effort.artifact.name
+    name = download.artifact.name
     if fault is not None and fault.kind is Kind.CORRUPT:
         hint = fault.hint or "compare the digest in the manifest with the publisher's"
         return DigestError(
             f"{name}: no source gave the right bytes: {history}",
-            f"{hint}; wrong bytes are kept in {effort.kit.store.quarantine}",
+            f"{hint}; wrong bytes are kept in {download.run.store.quarantine}",
         )
     word = fault.kind.value if fault else Kind.NETWORK.value
-    return TransferError(f"{name}: every source failed: {history}", _hint(effort, attempts, fault), word)
+    return TransferError(f"{name}: every source failed: {history}", _hint(download, attempts, fault), word)
 
 
-def _hint(effort: Effort, attempts: Sequence[Attempt], fault: Fault | None) -> str:
+def _hint(download: Download, attempts: Sequence[Attempt], fault: Fault | None) -> str:
     if fault is not None and fault.hint:
         return fault.hint
-    kit = effort.kit
+    run = download.run
     for attempt in attempts if fault is None or fault.kind in _LESS_TELLING else ():
         if (status := attempt.fault.status) in (401, 403):
-            return login(attempt.source, status, kit.world.environ, kit.hosts, kit.world.now())
+            return login(attempt.source, status, run.context.environ, run.hosts, run.context.now())
     match fault.kind if fault else None:
         case Kind.MISSING:
             return "look at the URL in the manifest: the file may have moved"
@@ -52,8 +52,8 @@ def _hint(effort: Effort, attempts: Sequence[Attempt], fault: Fault | None) -> s
             return "name the server's CA in the manifest, `hosts: {NAME: {ca: FILE}}`, or set SSL_CERT_FILE"
         case Kind.BROKEN:
             return "see what the program says: `orch sync -v`, or try another one: --backend NAME"
-        case _ if effort.proxies():
-            return f"is the proxy right? https_proxy, http_proxy or all_proxy says {', '.join(effort.proxies())}"
+        case _ if download.proxies():
+            return f"is the proxy right? https_proxy, http_proxy or all_proxy says {', '.join(download.proxies())}"
         case _:
             return wrong_file.LATER
 

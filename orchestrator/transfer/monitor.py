@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.backends.base import Trait
 from orchestrator.faults import Fault, Kind, Remedy
 from orchestrator.sources.ranking import SETTLE_S, faster, must_renew
-from orchestrator.sources.stats import Record
+from orchestrator.sources.stats import AttemptRecord
 from orchestrator.transfer.partial import total
 from orchestrator.transfer.retry import MIN_GAIN_BYTES
 from orchestrator.urls import host_of
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator.backends.base import Backend, Exit, Job
-    from orchestrator.sources.http import Look
-    from orchestrator.transfer.state import Effort
+    from orchestrator.sources.http import SourceAnswer
+    from orchestrator.transfer.state import Download
 
 
 PROGRESS_S = 0.5
@@ -27,25 +27,25 @@ KEEP_S = 1.0
 AXEL_SAVES_S = 10.0  # axel writes its state so often; it begins a cut connection anew for ever
 
 
-class Watch:
+class Monitor:
     """Called some five times a second with the bytes that the program has written."""
 
-    def __init__(self, effort: Effort, backend: Backend, good_before: int) -> None:
-        self._effort, self._backend, self._before = effort, backend, good_before
+    def __init__(self, download: Download, backend: Backend, good_before: int) -> None:
+        self._download, self._backend, self._before = download, backend, good_before
         self._told = self._kept = 0.0
         self._least: int | None = None
-        self._moved = effort.kit.world.monotonic()
+        self._moved = download.run.context.monotonic()
 
     def __call__(self, written_bytes: int) -> str | None:
         """Do what is due; a word ends the program."""
-        holding, now = self._effort.holding, self._effort.kit.world.monotonic()
-        length = holding.length()
-        if holding.is_too_long():
+        on_disk, now = self._download.on_disk, self._download.run.context.monotonic()
+        length = on_disk.length()
+        if on_disk.is_too_long():
             return "overrun"
         if now - self._told >= PROGRESS_S:
             self._told = now
-            done = self._before + written_bytes if self._backend.SIDECAR else holding.partial.have
-            self._effort.emit_progress(min(done, length) if length is not None else done)
+            done = self._before + written_bytes if self._backend.SIDECAR else on_disk.partial.have
+            self._download.emit_progress(min(done, length) if length is not None else done)
         if self._backend.SIDECAR and length is not None and now - self._kept >= KEEP_S:
             self._kept = now
             self._keep_sidecar(length, now)
@@ -54,7 +54,7 @@ class Watch:
         return None
 
     def _keep_sidecar(self, length: int, now: float) -> None:
-        partial = self._effort.holding.partial
+        partial = self._download.on_disk.partial
         content = partial.sidecar(self._backend.SIDECAR)
         if not content:
             return
@@ -74,7 +74,7 @@ _PASSING = frozenset((Remedy.AGAIN, Remedy.RESOLVE))
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Throughput:
     """What one program did: bytes that landed, its seconds, and over how many connections."""
 
     fetched_bytes: int
@@ -82,22 +82,28 @@ class Measured:
     connections: int
 
 
-class Pace:
+class SpeedMonitor:
     """A watch around another: ends a program on a source that is too slow, or whose signature is about to end."""
 
     def __init__(
-        self, effort: Effort, backend: Backend, job: Job, source: str, before: int, watch: Callable[[int], str | None]
+        self,
+        download: Download,
+        backend: Backend,
+        job: Job,
+        source: str,
+        before: int,
+        watch: Callable[[int], str | None],
     ) -> None:
-        self._effort, self._job, self._source, self._before = effort, job, source, before
-        self._watch, self._clock = watch, effort.kit.world.monotonic
+        self._download, self._job, self._source, self._before = download, job, source, before
+        self._watch, self._clock = watch, download.run.context.monotonic
         self._began = self._clock()
         self._marks: deque[tuple[float, int]] = deque()
-        look = effort.looks.get(source)
+        look = download.looks.get(source)
         # A program with one connection has made its only request already; an address of ours is not renewed.
         renewable = Trait.SEGMENTS in backend.TRAITS and look is not None and look.last_url != source
         self._life_s = look.ends_in_s if look is not None and renewable else None
         self._may_leave = len(job.wants[0].sources) == 1 and not any(
-            a.source == source and a.fault.slow for a in effort.attempts
+            a.source == source and a.fault.slow for a in download.attempts
         )
         self._connections = job.connections if Trait.SEGMENTS in backend.TRAITS else 1
 
@@ -115,44 +121,44 @@ class Pace:
         self._marks.append((now, written_bytes))
         since, mark = self._marks[0]
         rate = (written_bytes - mark) / (now - since) if now > since else float("inf")
-        length = self._effort.holding.length()
+        length = self._download.on_disk.length()
         left = None if length is None else max(0, length - self._before - written_bytes)
         if self._life_s is not None and self._life_s > 0 and must_renew(self._life_s - ran_s, self._life_s, left, rate):
             return "expiring"
         return "slow" if self._may_leave and self._is_slow(rate, ran_s, left) else None
 
     def _is_slow(self, rate: float, ran_s: float, left: int | None) -> bool:
-        effort = self._effort
-        if ran_s < SETTLE_S or len(effort.artifact.sources) < 2:
+        download = self._download
+        if ran_s < SETTLE_S or len(download.artifact.sources) < 2:
             return False
-        out = {a.source for a in effort.attempts if a.fault.remedy not in _PASSING or a.fault.slow}
+        out = {a.source for a in download.attempts if a.fault.remedy not in _PASSING or a.fault.slow}
         out.add(self._source)
         rates = {
-            source.url: effort.known.rate(source.url, self._connections)
-            for source in effort.artifact.sources
+            source.url: download.known.rate(source.url, self._connections)
+            for source in download.artifact.sources
             if source.url not in out
         }
-        others = {url: other for url, other in rates.items() if other is not None and _is_served(effort, url)}
-        best = faster(rate, ran_s, left, others, sharing=effort.known.running)
+        others = {url: other for url, other in rates.items() if other is not None and _is_served(download, url)}
+        best = faster(rate, ran_s, left, others, sharing=download.known.running)
         if best is not None:
-            effort.left_for = host_of(best).partition("://")[2]
+            download.faster_host = host_of(best).partition("://")[2]
         return best is not None
 
 
-def _is_served(effort: Effort, url: str) -> bool:
-    return any(not choice.obstacle for choice in effort.choices(url))
+def _is_served(download: Download, url: str) -> bool:
+    return any(not choice.obstacle for choice in download.choices(url))
 
 
-def sharpen(
-    effort: Effort, source: str, fault: Fault | None, gained: int, look: Callable[[], Look | Fault | None]
+def refine_fault(
+    download: Download, source: str, fault: Fault | None, gained: int, look: Callable[[], SourceAnswer | Fault | None]
 ) -> Fault | None:
     """Say more exactly what the end of a program meant, with the clock and the looks that a backend has not."""
     if fault is None:
         return None
     if fault.slow:
-        return replace(fault, message=f"slower than half of {effort.left_for}")
-    seen = effort.looks.get(source)
-    if fault.kind is Kind.MISSING and seen is not None and source not in effort.doubted:
+        return replace(fault, message=f"slower than half of {download.faster_host}")
+    seen = download.looks.get(source)
+    if fault.kind is Kind.MISSING and seen is not None and source not in download.suspect:
         # Our look found it: this program was led elsewhere, by a redirect that each of them reads in its own way.
         return replace(fault, kind=Kind.REFUSED)
     if fault.status in (401, 403) and gained >= MIN_GAIN_BYTES and seen is not None and seen.ends_in_s is not None:
@@ -160,30 +166,30 @@ def sharpen(
     if fault.kind is not Kind.BUSY or fault.retry_after_s is not None:
         return fault
     if fault.retry_at_s is not None:
-        return replace(fault, retry_after_s=max(0.0, fault.retry_at_s - effort.kit.world.now()))
+        return replace(fault, retry_after_s=max(0.0, fault.retry_at_s - download.run.context.now()))
     if fault.status in (429, 503):  # the program did not say for how long: the server will
         told = look()
         return told if isinstance(told, Fault) and told.kind is Kind.BUSY else fault
     return fault
 
 
-def measure(effort: Effort, job: Job, backend: Backend, exit_: Exit, landed: int) -> None:
+def measure(download: Download, job: Job, backend: Backend, exit_: Exit, landed: int) -> None:
     """Keep what a program did until its attempt is judged."""
     if len(job.wants[0].sources) > 1:
         return  # whose rate would it be?
     connections = job.connections if Trait.SEGMENTS in backend.TRAITS else 1
-    effort.measured = Measured(landed, exit_.seconds, connections)
+    download.measured = Throughput(landed, exit_.seconds, connections)
 
 
-def book(effort: Effort, backend: str, source: str, fault: Fault | None) -> None:
+def book(download: Download, backend: str, source: str, fault: Fault | None) -> None:
     """Remember an attempt for the order of sources, in this run and the next ones."""
-    did, effort.measured = effort.measured or Measured(0, 0.0, 1), None
-    look = effort.looks.get(source)
+    did, download.measured = download.measured or Throughput(0, 0.0, 1), None
+    look = download.looks.get(source)
     via = host_of(source)
-    host = host_of(look.last_url) if look is not None else effort.known.host(source)
-    effort.known.history.add(
-        Record(
-            time=round(effort.kit.world.now(), 3),
+    host = host_of(look.last_url) if look is not None else download.known.host(source)
+    download.known.history.add(
+        AttemptRecord(
+            time=round(download.run.context.now(), 3),
             host=host,
             backend=backend,
             fetched_bytes=did.fetched_bytes,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PREFIX_WRITER = "curl"  # stands for every program that appends: what is there is a prefix
 
 
-class Holding:
+class PartialState:
     """A partial read through the eyes of its last writer; `size` is the manifest's, or None.
 
     The claims are hints about progress, never evidence: what is complete goes to the judge.

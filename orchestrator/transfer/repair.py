@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Artifact, Range
     from orchestrator.store import Store
     from orchestrator.store.partials import Partial
-    from orchestrator.transfer.state import Effort
+    from orchestrator.transfer.state import Download
     from orchestrator.verify.pieces import Pieces
 
 
@@ -66,7 +66,7 @@ def examine(path: str, artifact: Artifact, stop: threading.Event) -> Damage | No
     return damage if 0 < damage.bad_bytes < pieces.size else None
 
 
-def banish(store: Store, path: str, damage: Damage, about: Mapping[str, str]) -> str:
+def quarantine_pieces(store: Store, path: str, damage: Damage, about: Mapping[str, str]) -> str:
     """Keep the bad pieces for a look; the good ones need no second copy. Gives their folder.
 
     Raises:
@@ -76,7 +76,7 @@ def banish(store: Store, path: str, damage: Damage, about: Mapping[str, str]) ->
     return quarantine.keep(store, path, damage.found, damage.bad, {**about, "bad": where})
 
 
-def ask_for(partial: Partial, damage: Damage, path: str = "") -> None:
+def request_pieces(partial: Partial, damage: Damage, path: str = "") -> None:
     """Make a wrong file the partial's, with nothing but its bad pieces missing.
 
     `path` is where it lies (default: it is the partial's own already). It is moved where it can be, and nobody else
@@ -89,7 +89,7 @@ def ask_for(partial: Partial, damage: Damage, path: str = "") -> None:
     job = Job((Want((), partial.file, size, size),), partial.folder, piece_bytes=damage.pieces.length)
     if path and os.path.lexists(partial.file):
         os.unlink(partial.file)
-    partial.info = Info(length=size, mended=True, condemned=partial.info.condemned)
+    partial.info = Info(length=size, repaired=True, condemned=partial.info.condemned)
     partial.change_writer(aria2c.NAME, damage.pieces.length, aria2c.SIDECAR, aria2c.sidecar(job, damage.bad))
     if path and not _move(path, partial.file):
         blobs.copy(path, partial.file)
@@ -137,7 +137,7 @@ def given(before: tuple[Range, ...], after: tuple[Range, ...], backend: str, sou
     return [Given(piece, backend, sources) for piece in subtract(before, after)]
 
 
-def keep_good(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] | None:
+def keep_good(download: Download, backend: str, source: str) -> tuple[Attempt, ...] | None:
     """Of a complete file with wrong bytes keep the good pieces, if they are known; the bad ones are missing again.
 
     Returns:
@@ -145,39 +145,39 @@ def keep_good(effort: Effort, backend: str, source: str) -> tuple[Attempt, ...] 
         piece together, the one that was asked (`backend`, `source`) is only set aside, and from now on each goes
         alone. Empty where they are of an earlier run. None where no piece is known to be good.
     """
-    artifact, partial, kit = effort.artifact, effort.holding.partial, effort.kit
-    damage = examine(partial.file, artifact, kit.world.stop)
+    artifact, partial, run = download.artifact, download.on_disk.partial, download.run
+    damage = examine(partial.file, artifact, run.context.stop)
     if damage is None:
-        if effort.mends:
-            effort.mends = False
-            kit.emit(Noticed(f"{artifact.name}: its piece hashes do not help: `orch lock --update` makes them anew"))
+        if download.has_pieces:
+            download.has_pieces = False
+            run.emit(Noticed(f"{artifact.name}: its piece hashes do not help: `orch lock --update` makes them anew"))
         return None
-    blamed, suspects = _blame(effort, damage.bad)
+    blamed, suspects = _attribute(download, damage.bad)
     whose = " and ".join(dict.fromkeys((*blamed, *suspects)))
-    about = {"expected": artifact.sha256, "source": whose, "model": effort.talk[0]}
-    folder = banish(kit.store, partial.file, damage, about)
-    kit.emit(Mismatched(*effort.talk, whose, artifact.sha256, damage.found, folder, damage.words))
-    ask_for(partial, damage)
-    was_inherited, effort.inherited, effort.given, effort.proven = effort.inherited, False, [], True
+    about = {"expected": artifact.sha256, "source": whose, "model": download.talk[0]}
+    folder = quarantine_pieces(run.store, partial.file, damage, about)
+    run.emit(Mismatched(*download.talk, whose, artifact.sha256, damage.found, folder, damage.words))
+    request_pieces(partial, damage)
+    was_inherited, download.inherited, download.given, download.repaired = download.inherited, False, [], True
     if blamed:
         hint = "add a mirror and run `orch sync` again: the good pieces are kept, the others are fetched"
         fault = Fault(Kind.CORRUPT, f"wrong bytes: {damage.words}", hint=hint, mendable=True)
         return tuple(Attempt(program, url, fault) for url, program in blamed.items())
-    effort.part()
+    download.part()
     if was_inherited and EARLIER in suspects:
         return ()
     fault = Fault(Kind.UNRESUMABLE, f"wrong bytes from several sources: {damage.words}", mendable=True)
     return (Attempt(backend, source, fault),)
 
 
-def _blame(effort: Effort, bad: tuple[Range, ...]) -> tuple[dict[str, str], list[str]]:
+def _attribute(download: Download, bad: tuple[Range, ...]) -> tuple[dict[str, str], list[str]]:
     """Who alone gave something bad, with the program that brought it; and who may have, together with others."""
     blamed: dict[str, str] = {}
     suspects: dict[str, None] = {}
     for hole in bad:
-        brought = [g for g in effort.given if g.range.start < hole.end and hole.start < g.range.end]
+        brought = [g for g in download.given if g.range.start < hole.end and hole.start < g.range.end]
         givers = dict.fromkeys(url for g in brought for url in g.sources)
-        if effort.inherited and subtract((hole,), tuple(g.range for g in brought)):
+        if download.inherited and subtract((hole,), tuple(g.range for g in brought)):
             givers[EARLIER] = None
         if len(givers) == 1 and brought:
             blamed[brought[0].sources[0]] = brought[0].backend

@@ -66,7 +66,7 @@ def next_step(
     rounds over all sources without new good bytes; progress refills them. `jitter` in [0, 1) spreads the waits.
     Any history of faults ends: sources, backends and pairs only go out, rounds are bounded, size is finite.
     """
-    past = _Past(options, attempts)
+    past = _Attempts(options, attempts)
     if past.stopped:
         return GiveUp(past.stopped)
     alive = [s for s in options if past.backends(s) and past.idle[s] <= retries]
@@ -82,7 +82,7 @@ def next_step(
     return GiveUp(past.telling())
 
 
-class _Past:
+class _Attempts:
     """What the attempts so far have ruled out and used up."""
 
     def __init__(self, options: Mapping[str, Sequence[str]], attempts: Sequence[Attempt]) -> None:

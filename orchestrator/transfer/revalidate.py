@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
-from orchestrator.formats.wrong_file import wish
+from orchestrator.formats.wrong_file import expected_file
 from orchestrator.model import Pin
 from orchestrator.store import blobs
-from orchestrator.transfer.context import Finding
+from orchestrator.transfer.context import FirstSeen
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
-    from orchestrator.sources.http import Look
-    from orchestrator.transfer.state import Effort
+    from orchestrator.sources.http import SourceAnswer
+    from orchestrator.transfer.state import Download
 
 
 ONE_VERSION_HINT = (
@@ -28,7 +28,7 @@ ONE_VERSION_HINT = (
 )
 
 
-def glance(effort: Effort, source: str, *, strict: bool = False) -> Look | Fault | None:
+def revalidate(download: Download, source: str, *, strict: bool = False) -> SourceAnswer | Fault | None:
     """Ask the source what it would serve; None where it cannot be asked, or only a program can tell.
 
     A look that fails for reasons of our client says nothing of the source: unless `strict`, that is None as well, and
@@ -37,33 +37,33 @@ def glance(effort: Effort, source: str, *, strict: bool = False) -> Look | Fault
     Raises:
         Stopped: a stop was asked for.
     """
-    if effort.kit.world.stop.is_set():
+    if download.run.context.stop.is_set():
         raise Stopped("stopped; the partial is kept")
-    if not source.startswith("http") or source in effort.odd:
+    if not source.startswith("http") or source in download.odd:
         return None
-    from orchestrator.sources.http import ODD_ANSWER, is_verdict, look
+    from orchestrator.sources.http import ODD_ANSWER, ask_source, is_verdict
 
-    way = effort.reach(source)
+    way = download.route(source)
     if way.line.proxy.startswith("socks"):
         return None  # the HTTP client speaks none without an extra; curl does
-    missing = effort.holding.missing()
+    missing = download.on_disk.missing()
     at = missing[0].start if missing else 0
-    seen = look(
+    seen = ask_source(
         source,
         proxy=way.proxy,
         ca=way.ca,
         user_agent=way.user_agent,
         bearer=way.bearer,
         at=at,
-        stop=effort.kit.world.stop,
+        stop=download.run.context.stop,
     )
     if not isinstance(seen, Fault):
-        effort.looks[source] = seen
+        download.looks[source] = seen
         return seen
     if seen.message == ODD_ANSWER:
-        effort.odd.add(source)
+        download.odd.add(source)
     if not is_verdict(seen):
-        tried = any(attempt.source == source for attempt in effort.attempts)
+        tried = any(attempt.source == source for attempt in download.attempts)
         return seen if strict or (seen.kind is Kind.STALLED and tried) else None
     # A refused look condemns nothing: hubs refuse by program. The backend will hear it again. Where a token was
     # shown it is the token that is refused, and a program that has none would hear nothing better.
@@ -71,22 +71,22 @@ def glance(effort: Effort, source: str, *, strict: bool = False) -> Look | Fault
     return None if refused else seen
 
 
-def compare(effort: Effort, source: str, seen: Look, *, resumes: bool) -> Fault | None:
+def compare(download: Download, source: str, seen: SourceAnswer, *, resumes: bool) -> Fault | None:
     """Hold what the source would serve against what is wanted and what is here; then remember it."""
-    info, expected = effort.holding.partial.info, effort.artifact.size
-    blind = effort.artifact.is_blind
+    info, expected = download.on_disk.partial.info, download.artifact.size
+    blind = download.artifact.is_unpinned
     if seen.encoding and blind:
         return Fault(Kind.CORRUPT, f"the server compresses the file on its way ({seen.encoding})")
     if seen.length is not None and expected is not None and seen.length != expected:
-        fault = _other_length(effort, source, seen)
+        fault = _other_length(download, source, seen)
         if fault is not None:
             return fault
-    if (resumes or (blind and effort.holding.partial.have)) and (fault := changed(effort, source, seen)):
-        if blind or (seen.length is not None and seen.length < effort.holding.partial.have):
+    if (resumes or (blind and download.on_disk.partial.have)) and (fault := changed(download, source, seen)):
+        if blind or (seen.length is not None and seen.length < download.on_disk.partial.have):
             return fault
-        effort.versions_differ = True  # or its hosts name one version differently: the digest will tell
+        download.versions_differ = True  # or its hosts name one version differently: the digest will tell
     if resumes:
-        if blind and not (effort.is_proven(source, seen) and info.etags.get(source) == seen.etag):
+        if blind and not (download.is_proven(source, seen) and info.etags.get(source) == seen.etag):
             return Fault(Kind.UNRESUMABLE, "neither a digest nor an ETag tells whether it is still the same file")
         if not seen.ranges:
             return Fault(Kind.UNRESUMABLE, "the source does not honour ranges")
@@ -98,30 +98,30 @@ def compare(effort: Effort, source: str, seen: Look, *, resumes: bool) -> Fault 
     return None
 
 
-def _other_length(effort: Effort, source: str, seen: Look) -> Fault | None:
+def _other_length(download: Download, source: str, seen: SourceAnswer) -> Fault | None:
     """What it means that a source has another length than `size:` says; None where the digest is to judge.
 
     `size:` is a help. Where each source that answers has the same other length, it is `size:` that is wrong.
     """
     from orchestrator.sources.http import begins_as, other_file
 
-    artifact, stop = effort.artifact, effort.kit.world.stop
-    wanted, way = wish(artifact.wanted[0]), effort.reach(source)
+    artifact, stop = download.artifact, download.run.context.stop
+    wanted, way = expected_file(artifact.wanted[0]), download.route(source)
     what = begins_as(seen, wanted, way, stop=stop)
-    if not what and not artifact.is_blind and seen.length is not None and _all_say(effort, source, seen.length):
-        effort.take_length(seen.length)
+    if not what and not artifact.is_unpinned and seen.length is not None and _all_say(download, source, seen.length):
+        download.take_length(seen.length)
         return None
     words = other_file(seen, wanted, what)
     return Fault(Kind.CORRUPT, words.words, hint=words.hint)
 
 
-def _all_say(effort: Effort, source: str, length: int) -> bool:
-    for other in effort.artifact.sources:
+def _all_say(download: Download, source: str, length: int) -> bool:
+    for other in download.artifact.sources:
         if other.url == source:
             continue
         if not other.url.startswith("http"):
             return False  # it has its turn, and says it by what it gives
-        seen = effort.looks.get(other.url) or glance(effort, other.url)
+        seen = download.looks.get(other.url) or revalidate(download, other.url)
         if seen is not None and not isinstance(seen, Fault) and seen.length not in (None, length):
             return False
     return True
@@ -132,18 +132,18 @@ def is_proof(etag: str) -> bool:
     return bool(etag) and not etag.startswith("W/")
 
 
-def changed(effort: Effort, source: str, seen: Look) -> Fault | None:
+def changed(download: Download, source: str, seen: SourceAnswer) -> Fault | None:
     """Why what the source would serve is not the version that the partial was begun with."""
-    info, blind = effort.holding.partial.info, effort.artifact.is_blind
+    info, blind = download.on_disk.partial.info, download.artifact.is_unpinned
     hint = ONE_VERSION_HINT if blind else ""
     same_length = None in (info.length, seen.length) or info.length == seen.length
     was = info.modified.get(source, "")
     if not same_length:
         words = f"the file's length changed at the source: {seen.length} bytes"
         return Fault(Kind.UNRESUMABLE, words, hint=hint)
-    if source not in effort.fickle and seen.etag and info.etags.get(source, seen.etag) != seen.etag:
+    if source not in download.fickle and seen.etag and info.etags.get(source, seen.etag) != seen.etag:
         if was and was == seen.modified:
-            effort.fickle.add(source)  # the date is the same: each of its hosts may have an ETag of its own
+            download.fickle.add(source)  # the date is the same: each of its hosts may have an ETag of its own
         words = "the file changed at the source since the partial was begun"
         return Fault(Kind.UNRESUMABLE, words, hint=hint)
     if blind and was != seen.modified and (was or source in info.etags):
@@ -152,39 +152,39 @@ def changed(effort: Effort, source: str, seen: Look) -> Fault | None:
     return None
 
 
-def still_as_begun(effort: Effort) -> Fault | None:
+def still_as_begun(download: Download) -> Fault | None:
     """For whole files that no digest judges: whether the source says of them what it said when they were begun.
 
     A source that could not be asked then is believed now; one that does not answer now is not.
     """
-    givers = effort.holding.partial.info.sources
+    givers = download.on_disk.partial.info.sources
     if len(givers) != 1:
         return Fault(Kind.UNRESUMABLE, "nobody knows where these bytes came from")
-    seen = glance(effort, givers[0], strict=givers[0] in effort.looks)
-    return seen if isinstance(seen, Fault) or seen is None else changed(effort, givers[0], seen)
+    seen = revalidate(download, givers[0], strict=givers[0] in download.looks)
+    return seen if isinstance(seen, Fault) or seen is None else changed(download, givers[0], seen)
 
 
-def names(effort: Effort) -> tuple[Pin, ...]:
+def names(download: Download) -> tuple[Pin, ...]:
     """What the bytes of an effort are known by from now on: its pins, or the version that its source gave."""
-    if not effort.artifact.is_blind:
-        return effort.artifact.pins
-    info = effort.holding.partial.info
-    told = (url for url in info.sources[:1] if url not in effort.fickle and is_proof(info.etags.get(url, "")))
+    if not download.artifact.is_unpinned:
+        return download.artifact.pins
+    info = download.on_disk.partial.info
+    told = (url for url in info.sources[:1] if url not in download.fickle and is_proof(info.etags.get(url, "")))
     return tuple(_name(url, info.etags[url]) for url in told)
 
 
-def here_already(effort: Effort) -> str:
+def here_already(download: Download) -> str:
     """The sha256 of the version that the first source has now, where its bytes are in the store; else empty."""
-    store, url = effort.kit.store, effort.artifact.sources[0].url
-    seen = effort.met[url] = glance(effort, url)  # the first attempt need not look again
+    store, url = download.run.store, download.artifact.sources[0].url
+    seen = download.first_probe[url] = revalidate(download, url)  # the first attempt need not look again
     if seen is None or isinstance(seen, Fault) or not is_proof(seen.etag):
         return ""
     sha256 = blobs.find(store, [_name(url, seen.etag)])
     if not sha256 or blobs.blob_state(store, sha256, seen.length) != "sealed":
         return ""
-    if effort.kit.findings is not None:
-        found = check.digests(store.blob(sha256), pieces=True, stop=effort.kit.world.stop)
-        effort.kit.findings[effort.artifact.key] = Finding(found, url, seen.etag)
+    if download.run.findings is not None:
+        found = check.digests(store.blob(sha256), pieces=True, stop=download.run.context.stop)
+        download.run.findings[download.artifact.key] = FirstSeen(found, url, seen.etag)
     return sha256
 
 

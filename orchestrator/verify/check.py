@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from orchestrator.backends.base import Exit
-    from orchestrator.context import World
-    from orchestrator.verify.tools import Judge
+    from orchestrator.context import Context
+    from orchestrator.verify.tools import ChecksumTool
 
 CHUNK_BYTES = 4 << 20
 
@@ -75,7 +75,7 @@ def complaint(verdicts: Iterable[Verdict], told: set[str]) -> str:
     return f"{said} over right bytes, which orch then read by itself: that program is broken, or was ended from outside"
 
 
-def check(world: World, files: Sequence[tuple[str, str]], stall_s: float = 30.0) -> list[Verdict]:
+def check(context: Context, files: Sequence[tuple[str, str]], stall_s: float = 30.0) -> list[Verdict]:
     """Read every byte of (sha256, path) pairs and say of each whether its digest fits.
 
     `sha256sum -c` answers with one line a file, in order; its exit code alone is not believed (some replacements
@@ -91,11 +91,11 @@ def check(world: World, files: Sequence[tuple[str, str]], stall_s: float = 30.0)
     from orchestrator.files import reason as why
     from orchestrator.verify import tools
 
-    judge = tools.reference(world)
+    judge = tools.reference(context)
     sums = os.fsencode("".join(sums_line(*pair) for pair in files))
     said: list[bool] = []
     try:
-        exit_ = tools.ask(world, judge, sums, stall_s=stall_s, stdout_bytes=1 << 40)
+        exit_ = tools.ask(context, judge, sums, stall_s=stall_s, stdout_bytes=1 << 40)
     except OSError as error:
         reason = f"{judge.kind.name} could not be started: {why(error)}"
     else:
@@ -109,12 +109,12 @@ def check(world: World, files: Sequence[tuple[str, str]], stall_s: float = 30.0)
     if len(said) != len(files):
         said = [False] * len(files)
     return [
-        Verdict("good", sha256) if is_right else compare(sha256, path, world.stop, reason)
+        Verdict("good", sha256) if is_right else compare(sha256, path, context.stop, reason)
         for (sha256, path), is_right in zip(files, said, strict=True)
     ]
 
 
-def check_one(world: World, judge: Judge | None, sha256: str, path: str, stall_s: float = 30.0) -> Verdict:
+def check_one(context: Context, judge: ChecksumTool | None, sha256: str, path: str, stall_s: float = 30.0) -> Verdict:
     """Read every byte of one file by `judge`; whatever but good is confirmed by the reference, and then by us.
 
     Raises:
@@ -124,10 +124,10 @@ def check_one(world: World, judge: Judge | None, sha256: str, path: str, stall_s
         from orchestrator.verify import tools
 
         with suppress(OSError):
-            exit_ = tools.ask(world, judge, os.fsencode(f"{sha256}  {path}\n"), stall_s=stall_s)
+            exit_ = tools.ask(context, judge, os.fsencode(f"{sha256}  {path}\n"), stall_s=stall_s)
             if judge.kind.is_good(exit_):
                 return Verdict("good", sha256)
-    return check(world, [(sha256, path)], stall_s)[0]
+    return check(context, [(sha256, path)], stall_s)[0]
 
 
 def compare(sha256: str, path: str, stop: threading.Event, reason: str = "") -> Verdict:
@@ -260,7 +260,7 @@ def digest_and_pieces(path: str, length: int, stop: threading.Event) -> tuple[st
     return whole.hexdigest(), parts.hashes()
 
 
-def look_into(path: str, wish: wrong_file.Wish) -> wrong_file.Nature:
+def diagnose_file(path: str, expected: wrong_file.ExpectedFile) -> wrong_file.WrongFile:
     """Say what a file is whose digest does not fit; nothing where it cannot be read."""
     try:
         with open(path, "rb") as file:
@@ -268,6 +268,6 @@ def look_into(path: str, wish: wrong_file.Wish) -> wrong_file.Nature:
             head = file.read(wrong_file.HEAD_BYTES)
             head += file.read(wrong_file.header_bytes(head) - len(head))
             file.seek(max(0, size - wrong_file.TAIL_BYTES))
-            return wrong_file.of(head, file.read(wrong_file.TAIL_BYTES), size, wish)
+            return wrong_file.diagnose(head, file.read(wrong_file.TAIL_BYTES), size, expected)
     except OSError:
-        return wrong_file.Nature()
+        return wrong_file.WrongFile()

@@ -16,16 +16,16 @@ from enum import Enum
 from typing import TYPE_CHECKING, BinaryIO
 
 from orchestrator.limits import start
-from orchestrator.process import run
+from orchestrator.process import run_program
 from orchestrator.verify.tools import STALL_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestrator.backends.base import Exit
-    from orchestrator.context import World
+    from orchestrator.context import Context
     from orchestrator.model import Range
-    from orchestrator.verify.tools import Judge
+    from orchestrator.verify.tools import ChecksumTool
 
 HOLD_BACK_BYTES = 1 << 20  # the newest bytes are left alone until the program is gone
 LOOK_S = 0.05
@@ -37,7 +37,7 @@ _PUSH_BYTES = 32 << 20  # dirty pages go to the disk behind the download, or the
 _SYNC_FILE_RANGE_WRITE = 2
 
 
-class Verdict(Enum):
+class StreamVerdict(Enum):
     """What a streamed check says; only GOOD is believed, the others get a plain check."""
 
     GOOD = "good"
@@ -98,15 +98,15 @@ class Stream:
 
     def __init__(
         self,
-        world: World,
-        judge: Judge,
+        context: Context,
+        judge: ChecksumTool,
         sha256: str,
         path: str,
         prefix: Callable[[int], int],
         missing_bytes: int,
         stall_s: float = STALL_S,
     ) -> None:
-        self._world, self._judge, self._path, self._prefix = world, judge, path, prefix
+        self._context, self._judge, self._path, self._prefix = context, judge, path, prefix
         self._missing, self._stall_s = missing_bytes, stall_s
         self._only_appended = False
         self._frugal = _memory_is_limited()
@@ -146,12 +146,12 @@ class Stream:
         beside = _TALK_BYTES + int((exit_.seconds + 2) * (_STATE_BYTES_PER_S + state_bytes))
         self._only_appended = self._missing - HOLD_BACK_BYTES <= exit_.written_bytes <= self._missing + beside
 
-    def finish(self) -> Verdict:
+    def finish(self) -> StreamVerdict:
         """Send what is left, now that the program's whole group is gone, and wait for the verdict."""
         status = self._status()
         if status is None or not self._only_appended:
             self.abandon()
-            return Verdict.UNKNOWN
+            return StreamVerdict.UNKNOWN
         self._moved = (self._pos, time.monotonic())
         self._final = status.st_size
         self._join()
@@ -160,12 +160,12 @@ class Stream:
         fed = os.fstat(self._source) if self._source >= 0 else None
         self._close()
         if exit_ is None or fed is None or fed.st_ino != status.st_ino or sent != self._final or after is None:
-            return Verdict.UNKNOWN
+            return StreamVerdict.UNKNOWN
         if (after.st_ino, after.st_size, after.st_mtime_ns) != (status.st_ino, status.st_size, status.st_mtime_ns):
-            return Verdict.UNKNOWN
+            return StreamVerdict.UNKNOWN
         if self._judge.kind.is_good(exit_):
-            return Verdict.GOOD
-        return Verdict.MISMATCH if self._judge.kind.is_mismatch(exit_) else Verdict.UNKNOWN
+            return StreamVerdict.GOOD
+        return StreamVerdict.MISMATCH if self._judge.kind.is_mismatch(exit_) else StreamVerdict.UNKNOWN
 
     def abandon(self) -> None:
         """End the judge without a verdict."""
@@ -201,10 +201,10 @@ class Stream:
             try:
                 os.write(sums, f"{sha256}  {self._judge.kind.stdin}\n".encode())
                 os.lseek(sums, 0, os.SEEK_SET)
-                self._exit = run(
+                self._exit = run_program(
                     self._judge.kind.command(f"/dev/fd/{sums}"),
                     self._judge.path,
-                    stop=self._world.stop,
+                    stop=self._context.stop,
                     watch=self._ended_early,
                     stdin=pipe,
                     keep_fd=sums,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from orchestrator.backends.base import Command, Exit
 from orchestrator.errors import NoBackendError
 from orchestrator.files import reason
-from orchestrator.process import run
+from orchestrator.process import run_program
 
 if TYPE_CHECKING:
-    from orchestrator.context import World
+    from orchestrator.context import Context
 
 STALL_S = 30.0  # a judge that reads nothing for so long is ended
 LARGE_BYTES = 64 << 20  # below this a faster judge gains less than its self-test costs
@@ -24,7 +24,7 @@ _NOT_STARTED = (126, 127)
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ToolKind:
     """How one program is asked about one file by a sums file, and the word that it says when all is well.
 
     The word is asked for besides exit 0: uutils' sha256sum 0.0.17 exits 0 on a wrong digest with --status,
@@ -49,31 +49,31 @@ class Kind:
         return exit_.ended == "itself" and exit_.code == 1
 
 
-SHA256SUM = Kind("sha256sum", ("--check", "--strict"), "-", ": OK")
-RHASH = Kind("rhash", ("--sha256", "--check"), "/dev/stdin", "Everything OK")
+SHA256SUM = ToolKind("sha256sum", ("--check", "--strict"), "-", ": OK")
+RHASH = ToolKind("rhash", ("--sha256", "--check"), "/dev/stdin", "Everything OK")
 KINDS = (SHA256SUM, RHASH)
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class ChecksumTool:
     """A judge on this machine: `path` of its program, empty where it is not installed."""
 
-    kind: Kind
+    kind: ToolKind
     path: str
 
 
-def installed(world: World) -> tuple[Judge, ...]:
+def installed(context: Context) -> tuple[ChecksumTool, ...]:
     """The judges of this machine; ORCH_SHA256SUM names another sha256sum."""
     found = []
     for kind in KINDS:
-        name = world.environ.get("ORCH_SHA256SUM", "") if kind is SHA256SUM else ""
-        found.append(Judge(kind, world.which(name or kind.name)))
+        name = context.environ.get("ORCH_SHA256SUM", "") if kind is SHA256SUM else ""
+        found.append(ChecksumTool(kind, context.which(name or kind.name)))
     return tuple(found)
 
 
 def ask(
-    world: World,
-    judge: Judge,
+    context: Context,
+    judge: ChecksumTool,
     sums: bytes,
     *,
     content: int | None = None,
@@ -98,10 +98,10 @@ def ask(
             os.lseek(listed, 0, os.SEEK_SET)
             if content is not None:
                 os.lseek(content, 0, os.SEEK_SET)
-            exit_ = run(
+            exit_ = run_program(
                 command,
                 judge.path,
-                stop=world.stop,
+                stop=context.stop,
                 watch=lambda _: None,
                 stall_s=stall_s,
                 reads=True,
@@ -117,30 +117,30 @@ def ask(
         os.close(listed)
 
 
-def reference(world: World) -> Judge:
+def reference(context: Context) -> ChecksumTool:
     """The sha256sum of this machine.
 
     Raises:
         NoBackendError: there is none.
     """
-    judge = installed(world)[0]
+    judge = installed(context)[0]
     if not judge.path:
-        named = world.environ.get("ORCH_SHA256SUM", "sha256sum")
+        named = context.environ.get("ORCH_SHA256SUM", "sha256sum")
         raise NoBackendError(f"no {named} found on PATH", "apt-get install coreutils  (or unset ORCH_SHA256SUM)")
     return judge
 
 
-def best_for_large(world: World) -> Judge:
+def best_for_large(context: Context) -> ChecksumTool:
     """The fastest judge that passes this run's self-test; the reference where no other does.
 
     Raises:
         NoBackendError: there is no sha256sum.
     """
-    first = reference(world)
-    return next((j for j in reversed(installed(world)[1:]) if j.path and not weakness(world, j)), first)
+    first = reference(context)
+    return next((j for j in reversed(installed(context)[1:]) if j.path and not weakness(context, j)), first)
 
 
-def weakness(world: World, judge: Judge) -> str:
+def weakness(context: Context, judge: ChecksumTool) -> str:
     """Test a judge: right bytes are good; flipped, missing, malformed and empty are not. Empty where it passes.
 
     All of it lies in memory: a full or read-only disk has no say in this, and nothing is left behind.
@@ -160,7 +160,7 @@ def weakness(world: World, judge: Judge) -> str:
         for case, (good, sums, content) in cases.items():
             sample = _in_memory(content)
             try:
-                exit_ = ask(world, judge, sums.encode(), content=sample, stall_s=_TEST_S)
+                exit_ = ask(context, judge, sums.encode(), content=sample, stall_s=_TEST_S)
             finally:
                 os.close(sample)
             if judge.kind.is_good(exit_) is not good:
@@ -170,14 +170,14 @@ def weakness(world: World, judge: Judge) -> str:
     return ""
 
 
-def measure(world: World, judge: Judge) -> float:
+def measure(context: Context, judge: ChecksumTool) -> float:
     """Measure a judge over 32 MiB of zeros in memory: bytes per second; 0 where it cannot be measured."""
     with suppress(OSError):
         sample = _in_memory(b"")
         try:
             os.ftruncate(sample, _SAMPLE_BYTES)
             began = time.monotonic()
-            ask(world, judge, f"{'0' * 64}  {judge.kind.stdin}\n".encode(), content=sample)
+            ask(context, judge, f"{'0' * 64}  {judge.kind.stdin}\n".encode(), content=sample)
             return _SAMPLE_BYTES / (time.monotonic() - began)
         finally:
             os.close(sample)

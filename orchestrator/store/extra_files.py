@@ -5,34 +5,36 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.model import Mark
+from orchestrator.model import ExtraFile
 
 if TYPE_CHECKING:
     from orchestrator.model import Wanted
-    from orchestrator.store.records import Made
+    from orchestrator.store.records import PlaceRecord
     from orchestrator.store.store import Store
 
 LINK = "mark"  # what the record of places says of it
 _LONGEST = 1 << 16
 
 
-def of(store: Store, wanted: Wanted) -> list[Mark]:
+def of(store: Store, wanted: Wanted) -> list[ExtraFile]:
     """The marks that one file wants, those for each file of its archive included, once that was unpacked."""
     if not any(mark.each for mark in wanted.marks):
         return list(wanted.marks)
     from orchestrator.store import tree_records
 
-    found: list[Mark] = []
+    found: list[ExtraFile] = []
     for mark in wanted.marks:
         if mark.each:
             before, _, after = mark.path.rpartition("*")
-            found += [Mark(f"{before}{name}{after}", mark.text) for name in tree_records.read(store, wanted.sha256)]
+            found += [
+                ExtraFile(f"{before}{name}{after}", mark.text) for name in tree_records.read(store, wanted.sha256)
+            ]
         else:
             found.append(mark)
     return found
 
 
-def state(store: Store, manifest: str, mark: Mark) -> Literal["there", "absent", "outdated", "other"]:
+def state(store: Store, manifest: str, mark: ExtraFile) -> Literal["there", "absent", "outdated", "other"]:
     """Say what stands at a mark's path; a mark that says what it should costs one small read.
 
     `outdated`: orch wrote one there for this very manifest, and it says something else by now, because the lock
@@ -58,7 +60,7 @@ def _is_ours(store: Store, manifest: str, path: str, had: str) -> bool:
     return records.of(store, manifest)[path] == said or said not in others
 
 
-def made(text: str) -> Made:
+def made(text: str) -> PlaceRecord:
     """What the record of places says of a mark with this text."""
     import hashlib
 
