@@ -481,6 +481,21 @@ def test_state_files_come_and_go(store):
     partial.discard()
 
 
+def test_a_guard_that_is_held_by_a_fork_for_a_moment_is_waited_for(tmp_path):
+    """From its fork to its exec a child of another thread has our locks: a new guard may look held."""
+    descriptor = locks.take_guard(str(tmp_path))
+    copy = os.dup(descriptor)
+    os.close(descriptor)
+    ended = threading.Timer(0.2, os.close, (copy,))
+    ended.start()
+    taken = locks.take_guard(str(tmp_path))
+    ended.join()
+    locks.sign_guard(taken)
+    with pytest.raises(HeldError, match=f"pid {os.getpid()}"):
+        locks.take_guard(str(tmp_path))
+    os.close(taken)
+
+
 ACQUIRE = """
     import sys, time
     from orchestrator.errors import HeldError

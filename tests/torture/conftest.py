@@ -14,7 +14,10 @@ import pytest
 
 from orchestrator.demo.server import Origin
 
+# Read here: tests/conftest.py takes every ORCH_ variable away before a test begins.
 ROUNDS = int(os.environ.get("ORCH_TORTURE_ROUNDS", "0"))
+SEED = int(os.environ.get("ORCH_TORTURE_SEED", "1"))
+MINUTES = float(os.environ.get("ORCH_TORTURE_MINUTES", "15"))
 collect_ignore_glob = [] if ROUNDS else ["test_*"]
 FIGURES = Path(__file__).resolve().parents[2] / "build" / "torture.json"
 _began = time.monotonic()
@@ -24,16 +27,14 @@ class Campaign:
     """One part of the campaign: its chance, its share of rounds and minutes, what it counted, what was wrong."""
 
     def __init__(self, name: str) -> None:
-        seed = int(os.environ.get("ORCH_TORTURE_SEED", "1"))
         self.name = name
-        self.chance = random.Random(f"{seed} {name}")
+        self.chance = random.Random(f"{SEED} {name}")
         self.figures: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self._minutes = float(os.environ.get("ORCH_TORTURE_MINUTES", "15"))
 
     def rounds(self, share: float, minutes: float) -> Iterator[int]:
         """Numbers from 0: `share` of all rounds, as far as `minutes` of the 15 go."""
-        until = time.monotonic() + 60 * minutes * self._minutes / 15
+        until = time.monotonic() + 60 * minutes * MINUTES / 15
         for number in range(max(1, round(ROUNDS * share))):
             if time.monotonic() > until:
                 return
