@@ -389,7 +389,7 @@ def test_a_killed_orch_leaves_no_child(tmp_path, where, setpriv):
         os.environ["PATH"] = {os.environ["PATH"] if setpriv else "/nonexistent"!r}
         def work():
             child = Command(("child", "-c", "echo $$ > {pid}; exec sleep 60"))
-            process.run(child, "/bin/sh", stop=threading.Event())
+            process.run_program(child, "/bin/sh", stop=threading.Event())
         if {where == "in a pool"}:
             with ThreadPoolExecutor(2) as pool:
                 pool.submit(work).result()
@@ -442,7 +442,7 @@ def test_no_hook_of_a_fork_runs(tmp_path):
         forked = []
         os.register_at_fork(before=lambda: forked.append("before"))
         sys.addaudithook(lambda event, _: forked.append(event) if event in ("os.fork", "os.forkpty") else None)
-        work = lambda n: process.run(Command(("child", "-c", f"exit {n}")), "/bin/sh", stop=threading.Event()).code
+        work = lambda n: process.run_program(Command(("child", "-c", f"exit {n}")), "/bin/sh", stop=threading.Event()).code
         print(limits.side_by_side(work, range(16), "many") == list(range(16)), forked)
     """
     done = subprocess.run(
@@ -463,7 +463,7 @@ def test_a_child_whose_orch_dies_before_it_has_asked_for_the_signal_leaves(tmp_p
         import threading
         from orchestrator import process
         from orchestrator.backends.base import Command
-        process.run(Command(("child", "-c", "touch {ran}; exec sleep 60")), "/bin/sh", stop=threading.Event())
+        process.run_program(Command(("child", "-c", "touch {ran}; exec sleep 60")), "/bin/sh", stop=threading.Event())
     """
     env = {**os.environ, "PATH": f"{slow.parent}:{os.environ['PATH']}"}
     orch = subprocess.Popen([sys.executable, "-c", textwrap.dedent(source)], cwd=HOUSE, env=env)
@@ -485,7 +485,7 @@ def test_few_descriptors_end_as_an_error_of_the_system(limit):
         from orchestrator import process
         from orchestrator.backends.base import Command
         process._PAUSES_S = ()
-        run = lambda: process.run(Command(("child", "-c", "exit 3"), b"in"), "/bin/sh", stop=threading.Event()).code
+        run = lambda: process.run_program(Command(("child", "-c", "exit 3"), b"in"), "/bin/sh", stop=threading.Event()).code
         run()
         before = len(os.listdir("/proc/self/fd"))
         taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]

@@ -18,7 +18,7 @@ from tests.mounts import read_only, tmpfs
 from tests.orch import Done, Orch, made
 from tests.servers import require
 
-HOUSE = Path(__file__).resolve().parents[1]
+HOUSE = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 
 

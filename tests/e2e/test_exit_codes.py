@@ -13,7 +13,7 @@ from orchestrator.demo.server import Origin
 from orchestrator.errors import ExitCode
 from tests.orch import Orch, made
 
-HOUSE = Path(__file__).resolve().parents[1]
+HOUSE = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from orchestrator.context import Context
 
-HOUSE = str(Path(__file__).resolve().parents[1])
+HOUSE = str(Path(__file__).resolve().parents[2])
 DATA = random.Random(2).randbytes(70_001)
 SHA = hashlib.sha256(DATA).hexdigest()
 OTHER_SHA = hashlib.sha256(b"other").hexdigest()
@@ -553,7 +553,7 @@ def test_a_live_child_keeps_what_a_dead_orch_held(store, tmp_path):
         told = partial.folder + "/told"
         child = Command(("sh", "-c", "echo $$ > " + told + "; exec sleep 60"))
         watch = lambda _: print(open(told).read().strip(), flush=True)
-        process.run(child, "/bin/sh", stop=threading.Event(), folder=partial.folder, watch=watch,
+        process.run_program(child, "/bin/sh", stop=threading.Event(), folder=partial.folder, watch=watch,
                     keep_fd=partial.guard_fd)
     """
     orch = python(source, store.path, SHA)

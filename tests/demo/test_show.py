@@ -19,7 +19,7 @@ from orchestrator.backends import BACKENDS
 from orchestrator.context import Context
 from orchestrator.demo.show import DemoError, Stage
 
-TEMPLATE = Path(__file__).resolve().parents[1] / "manifests" / "demo.yaml"
+TEMPLATE = Path(__file__).resolve().parents[2] / "manifests" / "demo.yaml"
 LIMIT_S = 60
 STORY = (
     "$ cd /",

@@ -32,7 +32,7 @@ from orchestrator.manifest.yaml_reader import without_own
 from orchestrator.model import Host, Link, Place, Role, Source, Wanted
 from orchestrator.workspace import open_workspace
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 FILE = "/srv/team/manifests/team.yaml"
 HOME = "/home/ann"
 FRAMEWORKS = ", ".join(sorted(get_args(Framework)))

@@ -20,9 +20,9 @@ from orchestrator.formats.policy import refusal
 from orchestrator.manifest.types import Format
 from orchestrator.model import Place, Wanted
 from orchestrator.placement import allow
+from tests.formats.test_formats import KINDS, ONNX, PICKLES, PIECES, TENSORS, TORCH, tarred, zipped
 from tests.orch import Orch
 from tests.servers import require
-from tests.test_formats import KINDS, ONNX, PICKLES, PIECES, TENSORS, TORCH, tarred, zipped
 
 LONG = {f"{'n' * 200}{number}": b"" for number in range(400)}  # names that push the first ones out of any tail
 NEVER = {

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.demo.server import Origin
 from tests.orch import Orch, made, sha256
 
-HOUSE = Path(__file__).resolve().parents[1]
+HOUSE = Path(__file__).resolve().parents[2]
 
 COMMANDS = {
     "sync": ["sync", "team.yaml"],

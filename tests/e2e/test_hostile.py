@@ -27,7 +27,7 @@ from orchestrator.formats import bounded, decompress, policy, wrong_file
 from orchestrator.formats.bounded import DamagedError, most_bytes, readable
 from orchestrator.model import Place, Wanted
 from orchestrator.placement import allow, unpack
-from tests.test_formats import KINDS, PICKLES, TENSORS, tarred, zipped
+from tests.formats.test_formats import KINDS, PICKLES, TENSORS, tarred, zipped
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # pickletools' and zipfile's own, of noise
 WISH = wrong_file.ExpectedFile("m.safetensors", 1 << 20, "0" * 64)

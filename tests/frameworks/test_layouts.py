@@ -25,9 +25,9 @@ from orchestrator.manifest.types import Framework
 from orchestrator.manifest.values import File, Model
 from orchestrator.model import Link, Place, Repo
 from orchestrator.render.shells import SHELLS
+from tests.formats.test_formats import tarred
 from tests.orch import Done, Orch, made, sha256
 from tests.servers import require
-from tests.test_formats import tarred
 
 HOME = {"HOME": "/h"}
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
@@ -150,7 +150,7 @@ UNSAFE = {
 
 
 def test_the_paper_of_frameworks_is_true() -> None:
-    house = Path(__file__).resolve().parents[1]
+    house = Path(__file__).resolve().parents[2]
     paper = (house / "docs/frameworks.md").read_text()
     for framework in get_args(Framework):
         layout = by_name(framework)

@@ -370,7 +370,7 @@ def test_an_interrupt_of_a_program_that_uses_orch(orch: Orch, silent: str, phase
         running = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
             cwd=orch.folder,
-            env={**orch.env(), "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+            env={**orch.env(), "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -21,7 +21,7 @@ from orchestrator.verify import check, tools
 from orchestrator.verify.check import digest
 from tests.servers import require
 
-HOUSE = str(Path(__file__).resolve().parents[1])
+HOUSE = str(Path(__file__).resolve().parents[2])
 DATA = random.Random(3).randbytes(100_001)
 SHA = hashlib.sha256(DATA).hexdigest()
 WRONG = hashlib.sha256(b"other").hexdigest()
