@@ -442,7 +442,9 @@ def test_no_hook_of_a_fork_runs(tmp_path):
         forked = []
         os.register_at_fork(before=lambda: forked.append("before"))
         sys.addaudithook(lambda event, _: forked.append(event) if event in ("os.fork", "os.forkpty") else None)
-        work = lambda n: process.run_program(Command(("child", "-c", f"exit {n}")), "/bin/sh", stop=threading.Event()).code
+        def work(n):
+            command = Command(("child", "-c", f"exit {n}"))
+            return process.run_program(command, "/bin/sh", stop=threading.Event()).code
         print(limits.side_by_side(work, range(16), "many") == list(range(16)), forked)
     """
     done = subprocess.run(
@@ -485,7 +487,8 @@ def test_few_descriptors_end_as_an_error_of_the_system(limit):
         from orchestrator import process
         from orchestrator.backends.base import Command
         process._PAUSES_S = ()
-        run = lambda: process.run_program(Command(("child", "-c", "exit 3"), b"in"), "/bin/sh", stop=threading.Event()).code
+        command = Command(("child", "-c", "exit 3"), b"in")
+        run = lambda: process.run_program(command, "/bin/sh", stop=threading.Event()).code
         run()
         before = len(os.listdir("/proc/self/fd"))
         taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
