@@ -76,7 +76,8 @@ def put(
         sync_folder(parent)
     finally:
         os.close(guard)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for _ in range(2):  # a disk that refused once is asked once more; what it keeps is left to `sweep`
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sweep(store: Store, parent: str) -> None:

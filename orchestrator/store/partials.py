@@ -63,7 +63,7 @@ class Partial:
         """Size of the file in bytes; says nothing about holes."""
         try:
             return os.stat(self.file).st_size
-        except OSError:
+        except FileNotFoundError:  # any other error is the disk's: unreadable bytes are not none
             return 0
 
     def sidecar(self, suffix: str | None) -> bytes | None:

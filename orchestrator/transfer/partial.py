@@ -72,7 +72,11 @@ class PartialState:
     def is_complete(self) -> bool:
         """Whether nothing is missing; without a known length, whether its program ended well and tidied up."""
         writer = self.writer
-        if writer is None or not os.path.exists(self.partial.file):
+        if writer is None:
+            return False
+        try:
+            os.stat(self.partial.file)  # not `os.path.exists`, for which a disk that fails is a file that is not there
+        except FileNotFoundError:
             return False
         missing = self.missing()
         if missing is None:

@@ -418,3 +418,24 @@ def test_a_second_orch_finds_no_guard_after_timeout(orch: Orch) -> None:
         psutil.wait_procs(stopped, timeout=5)
         assert not any(child.is_running() for child in stopped)
     assert json.loads(out.splitlines()[-1])["exit_code"] == 143
+
+
+def test_commands_of_one_process_leave_no_thread_and_no_descriptor(orch: Orch) -> None:
+    """Nor does one mind how many descriptors its caller has open: select(2) ends at 1,024."""
+    code = """
+        import os, resource, sys, threading
+        from orchestrator.cli import main
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+        held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+        threading.excepthook = lambda args: print(args.exc_type, flush=True)
+        counts = []
+        for _ in range(3):
+            main(["status", "absent.yaml"])
+            counts.append((threading.active_count(), len(os.listdir("/proc/self/fd"))))
+        print(counts[2] == counts[1])
+    """
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    environ = {**orch.env(), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(words, cwd=orch.folder, env=environ, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["True"] and "<class" not in done.stdout, done

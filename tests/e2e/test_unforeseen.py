@@ -232,7 +232,7 @@ def test_a_limit_of_the_process(orch: Orch, words: list[str], limit: str) -> Non
     with Origin() as origin:
         url = origin.serve("/w-0.bin", content)
         orch.want("w", content, url)
-        for number in range(20):
+        for number in range(6):
             orch.want(f"s{number}", made(900, number), origin.serve(f"/{number}", made(900, number)))
         done = told(orch, url, words, limit)
         if done.code == 8 and "-n" in limit and "limit)" in done.out:
