@@ -27,7 +27,7 @@ test: $(VENV)/.ready-dev  ## Run the tests: real programs, real servers on loopb
 torture: $(VENV)/.ready-dev  ## Kill orch and its programs, fill and break disks at random; figures in build/torture.json
 	@rm -f build/torture.json; seed=$${ORCH_TORTURE_SEED:-$$(date +%s)}; echo "ORCH_TORTURE_SEED=$$seed" >&2; \
 	  ORCH_TORTURE_SEED=$$seed ORCH_TORTURE_ROUNDS=$${ORCH_TORTURE_ROUNDS:-500} ORCH_BROKEN_DISK_EVERY=4 \
-	  $(BIN)/python -m pytest -n 0 -s tests/torture tests/test_broken_disk.py
+	  $(BIN)/python -m pytest -n 0 -s tests/torture tests/engine/test_broken_disk.py
 
 clients: $(CLIENTS)/.ready  ## Install real torch, keras, transformers ... for the tests (3.5 GB)
 
@@ -35,8 +35,8 @@ test-clients: $(VENV)/.ready-dev clients  ## Run their tests alone
 	@ORCH_TEST_REQUIRE=clients $(BIN)/python -m pytest -n $(JOBS) tests/clients
 
 # What other Pythons and other releases break: programs and their judges, files, locks, one hub by its own client.
-FAST := tests/test_process.py tests/test_verify.py tests/test_files.py \
-  tests/test_lock_hubs.py::test_a_repository_is_locked_and_syncs_without_its_hub_s_api
+FAST := tests/test_process.py tests/verify/test_check.py tests/test_files.py \
+  tests/hubs/test_resolve.py::test_a_repository_is_locked_and_syncs_without_its_hub_s_api
 PYTHONS ?= 3.11 3.12 3.13
 FAST_TOOLS := pytest pytest-xdist hypothesis
 

@@ -58,7 +58,7 @@ class Server:
 @contextmanager
 def origin(folder: Path, *flags: str) -> Iterator[Server]:
     """The paced origin of the demo, in an interpreter of its own."""
-    argv = [sys.executable, "-m", "orchestrator.demo.origin", *flags, str(folder)]
+    argv = [sys.executable, "-m", "orchestrator.demo.server", *flags, str(folder)]
     house = Path(__file__).resolve().parents[1]
     child = subprocess.Popen(argv, cwd=house, stdout=subprocess.PIPE, text=True)
     try:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from posixpath import dirname, normpath
 from typing import TYPE_CHECKING
 
+from orchestrator.context import Context
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.workspace import Workspace, open_workspace, unknown_name
-from orchestrator.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from orchestrator.engine.summary import Options
     from orchestrator.events import Event, Summary
-    from orchestrator.runs.options import Options
 
 
 def _silent(_: Event) -> None:
@@ -32,7 +32,7 @@ def load(
     Raises:
         ManifestError: every problem at once.
     """
-    return open_workspace(World.real(), manifests, only=only, store=store, root=root, caches=caches)
+    return open_workspace(Context.real(), manifests, only=only, store=store, root=root, caches=caches)
 
 
 def _over(
@@ -40,7 +40,7 @@ def _over(
 ) -> Summary:
     """Plan or sync all that a workspace is about."""
     return run(
-        World.real(),
+        Context.real(),
         space.store,
         space.wanted,
         emit,
@@ -64,10 +64,10 @@ def plan(
     Raises:
         ManifestError: every problem at once. Failures of files are in the summary.
     """
-    from orchestrator.runs.plan import plan as run
+    from orchestrator.commands.plan import plan as plan_run
 
     space = load(*manifests, only=only, store=store, root=root, caches=caches)
-    return _over(run, space, options, emit)
+    return _over(plan_run, space, options, emit)
 
 
 def sync(
@@ -84,10 +84,10 @@ def sync(
     Raises:
         ManifestError: every problem at once. Failures of files are in the summary.
     """
-    from orchestrator.runs.sync import sync as run
+    from orchestrator.engine.run import sync as sync_run
 
     space = load(*manifests, only=only, store=store, root=root, caches=caches)
-    return _over(run, space, options, emit)
+    return _over(sync_run, space, options, emit)
 
 
 def path(
@@ -98,11 +98,11 @@ def path(
     Raises:
         ManifestError: every problem at once, or no model of this name.
     """
-    world = World.real()
-    return first_place(world, open_workspace(world, manifests, store=store, root=root, caches=caches), name)
+    context = Context.real()
+    return first_place(context, open_workspace(context, manifests, store=store, root=root, caches=caches), name)
 
 
-def first_place(world: World, space: Workspace, name: str) -> str:
+def first_place(context: Context, space: Workspace, name: str) -> str:
     """Find the first place of a model, by the name that its framework knows it by; the blob where it wants none.
 
     Raises:
@@ -117,7 +117,7 @@ def first_place(world: World, space: Workspace, name: str) -> str:
                 raise ManifestError((Problem(model.manifest, 0, "", model.message),), model.hint)
         raise unknown_name(name, {w.model for w in space.wanted})
     if not found.places:
-        store = Store(space.store, world.state)
+        store = Store(space.store, context.state)
         return store.alias(found.pins[0]) if not found.sha256 and found.pins else store.blob(found.sha256)
     first = found.places[0].path
     names = (p.path for p in found.places if p.target and normpath(f"{dirname(p.path)}/{p.target}") == first)

@@ -88,7 +88,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     unpack: bool = False
 
 
-class Mark(msgspec.Struct, frozen=True, gc=False):
+class ExtraFile(msgspec.Struct, frozen=True, gc=False):
     """A small file that a layout wants once all files of a model are in place; written where there is none yet.
 
     `each`: one such mark is wanted for each file of the unpacked archive, with the file's path for the `*` of `path`.
@@ -117,7 +117,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     places: tuple[Place, ...]
     tags: tuple[str, ...] = ()
     pins: tuple[Pin, ...] = ()
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[ExtraFile, ...] = ()
     pieces: str = ""
     allow: tuple[str, ...] = ()
 
@@ -156,7 +156,7 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
         return self.sha256 or self.wanted[0].key
 
     @property
-    def is_blind(self) -> bool:
+    def is_unpinned(self) -> bool:
         """Whether nothing is known that could tell right bytes from wrong ones."""
         return not (self.sha256 or self.pins)
 
@@ -174,7 +174,7 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
 
     def contradicted(self, found: str, after: str = "") -> str:
         """Bytes of the sha256 `found` that are not those that are wanted, in words; `after` says more."""
-        if self.is_blind:
+        if self.is_unpinned:
             return f"this is not the file{after}"
         if self.sha256 not in ("", found):
             return f"wrong bytes ({found[:12]} instead of {self.sha256[:12]}{after})"

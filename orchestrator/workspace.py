@@ -11,15 +11,15 @@ import msgspec
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
-from orchestrator.placement.leading import leading_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from orchestrator.context import Context
     from orchestrator.manifest import Manifest, Site
     from orchestrator.manifest.lockfile import Lock
     from orchestrator.model import Host, Unresolved, Wanted
-    from orchestrator.world import World
+
 
 DEFAULT_MANIFEST = "manifests/team.yaml"
 NO_HOME = "set HOME, or name the store: --store DIR"
@@ -51,7 +51,7 @@ def no_collection() -> Iterator[None]:
 
 @no_collection()
 def open_workspace(
-    world: World,
+    context: Context,
     paths: Sequence[str],
     *,
     only: Sequence[str] = (),
@@ -72,25 +72,27 @@ def open_workspace(
     problems: list[Problem] = []
     loaded: list[Manifest] = []
     texts: dict[str, str] = {}
-    here = _site(world, problems)
-    base = _folder(world, root, "--root") if root is not None else None
-    looking = _with_caches(world, caches)
-    for path in dict.fromkeys(os.path.abspath(os.path.join(world.cwd, path)) for path in paths):
+    here = _site(context, problems)
+    base = _folder(context, root, "--root") if root is not None else None
+    looking = _with_caches(context, caches)
+    for path in dict.fromkeys(os.path.abspath(os.path.join(context.cwd, path)) for path in paths):
         try:
             texts[path] = read_text(path)
             lock = read_lock(path) if resolve else None
-            made = manifests.parse(texts[path], path, world.home, root=base, lock=lock, resolve=resolve)
-            loaded.append(_laid_out(looking, made, texts[path]) if resolve else made)
+            made = manifests.parse(texts[path], path, context.home, root=base, lock=lock, resolve=resolve)
+            loaded.append(_with_layouts(looking, made, texts[path]) if resolve else made)
         except ManifestError as error:
             problems += error.problems
     if problems:
         gone = (
-            "" if os.path.isdir(world.cwd) else f"the working folder {world.cwd} was removed: `cd` to one that is there"
+            ""
+            if os.path.isdir(context.cwd)
+            else f"the working folder {context.cwd} was removed: `cd` to one that is there"
         )
         raise ManifestError(tuple(problems), gone or hint_for(problems))
     if not resolve:
-        return Workspace(tuple(loaded), (), _store(world, loaded, here, store), _hosts(loaded, here), (), texts)
-    extra = hub_mirror(world)
+        return Workspace(tuple(loaded), (), _store(context, loaded, here, store), _hosts(loaded, here), (), texts)
+    extra = hub_mirror(context)
     wanted = tuple(w for m in loaded for w in manifests.wanted(m, here, extra))
     by_layout = any(model.layouts for m in loaded for model in m.models)
     if (by_layout or len(loaded) > 1) and (clashing := manifests.clash_problems(wanted, texts)):
@@ -98,9 +100,9 @@ def open_workspace(
     unresolved = tuple(u for m in loaded for u in m.unresolved)
     if only:
         wanted, unresolved = _select(wanted, unresolved, only)
-    if outside := leading_out(loaded, wanted, texts):
+    if outside := leads_out(loaded, wanted, texts):
         raise ManifestError(outside, "replace the symlink by a folder, or allow its target: `allow_absolute: [...]`")
-    path = _store(world, loaded, here, store)
+    path = _store(context, loaded, here, store)
     return Workspace(tuple(loaded), wanted, path, _hosts(loaded, here), unresolved, texts)
 
 
@@ -137,15 +139,15 @@ def read_lock(manifest: str) -> Lock | None:
     return read(read_text(path), path)
 
 
-def _with_caches(world: World, folder: str | None) -> World:
+def _with_caches(context: Context, folder: str | None) -> Context:
     if not folder:
-        return world
-    from orchestrator.placement.caches import below
+        return context
+    from orchestrator.frameworks.catalogue import below
 
-    return below(world, folder)
+    return below(context, folder)
 
 
-def _laid_out(world: World, manifest: Manifest, text: str) -> Manifest:
+def _with_layouts(context: Context, manifest: Manifest, text: str) -> Manifest:
     """Give each model the places that its frameworks look in.
 
     Raises:
@@ -153,13 +155,13 @@ def _laid_out(world: World, manifest: Manifest, text: str) -> Manifest:
     """
     if not any(model.layouts for model in manifest.models):
         return manifest
-    from orchestrator.placement.base import LayoutError
-    from orchestrator.placement.catalogue import laid_out
+    from orchestrator.frameworks.base import LayoutError
+    from orchestrator.frameworks.catalogue import with_layouts
 
     models, problems = [], []
     for model in manifest.models:
         try:
-            models.append(laid_out(world, model) if model.layouts else model)
+            models.append(with_layouts(context, model) if model.layouts else model)
         except LayoutError as problem:
             path = f"models > {model.name} > for"
             line = manifests.locate(text, manifest.file, path)
@@ -176,37 +178,37 @@ def hint_for(problems: Sequence[Problem]) -> str:
     return f"mend the lines above, then run it again; the keys are in docs/manifest.md ({len(problems)} to mend)"
 
 
-def site(world: World) -> Site | None:
+def site(context: Context) -> Site | None:
     """Read the site file, where there is one.
 
     Raises:
         ManifestError: every problem in it.
     """
     problems: list[Problem] = []
-    found = _site(world, problems)
+    found = _site(context, problems)
     if problems:
         raise ManifestError(tuple(problems), hint_for(problems))
     return found
 
 
-def store_path(world: World, site: Site | None, flag: str | None) -> str:
+def store_path(context: Context, site: Site | None, flag: str | None) -> str:
     """The store of this machine, without a manifest's word."""
-    return _store(world, (), site, flag)
+    return _store(context, (), site, flag)
 
 
-def _site(world: World, problems: list[Problem]) -> Site | None:
-    base = world.base_folder("XDG_CONFIG_HOME", ".config")
+def _site(context: Context, problems: list[Problem]) -> Site | None:
+    base = context.base_folder("XDG_CONFIG_HOME", ".config")
     for path in (os.path.join(base, "orch.yaml") if base else "", "/etc/orch.yaml"):
         if os.path.isfile(path):
             try:
-                return manifests.parse_site(read_text(path), path, world.home)
+                return manifests.parse_site(read_text(path), path, context.home)
             except ManifestError as error:
                 problems += error.problems
                 return None
     return None
 
 
-def hub_mirror(world: World) -> tuple[manifests.Prefix, ...]:
+def hub_mirror(context: Context) -> tuple[manifests.Prefix, ...]:
     """What HF_ENDPOINT and MODELSCOPE_ENDPOINT say, as prefix mirrors of their hubs.
 
     Raises:
@@ -214,7 +216,7 @@ def hub_mirror(world: World) -> tuple[manifests.Prefix, ...]:
     """
     found = []
     for name, hub in HUBS:
-        endpoint = world.environ.get(name, "")
+        endpoint = context.environ.get(name, "")
         if endpoint and endpoint.rstrip("/") != hub.rstrip("/"):
             found.append(manifests.prefix(hub, (endpoint,), name))
     return tuple(found)
@@ -249,19 +251,19 @@ def unknown_name(word: str, pool: set[str]) -> ManifestError:
     return ManifestError((Problem("", 0, "", f"no model or tag is called `{word}`"),), hint)
 
 
-def _store(world: World, loaded: Sequence[Manifest], site: Site | None, flag: str | None) -> str:
-    if named := flag or world.environ.get("ORCH_STORE"):
-        return _folder(world, named, "--store" if flag else "ORCH_STORE")
+def _store(context: Context, loaded: Sequence[Manifest], site: Site | None, flag: str | None) -> str:
+    if named := flag or context.environ.get("ORCH_STORE"):
+        return _folder(context, named, "--store" if flag else "ORCH_STORE")
     if written := next((m.store for m in loaded if m.store), None) or (site.store if site else None):
         return written
-    if not (cache := world.base_folder("XDG_CACHE_HOME", ".cache")):
+    if not (cache := context.base_folder("XDG_CACHE_HOME", ".cache")):
         raise ManifestError((Problem("", 0, "", "no home folder is known, so there is no place for a store"),), NO_HOME)
     return os.path.join(cache, "orch")
 
 
-def _is_gone(world: World) -> bool:
+def _is_gone(context: Context) -> bool:
     try:
-        os.stat(world.cwd)
+        os.stat(context.cwd)
     except FileNotFoundError:
         return True
     except OSError:
@@ -269,26 +271,26 @@ def _is_gone(world: World) -> bool:
     return False
 
 
-def _folder(world: World, text: str, said_by: str) -> str:
+def _folder(context: Context, text: str, said_by: str) -> str:
     """A folder that an option or a variable names: as in `store:` and `root:`, `~/` is expanded and nothing else."""
     from orchestrator.manifest.paths import is_variable
 
     first, _, rest = text.partition("/")
     why = hint = ""
     if first == "~":
-        if not world.home:
+        if not context.home:
             why, hint = "`~/` is asked for, but no home folder is known", NO_HOME
-        text = os.path.join(world.home, rest)
+        text = os.path.join(context.home, rest)
     elif first.startswith("~") or is_variable(text):
         why, hint = f"nothing but `~/` is expanded in {text}", "write the whole path"
-    elif not os.path.isabs(text) and _is_gone(world):
+    elif not os.path.isabs(text) and _is_gone(context):
         why, hint = (
-            f"{text} is relative, and the working folder {world.cwd} was removed",
+            f"{text} is relative, and the working folder {context.cwd} was removed",
             "`cd` to a folder that is there",
         )
     if why:
         raise ManifestError((Problem("", 0, said_by, why),), hint)
-    return os.path.abspath(os.path.join(world.cwd, text))
+    return os.path.abspath(os.path.join(context.cwd, text))
 
 
 def _hosts(loaded: Sequence[Manifest], site: Site | None) -> dict[str, Host]:
@@ -296,3 +298,34 @@ def _hosts(loaded: Sequence[Manifest], site: Site | None) -> dict[str, Host]:
     for manifest in loaded:
         hosts.update(manifest.hosts)
     return hosts
+
+
+def leads_out(loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: Mapping[str, str]) -> tuple[Problem, ...]:
+    """Find the places that a symlink takes out of their root; one lstat a folder."""
+    known: dict[str, str] = {"/": "/"}
+    inside: dict[str, set[str]] = {m.file: set() for m in loaded}  # folders that were looked at, and are
+
+    def real(folder: str) -> str:
+        if folder not in known:
+            parent, name = os.path.split(folder)
+            path = os.path.join(real(parent), name)
+            known[folder] = os.path.realpath(path) if os.path.islink(path) else path
+        return known[folder]
+
+    named_below = {m.file: tuple(f"{top.rstrip('/')}/" for top in (m.root, *m.allow_absolute)) for m in loaded}
+    allowed = {m.file: [real(folder) for folder in (m.root, *m.allow_absolute)] for m in loaded}
+    problems = []
+    for w in wanted:
+        good = inside[w.manifest]
+        for place in w.places:
+            named = place.path.rpartition("/")[0]
+            if named in good or not place.path.startswith(named_below[w.manifest]):  # a framework's cache
+                continue
+            folder = real(named or "/")
+            if any(folder == top or folder.startswith(top.rstrip("/") + "/") for top in allowed[w.manifest]):
+                good.add(named)
+            else:
+                path = f"models > {w.model} > to"
+                line = manifests.locate(texts[w.manifest], w.manifest, path)
+                problems.append(Problem(w.manifest, line, path, f"a symlink leads out of root: to {folder}"))
+    return tuple(problems)

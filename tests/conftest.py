@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.world import World
+from orchestrator.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +41,6 @@ def public_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def world(own_home: Path, tmp_path: Path) -> World:
+def context(own_home: Path, tmp_path: Path) -> Context:
     """The outside as a test sees it."""
-    return World(environ=dict(os.environ), cwd=str(tmp_path))
+    return Context(environ=dict(os.environ), cwd=str(tmp_path))

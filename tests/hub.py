@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Origins of other schemes than HTTP: a real rsync daemon behind a line that can be told to misbehave, and a folder.
 
-They speak as `orchestrator.demo.origin.Origin` does; a fault that is HTTP's own skips the test that asks for it.
+They speak as `orchestrator.demo.server.Origin` does; a fault that is HTTP's own skips the test that asks for it.
 """
 
 from __future__ import annotations

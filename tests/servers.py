@@ -123,8 +123,8 @@ class Running:
 
 @contextlib.contextmanager
 def origin_process(folder: str | os.PathLike[str], *flags: str) -> Iterator[Running]:
-    """Serve a folder by `python -m orchestrator.demo.origin`, in an interpreter of its own."""
-    argv = [sys.executable, "-m", "orchestrator.demo.origin", *flags, os.fspath(folder)]
+    """Serve a folder by `python -m orchestrator.demo.server`, in an interpreter of its own."""
+    argv = [sys.executable, "-m", "orchestrator.demo.server", *flags, os.fspath(folder)]
     house = Path(__file__).resolve().parents[1]
     child = subprocess.Popen(argv, cwd=house, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None

@@ -20,14 +20,15 @@ ROOMS = sorted((HOUSE / "orchestrator").rglob("*.py"))
 PURE_NAMES = (
     "backends",
     "formats",
+    "frameworks",
     "manifest",
     "checksums.py",
-    "choose.py",
-    "policy.py",
+    "errors.py",
     "events.py",
     "faults.py",
-    "errors.py",
     "model.py",
+    "text.py",
+    "urls.py",
 )
 PURE = [room for room in ROOMS if room.relative_to(HOUSE / "orchestrator").parts[0] in PURE_NAMES]
 SEVEN = {"NAME", "TRAITS", "SIDECAR", "command", "diagnose", "missing", "sidecar"}

@@ -21,7 +21,7 @@ import pytest
 
 from orchestrator import limits, process
 from orchestrator.backends.base import Command, Exit
-from orchestrator.world import which
+from orchestrator.context import which
 from tests.mounts import tmpfs
 from tests.servers import require
 
@@ -35,7 +35,9 @@ MIB = 1 << 20
 def run(source: str, *, program: str = "/bin/sh", stop: threading.Event | None = None, **how: Any) -> Exit:
     """Run a line of shell (or of Python, with `program`) through the door."""
     parts = {name: how.pop(name) for name in ("stdin", "files", "env") if name in how}
-    return process.run(Command(("child", "-c", source), **parts), program, stop=stop or threading.Event(), **how)
+    return process.run_program(
+        Command(("child", "-c", source), **parts), program, stop=stop or threading.Event(), **how
+    )
 
 
 def run_python(source: str, **how: Any) -> Exit:
@@ -387,7 +389,7 @@ def test_a_killed_orch_leaves_no_child(tmp_path, where, setpriv):
         os.environ["PATH"] = {os.environ["PATH"] if setpriv else "/nonexistent"!r}
         def work():
             child = Command(("child", "-c", "echo $$ > {pid}; exec sleep 60"))
-            process.run(child, "/bin/sh", stop=threading.Event())
+            process.run_program(child, "/bin/sh", stop=threading.Event())
         if {where == "in a pool"}:
             with ThreadPoolExecutor(2) as pool:
                 pool.submit(work).result()
@@ -440,7 +442,9 @@ def test_no_hook_of_a_fork_runs(tmp_path):
         forked = []
         os.register_at_fork(before=lambda: forked.append("before"))
         sys.addaudithook(lambda event, _: forked.append(event) if event in ("os.fork", "os.forkpty") else None)
-        work = lambda n: process.run(Command(("child", "-c", f"exit {n}")), "/bin/sh", stop=threading.Event()).code
+        def work(n):
+            command = Command(("child", "-c", f"exit {n}"))
+            return process.run_program(command, "/bin/sh", stop=threading.Event()).code
         print(limits.side_by_side(work, range(16), "many") == list(range(16)), forked)
     """
     done = subprocess.run(
@@ -461,7 +465,7 @@ def test_a_child_whose_orch_dies_before_it_has_asked_for_the_signal_leaves(tmp_p
         import threading
         from orchestrator import process
         from orchestrator.backends.base import Command
-        process.run(Command(("child", "-c", "touch {ran}; exec sleep 60")), "/bin/sh", stop=threading.Event())
+        process.run_program(Command(("child", "-c", "touch {ran}; exec sleep 60")), "/bin/sh", stop=threading.Event())
     """
     env = {**os.environ, "PATH": f"{slow.parent}:{os.environ['PATH']}"}
     orch = subprocess.Popen([sys.executable, "-c", textwrap.dedent(source)], cwd=HOUSE, env=env)
@@ -483,7 +487,8 @@ def test_few_descriptors_end_as_an_error_of_the_system(limit):
         from orchestrator import process
         from orchestrator.backends.base import Command
         process._PAUSES_S = ()
-        run = lambda: process.run(Command(("child", "-c", "exit 3"), b"in"), "/bin/sh", stop=threading.Event()).code
+        command = Command(("child", "-c", "exit 3"), b"in")
+        run = lambda: process.run_program(command, "/bin/sh", stop=threading.Event()).code
         run()
         before = len(os.listdir("/proc/self/fd"))
         taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
@@ -504,7 +509,7 @@ def test_few_descriptors_end_as_an_error_of_the_system(limit):
 
 
 def test_a_name_that_cannot_be_written_here_is_an_exit():
-    assert process.run(Command(("child", "a\0b")), "/bin/true", stop=threading.Event()).code == 126
+    assert process.run_program(Command(("child", "a\0b")), "/bin/true", stop=threading.Event()).code == 126
 
 
 def test_where_no_threads_are_the_work_is_done_one_after_the_other():

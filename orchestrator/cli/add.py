@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals
+from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
+from orchestrator.render.sink import harmless
 
 if TYPE_CHECKING:
-    from orchestrator.events import Summary
+    from collections.abc import Mapping, Sequence
+
+    from orchestrator.commands.add import EntryDefaults
+    from orchestrator.context import Context
+    from orchestrator.manifest.edit import Draft
+    from orchestrator.render.sink import Sink
 
 
 @click.command("add")
@@ -26,15 +34,65 @@ if TYPE_CHECKING:
 @options.json
 def command(what: str, manifest: str | None, name: str, sha256: str, **words: Any) -> int:
     """Put a model into MANIFEST (default: manifests/team.yaml), comments and order kept. Nothing is fetched."""
-    world = world_with_signals()
-    from orchestrator.cli.additions import manner, put
-    from orchestrator.exchange.addition import of
+    context = context_with_signals()
+    from orchestrator.commands.add import of
     from orchestrator.workspace import DEFAULT_MANIFEST
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
 
     def work() -> Summary:
-        draft = of(what, manner(words), name, sha256=sha256, include=words["include"], exclude=words["exclude"])
-        return put(world, sink, manifest or DEFAULT_MANIFEST, [draft])
+        draft = of(what, entry_defaults(words), name, sha256=sha256, include=words["include"], exclude=words["exclude"])
+        return put(context, sink, manifest or DEFAULT_MANIFEST, [draft])
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)
+
+
+def entry_defaults(words: Mapping[str, Any]) -> EntryDefaults:
+    """What `--to`, `--for` and `--tag` say."""
+    from orchestrator.commands.add import EntryDefaults
+
+    return EntryDefaults(words["to"], words["frameworks"], words.get("tags", ()))
+
+
+def put(context: Context, sink: Sink, manifest: str, drafts: Sequence[Draft]) -> Summary:
+    """Put drafts into a manifest and say what is there now, and what is to be typed next.
+
+    Raises:
+        ManifestError, PlacementError: as `put_into`; nothing is changed then.
+    """
+    from orchestrator.commands.add import put_into
+
+    path = os.path.abspath(os.path.join(context.cwd, manifest))
+    is_new = not os.path.lexists(path)
+    added = put_into(context, path, drafts)
+    unpinned = [m.name for m in added if m.repo or any(not f.sha256 and not f.pins for f in m.files)]
+    if isinstance(sink, JsonLines):
+        for model in added:
+            sink.write("added", {"manifest": path, "model": model.name, "pinned": model.name not in unpinned})
+        return Summary(ok=True, exit_code=0, models=len(added))
+    for model in added:
+        click.echo(f"added {harmless(model.name)}")
+    names = f"{len(added)} model{'s' if len(added) != 1 else ''}"
+    click.echo(f"{harmless(manifest)}: {names} more{' (a new manifest)' if is_new else ''}", err=True)
+    verb = "lock" if unpinned else "sync"
+    why = "  (it finds the digests)" if unpinned else ""
+    click.echo(f"next: orch {verb} {harmless(manifest)}{why}", err=True)
+    return Summary(ok=True, exit_code=0, models=len(added))
+
+
+def print_lines(context: Context, sink: Sink, drafts: Sequence[Draft], source: str) -> Summary:
+    """Print drafts as lines to paste below a manifest's `models:`; `source` is the list that they are of.
+
+    Raises:
+        ManifestError: no manifest could take them.
+    """
+    from orchestrator.commands.add import to_paste
+    from orchestrator.manifest.edit import block
+
+    lines = [line for draft in to_paste(context, drafts, source) for line in block(draft)]
+    if isinstance(sink, JsonLines):
+        sink.write("lines", {"text": "\n".join(lines) + "\n"})
+    else:
+        for line in lines:
+            click.echo(line)
+    return Summary(ok=True, exit_code=0, models=len(drafts))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, workspace
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
@@ -20,18 +20,17 @@ from orchestrator.render.listing import Listing
 @options.json
 def command(**words: Any) -> int:
     """Show the downloaders of this machine; with a MANIFEST also which would be chosen for each file, and why."""
-    world = world_with_signals()
-    from orchestrator import choose
-    from orchestrator.backends import BACKENDS
+    context = context_with_signals()
+    from orchestrator.backends import BACKENDS, select
     from orchestrator.errors import NoBackendError
-    from orchestrator.judges import installed, measure, weakness
     from orchestrator.programs import find, install_hint
-    from orchestrator.sources.reach import reach
+    from orchestrator.sources.route import route_to
+    from orchestrator.verify.tools import installed, measure, weakness
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
 
     def work() -> Summary:
-        programs = find(world, [backend.NAME for backend in BACKENDS])
+        programs = find(context, [backend.NAME for backend in BACKENDS])
         for backend in BACKENDS:
             program = programs[backend.NAME]
             traits = sorted(trait.value for trait in backend.TRAITS)
@@ -43,21 +42,21 @@ def command(**words: Any) -> int:
                 continue
             said = program.problem or f"{program.version}  {program.path}{' (embedded)' if program.embedded else ''}"
             click.echo(f"{program.name:<7} {said}\n        {' '.join(traits)}")
-        for judge in installed(world):
-            _show_judge(sink, judge, measure(world, judge) if judge.path else 0.0, weakness(world, judge))
+        for judge in installed(context):
+            _show_judge(sink, judge, measure(context, judge) if judge.path else 0.0, weakness(context, judge))
         usable = [name for name, program in programs.items() if program.usable]
         if words["manifests"]:
-            space = workspace(world, words)
+            space = workspace(context, words)
             for wanted in space.wanted:
                 for source in wanted.sources:
-                    way = reach(source.url, world.environ, space.hosts)
-                    ranked = choose.rank(usable, wanted.size, way.line)
+                    way = route_to(source.url, context.environ, space.hosts)
+                    ranked = select.rank(usable, wanted.size, way.line)
                     _show(sink, wanted.model, wanted.file, source.url, ranked)
         if not usable:
             raise NoBackendError("no usable downloader on this machine", install_hint())
         return Summary(ok=True, exit_code=0)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)
 
 
 def _show_judge(sink: Any, judge: Any, rate: float, weakness: str) -> None:

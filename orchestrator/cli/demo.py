@@ -7,7 +7,7 @@ import sys
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import foreseen, tell, world_with_signals
+from orchestrator.cli.session import context_with_signals, foreseen, tell
 from orchestrator.render.listing import Listing
 
 _TIDY_S = 10.0  # it leaves nothing behind, which on a busy machine takes longer than a stop
@@ -23,10 +23,10 @@ def command(folder: str | None, verbose: bool) -> int:
     """
     from orchestrator.demo.show import show
 
-    world = world_with_signals(grace_s=_TIDY_S)
+    context = context_with_signals(grace_s=_TIDY_S)
     try:
-        return show(world, folder, verbose=verbose)
+        return show(context, folder, verbose=verbose)
     except Exception as error:
-        told = foreseen(world, error)
+        told = foreseen(context, error)
         tell(Listing(sys.stdout, quiet=True), told)
         return int(told.exit_code)

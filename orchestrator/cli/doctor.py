@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
+    from orchestrator.commands.doctor import Check
     from orchestrator.events import Summary
-    from orchestrator.runs.check import Check
 
 
 @click.command("doctor")
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 @options.json
 def command(**words: Any) -> int:
     """Look for what this machine lacks: programs, PATH, proxy, CA, store. A failed check gives sync's exit code."""
-    world = world_with_signals()
+    context = context_with_signals()
+    from orchestrator.commands.doctor import PASS, examine
     from orchestrator.render.sink import harmless
-    from orchestrator.runs.check import PASS
-    from orchestrator.runs.doctor import examine
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
 
@@ -39,6 +38,6 @@ def command(**words: Any) -> int:
             click.echo(f"{'':<18} -> {harmless(check.hint)}")
 
     def work() -> Summary:
-        return examine(world, words["store"], tell)
+        return examine(context, words["store"], tell)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, tell_unled, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, tell_unread
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
@@ -27,20 +27,20 @@ def command(**words: Any) -> int:
 
     In fish: `orch env | source`; in csh: eval "`orch env`".
     """
-    world = world_with_signals()
-    from orchestrator.runs.environment import environment
+    context = context_with_signals()
+    from orchestrator.commands.env import environment
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
-    shell = words["shell"] or of_user(world.environ.get("SHELL", ""))
+    shell = words["shell"] or of_user(context.environ.get("SHELL", ""))
 
     def work() -> Summary:
-        found = environment(world, words["manifests"], words["caches"])
+        found = environment(context, words["manifests"], words["caches"])
         for name, value in {**found.variables, **(found.offline if words["offline"] else {})}.items():
             if isinstance(sink, JsonLines):
                 sink.write("variable", {"name": name, "value": value})
             else:
                 click.echo(os.fsencode(export(shell, name, value)))  # a folder's name is bytes
-        tell_unled(found.unled)
+        tell_unread(found.unread_frameworks)
         return Summary(ok=True, exit_code=0)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, workspace
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -38,8 +38,8 @@ def command(manifest: str, folder: str | None, form: str, url: str | None, **wor
     """
     if (form == "mirror") != (folder is not None):
         raise click.UsageError("`--format mirror` wants a DIR: orch export MANIFEST --format mirror DIR; others print")
-    world = world_with_signals()
-    from orchestrator.exchange.export import FORMS, encoded, entries
+    context = context_with_signals()
+    from orchestrator.commands.export import FORMS, encoded, entries
     from orchestrator.store import Store
 
     sink = (
@@ -49,16 +49,16 @@ def command(manifest: str, folder: str | None, form: str, url: str | None, **wor
     def work() -> Summary:
         from orchestrator.events import Summary
 
-        space = workspace(world, {**words, "manifests": [manifest]})
-        store = Store(space.store, world.state)
+        space = workspace(context, {**words, "manifests": [manifest]})
+        store = Store(space.store, context.state)
         files = entries(space, store)
         if folder is not None:
             from urllib.parse import quote
 
-            from orchestrator.exchange.airgap import export
+            from orchestrator.commands.offline_mirror import export
 
             path = os.path.abspath(folder)
-            return export(world, store, files, path, url or f"file://{quote(path)}/", sink)
+            return export(context, store, files, path, url or f"file://{quote(path)}/", sink)
         text = FORMS[form](files)
         if isinstance(sink, JsonLines):
             sink.write("export", {"format": form, "text": text})
@@ -66,4 +66,4 @@ def command(manifest: str, folder: str | None, form: str, url: str | None, **wor
             click.echo(encoded(text, form), nl=False)
         return Summary(ok=True, exit_code=0)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, run_options, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, run_options
 from orchestrator.render.json_lines import JsonLines
 
 if TYPE_CHECKING:
@@ -28,30 +28,30 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
 
     It goes into the current folder, a repository into a folder of its name there, or where --to and --for say.
     """
-    world = world_with_signals()
+    context = context_with_signals()
     from orchestrator import render
-    from orchestrator.cli.additions import manner
-    from orchestrator.exchange.addition import Manner, of
+    from orchestrator.cli.add import entry_defaults
+    from orchestrator.commands.add import EntryDefaults, of
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(world.environ, **talk, stop=world.stop, verb="get")
+    sink = render.choose(context.environ, **talk, stop=context.stop, verb="get")
     lines: list[str] = []
 
     def work() -> Summary:
+        from orchestrator.commands.get import get, place
         from orchestrator.events import Noticed
-        from orchestrator.runs.get import get, place
 
-        asked = manner(words)
-        to = tuple(place(world, text) for text in asked.to)
+        asked = entry_defaults(words)
+        to = tuple(place(context, text) for text in asked.to)
         draft = of(
             what,
-            Manner(to, asked.frameworks, asked.tags),
+            EntryDefaults(to, asked.frameworks, asked.tags),
             name,
             sha256=sha256,
             include=words["include"],
             exclude=words["exclude"],
         )
-        got = get(world, draft, sink, store=words["store"], options=run_options(words))
+        got = get(context, draft, sink, store=words["store"], options=run_options(words))
         for digest in got.first_seen:
             sink(Noticed(f"no digest was given: {digest} is the first seen; compare it with the publisher's"))
         if isinstance(sink, JsonLines) and got.lines:
@@ -60,7 +60,7 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
             lines.extend(got.lines)
         return got.summary
 
-    code = conclude(world, sink, work)
+    code = conclude(context, sink, work)
     for line in lines:  # when the bars are gone
         click.echo(line)
     return code

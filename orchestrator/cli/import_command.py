@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -29,16 +29,16 @@ def command(source: str, into: str | None, base: str, name: str, **words: Any) -
 
     Nothing is fetched. Comments and the order of the manifest stay as they are; each digest says where it is from.
     """
-    world = world_with_signals()
-    from orchestrator.cli.additions import manner, print_lines, put
-    from orchestrator.exchange.addition import from_list
-    from orchestrator.exchange.lists import read
+    context = context_with_signals()
+    from orchestrator.cli.add import entry_defaults, print_lines, put
+    from orchestrator.commands.add import from_list
+    from orchestrator.commands.import_list import read
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
 
     def work() -> Summary:
         path = os.path.abspath(source)
-        drafts = from_list(read(path), path, base, manner(words), name)
-        return put(world, sink, into, drafts) if into else print_lines(world, sink, drafts, path)
+        drafts = from_list(read(path), path, base, entry_defaults(words), name)
+        return put(context, sink, into, drafts) if into else print_lines(context, sink, drafts, path)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, run_options, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, run_options
 
 
 @click.command("lock")
@@ -34,7 +34,7 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
     They go into team.lock.json beside team.yaml, which belongs into version control. What was fetched for it stays in
     the store, so the sync that follows fetches nothing again.
     """
-    world = world_with_signals()
+    context = context_with_signals()
     from orchestrator import render
     from orchestrator.workspace import open_workspace
 
@@ -43,20 +43,20 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
     manifests = (*files, *words["manifests"])
     names = tuple(word for word in update if word not in files and word != "*")
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(world.environ, **talk, stop=world.stop, verb="lock", plain=bool(update) and not yes)
+    sink = render.choose(context.environ, **talk, stop=context.stop, verb="lock", plain=bool(update) and not yes)
 
     def work() -> Any:
-        space = open_workspace(world, manifests, store=words["store"], root=words["root"], resolve=False)
+        space = open_workspace(context, manifests, store=words["store"], root=words["root"], resolve=False)
         if check:
-            from orchestrator.runs.drift import drift
+            from orchestrator.commands.lock_check import find_drift
 
-            return drift(world, space, sink, words["only"])
-        from orchestrator.runs.lock import Asked, lock
+            return find_drift(context, space, sink, words["only"])
+        from orchestrator.commands.lock import Asked, lock
 
         asked = Asked(words["only"], names if update else None, dry_run)
-        return lock(world, space, sink, asked, options=run_options(words), confirm=_always if yes else _confirm)
+        return lock(context, space, sink, asked, options=run_options(words), confirm=_always if yes else _confirm)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)
 
 
 def _always(_: int) -> bool:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, workspace
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
-    from orchestrator.runs.mirrors import Mirror
+    from orchestrator.commands.mirrors import Mirror
 
 HEADER = ("source", "role", "answers", "trip", "rate", "ranges", "length", "tls", "last seen")
 
@@ -25,16 +25,16 @@ HEADER = ("source", "role", "answers", "trip", "rate", "ranges", "length", "tls"
 @options.json
 def command(**words: Any) -> int:
     """Show which sources of a MANIFEST answer, how fast, and whether they honour ranges: 5 if a file has none."""
-    world = world_with_signals()
-    from orchestrator.render.aligned import aligned
-    from orchestrator.runs.mirrors import survey
+    context = context_with_signals()
+    from orchestrator.commands.mirrors import survey
+    from orchestrator.render.listing import aligned
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
     found: list[Mirror] = []
 
     def work() -> Any:
-        space = workspace(world, words)
-        summary = survey(world, space.wanted, found.append, failed.append, hosts=space.hosts)
+        space = workspace(context, words)
+        summary = survey(context, space.wanted, found.append, failed.append, hosts=space.hosts)
         if isinstance(sink, JsonLines):
             for mirror in found:
                 sink.write("mirror", dataclasses.asdict(mirror))
@@ -46,7 +46,7 @@ def command(**words: Any) -> int:
         return summary
 
     failed: list[Any] = []
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)
 
 
 def _row(mirror: Mirror) -> tuple[str, ...]:

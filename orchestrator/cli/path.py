@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
@@ -24,7 +24,7 @@ from orchestrator.render.listing import Listing
 @options.json
 def command(name: str, **words: Any) -> int:
     """Print the first place of the model NAME, one line (for a model of several files: of its first)."""
-    world = world_with_signals()
+    context = context_with_signals()
     from orchestrator.api import first_place
     from orchestrator.workspace import open_workspace
 
@@ -32,12 +32,12 @@ def command(name: str, **words: Any) -> int:
 
     def work() -> Summary:
         settings = {name: words[name] for name in ("store", "root", "caches")}
-        space = open_workspace(world, words["manifests"], **settings)
-        place = first_place(world, space, name)
+        space = open_workspace(context, words["manifests"], **settings)
+        place = first_place(context, space, name)
         if isinstance(sink, JsonLines):
             sink.write("path", {"model": name, "path": place})
         else:
             click.echo(os.fsencode(place))  # a path is bytes, whatever the terminal can show
         return Summary(ok=True, exit_code=0)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)

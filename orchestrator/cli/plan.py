@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, workspace
 from orchestrator.cli.streams import let_code_stand
 from orchestrator.errors import ExitCode
 from orchestrator.render.json_lines import JsonLines
@@ -28,10 +28,10 @@ def command(exit_code: bool, **words: Any) -> int:
 
 def foresee(*, exit_code: bool = False, **words: Any) -> int:
     """Plan, for both commands."""
-    world = world_with_signals()
+    context = context_with_signals()
     let_code_stand()
-    from orchestrator.runs.options import Options
-    from orchestrator.runs.plan import plan
+    from orchestrator.commands.plan import plan
+    from orchestrator.engine.summary import Options
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="plan")
     run_options = Options(backend=words["backend"], offline=words["offline"], force=words["force"])
@@ -39,9 +39,9 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
 
     def work() -> Any:
         nonlocal work_to_do
-        space = workspace(world, words)
+        space = workspace(context, words)
         summary = plan(
-            world,
+            context,
             space.store,
             space.wanted,
             sink,
@@ -52,5 +52,5 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
         work_to_do = summary.placed + summary.fetched > 0
         return summary
 
-    code = conclude(world, sink, work)
+    code = conclude(context, sink, work)
     return int(ExitCode.WORK) if exit_code and code == 0 and work_to_do else code

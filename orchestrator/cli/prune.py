@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
     from orchestrator.events import Summary
     from orchestrator.model import Wanted
-    from orchestrator.store.sweep import Leftover
+    from orchestrator.store.gc import Garbage
 
 WHAT = {
     "blob": "unwanted",
@@ -43,9 +43,9 @@ def command(**words: Any) -> int:
     """
     if not (words["dry_run"] or words["yes"] or sys.stdin.isatty()):
         raise click.UsageError("nobody is there to be asked: say `orch prune --yes`, or look first: `orch prune -n`")
-    world = world_with_signals()
+    context = context_with_signals()
+    from orchestrator.commands.prune import prune
     from orchestrator.render.sink import amount, harmless
-    from orchestrator.runs.prune import prune
     from orchestrator.workspace import DEFAULT_MANIFEST, open_workspace, site, store_path
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
@@ -56,7 +56,7 @@ def command(**words: Any) -> int:
         else:
             click.echo(harmless(note), err=True)
 
-    def show(left: Leftover, event: str) -> None:
+    def show(left: Garbage, event: str) -> None:
         if isinstance(sink, JsonLines):
             fields = {"kind": left.kind, "path": left.path, "sha256": left.sha256, "bytes": left.frees_bytes}
             sink.write(event, {**fields, "known_as": left.known_as})
@@ -66,9 +66,9 @@ def command(**words: Any) -> int:
         name = f"  {harmless(os.path.basename(left.known_as))}" if left.known_as else ""
         click.echo(f"{WHAT[left.kind]:<8} {left.sha256[:16] or os.path.basename(left.path)}{said}{name}")
 
-    offered: list[Leftover] = []
+    offered: list[Garbage] = []
 
-    def agree(shown: list[Leftover]) -> bool:
+    def agree(shown: list[Garbage]) -> bool:
         offered[:] = shown
         for left in shown:
             show(left, "prunable")
@@ -82,11 +82,11 @@ def command(**words: Any) -> int:
         wanted: tuple[Wanted, ...] = ()
         files: list[str] = []
         if paths:
-            space = open_workspace(world, paths, store=words["store"])
+            space = open_workspace(context, paths, store=words["store"])
             wanted, files, store = space.wanted, [m.file for m in space.manifests], space.store
         else:
-            store = store_path(world, site(world), words["store"])
-        summary, dropped = prune(world, store, wanted, files, agree=agree, tell=tell, wait=not words["no_wait"])
+            store = store_path(context, site(context), words["store"])
+        summary, dropped = prune(context, store, wanted, files, agree=agree, tell=tell, wait=not words["no_wait"])
         if not isinstance(sink, JsonLines):
             done = f"{len(dropped)} dropped, {amount(summary.bytes_freed or 0)} freed"
             plan = f"{len(offered)} to drop, {amount(sum(left.frees_bytes for left in offered))} to be freed"
@@ -95,4 +95,4 @@ def command(**words: Any) -> int:
             show(left, "pruned")
         return summary
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
+    from orchestrator.context import Context
     from orchestrator.store.quarantine import Kept
-    from orchestrator.world import World
 
 
 @click.command("quarantine")
@@ -44,32 +44,32 @@ def command(**words: Any) -> int:
         raise click.UsageError("say what: `orch quarantine restore NAME`" if not name else f"{action} takes no NAME")
     if action == "empty" and not (words["yes"] or sys.stdin.isatty()):
         raise click.UsageError("nobody is there to be asked: say `orch quarantine empty --yes`")
-    world = world_with_signals()
+    context = context_with_signals()
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
 
     def work() -> Summary:
         from orchestrator.workspace import DEFAULT_MANIFEST, open_workspace, site, store_path
 
         if words["store"] is None and os.path.exists(DEFAULT_MANIFEST):
-            store = open_workspace(world, [DEFAULT_MANIFEST]).store
+            store = open_workspace(context, [DEFAULT_MANIFEST]).store
         else:
-            store = store_path(world, site(world), words["store"])
+            store = store_path(context, site(context), words["store"])
         if action == "restore":
-            from orchestrator.runs.quarantine import restore
+            from orchestrator.commands.quarantine import restore
 
-            _say(sink, f"restored: {restore(world, store, name, words['to'] or '')}")
+            _say(sink, f"restored: {restore(context, store, name, words['to'] or '')}")
             return Summary(ok=True, exit_code=0)
         work_on = _list if action == "list" else _empty
-        return work_on(world, store, sink, words["older"] or 0.0, yes=words["yes"])
+        return work_on(context, store, sink, words["older"] or 0.0, yes=words["yes"])
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)
 
 
-def _list(world: World, store: str, sink: JsonLines | Listing, older_s: float, *, yes: bool) -> Summary:  # noqa: ARG001
+def _list(context: Context, store: str, sink: JsonLines | Listing, older_s: float, *, yes: bool) -> Summary:  # noqa: ARG001
+    from orchestrator.commands.quarantine import kept
     from orchestrator.render.sink import amount, harmless
-    from orchestrator.runs.quarantine import kept
 
-    entries = kept(world, store, older_s=older_s)
+    entries = kept(context, store, older_s=older_s)
     for entry in entries:
         _show(sink, entry, "kept")
     if not isinstance(sink, JsonLines):
@@ -78,9 +78,9 @@ def _list(world: World, store: str, sink: JsonLines | Listing, older_s: float, *
     return Summary(ok=True, exit_code=0)
 
 
-def _empty(world: World, store: str, sink: JsonLines | Listing, older_s: float, *, yes: bool) -> Summary:
+def _empty(context: Context, store: str, sink: JsonLines | Listing, older_s: float, *, yes: bool) -> Summary:
+    from orchestrator.commands.quarantine import empty
     from orchestrator.render.sink import amount
-    from orchestrator.runs.quarantine import empty
 
     def agree(entries: list[Kept]) -> bool:
         if yes:
@@ -90,7 +90,7 @@ def _empty(world: World, store: str, sink: JsonLines | Listing, older_s: float, 
         total = amount(sum(entry.size_bytes for entry in entries))
         return click.confirm(f"Drop these {len(entries)} for good ({total})?", err=True)
 
-    summary, dropped = empty(world, store, agree=agree, tell=lambda why: _say(sink, why), older_s=older_s)
+    summary, dropped = empty(context, store, agree=agree, tell=lambda why: _say(sink, why), older_s=older_s)
     for entry in dropped if isinstance(sink, JsonLines) else ():
         _show(sink, entry, "dropped")
     _say(sink, f"quarantine: {len(dropped)} dropped, {amount(summary.bytes_freed or 0)} freed")

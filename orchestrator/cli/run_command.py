@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import foreseen, tell, tell_unled, world_with_signals
+from orchestrator.cli.session import context_with_signals, foreseen, tell, tell_unread
 from orchestrator.errors import ExitCode, Stopped
 from orchestrator.render.listing import Listing
 from orchestrator.render.sink import harmless
@@ -45,20 +45,20 @@ def command(argv: list[str], **words: Any) -> int:
 
     The command stands after `--`, and its exit code is ours; 125 if it could not be run.
     """
-    world = world_with_signals()
-    from orchestrator.runs.environment import environment
+    context = context_with_signals()
+    from orchestrator.commands.env import environment
 
     try:
-        with world.stop.raising():
-            found = environment(world, words["manifests"], words["caches"])
+        with context.stop.raising():
+            found = environment(context, words["manifests"], words["caches"])
     except Stopped:
-        return world.stop.code or int(ExitCode.INTERRUPTED)
+        return context.stop.code or int(ExitCode.INTERRUPTED)
     except Exception as error:
-        tell(Listing(sys.stdout, quiet=True), foreseen(world, error))
+        tell(Listing(sys.stdout, quiet=True), foreseen(context, error))
         return FAILED
     if words["caches"]:
-        tell_unled(found.unled)
-    _become(argv, {**world.environ, **found.variables, **found.offline})
+        tell_unread(found.unread_frameworks)
+    _become(argv, {**context.environ, **found.variables, **found.offline})
     return FAILED
 
 

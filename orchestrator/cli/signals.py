@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from orchestrator.world import Stop
+    from orchestrator.context import Stop
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 2.5  # for the children's stop and the summary; whoever asked waits no longer than three seconds
 REPEAT_S = 1.0  # `timeout` of coreutils signals its child and then its group: that is one request
 _SHOW_CURSOR = b"\x1b[?25h"
+_writing: set[int] = set()  # the end of the pipe that the interpreter writes to: one, or none
 
 
 def code_of(number: int) -> int:
@@ -55,7 +56,7 @@ def end_before_work(number: int, _: FrameType | None) -> None:
     os._exit(code)
 
 
-class Watch:
+class SignalWatch:
     """Hears the signals of one command.
 
     The handler, which runs in the main thread, may come late: a call into a resolver or to a dead disk does not come
@@ -77,7 +78,11 @@ class Watch:
             return
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        if before in _writing:  # an earlier command of this process: its thread reads the end of the pipe, and ends
+            os.close(before)
+            _writing.remove(before)
+        _writing.add(writing)
         take(self._handle)
         threading.Thread(target=self._attend, args=(reading,), name="orch-signals", daemon=True).start()
 
@@ -97,11 +102,17 @@ class Watch:
         import select
         import time
 
+        poll = select.poll()
+        poll.register(reading, select.POLLIN)
         began: float | None = None
         while True:
             left_s = None if began is None else max(0.0, began + self._grace_s - time.monotonic())
-            ready, _, _ = select.select((reading,), (), (), left_s)
-            numbers = [number for number in os.read(reading, 64) if number in NUMBERS] if ready else []
+            ready = poll.poll(None if left_s is None else left_s * 1000)  # not select(2): it ends at descriptor 1,024
+            heard = os.read(reading, 64) if ready else b""
+            if ready and not heard:
+                os.close(reading)
+                return
+            numbers = [number for number in heard if number in NUMBERS]
             if began is None:
                 if numbers:
                     began = time.monotonic()

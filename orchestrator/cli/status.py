@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, workspace
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -19,13 +19,13 @@ from orchestrator.render.listing import Listing
 @options.talk
 def command(**words: Any) -> int:
     """Say what is in place, by stat alone: 0 all, 5 something is missing, 6 a seal is broken, 7 a foreign file."""
-    world = world_with_signals()
-    from orchestrator.runs.status import status
+    context = context_with_signals()
+    from orchestrator.commands.status import status
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="status")
 
     def work() -> Any:
-        space = workspace(world, words)
-        return status(world, space.store, space.wanted, sink, unresolved=space.unresolved)
+        space = workspace(context, words)
+        return status(context, space.store, space.wanted, sink, unresolved=space.unresolved)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)

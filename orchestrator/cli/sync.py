@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, run_options, workspace, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, run_options, workspace
 
 
 @click.command("sync")
@@ -25,18 +25,18 @@ def command(dry_run: bool, **words: Any) -> int:
         from orchestrator.cli.plan import foresee
 
         return foresee(**words)
-    world = world_with_signals()
+    context = context_with_signals()
     from orchestrator import render
-    from orchestrator.runs.sync import sync
+    from orchestrator.engine.run import sync
 
     sink = render.choose(
-        world.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"], stop=world.stop
+        context.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"], stop=context.stop
     )
 
     def work() -> Any:
-        space = workspace(world, words)
+        space = workspace(context, words)
         return sync(
-            world,
+            context,
             space.store,
             space.wanted,
             sink,
@@ -45,4 +45,4 @@ def command(dry_run: bool, **words: Any) -> int:
             unresolved=space.unresolved,
         )
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.cli.streams import let_code_stand
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
-    from orchestrator.vcs.tiers import Row
+    from orchestrator.commands.vcs import Row
 
 HEADER = ("file", "size", "tier", "where", "note")
 
@@ -36,17 +36,17 @@ def command(**words: Any) -> int:
     --write keeps a block in the work tree's .gitattributes and .gitignore (the rest of them is yours), and a .sha256
     file beside each weight that is tracked. The block is that of the manifests named: name all of a repository.
     """
-    world = world_with_signals()
+    context = context_with_signals()
     let_code_stand()
+    from orchestrator.commands import vcs
     from orchestrator.store import Store
-    from orchestrator.vcs import gitfiles, tiers
     from orchestrator.workspace import open_workspace
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
 
     def work() -> Summary:
-        space = open_workspace(world, words["manifests"], store=words["store"], root=words["root"])
-        found = tiers.rows(Store(space.store, world.state), space.wanted, words["git_max"], words["lfs_max"])
+        space = open_workspace(context, words["manifests"], store=words["store"], root=words["root"])
+        found = vcs.rows(Store(space.store, context.state), space.wanted, words["git_max"], words["lfs_max"])
         unresolved = [(u.model, u.message) for u in space.unresolved]
         _show(sink, found, unresolved)
         if not words["write"]:
@@ -57,7 +57,7 @@ def command(**words: Any) -> int:
             raise click.UsageError(f"--write needs a git work tree around {files[0]}: `git init`")
         for top in tops:
             mine = sorted({os.path.relpath(file, top) for file in files})
-            changed = gitfiles.write(top, [row for row in found if row.top == top], _made_by(mine, words))
+            changed = vcs.write(top, [row for row in found if row.top == top], _made_by(mine, words))
             for path, how in changed:
                 _tell(sink, "file", {"path": path, "how": how}, f"{how}: {path}")
             if not changed:
@@ -66,7 +66,7 @@ def command(**words: Any) -> int:
             _tell(sink, "skipped", {"path": path}, f"skipped, not in the manifest's work tree: {path}")
         return Summary(ok=True, exit_code=0)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)
 
 
 def _made_by(files: list[str], words: dict[str, Any]) -> str:
@@ -79,11 +79,11 @@ _LIMITS = (("git-max", "git_max", 100 << 20), ("lfs-max", "lfs_max", 1 << 30))
 
 
 def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> None:
-    from orchestrator.render.aligned import aligned
+    from orchestrator.commands import vcs
+    from orchestrator.render.listing import aligned
     from orchestrator.render.sink import amount, harmless, label
-    from orchestrator.vcs import tiers
 
-    totals = tiers.totals(found)
+    totals = vcs.totals(found)
     if isinstance(sink, JsonLines):
         for row in found:
             sink.write("tier", {name: getattr(row, name) for name in row.__struct_fields__})
@@ -105,10 +105,10 @@ def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> Non
     for total in totals:
         more = f", {total.unknown} of unknown size" if total.unknown else ""
         clones = ""
-        if total.tier == tiers.LFS and total.size:
-            clones = f": {tiers.FREE_LFS_BYTES // total.size} clones a month in GitHub's free LFS traffic"
+        if total.tier == vcs.LFS and total.size:
+            clones = f": {vcs.FREE_LFS_BYTES // total.size} clones a month in GitHub's free LFS traffic"
         click.echo(f"{total.tier:<6}  {total.files} files, {amount(total.size)}{more}{clones}")
-    for line in tiers.LIMITS:
+    for line in vcs.LIMITS:
         click.echo(line)
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.run import conclude, workspace, world_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, workspace
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
+    from orchestrator.context import Context
     from orchestrator.events import Summary
-    from orchestrator.world import World
 
 _KIND = "(sha256|sha512|sha1|md5)"
 SUMS = re.compile(
@@ -41,11 +41,10 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     manifests = [path for path in words["manifests"] if path not in sums]
     if repair and sums:
         raise click.UsageError(f"--repair needs a manifest: {sums[0]} names no source")
-    world = world_with_signals()
+    context = context_with_signals()
     if repair:
-        return _repair(world, words, max_age)
-    from orchestrator.runs.reread import reread
-    from orchestrator.runs.sums import read_sums
+        return _repair(context, words, max_age)
+    from orchestrator.commands.verify import read_sums, verify
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
 
@@ -53,27 +52,27 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
         wanted = tuple(w for path in sums for w in read_sums(os.path.abspath(path)))
         space = None
         if manifests or not sums:
-            space = workspace(world, {**words, "manifests": manifests})
+            space = workspace(context, {**words, "manifests": manifests})
             wanted += space.wanted
         unresolved = space.unresolved if space else ()
         store = space.store if space else "/nonexistent"
-        return reread(world, store, wanted, sink, unresolved=unresolved, max_age_s=max_age)
+        return verify(context, store, wanted, sink, unresolved=unresolved, max_age_s=max_age)
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)
 
 
-def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
+def _repair(context: Context, words: dict[str, Any], max_age: float | None) -> int:
     from orchestrator import render
-    from orchestrator.cli.run import run_options
-    from orchestrator.runs.repair import repair
+    from orchestrator.cli.session import run_options
+    from orchestrator.commands.verify import repair
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(world.environ, **talk, stop=world.stop, verb="verify")
+    sink = render.choose(context.environ, **talk, stop=context.stop, verb="verify")
 
     def work() -> Summary:
-        space = workspace(world, words)
+        space = workspace(context, words)
         return repair(
-            world,
+            context,
             space.store,
             space.wanted,
             sink,
@@ -83,4 +82,4 @@ def _repair(world: World, words: dict[str, Any], max_age: float | None) -> int:
             max_age_s=max_age,
         )
 
-    return conclude(world, sink, work)
+    return conclude(context, sink, work)

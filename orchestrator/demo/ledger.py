@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RequestRecord:
     """One request and what came of it; `status` is 0 while, or because, nothing was answered."""
 
     path: str
@@ -36,7 +36,7 @@ class Live:
 
     def __init__(self, request: Request, connection: int, forget: Callable[[Live], None]) -> None:
         host = request.headers.get("host", "")
-        self._record = Record(
+        self._record = RequestRecord(
             path=request.path,
             query=request.query,
             method=request.method,
@@ -50,7 +50,7 @@ class Live:
         self.names = {"", host.rpartition(":")[0]}  # all together, and this host name
         self._forget: Callable[[Live], None] | None = forget
 
-    def record(self) -> Record:
+    def record(self) -> RequestRecord:
         return replace(self._record, status=self.status, sent=self.sent)
 
     def finish(self) -> None:
@@ -91,7 +91,7 @@ class Ledger:
             for key in [key for key in self._spent if key[0] == path]:
                 del self._spent[key]
 
-    def log(self) -> tuple[Record, ...]:
+    def log(self) -> tuple[RequestRecord, ...]:
         with self._mutex:
             lives = tuple(self._lives)
         return tuple(live.record() for live in lives)

@@ -7,7 +7,7 @@ import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

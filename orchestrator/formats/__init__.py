@@ -6,30 +6,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.formats.archives import TAIL_BYTES, directory
-    from orchestrator.formats.heads import HEAD_BYTES, Pointer, Seen, faces, look, pointer
-    from orchestrator.formats.spoken import words
-    from orchestrator.formats.tensors import header_bytes, safetensors_fault
+    from orchestrator.formats.detect import HEAD_BYTES, Detected, Pointer, describe, formats_of, identify, pointer
+    from orchestrator.formats.safetensors import header_bytes, safetensors_fault
+    from orchestrator.formats.zip_directory import TAIL_BYTES, directory
 
 __all__ = [
     "HEAD_BYTES",
     "TAIL_BYTES",
+    "Detected",
     "Pointer",
-    "Seen",
+    "describe",
     "directory",
-    "faces",
+    "formats_of",
     "header_bytes",
-    "look",
+    "identify",
     "pointer",
     "safetensors_fault",
-    "words",
 ]
 _ROOMS = {
-    "TAIL_BYTES": "archives",
-    "directory": "archives",
-    "header_bytes": "tensors",
-    "safetensors_fault": "tensors",
-    "words": "spoken",
+    "TAIL_BYTES": "zip_directory",
+    "directory": "zip_directory",
+    "header_bytes": "safetensors",
+    "safetensors_fault": "safetensors",
 }
 
 
@@ -37,4 +35,4 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # One name needs one room (PEP 562): those of archives and pickles bring a good deal of the library along.
-    return getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'heads')}"), name)
+    return getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'detect')}"), name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from orchestrator.formats import archives, heads, pickles, tensors, unpacked
-from orchestrator.formats.fence import readable
+from orchestrator.formats import decompress, detect, pickles, safetensors, zip_directory
+from orchestrator.formats.bounded import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,55 +15,55 @@ HEAD_BYTES = 1 << 20  # of a member, which cannot be read twice in a compressed 
 _CHUNK_BYTES = 1 << 20
 
 
-class Member(NamedTuple):
+class ArchiveEntry(NamedTuple):
     """One file of an archive: all that it can be taken for, and what is wrong with its header ("": nothing)."""
 
     name: str
-    faces: tuple[heads.Seen, ...]
+    faces: tuple[detect.Detected, ...]
     fault: str
 
 
-def of_zip(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[Member]:
+def of_zip(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[ArchiveEntry]:
     """The members of a zip, wherever in `file` it begins.
 
     Raises:
         DamagedError: it is damaged, encrypted, packed in an unknown way, or unpacks to too much.
         OSError: it cannot be read.
     """
-    for about, content in unpacked.zip_entries(file, length, ask):
+    for about, content in decompress.zip_entries(file, length, ask):
         if content is not None:
             with readable():
                 member = _member(about.filename, content, about.file_size, ask)
             yield member
 
 
-def of_tar(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[Member]:
+def of_tar(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[ArchiveEntry]:
     """The files of a tar, compressed or not; links are what they lead to, and that is a member too.
 
     Raises:
         DamagedError: it is damaged, or unpacks to too much.
         OSError: it cannot be read.
     """
-    for about, content in unpacked.tar_entries(file, length, ask):
+    for about, content in decompress.tar_entries(file, length, ask):
         if content is not None:
             with readable():
                 member = _member(about.name, content, about.size, ask)
             yield member
 
 
-def _member(name: str, content: IO[bytes], length: int, ask: Callable[[], None]) -> Member:
+def _member(name: str, content: IO[bytes], length: int, ask: Callable[[], None]) -> ArchiveEntry:
     head = content.read(HEAD_BYTES)
-    while (more := min(_CHUNK_BYTES, tensors.header_bytes(head) - len(head))) > 0 and (chunk := content.read(more)):
+    while (more := min(_CHUNK_BYTES, safetensors.header_bytes(head) - len(head))) > 0 and (chunk := content.read(more)):
         head += chunk
-    tail = head[-archives.TAIL_BYTES :]
+    tail = head[-zip_directory.TAIL_BYTES :]
     while chunk := content.read(_CHUNK_BYTES):
         ask()
-        tail = (tail + chunk)[-archives.TAIL_BYTES :]
-    found = heads.faces(head[: heads.HEAD_BYTES] if len(head) < length else head, length, tail)
+        tail = (tail + chunk)[-zip_directory.TAIL_BYTES :]
+    found = detect.formats_of(head[: detect.HEAD_BYTES] if len(head) < length else head, length, tail)
     # What its head leaves open cannot be walked to its end here, and counts as the worst.
     far = pickles.walk(io.BytesIO(head), length, ask)
     doubtful = far in (pickles.Walk.CALLS, pickles.Walk.CUT, pickles.Walk.BEGUN)
     if doubtful and not any(seen.format == "pickle" for seen in found):
-        found = (heads.Seen("pickle"), *found)
+        found = (detect.Detected("pickle"), *found)
     is_tensors = any(seen.format == "safetensors" for seen in found)
-    return Member(name, found, tensors.safetensors_fault(head, length) if is_tensors else "")
+    return ArchiveEntry(name, found, safetensors.safetensors_fault(head, length) if is_tensors else "")

@@ -7,7 +7,7 @@ import struct
 from enum import Enum
 from typing import IO, TYPE_CHECKING, cast
 
-from orchestrator.formats.fence import BROKEN
+from orchestrator.formats.bounded import BROKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,9 +62,9 @@ def walk(file: IO[bytes], length: int | None, ask: Callable[[], None] = lambda: 
         pass  # no step of a pickle, or the end of what is here
     except BROKEN:
         return Walk.CALLS  # what our reader trips over may be no stone for another
-    if feed.vast or (feed.dry and steps):
+    if feed.oversized or (feed.exhausted and steps):
         return Walk.CUT
-    return Walk.BEGUN if feed.dry else Walk.NOWHERE
+    return Walk.BEGUN if feed.exhausted else Walk.NOWHERE
 
 
 def _step(op: pickletools.OpcodeInfo, argument: object, stack: list[object], memo: set[object]) -> bool:
@@ -97,7 +97,7 @@ class _Feed:
 
     def __init__(self, file: IO[bytes], length: int | None, ask: Callable[[], None]) -> None:
         self._file, self._left, self._ask = file, length, ask
-        self.dry = self.vast = False
+        self.exhausted = self.oversized = False
 
     def read(self, count: int) -> bytes:
         """As a file's own."""
@@ -105,7 +105,7 @@ class _Feed:
         if self._left is not None and count > self._left:
             return b""
         if count > LONGEST:
-            self.dry, self.vast = True, self._left is not None
+            self.exhausted, self.oversized = True, self._left is not None
             return b""
         return self._took(self._file.read(count), count)
 
@@ -113,11 +113,11 @@ class _Feed:
         """As a file's own."""
         self._ask()
         got = self._file.readline(LONGEST)
-        self.vast |= len(got) == LONGEST
+        self.oversized |= len(got) == LONGEST
         return self._took(got, len(got) if got.endswith(b"\n") else len(got) + 1)
 
     def _took(self, got: bytes, wanted: int) -> bytes:
         if self._left is not None:
             self._left -= len(got)
-        self.dry |= len(got) < wanted and self._left != 0
+        self.exhausted |= len(got) < wanted and self._left != 0
         return got

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from orchestrator.formats import archives, heads, members, pickles, tensors
-from orchestrator.formats.fence import DamagedError, readable
-from orchestrator.formats.spoken import words
+from orchestrator.formats import detect, members, pickles, safetensors, zip_directory
+from orchestrator.formats.bounded import DamagedError, readable
+from orchestrator.formats.detect import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,10 +52,10 @@ def _refusal(
     file: IO[bytes], length: int, allow: tuple[str, ...], *, unpacked: bool, ask: Callable[[], None]
 ) -> Refusal | None:
     file.seek(0)
-    head = file.read(heads.HEAD_BYTES)
-    file.seek(max(0, length - archives.TAIL_BYTES))
-    tail = file.read(archives.TAIL_BYTES)
-    found = heads.faces(head, length, tail)
+    head = file.read(detect.HEAD_BYTES)
+    file.seek(max(0, length - zip_directory.TAIL_BYTES))
+    tail = file.read(zip_directory.TAIL_BYTES)
+    found = detect.formats_of(head, length, tail)
     if "pickle" in allow and any(seen.format == "pickle" for seen in found) and not unpacked:
         found = tuple(seen for seen in found if seen.format != "zip")  # its coat is no archive to ask for
     granted = (*allow, *ARCHIVES) if unpacked else allow
@@ -64,7 +64,7 @@ def _refusal(
     kinds = {seen.format for seen in found}
     if "safetensors" in kinds:
         file.seek(0)
-        if fault := tensors.safetensors_fault(file.read(tensors.header_bytes(head)), length):
+        if fault := safetensors.safetensors_fault(file.read(safetensors.header_bytes(head)), length):
             return Refusal(f"a broken safetensors file: {fault}")
     for kind, members_of in (("zip", members.of_zip), ("tar", members.of_tar)):
         if kind in kinds:
@@ -77,26 +77,26 @@ def _refusal(
     return None
 
 
-def _of_faces(found: tuple[heads.Seen, ...], allow: tuple[str, ...]) -> Refusal | None:
+def _of_faces(found: tuple[detect.Detected, ...], allow: tuple[str, ...]) -> Refusal | None:
     for seen in found:
         if seen.format not in ALWAYS and seen.format not in allow:
-            return Refusal(words(seen), seen.format)
+            return Refusal(describe(seen), seen.format)
     return None
 
 
 def _walked(
-    file: IO[bytes], length: int, found: tuple[heads.Seen, ...], allow: tuple[str, ...], ask: Callable[[], None]
+    file: IO[bytes], length: int, found: tuple[detect.Detected, ...], allow: tuple[str, ...], ask: Callable[[], None]
 ) -> Refusal | None:
     """Walk the whole of it as a pickle: what a head leaves open is settled."""
     if "pickle" in allow:
         return None
     file.seek(0)
     if pickles.walk(file, length, ask) in (pickles.Walk.CALLS, pickles.Walk.CUT):
-        return Refusal(f"{words(found[0])} and a pickle", "pickle")
+        return Refusal(f"{describe(found[0])} and a pickle", "pickle")
     return None
 
 
-def _of_members(found: Iterable[members.Member], allow: tuple[str, ...]) -> Refusal | None:
+def _of_members(found: Iterable[members.ArchiveEntry], allow: tuple[str, ...]) -> Refusal | None:
     for member in found:
         refused = _of_faces(member.faces, allow)
         if refused is None and member.fault:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.manifest.clash import clash_problems, clashes
+from orchestrator.manifest.parse import parse, parse_site, prefix, wanted
 from orchestrator.manifest.paths import lock_path
-from orchestrator.manifest.resolve import parse, parse_site, prefix, wanted
-from orchestrator.manifest.schema import schema
+from orchestrator.manifest.types import schema
 from orchestrator.manifest.values import File, Manifest, Model, Prefix, Site
 
 if TYPE_CHECKING:
-    from orchestrator.manifest.lines import locate
+    from orchestrator.manifest.positions import locate
 
 __all__ = [
     "File",
@@ -33,7 +33,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "locate":  # lines are for what was refused, and imported when they are asked for (PEP 562)
-        from orchestrator.manifest.lines import locate
+        from orchestrator.manifest.positions import locate
 
         return locate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

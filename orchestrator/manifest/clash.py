@@ -6,7 +6,7 @@ import unicodedata
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.errors import Problem
-from orchestrator.manifest.text import keypath, shown
+from orchestrator.text import keypath, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -74,7 +74,7 @@ def clashes(all_wanted: Sequence[Wanted]) -> tuple[tuple[Wanted, Wanted, str], .
 
 def clash_problems(all_wanted: Sequence[Wanted], texts: Mapping[str, str]) -> tuple[Problem, ...]:
     """The same as problems, told of the second file; `texts` are the manifests' texts by absolute path."""
-    from orchestrator.manifest.lines import marked  # lines are for what was refused
+    from orchestrator.manifest.positions import marked  # lines are for what was refused
 
     problems = []
     lines = {}

@@ -7,7 +7,7 @@ import re
 
 import msgspec
 
-from orchestrator.manifest.text import fault_of_name, fault_of_text
+from orchestrator.text import fault_of_name, fault_of_text
 
 # Ordinary names between single slashes, so short that no name can be too long.
 _CLEAN = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9_][\w.+=@-]*(?:/[A-Za-z0-9_][\w.+=@-]*)*/?", re.A)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -11,7 +11,7 @@ from orchestrator.model import Link
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.model import Host, Mark, Pin, Place, Repo, Unresolved
+    from orchestrator.model import ExtraFile, Host, Pin, Place, Repo, Unresolved
 
 
 class File(msgspec.Struct, frozen=True, gc=False):
@@ -32,7 +32,7 @@ class File(msgspec.Struct, frozen=True, gc=False):
     sums: str = ""
     git: str = ""
     pieces: str = ""
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[ExtraFile, ...] = ()
 
 
 class Model(msgspec.Struct, frozen=True, gc=False):
@@ -88,3 +88,7 @@ class Site(msgspec.Struct, frozen=True, gc=False):
     store: str | None
     mirrors: tuple[Prefix, ...]
     hosts: Mapping[str, Host]
+
+
+Key: TypeAlias = "tuple[str | int, ...]"
+Problems: TypeAlias = "list[tuple[Key, str]]"

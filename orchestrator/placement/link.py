@@ -12,22 +12,24 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from orchestrator import files, verify
+from orchestrator import files
 from orchestrator.errors import PlacementError
-from orchestrator.files import place_error
+from orchestrator.files import NewFile, place_error
 from orchestrator.model import Link
-from orchestrator.store import blobs, seal
+from orchestrator.store import blobs, extra_files, records, seal
+from orchestrator.verify import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
-    from orchestrator.model import Place
+    from orchestrator.context import Context
+    from orchestrator.model import ExtraFile, Place
     from orchestrator.store import Store
-    from orchestrator.verify import Verdict
-    from orchestrator.world import World
+    from orchestrator.verify.check import Verdict
+
 
 # What stood at a path when it was judged: device, inode, size in bytes, mtime in nanoseconds; of a link, its own.
 Stamp: TypeAlias = "tuple[int, int, int, int]"
@@ -54,7 +56,7 @@ def stamp(path: str) -> Stamp | None:
 
 
 def put(
-    world: World,
+    context: Context,
     store: Store,
     sha256: str,
     place: Place,
@@ -77,14 +79,14 @@ def put(
         Stopped: a stop was asked for.
     """
     known = {} if over is None else {place.path: over}
-    made = put_all(world, store, [(sha256, place)], known, force=force, tell=tell)[0]
+    made = put_all(context, store, [(sha256, place)], known, force=force, tell=tell)[0]
     if isinstance(made, PlacementError):
         raise made
     return made
 
 
 def put_all(
-    world: World,
+    context: Context,
     store: Store,
     places: Sequence[tuple[str, Place]],
     over: Mapping[str, Stamp] | None = None,
@@ -106,12 +108,12 @@ def put_all(
         Stopped: a stop was asked for.
     """
     results: list[str | PlacementError] = [""] * len(places)
-    putter = _Putter(world, store, over or {}, force=force, tell=tell)
+    putter = _Putter(context, store, over or {}, force=force, tell=tell)
     with ExitStack() as held:
         copies: list[_Copy] = []
 
         def finish() -> None:
-            verdicts = verify.check(world, [(copy.sha256, copy.new.path) for copy in copies])
+            verdicts = check.check(context, [(copy.sha256, copy.new.path) for copy in copies])
             for copy, verdict in zip(copies, verdicts, strict=True):
                 results[copy.number] = _told(partial(putter.finish, copy, verdict), copy.place.path)
             copies.clear()
@@ -148,9 +150,9 @@ def sweep(store: Store, folders: Iterable[str]) -> None:
         files.sweep(folder)
         with suppress(OSError):
             if any(name.startswith(_TREES) for name in os.listdir(folder)):
-                from orchestrator.placement import tree
+                from orchestrator.placement import unpack
 
-                tree.sweep(store, folder)
+                unpack.sweep(store, folder)
 
 
 @dataclass(slots=True)
@@ -168,22 +170,22 @@ class _Putter:
 
     def __init__(
         self,
-        world: World,
+        context: Context,
         store: Store,
         over: Mapping[str, Stamp],
         *,
         force: bool,
         tell: Callable[[str], None] | None,
     ) -> None:
-        self._world, self._store, self._over, self._force, self._tell = world, store, over, force, tell
+        self._context, self._store, self._over, self._force, self._tell = context, store, over, force, tell
         self._device: dict[str, int] = {}
         self._no_reflink: set[int] = set()
 
     def put(self, sha256: str, place: Place) -> str | _Copy:
         if place.unpack:
-            from orchestrator.placement import tree  # and with it the standard library's archives
+            from orchestrator.placement import unpack  # and with it the standard library's archives
 
-            tree.put(self._world, self._store, sha256, place.path, force=self._force, tell=self._tell)
+            unpack.put(self._context, self._store, sha256, place.path, force=self._force, tell=self._tell)
             return "unpacked"
         folder = self._folder(place.path)
         blob = self._store.blob(sha256)
@@ -250,7 +252,7 @@ class _Putter:
     def _copy(self, blob: str, sha256: str, folder: str, place: Place) -> _Copy:
         new = files.NewFile(folder, _MODE)
         try:
-            blobs.copy_into(blob, new.fd, self._world.stop)
+            blobs.copy_into(blob, new.fd, self._context.stop)
         except BaseException:
             new.__exit__()
             raise
@@ -359,3 +361,40 @@ def _foreign(path: str) -> PlacementError:
     what = f"a link to {os.readlink(path)}" if os.path.islink(path) else "a file"
     hint = f"move it away, or let it be replaced: --force (`ls -l {path}`)"
     return PlacementError(f"{path}: {what} stands there that orch did not make", hint, "foreign")
+
+
+def write_extra_file(
+    store: Store, host: str, manifest: str, mark: ExtraFile
+) -> Literal["made", "there", "other", "back"]:
+    """Write `mark` where nothing stands, or where what stands is `outdated`.
+
+    Returns:
+        `made`, `there` (it said so already), `other` (somebody else's, which stays), or `back`: somebody had moved
+        what orch wrote, and it says again what the lock says.
+
+    Raises:
+        PlacementError: the folder cannot be written.
+        StoreError: the store's disk said no.
+    """
+    had = extra_files.text(mark.path)
+    word = extra_files.state(store, manifest, mark)
+    if word in ("there", "other"):
+        return word
+    moved = had is not None and records.of(store, manifest).get(mark.path) != extra_files.made(had)
+    records.record(store, host, manifest, {mark.path: extra_files.made(mark.text)})
+    folder = os.path.dirname(mark.path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        sweep(store, (folder,))
+        with NewFile(folder) as new:
+            new.write(mark.text.encode())
+            os.fsync(new.fd)
+            if had is not None and extra_files.text(mark.path) != had:
+                return "other"  # it changed just now
+            try:
+                new.publish(mark.path, replace=had is not None)
+            except FileExistsError:
+                return "there" if extra_files.text(mark.path) == mark.text else "other"
+    except OSError as error:
+        raise place_error(error, mark.path) from error
+    return "back" if moved else "made"

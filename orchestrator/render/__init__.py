@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from orchestrator.context import Stop
     from orchestrator.render.sink import Sink
-    from orchestrator.world import Stop
 
 
 def choose(
@@ -35,7 +35,7 @@ def choose(
 
         return JsonLines(sys.stdout)
     if quiet or plain or not err.isatty() or environ.get("TERM") == "dumb":
-        from orchestrator.render.text import Lines
+        from orchestrator.render.plain import Lines
 
         return Lines(err, quiet=quiet, verbose=verbose, verb=verb)
     from orchestrator.render.bars import Bars

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from orchestrator import events
-from orchestrator.render.columns import Moved
+from orchestrator.context import Stop
 from orchestrator.render.sink import amount, label
 from orchestrator.render.words import closing, host, label_of, line
-from orchestrator.world import Stop
 
 if TYPE_CHECKING:
+    from rich.progress import Task
+
     from orchestrator.events import Event, Summary
 
 
@@ -168,3 +170,18 @@ def _wrap(text: str, width: int) -> str:
 
 def _short(text: str, width: int = 28) -> str:
     return text if len(text) <= width else f"…{text[-width + 1 :]}"
+
+
+class Moved(ProgressColumn):
+    """`37.4/64.0M  12.2M/s`: 1024-based like all of orch, and never on two lines."""
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(no_wrap=True, justify="right"))
+
+    def render(self, task: Task) -> Text:
+        """Draw it for one bar."""
+        rate = f"{amount(task.speed)}/s" if task.speed else ""
+        done, whole = amount(task.completed), amount(task.total) if task.total is not None else "?"
+        if done[-1] == whole[-1]:
+            done = done[:-1].rstrip()
+        return Text(f"{done}/{whole} {rate:>8}", style="progress.download")

@@ -10,6 +10,8 @@ from orchestrator.render.sink import harmless, label
 from orchestrator.render.words import closing, line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from orchestrator.events import Event, Summary
 
 
@@ -48,3 +50,12 @@ class Listing:
     def _write(self, text: str) -> None:
         with suppress(OSError, ValueError):  # nobody may be listening any more: the answer is the exit code
             self._out.write(text + "\n")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Each row as one line; the last column is as long as it likes."""
+    safe = [[harmless(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
+    for row in safe:
+        cells = (cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False))
+        yield "  ".join((*cells, row[-1])).rstrip()

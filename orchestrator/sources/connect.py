@@ -7,9 +7,11 @@ import os
 import queue
 import select
 import socket
+import ssl
 import threading
 import time
 from contextlib import suppress
+from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +39,16 @@ def client(
     """
     import httpx2
 
-    from orchestrator.sources.look import trust
-
     transport = httpx2.HTTPTransport(verify=trust(ca), proxy=proxy, trust_env=False)
     racing = Racing(stop)
     transport._pool._network_backend = racing.backend()  # the client has no parameter for it; a test holds this
     return httpx2.Client(transport=transport, trust_env=False, timeout=timeout_s), racing
+
+
+@lru_cache(maxsize=8)
+def trust(ca: str) -> ssl.SSLContext:
+    """The CA bundle read once (some 20 ms); plain http needs it too, since it may redirect to https."""
+    return ssl.create_default_context(cafile=ca)
 
 
 class Racing:

@@ -10,29 +10,29 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
+from orchestrator.formats.wrong_file import POINTER, ExpectedFile, page
 from orchestrator.model import Role
-from orchestrator.nature import POINTER, Wish, page
-from orchestrator.sources.history import host_of
-from orchestrator.sources.rank import Verdict
+from orchestrator.sources.ranking import Rank
+from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from orchestrator.model import Artifact, Source
-    from orchestrator.sources.look import Look
-    from orchestrator.sources.reach import Reach
+    from orchestrator.sources.http import SourceAnswer
+    from orchestrator.sources.route import Route
 
 PATIENCE_S = 2.0
 HOST_REQUESTS = 4
 LARGE_BYTES = 8 << 20  # below, the program is done before a probe would be
 _VERDICTS = {
-    Kind.MISSING: Verdict.MISSING,
-    Kind.TLS: Verdict.DEAD,
-    Kind.NETWORK: Verdict.DEAD,
-    Kind.STALLED: Verdict.SILENT,
-    Kind.BUSY: Verdict.SILENT,
-    Kind.REFUSED: Verdict.REFUSED,
-    Kind.UNRESUMABLE: Verdict.REFUSED,
+    Kind.MISSING: Rank.MISSING,
+    Kind.TLS: Rank.DEAD,
+    Kind.NETWORK: Rank.DEAD,
+    Kind.STALLED: Rank.SILENT,
+    Kind.BUSY: Rank.SILENT,
+    Kind.REFUSED: Rank.REFUSED,
+    Kind.UNRESUMABLE: Rank.REFUSED,
 }
 
 
@@ -48,12 +48,12 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ProbeResult:
     """What the probe of a pair found; `rate` in bytes a second on one connection, `message` where it is not good."""
 
-    verdict: Verdict
+    verdict: Rank
     message: str = ""
-    look: Look | None = None
+    look: SourceAnswer | None = None
     rate: float | None = None
 
 
@@ -97,12 +97,12 @@ def _split(url: str) -> tuple[str, list[str]]:
 
 def probe(
     asked: Sequence[Pair],
-    reach: Callable[[str], Reach],
+    route: Callable[[str], Route],
     *,
     stop: threading.Event,
     patience_s: float = PATIENCE_S,
     rates: bool = True,
-) -> dict[Pair, Finding]:
+) -> dict[Pair, ProbeResult]:
     """Ask all hosts at once, each at most 4 times, redirects' ends included, and wait no longer than so.
 
     A pair that has not answered by then is SILENT; one that could not be asked (another scheme, a SOCKS proxy,
@@ -110,13 +110,13 @@ def probe(
     """
     end = time.monotonic() + patience_s
     budget = _Budget()
-    found: dict[Pair, Finding] = {}
+    found: dict[Pair, ProbeResult] = {}
     mutex = threading.Lock()
 
     def work(mine: Sequence[Pair]) -> None:
         for pair in mine:
             try:
-                finding = _examine(pair, reach(pair.url), end, budget, stop, rates=rates)
+                finding = _examine(pair, route(pair.url), end, budget, stop, rates=rates)
             except Stopped:  # the thread's own end; who waits for it hears of the stop by itself
                 return
             with mutex:
@@ -127,10 +127,10 @@ def probe(
 
     by_host: dict[str, list[Pair]] = {}
     for pair in asked:
-        if pair.url.startswith("http") and not reach(pair.url).line.proxy.startswith("socks"):
+        if pair.url.startswith("http") and not route(pair.url).line.proxy.startswith("socks"):
             by_host.setdefault(pair.host, []).append(pair)
     for mine in by_host.values():
-        found[mine[0]] = Finding(Verdict.SILENT, f"no answer within {patience_s:.0f} s")
+        found[mine[0]] = ProbeResult(Rank.SILENT, f"no answer within {patience_s:.0f} s")
     crew = [threading.Thread(target=work, args=(mine,), name="orch-probe", daemon=True) for mine in by_host.values()]
     for thread in crew:
         thread.start()
@@ -157,13 +157,12 @@ class _Budget:
 
 
 def _examine(
-    pair: Pair, way: Reach, end: float, budget: _Budget, stop: threading.Event, *, rates: bool
-) -> Finding | None:
+    pair: Pair, way: Route, end: float, budget: _Budget, stop: threading.Event, *, rates: bool
+) -> ProbeResult | None:
     """Look at a pair and taste its file; None where it could not be asked."""
-    from orchestrator.sources.look import look
-    from orchestrator.sources.taste import begins_as, other_file, taste
+    from orchestrator.sources.http import ask_source, begins_as, other_file, sample_rate
 
-    wish = Wish(pair.url.partition("?")[0].rpartition("/")[2], pair.size)
+    expected = ExpectedFile(pair.url.partition("?")[0].rpartition("/")[2], pair.size)
     refused: list[str] = []
 
     def may_ask(url: str) -> bool:
@@ -175,7 +174,7 @@ def _examine(
     left_s = end - time.monotonic()
     if left_s <= 0:
         return None
-    seen = look(
+    seen = ask_source(
         pair.url,
         proxy=way.proxy,
         ca=way.ca,
@@ -189,21 +188,21 @@ def _examine(
         return None
     if isinstance(seen, Fault):
         # A server's own trouble is no dead host: it may be over when the file's turn comes.
-        known = Verdict.SILENT if seen.status and seen.kind is Kind.NETWORK else _VERDICTS[seen.kind]
-        return Finding(known, seen.message)
+        known = Rank.SILENT if seen.status and seen.kind is Kind.NETWORK else _VERDICTS[seen.kind]
+        return ProbeResult(known, seen.message)
     if seen.encoding:
-        return Finding(Verdict.LYING, f"compresses the file on its way ({seen.encoding})", seen)
+        return ProbeResult(Rank.LYING, f"compresses the file on its way ({seen.encoding})", seen)
     if seen.length is not None and pair.size is not None and seen.length != pair.size:
         may = budget.take(seen.last_url)
         left_s = max(0.1, min(end - time.monotonic(), 1.0)) if may else 0.0
-        what = other_file(seen, wish, begins_as(seen, wish, way, left_s, stop))
-        return Finding(Verdict.LYING, what.words, seen)
+        what = other_file(seen, expected, begins_as(seen, expected, way, left_s, stop))
+        return ProbeResult(Rank.LYING, what.words, seen)
     left_s = end - time.monotonic()
     if not rates or left_s <= 0 or not budget.take(seen.last_url):
-        return Finding(Verdict.GOOD, "", seen)
+        return ProbeResult(Rank.GOOD, "", seen)
     way_s = min(left_s, 1.0)
     bearer = way.bearer if host_of(seen.last_url) == host_of(pair.url) else None
-    tasted = taste(
+    tasted = sample_rate(
         seen.last_url,
         proxy=way.proxy,
         ca=way.ca,
@@ -212,7 +211,7 @@ def _examine(
         bearer=bearer,
         stop=stop,
     )
-    what = page(tasted.head, wish)
+    what = page(tasted.head, expected)
     if what and (seen.length is None or tasted.head.startswith(POINTER)):
-        return Finding(Verdict.LYING, f"{what.words} instead of the file", seen)
-    return Finding(Verdict.GOOD, "", seen, tasted.rate)
+        return ProbeResult(Rank.LYING, f"{what.words} instead of the file", seen)
+    return ProbeResult(Rank.GOOD, "", seen, tasted.rate)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from orchestrator.store.layout import Store, open_store
+from orchestrator.store.store import Store, open_store
 
 __all__ = ["Store", "open_store"]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
 from orchestrator.files import sync_folder
-from orchestrator.store.layout import Store, disk, folder_mode
 from orchestrator.store.seal import fits, remember, seal
+from orchestrator.store.store import Store, disk, folder_mode, make_folder
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from orchestrator.model import Pin
+    from orchestrator.store.store import Store
+
 
 _FLUSHERS = 16  # at once: the journal then commits many in one
 _CHUNK_BYTES = 1 << 20
@@ -136,3 +141,39 @@ def copy_into(source: str, fd: int, stop: threading.Event | None = None) -> None
             if stop is not None and stop.is_set():
                 raise Stopped("stopped while copying")
             dst.write(chunk)
+
+
+_TO = "../sha256/"
+
+
+def find(store: Store, pins: Sequence[Pin]) -> str:
+    """Give the sha256 that all of `pins` are known to belong to; empty where one is unknown, or they differ."""
+    found = {_read(store, pin) for pin in pins}
+    return found.pop() if len(found) == 1 else ""
+
+
+def learn(store: Store, sha256: str, pins: Iterable[Pin]) -> None:
+    """Remember that bytes whose digests were all computed are known by these pins too.
+
+    A pin that is remembered already stays as it is: of two contents with one md5 the first one seen counts.
+
+    Raises:
+        StoreError: the disk said no.
+    """
+    for pin in pins:
+        path = store.alias(pin)
+        with disk(path), suppress(FileExistsError):
+            try:
+                os.symlink(_TO + sha256, path)
+            except FileNotFoundError:
+                make_folder(os.path.dirname(path))
+                os.symlink(_TO + sha256, path)
+
+
+def _read(store: Store, pin: Pin) -> str:
+    try:
+        target = os.readlink(store.alias(pin))
+    except OSError:
+        return ""
+    sha256 = target.removeprefix(_TO)
+    return sha256 if len(sha256) == 64 and sha256.isalnum() and sha256.islower() | sha256.isdigit() else ""

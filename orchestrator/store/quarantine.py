@@ -11,13 +11,13 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.store.layout import disk
+from orchestrator.store.store import disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from orchestrator.model import Range
-    from orchestrator.store.layout import Store
+    from orchestrator.store.store import Store
 
 LIMIT_BYTES = 10 * 1024**3  # of what came over the wire; what a user may have made is never dropped
 WIRE, DISPLACED = "wire", "displaced"
@@ -46,7 +46,7 @@ class Kept(NamedTuple):
     expected: str = ""
 
 
-def banish(store: Store, path: str, found: str, about: Mapping[str, str], *, kind: str = WIRE) -> str:
+def move_in(store: Store, path: str, found: str, about: Mapping[str, str], *, kind: str = WIRE) -> str:
     """Move wrong bytes out of the way: `path` goes to quarantine/<found>/bytes with `about` beside it.
 
     Of `kind` WIRE they are what a source sent. DISPLACED they stood at a place: they have a folder of their own,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from orchestrator.store.layout import Store
+    from orchestrator.store.store import Store
 
 _SECOND_NS = 10**9
 
@@ -164,12 +164,12 @@ def _compact(path: str) -> None:
                 return
         lines = list(_lines(file))
     known = {key: facts for key, facts, _ in lines}
-    standing: dict[str, bytes] = {}
+    file_state: dict[str, bytes] = {}
     for key, facts, name in lines:  # any of a file's names will do: a place goes, its blob stays
-        if name and key not in standing and known.get(key) == facts:
+        if name and key not in file_state and known.get(key) == facts:
             with suppress(OSError):
                 status = os.stat(name)
                 if _key(status) == key and _facts(status, str(facts[3])) == facts:
-                    standing[key] = _line(key, facts, name)
-    kept = b"".join(standing.values())
+                    file_state[key] = _line(key, facts, name)
+    kept = b"".join(file_state.values())
     write_atomic(path, _line(_COMPACTED, len(kept)) + kept)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from orchestrator.manifest.urls import SECRETS, SIGNATURES
+from orchestrator.urls import SECRETS, SIGNATURES
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from orchestrator import judges
 from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Job, Trait, Want
-from orchestrator.demo.origin import Origin
+from orchestrator.context import Context
+from orchestrator.demo.server import Origin
 from orchestrator.errors import Stopped
 from orchestrator.events import Failed, Mismatched, Started
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.programs import find
 from orchestrator.store import open_store, partials
-from orchestrator.transfer.budget import Budget
-from orchestrator.transfer.holding import Holding, total
-from orchestrator.transfer.kit import Kit
-from orchestrator.transfer.loop import Receipt, fetch
-from orchestrator.world import World
+from orchestrator.transfer.connections import ConnectionLimits
+from orchestrator.transfer.context import RunContext
+from orchestrator.transfer.download import Receipt, fetch
+from orchestrator.transfer.partial import PartialState, total
+from orchestrator.verify import tools
 from tests.rsyncd import FolderOrigin, RsyncOrigin
 from tests.servers import require
 
@@ -50,7 +50,7 @@ PATIENCE_S = 30.0  # for what must happen on loopback; a test that waits so long
 
 
 @dataclass(frozen=True)
-class Hasty(World):
+class Hasty(Context):
     """A world in which waits are told and over at once; a stop still counts."""
 
     naps_s: list[float] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Rig:
         self.backend = backend
         self.origin = origin or origins(backend)[0]
         self.environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home")}
-        self.world = Hasty(self.environ, str(tmp_path))
+        self.context = Hasty(self.environ, str(tmp_path))
         self.store = open_store(str(tmp_path / "store"), str(tmp_path / "state"))
         self.events: list[Event] = []
         self.hear: Callable[[Event], None] = lambda event: None
@@ -107,33 +107,33 @@ class Rig:
 
     def fetch(self, data: bytes, *urls: str, size: int | None = -1, retries: int = 2, stall_s: float = 10.0) -> Receipt:
         """Fetch the file that should be `data`; `size` is what the manifest says (None: nothing)."""
-        kit = Kit(
-            self.world,
+        run_context = RunContext(
+            self.context,
             self.store,
             self._emit,
-            programs=find(self.world, [self.backend.NAME]),
-            budget=Budget(CONNECTIONS),
-            judge=judges.reference(self.world),
+            programs=find(self.context, [self.backend.NAME]),
+            connection_limits=ConnectionLimits(CONNECTIONS),
+            judge=tools.reference(self.context),
             retries=retries,
             stall_s=stall_s,
         )
         receipt = Receipt()
         try:
-            fetch(kit, artifact(data, *urls, size=len(data) if size == -1 else size), receipt)
+            fetch(run_context, artifact(data, *urls, size=len(data) if size == -1 else size), receipt)
         finally:
             self.receipt = receipt
         return receipt
 
     def fetch_until(self, ready: Callable[[], bool], data: bytes, *urls: str) -> None:
         """Fetch, and ask to stop as soon as `ready`: what ^C does. The next run starts in a new world."""
-        with when(ready, self.world.stop.set), pytest.raises(Stopped):
+        with when(ready, self.context.stop.set), pytest.raises(Stopped):
             self.fetch(data, *urls)
-        self.world = Hasty(self.environ, self.world.cwd)
+        self.context = Hasty(self.environ, self.context.cwd)
 
     @contextlib.contextmanager
     def deadline(self, seconds: float) -> Iterator[None]:
         """Stop what lasts longer, which fails the test."""
-        timer = threading.Timer(seconds, self.world.stop.set)
+        timer = threading.Timer(seconds, self.context.stop.set)
         timer.start()
         try:
             yield
@@ -192,7 +192,7 @@ class Rig:
         state cannot express, by its own word.
         """
         with self.partial(data) as partial:
-            holding = Holding(partial, len(data))
+            holding = PartialState(partial, len(data))
             missing, good_bytes = holding.missing(), holding.good_bytes()
             assert missing is not None
             with open(partial.file, "rb") as file:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.backends.base import Backend
-    from orchestrator.demo.origin import Origin
+    from orchestrator.demo.server import Origin
 
 OTHER = random.Random(6).randbytes(SIZE)
 SMALL = DATA[: 2 * MIB + 77]

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.orch import Orch, sha256
 
 HOUSE = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 
 # Read here: tests/conftest.py takes every ORCH_ variable away before a test begins.
 ROUNDS = int(os.environ.get("ORCH_TORTURE_ROUNDS", "0"))

@@ -23,7 +23,7 @@ from tests.orch import Orch, made, sha256
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.demo.origin import Origin
+    from orchestrator.demo.server import Origin
 
 MIB = 1 << 20
 LARGE, SMALL, USERS = made(16 * MIB, 100), [made(2_000 + 37 * n, 200 + n) for n in range(150)], made(12_345, 99)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.servers import require
 from tests.torture.conftest import Campaign
 from tests.torture.machine import WORKS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.mounts import tmpfs
 from tests.torture.conftest import Campaign
 from tests.torture.machine import LARGE, TREE, WORKS

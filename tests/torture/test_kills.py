@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.demo.origin import Origin
+from orchestrator.demo.server import Origin
 from tests.torture.conftest import Campaign
 from tests.torture.machine import WORKS, Machine, kill
 

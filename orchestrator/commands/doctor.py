@@ -1,0 +1,305 @@
+"""What this machine lacks: programs, judge, PATH, proxy, CA, site file, store; each pass, warn or fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from orchestrator import workspace
+from orchestrator.backends import BACKENDS
+from orchestrator.context import which
+from orchestrator.engine.disk_space import existing_parent, human
+from orchestrator.errors import ExitCode, ManifestError, NoBackendError
+from orchestrator.events import Summary
+from orchestrator.programs import find, install_hint
+from orchestrator.store import blobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from orchestrator.context import Context
+    from orchestrator.manifest import Site
+    from orchestrator.programs import Program
+
+
+CRON_PATH = "/usr/bin:/bin"
+_PROXIES = ("https_proxy", "http_proxy", "ftp_proxy", "all_proxy")
+_PRECEDENCE = (ExitCode.MANIFEST, ExitCode.NO_BACKEND, ExitCode.STORE)
+
+
+def examine(context: Context, store: str | None, tell: Callable[[Check], None]) -> Summary:
+    """Look at everything and tell it; `store` is the flag's word.
+
+    Returns:
+        The summary: 0, or the code that a sync would end with: 3, 4 or 8.
+    """
+    began = context.monotonic()
+    codes = set()
+    site, told = _site(context)
+    programs = find(context, [backend.NAME for backend in BACKENDS])
+    for check in (
+        *_programs(programs),
+        *_judge(context),
+        *_cron(context, programs),
+        *_proxies(context),
+        *_ca(context),
+        *told,
+        *_hub(context),
+        *_tokens(context, site),
+        *store_checks(workspace.store_path(context, site, store)),
+        *_state(context),
+    ):
+        tell(check)
+        codes.add(check.exit_code)
+    code = next((int(first) for first in _PRECEDENCE if first in codes), 0)
+    return Summary(ok=code == 0, exit_code=code, seconds=context.monotonic() - began)
+
+
+def _programs(programs: Mapping[str, Program]) -> Iterator[Check]:
+    """Which downloaders are here, and what is wrong with the others."""
+    for program in programs.values():
+        yield _program(program)
+    if not any(program.usable for program in programs.values()):
+        yield Check("programs", FAIL, "no usable downloader", install_hint(), ExitCode.NO_BACKEND)
+
+
+def _program(program: Program) -> Check:
+    name = program.name
+    if not program.path:
+        if name == "aria2c":
+            return Check(name, WARN, "not installed: large files come over one connection", install_hint())
+        return Check(name, PASS, "not installed, not needed")
+    if program.problem:
+        return Check(name, WARN, f"left out: {program.problem}", f"see what it says: {program.path} --version")
+    here = f"{program.version}  {program.path}{' (embedded)' if program.embedded else ''}"
+    if _is_script(program.path):
+        hint = f"put the real {name} first: `type -a {name}`"
+        return Check(name, WARN, f"{here} is a script: a signal may stop it and not its program", hint)
+    return Check(name, PASS, here)
+
+
+def _is_script(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"#!"
+    except OSError:
+        return False
+
+
+def _judge(context: Context) -> Iterator[Check]:
+    """Is there a sha256sum, and does it know right from wrong?"""
+    from orchestrator.verify import tools
+
+    try:
+        weakness = tools.weakness(context, tools.reference(context))
+    except (NoBackendError, OSError) as error:
+        weakness = str(error)
+    if weakness:
+        yield Check("sha256sum", FAIL, weakness, "apt-get install coreutils", ExitCode.NO_BACKEND)
+        return
+    path = context.which("sha256sum")
+    yield Check("sha256sum", PASS, f"{path}  tells right from wrong")
+
+
+def _cron(context: Context, programs: Mapping[str, Program]) -> Iterator[Check]:
+    """What is lost under cron's short PATH."""
+    bare = replace(context, environ={"PATH": CRON_PATH, "HOME": context.home})
+    if "ORCH_PROGRAMS" in context.environ:
+        bare = replace(bare, environ={**bare.environ, "ORCH_PROGRAMS": context.environ["ORCH_PROGRAMS"]})
+    then = find(bare, programs)
+    lost = [name for name, program in programs.items() if program.usable and not then[name].usable]
+    if not which("sha256sum", CRON_PATH):
+        lost.append("sha256sum")
+    path = context.environ.get("PATH", "")
+    if lost:
+        yield Check("cron", WARN, f"with PATH={CRON_PATH}: no {', '.join(lost)}", f"in the crontab: PATH={path}")
+    elif not which("orch", CRON_PATH):
+        own = which("orch", path) or os.path.join(sys.prefix, "bin", "orch")
+        yield Check("cron", WARN, f"orch itself is not on PATH={CRON_PATH}", f"in the crontab: {own} sync --quiet ...")
+    else:
+        yield Check("cron", PASS, f"finds all with PATH={CRON_PATH}")
+
+
+def _proxies(context: Context) -> Iterator[Check]:
+    """Each proxy variable that is set, and whether its proxy answers; credentials are not shown."""
+    from orchestrator.sources.route import answers_at
+
+    asked: dict[str, str] = {}
+    for name in _PROXIES:
+        spelled = next((key for key in (name, name.upper()) if context.environ.get(key)), None)
+        if spelled is None:
+            continue
+        value = context.environ[spelled]
+        shown = value.rpartition("@")[2] if "@" in value else value.partition("://")[2] or value
+        if shown not in asked:
+            asked[shown] = answers_at(value)
+        if asked[shown]:
+            hint = f"unset {spelled}, or mend it: every transfer of its scheme goes that way"
+            yield Check("proxy", WARN, f"{spelled}: {shown} does not answer ({asked[shown]})", hint)
+        else:
+            yield Check("proxy", PASS, f"{spelled}: {shown} answers")
+    if not asked:
+        yield Check("proxy", PASS, "none: no proxy variable is set")
+
+
+def _ca(context: Context) -> Iterator[Check]:
+    import ssl
+
+    from orchestrator.sources.route import ca_bundle
+
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        path = context.environ.get(name)
+        if path and not os.path.isfile(path):
+            yield Check("ca", WARN, f"{name} names {path}, which is not there", f"unset {name}, or mend it")
+    path = ca_bundle(context.environ)
+    try:
+        count = ssl.create_default_context(cafile=path).cert_store_stats()["x509_ca"]
+    except (OSError, ssl.SSLError) as error:
+        yield Check("ca", WARN, f"{path} cannot be read: {error}", "apt-get install ca-certificates")
+        return
+    yield Check("ca", PASS, f"{path}  ({count} authorities)")
+
+
+def _site(context: Context) -> tuple[Site | None, tuple[Check, ...]]:
+    try:
+        site = workspace.site(context)
+    except ManifestError as error:
+        checks = (Check("site file", FAIL, str(problem), error.hint, ExitCode.MANIFEST) for problem in error.problems)
+        return None, tuple(checks)
+    return site, (Check("site file", PASS, "read" if site else "none; it would be ~/.config/orch.yaml"),)
+
+
+def _hub(context: Context) -> Iterator[Check]:
+    endpoint = context.environ.get("HF_ENDPOINT", "")
+    try:
+        workspace.hub_mirror(context)
+    except ManifestError as error:
+        name = error.problems[0].file
+        yield Check(name, FAIL, str(error.problems[0]), f"unset {name}, or mend it", ExitCode.MANIFEST)
+        return
+    yield Check("HF_ENDPOINT", PASS, f"{endpoint} is tried before the hub" if endpoint else "not set")
+
+
+def _tokens(context: Context, site: Site | None) -> Iterator[Check]:
+    """Whether the tokens that hosts want are here; a manifest's own are told when they are refused."""
+    from orchestrator.sources.auth import hub_token
+
+    unset = [(name, h.token_env) for name, h in (site.hosts if site else {}).items() if h.token_env]
+    for name, variable in unset:
+        if variable and not context.environ.get(variable):
+            yield Check(
+                "token", WARN, f"{variable} is not set, which is to hold the token of {name}", f"set {variable}"
+            )
+    known = "is here, and shown to no other host" if hub_token(context.environ) else "is not here: gated models need it"
+    yield Check("token", PASS, f"that of huggingface.co {known}")
+
+
+def _state(context: Context) -> Iterator[Check]:
+    """Local state only saves time: without it nothing fails."""
+    from orchestrator.context import NO_STATE
+    from orchestrator.engine.disk_space import existing_parent
+
+    if context.state.startswith(NO_STATE):
+        yield Check("state", WARN, "no home folder is known: rates are not remembered", "set HOME, or XDG_STATE_HOME")
+        return
+    parent = existing_parent(context.state)
+    if os.access(parent, os.W_OK | os.X_OK):
+        yield Check("state", PASS, context.state)
+    else:
+        yield Check("state", WARN, f"{context.state} cannot be written: rates are not remembered", f"ls -ld {parent}")
+
+
+LOW_BYTES, LOW_INODES = 1 << 30, 1000
+_NS = 123_456_789
+
+
+def store_checks(path: str) -> Iterator[Check]:
+    """May it be made, may it be trusted, what can its disk do, is there room?"""
+    if not path.isprintable():
+        yield _failed(f"{path!r} has control characters in its name", "choose another one: --store DIR")
+        return
+    parent = existing_parent(path)
+    if os.path.lexists(path) and not os.path.isdir(path):
+        yield _failed(f"{path} is not a folder", "choose another one: --store DIR")
+        return
+    if not os.access(parent, os.W_OK | os.X_OK):
+        yield _failed(f"{path} cannot be {'written' if parent == path else 'made'}", f"ls -ld {parent}")
+        return
+    if parent == path and os.stat(path).st_mode & stat.S_IWOTH:
+        yield _failed(f"{path} can be written by everyone, so its bytes prove nothing", f"chmod o-w {path}")
+    else:
+        yield Check("store", PASS, f"{path}  {'exists' if parent == path else 'will be made'}")
+    try:
+        folder = tempfile.mkdtemp(prefix=".orch-doctor-", dir=parent)
+    except OSError as error:
+        yield _failed(f"{parent}: {error.strerror}", f"df -h {parent}; df -i {parent}")
+        return
+    try:
+        yield from _disk(folder)
+    except OSError as error:
+        yield _failed(f"{parent}: {error.strerror or error}", f"df -h {parent}; df -i {parent}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    yield from _free(parent)
+
+
+def _failed(message: str, hint: str) -> Check:
+    return Check("store", FAIL, message, hint, ExitCode.STORE)
+
+
+def _disk(folder: str) -> Iterator[Check]:
+    """Rename, links and nanoseconds.
+
+    Raises:
+        OSError: not even a file can be written, or renamed.
+    """
+    first, second = f"{folder}/a", f"{folder}/b"
+    with open(first, "wb") as file:
+        file.write(b"x" * 65536)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(first, second)
+    yield Check("rename", PASS, "works")
+    try:
+        os.link(second, first)
+        yield Check("hard link", PASS, "works")
+    except OSError as error:
+        yield Check("hard link", WARN, f"{error.strerror}: places will be copies", "`link: symlink` saves the room")
+    cloned = False
+    with suppress(OSError):
+        cloned = blobs.clone(second, f"{folder}/c")
+    yield Check("reflink", PASS, "works" if cloned else "not on this file system; hard links or copies do")
+    os.utime(second, ns=(0, 10**18 + _NS))
+    kept = os.stat(second).st_mtime_ns % 10**9 == _NS
+    seals = "kept" if kept else "not kept: seals stand in the local state of this host"
+    yield Check("nanoseconds", PASS if kept else WARN, seals, "" if kept else "another disk: --store DIR")
+
+
+def _free(parent: str) -> Iterator[Check]:
+    status = os.statvfs(parent)
+    size, inodes = status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None
+    low = size < LOW_BYTES
+    yield Check("space", WARN if low else PASS, f"{human(size)} free", f"df -h {parent}" if low else "")
+    low = inodes is not None and inodes < LOW_INODES
+    told = "no limit" if inodes is None else f"{inodes} free"
+    yield Check("inodes", WARN if low else PASS, told, f"df -i {parent}" if low else "")
+
+
+PASS, WARN, FAIL = "pass", "warn", "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A verdict, `hint` what to type next, `exit_code` what sync would end with where it fails."""
+
+    name: str
+    verdict: str
+    message: str
+    hint: str = ""
+    exit_code: int = 0

@@ -1,0 +1,121 @@
+"""What a lock says against what is now: the manifest, the hubs' branches, the publishers' lists, first downloads."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from orchestrator.commands.lock import FIRST, version
+from orchestrator.commands.locked_manifest import fits, is_needed, open_locked, select
+from orchestrator.engine.summary import fold
+from orchestrator.errors import OrchError, Stopped
+from orchestrator.events import Finished, GaveUp, Noticed, Summary
+from orchestrator.faults import Fault
+from orchestrator.hubs.resolve import LIST, listed
+from orchestrator.manifest.lockfile import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from orchestrator.commands.locked_manifest import LockedManifest
+    from orchestrator.context import Context
+    from orchestrator.events import Event
+    from orchestrator.manifest import Model
+    from orchestrator.manifest.lockfile import LockedModel
+    from orchestrator.workspace import Workspace
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def find_drift(context: Context, space: Workspace, emit: Callable[[Event], None], only: Sequence[str] = ()) -> Summary:
+    """Compare the locks of `space` (opened without `resolve`) with what is; nothing is changed.
+
+    Of a server that does not answer nothing is known: that is told, and is no drift.
+
+    Returns:
+        The summary: 3 where anything drifted.
+
+    Raises:
+        ManifestError: a lock that cannot be read, a name that no manifest knows.
+    """
+    began = context.monotonic()
+    all_locked = [open_locked(manifest) for manifest in space.manifests]
+    chosen = select(all_locked, only)
+    failed: list[GaveUp] = []
+    present, stopped = 0, False
+    for locked in all_locked:
+        for model in locked.manifest.models:
+            if (locked.manifest.file, model.name) not in chosen:
+                continue
+            if stopped := context.stop.is_set():
+                break
+            told = list(_of_model(context, space, emit, locked, model))
+            failed += told
+            if not told:
+                present += 1
+                emit(Finished(model.name, "", "present"))
+        names = {model.name for model in locked.manifest.models}
+        for name in sorted(locked.lock.models.keys() - names) if not only else ():
+            failed.append(_drifted(name, "", "it is in the lock and no longer in the manifest", "run `orch lock`"))
+    for event in failed:
+        emit(event)
+    code = (context.stop.code if stopped else None) or fold(event.exit_code for event in failed)
+    seconds = context.monotonic() - began
+    return Summary(code == 0, code, len(chosen), present + len(failed), present, failed=tuple(failed), seconds=seconds)
+
+
+def _of_model(
+    context: Context, space: Workspace, emit: Callable[[Event], None], locked: LockedManifest, model: Model
+) -> Iterator[GaveUp]:
+    known = locked.known(model)
+    if known is None:
+        if is_needed(model):
+            yield _drifted(model.name, "", "the lock does not have it", "run `orch lock`")
+        return
+    if known.fingerprint != fingerprint(model) or not fits(model, known):
+        yield _drifted(model.name, "", "changed since it was locked", "run `orch lock`")
+        return
+    try:
+        yield from _of_source(context, space, model, known)
+    except Stopped:
+        return
+    except OrchError as error:
+        emit(Noticed(f"{model.name}: nothing is known of its source now: {error.message}"))
+
+
+def _of_source(context: Context, space: Workspace, model: Model, known: LockedModel) -> Iterator[GaveUp]:
+    """What servers say otherwise now.
+
+    Raises:
+        OrchError: one of them does not answer.
+    """
+    update = f"look at it, then `orch lock --update {model.name}`"
+    if model.repo is not None:
+        if not _COMMIT.fullmatch(model.repo.revision):
+            commit = listed(context, model, space.hosts).commit
+            if commit != known.commit:
+                message = f"`{model.repo.revision or 'its default branch'}` moved: {known.commit} -> {commit}"
+                yield _drifted(model.name, "", message, update)
+        return
+    if any(file.sums for file in model.files):
+        for file in listed(context, model, space.hosts).model.files:
+            entry = known.files.get(file.name)
+            if entry is not None and entry.source == LIST and file.sha256 != entry.sha256:
+                message = f"the publisher's list says {file.sha256[:12]} now, the lock {entry.sha256[:12]}"
+                yield _drifted(model.name, file.name, message, update)
+    for file in model.files:
+        entry = known.files.get(file.name)
+        if entry is None or not entry.source.startswith(FIRST):
+            continue
+        seen = version(context, file, space.hosts)
+        if isinstance(seen, Fault):
+            raise OrchError(seen.message)
+        etag, length = seen
+        if length not in (None, entry.size) or (etag and entry.etag and etag != entry.etag):
+            message = f"its source has another file now ({length} bytes, ETag {etag or 'unknown'})"
+            yield _drifted(model.name, file.name, message, update)
+
+
+def _drifted(model: str, file: str, message: str, hint: str) -> GaveUp:
+    name = f"{model}/{file}" if file else model
+    return GaveUp(model, file, (), "missing", 3, f"{name}: {message}", hint)

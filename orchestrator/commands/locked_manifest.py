@@ -1,0 +1,130 @@
+"""A manifest with its lock beside it: what is wanted of it, what changed, how it is written."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestrator import files
+from orchestrator.events import Changed
+from orchestrator.manifest import lock_path
+from orchestrator.manifest.lockfile import Lock, LockedFile, LockedModel, fingerprint, read, write
+from orchestrator.workspace import read_text, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from orchestrator.manifest import Manifest, Model
+
+
+class LockedManifest(msgspec.Struct, frozen=True):
+    """One manifest as it is written, and the lock as it lies beside it; `text` is empty where there is none."""
+
+    manifest: Manifest
+    path: str
+    text: str
+    lock: Lock
+
+    def known(self, model: Model) -> LockedModel | None:
+        """What the lock says of a model, whether or not it still fits."""
+        return self.lock.models.get(model.name)
+
+
+def open_locked(manifest: Manifest) -> LockedManifest:
+    """Read the lock beside a manifest.
+
+    Raises:
+        ManifestError: it is there and cannot be used; nothing is written over it.
+    """
+    path = lock_path(manifest.file)
+    text = read_text(path) if os.path.lexists(path) else ""
+    return LockedManifest(manifest, path, text, read(text, path) if text else Lock({}))
+
+
+def is_needed(model: Model) -> bool:
+    """Whether a model cannot be synced by sha256 without a lock."""
+    return model.repo is not None or any(not file.sha256 for file in model.files)
+
+
+def fits(model: Model, known: LockedModel | None) -> bool:
+    """Whether the lock says all that a model needs, of the model as it is now."""
+    if known is None or known.fingerprint != fingerprint(model):
+        return False
+    return model.repo is not None or all(file.sha256 or file.name in known.files for file in model.files)
+
+
+def select(all_locked: Sequence[LockedManifest], only: Sequence[str]) -> dict[tuple[str, str], Model]:
+    """The models meant by names and `tag:TAG` (none given: all), by manifest and name.
+
+    Raises:
+        ManifestError: a name or tag that no manifest knows.
+    """
+    models = {(locked.manifest.file, m.name): m for locked in all_locked for m in locked.manifest.models}
+    if not only:
+        return models
+    known = {m.name for m in models.values()} | {f"tag:{tag}" for m in models.values() for tag in m.tags}
+    for word in only:
+        if word not in known:
+            pool = {w.removeprefix("tag:") for w in known if w.startswith("tag:") == word.startswith("tag:")}
+            raise unknown_name(word.removeprefix("tag:"), pool)
+    meant = set(only)
+    return {key: m for key, m in models.items() if m.name in meant or meant.intersection(f"tag:{t}" for t in m.tags)}
+
+
+def changes(old: Mapping[str, LockedModel], new: Mapping[str, LockedModel]) -> Iterator[Changed]:
+    """What the new lock says otherwise: a line a file, or a model that came or went."""
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if before is None or after is None:
+            yield Changed(name, "", _whole(before), _whole(after))
+            continue
+        if before.commit != after.commit:
+            yield Changed(name, "", before.commit, after.commit)
+        for path in sorted(before.files.keys() | after.files.keys()):
+            was, now = _said(before.files.get(path)), _said(after.files.get(path))
+            if was != now:
+                yield Changed(name, path, was, now)
+
+
+def save(locked: LockedManifest, models: Mapping[str, LockedModel]) -> bool:
+    """Write a lock whole, or not at all; only where that changes it. True where it did.
+
+    What another orch wrote there since it was read stays: only what this run changed is changed.
+
+    Raises:
+        ManifestError: what another wrote meanwhile is no lock.
+        PlacementError, StoreError: it cannot be written.
+    """
+    if write(Lock(dict(models))) == locked.text or not (models or locked.text):
+        return False
+    try:
+        with files.locked(os.path.dirname(os.path.realpath(locked.path))):
+            now = open_locked(locked.manifest)
+            whole = dict(now.lock.models)
+            for name in locked.lock.models.keys() | models.keys():
+                if models.get(name) == locked.lock.models.get(name):
+                    continue
+                if name in models:
+                    whole[name] = models[name]
+                else:
+                    whole.pop(name, None)
+            text = write(Lock(whole))
+            if text == now.text:
+                return False
+            files.write_atomic(locked.path, text.encode())
+    except OSError as error:
+        raise files.write_error(error, locked.path) from error
+    return True
+
+
+def _said(file: LockedFile | None) -> str:
+    return f"{file.sha256} {file.size}" if file is not None else ""
+
+
+def _whole(model: LockedModel | None) -> str:
+    if model is None:
+        return ""
+    count = f"{len(model.files)} file{'s' if len(model.files) != 1 else ''}"
+    return f"{model.commit[:12]}, {count}" if model.commit else count

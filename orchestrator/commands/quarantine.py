@@ -1,0 +1,109 @@
+"""What lies in quarantine: to look at, to put back, to drop for good."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import ManifestError, PlacementError, Problem
+from orchestrator.events import Summary
+from orchestrator.files import place_error
+from orchestrator.store import Store, locks, quarantine
+from orchestrator.store.store import disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.context import Context
+    from orchestrator.store.quarantine import Kept
+
+
+def kept(context: Context, store_path: str, *, older_s: float = 0.0) -> list[Kept]:
+    """All that lies there, or what lies there for longer than `older_s` seconds; oldest first.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    entries = quarantine.listed(Store(store_path, context.state))
+    return [entry for entry in entries if not older_s or _age_s(context, entry) > older_s]
+
+
+def restore(context: Context, store_path: str, name: str, to: str = "") -> str:
+    """Put one thing back where it stood, or at `to`; never over something that stands.
+
+    `name` is its folder's, the beginning of that, or a path to it.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        ManifestError: nothing, or more than one thing, is called so.
+        PlacementError: something stands there, or the folder cannot be written.
+        StoreError: the quarantine cannot be read.
+    """
+    store = Store(store_path, context.state)
+    entry = _named(quarantine.listed(store), name)
+    target = os.path.abspath(os.path.join(context.cwd, to)) if to else entry.place
+    if not target:
+        hint = f"say where: `orch quarantine restore {entry.name} --to PATH`"
+        raise PlacementError(f"{entry.name} stood at no place: it came from {entry.origin}", hint)
+    if to.endswith("/") or os.path.isdir(target):
+        target = os.path.join(target, os.path.basename(entry.place) or entry.name)
+    try:
+        quarantine.restore(store, entry, target)
+    except FileExistsError:
+        hint = f"choose another path: `orch quarantine restore {entry.name} --to PATH`"
+        raise PlacementError(f"{target}: something stands there, and is not replaced", hint) from None
+    except OSError as error:
+        raise place_error(error, target) from error
+    return target
+
+
+def empty(
+    context: Context,
+    store_path: str,
+    *,
+    agree: Callable[[list[Kept]], bool],
+    tell: Callable[[str], None],
+    older_s: float = 0.0,
+) -> tuple[Summary, list[Kept]]:
+    """Drop for good what lies there; `agree` is asked once, when there is anything. It waits for running syncs.
+
+    Returns:
+        The summary, with the bytes that it took, and what was dropped.
+
+    Raises:
+        StoreError: the disk said no.
+        Stopped: a stop was asked for while waiting.
+    """
+    store = Store(store_path, context.state)
+    entries = kept(context, store_path, older_s=older_s)
+    if not entries or not agree(entries):
+        return Summary(ok=True, exit_code=0, bytes_freed=0), []
+    with locks.removing(context, store, tell, wait=True), disk(store.quarantine):
+        still = {entry.name: entry for entry in quarantine.listed(store)}
+        dropped = [entry for entry in entries if still.get(entry.name) == entry]
+        for entry in dropped:
+            quarantine.drop(entry)
+    return Summary(ok=True, exit_code=0, bytes_freed=sum(entry.size_bytes for entry in dropped)), dropped
+
+
+def _named(entries: list[Kept], name: str) -> Kept:
+    wanted = os.path.basename(name.rstrip("/").removesuffix("/bytes"))
+    exact = [entry for entry in entries if entry.name == wanted]
+    fits = exact or [entry for entry in entries if wanted and entry.name.startswith(wanted)]
+    if len(fits) == 1:
+        return fits[0]
+    what = (
+        f"nothing in quarantine is called {name}" if not fits else f"{name} may be {' or '.join(e.name for e in fits)}"
+    )
+    raise ManifestError((Problem("", 0, "", what),), "look at what is there: `orch quarantine list`")
+
+
+def _age_s(context: Context, entry: Kept) -> float:
+    try:
+        when = datetime.strptime(entry.when, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return 0.0
+    return context.now() - when.timestamp()

@@ -1,0 +1,109 @@
+"""What is in place, by stat alone: nothing is opened, hashed or changed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator import events
+from orchestrator.engine import weak_pins
+from orchestrator.engine.scan import State, scan, warn_of_size
+from orchestrator.engine.summary import Counts
+from orchestrator.errors import DigestError, PlacementError, TransferError
+from orchestrator.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orchestrator.context import Context
+    from orchestrator.engine.scan import FileState
+    from orchestrator.errors import OrchError
+    from orchestrator.events import Event, Summary
+    from orchestrator.model import Unresolved, Wanted
+
+
+GRAVEST_FIRST = (
+    State.MODIFIED,
+    State.WRONG,
+    State.FOREIGN,
+    State.OBSTRUCTED,
+    State.UNKNOWN,
+    State.LINKED,
+    State.OUTDATED,
+    State.UNVERIFIED,
+    State.ABSENT,
+)
+
+
+def status(
+    context: Context,
+    store_path: str,
+    wanted: Sequence[Wanted],
+    emit: Callable[[Event], None],
+    *,
+    unresolved: Sequence[Unresolved] = (),
+) -> Summary:
+    """Judge every place by one stat each.
+
+    Returns:
+        The summary: 0 all in place, 5 something absent, outdated or not verified yet, 6 something was changed since
+        it was verified, 7 a file that orch did not make, 1 several of these.
+    """
+    began = context.monotonic()
+    store = Store(store_path, context.state, context.stop)
+    wanted = weak_pins.with_known_sha256(store, wanted)
+    counts = Counts(wanted)
+    counts.refuse(unresolved, emit)
+    for file_state in scan(store, wanted):
+        w = file_state.wanted
+        if file_state.true_size is not None:
+            warn_of_size(w, file_state.true_size, emit)
+        if file_state.present:
+            counts.present += 1
+            emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
+        else:
+            emit(counts.fail(w, _what_is_wrong(file_state)))
+    return counts.summary(context.monotonic() - began)
+
+
+def _what_is_wrong(file_state: FileState) -> OrchError:
+    """The gravest state of a file's places."""
+    states = {state: path for path, state in reversed(file_state.states)}
+    state = next(state for state in GRAVEST_FIRST if state in states)
+    return told(states[state], state, file_state.wanted.size)
+
+
+def told(path: str, state: State, size: int | None) -> OrchError:
+    """One place's state as what is to be said of it."""
+    if state is State.OUTDATED and not os.path.exists(path):
+        state = State.ABSENT  # a link of ours, to a blob that was dropped
+    match state:
+        case State.MODIFIED:
+            hint = "run `orch sync`: it reads the file; wrong bytes go to quarantine, the right ones take their place"
+            return DigestError(f"{path}: changed since it was verified", hint, "seal")
+        case State.LINKED:
+            return _link(path, size)
+        case State.OUTDATED:
+            return TransferError(f"{path}: has the previous version", "run `orch sync`: it replaces it", "outdated")
+        case State.UNVERIFIED:
+            hint = "run `orch sync`: it reads the file once"
+            return TransferError(f"{path}: not verified on this machine yet", hint, "unverified")
+        case State.UNKNOWN:
+            return PlacementError(f"{path}: the disk does not say what stands there", f"look at it: `ls -l {path}`")
+        case State.ABSENT:
+            return TransferError(f"{path}: absent", "run `orch sync`", "absent")
+    hint = "run `orch sync`: it adopts the file if its bytes are right; else move it away, or --force"
+    return PlacementError(f"{path}: a file that orch did not make stands there", hint, "foreign")
+
+
+def _link(path: str, size: int | None) -> OrchError:
+    """A symbolic link that orch did not make, by the status of what it leads to."""
+    try:
+        where, behind = os.readlink(path), os.stat(path).st_size
+    except OSError:
+        where, behind = os.readlink(path) if os.path.islink(path) else "nothing", -1
+    hint = "run `orch sync`: right bytes behind it are adopted as they are; --force replaces the link itself"
+    if behind >= 0 and size in (None, behind):
+        return TransferError(f"{path}: a link to {where}, not verified on this machine yet", hint, "unverified")
+    what = "a file of another size" if behind >= 0 else "where nothing is"
+    return PlacementError(f"{path}: a link that orch did not make, to {where}, {what}", hint, "foreign")

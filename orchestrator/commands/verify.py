@@ -1,0 +1,371 @@
+"""Every byte read again: places and blobs of a manifest, or the files of a sums file. No seal is believed."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator import checksums, events
+from orchestrator.engine import weak_pins
+from orchestrator.engine.run import execute
+from orchestrator.engine.scan import FileState, RecordIndex, State, scan, warn_of_size
+from orchestrator.engine.summary import Counts
+from orchestrator.errors import DigestError, ManifestError, PlacementError, Problem, Stopped, TransferError
+from orchestrator.files import place_error, store_error
+from orchestrator.formats import wrong_file
+from orchestrator.model import Pin, Place, Wanted
+from orchestrator.store import Store
+from orchestrator.store.verification_log import VerificationLog
+from orchestrator.verify import check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from orchestrator.checksums import Checksums, Entry
+    from orchestrator.context import Context
+    from orchestrator.engine.summary import Options
+    from orchestrator.errors import OrchError
+    from orchestrator.events import Event, Summary
+    from orchestrator.model import Host, Unresolved
+
+
+File = tuple[str, str, "os.stat_result | None"]  # sha256, path, the status that it has before it is read
+BATCH = 256  # files a sha256sum: few processes, and news now and then
+
+
+class VerifiedFiles(NamedTuple):
+    """What was read of one wanted file: the paths that are wrong or absent; whether anything was read at all.
+
+    `unknown` are the paths that stand there and could not be read, with the disk's error; `found` the digests that
+    wrong ones have, as far as they were computed; `true_size` what right bytes take where `size:` says otherwise.
+    """
+
+    wanted: Wanted
+    wrong: tuple[str, ...]
+    was_read: bool
+    unknown: tuple[tuple[str, OSError], ...] = ()
+    found: tuple[tuple[str, str], ...] = ()
+    true_size: int | None = None
+
+    @property
+    def event(self) -> Event:
+        """What to tell of a file that is right."""
+        w = self.wanted
+        if self.was_read:
+            return events.Verified(w.model, w.file, w.sha256)
+        return events.Finished(w.model, w.file, "present", size_bytes=w.size or 0)
+
+
+def verify(
+    context: Context,
+    store_path: str,
+    wanted: Sequence[Wanted],
+    emit: Callable[[Event], None],
+    *,
+    unresolved: Sequence[Unresolved] = (),
+    max_age_s: float | None = None,
+) -> Summary:
+    """Read every place, and the blob behind it, with `sha256sum -c`; nothing is changed.
+
+    With `max_age_s` a file that this machine read so short a time ago, and that is as it was, is not read again.
+
+    Returns:
+        The summary: 0, 6 wrong bytes, 5 missing, 1 both.
+    """
+    began = context.monotonic()
+    store = Store(store_path, context.state, context.stop)
+    wanted = weak_pins.with_known_sha256(store, wanted)
+    counts = Counts(wanted)
+    counts.refuse(unresolved, emit)
+    unread, records = iter(wanted), RecordIndex(store)
+    try:
+        for found in read(context, store, wanted, max_age_s):
+            next(unread)
+            if found.true_size is not None:
+                warn_of_size(found.wanted, found.true_size, emit)
+            if found.wrong:
+                emit(counts.fail(found.wanted, _error(records, found)))
+            elif found.unknown:
+                path, error = found.unknown[0]
+                emit(counts.fail(found.wanted, unread_error(store, path, error)))
+            else:
+                counts.present += 1
+                emit(found.event)
+    except Stopped:
+        give_up(counts, unread, emit)
+    return counts.summary(context.monotonic() - began, stopped=context.stop.code)
+
+
+def give_up(counts: Counts, unread: Iterable[Wanted], emit: Callable[[Event], None]) -> None:
+    """Tell the files that a stop left unread."""
+    for w in unread:
+        emit(counts.fail(w, TransferError("interrupted before it was read", "run `orch verify` again")))
+
+
+def read(context: Context, store: Store, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[VerifiedFiles]:
+    """Read all files, many by one program, and say of each wanted one what is wrong.
+
+    Those without sha256 are read by their other pins, each time.
+
+    Raises:
+        NoBackendError: there is no sha256sum on this machine.
+        Stopped: a stop was asked for.
+    """
+    reads = VerificationLog(context.state, context.now())
+    for start in range(0, len(wanted), BATCH):
+        batch = [(w, _files(store, w)) for w in wanted[start : start + BATCH]]
+        due = []
+        for w, files in batch:
+            for sha256, path, status in files:
+                age_s = reads.age_s(status, sha256) if status and sha256 and max_age_s is not None else None
+                if age_s is None or max_age_s is None or age_s > max_age_s:
+                    due.append((w, sha256, path, status))
+        verdicts = weak_pins.check_weak(context, [(w, sha256, path) for w, sha256, path, _ in due])
+        judged = list(zip(due, verdicts, strict=True))
+        right = {(s, path): status for (_, s, path, status), verdict in judged if verdict.is_good}
+        unknown = {(s, path): v.error for (_, s, path, _), v in judged if v.error is not None and _stands(path)}
+        reads.add((status, s) for (s, _), status in right.items() if status and s)
+        asked = {(s, path) for _, s, path, _ in due}
+        computed = {(s, path): v.sha256 for (_, s, path, _), v in judged if v.is_wrong}
+        for w, files in batch:
+            sizes = [status.st_size for s, path, status in files if status and (s, path) in right and s == w.sha256]
+            mine = [(sha256, path) for sha256, path, _ in files if (sha256, path) in asked]
+            yield VerifiedFiles(
+                w,
+                tuple(path for s, path in mine if (s, path) not in right and (s, path) not in unknown),
+                bool(mine),
+                tuple((path, unknown[s, path]) for s, path in mine if (s, path) in unknown),
+                tuple((path, computed[s, path]) for s, path in mine if (s, path) in computed),
+                next((size for size in sizes if w.size not in (None, size)), None),
+            )
+
+
+def _files(store: Store, wanted: Wanted) -> list[File]:
+    """What is to be read for one wanted file: each inode once, and each file of its trees."""
+    blob = store.blob(wanted.key)
+    paths = [place.path for place in wanted.places if not place.unpack]
+    leaves: list[tuple[str, str]] = []
+    for place in wanted.places:
+        if place.unpack:
+            from orchestrator.store import tree_records
+
+            listing = tree_records.read(store, wanted.sha256)
+            leaves += [(digest, f"{place.path}/{name}") for name, (_, digest) in listing.items()]
+            if not listing:
+                leaves.append((wanted.sha256, place.path))  # which no folder can have
+    if os.path.exists(blob) or not (paths or leaves):
+        paths.append(blob)
+    seen: dict[object, File] = {}
+    for sha256, path in (*((wanted.sha256, path) for path in paths), *leaves):
+        try:
+            status = os.stat(path)
+            seen.setdefault((sha256, status.st_dev, status.st_ino), (sha256, path, status))
+        except OSError:
+            seen.setdefault(path, (sha256, path, None))
+    return list(seen.values())
+
+
+def unread_error(store: Store, path: str, error: OSError) -> OrchError:
+    """The failure of a file that the disk does not give: it may be right."""
+    in_store = path.startswith(store.path + "/")
+    return store_error(error, path) if in_store else PlacementError(*_words(path, error))
+
+
+def _words(path: str, error: OSError) -> tuple[str, str]:
+    told = place_error(error, path)
+    return f"{path}: it cannot be read: {error.strerror or error}", told.hint
+
+
+def _stands(path: str) -> bool:
+    """Whether a file stands there, although it could not be read; of a folder nobody wants the bytes."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def _error(records: RecordIndex, found: VerifiedFiles) -> OrchError:
+    wanted, path = found.wanted, found.wrong[0]
+    if not os.path.exists(path):
+        hint = "run `orch sync`" if wanted.sources else "fetch it from where the list is from"
+        return TransferError(f"{path}: absent", hint, "absent")
+    has = dict(found.found).get(path, "")
+    if has and any(has in (made["sha256"], made.get("old")) for made in records.ours(path)):
+        return TransferError(f"{path}: has the previous version", "run `orch sync`: it replaces it", "outdated")
+    what = check.diagnose_file(path, wrong_file.expected_file(wanted))
+    if records.is_adopted(path):
+        hint = "it is its owner's: move it away, or let it be replaced: `orch sync --force`"
+        message = f"{path}: a file that orch did not make, with other bytes than when it was adopted{what.after}"
+        return PlacementError(message, hint, "foreign")
+    hint = "fetch what is bad: `orch verify --repair`" if wanted.sources else what.hint
+    return DigestError(f"{path}: wrong bytes{what.after}", hint or "fetch it again from where it came", "corrupt")
+
+
+TOLD = 3  # lines that are told of a file that is no list; the others are counted
+_ENDING = re.compile(r"(?i)\.(sha256|sha512|sha1|md5)(sums?)?(\.txt)?$")
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a list, as far as one may go.
+
+    Raises:
+        ManifestError: it is missing or unreadable.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(checksums.MOST_BYTES + 1)
+    except OSError as error:
+        problem = Problem(path, 0, "", (error.strerror or str(error)).lower())
+        raise ManifestError((problem,), f"look at it: `ls -l {path}`") from error
+
+
+def read_text(path: str) -> str:
+    """Read a list as text.
+
+    Raises:
+        ManifestError: it is missing, unreadable, or no text.
+    """
+    try:
+        return checksums.decode(read_bytes(path))
+    except checksums.ChecksumsError as error:
+        raise ManifestError((Problem(path, 0, "", error.message),), error.hint) from None
+
+
+def refusal(path: str, odd: Sequence[tuple[int, str]], hint: str) -> ManifestError:
+    """The error for the lines of `path`, (number from 1, why) each, that are none: the first few, and how many more."""
+    problems = [Problem(path, number, "", why) for number, why in odd[:TOLD]]
+    if len(odd) > TOLD:
+        problems.append(Problem(path, 0, "", f"and {len(odd) - TOLD:,} more such lines"))
+    return ManifestError(tuple(problems), hint)
+
+
+def alone(path: str) -> str:
+    """The name of the file that a digest without a name is of, by its list's: `w.pth` of `w.pth.sha256`; or ""."""
+    name = _ENDING.sub("", os.path.basename(path))
+    return name if name != os.path.basename(path) else ""
+
+
+def nameless(path: str, entries: Sequence[Entry]) -> str:
+    """Why the digests without a name cannot be of the file that `alone` names; "" where they can."""
+    mine = {(entry.kind, entry.hex) for entry in entries if not entry.name}
+    if not mine:
+        return ""
+    if not alone(path):
+        return "a digest without a name, and the list's name does not say of which file it is: call it NAME.sha256"
+    return "several digests and no names" if len({kind for kind, _ in mine}) < len(mine) else ""
+
+
+def read_sums(path: str) -> tuple[Wanted, ...]:
+    """Read a file of checksums, its names relative to it, as wanted files.
+
+    Raises:
+        ManifestError: it cannot be read, has a line that is none, or no line at all.
+    """
+    base = os.path.dirname(path)
+    found: Checksums = checksums.parse(read_text(path))
+    odd = [(line.line, line.why) for line in found.odd]
+    first = next((entry for entry in found.entries if not entry.name), None)
+    if first is not None and (why := nameless(path, found.entries)):
+        odd.append((first.line, why))
+    wanted = []
+    for entry in found.entries:
+        name = _name(base, path, entry)
+        if not name:
+            odd.append((entry.line, entry.doubt))
+        place = Place(os.path.join(base, name))
+        pins = () if entry.kind == "sha256" else (Pin(entry.kind, entry.hex),)
+        sha256 = "" if pins else entry.hex
+        wanted.append(Wanted(path, os.path.basename(path), name, sha256, None, (), (place,), pins=pins))
+    if odd:
+        raise refusal(path, sorted(odd), "mend these lines, or check the files by `sha256sum -c`")
+    if not wanted:
+        raise ManifestError((Problem(path, 0, "", "no digest in this file"),), f"expected lines {checksums.SHAPES}")
+    return tuple(dict.fromkeys(wanted))
+
+
+def _name(base: str, path: str, entry: Entry) -> str:
+    """The name by which a file stands there; "" where the line may mean something else, and none does."""
+    names = (entry.name, entry.path) if entry.name else (alone(path),)
+    there = next((name for name in names if os.path.lexists(os.path.join(base, name))), "")
+    return there or ("" if entry.doubt else names[0])
+
+
+def repair(
+    context: Context,
+    store_path: str,
+    wanted: Sequence[Wanted],
+    emit: Callable[[Event], None],
+    *,
+    hosts: Mapping[str, Host],
+    options: Options,
+    unresolved: Sequence[Unresolved] = (),
+    max_age_s: float | None = None,
+) -> Summary:
+    """Read everything as `reread` does, then do for what is wrong or absent what a sync would. No pin is changed.
+
+    Returns:
+        The summary: 0 where all is right in the end, else what `sync` would end with.
+    """
+    began = context.monotonic()
+    store = Store(store_path, context.state, context.stop)
+    wanted = weak_pins.with_known_sha256(store, wanted)
+    counts = Counts(wanted)
+    counts.refuse(unresolved, emit)
+    todo: list[FileState] = []
+    unread, records = iter(wanted), RecordIndex(store)
+    try:
+        for found in read(context, store, wanted, max_age_s):
+            next(unread)
+            if found.unknown and not found.wrong:
+                emit(counts.fail(found.wanted, unread_error(store, *found.unknown[0])))
+                continue
+            if found.true_size is not None:
+                warn_of_size(found.wanted, found.true_size, emit)
+            file_state = _standing(store, records, found)
+            if file_state.present:
+                counts.present += 1
+                emit(found.event)
+            else:
+                todo.append(file_state)
+    except Stopped:
+        give_up(counts, (*(file_state.wanted for file_state in todo), *unread), emit)
+        todo = []
+    if todo:
+        execute(context, store, todo, emit, hosts, options, counts)
+    return counts.summary(context.monotonic() - began, stopped=context.stop.code)
+
+
+def _standing(store: Store, records: RecordIndex, found: VerifiedFiles) -> FileState:
+    """What stands where, by what was read: an inode that is wrong is so at each of its names."""
+    for place in found.wanted.places:
+        for path in found.wrong:
+            if place.unpack and path.startswith(f"{place.path}/"):
+                with suppress(OSError):
+                    os.utime(path)  # breaks its seal, as a write would: then it is found in its tree
+    (file_state,) = scan(store, (found.wanted,), records)
+    wrong = {_inode(path) for path in found.wrong} - {None}
+    states = {path: _read(path, state, wrong) for path, state in file_state.states}
+    blob = store.blob(found.wanted.key)
+    if _inode(blob) in wrong:
+        states[blob] = State.WRONG
+    return FileState(found.wanted, tuple(states.items()))
+
+
+def _read(path: str, state: State, wrong: set[tuple[int, int] | None]) -> State:
+    """A state after the reading: bytes that were read and are right are not doubted, wrong ones not believed."""
+    if _inode(path) not in wrong:
+        return state
+    return state if state is State.OUTDATED else State.WRONG
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,143 @@
+"""Before the first byte: do bytes and inodes fit on every file system, may the folders be written?"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestrator.engine.scan import MAY_BE_RIGHT, State
+from orchestrator.errors import StoreError
+from orchestrator.model import Link
+from orchestrator.store import blobs, partials
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from orchestrator.engine.scan import FileState
+    from orchestrator.model import Wanted
+    from orchestrator.store import Store
+
+INODES_PER_FILE = 8  # a partial's folder holds its state beside the bytes
+SLACK_BYTES = 256 << 10  # what the program and we write beside the bytes
+
+
+class Need(msgspec.Struct, gc=False):
+    """What a run will ask of one file system; `folder` is a path on it that exists."""
+
+    folder: str
+    size_bytes: int = 0
+    inodes: int = 0
+
+    def free(self) -> tuple[int, int]:
+        """Free bytes and inodes for us now (a file system without inode limits says 0 of 0: plenty)."""
+        status = os.statvfs(self.folder)
+        inodes = status.f_favail if status.f_files else 1 << 60
+        return status.f_bavail * status.f_frsize, inodes
+
+
+def needs(store: Store, file_states: Sequence[FileState], lacking: Collection[str] | None = None) -> list[Need]:
+    """Add up, per file system, the bytes to fetch and to copy. Unknown sizes count as nothing.
+
+    `lacking` are the keys without a sealed blob, where that is known already; else each is looked at.
+    """
+    found: dict[int, Need] = {}
+    fetched: set[str] = set()
+
+    known: dict[str, Need] = {}
+
+    def on(path: str) -> Need:
+        folder = path.rpartition("/")[0]
+        if folder not in known:
+            parent = existing_parent(path)
+            known[folder] = found.setdefault(os.stat(parent).st_dev, Need(parent))
+        return known[folder]
+
+    def lacks(wanted: Wanted) -> bool:
+        if lacking is not None:
+            return wanted.key in lacking
+        return blobs.blob_state(store, wanted.sha256, wanted.size) != "sealed"
+
+    begun, bundled = with_partials(store), partials.batch_remains(store)
+    here = on(f"{store.path}/blobs")
+    for file_state in file_states:
+        wanted = file_state.wanted
+        if all(state in MAY_BE_RIGHT for _, state in file_state.states):
+            continue  # what is right once it is read asks nothing of the disk
+        key = wanted.key
+        if key not in fetched and lacks(wanted):
+            fetched.add(key)
+            have = partial_bytes(store, key) if key in begun else bundled.get(key, 0)
+            if wanted.pieces and any(state is State.WRONG for _, state in file_state.states):
+                have = wanted.size or 0  # it is mended where it lies
+            here.size_bytes += max(0, (wanted.size or 0) - have)
+            here.inodes += INODES_PER_FILE
+        # The states are those of the places, in their order; of the blob where it wants none.
+        for place, (path, state) in zip(wanted.places, file_state.states, strict=False):
+            if state is not State.SEALED and not place.target:
+                there = on(path)
+                there.inodes += 1
+                shares = place.link is not Link.COPY and not place.private and not place.unpack
+                if not shares or (place.link is Link.AUTO and there is not here):
+                    there.size_bytes += wanted.size or 0
+    return list(found.values())
+
+
+def check_room(asked: Sequence[Need]) -> None:
+    """See that everything fits.
+
+    Raises:
+        StoreError: it does not; says where, how much is asked and how much is free.
+    """
+    for need in asked:
+        size, inodes = need.free()
+        if need.size_bytes and need.size_bytes + SLACK_BYTES > size:
+            raise StoreError(
+                f"{need.folder}: {human(need.size_bytes)} are needed and {human(size)} are free",
+                f"free some space (`df -h {need.folder}`), or choose another disk: --store DIR, or less: --only NAME",
+            )
+        if need.inodes > inodes:
+            raise StoreError(
+                f"{need.folder}: {need.inodes} inodes are needed and {inodes} are free",
+                f"remove some small files, or choose another disk (--store DIR): `df -i {need.folder}`",
+            )
+
+
+def with_partials(store: Store) -> set[str]:
+    """The keys of what somebody began to fetch: one listing instead of a look a file."""
+    try:
+        return {name.removeprefix("sha256-") for name in os.listdir(f"{store.path}/partial")}
+    except OSError:
+        return set()
+
+
+def existing_parent(path: str) -> str:
+    """The nearest folder at or above `path` that exists."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path) or "/"
+    return path
+
+
+def partial_bytes(store: Store, key: str) -> int:
+    """Allocated bytes of the largest partial of this key: what need not be asked of the disk again."""
+    parent, most = store.partials(key), 0
+    try:
+        names = os.listdir(parent)
+    except OSError:
+        return 0
+    for name in names:
+        try:
+            most = max(most, os.stat(f"{parent}/{name}/f").st_blocks * 512)
+        except OSError:
+            continue
+    return most
+
+
+def human(size_bytes: float) -> str:
+    """A size for people: 1024-based, as the contract's options are (98M, 1.5G)."""
+    for unit in ("", "K", "M", "G"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f}{unit or ' bytes'}" if unit in ("", "K") else f"{size_bytes:.1f}{unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f}T"

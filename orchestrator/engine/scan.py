@@ -1,0 +1,332 @@
+"""What stands at each place, by `lstat` and the record alone: nothing is opened, hashed or changed.
+
+One function decides it (`judge`), from what is wanted, what the record says that we put there, and what stands there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestrator.store import seal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from orchestrator.events import Event
+    from orchestrator.model import Place, Wanted
+    from orchestrator.store import Store, records
+
+ADOPTED = "adopted"  # as `store.places`, which a run with all in place does not read
+
+
+class State(Enum):
+    """What one place looks like."""
+
+    SEALED = "sealed"  # size and seal of the wanted digest: present
+    ABSENT = "absent"
+    OUTDATED = "outdated"  # what we put there for an earlier pin, that seal whole; or our link to nothing
+    UNVERIFIED = "unverified"  # perhaps right, and never read on this machine: a copy by tar, cp, git, a user
+    MODIFIED = "modified"  # the very inode that we made, its seal broken
+    FOREIGN = "foreign"  # not ours, and of another size
+    LINKED = "linked"  # a symbolic link that we did not make: judged by the bytes behind it
+    OBSTRUCTED = "obstructed"  # a folder where a file should be or the other way round, a FIFO, a device
+    UNKNOWN = "unknown"  # the disk does not say what stands there
+    WRONG = "wrong"  # read, and its bytes are wrong, whatever its seal says
+    UNSEALED = "unsealed"  # of `look_at` only: something else, which `judge` tells apart
+
+
+MAY_BE_RIGHT = frozenset((State.SEALED, State.UNVERIFIED, State.LINKED))
+
+
+class FileState(msgspec.Struct, frozen=True, gc=False):
+    """One wanted file and the state of each of its places (of the blob, where it wants none).
+
+    `true_size` is what right bytes here take, where the manifest's `size:` says something else.
+    """
+
+    wanted: Wanted
+    states: tuple[tuple[str, State], ...]
+    true_size: int | None = None
+
+    @property
+    def present(self) -> bool:
+        """Whether nothing is to be done."""
+        for _, state in self.states:  # noqa: SIM110 - asked of each file, and a generator takes twice as long
+            if state is not State.SEALED:
+                return False
+        return True
+
+    @property
+    def good(self) -> list[str]:
+        """The places that have the right bytes, by their seal; a layout's marks are none."""
+        paths = {place.path for place in self.wanted.places if not place.unpack}
+        return [path for path, state in self.states if state is State.SEALED and path in paths]
+
+
+def look_at(store: Store, path: str, sha256: str, size: int | None, sizes: dict[str, int] | None = None) -> State:
+    """Judge one path by its status: SEALED, ABSENT, OBSTRUCTED, UNKNOWN, or UNSEALED.
+
+    `sizes` takes the true size of right bytes for which `size` is wrong.
+    """
+    nothing = State.ABSENT
+    try:
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            nothing = State.UNSEALED  # a link to nothing is something
+            status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return nothing
+    except OSError:
+        return State.UNKNOWN
+    if sha256:
+        if seal.fits(store, status, sha256, size):
+            return State.SEALED
+        if size is not None and status.st_size != size and _is_size_wrong(store, status, sha256):
+            if sizes is not None:
+                sizes[path] = status.st_size
+            return State.SEALED
+    return State.UNSEALED if stat.S_ISREG(status.st_mode) else State.OBSTRUCTED
+
+
+def _is_size_wrong(store: Store, status: os.stat_result, sha256: str) -> bool:
+    """Whether a sealed file has the size of the sealed blob of its digest: then it is the manifest that is wrong."""
+    return seal.fits(store, status, sha256, None) and blob_size(store, sha256) == status.st_size
+
+
+def blob_size(store: Store, sha256: str) -> int | None:
+    """The true size in bytes of what has this digest; None where the store has no sealed blob of it."""
+    try:
+        status = os.stat(store.blob(sha256))
+    except OSError:
+        return None
+    return status.st_size if sha256 and seal.fits(store, status, sha256, None) else None
+
+
+def judge(store: Store, records: RecordIndex, wanted: Wanted, path: str, place: Place | None) -> State:
+    """Say what stands at one path: the only function that decides it. `place` is None for the blob itself."""
+    sha256 = wanted.sha256
+    if place is not None and place.unpack:
+        return _judge_tree(store, records, path, sha256)
+    state = look_at(store, path, sha256, wanted.size)
+    if state is not State.UNSEALED:
+        return state
+    own = os.lstat(path)
+    if stat.S_ISLNK(own.st_mode):
+        return _judge_link(store, path, sha256, place)
+    if sha256 and records.previous(path, own, sha256):
+        return State.OUTDATED
+    if records.is_ours(path, own, sha256):
+        return State.UNVERIFIED if not sha256 or _has_no_seal(store, own, wanted) else State.MODIFIED
+    if wanted.size in (None, own.st_size) or (sha256 and seal.fits(store, own, sha256, None)):
+        return State.UNVERIFIED
+    return State.FOREIGN if blob_size(store, sha256) != own.st_size else State.UNVERIFIED
+
+
+def _judge_link(store: Store, path: str, sha256: str, place: Place | None) -> State:
+    """A symbolic link whose bytes are not those that are wanted, as far as their status says."""
+    text = os.readlink(path)
+    if place is not None and place.target and text == place.target:
+        return State.SEALED  # a layout's own: what it leads to is another place of the same file, and judged there
+    if not leads_into(store, text):
+        return State.LINKED
+    try:
+        behind = os.stat(path)
+    except OSError:
+        return State.OUTDATED
+    if os.path.basename(text) != sha256:
+        return State.OUTDATED if sha256 else State.UNVERIFIED
+    return State.MODIFIED if behind.st_mtime_ns % 10**9 or seal.was_judged(store, behind) else State.UNVERIFIED
+
+
+def leads_into(store: Store, text: str) -> bool:
+    """Whether a symbolic link with this text is one of ours: it leads to a blob of the store."""
+    return text.startswith((f"{store.path}/blobs/", f"{os.path.realpath(store.path)}/blobs/"))
+
+
+def _has_no_seal(store: Store, status: os.stat_result, wanted: Wanted) -> bool:
+    """Whether a file of ours has lost its seal rather than had it broken: whole seconds, as archives keep them."""
+    whole = status.st_mtime_ns % 10**9 == 0 and wanted.size in (None, status.st_size)
+    return whole and not seal.was_judged(store, status)
+
+
+def _judge_tree(store: Store, records: RecordIndex, path: str, sha256: str) -> State:
+    """The folder that an archive is unpacked into."""
+    state = look_at_tree(store, path, sha256)
+    if state is not State.UNSEALED:
+        return state
+    made = [made for _, made in records.of(path)]
+    if not made:
+        return State.FOREIGN
+    if all(each["sha256"] != sha256 for each in made):
+        return State.OUTDATED
+    from orchestrator.store import tree_records
+
+    listing = tree_records.read(store, sha256)
+    for name in tree_records.broken(store, path, listing):
+        try:
+            status = os.lstat(f"{path}/{name}")
+        except OSError:
+            return State.MODIFIED
+        if status.st_mtime_ns % 10**9 or status.st_size != listing[name][0] or seal.was_judged(store, status):
+            return State.MODIFIED
+    return State.UNVERIFIED if listing else State.MODIFIED
+
+
+def look_at_tree(store: Store, path: str, sha256: str) -> State:
+    """Judge the folder that an archive of this digest was unpacked into, by its files' status."""
+    from orchestrator.store import tree_records  # only for whoever has one
+
+    try:
+        if not os.listdir(path):
+            return State.ABSENT  # its frameworks take an empty folder for none, too
+    except FileNotFoundError:
+        return State.ABSENT
+    except OSError:
+        return State.OBSTRUCTED
+    listing = tree_records.read(store, sha256)
+    return State.SEALED if listing and not tree_records.broken(store, path, listing) else State.UNSEALED
+
+
+def look_at_marks(store: Store, want: Wanted) -> list[tuple[str, State]]:
+    """Judge marks by what they say: one that orch wrote and that says something else is to be written again."""
+    from orchestrator.store import extra_files  # few layouts have any
+
+    found = ((mark.path, extra_files.state(store, want.manifest, mark)) for mark in extra_files.of(store, want))
+    states = {"absent": State.ABSENT, "outdated": State.OUTDATED}
+    return [(path, states.get(state, State.SEALED)) for path, state in found]
+
+
+def scan(store: Store, wanted: Iterable[Wanted], records: RecordIndex | None = None) -> list[FileState]:
+    """Judge every place of every file wanted: one `lstat` each, and none below a folder that is not there."""
+    found = []
+    there: set[str] = set()  # folders in which a file was missed
+    gone: set[str] = set()
+    sizes: dict[str, int] = {}
+    records = records or RecordIndex(store)
+
+    def look(want: Wanted, path: str, place: Place | None) -> State:
+        folder = path.rpartition("/")[0]
+        if folder in gone:
+            return State.ABSENT
+        state = look_at(store, path, want.sha256, want.size, sizes)
+        if state is State.ABSENT and folder not in there:
+            (there if os.path.isdir(folder or "/") else gone).add(folder)
+        return judge(store, records, want, path, place) if state is State.UNSEALED else state
+
+    for want in wanted:
+        states = [
+            (p.path, judge(store, records, want, p.path, p) if p.unpack else look(want, p.path, p)) for p in want.places
+        ]
+        if not states:
+            path = store.blob(want.sha256 or want.key)
+            states = [(path, look(want, path, None))]
+        if want.marks:
+            states += look_at_marks(store, want)
+        true_size = next((sizes[path] for path, _ in states if path in sizes), None) if sizes else None
+        found.append(FileState(want, tuple(states), true_size))
+    return found
+
+
+def warn_of_size(wanted: Wanted, true_size: int, emit: Callable[[Event], None]) -> None:
+    """Tell that a manifest's `size:` is not that of the bytes whose digest it has: file, line and the right number."""
+    from orchestrator.events import Noticed
+
+    where = f"{wanted.manifest}{_line(wanted)}"
+    name = f"{wanted.model}/{wanted.file}" if wanted.file else wanted.model
+    said = f"warning: {where}: {name}: `size: {wanted.size}` is wrong"
+    emit(Noticed(f"{said}; the file with this sha256 has {true_size} bytes: write `size: {true_size}`"))
+
+
+def _line(wanted: Wanted) -> str:
+    """`:12`, the line of a file's `size:` in its manifest; "" where it is not found."""
+    import re
+
+    try:
+        with open(wanted.manifest, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except (OSError, ValueError):
+        return ""
+    said = re.compile(rf"\bsize[\"']?\s*:\s*{wanted.size}\b")
+    numbers = [number for number, line in enumerate(lines, 1) if said.search(line)]
+    return f":{numbers[0]}" if len(numbers) == 1 else ""
+
+
+class RecordIndex:
+    """Who made a place: the records of the store, read once and only when something is not in order."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._made: dict[str, list[tuple[str, records.PlaceRecord]]] | None = None
+
+    def of(self, path: str) -> list[tuple[str, records.PlaceRecord]]:
+        """The records of one place, also by its folder's real name: (record file, what was made)."""
+        made = self._read()
+        found = made.get(path, [])
+        if made:
+            folder, name = os.path.split(path)
+            real = f"{os.path.realpath(folder)}/{name}"
+            if real != path:
+                found = [*found, *made.get(real, [])]
+        return found
+
+    def all(self) -> dict[str, list[tuple[str, records.PlaceRecord]]]:
+        """All recorded places."""
+        return self._read()
+
+    def ours(self, path: str) -> list[records.PlaceRecord]:
+        """What we made at a place; a user's file that was adopted is none of it."""
+        return [made for _, made in self.of(path) if made["link"] != ADOPTED]
+
+    def is_adopted(self, path: str) -> bool:
+        """Whether what stands at a place was there before us."""
+        return any(made["link"] == ADOPTED for _, made in self.of(path))
+
+    def is_ours(self, path: str, status: os.stat_result, sha256: str) -> bool:
+        """Whether the very file with this `lstat` is ours: by its inode, as the record or a blob has it.
+
+        A path that once was ours makes nothing ours.
+        """
+        if path.startswith(self._store.path + "/"):
+            return True
+        from orchestrator.store import records  # hashes and JSON, which a run with all in place has no use for
+
+        made = self.ours(path)
+        digests = {sha256, *(each["sha256"] for each in made)} - {""}
+        if any(is_inode(self._store.blob(digest), status) for digest in digests):
+            return True
+        if any(records.is_inode(each, status, path) for each in made):
+            return True
+        # A copy of which the record has no inode: it was made by a run that was killed, or by an older version.
+        return any("inode" not in each and seal.fits(self._store, status, each["sha256"], None) for each in made)
+
+    def previous(self, path: str, status: os.stat_result, sha256: str) -> str:
+        """The digest of an earlier pin for which we made the file with this `lstat`, that seal whole; else ""."""
+        for made in self.ours(path):
+            for digest in (made["sha256"], made.get("old", "")):
+                if digest not in ("", sha256) and seal.fits(self._store, status, digest, None):
+                    return digest
+        return ""
+
+    def _read(self) -> dict[str, list[tuple[str, records.PlaceRecord]]]:
+        if self._made is None:
+            from orchestrator.store import records
+
+            found: dict[str, list[tuple[str, records.PlaceRecord]]] = {}
+            for record, place, made in records.made(self._store):
+                found.setdefault(place, []).append((record, made))
+            self._made = found  # whole, in one step: another thread may be reading
+        return self._made
+
+
+def is_inode(path: str, status: os.stat_result) -> bool:
+    """Whether `path` itself is that file."""
+    try:
+        other = os.lstat(path)
+    except OSError:
+        return False
+    return (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino)

@@ -1,0 +1,471 @@
+"""The threads of one run: N pieces of work at a time, largest first; the disk's end or a stop ends them all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from orchestrator.backends import select
+from orchestrator.engine.bugs import foreseen
+from orchestrator.engine.install import Install
+from orchestrator.engine.scan import RecordIndex, State
+from orchestrator.engine.summary import interrupted
+from orchestrator.errors import BugError, OrchError, PlacementError, Stopped, StoreError, TransferError
+from orchestrator.events import Finished, Noticed, Placed
+from orchestrator.limits import files_at_once
+from orchestrator.placement import link
+from orchestrator.sources.route import Routes
+from orchestrator.store import blobs, records
+from orchestrator.transfer.adopt import adopt
+from orchestrator.transfer.batch import BatchItem, fetch_batch
+from orchestrator.transfer.download import Receipt, fetch
+from orchestrator.transfer.retry import Try, next_step
+from orchestrator.urls import host_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from orchestrator.backends.base import Backend
+    from orchestrator.engine.scan import FileState
+    from orchestrator.engine.summary import Counts, Options
+    from orchestrator.model import Artifact, Place, Wanted
+    from orchestrator.sources.route import Route
+    from orchestrator.transfer.context import RunContext
+
+
+STOP_S = 2.0  # whoever asked for a stop waits no longer than three seconds, and a resolver may be silent for longer
+DISK_S = 10.0  # where the disk ends the run nobody waits at the keyboard
+
+
+class Scheduler:
+    """The threads of one run: each takes the next piece of work, starts its programs and waits for them."""
+
+    def __init__(
+        self,
+        run: RunContext,
+        groups: list[tuple[Artifact, list[FileState]]],
+        begun: set[str],
+        bundled: Iterable[str],
+        options: Options,
+        counts: Counts,
+    ) -> None:
+        self._options, self._counts = options, counts
+        self._batcher = Batcher(run, begun, bundled)
+        alone, batches = self._batcher.pack(BatchTask(artifact, same) for artifact, same in groups)
+        # Largest first; bundles once the large files have started, beside whose end there is room for them.
+        large = [task for task in alone if (task.artifact.size or 0) > SMALL_BYTES]
+        self._queue: deque[BatchTask | Batch] = deque((*large, *batches, *alone[len(large) :]))
+        self._workers = min(files_at_once(options.jobs), len(groups))  # a bundle may leave over work for all
+        self._run = run
+        self._turn = threading.Condition()
+        self._open = 0  # parcels under way: each may leave something over
+        self._now: dict[threading.Event, BatchTask | Batch] = {}  # what each thread is at, by the event of its end
+        self._records = RecordIndex(run.store)
+        self._end: OrchError | None = None
+
+    def work(self) -> None:
+        """Run until the queue is empty, the disk is full or a stop was asked for; book what was not reached.
+
+        An exception that comes to this thread, such as KeyboardInterrupt, passes once no child runs any more.
+        """
+        scheduler: list[
+            threading.Event
+        ] = []  # not threads: a `join` that is interrupted takes its thread for ended (3.11)
+        try:
+            try:
+                self._start(scheduler)
+                self._await(scheduler)
+            except BaseException:
+                self._run.context.stop.set()
+                self._await(scheduler)
+                raise
+        finally:
+            self._leave(scheduler)
+        for left in self._queue:
+            self._fail(left, self._end or interrupted())
+
+    def _start(self, scheduler: list[threading.Event]) -> None:
+        """Start as many threads as there may be, which is fewer than were asked for under some limits."""
+        for number in range(self._workers):
+            ended = threading.Event()
+            thread = threading.Thread(target=self._worker, args=(ended,), name=f"orch-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if not scheduler:
+                    self._end = foreseen(self._run.context, self._run.store.path, error)
+                return
+            scheduler.append(ended)
+
+    def _await(self, scheduler: list[threading.Event]) -> None:
+        """Wait for all threads; after a stop for a moment only."""
+        stop, asked_s = self._run.context.stop, None
+        for ended in scheduler:
+            while not ended.wait(0.1):
+                if stop.is_set():
+                    asked_s = asked_s or time.monotonic()
+                    if time.monotonic() - asked_s > (STOP_S if self._end is None else DISK_S):
+                        return
+
+    def _leave(self, scheduler: list[threading.Event]) -> None:
+        """Leave threads that do not come back, without their children: what they were at was interrupted."""
+        if all(ended.is_set() for ended in scheduler):
+            return
+        from orchestrator.process import kill_all
+
+        kill_all(self._run.context.stop)
+        for ended in scheduler:
+            ended.wait(0.1)
+        for ended, work in list(self._now.items()):
+            if not ended.is_set():
+                self._fail(work, self._end or interrupted())
+
+    def _worker(self, ended: threading.Event) -> None:
+        try:
+            self._work_on(ended)
+        finally:
+            ended.set()
+
+    def _work_on(self, ended: threading.Event) -> None:
+        while (work := self._next(ended)) is not None:
+            try:
+                if isinstance(work, BatchTask):
+                    self._one(work)
+                else:
+                    self._many(work)
+            except Stopped:
+                self._fail(work, self._end or interrupted())
+            except Exception as error:
+                told = self._foreseen(work, error)
+                self._fail(work, told)
+                if isinstance(told, StoreError) and not told.of_one_file:
+                    self._stop_all(told)
+            finally:
+                self._now.pop(ended, None)
+
+    def _next(self, ended: threading.Event) -> BatchTask | Batch | None:
+        """The next piece of work; None once there is none and nobody may bring any more."""
+        with self._turn:
+            while self._end is None and not self._run.context.stop.is_set():
+                if self._queue:
+                    work = self._now[ended] = self._queue.popleft()
+                    self._open += isinstance(work, Batch)
+                    return work
+                if not self._open:
+                    return None
+                self._turn.wait(0.2)  # a stop does not wake us
+        return None
+
+    def _stop_all(self, error: OrchError) -> None:
+        self._end = self._end or error
+        self._run.context.stop.set()
+
+    def _fail(self, work: BatchTask | Batch, error: OrchError) -> None:
+        for task in work.tasks if isinstance(work, Batch) else [work]:
+            if task.claim():
+                for file_state in task.file_states:
+                    self._run.emit(self._counts.fail(file_state.wanted, error))
+
+    def _foreseen(self, work: BatchTask | Batch, error: Exception) -> OrchError:
+        tasks = work.tasks if isinstance(work, Batch) else [work]
+        places = [place.path for task in tasks for s in task.file_states for place in s.wanted.places]
+        return foreseen(self._run.context, self._run.store.path, error, places)
+
+    def _many(self, batch: Batch) -> None:
+        more: list[BatchTask | Batch] = []
+        try:
+            alone, batches = self._batcher.again(run_batch(self._run, self._batcher, batch, self._counts))
+            more += [*batches, *alone]
+        except Exception as error:
+            told = self._foreseen(batch, error)
+            if not isinstance(told, BugError) and not (isinstance(told, StoreError) and told.of_one_file):
+                raise
+            # One of them is to blame: each alone, it is the only one that fails.
+            self._run.emit(Noticed(f"{len(batch.tasks)} files go one by one: {told.message}; {told.hint}"))
+            more += [task for task in batch.tasks if not task.is_told]
+        finally:
+            with self._turn:
+                self._queue.extend(more)
+                self._open -= 1
+                self._turn.notify_all()
+
+    def _one(self, task: BatchTask) -> None:
+        receipt = Receipt(attempts=task.item.attempts)
+        if not self._options.offline:
+            adopt(self._run, task.artifact)
+        work = Install(self._run, self._records, task.artifact, task.file_states, force=self._options.force)
+        get = _refuse_offline if self._options.offline else fetch
+        try:
+            results = work.install(get, receipt)
+        finally:
+            self._counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
+        if not task.claim():  # too late: it was told as interrupted
+            return
+        for wanted, result in results:
+            if isinstance(result, OrchError):
+                self._run.emit(self._counts.fail(wanted, result))
+            else:
+                self._counts.count(result)
+
+
+def _refuse_offline(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:  # noqa: ARG001 - stands in for fetch
+    raise TransferError(
+        f"{artifact.name}: not in the store, and --offline forbids to fetch it", "leave out --offline", "missing"
+    )
+
+
+SMALL_BYTES = 1 << 20  # above it a file is worth a process, and a look at what is kept of it
+MOST_FILES = 512  # some at a time, so that one bundle's check and commit run beside another's download
+WORTH_ANOTHER = 8  # so many leftovers of one host make a bundle again
+_CLAIMS = threading.Lock()
+
+
+@dataclass(slots=True)
+class BatchTask:
+    """One digest to be made so, all who want it, and what a bundle has tried already."""
+
+    artifact: Artifact
+    file_states: list[FileState]
+    item: BatchItem = field(init=False)
+    host: str = ""
+    backend: Backend | None = None  # of its bundle
+    asked: int = 0  # how many of its sources bundles have asked
+    is_told: bool = False  # what became of it was said, and counted
+
+    def __post_init__(self) -> None:
+        self.item = BatchItem(self.artifact)
+
+    def claim(self) -> bool:
+        """Take it on oneself to say what became of it; false where another thread has done so."""
+        with _CLAIMS:
+            first, self.is_told = not self.is_told, True
+            return first
+
+
+@dataclass(slots=True)
+class Batch:
+    """Tasks done together; without a backend their bytes are in the store already."""
+
+    tasks: list[BatchTask]
+    backend: Backend | None = None
+
+
+class Batcher:
+    """Says which tasks may go together: nothing of theirs stands anywhere, so nothing must be judged first."""
+
+    def __init__(self, run: RunContext, begun: set[str], bundled: Iterable[str]) -> None:
+        self._run, self._begun, self._bundled = run, begun, set(bundled)
+        self._routes = Routes(run.context.environ, run.hosts)
+        self._usable = [name for name, program in run.programs.items() if program.usable]
+        self._backends: dict[str, tuple[Backend, ...]] = {}
+
+    def pack(self, tasks: Iterable[BatchTask]) -> tuple[list[BatchTask], list[Batch]]:
+        """Tell apart what goes alone and what goes together; the order is kept."""
+        alone: list[BatchTask] = []
+        stored: list[BatchTask] = []
+        aimed: list[BatchTask] = []
+        for task in tasks:
+            artifact = task.artifact
+            state = blobs.blob_state(self._run.store, artifact.sha256, artifact.size) if _is_clear(task) else "unclear"
+            if state == "sealed":
+                stored.append(task)
+            elif state == "absent" and self._may_bundle(artifact) and self._aim(task):
+                aimed.append(task)
+            else:
+                alone.append(task)
+        together, batches = self._by_host(aimed, 2)
+        return alone + together, [Batch(part) for part in _parts(stored)] + batches
+
+    def again(self, left: Iterable[BatchTask]) -> tuple[list[BatchTask], list[Batch]]:
+        """What a bundle left over: many of one next host make a bundle again, the rest goes alone.
+
+        Where all hosts were asked, and what ended the last bundle was the host's fault, its files are one matter: they
+        go together again, after one wait. The last of their tries each makes alone.
+        """
+        alone: list[BatchTask] = []
+        aimed: list[BatchTask] = []
+        for task in left:
+            (aimed if self._aim(task) or self._repeat(task) else alone).append(task)
+        lonely, batches = self._by_host(aimed, WORTH_ANOTHER)
+        return alone + lonely, batches
+
+    def way(self, batch: Batch) -> Route:
+        """How this machine gets to the host that a parcel comes from."""
+        return self._routes.to(batch.tasks[0].item.url)
+
+    def _by_host(self, tasks: list[BatchTask], least: int) -> tuple[list[BatchTask], list[Batch]]:
+        alone: list[BatchTask] = []
+        batches: list[Batch] = []
+        by_host: dict[tuple[str, str], list[BatchTask]] = {}
+        for task in tasks:
+            by_host.setdefault((task.host, task.backend.NAME if task.backend else ""), []).append(task)
+        for those in by_host.values():
+            if len(those) >= least or any(task.artifact.key in self._bundled for task in those):
+                batches += [Batch(part, those[0].backend) for part in _parts(those)]
+            else:
+                alone += those
+        return alone, batches
+
+    def _may_bundle(self, artifact: Artifact) -> bool:
+        size = artifact.size
+        known = size is not None and size <= SMALL_BYTES and not artifact.is_unpinned
+        return known and artifact.key not in self._begun
+
+    def _aim(self, task: BatchTask) -> bool:
+        """Take the next source in order that no bundle has asked yet, if a program here can."""
+        sources = task.artifact.sources
+        if task.asked >= len(sources):
+            return False
+        source = sources[task.asked]
+        programs = self._programs(source.url)
+        if not programs:
+            return False
+        task.asked += 1
+        self._send(task, source.url, programs[0])
+        return True
+
+    def _repeat(self, task: BatchTask) -> bool:
+        """Take the source and program that policy wants next of those that bundles have asked, while it wants any."""
+        if not task.item.host_failed or not self._run.retries:
+            return False
+        programs = {source.url: self._programs(source.url) for source in task.artifact.sources[: task.asked]}
+        options = {url: tuple(backend.NAME for backend in some) for url, some in programs.items()}
+        # Without chance: they wait together, once.
+        step = next_step(options, task.item.attempts, retries=self._run.retries - 1)
+        if not isinstance(step, Try):
+            return False
+        backend = next(backend for backend in programs[step.source] if step.backend == backend.NAME)
+        self._send(task, step.source, backend, step.wait_s)
+        return True
+
+    def _programs(self, url: str) -> tuple[Backend, ...]:
+        """The programs that may fetch a bundle from a URL's host, best first."""
+        host = host_of(url)
+        if host not in self._backends:
+            way = self._routes.to(url)
+            line = replace(way.line, hides="token") if way.bearer is not None else way.line
+            found: list[Backend] = []
+            while backend := select.for_bundle([n for n in self._usable if n not in {b.NAME for b in found}], line):
+                found.append(backend)
+            self._backends[host] = tuple(found)
+        return self._backends[host]
+
+    def _send(self, task: BatchTask, url: str, backend: Backend, wait_s: float = 0.0) -> None:
+        task.host, task.backend, task.item.url, task.item.wait_s = host_of(url), backend, url, wait_s
+
+
+def run_batch(run: RunContext, batcher: Batcher, batch: Batch, counts: Counts) -> list[BatchTask]:
+    """Do all that a parcel needs: fetch, place, tell.
+
+    Returns:
+        What must be tried another way.
+
+    Raises:
+        OrchError, Stopped: for all of it; nothing of it was told.
+    """
+    receipt = Receipt()
+    items = [task.item for task in batch.tasks]
+    if batch.backend is not None:
+        try:
+            fetch_batch(run, batch.backend, batcher.way(batch), items, receipt)
+        finally:
+            counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
+        ready = [task for task in batch.tasks if task.item.came]
+    else:
+        ready = batch.tasks
+    made = _place(run, ready)
+    for task in ready:
+        _tell(run, batch, task, made, counts, receipt.seconds)
+    left = []
+    for task in batch.tasks:
+        if task.item.error is not None and task.claim():
+            for file_state in task.file_states:
+                run.emit(counts.fail(file_state.wanted, task.item.error))
+        elif batch.backend is not None and not task.item.came:
+            left.append(task)
+    return left
+
+
+def _place(run: RunContext, tasks: Sequence[BatchTask]) -> dict[str, str | PlacementError]:
+    """Record all places, a write a manifest, then make them."""
+    todo: list[tuple[str, Place]] = []
+    refused: dict[str, str | PlacementError] = {}
+    written: dict[str, dict[str, records.PlaceRecord]] = {}
+    for task in tasks:
+        sha256 = task.item.artifact.sha256
+        for file_state in task.file_states:
+            if file_state.wanted.allow and (error := _refused(run, sha256, file_state.wanted)):
+                refused.update((place.path, error) for place in file_state.wanted.places)
+                continue
+            record = written.setdefault(file_state.wanted.manifest, {})
+            for place in file_state.wanted.places:
+                if not place.target:
+                    record[place.path] = {"sha256": sha256, "link": place.link.value}
+                todo.append((sha256, place))
+    for manifest, record in written.items():
+        if record:
+            records.record(run.store, run.context.hostname, manifest, record, run.context.stop)
+    made = link.put_all(run.context, run.store, todo)
+    results = {place.path: how for (_, place), how in zip(todo, made, strict=True)}
+    for manifest, record in written.items():
+        stands = {path: how for path in record if isinstance(how := results[path], str)}
+        records.finish(run.store, run.context.hostname, manifest, stands, run.context.stop)
+    return {**refused, **results}
+
+
+def _refused(run: RunContext, sha256: str, wanted: Wanted) -> PlacementError | None:
+    """Why a file is of no format that its manifest allows."""
+    from orchestrator.placement import allow
+
+    try:
+        allow.check(run.store.blob(sha256), wanted, run.context.stop)
+    except PlacementError as error:
+        return error
+    return None
+
+
+def _tell(
+    run: RunContext,
+    batch: Batch,
+    task: BatchTask,
+    made: dict[str, str | PlacementError],
+    counts: Counts,
+    seconds: float,
+) -> None:
+    """Say of each file of a task what became of it, and count it."""
+    if not task.claim():
+        return
+    fetched = task.item.came == "wire"
+    for file_state in task.file_states:
+        wanted, error = file_state.wanted, None
+        for place in wanted.places:
+            how = made[place.path]
+            if isinstance(how, PlacementError):
+                error = error or how
+            else:
+                run.emit(Placed(wanted.model, wanted.file, place.path, how))
+        if error is not None:
+            run.emit(counts.fail(wanted, error))
+        elif fetched and batch.backend is not None:
+            fetched = False
+            counts.count("fetched")
+            size, name = task.item.size, batch.backend.NAME
+            run.emit(Finished(wanted.model, wanted.file, "fetched", name, task.item.url, size, seconds))
+        else:
+            counts.count("placed")
+            run.emit(Finished(wanted.model, wanted.file, "placed", size_bytes=wanted.size or 0, seconds=seconds))
+
+
+def _is_clear(task: BatchTask) -> bool:
+    """Whether nothing stands at any place."""
+    return all(state is State.ABSENT for file_state in task.file_states for _, state in file_state.states)
+
+
+def _parts(tasks: list[BatchTask]) -> Iterator[list[BatchTask]]:
+    """Split into parts of much the same size."""
+    count = -(-len(tasks) // MOST_FILES)
+    for number in range(count):
+        yield tasks[number * len(tasks) // count : (number + 1) * len(tasks) // count]

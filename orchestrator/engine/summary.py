@@ -1,0 +1,115 @@
+"""The counts of a run, and the exit code that they make."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestrator import events
+from orchestrator.errors import ExitCode, TransferError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from orchestrator.errors import OrchError
+    from orchestrator.model import Unresolved, Wanted
+
+
+class Counts(msgspec.Struct):
+    """How a run goes: the summary's counts, filled by many threads under one lock."""
+
+    wanted: Sequence[Wanted]
+    present: int = 0
+    placed: int = 0
+    fetched: int = 0
+    bytes_fetched: int = 0
+    bytes_reused: int = 0
+    bytes_to_fetch: int | None = None
+    unresolved: int = 0
+    failed: list[events.GaveUp] = msgspec.field(default_factory=list)
+    lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
+
+    def count(self, how: str) -> None:
+        """Book one file that is in place: `present`, `placed` or `fetched`."""
+        with self.lock:
+            setattr(self, how, getattr(self, how) + 1)
+
+    def take_back(self) -> None:
+        """Book one file less as placed: what its framework wants beside it could not be had."""
+        with self.lock:
+            how = "placed" if self.placed else "fetched"
+            setattr(self, how, getattr(self, how) - 1)
+
+    def moved(self, fetched: int, reused: int) -> None:
+        """Book bytes."""
+        with self.lock:
+            self.bytes_fetched += fetched
+            self.bytes_reused += reused
+
+    def fail(self, wanted: Wanted, error: OrchError) -> events.GaveUp:
+        """Book one file's failure and give the event that tells it."""
+        paths = tuple(place.path for place in wanted.places)
+        code = int(error.exit_code)
+        told = events.GaveUp(wanted.model, wanted.file, paths, error.fault, code, error.message, error.hint)
+        with self.lock:
+            self.failed.append(told)
+        return told
+
+    def refuse(self, unresolved: Iterable[Unresolved], emit: Callable[[events.Event], None]) -> None:
+        """Book and tell the models that need `orch lock` first: nobody knows their files, so each counts as one."""
+        for model in unresolved:
+            code = int(ExitCode.MANIFEST)
+            told = events.GaveUp(model.model, "", (), "missing", code, model.message, model.hint)
+            self.unresolved += 1
+            self.failed.append(told)
+            emit(told)
+
+    def summary(self, seconds: float, *, stopped: int | None = None) -> events.Summary:
+        """The contract's last line; `stopped` is the exit code of the signal that ended the run."""
+        code = stopped or fold(f.exit_code for f in self.failed)
+        return events.Summary(
+            ok=code == 0,
+            exit_code=code,
+            models=len({(w.manifest, w.model) for w in self.wanted}) + self.unresolved,
+            files=len(self.wanted) + self.unresolved,
+            present=self.present,
+            placed=self.placed,
+            fetched=self.fetched,
+            failed=tuple(sorted(self.failed, key=lambda f: (f.model, f.file))),
+            bytes_fetched=self.bytes_fetched,
+            bytes_reused=self.bytes_reused,
+            seconds=seconds,
+            bytes_to_fetch=self.bytes_to_fetch,
+        )
+
+
+def fold(codes: Iterable[int]) -> int:
+    """The exit code of a run from its files': 70, 3, 4, 8 before all; else one kind its code, several kinds 1."""
+    kinds = set(codes)
+    for first in (ExitCode.BUG, ExitCode.MANIFEST, ExitCode.NO_BACKEND, ExitCode.STORE):
+        if first in kinds:
+            return int(first)
+    if len(kinds) > 1:
+        return int(ExitCode.SEVERAL)
+    return int(kinds.pop()) if kinds else 0
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What a run may do; the contract's defaults. `backend` None: the best; `stall_s` silence that ends a program."""
+
+    backend: str | None = None
+    jobs: int = 4
+    connections: int = 16
+    retries: int = 5
+    stall_s: float = 30.0
+    offline: bool = False
+    wait: bool = True
+    force: bool = False
+
+
+def interrupted() -> TransferError:
+    """The failure of a file that a stop left as it was, or half done."""
+    message = "interrupted; what was fetched is kept"
+    return TransferError(message, "run the same command again: it goes on from there", "interrupted")

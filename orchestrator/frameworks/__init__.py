@@ -1,0 +1,1 @@
+"""Where each framework looks for its files."""

@@ -1,0 +1,50 @@
+"""TensorFlow Hub: `$TFHUB_CACHE_DIR/<sha1 of the handle>/`, the archive's content.
+
+tensorflow_hub 0.16.1, resolver.py:81-110 (TFHUB_CACHE_DIR where it is not empty, as it is, else the system's temporary
+folder: Python's tempfile, TMPDIR TEMP TMP /tmp), compressed_module_resolver.py:33-38 (the sha1 of the handle exactly as
+the code writes it) and resolver.py:368-375 (a folder with anything in it is believed unseen).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.frameworks import base
+from orchestrator.frameworks.base import LayoutError, LayoutResult
+from orchestrator.model import Link, Place
+
+if TYPE_CHECKING:
+    from orchestrator.context import Context
+    from orchestrator.manifest.values import Model
+
+NAME = "tfhub"
+SAFE = (Link.COPY,)  # an archive's files have no blobs of their own to link to
+OFFLINE: dict[str, str] = {}
+_WANTS = "tfhub needs the handle as the code that loads it writes it: `for: {tfhub: https://tfhub.dev/...}`"
+
+
+def cache(context: Context) -> str:
+    """The folder of all modules."""
+    if named := context.environ.get("TFHUB_CACHE_DIR"):
+        if "://" in named:
+            raise LayoutError(f"TFHUB_CACHE_DIR is not a folder of this machine: {named}")
+        return base.unexpanded(context, named)
+    temporary = next((t for name in ("TMPDIR", "TEMP", "TMP") if (t := context.environ.get(name))), "/tmp")  # noqa: S108
+    return f"{base.unexpanded(context, temporary)}/tfhub_modules"
+
+
+def layout(context: Context, model: Model, value: str) -> LayoutResult:
+    """The folder that the handle's sha1 names."""
+    if not value:
+        raise LayoutError(_WANTS)
+    if len(model.files) != 1:
+        raise LayoutError("tfhub wants one archive a handle")
+    import hashlib  # only for whoever has a handle
+
+    name = hashlib.sha1(value.encode(), usedforsecurity=False).hexdigest()
+    return LayoutResult(((Place(f"{cache(context)}/{name}", model.link, unpack=True),),))
+
+
+def variables(context: Context) -> dict[str, str]:
+    """TFHUB_CACHE_DIR."""
+    return {"TFHUB_CACHE_DIR": cache(context)}

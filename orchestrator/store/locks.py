@@ -1,0 +1,174 @@
+"""Who works in a store: many runs that add to it at once, or one that takes things out of it, alone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import HeldError, Stopped
+from orchestrator.store.store import disk, hold, open_lock
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+
+    from orchestrator.context import Context
+    from orchestrator.store.store import Store
+
+
+POLL_S = 0.2
+# A child that another thread starts has all that we have open, locks too, from its fork to its exec: for so long a
+# guard that nobody holds looks held. Seen on a slow disk: 3 of 80 syncs gave up ten files, "another orch (unknown)".
+_FORK_S, _FORK_POLL_S = 2.0, 0.01
+
+
+@contextmanager
+def adding(context: Context, store: Store, tell: Callable[[str], None]) -> Iterator[None]:
+    """Hold a turn that others who add hold too; `tell` says once for whom we wait.
+
+    Raises:
+        StoreError: the disk said no.
+        Stopped: a stop was asked for while waiting.
+    """
+    with _turn(context, store, fcntl.LOCK_SH, tell, wait=True):
+        yield
+
+
+@contextmanager
+def removing(context: Context, store: Store, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
+    """Hold the store alone.
+
+    Raises:
+        HeldError: somebody works in it, and `wait` is false.
+        StoreError, Stopped: as `adding`.
+    """
+    with _turn(context, store, fcntl.LOCK_EX, tell, wait=wait):
+        yield
+
+
+@contextmanager
+def _turn(context: Context, store: Store, how: int, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
+    mode = os.O_RDWR if how == fcntl.LOCK_EX else os.O_RDONLY  # as NFS demands it
+    with disk(store.path):
+        fd = open_lock(f"{store.path}/.turn", mode)
+    try:
+        told = False
+        while True:
+            try:
+                fcntl.flock(fd, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                who = f"{store.path} is in use by {', '.join(map(_called, holders(fd))) or 'another orch'}"
+            if not wait:
+                raise HeldError(who, "wait for it, or leave out --no-wait")
+            if not told:
+                tell(f"waiting: {who}")
+                told = True
+            if context.sleep(POLL_S):
+                raise Stopped("stopped while waiting for another orch")
+        yield
+    finally:
+        os.close(fd)
+
+
+def holders(fd: int) -> list[int]:
+    """The processes of this host that hold a flock on an open file; empty where the kernel does not tell."""
+    status = os.fstat(fd)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    found = []
+    try:
+        with open("/proc/locks", encoding="ascii") as locks:
+            for line in locks:
+                # `1: FLOCK  ADVISORY  WRITE 4711 08:01:1234 0 EOF`; whoever waits has a `->` before FLOCK.
+                words = line.split()
+                if words[1] == "FLOCK" and words[5] == file and int(words[4]) > 0:
+                    found.append(int(words[4]))
+    except (OSError, ValueError, IndexError):
+        return []
+    return sorted(set(found) - {os.getpid()})
+
+
+def _called(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().decode("utf-8", "replace").split("\0")
+    except OSError:
+        words = []
+    # What follows the interpreter and the script, or `-m orchestrator`: the command as its user typed it.
+    for number, word in enumerate(words):
+        if word == "orchestrator" or os.path.basename(word) == "orch":
+            return f"`orch {' '.join(words[number + 1 :]).strip()}` (pid {pid})"
+    return f"pid {pid}"
+
+
+@contextmanager
+def alone(parent: str, stop: threading.Event | None = None) -> Iterator[bool]:
+    """Hold the flock on a folder of writers; false where its last writer removed it before we had it.
+
+    Raises:
+        Stopped: a stop was asked for while another held it.
+    """
+    try:
+        fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        hold(fd, fcntl.LOCK_EX, stop)
+        try:
+            still_there = os.path.samestat(os.stat(parent), os.fstat(fd))
+        except FileNotFoundError:
+            still_there = False
+        yield still_there
+    finally:
+        os.close(fd)
+
+
+def writer_folders(parent: str) -> list[str]:
+    """The folders below `parent`: a link that somebody put among them is no writer's, and is not followed."""
+    with os.scandir(parent) as entries:
+        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def take_guard(folder: str) -> int:
+    """Take the guard of one writer's folder: a flock, free exactly when the writer and its children are gone.
+
+    Raises:
+        HeldError: somebody is writing there.
+        OSError: it is no folder (a link to one is none), or the disk said no.
+    """
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fd = open_lock(f"/proc/self/fd/{at}/guard")
+    finally:
+        os.close(at)
+    try:
+        _lock(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _lock(fd: int) -> None:
+    end = time.monotonic() + _FORK_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = ""
+            with suppress(OSError):
+                holder = os.pread(fd, 64, 0).decode("ascii", "replace")
+            if holder or time.monotonic() > end:
+                message = f"another orch ({holder or 'unknown'}) is fetching this"
+                raise HeldError(message, "wait for it, or leave out --no-wait") from None
+            time.sleep(_FORK_POLL_S)
+
+
+def sign_guard(guard_fd: int) -> None:
+    """Say in a guard who has it now."""
+    os.ftruncate(guard_fd, 0)
+    os.pwrite(guard_fd, f"pid {os.getpid()}".encode(), 0)

@@ -1,0 +1,303 @@
+"""Records of what orch placed where: written before the rename, never read when all is well."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+from orchestrator.store.store import disk
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from orchestrator.store.store import Store
+
+ADOPTED = "adopted"  # the `link` of a file that was there before us: it is its owner's
+MARK = "mark"  # the `link` of a small file that a framework wants beside its weights: its digest is all of it
+_MENDING = "mending-"
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged record may raise
+
+
+class _PlaceEntry(TypedDict):
+    sha256: str
+    link: str
+
+
+class PlaceRecord(_PlaceEntry, total=False):
+    """What stands at one place: its digest, the link mode that was asked for, how it was made, and the inode.
+
+    `dev`, `inode`, `size` (bytes) and `mtime_ns` are those of the place itself once it stood there; `old` is the
+    digest of the version that stands there until then. Records of older versions have neither. `born_ns` is the time
+    of birth: a number of an inode is given again to the next file, often at once.
+    """
+
+    how: str
+    old: str
+    dev: int
+    inode: int
+    size: int
+    mtime_ns: int
+    born_ns: int
+
+
+class RecordFile(NamedTuple):
+    """What one manifest made from this store: which host it is on, and its places; `problem` where it is damaged."""
+
+    file: str
+    host: str
+    manifest: str
+    places: dict[str, PlaceRecord]
+    problem: str = ""
+
+
+class Sharer(NamedTuple):
+    """A place that shared an inode with wrong bytes, and is to be made again: its record's file, path and link."""
+
+    record: str
+    path: str
+    link: str
+    dev: int
+    inode: int
+
+
+def record(
+    store: Store, host: str, manifest: str, made: Mapping[str, PlaceRecord], stop: threading.Event | None = None
+) -> str:
+    """Add places to a manifest's record; the file is only written when that changes it.
+
+    A manifest that makes no place (`to: store`) has a record as well: by it `orch prune` knows what is wanted.
+    A record that is damaged is kept aside, under a name that ends in `.damaged`.
+
+    Returns:
+        What is to be told of a damaged record; else nothing.
+
+    Raises:
+        StoreError: the disk said no.
+        Stopped: a stop was asked for while another orch was writing.
+    """
+    path = _path(store, manifest)
+    with _writing(store, path, stop):
+        problem = ""
+        try:
+            known = _item(path)
+        except _DAMAGE as error:
+            known, problem = {}, f"{type(error).__name__}: {error}"
+        merged = {**known, **{place: _merged(known.get(place), entry) for place, entry in made.items()}}
+        if merged == known and not problem and (known or os.path.exists(path)):
+            return ""
+        kept = _keep_aside(path) if problem else ""
+        _write(store, path, {"host": host, "manifest": manifest, "places": merged})
+    told = f"warning: the record of what {manifest} placed was damaged ({problem}); it is kept as {kept}"
+    return told if problem else ""
+
+
+def _merged(known: PlaceRecord | None, new: PlaceRecord) -> PlaceRecord:
+    """What is to be recorded of a place: until the new file stands there, what stands there now stays known."""
+    whole = "inode" in new or new["link"] in (ADOPTED, MARK)
+    if known is None or whole or known["link"] == ADOPTED:
+        return new
+    merged: PlaceRecord = {**known, **new}
+    if known["sha256"] != new["sha256"]:
+        merged["old"] = known["sha256"]
+    return merged
+
+
+def finish(
+    store: Store, host: str, manifest: str, made: Mapping[str, str], stop: threading.Event | None = None
+) -> None:
+    """Add to the record what now stands at places that were made: `made` says how, by path.
+
+    Raises:
+        StoreError, Stopped: as `record`.
+    """
+    known = of(store, manifest)
+    found = {
+        place: seen(place, known[place]["sha256"], known[place]["link"], how)
+        for place, how in made.items()
+        if place in known
+    }
+    if found:
+        record(store, host, manifest, found, stop)
+
+
+def seen(place: str, sha256: str, link: str, how: str) -> PlaceRecord:
+    """What is to be recorded of a place that stands, by its `lstat`."""
+    made: PlaceRecord = {"sha256": sha256, "link": link, "how": how}
+    with suppress(OSError):
+        status = os.lstat(place)
+        made["dev"], made["inode"] = status.st_dev, status.st_ino
+        made["size"], made["mtime_ns"] = status.st_size, status.st_mtime_ns
+        if (born := born_ns(place)) is not None:
+            made["born_ns"] = born
+    return made
+
+
+def born_ns(path: str) -> int | None:
+    """When the file at `path` itself was made (statx(2), STATX_BTIME), in ns since the epoch; None where unknown."""
+    import ctypes
+    import struct
+
+    answer = ctypes.create_string_buffer(256)
+    try:
+        failed = ctypes.CDLL(None).statx(-100, os.fsencode(path), 0x100, 0x800, answer)  # AT_FDCWD, AT_SYMLINK_NOFOLLOW
+    except AttributeError:  # an older libc
+        return None
+    if failed or not struct.unpack_from("I", answer, 0)[0] & 0x800:
+        return None
+    seconds, nanoseconds = struct.unpack_from("qI", answer, 80)
+    return int(seconds * 10**9 + nanoseconds)
+
+
+def is_inode(made: PlaceRecord, status: os.stat_result, path: str) -> bool:
+    """Whether a record names this very inode.
+
+    The numbers of devices change with a boot on some file systems: then size and mtime must be the same as well.
+    """
+    if made.get("inode") != status.st_ino:
+        return False
+    if "born_ns" in made and born_ns(path) not in (None, made["born_ns"]):
+        return False  # another file, that was given the number of ours
+    return made.get("dev") == status.st_dev or (made.get("size"), made.get("mtime_ns")) == (
+        status.st_size,
+        status.st_mtime_ns,
+    )
+
+
+def of(store: Store, manifest: str) -> dict[str, PlaceRecord]:
+    """What was made for one manifest, by place; nothing where its record is damaged."""
+    with suppress(OSError, *_DAMAGE):
+        return _item(_path(store, manifest))
+    return {}
+
+
+def made(store: Store) -> Iterator[tuple[str, str, PlaceRecord]]:
+    """Go through all records that can be read: (record file, place, what was made there)."""
+    for path in _files(store):
+        with suppress(OSError, *_DAMAGE):
+            for place, entry in _item(path).items():
+                yield path, place, entry
+
+
+def records(store: Store) -> list[RecordFile]:
+    """All records, damaged ones too."""
+    found = []
+    for file in _files(store):
+        try:
+            places = _item(file)
+            with open(file, encoding="utf-8") as text:
+                whole = json.load(text)
+            found.append(RecordFile(file, str(whole["host"]), str(whole["manifest"]), places))
+        except (OSError, *_DAMAGE) as error:
+            found.append(RecordFile(file, "", "", {}, str(error) or type(error).__name__))
+    return found
+
+
+def begin_repair(store: Store, key: str, sharers: Sequence[Sharer], stop: threading.Event | None = None) -> None:
+    """Write down, before they are taken away, the places that must be made again; a kill loses none of them.
+
+    Raises:
+        StoreError, Stopped: as `record`.
+    """
+    path = f"{store.places}/{_MENDING}{key}"
+    with _writing(store, path, stop):
+        todo = dict.fromkeys((*to_repair(store, key), *sharers))
+        _write(store, path, {"places": list(todo)})
+
+
+def to_repair(store: Store, key: str) -> list[Sharer]:
+    """The places that a run took away, and did not come to make again."""
+    try:
+        with open(f"{store.places}/{_MENDING}{key}", encoding="utf-8") as file:
+            return [
+                Sharer(str(r), str(p), str(how), int(dev), int(ino))
+                for r, p, how, dev, ino in json.load(file)["places"]
+            ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def end_repair(store: Store, key: str) -> None:
+    """Forget the places of `begin_mending`: they stand.
+
+    Raises:
+        StoreError: the disk said no.
+    """
+    path = f"{store.places}/{_MENDING}{key}"
+    with disk(path), suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _files(store: Store) -> list[str]:
+    try:
+        return [f"{store.places}/{name}" for name in sorted(os.listdir(store.places)) if name.endswith(".json")]
+    except OSError:
+        return []
+
+
+def _path(store: Store, manifest: str) -> str:
+    return f"{store.places}/{hashlib.sha256(os.fsencode(manifest)).hexdigest()}.json"
+
+
+@contextmanager
+def _writing(store: Store, path: str, stop: threading.Event | None) -> Iterator[None]:
+    """Be the only one who writes a record of this store."""
+    from orchestrator import files
+
+    with disk(path), files.locked(store.places, stop):
+        yield
+
+
+def _write(store: Store, path: str, content: Mapping[str, object]) -> None:
+    from orchestrator import files
+
+    # No indent: that would be encoded in Python, at 70 us a place.
+    text = json.dumps(content, sort_keys=True)
+    # surrogateescape in names becomes \udcXX escapes, which are ASCII.
+    files.write_atomic(path, text.encode("ascii"), mode=os.stat(store.path).st_mode & 0o666)
+
+
+def _keep_aside(path: str) -> str:
+    """Give a damaged record another name; nothing that lies there already is replaced."""
+    from orchestrator import files
+
+    for number in range(1, 1000):
+        kept = f"{path}.damaged" if number == 1 else f"{path}.damaged-{number}"
+        with suppress(FileExistsError):
+            files.rename_new(path, kept)
+            return kept
+    raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), kept)
+
+
+def _item(path: str) -> dict[str, PlaceRecord]:
+    """Read the places of one record; one that is not there has none.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, KeyError, TypeError, AttributeError: it is damaged.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            whole = json.load(file)
+    except FileNotFoundError:
+        return {}
+    _ = whole["host"], whole["manifest"]
+    return {str(place): _entry(entry) for place, entry in whole["places"].items()}
+
+
+def _entry(entry: Mapping[str, object]) -> PlaceRecord:
+    found: PlaceRecord = {"sha256": str(entry["sha256"]), "link": str(entry["link"])}
+    if isinstance(how := entry.get("how"), str):
+        found["how"] = how
+    if isinstance(old := entry.get("old"), str):
+        found["old"] = old
+    facts = [fact for name in ("dev", "inode", "size", "mtime_ns") if isinstance(fact := entry.get(name), int)]
+    if len(facts) == 4:
+        found["dev"], found["inode"], found["size"], found["mtime_ns"] = facts
+        if isinstance(born := entry.get("born_ns"), int):
+            found["born_ns"] = born
+    return found

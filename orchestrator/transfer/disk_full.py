@@ -1,0 +1,85 @@
+"""Whether our own disk or limits are why a program ended, and what to type then."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import StoreError
+from orchestrator.faults import Kind
+from orchestrator.files import store_error
+
+if TYPE_CHECKING:
+    from orchestrator.faults import Fault
+    from orchestrator.store import Store
+
+FULL_BYTES = 1 << 20
+FEW_FILES = 64  # open files: with fewer programs fail in ways of their own
+_UNEXPLAINED = (Kind.NETWORK, Kind.STALLED, Kind.BROKEN, Kind.UNRESUMABLE)  # as programs say it that were not told why
+
+
+def refine_fault(fault: Fault, folder: str, longest: int) -> Fault:
+    """A fault that a full disk or a limit explains is the disk's, whatever the program made of it.
+
+    `longest` is the size of the longest file that the program wrote in `folder`, in bytes.
+
+    Raises:
+        OSError: the folder is gone.
+    """
+    if fault.slow or fault.errno or fault.kind not in (*_UNEXPLAINED, Kind.DISK):
+        return fault
+    number = _number(folder, longest)
+    if not number and fault.kind is Kind.DISK and _has_few_descriptors():
+        number = errno.EMFILE  # there is room: the program could open no file
+    if not number:
+        return fault
+    return replace(fault, kind=Kind.DISK, message=f"{fault.message} ({os.strerror(number).lower()})", errno=number)
+
+
+def check_limit(store: Store, name: str, size: int | None) -> None:
+    """See that a file of `size` bytes may be written at all: some programs try for ever (setrlimit(2)).
+
+    Raises:
+        StoreError: this process may write no file of that size.
+    """
+    limit = _limit()
+    if size is not None and limit is not None and size > limit:
+        error = store_error(OSError(errno.EFBIG, os.strerror(errno.EFBIG)), store.path)
+        raise StoreError(f"{name}: {size} bytes, and this process may write files of {limit} bytes at most", error.hint)
+
+
+def full(store: Store, name: str, fault: Fault) -> StoreError:
+    """The error for people that a fault of the disk's makes."""
+    path, message = store.path, f"{name}: {fault.message}"
+    if fault.errno:
+        known = store_error(OSError(fault.errno, os.strerror(fault.errno)), path)
+        return StoreError(message, fault.hint or known.hint, of_one_file=known.of_one_file)
+    hint = f"free some space (`df -h {path}; df -i {path}; quota`), or use another disk: --store DIR"
+    return StoreError(message, fault.hint or hint)
+
+
+def _number(folder: str, longest: int) -> int:
+    """The errno that writing there gives now; 0 where it would do."""
+    limit = _limit()
+    if limit is not None and longest >= limit:
+        return errno.EFBIG
+    status = os.statvfs(folder)
+    if status.f_bavail * status.f_frsize < FULL_BYTES or (status.f_files and not status.f_favail):
+        return errno.ENOSPC
+    return errno.EROFS if status.f_flag & os.ST_RDONLY else 0
+
+
+def _has_few_descriptors() -> bool:
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit != resource.RLIM_INFINITY and limit < FEW_FILES
+
+
+def _limit() -> int | None:
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit

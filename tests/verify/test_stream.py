@@ -1,0 +1,277 @@
+"""The judge behind a download: ends with the last byte, finds every flipped byte, and says nothing it does not know."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.backends.base import Exit
+from orchestrator.context import Context
+from orchestrator.demo.server import Origin
+from orchestrator.events import Started
+from orchestrator.model import Range
+from orchestrator.verify import stream, tools
+from orchestrator.verify.stream import Stream, StreamVerdict, end_of_file, first_hole, is_clear
+from orchestrator.verify.tools import KINDS, ChecksumTool
+from tests.orch import Orch, made, sha256
+from tests.servers import require
+
+MIB = 1 << 20
+SIZE = 24 * MIB + 12_345
+DATA = made(SIZE)
+
+
+@pytest.fixture(params=[kind.name for kind in KINDS])
+def judge(request: pytest.FixtureRequest, context: Context) -> ChecksumTool:
+    require(request.param)
+    return next(j for j in tools.installed(context) if j.kind.name == request.param)
+
+
+def grow(path: Path, content: bytes, *, pause_s: float = 0.004) -> None:
+    """Write a file as a download does: over a while, in order."""
+    with path.open("xb", buffering=0) as file:
+        for at in range(0, len(content), MIB):
+            file.write(content[at : at + MIB])
+            time.sleep(pause_s)
+
+
+@pytest.fixture
+def begin(context: Context, tmp_path: Path) -> Callable[..., tuple[Path, Stream]]:
+    def start(judge: ChecksumTool, prefix: Callable[[int], int] = first_hole) -> tuple[Path, Stream]:
+        path = tmp_path / f"f{len(os.listdir(tmp_path))}"
+        behind = Stream(context, judge, sha256(DATA), str(path), prefix, SIZE)
+        behind.account(Exit(0, written_bytes=SIZE))  # whatever writes it
+        return path, behind
+
+    return start
+
+
+def test_the_tail_after_the_last_byte_is_short(judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
+    path, behind = begin(judge)
+    grow(path, DATA, pause_s=0.02)
+    time.sleep(0.2)
+    fed = behind.fed_bytes
+    assert behind.finish() is StreamVerdict.GOOD
+    assert len(DATA) - fed < 0.1 * len(DATA)
+
+
+@pytest.mark.parametrize("decile", range(11))
+def test_a_flipped_byte_is_found_wherever_it_is(
+    judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], decile: int
+) -> None:
+    at = min(SIZE * decile // 10, SIZE - 1)
+    path, behind = begin(judge, end_of_file)
+    grow(path, DATA[:at] + bytes([DATA[at] ^ 1]) + DATA[at + 1 :], pause_s=0)
+    assert behind.finish() is StreamVerdict.MISMATCH
+
+
+def test_a_hole_is_waited_for(judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
+    path, behind = begin(judge)
+    with path.open("xb", buffering=0) as file:
+        file.write(DATA[: 8 * MIB])
+        file.seek(16 * MIB)
+        file.write(DATA[16 * MIB :])
+        time.sleep(0.3)
+        assert behind.fed_bytes <= 8 * MIB
+        file.seek(8 * MIB)
+        file.write(DATA[8 * MIB : 16 * MIB])
+    assert behind.finish() is StreamVerdict.GOOD
+
+
+@pytest.mark.parametrize("act", ["short", "replaced", "written after", "never there"])
+def test_what_is_not_known_is_not_said(
+    judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, behind = begin(judge)
+    if act == "never there":
+        assert behind.finish() is StreamVerdict.UNKNOWN
+        return
+    grow(path, DATA if act != "short" else DATA[:-1], pause_s=0)
+    time.sleep(0.1)
+    if act == "replaced":
+        path.unlink()
+        grow(path, DATA, pause_s=0)
+    if act == "written after":
+        # Somebody writes between the last look at the file and the verdict.
+        really = behind._join
+
+        def write_and_join() -> None:
+            really()
+            os.utime(path)
+
+        monkeypatch.setattr(behind, "_join", write_and_join)
+    verdict = behind.finish()
+    assert verdict in ((StreamVerdict.MISMATCH,) if act == "short" else (StreamVerdict.UNKNOWN,))
+
+
+def test_an_abandoned_one_leaves_nothing(judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
+    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    path, behind = begin(judge)
+    grow(path, DATA[: 4 * MIB], pause_s=0)
+    behind.abandon()
+    end = time.monotonic() + 5  # the library that runs programs lets its own thread go a moment later
+    while threading.active_count() > threads and time.monotonic() < end:
+        time.sleep(0.01)
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == (threads, files)
+
+
+def test_a_judge_that_dies_ends_the_feeder(context: Context, tmp_path: Path) -> None:
+    kind = tools.ToolKind("false", (), "-", ": OK")
+    path = tmp_path / "f"
+    behind = Stream(context, ChecksumTool(kind, require("false")), sha256(DATA), str(path), end_of_file, SIZE)
+    grow(path, DATA, pause_s=0)
+    assert behind.finish() is not StreamVerdict.GOOD
+
+
+@pytest.mark.parametrize(
+    ("script", "case"),
+    [("exit 0", "flipped"), ("echo ': OK'; exit 0", "flipped"), ("exit 1", "right")],
+    ids=["silent", "says OK to all", "refuses all"],
+)
+def test_a_judge_must_show_that_it_can(context: Context, tmp_path: Path, script: str, case: str) -> None:
+    program = tmp_path / "judge"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    weakness = tools.weakness(context, ChecksumTool(tools.SHA256SUM, str(program)))
+    assert weakness == f"sha256sum failed the self-test: {case if script != 'exit 0' else 'right'}"
+
+
+def test_those_of_this_machine_can(judge: ChecksumTool, context: Context) -> None:
+    assert tools.weakness(context, judge) == ""
+
+
+@pytest.mark.parametrize("backend", ["aria2c", "curl", "wget"])
+def test_a_download_is_judged_while_it_runs(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the stream's verdict a file is not read again; a flipped byte in it is still found."""
+    require(backend)
+    from orchestrator.engine.run import sync
+    from orchestrator.engine.summary import Options
+    from orchestrator.verify import check
+    from orchestrator.workspace import open_workspace
+
+    read: list[str] = []
+    really = check.check
+    monkeypatch.setattr(check, "check", lambda w, files, stall_s: read.extend(p for _, p in files) or really(w, files))
+    orch = Orch(tmp_path)
+    with Origin() as origin:
+        place = orch.want("w", DATA, origin.serve("/good", DATA, rate=40 * MIB), link="hard")
+        orch.write()
+        context = Context(orch.env(), str(tmp_path))
+        space = open_workspace(context, ["team.yaml"])
+        events: list[object] = []
+        options = Options(backend=backend, connections=4)
+        assert sync(context, space.store, space.wanted, events.append, options=options).exit_code == 0
+        assert place.read_bytes() == DATA
+        assert read == []
+        assert [type(e) for e in events].count(Started) == 1
+        place.unlink()
+        orch.blob(DATA).unlink()
+        origin.serve("/good", DATA, wrong_at=SIZE // 2)
+        assert sync(context, space.store, space.wanted, events.append, options=options).exit_code == 6
+    assert read
+    assert not place.exists()
+
+
+def test_without_holes_the_plain_check_says(context: Context, tmp_path: Path, judge: ChecksumTool) -> None:
+    def no_holes(fd: int) -> int:
+        raise OSError("this file system tells no holes")
+
+    path = tmp_path / "f"
+    behind = Stream(context, judge, sha256(DATA), str(path), no_holes, SIZE)
+    grow(path, DATA, pause_s=0)
+    time.sleep(0.3)  # it has looked by now
+    assert behind.finish() is StreamVerdict.UNKNOWN
+    assert stream.HOLD_BACK_BYTES > 0
+
+
+def test_under_a_memory_limit_the_page_cache_is_let_go(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written out and hashed leaves the cache: a container would pay for it from its limit."""
+    fincore = require("fincore")
+    held = {}
+    for limited in (False, True):
+        monkeypatch.setattr(stream, "_memory_is_limited", lambda limited=limited: limited)
+        monkeypatch.setattr(stream, "_PUSH_BYTES", 4 * MIB)
+        path = tmp_path / f"f{limited}"
+        behind = Stream(context, tools.reference(context), sha256(DATA), str(path), end_of_file, SIZE)
+        grow(path, DATA, pause_s=0.03)
+        behind.account(Exit(0, written_bytes=SIZE))
+        assert behind.finish() is StreamVerdict.GOOD
+        out = subprocess.run([fincore, "--bytes", "-n", "-o", "RES", path], capture_output=True, text=True, check=True)
+        held[limited] = int(out.stdout)
+    if held[False] < SIZE:
+        pytest.skip("this file system keeps nothing in the page cache")
+    assert held[True] < held[False] / 2
+
+
+@pytest.mark.parametrize("written", [0, SIZE - 2 * MIB, SIZE + 2 * MIB, 2 * SIZE])
+def test_nothing_is_good_where_other_bytes_were_written_than_were_missing(
+    judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], written: int
+) -> None:
+    path, behind = begin(judge)
+    behind.account(Exit(0, written_bytes=written))
+    grow(path, DATA, pause_s=0)
+    assert behind.finish() is StreamVerdict.UNKNOWN
+
+
+def test_nothing_is_good_of_a_program_that_nobody_counted(
+    judge: ChecksumTool, context: Context, tmp_path: Path
+) -> None:
+    path = tmp_path / "f"
+    behind = Stream(context, judge, sha256(DATA), str(path), end_of_file, SIZE)
+    grow(path, DATA, pause_s=0)
+    assert behind.finish() is StreamVerdict.UNKNOWN
+
+
+def test_bytes_where_bytes_are_missing_are_no_clear_ground(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    assert is_clear(str(path), [Range(0, SIZE)])
+    with path.open("wb") as file:
+        file.write(DATA[: 2 * MIB])
+        file.seek(8 * MIB)
+        file.write(DATA[8 * MIB : 9 * MIB])
+        file.truncate(SIZE)
+    assert is_clear(str(path), [Range(2 * MIB - 77, 8 * MIB), Range(9 * MIB, SIZE)])
+    assert not is_clear(str(path), [Range(MIB, 8 * MIB)])
+    assert not is_clear(str(path), [Range(2 * MIB, SIZE)])
+    assert is_clear(str(path), [])
+
+
+def test_a_judge_that_stands_still_is_waited_for_only_so_long(context: Context, tmp_path: Path) -> None:
+    program = tmp_path / "judge"
+    program.write_text('#!/bin/sh\nkill -STOP $$\nexec sha256sum "$@"\n')
+    program.chmod(0o755)
+    path = tmp_path / "f"
+    behind = Stream(
+        context, ChecksumTool(tools.SHA256SUM, str(program)), sha256(DATA), str(path), end_of_file, SIZE, 0.5
+    )
+    grow(path, DATA, pause_s=0)
+    behind.account(Exit(0, written_bytes=SIZE))
+    assert behind.finish() is StreamVerdict.UNKNOWN
+
+
+def test_what_rsync_mends_is_judged_when_it_is_done(tmp_path: Path) -> None:
+    """A good half from a server that then is gone, and a copy with another beginning: rsync writes over that half."""
+    require("rsync")
+    orch = Orch(tmp_path)
+    other = tmp_path / "nas.bin"
+    other.write_bytes(b"X" * 1024 + DATA[1024:])
+    with Origin() as origin:
+        orch.want("w", DATA, origin.serve("/w", DATA, cut_after=SIZE // 2, cut_times=1, rate=20 * MIB), to="models/w")
+        running = orch.start("sync", "--backend", "curl", "team.yaml")
+        while origin.requests("/w") < 3 and running.poll() is None:  # a look, the first half, and the next try
+            time.sleep(0.01)
+        running.terminate()
+        running.communicate()
+    place = orch.want("w", DATA, f"file://{other}", to="models/w")
+    done = orch.sync()
+    assert done.summary["bytes_reused"] >= SIZE // 3
+    assert done.code != 0
+    assert not place.exists()
