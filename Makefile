@@ -23,10 +23,10 @@ test: $(VENV)/.ready-dev  ## Run the tests: real programs, real servers on loopb
 	@test -e $(CLIENTS)/.ready || echo 'tests/clients is skipped: `make clients` installs what it needs (3.5 GB)' >&2
 	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
-# Bounded: ORCH_TORTURE_ROUNDS kills of orch at most (other parts in proportion) within ORCH_TORTURE_MINUTES minutes.
+# Bounded: ORCH_TORTURE_ROUNDS starts to be killed at most (other parts in proportion) within ORCH_TORTURE_MINUTES minutes.
 torture: $(VENV)/.ready-dev  ## Kill orch and its programs, fill and break disks at random; figures in build/torture.json
 	@rm -f build/torture.json; seed=$${ORCH_TORTURE_SEED:-$$(date +%s)}; echo "ORCH_TORTURE_SEED=$$seed" >&2; \
-	  ORCH_TORTURE_SEED=$$seed ORCH_TORTURE_ROUNDS=$${ORCH_TORTURE_ROUNDS:-500} ORCH_BROKEN_DISK_EVERY=4 \
+	  ORCH_TORTURE_SEED=$$seed ORCH_TORTURE_ROUNDS=$${ORCH_TORTURE_ROUNDS:-750} ORCH_BROKEN_DISK_EVERY=4 \
 	  $(BIN)/python -m pytest -n 0 -s tests/torture tests/engine/test_broken_disk.py
 
 clients: $(CLIENTS)/.ready  ## Install real torch, keras, transformers ... for the tests (3.5 GB)

@@ -104,3 +104,5 @@ def test_the_architecture_is_true() -> None:
         if room.name in ("__init__.py", "__main__.py", "__pycache__", "py.typed"):
             continue
         assert f"`{room.name}{'/' if room.is_dir() else ''}`" in paper, f"{room.name} is not in docs/architecture.md"
+    made = subprocess.run([sys.executable, HOUSE / "docs/tree.py"], capture_output=True, text=True, check=True).stdout
+    assert made in paper, "run: python docs/tree.py --write"

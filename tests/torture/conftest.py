@@ -17,7 +17,7 @@ from orchestrator.demo.server import Origin
 # Read here: tests/conftest.py takes every ORCH_ variable away before a test begins.
 ROUNDS = int(os.environ.get("ORCH_TORTURE_ROUNDS", "0"))
 SEED = int(os.environ.get("ORCH_TORTURE_SEED", "1"))
-MINUTES = float(os.environ.get("ORCH_TORTURE_MINUTES", "15"))
+MINUTES = float(os.environ.get("ORCH_TORTURE_MINUTES", "45"))
 collect_ignore_glob = [] if ROUNDS else ["test_*"]
 FIGURES = Path(__file__).resolve().parents[2] / "build" / "torture.json"
 _began = time.monotonic()

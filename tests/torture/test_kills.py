@@ -100,7 +100,7 @@ def below(pid: int) -> list[psutil.Process]:
 
 def test_children_are_killed_at_random(tmp_path: Path, origin: Origin, campaign: Campaign) -> None:
     names = [name for name in WORKS if name in DEAD_CHILD or name in ("repair", "copies", "liar first")]
-    for number in campaign.rounds(0.4, 3.5):
+    for number in campaign.rounds(0.4, 5):
         name = names[number % len(names)]
         m = WORKS[name](tmp_path / f"c{number}", origin)
         process = m.start()
