@@ -492,13 +492,12 @@ def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def machine(request: pytest.FixtureRequest, tmp_path: Path, origin: Origin, mode: str) -> Iterator[Machine]:
+def machine(request: pytest.FixtureRequest, tmp_path: Path, origin: Origin, mode: str) -> Machine:
     folder = request.getfixturevalue("xfs") / tmp_path.name if mode == "reflink" else tmp_path / "machine"
     folder.mkdir()
     machine = Machine(folder)
     machine.mode, machine.origin = mode, origin
-    yield machine
-    shutil.rmtree(folder)
+    return machine
 
 
 @pytest.mark.parametrize(("state", "command", "mode", "expected"), [cell(*row) for row in ROWS])
