@@ -192,7 +192,7 @@ linked, right bytes
   verify --repair  | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
   prune            | all                    | 0    |            | link>new  |      | right   | works   | tree: look
   sync --offline   | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  sync --force     | all                    | 0    |            | link>new  |      | right   | nothing | tree: lost look
+  sync --force     | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
   offline, no blob | all                    | 0    |            | link>new  |      | ?       | nothing | tree: look
 
 linked, other bytes
@@ -203,7 +203,7 @@ linked, other bytes
   verify --repair  | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name time
   prune            | all                    | 0    |            | link>mine |      | right   | refuses
   sync --offline   | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
-  sync --force     | all                    | 0    |            | new       | link | right   | nothing | tree: lost
+  sync --force     | all                    | 0    |            | new       | link | right   | nothing |
   offline, no blob | all                    | 7    | foreign    | link>mine |      | none    | refuses | tree: name
 """
 
@@ -217,7 +217,6 @@ BUGS = {
     "gone": "`verify` says absent (5) of a folder that has wrong bytes too (6)",
     "path": "a folder that a user moved to where a tree of ours stood is taken for ours",
     "name": "the message does not name what a user's link at a tree's place leads to",
-    "lost": "--force removes a user's link at a tree's place; it is not kept in quarantine",
 }
 
 NEW, OLD = made(3000, 1), made(3100, 2)
