@@ -76,9 +76,8 @@ class TreeInstall:
         leads_to = os.readlink(self._folder)
         if not self._force:
             raise self._foreign(self._folder, f"a link to {leads_to} stands there that orch did not make")
-        os.unlink(self._folder)
+        self._keep_link(self._folder)
         rename_new(tree, self._folder)
-        self._tell(f"{self._folder}: it was a link to {leads_to}, and is replaced (--force)")
 
     def _is_ours_alone(self, old: list[Listing]) -> bool:
         """Whether nothing but whole files of archives stands in the folder."""
@@ -113,8 +112,7 @@ class TreeInstall:
         """Move in each file that is missing or not right; files of an earlier archive that are whole go."""
         steps = [step for name in self._listing if (step := self._judge(name, old)) is not None]
         for path in self._links:
-            self._tell(f"{path}: it was a link to {os.readlink(path)}, and is replaced (--force)")
-            os.unlink(path)
+            self._keep_link(path)
         touched = set()
         for step in steps:
             self._stopped()
@@ -187,6 +185,13 @@ class TreeInstall:
         about = {"expected": self._listing[step.name][1], "source": f"stood at: {path}", "place": path}
         where = quarantine.move_in(self._store, path, step.found, about, kind=quarantine.DISPLACED)
         self._tell(f"{path}: it was not the archive's any more; it lies in {where} now")
+
+    def _keep_link(self, path: str) -> None:
+        """Move a user's link, which --force replaces, to quarantine; what it leads to is not touched."""
+        leads_to = os.readlink(path)
+        about = {"source": f"stood at: {path}", "place": path, "why": "replaced (--force)"}
+        where = quarantine.move_in(self._store, path, "unread", about, kind=quarantine.DISPLACED)
+        self._tell(f"{path}: it was a link to {leads_to}, and is replaced (--force); the link lies in {where} now")
 
     def _foreign(self, path: str, why: str) -> PlacementError:
         hint = f"move it away, or let it be replaced: --force (`ls -l {path}`)"
