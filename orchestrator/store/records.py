@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 ADOPTED = "adopted"  # the `link` of a file that was there before us: it is its owner's
 MARK = "mark"  # the `link` of a small file that a framework wants beside its weights: its digest is all of it
+PREVIOUS_MOST = 8  # versions before that one place remembers: what is older is nobody's way back
 _MENDING = "mending-"
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged record may raise
 
@@ -33,7 +35,9 @@ class PlaceRecord(_PlaceEntry, total=False):
 
     `dev`, `inode`, `size` (bytes) and `mtime_ns` are those of the place itself once it stood there; `old` is the
     digest of the version that stands there until then. Records of older versions have neither. `born_ns` is the time
-    of birth: a number of an inode is given again to the next file, often at once.
+    of birth: a number of an inode is given again to the next file, often at once. `previous` are the digests that the
+    place held before, newest first, each with the time of its replacement in whole seconds since the epoch; at most
+    `PREVIOUS_MOST`, and none that an older orch replaced.
     """
 
     how: str
@@ -43,6 +47,7 @@ class PlaceRecord(_PlaceEntry, total=False):
     size: int
     mtime_ns: int
     born_ns: int
+    previous: tuple[tuple[str, int], ...]
 
 
 class RecordFile(NamedTuple):
@@ -97,14 +102,33 @@ def record(
 
 
 def _merged(known: PlaceRecord | None, new: PlaceRecord) -> PlaceRecord:
-    """What is to be recorded of a place: until the new file stands there, what stands there now stays known."""
-    whole = "inode" in new or new["link"] in (ADOPTED, MARK)
-    if known is None or whole or known["link"] == ADOPTED:
+    """Merge what is recorded of a place with what is new: until the new file stands there, the old one stays known."""
+    if known is None:
         return new
-    merged: PlaceRecord = {**known, **new}
-    if known["sha256"] != new["sha256"]:
+    whole = "inode" in new or new["link"] in (ADOPTED, MARK)
+    merged = new.copy() if whole or known["link"] == ADOPTED else PlaceRecord(**{**known, **new})
+    if not whole and known["link"] != ADOPTED and known["sha256"] != new["sha256"]:
         merged["old"] = known["sha256"]
+    merged.pop("previous", None)
+    if previous := _previous(known, new):
+        merged["previous"] = previous
     return merged
+
+
+def _previous(known: PlaceRecord, new: PlaceRecord) -> tuple[tuple[str, int], ...]:
+    """List the digests that a place held before `new`, each with the time of its replacement.
+
+    A version counts as replaced once that is about to happen, and again when the new file stands there.
+    """
+    if MARK in (known["link"], new["link"]):
+        return ()  # a framework's small file, of which no blob is kept
+    replaced = known["sha256"] if known["sha256"] != new["sha256"] else ""
+    if not replaced and "inode" in new:
+        replaced = known.get("old", "")
+    previous = [each for each in known.get("previous", ()) if each[0] not in (replaced, new["sha256"])]
+    if replaced not in ("", new["sha256"]):
+        previous.insert(0, (replaced, int(time.time())))
+    return tuple(previous[:PREVIOUS_MOST])
 
 
 def finish(
@@ -300,4 +324,12 @@ def _entry(entry: Mapping[str, object]) -> PlaceRecord:
         found["dev"], found["inode"], found["size"], found["mtime_ns"] = facts
         if isinstance(born := entry.get("born_ns"), int):
             found["born_ns"] = born
+    if previous := _previous_of(entry.get("previous")):
+        found["previous"] = previous
     return found
+
+
+def _previous_of(listed: object) -> tuple[tuple[str, int], ...]:
+    """Read the versions before of one place; what is no pair of a digest and a time is left out."""
+    pairs = [each for each in listed if isinstance(each, list) and len(each) == 2] if isinstance(listed, list) else []
+    return tuple((digest, when) for digest, when in pairs if isinstance(digest, str) and isinstance(when, int))
