@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from orchestrator.store.gc import Garbage
 
 
+KEEP_S = 30 * 86400.0  # how long a previous version stays: `git revert` and `orch sync --offline` is the way back
+
+_LATEST_S = 250_000_000_000.0  # the year 9892: a longer `--keep` means for ever
+
+
 def prune(
     context: Context,
     store_path: str,
@@ -31,6 +36,8 @@ def prune(
     *,
     agree: Callable[[list[Garbage]], bool],
     tell: Callable[[str], None],
+    keep_s: float = KEEP_S,
+    show_kept: Callable[[list[Garbage]], None] | None = None,
     wait: bool = True,
 ) -> tuple[Summary, list[Garbage]]:
     """Drop the blobs that no known manifest wants, what dead writers left, and dangling names; never a place.
@@ -38,6 +45,9 @@ def prune(
     Unfinished bytes that a known manifest wants stay, for the next sync to go on with. `named` is what the manifests
     in `files` want; `agree` is asked once, when there is anything. Only what it was shown is dropped, and of that only
     what still nobody wants once no sync is running.
+
+    The blob of a previous version (what a place of a known manifest held until it was replaced) stays for `keep_s`
+    seconds after that; `show_kept` gets all that stay by this alone.
 
     Returns:
         The summary, with the bytes that the disk got back, and what was dropped.
@@ -54,12 +64,13 @@ def prune(
         before = gc_roots(context, store, named, files)
         for note in (*before.notes, *((before.blind,) if before.blind else ())):
             tell(note)
-        shown = _garbage(context, store, before, tell)
+        shown = _garbage(context, store, before, keep_s, tell, show_kept)
         if not shown or not agree(shown):
             return nothing, []
         try:
             with locks.removing(context, store, tell, wait=wait):
-                still = {left.path for left in _garbage(context, store, gc_roots(context, store, named, files))}
+                again = gc_roots(context, store, named, files)
+                still = {left.path for left in _garbage(context, store, again, keep_s)}
                 dropped = [left for left in shown if left.path in still and gc.drop(left)]
         except Stopped:
             return Summary(ok=False, exit_code=context.stop.code or int(ExitCode.INTERRUPTED), bytes_freed=0), []
@@ -67,21 +78,31 @@ def prune(
 
 
 def _garbage(
-    context: Context, store: Store, found: GcRoots, tell: Callable[[str], None] | None = None
+    context: Context,
+    store: Store,
+    found: GcRoots,
+    keep_s: float,
+    tell: Callable[[str], None] | None = None,
+    show_kept: Callable[[list[Garbage]], None] | None = None,
 ) -> list[Garbage]:
-    """What may go; no blob as long as it is not known what somebody wants; `tell` says what is gone on with."""
-    everything = gc.garbage(store, found.digests, partial(is_awaited, found), context.now())
+    """What may go; no blob as long as it is not known what somebody wants; `tell` and `show_kept` get what stays."""
+    now = context.now()
+    until = {sha256: min(when + keep_s, _LATEST_S) for sha256, when in found.previous.items()}
+    kept = {sha256: end for sha256, end in until.items() if keep_s and now < end}
+    everything = [
+        left._replace(known_as=found.placed.get(left.sha256, ""))
+        for left in gc.garbage(store, found.digests, partial(is_awaited, found), now, kept)
+        if not (found.blind and left.kind in ("blob", "alias"))
+    ]
     awaited = [left for left in everything if left.awaited]
     if awaited and tell is not None:
         size = sum(left.frees_bytes for left in awaited)
         which = "1 unfinished download stays" if len(awaited) == 1 else f"{len(awaited)} unfinished downloads stay"
         tell(f"{which} ({size} bytes): the next sync goes on with what a manifest wants, until it is 30 days old")
+    if show_kept is not None:
+        show_kept([left for left in everything if left.kept_until])
     records = [] if found.blind else [left for file in found.idle if (left := gc.record_of(file))]
-    return [
-        left._replace(known_as=found.placed.get(left.sha256, ""))
-        for left in (*everything, *records)
-        if not left.awaited and not (found.blind and left.kind in ("blob", "alias"))
-    ]
+    return [left for left in (*everything, *records) if not (left.awaited or left.kept_until)]
 
 
 _DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
@@ -91,7 +112,8 @@ _DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
 class GcRoots:
     """The digests that must stay, a place of each that was ever placed, and what is to be said of how they were found.
 
-    `keys` are what the wanted files' unfinished bytes go by; `idle` the records of manifests of which nothing is left.
+    `keys` are what the wanted files' unfinished bytes go by; `idle` the records of manifests of which nothing is left;
+    `previous` the digests that a place held before, each with the time of its replacement (s since the epoch).
     `blind` is why no blob may be dropped at all: what a damaged record wanted is not known.
     """
 
@@ -99,6 +121,7 @@ class GcRoots:
     keys: set[str] = field(default_factory=set)
     idle: list[str] = field(default_factory=list)
     placed: dict[str, str] = field(default_factory=dict)
+    previous: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     blind: str = ""
 
@@ -131,7 +154,17 @@ def gc_roots(context: Context, store: Store, named: Sequence[Wanted], files: Ite
             found.notes.append(f"{record.manifest} is on {record.host}: what it placed from here stays")
         elif record.manifest not in done:
             _add_recorded(context, store, found, record.manifest, recorded)
+        if record.host != context.hostname or (os.path.isabs(record.manifest) and os.path.lexists(record.manifest)):
+            _add_previous(found, record)
     return found
+
+
+def _add_previous(found: GcRoots, record: records.RecordFile) -> None:
+    """Add what the places of one record held before; of a digest that several held, the last replacement counts."""
+    for path, made in record.places.items():
+        for sha256, when in made.get("previous", ()):
+            found.previous[sha256] = max(when, found.previous.get(sha256, 0.0))
+            found.placed.setdefault(sha256, path)
 
 
 def is_awaited(found: GcRoots, key: str) -> bool:

@@ -14,7 +14,7 @@ from orchestrator.files import TEMPORARY
 from orchestrator.store import locks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from orchestrator.store.store import Store
 
@@ -29,7 +29,7 @@ class Garbage(NamedTuple):
 
     `frees_bytes` is what the disk gets back: a blob that is hard-linked at a place frees nothing. `identity` tells
     whether it is still the same thing later; `known_as` is a place that was made of its bytes. What is `awaited` stays:
-    a manifest wants to go on with it.
+    a manifest wants to go on with it. So does what has `kept_until`, in seconds since the epoch: a previous version.
     """
 
     kind: str
@@ -39,23 +39,35 @@ class Garbage(NamedTuple):
     identity: tuple[int, int]
     known_as: str = ""
     awaited: bool = False
+    kept_until: float = 0.0
 
 
-def garbage(store: Store, wanted: Collection[str], is_awaited: Callable[[str], bool], now: float) -> list[Garbage]:
+def garbage(
+    store: Store,
+    wanted: Collection[str],
+    is_awaited: Callable[[str], bool],
+    now: float,
+    kept: Mapping[str, float] | None = None,
+) -> list[Garbage]:
     """Everything that may go, where the digests in `wanted` must stay; nothing is changed.
 
-    `is_awaited` says of a key (a sha256, or an artifact's) whether somebody will go on with its unfinished bytes, as
-    they may for `AWAITED_S` after the last of them came; `now` is the time in seconds since the epoch.
+    Args:
+        is_awaited: says of a key (a sha256, or an artifact's) whether somebody will go on with its unfinished bytes, as
+            they may for `AWAITED_S` after the last of them came.
+        now: the time in seconds since the epoch.
+        kept: the previous versions that stay as well: until when (seconds since the epoch), by sha256. Their blobs
+            are in the answer, with `kept_until`; the names that lead to them are not.
     """
+    kept = kept or {}
 
     def stays(key: str, folder: str) -> bool:
         return is_awaited(key) and not os.path.lexists(store.blob(key)) and now - _last_change(folder) < AWAITED_S
 
     return [
-        *_blobs(store, wanted),
+        *_blobs(store, wanted, kept),
         *_partials(store, stays),
         *_bundles(store, stays),
-        *_aliases(store, wanted),
+        *_aliases(store, {*wanted, *kept}),
         *_temporaries(store),
     ]
 
@@ -88,12 +100,13 @@ def _drop_writers(folder: str) -> bool:
     return True
 
 
-def _blobs(store: Store, wanted: Collection[str]) -> Iterator[Garbage]:
+def _blobs(store: Store, wanted: Collection[str], kept: Mapping[str, float]) -> Iterator[Garbage]:
     for entry in _listed(f"{store.path}/blobs/sha256"):
         if entry.name not in wanted and _DIGEST.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
             status = os.lstat(entry.path)
             frees = status.st_size if status.st_nlink == 1 else 0
-            yield Garbage("blob", entry.path, entry.name, frees, _identity(status))
+            until = kept.get(entry.name, 0.0)
+            yield Garbage("blob", entry.path, entry.name, frees, _identity(status), kept_until=until)
 
 
 def _partials(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Garbage]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ADOPTED = "adopted"  # the `link` of a file that was there before us: it is its owner's
 MARK = "mark"  # the `link` of a small file that a framework wants beside its weights: its digest is all of it
 PREVIOUS_MOST = 8  # versions before that one place remembers: what is older is nobody's way back
+_LATEST_S = 1 << 37  # the year 6325: a time that is later is none
 _MENDING = "mending-"
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged record may raise
 
@@ -332,4 +333,4 @@ def _entry(entry: Mapping[str, object]) -> PlaceRecord:
 def _previous_of(listed: object) -> tuple[tuple[str, int], ...]:
     """Read the versions before of one place; what is no pair of a digest and a time is left out."""
     pairs = [each for each in listed if isinstance(each, list) and len(each) == 2] if isinstance(listed, list) else []
-    return tuple((digest, when) for digest, when in pairs if isinstance(digest, str) and isinstance(when, int))
+    return tuple((str(digest), when) for digest, when in pairs if isinstance(when, int) and 0 < when < _LATEST_S)

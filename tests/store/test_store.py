@@ -883,7 +883,7 @@ def test_a_replacement_that_never_came_to_its_end_is_remembered_as_well(store):
     assert records.of(store, "/m/team.yaml")["/p/a"]["old"] == "1"
 
 
-@pytest.mark.parametrize("previous", [5, "x", [5], [["a"]], [["a", "b"]], {"a": 1}, None])
+@pytest.mark.parametrize("previous", [5, "x", [5], [["a"]], [["a", "b"]], [["a", 1 << 90]], {"a": 1}, None])
 def test_a_record_whose_versions_before_are_damaged_is_read_without_them(store, previous):
     records.record(store, "host", "/m/team.yaml", {"/p/a": {"sha256": SHA, "link": "auto"}})
     (path,) = Path(store.places).glob("*.json")
