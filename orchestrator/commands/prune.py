@@ -114,7 +114,8 @@ class GcRoots:
 
     `keys` are what the wanted files' unfinished bytes go by; `idle` the records of manifests of which nothing is left;
     `previous` the digests that a place held before, each with the time of its replacement (s since the epoch).
-    `blind` is why no blob may be dropped at all: what a damaged record wanted is not known.
+    `blind` is why no blob may be dropped at all: what a damaged record wanted is not known. `unreachable` are the
+    manifests whose folder is not here: their disk may not be mounted.
     """
 
     digests: set[str] = field(default_factory=set)
@@ -123,14 +124,16 @@ class GcRoots:
     placed: dict[str, str] = field(default_factory=dict)
     previous: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unreachable: list[str] = field(default_factory=list)
     blind: str = ""
 
 
 def gc_roots(context: Context, store: Store, named: Sequence[Wanted], files: Iterable[str]) -> GcRoots:
     """Gather what `named` wants (of the manifests in `files`), and what all recorded manifests want.
 
-    A recorded manifest that is gone wants nothing any more. One that cannot be read, or that is on another host,
-    keeps what its record names. A place that is a symlink into the store keeps its blob.
+    A recorded manifest that is gone wants nothing any more. One that cannot be read, that is on another host, or whose
+    folder is not here (its disk may not be mounted) keeps what its record names. A place that is a symlink into the
+    store keeps its blob.
     """
     found = GcRoots()
     done = set(files)
@@ -152,11 +155,42 @@ def gc_roots(context: Context, store: Store, named: Sequence[Wanted], files: Ite
         if record.host != context.hostname:
             found.digests |= recorded
             found.notes.append(f"{record.manifest} is on {record.host}: what it placed from here stays")
+        elif record.manifest not in done and _is_unreachable(record.manifest):
+            found.digests |= recorded
+            _add_unreachable(found, record)
         elif record.manifest not in done:
             _add_recorded(context, store, found, record.manifest, recorded)
-        if record.host != context.hostname or (os.path.isabs(record.manifest) and os.path.lexists(record.manifest)):
+        if not _is_gone(context, record):
             _add_previous(found, record)
     return found
+
+
+def _is_gone(context: Context, record: records.RecordFile) -> bool:
+    """Whether nobody wants any more what a record names: its manifest was removed, or it is of `orch get`."""
+    if record.host != context.hostname or (os.path.isabs(record.manifest) and os.path.lexists(record.manifest)):
+        return False
+    return not _is_unreachable(record.manifest)
+
+
+def _is_unreachable(manifest: str) -> bool:
+    """Whether the folder of a recorded manifest is not here, or has nothing in it, as a disk that is not mounted."""
+    if not os.path.isabs(manifest) or os.path.lexists(manifest):
+        return False
+    try:
+        return not os.listdir(os.path.dirname(manifest))
+    except OSError:
+        return True
+
+
+def _add_unreachable(found: GcRoots, record: records.RecordFile) -> None:
+    """Say that nobody can tell what a manifest wants whose folder is not here; keep all where its record names none."""
+    found.unreachable.append(record.manifest)
+    where = f"the folder of {record.manifest} is not here (a disk that is not mounted?)"
+    forget = f"where it is gone for good, remove {record.file}"
+    if record.places:
+        found.notes.append(f"{where}: what it placed from here stays; {forget}")
+    else:
+        found.blind = f"{where}, and what it wants is not known, so every blob stays; {forget}"
 
 
 def _add_previous(found: GcRoots, record: records.RecordFile) -> None:
@@ -169,14 +203,12 @@ def _add_previous(found: GcRoots, record: records.RecordFile) -> None:
 
 def is_awaited(found: GcRoots, key: str) -> bool:
     """Whether somebody may go on with the unfinished bytes of a key; of a file without a pin nobody can tell."""
-    return bool(found.blind) or key in found.keys or key.startswith("url-")
+    return bool(found.blind or found.unreachable) or key in found.keys or key.startswith("url-")
 
 
 def _is_idle(context: Context, record: records.RecordFile) -> bool:
     """Whether nothing is left that a record tells of: neither its manifest nor any place."""
-    if record.host != context.hostname or (os.path.isabs(record.manifest) and os.path.lexists(record.manifest)):
-        return False
-    return not any(os.path.lexists(path) for path in record.places)
+    return _is_gone(context, record) and not any(os.path.lexists(path) for path in record.places)
 
 
 def _add_recorded(context: Context, store: Store, found: GcRoots, manifest: str, recorded: set[str]) -> None:

@@ -198,6 +198,49 @@ def test_manifests_that_are_gone_unreadable_or_on_another_host(orch: Orch, tmp_p
     assert not orch.blob(A).exists()
 
 
+@pytest.mark.parametrize("there", ["nothing", "an empty mount point"])
+def test_a_manifest_whose_disk_is_not_mounted_is_not_taken_for_gone(
+    orch: Orch, origin: Origin, tmp_path: Path, there: str
+) -> None:
+    disk, away = tmp_path / "disk", tmp_path / "away"
+    other = Orch(disk, environ=orch.environ)
+    disk.mkdir()
+    other.want("c", C, origin.serve("/c.pth", C), link="copy")
+    assert other.sync().code == 0
+    other.want("c", A + B, origin.serve("/c.pth", A + B), link="copy")
+    assert other.sync().code == 0
+    del orch.models["b"]
+    unfinished = orch.store / "partial" / f"sha256-{'3' * 64}" / "dd"
+    unfinished.mkdir(parents=True)
+    disk.rename(away)
+    if there != "nothing":
+        disk.mkdir()
+    places = sorted((orch.store / "places").glob("*.json"))
+    done = orch.run("prune", "--yes", "--json")
+    assert set(dropped(done)) == {sha256(B)}, "what is known to be unwanted goes all the same"
+    assert [event["sha256"] for event in done.named("retained")] == [sha256(C)]
+    (said,) = (e["message"] for e in done.named("noticed") if "not mounted" in e["message"])
+    assert str(disk / "team.yaml") in said and str(orch.store / "places") in said
+    assert sorted((orch.store / "places").glob("*.json")) == places
+    assert unfinished.exists(), "that manifest may want to go on with it"
+    if there != "nothing":
+        disk.rmdir()
+    away.rename(disk)
+    (disk / "team.yaml").unlink()
+    assert set(dropped(orch.run("prune", "--yes", "--json"))) >= {sha256(A + B), sha256(C)}, "now it is gone"
+
+
+def test_every_blob_stays_where_a_manifest_without_places_cannot_be_looked_for(orch: Orch, tmp_path: Path) -> None:
+    del orch.models["b"]
+    record = orch.store / "places" / f"{'e' * 64}.json"
+    record.write_text(json.dumps({"host": os.uname().nodename, "manifest": "/nowhere/at/all.yaml", "places": {}}))
+    done = orch.run("prune", "--yes", "--json")
+    assert dropped(done) == {}
+    assert any(f"remove {record}" in event["message"] for event in done.named("noticed"))
+    record.unlink()
+    assert set(dropped(orch.run("prune", "--yes", "--json"))) == {sha256(B)}
+
+
 def test_a_place_that_is_a_symlink_into_the_store_keeps_its_blob(orch: Orch, origin: Origin) -> None:
     place = orch.want("c", C, origin.serve("/c.pth", C), link="symlink")
     assert orch.sync().code == 0
