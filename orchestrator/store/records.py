@@ -14,7 +14,7 @@ from orchestrator.store.store import disk
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 
     from orchestrator.store.store import Store
 
@@ -200,6 +200,27 @@ def of(store: Store, manifest: str) -> dict[str, PlaceRecord]:
     return {}
 
 
+def read(store: Store, manifest: str, unless: Container[str] = ()) -> RecordFile | None:
+    """Read the record of one manifest, without the places in `unless`; None where there is none."""
+    path = _path(store, manifest)
+    return _record_file(path, unless) if os.path.exists(path) else None
+
+
+def forget(store: Store, manifest: str, gone: Collection[str], stop: threading.Event | None = None) -> None:
+    """Take places from a manifest's record; it stays, by what else it names, and where it names nothing any more.
+
+    Raises:
+        StoreError: the disk said no.
+        Stopped: a stop was asked for while another orch was writing.
+    """
+    path = _path(store, manifest)
+    with _writing(store, path, stop):
+        record = _record_file(path)
+        left = {place: entry for place, entry in record.places.items() if place not in gone}
+        if not record.problem and left != record.places:
+            _write(store, path, {"host": record.host, "manifest": record.manifest, "places": left})
+
+
 def made(store: Store) -> Iterator[tuple[str, str, PlaceRecord]]:
     """Go through all records that can be read: (record file, place, what was made there)."""
     for path in _files(store):
@@ -210,16 +231,15 @@ def made(store: Store) -> Iterator[tuple[str, str, PlaceRecord]]:
 
 def records(store: Store) -> list[RecordFile]:
     """All records, damaged ones too."""
-    found = []
-    for file in _files(store):
-        try:
-            places = _item(file)
-            with open(file, encoding="utf-8") as text:
-                whole = json.load(text)
-            found.append(RecordFile(file, str(whole["host"]), str(whole["manifest"]), places))
-        except (OSError, *_DAMAGE) as error:
-            found.append(RecordFile(file, "", "", {}, str(error) or type(error).__name__))
-    return found
+    return [_record_file(file) for file in _files(store)]
+
+
+def _record_file(file: str, unless: Container[str] = ()) -> RecordFile:
+    """Read one record; with its `problem` where it is damaged, or is not there."""
+    try:
+        return _load(file, unless)
+    except (OSError, *_DAMAGE) as error:
+        return RecordFile(file, "", "", {}, str(error) or type(error).__name__)
 
 
 def begin_repair(store: Store, key: str, sharers: Sequence[Sharer], stop: threading.Event | None = None) -> None:
@@ -299,19 +319,24 @@ def _keep_aside(path: str) -> str:
 
 
 def _item(path: str) -> dict[str, PlaceRecord]:
-    """Read the places of one record; one that is not there has none.
+    """Read the places of one record; one that is not there has none. Raises as `_load`."""
+    try:
+        return _load(path).places
+    except FileNotFoundError:
+        return {}
+
+
+def _load(path: str, unless: Container[str] = ()) -> RecordFile:
+    """Read one record, without the places in `unless`.
 
     Raises:
         OSError: it cannot be read.
         ValueError, KeyError, TypeError, AttributeError: it is damaged.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            whole = json.load(file)
-    except FileNotFoundError:
-        return {}
-    _ = whole["host"], whole["manifest"]
-    return {str(place): _entry(entry) for place, entry in whole["places"].items()}
+    with open(path, encoding="utf-8") as file:
+        whole = json.load(file)
+    places = {str(place): _entry(entry) for place, entry in whole["places"].items() if place not in unless}
+    return RecordFile(path, str(whole["host"]), str(whole["manifest"]), places)
 
 
 def _entry(entry: Mapping[str, object]) -> PlaceRecord:
