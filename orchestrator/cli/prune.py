@@ -16,8 +16,8 @@ from orchestrator.render.sink import amount, harmless
 
 if TYPE_CHECKING:
     from orchestrator.events import Summary
-    from orchestrator.model import Wanted
     from orchestrator.store.gc import Garbage
+    from orchestrator.workspace import Workspace
 
 WHAT = {
     "blob": "unwanted",
@@ -26,6 +26,8 @@ WHAT = {
     "alias": "dangling",
     "temporary": "dead",
     "record": "idle",
+    "place": "left",
+    "tree": "left",
 }
 
 
@@ -39,12 +41,18 @@ WHAT = {
     type=options.Duration(),
     help="Keep previous versions for this long after they were replaced.",
 )
+@click.option(
+    "--places", is_flag=True, help="Remove files that orch placed for models that were taken out of the manifests."
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would go; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.option("--no-wait", is_flag=True, help="Fail (75) where a sync is running.")
 @options.json
 def command(**words: Any) -> int:
-    """Drop the blobs that no manifest it knows wants, and what dead downloads left. It never touches a place.
+    """Drop the blobs that no manifest it knows wants, and what dead downloads left.
+
+    It touches no place, except with --places: then also what orch placed for models that were taken out of the
+    manifests named here goes, unless it was changed since.
 
     Known are the manifests that are named here (without any: manifests/team.yaml, where that is) and all that were
     synced with this store and are still there. It waits for running syncs.
@@ -58,24 +66,25 @@ def command(**words: Any) -> int:
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
     report = _Report(sink, dry_run=words["dry_run"], yes=words["yes"])
 
-    def work() -> Summary:
+    def read() -> Workspace | None:
         paths = words["manifests"] or ([DEFAULT_MANIFEST] if os.path.exists(DEFAULT_MANIFEST) else [])
-        wanted: tuple[Wanted, ...] = ()
-        files: list[str] = []
-        if paths:
-            space = open_workspace(context, paths, store=words["store"])
-            wanted, files, store = space.wanted, [m.file for m in space.manifests], space.store
-        else:
-            store = store_path(context, site(context), words["store"])
+        return open_workspace(context, paths, store=words["store"]) if paths else None
+
+    def work() -> Summary:
+        space = read()
+        if space is None and words["places"]:
+            raise click.UsageError("whose places? name the manifest: `orch prune --places MANIFEST`")
+        store = space.store if space is not None else store_path(context, site(context), words["store"])
         summary, dropped = prune(
             context,
             store,
-            wanted,
-            files,
+            space,
             agree=report.agree,
             tell=report.tell,
+            reread=read,
             keep_s=words["keep"],
             show_kept=report.show_kept,
+            places=words["places"],
             wait=not words["no_wait"],
         )
         report.end(store, summary, dropped)
@@ -138,6 +147,10 @@ class _Report:
         if self._json:
             fields = {"kind": left.kind, "path": left.path, "sha256": left.sha256, "bytes": left.frees_bytes}
             self._json.write(event, {**fields, "known_as": left.known_as, **more})
+            return
+        if left.kind in ("place", "tree"):
+            frees = amount(left.frees_bytes) if left.frees_bytes else "frees nothing by itself"
+            click.echo(f"{WHAT[left.kind]:<8} {harmless(left.path)}  {frees}")
             return
         frees = amount(left.frees_bytes) if left.frees_bytes else "frees nothing, a place has its bytes"
         said = f"  {frees}" if left.kind not in ("alias", "record") else ""

@@ -4,56 +4,69 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from orchestrator.commands import left_places
+from orchestrator.commands.left_places import LeftPlaces
 from orchestrator.errors import ExitCode, ManifestError, Stopped
 from orchestrator.events import Summary
+from orchestrator.files import reason
 from orchestrator.manifest import lock_path
 from orchestrator.store import Store, blobs, gc, locks, records
+from orchestrator.store.gc import Garbage
 from orchestrator.store.store import disk
 from orchestrator.workspace import open_workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable
 
     from orchestrator.context import Context
     from orchestrator.model import Wanted
-    from orchestrator.store.gc import Garbage
+    from orchestrator.workspace import Workspace
 
 
 KEEP_S = 30 * 86400.0  # how long a previous version stays: `git revert` and `orch sync --offline` is the way back
 
+PLACES = ("place", "tree")  # the kinds of what is no garbage of the store
 _LATEST_S = 250_000_000_000.0  # the year 9892: a longer `--keep` means for ever
 
 
 def prune(
     context: Context,
     store_path: str,
-    named: Sequence[Wanted],
-    files: Sequence[str],
+    space: Workspace | None,
     *,
     agree: Callable[[list[Garbage]], bool],
     tell: Callable[[str], None],
+    reread: Callable[[], Workspace | None] | None = None,
     keep_s: float = KEEP_S,
     show_kept: Callable[[list[Garbage]], None] | None = None,
+    places: bool = False,
     wait: bool = True,
 ) -> tuple[Summary, list[Garbage]]:
     """Drop the blobs that no known manifest wants, what dead writers left, and dangling names; never a place.
 
-    Unfinished bytes that a known manifest wants stay, for the next sync to go on with. `named` is what the manifests
-    in `files` want; `agree` is asked once, when there is anything. Only what it was shown is dropped, and of that only
-    what still nobody wants once no sync is running.
+    Unfinished bytes that a known manifest wants stay, for the next sync to go on with. `space` has the manifests that
+    were named; `agree` is asked once, when there is anything. Only what it was shown is dropped, and of that only what
+    still nobody wants once no sync is running: `reread` gives the named manifests as they are then.
 
     The blob of a previous version (what a place of a known manifest held until it was replaced) stays for `keep_s`
     seconds after that; `show_kept` gets all that stay by this alone.
 
+    With `places` also what orch placed for models that left the named manifests is removed, where it is ours by its
+    inode and whole by its seal; `tell` gets a line of each that stays.
+
     Returns:
-        The summary, with the bytes that the disk got back, and what was dropped.
+        The summary, with the bytes that the disk got back, and what was dropped. Its exit code is 7 where a place
+        could not be removed.
 
     Raises:
         HeldError: a sync is running, and `wait` is false.
+        ManifestError: a named manifest cannot be read any more.
         StoreError: the disk said no.
     """
     store = Store(store_path, context.state, context.stop)
@@ -61,20 +74,101 @@ def prune(
     if not os.path.isdir(store.path):
         return nothing, []
     with disk(store.path):
-        before = gc_roots(context, store, named, files)
+        before = gc_roots(context, store, space)
         for note in (*before.notes, *((before.blind,) if before.blind else ())):
             tell(note)
-        shown = _garbage(context, store, before, keep_s, tell, show_kept)
+        left = _left_places(context, store, before, space if places else None, tell)
+        shown = _with_last_names([*_as_garbage(left), *_garbage(context, store, before, keep_s, tell, show_kept)])
         if not shown or not agree(shown):
             return nothing, []
         try:
             with locks.removing(context, store, tell, wait=wait):
-                again = gc_roots(context, store, named, files)
-                still = {left.path for left in _garbage(context, store, again, keep_s)}
-                dropped = [left for left in shown if left.path in still and gc.drop(left)]
+                space = reread() if reread is not None else space
+                again = gc_roots(context, store, space)
+                left = _left_places(context, store, again, space if places else None)
+                still = {each.path for each in (*_as_garbage(left), *_garbage(context, store, again, keep_s))}
+                agreed = [each for each in shown if each.path in still]
+                removed, failed = _remove_places(store, left, {each.path for each in agreed}, tell)
+                if space is not None:
+                    left_places.forget(store, space, left, removed)
+                dropped = [each for each in agreed if each.path in removed or _drops(each)]
         except Stopped:
             return Summary(ok=False, exit_code=context.stop.code or int(ExitCode.INTERRUPTED), bytes_freed=0), []
-    return Summary(ok=True, exit_code=0, bytes_freed=sum(left.frees_bytes for left in dropped)), dropped
+    code = int(ExitCode.PLACEMENT) if failed else 0
+    freed = sum(each.frees_bytes for each in dropped)
+    return Summary(ok=not failed, exit_code=code, bytes_freed=freed), dropped
+
+
+def _left_places(
+    context: Context,
+    store: Store,
+    found: GcRoots,
+    space: Workspace | None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> LeftPlaces:
+    """Find the places of models that left their manifest (of none where `space` is None); `tell` gets what stays."""
+    if space is None:
+        return LeftPlaces([], [], [])
+    if found.blind:
+        tell("every place stays: what is not known may be wanted there")
+        return LeftPlaces([], [], [])
+    left = left_places.find(store, context.hostname, space, found.others)
+    for note in left.notes:
+        tell(note)
+    for place in left.places:
+        if place.stays:
+            tell(f"{place.path} stays: {place.stays}")
+    return left
+
+
+def _as_garbage(left: LeftPlaces) -> list[Garbage]:
+    return [
+        Garbage(place.kind, place.path, place.made["sha256"], place.frees_bytes, place.identity, place.path)
+        for place in {place.path: place for place in left.places if not place.stays}.values()
+    ]
+
+
+def _drops(left: Garbage) -> bool:
+    return left.kind not in PLACES and gc.drop(left)
+
+
+def _with_last_names(shown: list[Garbage]) -> list[Garbage]:
+    """Let the last of the names of one inode free its bytes, where all of its names go."""
+    names = Counter(left.identity for left in shown if left.kind in ("blob", "place"))
+    found: list[Garbage] = []
+    for left in reversed(shown):
+        if left.frees_bytes == 0 and names.get(left.identity, 0) > 1 and left.kind in ("blob", "place"):
+            with suppress(OSError):
+                status = os.lstat(left.path)
+                if status.st_nlink == names.pop(left.identity):
+                    left = left._replace(frees_bytes=status.st_size)
+        found.insert(0, left)
+    return found
+
+
+def _remove_places(
+    store: Store, left: LeftPlaces, agreed: Collection[str], tell: Callable[[str], None]
+) -> tuple[set[str], bool]:
+    """Remove the places that were agreed to.
+
+    Returns:
+        The paths of those that are gone, and whether one could not be removed.
+    """
+    removed: set[str] = set()
+    failed = False
+    for place in left.places:
+        if place.stays or place.path not in agreed or place.path in removed:
+            continue
+        try:
+            if left_places.remove(store, place):
+                removed.add(place.path)
+        except OSError as error:
+            failed = True
+            tell(f"{place.path} cannot be removed: {reason(error)}")
+            continue
+        if place.kind == "tree" and os.path.lexists(place.path):
+            tell(f"{place.path} stays: something is in it that is not the archive's, or was changed")
+    return removed, failed
 
 
 def _garbage(
@@ -113,7 +207,8 @@ class GcRoots:
     """The digests that must stay, a place of each that was ever placed, and what is to be said of how they were found.
 
     `keys` are what the wanted files' unfinished bytes go by; `idle` the records of manifests of which nothing is left;
-    `previous` the digests that a place held before, each with the time of its replacement (s since the epoch).
+    `previous` the digests that a place held before, each with the time of its replacement (s since the epoch);
+    `others` what the manifests want that were not named.
     `blind` is why no blob may be dropped at all: what a damaged record wanted is not known. `unreachable` are the
     manifests whose folder is not here: their disk may not be mounted.
     """
@@ -123,21 +218,22 @@ class GcRoots:
     idle: list[str] = field(default_factory=list)
     placed: dict[str, str] = field(default_factory=dict)
     previous: dict[str, float] = field(default_factory=dict)
+    others: list[Wanted] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unreachable: list[str] = field(default_factory=list)
     blind: str = ""
 
 
-def gc_roots(context: Context, store: Store, named: Sequence[Wanted], files: Iterable[str]) -> GcRoots:
-    """Gather what `named` wants (of the manifests in `files`), and what all recorded manifests want.
+def gc_roots(context: Context, store: Store, space: Workspace | None) -> GcRoots:
+    """Gather what the manifests in `space` want, which were named, and what all recorded manifests want.
 
     A recorded manifest that is gone wants nothing any more. One that cannot be read, that is on another host, or whose
     folder is not here (its disk may not be mounted) keeps what its record names. A place that is a symlink into the
     store keeps its blob.
     """
     found = GcRoots()
-    done = set(files)
-    _add(found, store, named)
+    done = {manifest.file for manifest in space.manifests} if space is not None else set()
+    _add(found, store, space.wanted if space is not None else ())
     for file in done:
         found.digests |= _digests_in(lock_path(file))
     for record in records.records(store):
@@ -225,6 +321,7 @@ def _add_recorded(context: Context, store: Store, found: GcRoots, manifest: str,
         found.notes.append(f"what {manifest} placed from here stays, since it cannot be read: {first}")
         return
     _add(found, store, space.wanted)
+    found.others += space.wanted
     found.digests |= _digests_in(lock_path(manifest))
 
 
