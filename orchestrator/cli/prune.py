@@ -111,54 +111,54 @@ class _Report:
     def agree(self, shown: list[Garbage]) -> bool:
         """Show what would be removed, and ask whether it may be where nobody has said so."""
         self._offered = shown
-        for left in shown:
-            self._show(left, "prunable")
+        for entry in shown:
+            self._show(entry, "prunable")
         if self._dry_run or self._yes:
             return not self._dry_run
-        total = amount(sum(left.frees_bytes for left in shown))
+        total = amount(sum(entry.frees_bytes for entry in shown))
         return click.confirm(f"Drop these {len(shown)}, which frees {total}?", err=True)
 
     def show_kept(self, kept: list[Garbage]) -> None:
         """Show the previous versions that stay for a while: one by one in a dry run, else how many there are."""
-        for left in kept:
-            until = _iso(left.kept_until)
+        for entry in kept:
+            until = _iso(entry.kept_until)
             if self._json:
-                self._show(left, "retained", until=until)
+                self._show(entry, "retained", until=until)
             elif self._dry_run:
                 why = f"(previous version, until {until[:10]})"
-                click.echo(f"{'kept':<8} {left.sha256[:16]}  {amount(left.frees_bytes)}{_name(left)}  {why}")
+                click.echo(f"{'kept':<8} {entry.sha256[:16]}  {amount(entry.frees_bytes)}{_name(entry)}  {why}")
         if kept and not self._json:
-            size = amount(sum(left.frees_bytes for left in kept))
+            size = amount(sum(entry.frees_bytes for entry in kept))
             which = "1 previous version is kept" if len(kept) == 1 else f"{len(kept)} previous versions are kept"
             click.echo(f"{which} ({size}), for a way back without the network; `--keep 0` drops them", err=True)
 
     def end(self, store: str, summary: Summary, dropped: list[Garbage]) -> None:
         """Say what was removed."""
         if self._json:
-            for left in dropped:
-                self._show(left, "pruned")
+            for entry in dropped:
+                self._show(entry, "pruned")
             return
         done = f"{len(dropped)} dropped, {amount(summary.bytes_freed or 0)} freed"
-        freed = amount(sum(left.frees_bytes for left in self._offered))
+        freed = amount(sum(entry.frees_bytes for entry in self._offered))
         plan = f"{len(self._offered)} to drop, {freed} to be freed"
         click.echo(f"prune: {plan if self._dry_run else done} in {harmless(store)}")
 
-    def _show(self, left: Garbage, event: str, **more: str) -> None:
+    def _show(self, entry: Garbage, event: str, **more: str) -> None:
         if self._json:
-            fields = {"kind": left.kind, "path": left.path, "sha256": left.sha256, "bytes": left.frees_bytes}
-            self._json.write(event, {**fields, "known_as": left.known_as, **more})
+            fields = {"kind": entry.kind, "path": entry.path, "sha256": entry.sha256, "bytes": entry.frees_bytes}
+            self._json.write(event, {**fields, "known_as": entry.known_as, **more})
             return
-        if left.kind in ("place", "tree"):
-            frees = amount(left.frees_bytes) if left.frees_bytes else "frees nothing by itself"
-            click.echo(f"{WHAT[left.kind]:<8} {harmless(left.path)}  {frees}")
+        if entry.kind in ("place", "tree"):
+            frees = amount(entry.frees_bytes) if entry.frees_bytes else "frees nothing by itself"
+            click.echo(f"{WHAT[entry.kind]:<8} {harmless(entry.path)}  {frees}")
             return
-        frees = amount(left.frees_bytes) if left.frees_bytes else "frees nothing, a place has its bytes"
-        said = f"  {frees}" if left.kind not in ("alias", "record") else ""
-        click.echo(f"{WHAT[left.kind]:<8} {left.sha256[:16] or os.path.basename(left.path)}{said}{_name(left)}")
+        frees = amount(entry.frees_bytes) if entry.frees_bytes else "frees nothing, a place has its bytes"
+        said = f"  {frees}" if entry.kind not in ("alias", "record") else ""
+        click.echo(f"{WHAT[entry.kind]:<8} {entry.sha256[:16] or os.path.basename(entry.path)}{said}{_name(entry)}")
 
 
-def _name(left: Garbage) -> str:
-    return f"  {harmless(os.path.basename(left.known_as))}" if left.known_as else ""
+def _name(entry: Garbage) -> str:
+    return f"  {harmless(os.path.basename(entry.known_as))}" if entry.known_as else ""
 
 
 def _iso(when: float) -> str:

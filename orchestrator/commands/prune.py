@@ -1,4 +1,4 @@
-"""What nobody wants goes from the store: shown first, agreed to, and looked at again while nobody else works there."""
+"""Remove what no manifest wants from the store: shown first, agreed to, and checked again while no sync runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.workspace import Workspace
 
 
-KEEP_S = 30 * 86400.0  # how long a previous version stays: `git revert` and `orch sync --offline` is the way back
+KEEP_S = 30 * 86400.0  # how long `git revert` and `orch sync --offline` bring a previous version back
 
 PLACES = ("place", "tree")  # the kinds of what is no garbage of the store
 _LATEST_S = 250_000_000_000.0  # the year 9892: a longer `--keep` means for ever
@@ -48,9 +48,9 @@ def prune(
     places: bool = False,
     wait: bool = True,
 ) -> tuple[Summary, list[Garbage]]:
-    """Drop the blobs that no known manifest wants, what dead writers left, and dangling names; never a place.
+    """Remove the blobs that no known manifest wants, what dead processes left, and dangling names.
 
-    Unfinished bytes that a known manifest wants stay, for the next sync to go on with. `space` has the manifests that
+    Unfinished downloads that a known manifest wants stay, for the next sync to resume. `space` has the manifests that
     were named; `agree` is asked once, when there is anything. Only what it was shown is dropped, and of that only what
     still nobody wants once no sync is running: `reread` gives the named manifests as they are then.
 
@@ -128,22 +128,22 @@ def _as_garbage(left: LeftPlaces) -> list[Garbage]:
     ]
 
 
-def _drops(left: Garbage) -> bool:
-    return left.kind not in PLACES and gc.drop(left)
+def _drops(entry: Garbage) -> bool:
+    return entry.kind not in PLACES and gc.drop(entry)
 
 
 def _with_last_names(shown: list[Garbage]) -> list[Garbage]:
     """Let the last of the names of one inode free its bytes, where all of its names go."""
-    names = Counter(left.identity for left in shown if left.kind in ("blob", "place"))
+    names = Counter(entry.identity for entry in shown if entry.kind in ("blob", "place"))
     found: list[Garbage] = []
-    for left in reversed(shown):
-        if left.frees_bytes == 0 and names.get(left.identity, 0) > 1 and left.kind in ("blob", "place"):
+    for entry in reversed(shown):
+        if entry.frees_bytes == 0 and names.get(entry.identity, 0) > 1 and entry.kind in ("blob", "place"):
             with suppress(OSError):
-                status = os.lstat(left.path)
-                if status.st_nlink == names.pop(left.identity):
-                    left = left._replace(frees_bytes=status.st_size)
-        found.insert(0, left)
-    return found
+                status = os.lstat(entry.path)
+                if status.st_nlink == names.pop(entry.identity):
+                    entry = entry._replace(frees_bytes=status.st_size)
+        found.append(entry)
+    return found[::-1]
 
 
 def _remove_places(
@@ -179,24 +179,24 @@ def _garbage(
     tell: Callable[[str], None] | None = None,
     show_kept: Callable[[list[Garbage]], None] | None = None,
 ) -> list[Garbage]:
-    """What may go; no blob as long as it is not known what somebody wants; `tell` and `show_kept` get what stays."""
+    """List what may be removed: no blob while it is not known what somebody wants. Both callbacks get what stays."""
     now = context.now()
     until = {sha256: min(when + keep_s, _LATEST_S) for sha256, when in found.previous.items()}
     kept = {sha256: end for sha256, end in until.items() if keep_s and now < end}
     everything = [
-        left._replace(known_as=found.placed.get(left.sha256, ""))
-        for left in gc.garbage(store, found.digests, partial(is_awaited, found), now, kept)
-        if not (found.blind and left.kind in ("blob", "alias"))
+        entry._replace(known_as=found.placed.get(entry.sha256, ""))
+        for entry in gc.garbage(store, found.digests, partial(is_awaited, found), now, kept)
+        if not (found.blind and entry.kind in ("blob", "alias"))
     ]
-    awaited = [left for left in everything if left.awaited]
+    awaited = [entry for entry in everything if entry.awaited]
     if awaited and tell is not None:
-        size = sum(left.frees_bytes for left in awaited)
+        size = sum(entry.frees_bytes for entry in awaited)
         which = "1 unfinished download stays" if len(awaited) == 1 else f"{len(awaited)} unfinished downloads stay"
         tell(f"{which} ({size} bytes): the next sync goes on with what a manifest wants, until it is 30 days old")
     if show_kept is not None:
-        show_kept([left for left in everything if left.kept_until])
-    records = [] if found.blind else [left for file in found.idle if (left := gc.record_of(file))]
-    return [left for left in (*everything, *records) if not (left.awaited or left.kept_until)]
+        show_kept([entry for entry in everything if entry.kept_until])
+    records = [] if found.blind else [entry for file in found.idle if (entry := gc.record_of(file))]
+    return [entry for entry in (*everything, *records) if not (entry.awaited or entry.kept_until)]
 
 
 _DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
@@ -298,12 +298,12 @@ def _add_previous(found: GcRoots, record: records.RecordFile) -> None:
 
 
 def is_awaited(found: GcRoots, key: str) -> bool:
-    """Whether somebody may go on with the unfinished bytes of a key; of a file without a pin nobody can tell."""
+    """Whether somebody may resume the unfinished bytes of a key; of a file without a pin nobody can tell."""
     return bool(found.blind or found.unreachable) or key in found.keys or key.startswith("url-")
 
 
 def _is_idle(context: Context, record: records.RecordFile) -> bool:
-    """Whether nothing is left that a record tells of: neither its manifest nor any place."""
+    """Whether neither the manifest of a record nor any of its places exists any more."""
     return _is_gone(context, record) and not any(os.path.lexists(path) for path in record.places)
 
 
@@ -333,7 +333,7 @@ def _add(found: GcRoots, store: Store, wanted: Iterable[Wanted]) -> None:
 
 
 def _digests_in(path: str) -> set[str]:
-    """Every sha256 in a file, whatever it means there."""
+    """Find every sha256 in a file, whatever it means there."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return {match.lower() for match in _DIGEST.findall(file.read())}

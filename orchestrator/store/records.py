@@ -1,4 +1,4 @@
-"""Records of what orch placed where: written before the rename, never read when all is well."""
+"""Records of what orch placed where: written before a place is made, not read by a sync with nothing to do."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from orchestrator.store.store import Store
 
-ADOPTED = "adopted"  # the `link` of a file that was there before us: it is its owner's
-MARK = "mark"  # the `link` of a small file that a framework wants beside its weights: its digest is all of it
+ADOPTED = "adopted"  # the `link` of a file that stood there before orch: it is its owner's
+MARK = "mark"  # the `link` of a small text that a framework wants beside its weights; its record has no inode
 PREVIOUS_MOST = 8  # versions before that one place remembers: what is older is nobody's way back
 _LATEST_S = 1 << 37  # the year 6325: a time that is later is none
-_MENDING = "mending-"
+_REPAIR = "mending-"
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged record may raise
 
 
@@ -52,7 +52,7 @@ class PlaceRecord(_PlaceEntry, total=False):
 
 
 class RecordFile(NamedTuple):
-    """What one manifest made from this store: which host it is on, and its places; `problem` where it is damaged."""
+    """The record of one manifest: its host and its places; `problem` says why it cannot be read, "" where it can."""
 
     file: str
     host: str
@@ -62,7 +62,7 @@ class RecordFile(NamedTuple):
 
 
 class Sharer(NamedTuple):
-    """A place that shared an inode with wrong bytes, and is to be made again: its record's file, path and link."""
+    """A place that shared an inode with wrong bytes and must be made again: its record's file, its path, its link."""
 
     record: str
     path: str
@@ -80,7 +80,7 @@ def record(
     A record that is damaged is kept aside, under a name that ends in `.damaged`.
 
     Returns:
-        What is to be told of a damaged record; else nothing.
+        A warning for the user where the record was damaged, else "".
 
     Raises:
         StoreError: the disk said no.
@@ -135,7 +135,7 @@ def _previous(known: PlaceRecord, new: PlaceRecord) -> tuple[tuple[str, int], ..
 def finish(
     store: Store, host: str, manifest: str, made: Mapping[str, str], stop: threading.Event | None = None
 ) -> None:
-    """Add to the record what now stands at places that were made: `made` says how, by path.
+    """Record inode, size and time of places that were just made; `made` says how each was, by path.
 
     Raises:
         StoreError, Stopped: as `record`.
@@ -151,7 +151,7 @@ def finish(
 
 
 def seen(place: str, sha256: str, link: str, how: str) -> PlaceRecord:
-    """What is to be recorded of a place that stands, by its `lstat`."""
+    """Describe a place that stands, by its `lstat`, as its record has it."""
     made: PlaceRecord = {"sha256": sha256, "link": link, "how": how}
     with suppress(OSError):
         status = os.lstat(place)
@@ -163,7 +163,7 @@ def seen(place: str, sha256: str, link: str, how: str) -> PlaceRecord:
 
 
 def born_ns(path: str) -> int | None:
-    """When the file at `path` itself was made (statx(2), STATX_BTIME), in ns since the epoch; None where unknown."""
+    """Read when the file at `path` itself was made (statx(2), STATX_BTIME), in ns since the epoch; None: unknown."""
     import ctypes
     import struct
 
@@ -194,7 +194,7 @@ def is_inode(made: PlaceRecord, status: os.stat_result, path: str) -> bool:
 
 
 def of(store: Store, manifest: str) -> dict[str, PlaceRecord]:
-    """What was made for one manifest, by place; nothing where its record is damaged."""
+    """Read the places of one manifest, by path; none where its record is damaged."""
     with suppress(OSError, *_DAMAGE):
         return _item(_path(store, manifest))
     return {}
@@ -222,7 +222,7 @@ def forget(store: Store, manifest: str, gone: Collection[str], stop: threading.E
 
 
 def made(store: Store) -> Iterator[tuple[str, str, PlaceRecord]]:
-    """Go through all records that can be read: (record file, place, what was made there)."""
+    """Go through the places of all records that can be read: (record file, path, what was made there)."""
     for path in _files(store):
         with suppress(OSError, *_DAMAGE):
             for place, entry in _item(path).items():
@@ -230,7 +230,7 @@ def made(store: Store) -> Iterator[tuple[str, str, PlaceRecord]]:
 
 
 def records(store: Store) -> list[RecordFile]:
-    """All records, damaged ones too."""
+    """Read all records, damaged ones too."""
     return [_record_file(file) for file in _files(store)]
 
 
@@ -243,21 +243,21 @@ def _record_file(file: str, unless: Container[str] = ()) -> RecordFile:
 
 
 def begin_repair(store: Store, key: str, sharers: Sequence[Sharer], stop: threading.Event | None = None) -> None:
-    """Write down, before they are taken away, the places that must be made again; a kill loses none of them.
+    """Write down which places will be removed and must be made again, so that a kill loses none of them.
 
     Raises:
         StoreError, Stopped: as `record`.
     """
-    path = f"{store.places}/{_MENDING}{key}"
+    path = f"{store.places}/{_REPAIR}{key}"
     with _writing(store, path, stop):
         todo = dict.fromkeys((*to_repair(store, key), *sharers))
         _write(store, path, {"places": list(todo)})
 
 
 def to_repair(store: Store, key: str) -> list[Sharer]:
-    """The places that a run took away, and did not come to make again."""
+    """Read the places that a run removed and did not make again."""
     try:
-        with open(f"{store.places}/{_MENDING}{key}", encoding="utf-8") as file:
+        with open(f"{store.places}/{_REPAIR}{key}", encoding="utf-8") as file:
             return [
                 Sharer(str(r), str(p), str(how), int(dev), int(ino))
                 for r, p, how, dev, ino in json.load(file)["places"]
@@ -267,12 +267,12 @@ def to_repair(store: Store, key: str) -> list[Sharer]:
 
 
 def end_repair(store: Store, key: str) -> None:
-    """Forget the places of `begin_mending`: they stand.
+    """Forget the places that `begin_repair` wrote down: they stand again.
 
     Raises:
         StoreError: the disk said no.
     """
-    path = f"{store.places}/{_MENDING}{key}"
+    path = f"{store.places}/{_REPAIR}{key}"
     with disk(path), suppress(FileNotFoundError):
         os.unlink(path)
 
@@ -290,7 +290,7 @@ def _path(store: Store, manifest: str) -> str:
 
 @contextmanager
 def _writing(store: Store, path: str, stop: threading.Event | None) -> Iterator[None]:
-    """Be the only one who writes a record of this store."""
+    """Hold the lock of all records of this store."""
     from orchestrator import files
 
     with disk(path), files.locked(store.places, stop):
@@ -307,7 +307,7 @@ def _write(store: Store, path: str, content: Mapping[str, object]) -> None:
 
 
 def _keep_aside(path: str) -> str:
-    """Give a damaged record another name; nothing that lies there already is replaced."""
+    """Rename a damaged record to a name that is free, and give that name."""
     from orchestrator import files
 
     for number in range(1, 1000):
