@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,32 @@ def test_status_tells_what_is_left_and_its_exit_code_is_that_of_what_is_wanted(o
     assert status(orch, "--only", "a") == [], "what was not chosen has not left"
     (orch.folder / "models/a.pth").unlink()
     assert orch.run("status", "--json", "team.yaml").code == 5
+
+
+WATCHED = """
+import sys
+
+def watch(event, args):
+    if event.startswith("socket.") or (event == "open" and "/store/places" in str(args[0])):
+        seen.append((event, str(args[0])))
+
+seen = []
+sys.addaudithook(watch)
+from orchestrator.cli.app import app
+try:
+    app(sys.argv[1:], prog_name="orch", standalone_mode=False)
+finally:
+    print("seen", sorted({event for event, _ in seen}), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(("command", "seen"), [("status", ["open"]), ("sync", []), ("plan", [])])
+def test_status_alone_reads_the_records_and_opens_no_socket(orch: Orch, command: str, seen: list[str]) -> None:
+    del orch.models["b"]
+    orch.write()
+    words = [sys.executable, "-c", WATCHED, command, "--json", "team.yaml"]
+    done = subprocess.run(words, cwd=orch.folder, env=orch.env(), capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == f"seen {seen}"
 
 
 def test_sync_leaves_it_alone_and_a_file_that_is_not_ours_and_whole_is_not_told(orch: Orch) -> None:
