@@ -163,6 +163,16 @@ class Measured(msgspec.Struct, frozen=True, gc=False):
     free_bytes: int
 
 
+class LeftBehind(msgspec.Struct, frozen=True, gc=False):
+    """A place that orch made for a model that left its manifest: its bytes still stand there; what to type next."""
+
+    manifest: str
+    path: str
+    sha256: str
+    size_bytes: int
+    hint: str
+
+
 class Noticed(msgspec.Struct, frozen=True, gc=False):
     """Something worth a line: a program skipped, a lock waited for, a child that had to be killed."""
 
@@ -184,6 +194,7 @@ Event = Union[  # noqa: UP007 - a runtime alias, and 3.10 evaluates it
     Foreseen,
     Changed,
     Measured,
+    LeftBehind,
     Noticed,
 ]
 

@@ -26,6 +26,7 @@ def command(**words: Any) -> int:
 
     def work() -> Any:
         space = workspace(context, words)
-        return status(context, space.store, space.wanted, sink, unresolved=space.unresolved)
+        whole = None if words["only"] else space
+        return status(context, space.store, space.wanted, sink, unresolved=space.unresolved, whole=whole)
 
     return conclude(context, sink, work)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
     from orchestrator.model import Unresolved, Wanted
+    from orchestrator.workspace import Workspace
 
 
 GRAVEST_FIRST = (
@@ -42,8 +43,13 @@ def status(
     emit: Callable[[Event], None],
     *,
     unresolved: Sequence[Unresolved] = (),
+    whole: Workspace | None = None,
 ) -> Summary:
     """Judge every place by one stat each.
+
+    Args:
+        whole: all that the manifests want, where no model was chosen: what orch placed for models that left them is
+            told then. It changes no exit code.
 
     Returns:
         The summary: 0 all in place, 5 something absent, outdated or not verified yet, 6 something was changed since
@@ -63,7 +69,20 @@ def status(
             emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
         else:
             emit(counts.fail(w, _what_is_wrong(file_state)))
+    if whole is not None:
+        _tell_left_places(context, store, whole, emit)
     return counts.summary(context.monotonic() - began)
+
+
+def _tell_left_places(context: Context, store: Store, space: Workspace, emit: Callable[[Event], None]) -> None:
+    """Tell of each place of a model that left its manifest where our bytes still stand, whole."""
+    from orchestrator.commands import left_places
+
+    for left in left_places.find(store, context.hostname, space).places:
+        if not left.stays:
+            manifest = left.record.manifest
+            hint = f"run `orch prune --places {manifest}`: it removes what is left of models that were taken out"
+            emit(events.LeftBehind(manifest, left.path, left.made["sha256"], left.size_bytes, hint))
 
 
 def _what_is_wrong(file_state: FileState) -> OrchError:

@@ -30,6 +30,9 @@ class Listing:
                 self._write(f"{event.fault:<8} {label(event.model, event.file)}  {harmless(event.message)}")
             case _ if self._quiet:
                 return
+            case events.LeftBehind():
+                self._hints[harmless(event.hint)] = None
+                self._write(line(event) or "")
             case events.Foreseen() | events.Measured() | events.Noticed():
                 self._write(line(event) or "")
             case events.Finished(how="present") | events.Verified():

@@ -44,14 +44,17 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
             return f"{label(event.model, event.file)}: {event.how}{origin} ({amount(event.size_bytes)})"
         case events.GaveUp():
             return f"error: {harmless(event.message)}\nhint: {harmless(event.hint)}"
-        case events.Measured() | events.Changed() | events.Replaced():
+        case events.Measured() | events.Changed() | events.Replaced() | events.LeftBehind():
             return _stated(event)
         case events.Noticed(message):
             return harmless(message)
     raise AssertionError("unreachable")
 
 
-def _stated(event: events.Measured | events.Changed | events.Replaced) -> str:
+def _stated(event: events.Measured | events.Changed | events.Replaced | events.LeftBehind) -> str:
+    if isinstance(event, events.LeftBehind):
+        size = amount(event.size_bytes)
+        return f"{'left':<8} {harmless(event.path)}  ({size}): no model of {harmless(event.manifest)} wants it any more"
     if isinstance(event, events.Replaced):
         versions = f"{event.old[:12]} -> {event.new[:12]}"
         return f"{label(event.model, event.file)}: {harmless(event.to)}: replaced the previous version ({versions})"
