@@ -112,7 +112,7 @@ class Rig:
             self.store,
             self._emit,
             programs=find(self.context, [self.backend.NAME]),
-            budget=ConnectionLimits(CONNECTIONS),
+            connection_limits=ConnectionLimits(CONNECTIONS),
             judge=tools.reference(self.context),
             retries=retries,
             stall_s=stall_s,
