@@ -16,11 +16,11 @@ from orchestrator.files import reason
 from orchestrator.process import run_program
 from orchestrator.sources.ranking import FASTER
 from orchestrator.transfer.connections import USUAL_RATE, piece_bytes, repair_piece_bytes
+from orchestrator.transfer.masking import shown_command
 from orchestrator.transfer.monitor import Monitor, SpeedMonitor, measure, refine_fault
 from orchestrator.transfer.partial import total
 from orchestrator.transfer.repair import given
 from orchestrator.transfer.revalidate import ONE_VERSION_HINT, compare, revalidate
-from orchestrator.transfer.shown import shown_command
 from orchestrator.transfer.state import MENDED
 from orchestrator.urls import host_of
 from orchestrator.verify.pieces import decode

@@ -25,9 +25,9 @@ from orchestrator.transfer.attempt import environment
 from orchestrator.transfer.context import FirstSeen
 from orchestrator.transfer.disk_full import check_limit, full, refine_fault
 from orchestrator.transfer.download import LOCK_POLL_S
+from orchestrator.transfer.masking import shown_command, without_login
 from orchestrator.transfer.monitor import PROGRESS_S
 from orchestrator.transfer.retry import MIN_GAIN_BYTES, Attempt
-from orchestrator.transfer.shown import shown_command, without_login
 from orchestrator.urls import host_of
 from orchestrator.verify import check
 

@@ -16,9 +16,9 @@ from orchestrator.sources.knowledge import SourceStats
 from orchestrator.sources.route import Route, route_to
 from orchestrator.store import quarantine
 from orchestrator.transfer.context import FirstSeen
+from orchestrator.transfer.masking import without_login
 from orchestrator.transfer.partial import PartialState
 from orchestrator.transfer.revalidate import is_proof
-from orchestrator.transfer.shown import without_login
 from orchestrator.urls import host_of
 from orchestrator.verify import check
 from orchestrator.verify.pieces import decode
