@@ -13,7 +13,7 @@ import msgspec
 
 from orchestrator.backends import aria2c
 from orchestrator.backends.base import Job, Want
-from orchestrator.errors import HeldError, Stopped
+from orchestrator.errors import Stopped
 from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified, Waiting
 from orchestrator.faults import Fault, Kind
 from orchestrator.files import store_error
@@ -21,10 +21,10 @@ from orchestrator.formats import wrong_file
 from orchestrator.process import run_program
 from orchestrator.store import blobs, partials, quarantine
 from orchestrator.store.store import disk
+from orchestrator.transfer.acquire import acquire
 from orchestrator.transfer.attempt import environment
 from orchestrator.transfer.context import FirstSeen
 from orchestrator.transfer.disk_full import check_limit, full, refine_fault
-from orchestrator.transfer.download import LOCK_POLL_S
 from orchestrator.transfer.masking import shown_command, without_login
 from orchestrator.transfer.monitor import PROGRESS_S
 from orchestrator.transfer.retry import MIN_GAIN_BYTES, Attempt
@@ -32,10 +32,10 @@ from orchestrator.urls import host_of
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from orchestrator.backends.base import Backend, Exit
-    from orchestrator.errors import OrchError
+    from orchestrator.errors import HeldError, OrchError
     from orchestrator.model import Artifact
     from orchestrator.sources.route import Route
     from orchestrator.transfer.context import RunContext
@@ -58,26 +58,20 @@ def fetch_batch(run: RunContext, backend: Backend, way: Route, items: Sequence[B
     """
     began = run.context.monotonic()
     _wait(run, items)
-    waiting, told = {item.artifact.key: item for item in items}, False
+    by_key = {item.artifact.key: item for item in items}
+
+    def take(wanted: tuple[Artifact, ...]) -> tuple[partials.BatchFolder | None, Mapping[str, HeldError]]:
+        return partials.acquire_batch(run.store, {each.key: by_key[each.key].size for each in wanted})
+
     try:
-        while waiting:
-            bundle, held = partials.acquire_batch(run.store, {key: item.size for key, item in waiting.items()})
-            # Only now: who had them may have finished just before.
-            for key in [key for key, item in waiting.items() if is_here(run, item)]:
-                waiting.pop(key).came = "here"
-            if bundle is not None:
-                mine = [item for key, item in waiting.items() if key not in held]
-                _BatchRun(run, backend, way, bundle, mine, receipt).carry()
-            waiting = {key: item for key, item in waiting.items() if key in held}
-            if waiting and not run.wait:
-                for key, item in waiting.items():
-                    item.error = held[key]
-                return
-            if waiting:
-                _tell_who(run, waiting, held, told=told)
-                told = True
-                if run.context.sleep(LOCK_POLL_S):
-                    raise Stopped("stopped while waiting for another orch")
+        for round_ in acquire(run, [item.artifact for item in items], take):
+            for key, sha256 in round_.stored.items():
+                item = by_key[key]
+                item.artifact, item.came = msgspec.structs.replace(item.artifact, sha256=sha256), "here"
+            for key, error in round_.held.items():
+                by_key[key].error = error
+            if round_.folder is not None:
+                _BatchRun(run, backend, way, round_.folder, [by_key[key] for key in round_.mine], receipt).carry()
     finally:
         receipt.seconds = run.context.monotonic() - began
 
@@ -90,13 +84,6 @@ def _wait(run: RunContext, items: Sequence[BatchItem]) -> None:
         run.emit(Waiting(wanted.model, wanted.file, round(item.wait_s, 1), item.attempts[-1].fault.message))
         if run.context.sleep(item.wait_s):
             raise Stopped("stopped while waiting")
-
-
-def _tell_who(run: RunContext, waiting: dict[str, BatchItem], held: dict[str, HeldError], *, told: bool) -> None:
-    if not told:
-        key, item = next(iter(waiting.items()))
-        more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
-        run.emit(Noticed(f"{item.artifact.name}{more}: waiting, {held[key].message}"))
 
 
 class _BatchRun:
@@ -329,13 +316,3 @@ class BatchItem:
         """The size in bytes."""
         assert self.artifact.size is not None
         return self.artifact.size
-
-
-def is_here(run: RunContext, item: BatchItem) -> bool:
-    """Whether the store has a load's bytes; their sha256 is known then."""
-    artifact = item.artifact
-    sha256 = artifact.sha256 or blobs.find(run.store, artifact.pins)
-    if blobs.blob_state(run.store, sha256, item.size) != "sealed":
-        return False
-    item.artifact = msgspec.structs.replace(artifact, sha256=sha256)
-    return True

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import HeldError, NoBackendError, Stopped
+from orchestrator.errors import NoBackendError, Stopped
 from orchestrator.events import Noticed, Waiting
 from orchestrator.faults import Kind
 from orchestrator.formats.wrong_file import EMPTY, EMPTY_PIN, EMPTY_PIN_HINT
 from orchestrator.programs import install_hint
-from orchestrator.store import blobs, partials, store
+from orchestrator.store import blobs, store
 from orchestrator.transfer import disk_full, wrong_sources
+from orchestrator.transfer.acquire import acquire, take_partial
 from orchestrator.transfer.attempt import try_once
 from orchestrator.transfer.explain import explain_failure
 from orchestrator.transfer.monitor import book
@@ -22,9 +23,8 @@ from orchestrator.transfer.state import Download
 
 if TYPE_CHECKING:
     from orchestrator.model import Artifact
+    from orchestrator.store.partials import Partial
     from orchestrator.transfer.context import RunContext
-
-LOCK_POLL_S = 0.5
 
 
 @dataclass(slots=True)
@@ -58,10 +58,18 @@ def fetch(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:
 
 
 def _fetch(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:
-    partial = _acquire(run, artifact)
-    if partial is None:  # another orch finished it while we waited
-        receipt.sha256 = artifact.sha256 or blobs.find(run.store, artifact.pins)
-        return
+    for round_ in acquire(run, (artifact,), lambda wanted: take_partial(run, wanted)):
+        for held in round_.held.values():
+            raise held
+        if round_.stored:  # another orch finished it while we waited
+            receipt.sha256 = round_.stored[artifact.key]
+            if round_.folder is not None:
+                round_.folder.release()
+        elif round_.folder is not None:
+            _fetch_into(run, artifact, round_.folder, receipt)
+
+
+def _fetch_into(run: RunContext, artifact: Artifact, partial: Partial, receipt: Receipt) -> None:
     try:
         disk_full.check_limit(run.store, artifact.name, artifact.size)
         download = Download(run, artifact, partial)
@@ -85,25 +93,6 @@ def _fetch(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:
             partial.discard()
         else:
             partial.release()
-
-
-def _acquire(run: RunContext, artifact: Artifact) -> partials.Partial | None:
-    """Take the right to write, or wait for who has it; None once the blob is there."""
-    told = False
-    while True:
-        sha256 = artifact.sha256 or blobs.find(run.store, artifact.pins)
-        if sha256 and blobs.blob_state(run.store, sha256, artifact.size) == "sealed":
-            return None
-        try:
-            return partials.acquire(run.store, artifact.key)
-        except HeldError as held:
-            if not run.wait:
-                raise
-            if not told:
-                run.emit(Noticed(f"{artifact.name}: waiting, {held.message}"))
-                told = True
-        if run.context.sleep(LOCK_POLL_S):
-            raise Stopped("stopped while waiting for another orch")
 
 
 def _loop(download: Download, receipt: Receipt) -> None:

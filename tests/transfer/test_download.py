@@ -15,6 +15,7 @@ import pytest
 from orchestrator.backends import wget
 from orchestrator.demo.server import Origin
 from orchestrator.errors import DigestError, StoreError, TransferError
+from orchestrator.store import Store, blobs, partials
 from tests.backends.rig import Rig
 from tests.orch import made, sha256
 
@@ -163,4 +164,23 @@ def test_any_history_ends_and_no_wrong_byte_is_a_blob(rig: Scripted, seed: int) 
     # A later run with a program that works ends well, whatever was left.
     rig.follow()
     rig.fetch(DATA, *rig.served(), stall_s=5.0)
+    rig.assert_committed(DATA)
+
+
+def test_a_file_that_another_orch_finished_just_before_is_not_fetched_again(
+    rig: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets its guard go between our look at the blob and our taking of the partial."""
+    acquire = partials.acquire
+
+    def acquire_late(store: Store, key: str) -> partials.Partial:
+        partial = acquire(store, key)
+        with open(f"{partial.folder}/other", "wb") as file:
+            file.write(DATA)
+        blobs.commit(store, [(file.name, key)])
+        return partial
+
+    monkeypatch.setattr(partials, "acquire", acquire_late)
+    receipt = rig.fetch(DATA, *rig.served())
+    assert (rig.runs, receipt.sha256, receipt.bytes_fetched) == (0, sha256(DATA), 0)
     rig.assert_committed(DATA)
