@@ -167,10 +167,11 @@ class Partial(WriterFolder):
 def acquire(store: Store, key: str) -> Partial:
     """Take the right to write the bytes of `key` (a sha256, or an artifact's).
 
-    Gives a new folder, or a dead writer's, adopted by renaming it.
+    The guard is a flock that the program inherits: it is free exactly when writer and programs are gone. Whoever
+    takes a folder, or removes it, is alone by a short flock on the key's folder.
 
-    The guard is a flock that the child inherits: it is free exactly when the last of them is gone. Who scans
-    and takes, or removes, is alone by a short flock on the digest's folder.
+    Returns:
+        The partial, in a new folder or in a dead writer's, which is renamed.
 
     Raises:
         HeldError: another live orch (or its child) on this host is fetching this now.

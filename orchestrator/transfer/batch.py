@@ -47,7 +47,7 @@ _OF_ALL = (Kind.NETWORK, Kind.STALLED, Kind.TLS, Kind.BROKEN)  # what else a pro
 class BatchItem:
     """One small file, of known size: what was tried for it, and where its bytes come from now.
 
-    `came` is how the blob came to be: over the wire, from here, or not at all yet; `error` what no other way mends.
+    `came` is how the blob came to be: over the wire, from here, or not at all yet; `error` what ends it for good.
     `host_failed`: what ended its last batch was no matter of this file alone. `wait_s` is waited before the next one.
     """
 

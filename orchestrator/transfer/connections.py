@@ -1,4 +1,4 @@
-"""Connections: a host never sees more of them than it may, over all files of a run."""
+"""How many connections each file gets: a host never sees more than its limit, over all files of a run."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.transfer.context import RunContext
     from orchestrator.transfer.retry import Attempt
 
-# Where another source said who is wanted, that is what can be mended: HF_ENDPOINT is set where the hub is out of reach.
+# Where another source asked for a token, that is what can be fixed: HF_ENDPOINT is set where the hub is out of reach.
 _LESS_TELLING = (Kind.REFUSED, Kind.NETWORK, Kind.STALLED, Kind.BUSY)
 
 

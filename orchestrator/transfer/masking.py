@@ -32,7 +32,7 @@ def shown_command(backend: Backend, job: Job, program: str, hidden: Collection[s
         backend: who translates the job.
         job: what the program is given; its bearer, its proxy's login and logins and signatures in URLs are masked.
         program: the path of the program.
-        hidden: sources of the job whose whole query is a secret (a signed URL that our look was redirected to).
+        hidden: sources of the job whose whole query is a secret (a signed URL that our request was redirected to).
     """
     want = job.wants[0]
     sources = tuple(masked_url(url, whole_query=url in hidden) for url in want.sources)

@@ -1,4 +1,4 @@
-"""A wrong file whose piece hashes are known: which pieces are bad, and a partial that asks for just those."""
+"""Repair a wrong file whose piece hashes are known: find its bad pieces, who gave them, and ask for just those."""
 
 from __future__ import annotations
 

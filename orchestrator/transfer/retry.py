@@ -22,10 +22,10 @@ SLOW_S = 10.0  # a source that was left as slow is taken again before one that m
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run of one backend on one source (or a look that failed): what it gained and why it ended.
+    """One run of one backend on one source (or a request of ours that failed): what it gained and why it ended.
 
     `gained_bytes` are new good bytes; `waited_s` what was waited before it; `afresh` that it began with nothing
-    on purpose; `fault` None only while the transfer's end is not judged yet.
+    on purpose.
     """
 
     backend: str
