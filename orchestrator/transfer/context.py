@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FirstSeen:
-    """What came: its digests, the source that it came from, and the ETag of the version (empty where none was told)."""
+    """What a file was when it first came: its digests, its source, and that version's ETag (empty: none)."""
 
     digests: Digests
     source: str
@@ -33,11 +33,12 @@ class FirstSeen:
 class RunContext:
     """The run's store, programs, hosts and limits.
 
-    `budget` shares connections among files; `judge` reads large files (None: the reference does); `stall_s` is the
-    silence after which a program is ended; `wait` whether to wait for another orch that is fetching the same bytes;
-    `known` what the run knows of its sources; `left_out` are the hosts of which it was told that no program here can
-    serve them, `told` what else is told once a run. `findings`, where a caller gives one, takes what was fetched
-    turned out to be, by the artifact's key; pieces are hashed then.
+    `connection_limits` shares connections among files; `judge` is the program that reads large files (None: sha256sum
+    does); `retries` bounds the rounds over all sources that bring nothing new; `stall_s` is the silence, in seconds,
+    after which a program is ended; `wait` whether to wait for another orch that is fetching the same bytes; `known`
+    what the run knows of its sources; `left_out` are the hosts of which it was told that no program here can serve
+    them, `told` what else is told once a run. `findings`, where a caller gives one, takes what each fetched file turned
+    out to be, by the artifact's key; pieces are hashed then.
     """
 
     context: Context
