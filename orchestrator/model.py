@@ -117,7 +117,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     places: tuple[Place, ...]
     tags: tuple[str, ...] = ()
     pins: tuple[Pin, ...] = ()
-    marks: tuple[ExtraFile, ...] = ()
+    extra_files: tuple[ExtraFile, ...] = ()
     pieces: str = ""
     allow: tuple[str, ...] = ()
 

@@ -98,7 +98,7 @@ def wanted(manifest: Manifest, site: Site | None, extra_mirrors: tuple[Prefix, .
             file.places,
             model.tags,
             file.pins,
-            file.marks,
+            file.extra_files,
             file.pieces,
             manifest.allow,
         )

@@ -205,7 +205,7 @@ How = Annotated[
     Link | UnsetType | None,
     Meta(title="link", description="How a place is made from the stored file."),
 ]
-# Each is a module of `placement/`; a test holds it.
+# Each is a row of `frameworks/flat.py` or a module beside it; a test checks that.
 Framework = Literal[
     "torch",
     "facenet",

@@ -32,7 +32,7 @@ class File(msgspec.Struct, frozen=True, gc=False):
     sums: str = ""
     git: str = ""
     pieces: str = ""
-    marks: tuple[ExtraFile, ...] = ()
+    extra_files: tuple[ExtraFile, ...] = ()
 
 
 class Model(msgspec.Struct, frozen=True, gc=False):
