@@ -67,7 +67,7 @@ def masked(url: str) -> str:
     return f"{shown(scheme)}://{shown(host)}/..."
 
 
-def veiled(text: str) -> str:
+def masked_text(text: str) -> str:
     """Words of ours that may repeat a URL of a manifest, with what is secret in it as `***`."""
     text = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
     text = re.sub(r"://\S*@", "://***@", text)

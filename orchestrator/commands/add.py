@@ -18,8 +18,8 @@ from orchestrator.errors import HeldError, ManifestError, Problem
 from orchestrator.frameworks.base import LayoutError
 from orchestrator.frameworks.catalogue import with_layouts
 from orchestrator.manifest.edit import NEW, Draft, insert
-from orchestrator.manifest.repos import HUBS, RepoError, repository
-from orchestrator.manifest.yaml_reader import plain
+from orchestrator.manifest.repos import HUBS, RepoError, parse
+from orchestrator.manifest.yaml_reader import load
 from orchestrator.text import NAME_BYTES
 from orchestrator.urls import UrlError
 from orchestrator.workspace import hint_for, read_text
@@ -75,7 +75,7 @@ def of(
     """
     is_repo = what.partition(":")[0] in HUBS
     try:
-        default = repository(what).name.rpartition("/")[2] if is_repo else stem(urls.last_name(urls.normal(what)))
+        default = parse(what).name.rpartition("/")[2] if is_repo else stem(urls.last_name(urls.normal(what)))
     except (UrlError, RepoError) as problem:
         hint = urls.instead(str(problem)) or "give a URL, or hf:ORG/NAME"
         raise ManifestError((Problem("", 0, "", f"{urls.masked(what)}: {problem}"),), hint) from None
@@ -222,7 +222,7 @@ def with_place(draft: Draft, to: Sequence[str] = (TO,), *, tacit: bool = False) 
 
 def _default_places(text: str) -> tuple[tuple[str, ...], bool]:
     """The places that a manifest's `defaults:` give, and whether they name a framework."""
-    data = plain(text)
+    data = load(text)
     defaults = data.get("defaults") if isinstance(data, dict) else None
     if not isinstance(defaults, dict):
         return (), False

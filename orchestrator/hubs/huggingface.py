@@ -63,7 +63,7 @@ def resolve(
         hint = "pip install 'orch-weights[hub]', or: pip install huggingface_hub"
         raise NoBackendError("resolving an `hf:` repository needs huggingface_hub", hint) from error
     if any(context.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE):
-        raise TransferError(f"{repos.spelled(repo)}: the environment says offline", f"unset {' and '.join(_OFFLINE)}")
+        raise TransferError(f"{repos.spec(repo)}: the environment says offline", f"unset {' and '.join(_OFFLINE)}")
     asking = _HuggingFace(context, repo, hosts or {}, huggingface_hub)
     with understood(repo):
         return sound(repo, asking.resolve(include, exclude))
@@ -102,7 +102,7 @@ class _HuggingFace:
         info = self._ask(lambda: api.model_info(repo.name, revision=repo.revision or None, timeout=TIMEOUT_S))
         if not re.fullmatch("[0-9a-f]{40}", info.sha):
             hint = "is it a hub? HF_ENDPOINT names another one"
-            raise HubError(f"{repos.spelled(repo)}: the hub's commit is none: {info.sha[:60]!r}", hint)
+            raise HubError(f"{repos.spec(repo)}: the hub's commit is none: {info.sha[:60]!r}", hint)
         if info.gated:
             self._check_access()
         listed = self._ask(lambda: self._listed(info.sha))
@@ -120,7 +120,7 @@ class _HuggingFace:
         found: dict[str, Any] = {}
         for entry in self._api.list_repo_tree(self._repo.name, recursive=True, revision=commit):
             if entry.path in found:
-                said = f"{repos.spelled(self._repo)}: the hub's listing names {entry.path!r} twice"
+                said = f"{repos.spec(self._repo)}: the hub's listing names {entry.path!r} twice"
                 raise HubError(said, "is it a hub? HF_ENDPOINT names another one")
             if self._context.stop.is_set():
                 raise Stopped("stopped while the hub was listing")
@@ -155,17 +155,17 @@ class _HuggingFace:
                     raise Stopped("stopped while waiting for the hub") from error
             except errors.HFValidationError as error:
                 hint = "it is `hf:ORGANISATION/NAME`, with `@REVISION` where it is not the default branch"
-                raise HubError(f"{repos.spelled(self._repo)}: no repository can be called so", hint) from error
+                raise HubError(f"{repos.spec(self._repo)}: no repository can be called so", hint) from error
             except (self._http_error, OSError, ValueError) as error:
                 said = str(error).strip() or type(error).__name__
                 hint = "is the network there, and the proxy right? HF_ENDPOINT names another hub, or a mirror of it"
-                raise TransferError(f"{repos.spelled(self._repo)}: {self._endpoint} {_failed(said)}", hint) from error
+                raise TransferError(f"{repos.spec(self._repo)}: {self._endpoint} {_failed(said)}", hint) from error
         raise AssertionError("the last try returns or raises")
 
     def _explain(self, error: Exception, status: int, wait_s: float | None) -> HubError | TransferError:
         """An answer of the hub's in words, with what to do."""
         errors, repo = self._errors, self._repo
-        name = repos.spelled(repo)
+        name = repos.spec(repo)
         help_ = advice(f"{self._endpoint}/{repo.name}/resolve/", status or 401, self._context.environ, self._hosts)
         if isinstance(error, errors.GatedRepoError):
             return HubError(f"{name}: a gated repository, and the hub gives no access to it", help_, "refused")
@@ -206,7 +206,7 @@ def _file(repo: Repo, commit: str, entry: Any) -> RepoFile:
         return RepoFile(entry.path, entry.size, "", entry.blob_id, url, entry.blob_id, TOLD)
     sha256, size = entry.lfs.sha256, entry.lfs.size
     if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise HubError(f"{repos.spelled(repo)}: the hub's digest of {entry.path} is none", "tell the hub's people")
+        raise HubError(f"{repos.spec(repo)}: the hub's digest of {entry.path} is none", "tell the hub's people")
     source = PROVED if repos.pointer_git(sha256, size) == entry.blob_id else TOLD
     return RepoFile(entry.path, size, sha256, "", url, sha256, source)
 

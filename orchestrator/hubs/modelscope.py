@@ -70,7 +70,7 @@ class _ModelScope:
 
     def __init__(self, context: Context, repo: Repo, hosts: Mapping[str, Host]) -> None:
         self._context, self._repo, self._hosts = context, repo, hosts
-        self._name = repos.spelled(repo)
+        self._name = repos.spec(repo)
         self._revision = repo.revision or DEFAULT_BRANCH
         self._endpoint = (context.environ.get("MODELSCOPE_ENDPOINT") or HUB).rstrip("/")
         way = route_to(self._endpoint + "/", context.environ, hosts)

@@ -10,7 +10,7 @@ import msgspec
 
 from orchestrator.errors import ExitCode, OrchError
 from orchestrator.manifest import repos
-from orchestrator.manifest.clash import contested
+from orchestrator.manifest.clash import find_clashes
 from orchestrator.manifest.paths import PathError, relative
 from orchestrator.text import shown
 
@@ -63,7 +63,7 @@ def understood(repo: Repo) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         hint = "is it a hub? look at HF_ENDPOINT or MODELSCOPE_ENDPOINT, and try again later"
-        raise HubError(f"{repos.spelled(repo)}: the hub's answer is none that a hub gives", hint) from error
+        raise HubError(f"{repos.spec(repo)}: the hub's answer is none that a hub gives", hint) from error
 
 
 def sound(repo: Repo, found: Resolved) -> Resolved:
@@ -76,7 +76,7 @@ def sound(repo: Repo, found: Resolved) -> Resolved:
         is_size = type(file.size) is int and 0 <= file.size <= MOST_BYTES
         if not (is_size and _HEX["sha256"].fullmatch(file.sha256) and _HEX["git"].fullmatch(file.git)):
             hint = "leave it out: `exclude: [...]`"
-            raise HubError(f"{repos.spelled(repo)}: the hub's size or digest of {file.path} is none", hint)
+            raise HubError(f"{repos.spec(repo)}: the hub's size or digest of {file.path} is none", hint)
     return found
 
 
@@ -88,11 +88,11 @@ def wanted(repo: Repo, paths: Iterable[str], include: Sequence[str], exclude: Se
             them are one on some disks.
     """
     known = tuple(paths)
-    name = repos.spelled(repo)
+    name = repos.spec(repo)
     for pattern in include:
-        if not any(repos.matched(path, (pattern,)) for path in known):
+        if not any(repos.matches(path, (pattern,)) for path in known):
             raise HubError(f"{name}: `include` matches no file: {pattern}", _nearest(pattern, known))
-    found = repos.chosen(known, include, exclude)
+    found = repos.select(known, include, exclude)
     if not found:
         raise HubError(f"{name}: no file is left", "look at `include` and `exclude`" if known else "it is empty")
     for path in found:
@@ -103,9 +103,9 @@ def wanted(repo: Repo, paths: Iterable[str], include: Sequence[str], exclude: Se
         if not good:
             hint = "leave it out: `exclude: [...]`"
             raise HubError(f"{name}: a path in it cannot be used here: {path!r}", hint)
-    for first, second, _, why in contested((path, path, path) for path in found):
+    for first, second, _, why in find_clashes((path, path, path) for path in found):
         said = f"{name}: {shown(second)} {why}: {shown(first)} is there, too"
-        raise HubError(said, f"leave one of them out: `exclude: [{repos.pattern_of(second)}]`")
+        raise HubError(said, f"leave one of them out: `exclude: [{repos.exact_pattern(second)}]`")
     return found
 
 
