@@ -16,6 +16,7 @@ from orchestrator import checksums
 from orchestrator.checksums import DIGITS, KINDS
 from orchestrator.commands.verify import alone, nameless, read_text, refusal
 from orchestrator.errors import ManifestError, Problem
+from orchestrator.formats import lfs
 from orchestrator.text import has_unseen, shown
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from orchestrator.checksums import Entry
 
-LFS = "version https://git-lfs.github.com/spec/v1"  # docs/spec.md of git-lfs
-LFS_BYTES = 1024  # a pointer is smaller; one with conflict markers is not much larger
 _FED = 1 << 16  # characters
 DEEPEST = 100  # elements in each other: a Metalink has six
 READS = "`orch import` reads SHA256SUMS and the like, Metalink, Git LFS pointers, registries of pooch"
@@ -73,7 +72,7 @@ def _read(path: str) -> list[ListedFile]:
             raise ManifestError((Problem(path, 0, "", "no LFS pointer in this folder"),), hint)
         return found
     text = read_text(path)
-    if len(text) < LFS_BYTES and LFS in text and _is_pointer(text):
+    if len(text) < lfs.LARGEST and lfs.VERSION in text and _is_pointer(text):
         return [_pointer(text, os.path.basename(path), path)]
     if re.match(r"[ \t\r\n]*<(?!<<)", text):
         return _metalink(text, path)
@@ -166,18 +165,18 @@ def _pointers(folder: str) -> Iterator[ListedFile]:
         for name in sorted(files):
             path = os.path.join(above, name)
             status = os.lstat(path)
-            if stat.S_ISREG(status.st_mode) and status.st_size < LFS_BYTES:  # a FIFO would be waited for
+            if stat.S_ISREG(status.st_mode) and status.st_size < lfs.LARGEST:  # a FIFO would be waited for
                 with open(path, "rb") as file:
                     text = file.read().decode("utf-8", "replace")
-                if LFS in text and _is_pointer(text):
+                if lfs.VERSION in text and _is_pointer(text):
                     yield _pointer(text, os.path.relpath(path, folder), path)
 
 
 def _is_pointer(text: str) -> bool:
     """Whether a small file is a pointer, or was one before a merge or an editor came over it."""
     lines = text.removeprefix("\ufeff").splitlines()
-    return any(line.strip() == LFS for line in lines[:2]) or (
-        lines[0].startswith("<<<<<<<") and LFS in map(str.strip, lines)
+    return any(line.strip() == lfs.VERSION for line in lines[:2]) or (
+        lines[0].startswith("<<<<<<<") and lfs.VERSION in map(str.strip, lines)
     )
 
 
@@ -187,14 +186,10 @@ def _pointer(text: str, name: str, path: str) -> ListedFile:
     if marks:
         problem = Problem(path, marks[0], "", "an LFS pointer with merge-conflict markers")
         raise ManifestError((problem,), f"take one side: `git checkout --theirs {name}` (or --ours)")
-    pairs = [line.partition(" ")[::2] for line in lines]
-    keys = [key for key, _ in pairs]
-    values = dict(pairs)
-    match = re.fullmatch(r"sha256:([0-9a-f]{64})", values.get("oid", ""))
-    size = _number(values.get("size"), -1)
-    if match is None or size < 0 or lines[0] != LFS or len(set(keys)) < len(keys):
+    pointer = lfs.parse(text)
+    if not pointer.is_whole:
         raise ManifestError((Problem(path, 0, "", "a damaged LFS pointer"),), "is it whole? `git lfs pointer --check`")
-    return ListedFile(name, {"sha256": match[1]}, size)
+    return ListedFile(name, {"sha256": pointer.sha256}, pointer.size)
 
 
 def _metalink(text: str, path: str) -> list[ListedFile]:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.formats.detect import HEAD_BYTES, Detected, Pointer, describe, formats_of, identify, pointer
+    from orchestrator.formats.detect import HEAD_BYTES, Detected, describe, formats_of, identify
     from orchestrator.formats.safetensors import header_bytes, safetensors_fault
     from orchestrator.formats.zip_directory import TAIL_BYTES, directory
 
@@ -14,13 +14,11 @@ __all__ = [
     "HEAD_BYTES",
     "TAIL_BYTES",
     "Detected",
-    "Pointer",
     "describe",
     "directory",
     "formats_of",
     "header_bytes",
     "identify",
-    "pointer",
     "safetensors_fault",
 ]
 _ROOMS = {

@@ -11,8 +11,9 @@ import tarfile
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.formats import pickles, safetensors, zip_directory
+from orchestrator.formats import lfs, pickles, safetensors, zip_directory
 from orchestrator.formats.bounded import BROKEN
+from orchestrator.formats.html_page import is_html
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +31,6 @@ _NUMPY = b"\x93NUMPY"
 _OBJECTS = re.compile(rb"""['"](?:[^'"]*,)?\s*(?:[<>|=]\s*)?(?:O|object)|\\|['"]\s*['"]""")
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py: MAGIC_NUMBER, pickled
 _BOM = b"\xef\xbb\xbf"
-_POINTER = re.compile(  # git-lfs, docs/spec.md; the second name is that of its first release
-    rb"version https://(?:git-lfs\.github\.com|hawser\.github\.com)/spec/v1\n"
-    rb"(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\nsize ([0-9]{1,19})\n?"
-)
-_HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|title)\b", re.I)
-_BLANK = re.compile(rb"\s*")
 _COATS = 2  # so many compressions in each other are looked through; nobody packs a model in more
 _JSON = re.compile(rb'[\[{]\s*(?:["\[\]{}]|-?[0-9]|true\b|false\b|null\b)')
 
@@ -49,13 +44,6 @@ class Detected(NamedTuple):
 
     format: str
     detail: str = ""
-
-
-class Pointer(NamedTuple):
-    """What a Git LFS pointer stands for: sha256 (64 hex digits) and size in bytes."""
-
-    sha256: str
-    size: int
 
 
 def identify(head: bytes, length: int | None = None, tail: bytes = b"") -> Detected:
@@ -88,12 +76,6 @@ def formats_of(
     if all(seen.format == "zip" for seen in found) and not head.startswith(_ZIP):
         found.insert(0, _text(head, length, tail) or Detected("other"))
     return tuple(found)
-
-
-def pointer(head: bytes) -> Pointer | None:
-    """The Git LFS pointer that `head`, all of a file, is; None if it is none."""
-    match = _POINTER.fullmatch(head) if len(head) < 1024 else None
-    return Pointer(match[1].decode(), int(match[2])) if match else None
 
 
 def _pickle(head: bytes, length: int | None, *, doubt: bool) -> Detected | None:
@@ -164,9 +146,9 @@ def _text(head: bytes, length: int | None, tail: bytes) -> Detected | None:
     """What kind of text it is; None where it is none."""
     whole = length is not None and len(head) >= length
     body = head.removeprefix(_BOM).lstrip()
-    if pointer(head) or (not whole and head.startswith(b"version https://git-lfs.github.com/spec/")):
+    if lfs.is_exact(head) or (not whole and head.startswith(b"version https://git-lfs.github.com/spec/")):
         return Detected("lfs")
-    if _is_html(body):
+    if is_html(body):
         return Detected("html")
     if not _is_utf8(head, cut_end=not whole) or not _is_utf8(tail, cut_start=True):
         return None
@@ -180,18 +162,6 @@ def _text(head: bytes, length: int | None, tail: bytes) -> Detected | None:
         except BROKEN:
             return Detected("text")
     return Detected("json")
-
-
-def _is_html(body: bytes) -> bool:
-    """Whether it begins as a page does, behind any number of comments."""
-    at = 0
-    while body.startswith(b"<!--", at):
-        end = body.find(b"-->", at + 4)
-        blank = _BLANK.match(body, end + 3) if end >= 0 else None
-        if blank is None:
-            return False
-        at = blank.end()
-    return _HTML.match(body, at) is not None
 
 
 def _is_utf8(data: bytes, *, cut_start: bool = False, cut_end: bool = False) -> bool:

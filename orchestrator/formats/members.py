@@ -23,35 +23,39 @@ class ArchiveEntry(NamedTuple):
     fault: str
 
 
-def of_zip(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[ArchiveEntry]:
-    """The members of a zip, wherever in `file` it begins.
+def entries(kind: str, file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[ArchiveEntry]:
+    """Read an archive, file by file; links in a tar are what they lead to, and that is a file too.
+
+    Args:
+        kind: "zip" or "tar", compressed or not.
+        file: the archive, open and seekable.
+        length: its length in bytes.
+        ask: called between pieces; it may raise to end the reading.
 
     Raises:
         DamagedError: it is damaged, encrypted, packed in an unknown way, or unpacks to too much.
         OSError: it cannot be read.
     """
-    for about, content in decompress.zip_entries(file, length, ask):
+    for name, size, content in _contents(kind, file, length, ask):
         if content is not None:
             with readable():
-                member = _member(about.filename, content, about.file_size, ask)
-            yield member
+                entry = _entry(name, content, size, ask)
+            yield entry
 
 
-def of_tar(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[ArchiveEntry]:
-    """The files of a tar, compressed or not; links are what they lead to, and that is a member too.
-
-    Raises:
-        DamagedError: it is damaged, or unpacks to too much.
-        OSError: it cannot be read.
-    """
-    for about, content in decompress.tar_entries(file, length, ask):
-        if content is not None:
-            with readable():
-                member = _member(about.name, content, about.size, ask)
-            yield member
+def _contents(
+    kind: str, file: IO[bytes], length: int, ask: Callable[[], None]
+) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+    """The name, size in bytes and content of each entry; no content where it is no file."""
+    if kind == "zip":
+        for zipped, content in decompress.zip_entries(file, length, ask):
+            yield zipped.filename, zipped.file_size, content
+    else:
+        for tarred, content in decompress.tar_entries(file, length, ask):
+            yield tarred.name, tarred.size, content
 
 
-def _member(name: str, content: IO[bytes], length: int, ask: Callable[[], None]) -> ArchiveEntry:
+def _entry(name: str, content: IO[bytes], length: int, ask: Callable[[], None]) -> ArchiveEntry:
     head = content.read(HEAD_BYTES)
     while (more := min(_CHUNK_BYTES, safetensors.header_bytes(head) - len(head))) > 0 and (chunk := content.read(more)):
         head += chunk

@@ -66,10 +66,10 @@ def _refusal(
         file.seek(0)
         if fault := safetensors.safetensors_fault(file.read(safetensors.header_bytes(head)), length):
             return Refusal(f"a broken safetensors file: {fault}")
-    for kind, members_of in (("zip", members.of_zip), ("tar", members.of_tar)):
+    for kind in ARCHIVES:
         if kind in kinds:
             try:
-                refused = _of_members(members_of(file, length, ask), allow)
+                refused = _of_members(members.entries(kind, file, length, ask), allow)
             except DamagedError as problem:
                 return Refusal(f"a {kind} archive that cannot be read: {problem}")
             if refused:

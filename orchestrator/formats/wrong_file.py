@@ -6,8 +6,9 @@ import re
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.formats import safetensors
+from orchestrator.formats import lfs, safetensors
 from orchestrator.formats.bounded import BROKEN
+from orchestrator.formats.html_page import is_html
 
 if TYPE_CHECKING:
     from orchestrator.model import Wanted
@@ -113,7 +114,7 @@ def page(head: bytes, expected: ExpectedFile, coats: int = _COATS) -> WrongFile:
     text = head[:HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
     low = text[:64].lower()
     suffix = expected.name.rpartition(".")[2].lower()
-    if low.startswith((b"<!doctype html", b"<html")) and suffix not in ("html", "htm"):
+    if is_html(text) and suffix not in ("html", "htm"):
         title = _match(rb"<title[^>]*>([^<]{1,200})", text)
         words = f"an HTML page{f' ({title})' if title else ''}"
         return WrongFile(words, "open the URL in a browser: it may want a login, or the file may have moved")
@@ -132,9 +133,9 @@ def page(head: bytes, expected: ExpectedFile, coats: int = _COATS) -> WrongFile:
 
 def _pointer(head: bytes, expected: ExpectedFile) -> WrongFile:
     """What git-lfs leaves where it is not installed (git-lfs docs/spec.md)."""
-    oid = _match(rb"oid sha256:([0-9a-f]{64})", head)
-    size = _match(rb"size (\d{1,20})\b", head)
-    about = ", ".join(part for part in (f"oid {oid[:12]}" if oid else "", f"size {size}" if size else "") if part)
+    oid, size, _ = lfs.parse(head.decode("utf-8", "replace"))
+    parts = (f"oid {oid[:12]}" if oid else "", f"size {size}" if size is not None else "")
+    about = ", ".join(part for part in parts if part)
     which = " to the very file that is wanted" if oid and oid == expected.sha256 else ""
     if oid and expected.sha256 and oid != expected.sha256:
         which = " to another file than is wanted"

@@ -22,7 +22,7 @@ import safetensors
 from safetensors.numpy import load, save
 
 from orchestrator import formats
-from orchestrator.formats import detect, pickles, zip_directory
+from orchestrator.formats import lfs, pickles, zip_directory
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")  # pickletools' own, of noise
 
@@ -237,5 +237,7 @@ def test_a_broken_safetensors_file_is_told_as_its_own_library_does(why: str) -> 
 
 
 def test_a_pointer_says_what_it_stands_for() -> None:
-    assert formats.pointer(POINTER) == detect.Pointer("ab" * 32, 46830571)
-    assert formats.pointer(POINTER + b"more\n") is None
+    assert lfs.is_exact(POINTER)
+    assert lfs.parse(POINTER.decode()) == lfs.Pointer("ab" * 32, 46830571, is_whole=True)
+    assert not lfs.is_exact(POINTER + b"more\n")
+    assert not lfs.parse("oid sha256:12").is_whole
