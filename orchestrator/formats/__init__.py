@@ -1,4 +1,4 @@
-"""What a file is: by its bytes, never by its name. Pure: whoever asks brings the bytes."""
+"""PURE: detect what a file is by its bytes, never by its name, and say what is wrong with it."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ _ROOMS = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # One name needs one room (PEP 562): those of archives and pickles bring a good deal of the library along.
+    # Import a module when one of its names is first used (PEP 562): archives and pickles bring many imports along.
     return getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'detect')}"), name)
