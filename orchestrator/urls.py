@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from orchestrator.text import PLAIN_NAME, fault_of_name, fault_of_text, shown
 
@@ -27,6 +28,23 @@ _KEPT = "%!$&'()*+,;=:@/-._~"
 
 class UrlError(Exception):
     """Why a URL cannot stand in a manifest: a lower-case phrase without the URL."""
+
+
+class Parts(NamedTuple):
+    """A URL taken apart: `path` begins with `/` or is empty; all parts are percent-encoded as they were."""
+
+    scheme: str
+    authority: str
+    path: str
+    query: str
+
+
+def split(url: str) -> Parts:
+    """Take a normalised URL apart; a fragment is dropped. urllib's import would cost more than all else here."""
+    scheme, _, rest = url.partition("#")[0].partition("://")
+    rest, _, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    return Parts(scheme, authority, slash + path, query)
 
 
 def normal(url: str) -> str:
@@ -100,7 +118,7 @@ def host(text: str) -> str:
 
 def last_name(url: str) -> str:
     """The file's name that a normalised `url` ends with, percent-decoded. Raises `UrlError`."""
-    name = url.partition("?")[0].rpartition("/")[2]
+    name = split(url).path.rpartition("/")[2]
     if PLAIN_NAME.fullmatch(name):
         return name
     if "%" in name:

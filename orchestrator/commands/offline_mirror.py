@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from orchestrator import checksums, events, files
+from orchestrator import checksums, events, files, urls
 from orchestrator import files as files_
 from orchestrator import manifest as manifests
 from orchestrator.commands.verify import read_text as sums_text
@@ -210,7 +210,7 @@ def path_of(entry: ExportEntry) -> str:
     Raises:
         ManifestError: no file can stand there.
     """
-    path = unquote(entry.url.partition("://")[2].partition("/")[2].partition("?")[0], errors="surrogateescape")
+    path = unquote(urls.split(entry.url).path[1:], errors="surrogateescape")
     names = [name for name in path.split("/") if name]
     if not names or path.endswith("/") or any(name in (".", "..") or "\0" in name for name in names):
         w = entry.wanted
@@ -221,12 +221,12 @@ def path_of(entry: ExportEntry) -> str:
 
 def origin(url: str) -> str:
     """The beginning of a URL, up to its path."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}/"
+    parts = urls.split(url)
+    return f"{parts.scheme}://{parts.authority}/"
 
 
 def _host(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0] or "localhost"  # file:///
+    return urls.split(url).authority or "localhost"  # file:///
 
 
 def prefix(url: str, base: str) -> Prefix:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from orchestrator.frameworks import base, flat
 from orchestrator.frameworks.base import LayoutError, LayoutResult
 from orchestrator.model import Link
+from orchestrator.urls import split
 
 if TYPE_CHECKING:
     from orchestrator.context import Context
@@ -63,8 +64,8 @@ def _is_file(path: str, model: Model) -> bool:
     `SD1.5` has none: it is a folder.
     """
     name = path.rpartition("/")[2].lower()
-    urls = (file.url.partition("?")[0].rpartition("/")[2].lower() for file in model.files)
-    own = tuple(f".{last.rpartition('.')[2]}" for last in urls if "." in last)
+    names = (split(file.url).path.rpartition("/")[2].lower() for file in model.files)
+    own = tuple(f".{last.rpartition('.')[2]}" for last in names if "." in last)
     return name.endswith((*_ENDINGS, *own))
 
 

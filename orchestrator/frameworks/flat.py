@@ -15,6 +15,7 @@ from orchestrator.frameworks import base
 from orchestrator.frameworks.base import LayoutError, LayoutResult
 from orchestrator.model import Link, Place
 from orchestrator.text import fault_of_name
+from orchestrator.urls import split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,7 +98,7 @@ def last_name(url: str) -> str:
     Raises:
         LayoutError: the path ends in `/`, or its last name cannot be a file's.
     """
-    name = url.partition("#")[0].partition("?")[0].rpartition("/")[2]
+    name = split(url).path.rpartition("/")[2]
     if fault_of_name(name) or name in (".", ".."):
         raise LayoutError(f"the URL {url} does not end in a file's name")
     return name
