@@ -266,13 +266,13 @@ def _dated(begun: str, seconds: str) -> float | None:
 
 def _iso(text: str) -> float | None:
     """A time such as `2026-01-31T23:59:59Z`, with or without the time of day, in UTC as Azure has it."""
-    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d)(:\d\d)?(?:\.\d+)?Z?)?", text, re.ASCII)
-    if not found:
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d)(:\d\d)?(?:\.\d+)?Z?)?", text, re.ASCII)
+    if not match:
         return None
     from datetime import datetime
 
     try:
-        return datetime.fromisoformat(f"{found[1]}T{found[2] or '00:00'}{found[3] or ':00'}+00:00").timestamp()
+        return datetime.fromisoformat(f"{match[1]}T{match[2] or '00:00'}{match[3] or ':00'}+00:00").timestamp()
     except ValueError:
         return None
 

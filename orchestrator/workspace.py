@@ -83,13 +83,13 @@ def open_workspace(
     texts: dict[str, str] = {}
     here = _site(context, problems)
     base = _folder(context, root, "--root") if root is not None else None
-    looking = _with_caches(context, caches)
+    layout_context = _with_caches(context, caches)
     for path in dict.fromkeys(os.path.abspath(os.path.join(context.cwd, path)) for path in paths):
         try:
             texts[path] = read_text(path)
             lock = read_lock(path) if resolve else None
-            made = manifests.parse(texts[path], path, context.home, root=base, lock=lock, resolve=resolve)
-            loaded.append(_with_layouts(looking, made, texts[path]) if resolve else made)
+            manifest = manifests.parse(texts[path], path, context.home, root=base, lock=lock, resolve=resolve)
+            loaded.append(_with_layouts(layout_context, manifest, texts[path]) if resolve else manifest)
         except ManifestError as error:
             problems += error.problems
     if problems:
@@ -194,10 +194,10 @@ def site(context: Context) -> Site | None:
         ManifestError: with every problem in it.
     """
     problems: list[Problem] = []
-    found = _site(context, problems)
+    site_file = _site(context, problems)
     if problems:
         raise ManifestError(tuple(problems), hint_for(problems))
-    return found
+    return site_file
 
 
 def store_path(context: Context, site: Site | None, flag: str | None) -> str:

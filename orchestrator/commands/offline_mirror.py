@@ -78,19 +78,19 @@ def export(
         with files_.locked(folder, context.stop, lambda: emit(events.Noticed(f"{folder}: waiting for another export"))):
             for name in METADATA:
                 refuse_symlinks(folder, name)
-            made = _fill(context, store, folder, paths, here)
-            made |= _name_by_queries(
-                folder, base, {path: e for path, e in paths.items() if not isinstance(made[path], OrchError)}
+            results = _fill(context, store, folder, paths, here)
+            results |= _name_by_queries(
+                folder, base, {path: e for path, e in paths.items() if not isinstance(results[path], OrchError)}
             )
             for entry in files:
-                how, w = made[path_of(entry)], entry.wanted
+                how, w = results[path_of(entry)], entry.wanted
                 if isinstance(how, OrchError):
                     emit(counts.fail(w, how))
                 else:
                     counts.count("present" if how == "present" else "placed")
                     how = "present" if how == "present" else "placed"
                     emit(events.Finished(w.model, w.file, how, "", "", w.size or 0))
-            good = {path: entry for path, entry in paths.items() if not isinstance(made[path], OrchError)}
+            good = {path: entry for path, entry in paths.items() if not isinstance(results[path], OrchError)}
             for notice in write_metadata(folder, rules, good):
                 emit(events.Noticed(notice))
     except Stopped:
@@ -104,7 +104,7 @@ def _fill(
     context: Context, store: Store, folder: str, paths: Mapping[str, ExportEntry], here: Mapping[str, str]
 ) -> dict[str, str | OrchError]:
     """Put each file below `folder`; return how each was made, `present` if it was there, or its error."""
-    made: dict[str, str | OrchError] = {}
+    results: dict[str, str | OrchError] = {}
     todo: list[str] = []
     for below in sorted({folder, f"{folder}/{MANIFESTS}", *(os.path.dirname(f"{folder}/{path}") for path in paths)}):
         files_.sweep(below)
@@ -113,22 +113,22 @@ def _fill(
         try:
             refuse_symlinks(folder, path)
         except PlacementError as error:
-            made[path] = error
+            results[path] = error
             continue
         state = look_at(store, f"{folder}/{path}", w.sha256, w.size)
         if state is State.UNSEALED and check.check(context, [(w.sha256, f"{folder}/{path}")])[0].is_good:
             state = State.SEALED  # a disk without nanoseconds, which another machine has written
-        made[path] = "present"
+        results[path] = "present"
         if state is not State.SEALED:
             todo.append(path)
     blobs_ = [path for path in todo if here[path] == store.blob(paths[path].wanted.sha256)]
     places = [(paths[path].wanted.sha256, Place(f"{folder}/{path}")) for path in blobs_]
     over = {place.path: found for _, place in places if (found := link.stamp(place.path)) is not None}
-    made.update(zip(blobs_, link.put_all(context, store, places, over), strict=True))
+    results.update(zip(blobs_, link.put_all(context, store, places, over), strict=True))
     for path in todo:
         if path not in blobs_:
-            made[path] = _copy(context, here[path], f"{folder}/{path}", paths[path].wanted.sha256)
-    return made
+            results[path] = _copy(context, here[path], f"{folder}/{path}", paths[path].wanted.sha256)
+    return results
 
 
 def _name_by_queries(folder: str, base: str, entries: Mapping[str, ExportEntry]) -> dict[str, PlacementError]:

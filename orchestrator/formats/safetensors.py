@@ -76,10 +76,10 @@ def _is_count(number: object) -> bool:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
         raise ValueError("a key stands there twice")
-    return made
+    return keys
 
 
 def _tensors(header: dict[str, Any], room: int) -> str:

@@ -195,8 +195,8 @@ def _inflated(head: bytes) -> bytes:
 
 def _match(pattern: bytes, text: bytes) -> str:
     """The first group of a match as one short line; "" where nothing matches."""
-    found = re.search(pattern, text)
-    return _line(found[1]) if found else ""
+    match = re.search(pattern, text)
+    return _line(match[1]) if match else ""
 
 
 def _line(text: bytes) -> str:

@@ -34,13 +34,13 @@ def directory(tail: bytes, length: int) -> Directory | None:
     begin = length - len(tail)  # where the tail stands in the file
     at = tail.rfind(END)
     while at >= 0:
-        if found := _at(tail, at, begin):
-            return found
+        if result := _directory_of(tail, at, begin):
+            return result
         at = tail.rfind(END, 0, at)
     return None
 
 
-def _at(tail: bytes, at: int, begin: int) -> Directory | None:
+def _directory_of(tail: bytes, at: int, begin: int) -> Directory | None:
     """The directory of the end record at offset `at` in the tail; `begin` is the tail's offset in the file."""
     record = tail[at : at + END_BYTES]
     if len(record) < END_BYTES:
@@ -49,9 +49,9 @@ def _at(tail: bytes, at: int, begin: int) -> Directory | None:
     before = at
     locator = tail[max(0, at - LOCATOR_BYTES) : at]
     if locator.startswith(LOCATOR):
-        found = _number(locator, 8, 8) - begin
+        named = _number(locator, 8, 8) - begin
         near = at - LOCATOR_BYTES - END64_BYTES
-        for place in (found, near):
+        for place in (named, near):
             large = tail[place : place + END64_BYTES] if place >= 0 else b""
             if large.startswith(END64) and len(large) == END64_BYTES:
                 count, size, start = _number(large, 32, 8), _number(large, 40, 8), _number(large, 48, 8)

@@ -112,8 +112,8 @@ class _HuggingFace(HubClient):
         entries: dict[str, Any] = {}
         for entry in self._api.list_repo_tree(self._repo.name, recursive=True, revision=commit):
             if entry.path in entries:
-                said = f"{repos.spec(self._repo)}: the hub's listing names {entry.path!r} twice"
-                raise HubError(said, "is it a hub? HF_ENDPOINT names another one")
+                message = f"{repos.spec(self._repo)}: the hub's listing names {entry.path!r} twice"
+                raise HubError(message, "is it a hub? HF_ENDPOINT names another one")
             if self._context.stop.is_set():
                 raise Stopped("stopped while the hub was listing")
             entries[entry.path] = entry

@@ -162,8 +162,8 @@ def select_files(repo: Repo, paths: Iterable[str], include: Sequence[str], exclu
             hint = "leave it out: `exclude: [...]`"
             raise HubError(f"{name}: a path in it cannot be used here: {path!r}", hint)
     for first, second, _, why in find_clashes((path, path, path) for path in selected):
-        said = f"{name}: {shown(second)} {why}: {shown(first)} is there, too"
-        raise HubError(said, f"leave one of them out: `exclude: [{repos.exact_pattern(second)}]`")
+        message = f"{name}: {shown(second)} {why}: {shown(first)} is there, too"
+        raise HubError(message, f"leave one of them out: `exclude: [{repos.exact_pattern(second)}]`")
     return selected
 
 

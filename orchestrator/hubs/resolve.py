@@ -113,9 +113,9 @@ def _list(context: Context, model: Model, url: str, hosts: Mapping[str, Host]) -
 
 def _listed(model: Model, file: File, entries: tuple[checksums.Entry, ...]) -> str:
     path = unquote(urlsplit(file.url).path)
-    found = checksums.find(entries, path)
-    if found is not None:
-        return found
+    digest = checksums.find(entries, path)
+    if digest is not None:
+        return digest
     name, mine = path.rpartition("/")[2], [entry for entry in entries if entry.kind == "sha256"]
     same = {entry.hex for entry in mine if entry.path.rpartition("/")[2] == name}
     why = "gives several digests for" if len(same) > 1 else "has no digest of"

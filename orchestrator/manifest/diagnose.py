@@ -84,9 +84,9 @@ def _manifest(
     validate.manifest(entry, file, home, judged, data.keys() - good.keys(), lock, resolve=resolve)
     # A key that such a model lacks may be there under a misspelt name: report only problems of the keys that it has.
     problems += [
-        (key, said) for key, said in judged if key[1:2] and key[1] in kept and key[2:3] and key[2] in kept[key[1]]
+        (key, text) for key, text in judged if key[1:2] and key[1] in kept and key[2:3] and key[2] in kept[key[1]]
     ]
-    problems += [(key, said) for key, said in judged if not (key[0] == "models" and key[1:2] and key[1] in kept)]
+    problems += [(key, text) for key, text in judged if not (key[0] == "models" and key[1:2] and key[1] in kept)]
 
 
 def _is_sound(data: object, type_: type[Document | ModelEntry | SiteDocument]) -> bool:

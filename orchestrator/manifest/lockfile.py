@@ -168,25 +168,25 @@ def merged(
     if lock is None and not any(model.repo or not _is_pinned(model) for model in models):
         return models, ()
 
-    made: list[Model] = []
+    pinned: list[Model] = []
     unresolved: list[Unresolved] = []
     for model in models:
         known = lock.models.get(model.name) if lock else None
         needs = model.repo is not None or any(not f.sha256 and not f.pins for f in model.files)
         if known is None and not needs:
-            made.append(model)
+            pinned.append(model)
         elif known is None and lock is None:
             _refuse(model, problems)
         elif known is None:
             unresolved.append(_unresolved(manifest, model, "the lock does not have it"))
         elif known.fingerprint == fingerprint(model):
-            made.append(_filled(manifest, model, known, unresolved))
+            pinned.append(_filled(manifest, model, known, unresolved))
         elif needs or not _is_pinned(model):
             unresolved.append(_unresolved(manifest, model, "changed since it was locked"))
         else:
-            made.append(model)
+            pinned.append(model)
     bad = {entry.model for entry in unresolved}
-    return tuple(model for model in made if model.name not in bad), tuple(unresolved)
+    return tuple(model for model in pinned if model.name not in bad), tuple(unresolved)
 
 
 def _is_pinned(model: Model) -> bool:

@@ -106,7 +106,7 @@ def _only_file(
             problems.append(((*at, "url"), refused))
         if name or not is_folder:
             places.append(f"{path}/{name}" if is_folder else path)
-    made = File(
+    file = File(
         name or (places[0].rpartition("/")[2] if places else at[1]),  # type: ignore[arg-type]
         url,
         _urls((*at, "mirrors"), mirrors, problems) if mirrors else (),
@@ -114,7 +114,7 @@ def _only_file(
         None if entry.size is UNSET else entry.size,
         _unique(places, link, unpack=unpack),
     )
-    return with_pins(at, entry, made, problems)
+    return with_pins(at, entry, file, problems)
 
 
 def _many_files(
@@ -134,7 +134,7 @@ def _many_files(
     if entry.unpack is True:
         problems.append(((*at, "unpack"), "only a model of one file, with `url`, can be unpacked"))
     folders = [path for path, _ in _places(at, entry, to_paths, rules, problems)]
-    made: list[File] = []
+    values: list[File] = []
     seen: set[str] = set()
     for number, file in enumerate(files):
         here: Key = (*at, "files", number)
@@ -156,23 +156,23 @@ def _many_files(
             None if file.size is UNSET else file.size,
             _unique([f"{folder}/{path}" for folder in folders], link),
         )
-        made.append(with_pins(here, file, value, problems))
-    return tuple(made)
+        values.append(with_pins(here, file, value, problems))
+    return tuple(values)
 
 
 def _places(
     at: Key, entry: ModelEntry, to_paths: tuple[str, ...], rules: PlaceRules, problems: Problems
 ) -> list[tuple[str, bool]]:
-    made = []
+    places = []
     for number, text in enumerate(to_paths):
         if text == "store":
             continue
         try:
-            made.append(paths.place(text, rules))
+            places.append(paths.place(text, rules))
         except PathError as problem:
             at_to: Key = ("defaults", "to") if entry.to is UNSET else (*at, "to")
             problems.append(((*at_to, number) if len(to_paths) > 1 else at_to, str(problem)))
-    return made
+    return places
 
 
 def _unique(paths_: list[str], link: Link, *, unpack: bool = False) -> tuple[Place, ...]:
@@ -268,12 +268,12 @@ def _clashes(models: tuple[Model, ...], problems: Problems) -> None:
         at: Key = ("models", model.name, "to")
         if len(model.files) > 1:
             at = ("models", model.name, "files", number, "path")
-        said = message(path, why, first[0].name)
+        text = message(path, why, first[0].name)
         if model.repo is not None:
             from orchestrator.manifest.repos import exact_pattern
 
-            at, said = ("models", model.name, "repo"), f"{said}; `exclude: [{exact_pattern(model.files[number].name)}]`"
-        problems.append((at, said))
+            at, text = ("models", model.name, "repo"), f"{text}; `exclude: [{exact_pattern(model.files[number].name)}]`"
+        problems.append((at, text))
 
 
 def _folder(at: Key, text: str | UnsetType, beside: str, home: str, problems: Problems) -> str | None:
@@ -283,21 +283,21 @@ def _folder(at: Key, text: str | UnsetType, beside: str, home: str, problems: Pr
 
 
 def _prefixes(entries: list[PrefixEntry] | None, problems: Problems) -> tuple[Prefix, ...]:
-    made = []
+    prefixes = []
     for number, entry in enumerate(entries or ()):
         at: Key = ("mirrors", number)
         origin = _checked(urls.prefix, entry.origin, (*at, "origin"), problems)
         bases = [_checked(urls.prefix, text, (*at, "urls", n), problems) for n, text in enumerate(entry.urls)]
-        made.append(Prefix(origin, tuple(bases)))
-    return tuple(made)
+        prefixes.append(Prefix(origin, tuple(bases)))
+    return tuple(prefixes)
 
 
 def _hosts(entries: dict[str, HostEntry] | None, beside: str, problems: Problems) -> dict[str, Host]:
-    made: dict[str, Host] = {}
+    hosts: dict[str, Host] = {}
     for text, entry in (entries or {}).items():
         at: Key = ("hosts", text)
         name = _checked(urls.host, text, at, problems)
-        if name and name in made:
+        if name and name in hosts:
             problems.append((at, "an earlier entry is for the same host"))
         ca = agent = None
         if entry.ca is not UNSET:
@@ -307,8 +307,8 @@ def _hosts(entries: dict[str, HostEntry] | None, beside: str, problems: Problems
             if not agent.isascii() or has_unseen(agent) or agent != agent.strip():
                 problems.append(((*at, "user_agent"), "expected printable ASCII without outer blanks"))
         connections = None if entry.connections is UNSET else entry.connections
-        made[name] = Host(ca, connections, agent, None if entry.token_env is UNSET else entry.token_env)
-    return made
+        hosts[name] = Host(ca, connections, agent, None if entry.token_env is UNSET else entry.token_env)
+    return hosts
 
 
 def _checked(make: Callable[[str], str], text: str, at: Key, problems: Problems) -> str:

@@ -37,8 +37,8 @@ def events(text: str) -> Iterator[Any]:
         UnicodeEncodeError: the text has lone surrogates.
     """
     # As yaml.parse does, without its generator and its two calls per event. The last event is followed by None.
-    found: Iterator[Any] = iter(LOADER(text).get_event, None)
-    return found
+    stream: Iterator[Any] = iter(LOADER(text).get_event, None)
+    return stream
 
 
 def load(text: str) -> object:

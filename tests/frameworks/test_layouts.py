@@ -42,7 +42,7 @@ HUB = "models--org--na.me"
 
 
 def at(framework: str, url: str, value: str = "", **environ: str) -> list[str]:
-    """Where a framework has one file in that environment: its places, then its marks."""
+    """Where a framework has one file in that environment: its places, then its extra files."""
     context = Context(environ={**HOME, **environ}, cwd="/w", read=lambda _: "")
     file = with_layouts(context, Model("m", (), (File("m", url, (), SHA, 3, ()),), ((framework, value),))).files[0]
     return [p.path for p in file.places] + [m.path for m in file.extra_files]
@@ -56,7 +56,7 @@ def hub(base: str) -> list[str]:
 
 
 KAGGLE = "google/gemma/pyTorch/2b/7"
-# framework, URL, value, environment -> its places and marks
+# framework, URL, value, environment -> its places and extra files
 TABLE: list[tuple[str, str, str, dict[str, str], list[str]]] = [
     ("torch", URL, "", {}, [f"/h/.cache/torch/hub/checkpoints/{NAME}"]),
     ("torch", URL, "", {"XDG_CACHE_HOME": "/x"}, [f"/x/torch/hub/checkpoints/{NAME}"]),
