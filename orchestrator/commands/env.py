@@ -1,4 +1,4 @@
-"""Where the frameworks of some manifests look, as environment variables."""
+"""`orch env`: the environment variables by which the frameworks of some manifests find their files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """The variables, those that keep the frameworks off the network, and the frameworks that read none."""
+    """The variables of the frameworks, those that keep them off the network, and the frameworks that read none."""
 
     variables: dict[str, str]
     offline: dict[str, str]
@@ -28,12 +28,15 @@ class Environment(msgspec.Struct, frozen=True):
 
 
 def environment(context: Context, paths: Sequence[str], caches: str | None) -> Environment:
-    """What the frameworks in these manifests' `for:` read; `caches` is the folder of them all, if there is one.
+    """Collect the variables of the frameworks in the `for:` of some manifests. No lock is needed.
 
-    No lock is needed. None given: manifests/team.yaml.
+    Args:
+        context: the environment.
+        paths: the manifests; if empty, manifests/team.yaml.
+        caches: one folder for the caches of all frameworks, if there is one.
 
     Raises:
-        ManifestError: every problem of every file at once.
+        ManifestError: with every problem of every file.
     """
     problems: list[Problem] = []
     frameworks: dict[str, str] = {}
@@ -44,17 +47,17 @@ def environment(context: Context, paths: Sequence[str], caches: str | None) -> E
             problems += error.problems
             continue
         frameworks.update((name, path) for model in manifest.models for name, _ in model.layouts)
-    looking = below(context, caches) if caches else context
-    found = Environment({}, {}, ())
+    context = below(context, caches) if caches else context
+    result = Environment({}, {}, ())
     for name, path in sorted(frameworks.items()):
         layout = by_name(name)
         try:
-            read = layout.variables(looking)
+            read = layout.variables(context)
         except LayoutError as error:
             problems.append(Problem(path, 0, f"for: {name}", str(error)))
             continue
-        found.variables.update(read)
-        found.offline.update(layout.OFFLINE)
+        result.variables.update(read)
+        result.offline.update(layout.OFFLINE)
     if problems:
         raise ManifestError(tuple(problems), hint_for(problems))
-    return msgspec.structs.replace(found, unread_frameworks=tuple(reads_no_variable(looking, frameworks)))
+    return msgspec.structs.replace(result, unread_frameworks=tuple(reads_no_variable(context, frameworks)))

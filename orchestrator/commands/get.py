@@ -135,7 +135,7 @@ class _Getting:
         if "repo" in self._draft.entry:
             files = [{"path": fact.name, **self._pins(fact)} for fact in self._facts]
             return replace(self._draft, entry={"files": files, **rest})
-        return replace(self._draft, entry={**self._pins(self._facts[0]), **rest}, said=self._facts[0].said)
+        return replace(self._draft, entry={**self._pins(self._facts[0]), **rest}, digest_source=self._facts[0].said)
 
     def _pins(self, fact: _Fact) -> dict[str, object]:
         size = fact.size

@@ -282,7 +282,7 @@ def must_fetch(
     todo = []
     for file in found.model.files:
         if file.sha256:
-            unknown = file.size is None and found.told.get(file.name) == LIST
+            unknown = file.size is None and found.digest_sources.get(file.name) == LIST
             index = file.name.endswith(INDEX) and (file.size or 0) <= INDEX_BYTES
             if (unknown or index) and blobs.blob_state(store, file.sha256, file.size) != "sealed":
                 todo.append(file)
@@ -384,7 +384,7 @@ class LockEntries:
         else:
             digests, etag = check.digests(self._store.blob(sha256), pieces=True, stop=self._context.stop), ""
         if file.sha256:
-            source, etag = found.told[file.name], ""
+            source, etag = found.digest_sources[file.name], ""
         elif file.git:
             source, etag = BY_GIT, ""
         elif file.pins:
@@ -405,7 +405,7 @@ class LockEntries:
             return None
         etag = found.etags.get(file.name, "")
         kept = old.pieces if old is not None and old.sha256 == file.sha256 else ""
-        return LockedFile(file.sha256, size, found.told[file.name], file.git, etag, kept)
+        return LockedFile(file.sha256, size, found.digest_sources[file.name], file.git, etag, kept)
 
     def _judge(self, found: ListedModel, made: Mapping[str, LockedFile]) -> None:
         """Hold the files against what their names, their headers and each other say."""

@@ -99,7 +99,13 @@ def execute(
             return
         with context.stop.deferred():
             scheduler.work()
-            _mark(context, store, [file_state.wanted for file_state in todo if file_state.wanted.marks], emit, counts)
+            _mark(
+                context,
+                store,
+                [file_state.wanted for file_state in todo if file_state.wanted.extra_files],
+                emit,
+                counts,
+            )
 
 
 def _fail_all(todo: list[FileState], error: OrchError, emit: Callable[[Event], None], counts: Counts) -> None:
@@ -182,7 +188,7 @@ def _mark(
                     emit(events.Noticed(f"{wish.path}: left as it is; it does not say `{wish.text[:80]}`"))
         except Exception as error:
             counts.take_back()
-            emit(counts.fail(w, foreseen(context, store.path, error, [wish.path for wish in w.marks])))
+            emit(counts.fail(w, foreseen(context, store.path, error, [wish.path for wish in w.extra_files])))
 
 
 def _ask(context: Context, fetching: Sequence[Artifact], hosts: Mapping[str, Host]) -> SourceStats:

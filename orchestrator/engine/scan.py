@@ -225,7 +225,7 @@ def scan(store: Store, wanted: Iterable[Wanted], records: RecordIndex | None = N
         if not states:
             path = store.blob(want.sha256 or want.key)
             states = [(path, look(want, path, None))]
-        if want.marks:
+        if want.extra_files:
             states += look_at_marks(store, want)
         true_size = next((sizes[path] for path, _ in states if path in sizes), None) if sizes else None
         found.append(FileState(want, tuple(states), true_size))

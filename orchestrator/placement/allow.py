@@ -31,7 +31,7 @@ def check(path: str, wanted: Wanted, stop: threading.Event | None = None) -> Non
     unpacked = bool(wanted.places) and all(place.unpack for place in wanted.places)
     try:
         with open(path, "rb") as file:
-            refused = refusal(file, os.fstat(file.fileno()).st_size, wanted.allow, unpacked=unpacked, ask=ask)
+            refused = refusal(file, os.fstat(file.fileno()).st_size, wanted.allow, unpacked=unpacked, check_stop=ask)
     except OSError as error:
         raise PlacementError(f"cannot read {path}: {error.strerror}", f"look at it: `ls -l {path}`") from error
     if refused is None:

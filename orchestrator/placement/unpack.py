@@ -250,7 +250,7 @@ def members(path: str, ask: Callable[[], None] = lambda: None) -> Iterator[Membe
         if head.startswith(b"PK"):
             yield from _of_zip(file, length, ask)
             return
-        packed = decompress.coat(head)
+        packed = decompress.compression(head)
         if not packed and not _is_tar(head):
             raise ArchiveError("it is no archive that orch unpacks (tar, tar.gz, tar.bz2, tar.xz, zip)")
         begun = False

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import events
 from orchestrator.render.sink import amount, harmless, label
+from orchestrator.urls import split
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
@@ -117,6 +118,4 @@ def closing(summary: Summary, verb: str) -> str:
 
 def host(url: str) -> str:
     """A source as people know it: its host."""
-    # By hand, since every run would pay for the import of urllib, and URLs are normalised by the time they are here.
-    rest = url.partition("://")[2]
-    return harmless(rest.partition("/")[0].partition("?")[0] or url)
+    return harmless(split(url).authority or url)

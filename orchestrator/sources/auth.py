@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orchestrator.urls import host_of
+from orchestrator.urls import host_of, split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ def named_by(url: str, hosts: Mapping[str, Host]) -> str | None:
 
 def host_entry(url: str, hosts: Mapping[str, Host]) -> Host | None:
     """What is said of the host of `url`: looked up by name with port, then by name."""
-    netloc = url.partition("://")[2].partition("/")[0]
+    netloc = split(url).authority
     return hosts.get(netloc) or hosts.get(netloc.rpartition(":")[0])
 
 
@@ -87,7 +87,7 @@ def _line(host: str, variable: str) -> str:
 
 
 def _hub_advice(url: str, status: int, has_token: bool) -> str:
-    name = url.partition("://")[2].partition("/")[2].partition("/resolve/")[0]
+    name = split(url).path[1:].partition("/resolve/")[0]
     page = f"{HUB}/{name}"
     if not has_token:
         return f"open {page}, accept its terms if it is gated, then `hf auth login` or set HF_TOKEN"

@@ -13,7 +13,7 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.formats.wrong_file import POINTER, ExpectedFile, page
 from orchestrator.model import Role
 from orchestrator.sources.ranking import Rank
-from orchestrator.urls import host_of
+from orchestrator.urls import host_of, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -90,9 +90,8 @@ def prefix_of(source: Source, sources: Sequence[Source]) -> str:
 
 def _split(url: str) -> tuple[str, list[str]]:
     """Scheme and host, and the path's parts."""
-    scheme, _, rest = url.partition("://")
-    host, _, path = rest.partition("/")
-    return f"{scheme}://{host}", path.partition("?")[0].split("/")
+    parts = split(url)
+    return f"{parts.scheme}://{parts.authority}", parts.path[1:].split("/")
 
 
 def probe(
@@ -162,7 +161,7 @@ def _examine(
     """Look at a pair and taste its file; None where it could not be asked."""
     from orchestrator.sources.http import ask_source, begins_as, other_file, sample_rate
 
-    expected = ExpectedFile(pair.url.partition("?")[0].rpartition("/")[2], pair.size)
+    expected = ExpectedFile(split(pair.url).path.rpartition("/")[2], pair.size)
     refused: list[str] = []
 
     def may_ask(url: str) -> bool:

@@ -18,12 +18,12 @@ _LONGEST = 1 << 16
 
 def of(store: Store, wanted: Wanted) -> list[ExtraFile]:
     """The marks that one file wants, those for each file of its archive included, once that was unpacked."""
-    if not any(mark.each for mark in wanted.marks):
-        return list(wanted.marks)
+    if not any(mark.each for mark in wanted.extra_files):
+        return list(wanted.extra_files)
     from orchestrator.store import tree_records
 
     found: list[ExtraFile] = []
-    for mark in wanted.marks:
+    for mark in wanted.extra_files:
         if mark.each:
             before, _, after = mark.path.rpartition("*")
             found += [
