@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -17,7 +15,6 @@ from orchestrator.demo.faults import Behaviour, Content, Headers, Request, mangl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 HTML = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Please sign in.</body></html>\n" * 8
@@ -182,35 +179,3 @@ def _file(case: Case) -> Answer:
     )
     sent = tuple((name, value) for name, value, wanted in headers if wanted)
     return Answer(206 if asked else 200, content, start, stop, sent, mangler(how, case.changed))
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """One file: its place below the demo's folder, and what it must be."""
-
-    place: str
-    sha256: str
-    size: int
-
-    @property
-    def name(self) -> str:
-        return self.place.rpartition("/")[2]
-
-
-def change_byte(path: Path) -> None:
-    """Write one byte into the middle, as a careless script does."""
-    os.chmod(path, 0o644)
-    with open(path, "r+b") as file:
-        file.seek(path.stat().st_size // 2)
-        byte = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte[0] ^ 0xFF]))
-
-
-def sha256(path: Path) -> str:
-    """Read a file without the help of orch, which is what is on show."""
-    hasher = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()

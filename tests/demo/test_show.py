@@ -17,7 +17,7 @@ import yaml
 from orchestrator import api
 from orchestrator.backends import BACKENDS
 from orchestrator.context import Context
-from orchestrator.demo.show import DemoError, Stage
+from orchestrator.demo.show import DemoError, DemoRun
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "manifests" / "demo.yaml"
 LIMIT_S = 60
@@ -186,10 +186,10 @@ def wait_for_downloader(demo: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def test_what_does_not_hold_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage = Stage(Context({}, str(tmp_path)))
-    stage.must("water is wet", True)
+    run = DemoRun(Context({}, str(tmp_path)))
+    run.check("water is wet", True)
     with pytest.raises(DemoError, match="fire is cold") as caught:
-        stage.must("fire is cold", False)
+        run.check("fire is cold", False)
     assert caught.value.exit_code == 1
     assert capsys.readouterr().out == "  ok  water is wet\n  NO  fire is cold\n"
 
