@@ -50,7 +50,7 @@ def command(**words: Any) -> int:
             for wanted in space.wanted:
                 for source in wanted.sources:
                     way = route_to(source.url, context.environ, space.hosts)
-                    ranked = select.rank(usable, wanted.size, way.line)
+                    ranked = select.rank(usable, wanted.size, way.requirements)
                     _show(sink, wanted.model, wanted.file, source.url, ranked)
         if not usable:
             raise NoBackendError("no usable downloader on this machine", install_hint())

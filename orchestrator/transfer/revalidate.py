@@ -44,7 +44,7 @@ def revalidate(download: Download, source: str, *, strict: bool = False) -> Sour
     from orchestrator.sources.http import ODD_ANSWER, ask_source, is_verdict
 
     way = download.route(source)
-    if way.line.proxy.startswith("socks"):
+    if way.requirements.proxy.startswith("socks"):
         return None  # the HTTP client speaks none without an extra; curl does
     missing = download.on_disk.missing()
     at = missing[0].start if missing else 0
@@ -103,15 +103,15 @@ def _other_length(download: Download, source: str, seen: SourceAnswer) -> Fault 
 
     `size:` is a help. Where each source that answers has the same other length, it is `size:` that is wrong.
     """
-    from orchestrator.sources.http import begins_as, other_file
+    from orchestrator.sources.http import identify_by_head, wrong_length
 
     artifact, stop = download.artifact, download.run.context.stop
     wanted, way = expected_file(artifact.wanted[0]), download.route(source)
-    what = begins_as(seen, wanted, way, stop=stop)
+    what = identify_by_head(seen, wanted, way, stop=stop)
     if not what and not artifact.is_unpinned and seen.length is not None and _all_say(download, source, seen.length):
         download.take_length(seen.length)
         return None
-    words = other_file(seen, wanted, what)
+    words = wrong_length(seen, wanted, what)
     return Fault(Kind.CORRUPT, words.words, hint=words.hint)
 
 

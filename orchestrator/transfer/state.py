@@ -89,7 +89,7 @@ class Download:
         if any(a.source == url and a.fault.kind in _OF_RANGES for a in self.attempts):
             honest = None  # one byte came rightly, and not what a program asked for
         way = self.route(url)
-        line = way.line
+        line = way.requirements
         if way.bearer is not None:  # until it was looked at, it is hoped to redirect to where no token is needed
             line = replace(line, hides="token" if look is not None and self.bearer(url) else "url")
         ranked = select.rank(usable, self.on_disk.length(), line, honest=honest)
