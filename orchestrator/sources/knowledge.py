@@ -32,7 +32,7 @@ class SourceStats:
         self._mutex = threading.Lock()
 
     def ask(self, artifacts: Sequence[Artifact], hosts: Mapping[str, Host]) -> None:
-        """Probe the sources of the large artifacts that have several: for 2 s at most, less than a dead source costs."""
+        """Probe the sources of the large artifacts that have several: 2 s at most, less than a dead source costs."""
         from orchestrator.sources.route import Routes
 
         large = [artifact for artifact in artifacts if is_worth_probing(artifact)]

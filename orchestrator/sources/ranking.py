@@ -63,7 +63,7 @@ def order(sources: Iterable[Source], known: Mapping[str, SourceRating]) -> tuple
 
 
 def _by_rate(sources: list[Source], known: Mapping[str, SourceRating]) -> Iterable[Source]:
-    """Repeatedly take the first source that no other is twice as fast as (that relation is no order: no sort does it)."""
+    """Repeatedly take the first source that no other is twice as fast as (no order, so no sort does it)."""
     left = list(sources)
     while left:
         rates = [known.get(source.url, _NOTHING).rate for source in left]
