@@ -206,7 +206,7 @@ def _examine(
         verdict = Rank.SILENT if answer.status and answer.kind is Kind.NETWORK else _VERDICTS[answer.kind]
         return ProbeResult(verdict, answer.message)
     if answer.encoding:
-        return ProbeResult(Rank.LYING, f"compresses the file on its route ({answer.encoding})", answer)
+        return ProbeResult(Rank.LYING, f"compresses the file on its way ({answer.encoding})", answer)
     if answer.length is not None and target.size is not None and answer.length != target.size:
         may = limit.take(answer.last_url)
         left_s = max(0.1, min(end - time.monotonic(), 1.0)) if may else 0.0

@@ -615,7 +615,7 @@ def test_the_way_to_a_source(tmp_path):
         None,
         "team",
     )
-    assert not route_to("http://files.corp:8443/f", {}, hosts).line.private_ca  # no TLS, no CA
+    assert not route_to("http://files.corp:8443/f", {}, hosts).requirements.private_ca  # no TLS, no CA
     assert route_to("https://elsewhere/f", {}, hosts).ca == ca_bundle({})
     assert os.path.isfile(route_to("https://elsewhere/f", {}, {}).ca)
 
