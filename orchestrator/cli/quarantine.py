@@ -16,7 +16,7 @@ from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
     from orchestrator.context import Context
-    from orchestrator.store.quarantine import Kept
+    from orchestrator.store.quarantine import QuarantineEntry
 
 
 @click.command("quarantine")
@@ -82,7 +82,7 @@ def _empty(context: Context, store: str, sink: JsonLines | Listing, older_s: flo
     from orchestrator.commands.quarantine import empty
     from orchestrator.render.sink import amount
 
-    def agree(entries: list[Kept]) -> bool:
+    def agree(entries: list[QuarantineEntry]) -> bool:
         if yes:
             return True
         for entry in entries:
@@ -97,7 +97,7 @@ def _empty(context: Context, store: str, sink: JsonLines | Listing, older_s: flo
     return summary
 
 
-def _show(sink: JsonLines | Listing, entry: Kept, event: str) -> None:
+def _show(sink: JsonLines | Listing, entry: QuarantineEntry, event: str) -> None:
     from orchestrator.render.sink import amount, harmless
 
     if isinstance(sink, JsonLines):

@@ -58,7 +58,7 @@ def prune(
         if not shown or not agree(shown):
             return nothing, []
         try:
-            with locks.removing(context, store, tell, wait=wait):
+            with locks.exclusive(context, store, tell, wait=wait):
                 still = {left.path for left in _garbage(context, store, gc_roots(context, store, named, files))}
                 dropped = [left for left in shown if left.path in still and gc.drop(left)]
         except Stopped:

@@ -258,29 +258,15 @@ def digest_and_pieces(path: str, length: int, stop: threading.Event) -> tuple[st
         OSError: it cannot be read.
         Stopped: a stop was asked for.
     """
-    import threading
-    from queue import Queue
-
     from orchestrator.verify.pieces import Hasher
 
-    whole, piece_hasher, blocks = hashlib.sha256(), Hasher(length), Queue[bytes](4)
-
-    def take() -> None:
-        while block := blocks.get():
-            piece_hasher.update(block)
-
-    beside = threading.Thread(target=take, name="orch-hash")  # hashlib lets other threads run
-    with open(path, "rb") as file:
-        beside.start()
-        try:
-            while chunk := file.read(1 << 22):
-                if stop.is_set():
-                    raise Stopped("stopped while reading")
-                blocks.put(chunk)
-                whole.update(chunk)
-        finally:
-            blocks.put(b"")
-            beside.join()
+    whole, piece_hasher = hashlib.sha256(), Hasher(length)
+    with open(path, "rb") as file, _threads([piece_hasher.update]) as give:
+        while chunk := file.read(CHUNK_BYTES):
+            if stop.is_set():
+                raise Stopped("stopped while reading")
+            give(chunk)
+            whole.update(chunk)
     return whole.hexdigest(), piece_hasher.hashes()
 
 
