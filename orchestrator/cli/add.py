@@ -13,7 +13,7 @@ from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
-from orchestrator.render.sink import harmless
+from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,12 +71,12 @@ def put(context: Context, sink: Sink, manifest: str, drafts: Sequence[Draft]) ->
             sink.write("added", {"manifest": path, "model": model.name, "pinned": model.name not in unpinned})
         return Summary(ok=True, exit_code=0, models=len(added))
     for model in added:
-        click.echo(f"added {harmless(model.name)}")
+        click.echo(f"added {shown_lines(model.name)}")
     names = f"{len(added)} model{'s' if len(added) != 1 else ''}"
-    click.echo(f"{harmless(manifest)}: {names} more{' (a new manifest)' if is_new else ''}", err=True)
+    click.echo(f"{shown_lines(manifest)}: {names} more{' (a new manifest)' if is_new else ''}", err=True)
     verb = "lock" if unpinned else "sync"
     why = "  (it finds the digests)" if unpinned else ""
-    click.echo(f"next: orch {verb} {harmless(manifest)}{why}", err=True)
+    click.echo(f"next: orch {verb} {shown_lines(manifest)}{why}", err=True)
     return Summary(ok=True, exit_code=0, models=len(added))
 
 

@@ -72,8 +72,9 @@ def _show_judge(sink: Any, judge: Any, rate: float, weakness: str) -> None:
 
 
 def _show(sink: Any, model: str, file: str, source: str, ranked: Any) -> None:
-    from orchestrator.render.sink import harmless, label
+    from orchestrator.render.sink import label
     from orchestrator.render.words import host
+    from orchestrator.text import shown_lines
 
     best = ranked[0]
     others = {choice.backend.NAME: choice.obstacle or choice.why for choice in ranked[1:]}
@@ -84,4 +85,4 @@ def _show(sink: Any, model: str, file: str, source: str, ranked: Any) -> None:
         return
     name = "none" if best.obstacle else best.backend.NAME
     why = f"{best.backend.NAME}: {best.obstacle}" if best.obstacle else best.why
-    click.echo(f"{label(model, file)} from {host(source)}: {name} ({harmless(why)})")
+    click.echo(f"{label(model, file)} from {host(source)}: {name} ({shown_lines(why)})")

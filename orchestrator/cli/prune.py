@@ -45,7 +45,8 @@ def command(**words: Any) -> int:
         raise click.UsageError("nobody is there to be asked: say `orch prune --yes`, or look first: `orch prune -n`")
     context = context_with_signals()
     from orchestrator.commands.prune import prune
-    from orchestrator.render.sink import amount, harmless
+    from orchestrator.render.sink import amount
+    from orchestrator.text import shown_lines
     from orchestrator.workspace import DEFAULT_MANIFEST, open_workspace, site, store_path
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
@@ -54,7 +55,7 @@ def command(**words: Any) -> int:
         if isinstance(sink, JsonLines):
             sink.write("noticed", {"message": note})
         else:
-            click.echo(harmless(note), err=True)
+            click.echo(shown_lines(note), err=True)
 
     def show(left: Garbage, event: str) -> None:
         if isinstance(sink, JsonLines):
@@ -63,7 +64,7 @@ def command(**words: Any) -> int:
             return
         frees = amount(left.frees_bytes) if left.frees_bytes else "frees nothing, a place has its bytes"
         said = f"  {frees}" if left.kind not in ("alias", "record") else ""
-        name = f"  {harmless(os.path.basename(left.known_as))}" if left.known_as else ""
+        name = f"  {shown_lines(os.path.basename(left.known_as))}" if left.known_as else ""
         click.echo(f"{WHAT[left.kind]:<8} {left.sha256[:16] or os.path.basename(left.path)}{said}{name}")
 
     offered: list[Garbage] = []
@@ -90,7 +91,7 @@ def command(**words: Any) -> int:
         if not isinstance(sink, JsonLines):
             done = f"{len(dropped)} dropped, {amount(summary.bytes_freed or 0)} freed"
             plan = f"{len(offered)} to drop, {amount(sum(left.frees_bytes for left in offered))} to be freed"
-            click.echo(f"prune: {plan if words['dry_run'] else done} in {harmless(store)}")
+            click.echo(f"prune: {plan if words['dry_run'] else done} in {shown_lines(store)}")
         for left in dropped if isinstance(sink, JsonLines) else ():
             show(left, "pruned")
         return summary

@@ -13,7 +13,7 @@ from orchestrator.cli import options
 from orchestrator.cli.session import context_with_signals, foreseen, tell, tell_unread
 from orchestrator.errors import ExitCode, Stopped
 from orchestrator.render.listing import Listing
-from orchestrator.render.sink import harmless
+from orchestrator.text import shown_lines
 
 FAILED = 125  # as env(1), timeout(1) and others have it: whatever else comes is the command's own
 
@@ -73,5 +73,5 @@ def _become(argv: list[str], environ: dict[str, str]) -> None:
         for number, handler in ours.items():
             signal.signal(number, handler)
         why = error.strerror if isinstance(error, OSError) else str(error)
-        print(f"error: cannot run {harmless(argv[0])}: {why}\nhint: try it without `orch run --`", file=sys.stderr)
+        print(f"error: cannot run {shown_lines(argv[0])}: {why}\nhint: try it without `orch run --`", file=sys.stderr)
     return

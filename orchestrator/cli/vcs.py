@@ -81,7 +81,8 @@ _LIMITS = (("git-max", "git_max", 100 << 20), ("lfs-max", "lfs_max", 1 << 30))
 def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> None:
     from orchestrator.commands import vcs
     from orchestrator.render.listing import aligned
-    from orchestrator.render.sink import amount, harmless, label
+    from orchestrator.render.sink import amount, label
+    from orchestrator.text import shown_lines
 
     totals = vcs.totals(found)
     if isinstance(sink, JsonLines):
@@ -100,7 +101,7 @@ def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> Non
     for line in aligned([HEADER, *lines]):
         click.echo(line)
     for model, message in unresolved:
-        click.echo(f"{harmless(model)}: {harmless(message)}")
+        click.echo(f"{shown_lines(model)}: {shown_lines(message)}")
     click.echo()
     for total in totals:
         more = f", {total.unknown} of unknown size" if total.unknown else ""
@@ -113,9 +114,9 @@ def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> Non
 
 
 def _tell(sink: Any, event: str, fields: dict[str, Any], line: str) -> None:
-    from orchestrator.render.sink import harmless
+    from orchestrator.text import shown_lines
 
     if isinstance(sink, JsonLines):
         sink.write(event, fields)
     else:
-        click.echo(harmless(line))
+        click.echo(shown_lines(line))

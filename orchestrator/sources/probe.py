@@ -121,7 +121,7 @@ def probe(
 
     Returns:
         A target that did not answer in time is SILENT. One that could not be asked (another scheme, a SOCKS proxy, a
-        host that was asked 4 times) is missing: nothing is verdict of it.
+        host that was asked 4 times) is missing: nothing is known of it.
     """
     end = time.monotonic() + timeout_s
     limit = _RequestLimit()
