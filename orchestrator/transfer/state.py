@@ -92,7 +92,7 @@ class Download:
         line = way.requirements
         if way.bearer is not None:  # until it was looked at, it is hoped to redirect to where no token is needed
             line = replace(line, hides="token" if look is not None and self.bearer(url) else "url")
-        ranked = select.rank(usable, self.on_disk.length(), line, honest=honest)
+        ranked = select.rank(usable, self.on_disk.length(), line, ranges_honoured=honest)
         if url in self.odd:  # the most lenient first
             ranked = tuple(sorted(ranked, key=lambda c: (bool(c.obstacle), c.backend.NAME != "wget")))
         return ranked
