@@ -1,4 +1,4 @@
-"""`orch add`."""
+"""The command `orch add`: write a model into a manifest."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def command(what: str, manifest: str | None, name: str, sha256: str, **words: An
 
 
 def entry_defaults(words: Mapping[str, Any]) -> EntryDefaults:
-    """What `--to`, `--for` and `--tag` say."""
+    """The values of `--to`, `--for` and `--tag`."""
     from orchestrator.commands.add import EntryDefaults
 
     return EntryDefaults(words["to"], words["frameworks"], words.get("tags", ()))
 
 
 def put(context: Context, sink: Sink, manifest: str, drafts: Sequence[Draft]) -> Summary:
-    """Put drafts into a manifest and say what is there now, and what is to be typed next.
+    """Write drafts into a manifest, and print what was added and the command to run next.
 
     Raises:
-        ManifestError, PlacementError: as `put_into`; nothing is changed then.
+        ManifestError, PlacementError: as of `commands.add.put_into`; nothing is changed.
     """
     from orchestrator.commands.add import put_into
 
@@ -81,10 +81,10 @@ def put(context: Context, sink: Sink, manifest: str, drafts: Sequence[Draft]) ->
 
 
 def print_lines(context: Context, sink: Sink, drafts: Sequence[Draft], source: str) -> Summary:
-    """Print drafts as lines to paste below a manifest's `models:`; `source` is the list that they are of.
+    """Print drafts as lines to paste below a manifest's `models:`; `source` is the list that they were made of.
 
     Raises:
-        ManifestError: no manifest could take them.
+        ManifestError: the drafts make no valid manifest.
     """
     from orchestrator.commands.add import to_paste
     from orchestrator.manifest.edit import block

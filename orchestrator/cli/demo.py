@@ -1,4 +1,4 @@
-"""`orch demo`."""
+"""The command `orch demo`: run the demo."""
 
 from __future__ import annotations
 

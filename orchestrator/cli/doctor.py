@@ -1,4 +1,4 @@
-"""`orch doctor`."""
+"""The command `orch doctor`: check this machine."""
 
 from __future__ import annotations
 

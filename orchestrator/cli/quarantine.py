@@ -1,4 +1,4 @@
-"""`orch quarantine`."""
+"""The command `orch quarantine`: list, restore or delete what is in quarantine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orch vcs`."""
+"""The command `orch vcs`: say which weights belong in git, Git LFS or on a server."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def command(**words: Any) -> int:
             raise click.UsageError(f"--write needs a git work tree around {files[0]}: `git init`")
         for top in tops:
             mine = sorted({os.path.relpath(file, top) for file in files})
-            changed = vcs.write(top, [row for row in found if row.top == top], _made_by(mine, words))
+            changed = vcs.write(top, [row for row in found if row.top == top], _regenerating_command(mine, words))
             for path, how in changed:
                 _tell(sink, "file", {"path": path, "how": how}, f"{how}: {path}")
             if not changed:
@@ -69,8 +69,8 @@ def command(**words: Any) -> int:
     return conclude(context, sink, work)
 
 
-def _made_by(files: list[str], words: dict[str, Any]) -> str:
-    """The command that makes the block again, on whatever machine."""
+def _regenerating_command(files: list[str], words: dict[str, Any]) -> str:
+    """The command that writes the same block again, for the block's first line; it holds on every machine."""
     limits = [f"--{name}={words[key]}" for name, key, usual in _LIMITS if words[key] != usual]
     return shlex.join(["orch", "vcs", "--write", *limits, *files])
 
