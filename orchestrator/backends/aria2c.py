@@ -106,8 +106,8 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
         return fault
     if len(job.wants) > 1:
         return _diagnose_bundle(exit)
-    said = _error_text(exit)
-    status = re.search(r"status=(\d{3})", said)
+    error = _error_text(exit)
+    status = re.search(r"status=(\d{3})", error)
     match exit.code:
         case 3:
             return from_status(404)
@@ -116,11 +116,11 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
         case 22 | 29 if status is not None:
             return from_status(int(status[1]))
         case 1:
-            return _diagnose_exit_1(said)
+            return _diagnose_exit_1(error)
         case 8:
-            return _diagnose_exit_8(job, said)
+            return _diagnose_exit_8(job, error)
     known = _FAULTS.get(exit.code)
-    return shared.broken(exit, said) if known is None else Fault(*known)
+    return shared.broken(exit, error) if known is None else Fault(*known)
 
 
 def missing(sidecar: bytes | None, length: int, have: int) -> tuple[Range, ...]:
@@ -154,38 +154,38 @@ def _diagnose_bundle(exit: Exit) -> Fault | None:  # noqa: A002
 
 def _error_text(exit: Exit) -> str:  # noqa: A002
     """The text of the last error that has the exit's own code; the root cause is printed last."""
-    said = re.findall(r"errorCode=(\d+) (.*)", exit.stderr)
-    return next((text for code, text in reversed(said) if int(code) == exit.code), "")
+    errors = re.findall(r"errorCode=(\d+) (.*)", exit.stderr)
+    return next((text for code, text in reversed(errors) if int(code) == exit.code), "")
 
 
-def _diagnose_exit_1(said: str) -> Fault:
+def _diagnose_exit_1(error: str) -> Fault:
     """Translate exit 1, which stands for all errors without a code of their own: only the text tells."""
-    if "SSL/TLS handshake failure" in said:
+    if "SSL/TLS handshake failure" in error:
         # These three mean that the server closed the connection; the certificate is not the cause.
-        if re.search("pull function|reset by peer|SSL I/O error", said):
+        if re.search("pull function|reset by peer|SSL I/O error", error):
             return Fault(Kind.NETWORK, "connection lost in the tls handshake")
-        return Fault(Kind.TLS, shared.phrase(said.partition(": ")[2]) or "tls handshake failed")
-    if "total length mismatch" in said:
+        return Fault(Kind.TLS, shared.phrase(error.partition(": ")[2]) or "tls handshake failed")
+    if "total length mismatch" in error:
         return Fault(Kind.CORRUPT, "server has a file of another length")
-    if re.search("Failed to read from the segment file|Unsupported ctrl file|bitfield length mismatch", said):
+    if re.search("Failed to read from the segment file|Unsupported ctrl file|bitfield length mismatch", error):
         return Fault(Kind.UNRESUMABLE, "control file does not parse")
-    if "Invalid checksum" in said:
+    if "Invalid checksum" in error:
         return Fault(Kind.CORRUPT, "piece has a wrong checksum")
-    if said.startswith("Redirect to "):
+    if error.startswith("Redirect to "):
         return Fault(Kind.REFUSED, "redirect to a place that cannot be followed")
-    refused = "Connection refused" in said
+    refused = "Connection refused" in error
     return Fault(
         Kind.NETWORK,
-        "connection refused" if refused else shared.phrase(said) or "network problem",
+        "connection refused" if refused else shared.phrase(error) or "network problem",
         None,
         None,
         refused,
     )
 
 
-def _diagnose_exit_8(job: Job, said: str) -> Fault:
+def _diagnose_exit_8(job: Job, error: str) -> Fault:
     """Translate exit 8: the server sent another range than was requested, or has a file of another length."""
-    totals = re.search(r"Request: \S+/(\d+), Response: \S+/(\d+)", said)
+    totals = re.search(r"Request: \S+/(\d+), Response: \S+/(\d+)", error)
     if totals is not None and totals[2] == "0":
         return Fault(Kind.NETWORK, "server tells no length")  # asking the source again tells what it has
     if totals is not None and totals[1] != totals[2]:

@@ -62,7 +62,7 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     fault = shared.ended(exit)
     if fault is not None or exit.code == 0:
         return fault
-    said = exit.stderr
+    stderr = exit.stderr
     if exit.code in (-11, -13):  # SIGSEGV where the server closes the connection, SIGPIPE where nobody listens
         refused = exit.code == -13
         return Fault(Kind.NETWORK, "connection refused" if refused else "connection lost", None, None, refused)
@@ -71,15 +71,15 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     if exit.code != 1:
         return shared.broken(exit)
     for words, kind, message in _TEXTS:
-        if words in said:
+        if words in stderr:
             return Fault(kind, message)
-    status = re.search(r"^ERROR ([45]\d\d): ", said, re.MULTILINE)
+    status = re.search(r"^ERROR ([45]\d\d): ", stderr, re.MULTILINE)
     if status is not None:
         return from_status(int(status[1]))
-    error = re.search(r"SSL error: (.*)", said)
+    error = re.search(r"SSL error: (.*)", stderr)
     if error is not None:
         return Fault(Kind.TLS, shared.phrase(error[1]))
-    if said.strip():
+    if stderr.strip():
         return shared.broken(exit)
     # It ends without a message where it cannot create the file, and on an empty state file.
     if shared.single_want(job).have > 0:

@@ -59,18 +59,18 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
         return fault
     if len(job.wants) > 1:
         return _diagnose_bundle(exit)
-    status, wait, said = _report(exit)
+    status, wait, message = _report(exit)
     # --fail is 22, or 56 over HTTP/2 since 8.7; a 416 without Content-Range is 0, and nothing fetched.
     if status >= 400 and exit.code in (0, 22, 56) and job.wants[0].sources[0].startswith("http"):
         return shared.busy_until(from_status(status), wait)
     if exit.code == 0:
         return None
-    if exit.code == 35 and re.search("reset by peer|SYSCALL|unexpected eof", said):
+    if exit.code == 35 and re.search("reset by peer|SYSCALL|unexpected eof", message):
         return Fault(Kind.NETWORK, "connection lost in the tls handshake")
     known = _KINDS.get(exit.code)
     if known is None:
-        return shared.broken(exit, said)
-    return Fault(known, shared.phrase(said) or f"exit {exit.code}", refused_connection=exit.code == 7)
+        return shared.broken(exit, message)
+    return Fault(known, shared.phrase(message) or f"exit {exit.code}", refused_connection=exit.code == 7)
 
 
 def _diagnose_bundle(exit: Exit) -> Fault | None:  # noqa: A002
@@ -82,8 +82,8 @@ def _diagnose_bundle(exit: Exit) -> Fault | None:  # noqa: A002
     if 23 in codes:
         return Fault(Kind.DISK, "cannot write the output")
     if all(code in _KINDS for code in codes) and (kind := _KINDS[codes[-1]]) in _HOST_KINDS:
-        said = shared.phrase(_report(exit)[2]) or f"exit {exit.code}"
-        return Fault(kind, said, refused_connection=codes[-1] == 7)
+        message = shared.phrase(_report(exit)[2]) or f"exit {exit.code}"
+        return Fault(kind, message, refused_connection=codes[-1] == 7)
     return shared.broken(exit) if all(code not in _KINDS and code not in (0, 22) for code in codes) else None
 
 
@@ -93,9 +93,9 @@ def _report(exit: Exit) -> tuple[int, str, str]:  # noqa: A002
     if len(fields) != 4 or not fields[1].isdecimal():  # an older curl, or one that was killed
         line = re.search(r"curl: \(\d+\) (.*)", exit.stderr)
         fields = ["", "0", "", line[1] if line else ""]
-    _, status, wait, said = fields
-    named = re.search(r"returned error: (\d{3})", said)  # a proxy's answer to CONNECT stands only there
-    return int(status) or int(named[1] if named else 0), wait, said
+    _, status, wait, message = fields
+    named = re.search(r"returned error: (\d{3})", message)  # a proxy's answer to CONNECT stands only there
+    return int(status) or int(named[1] if named else 0), wait, message
 
 
 def _block(want: Want, flags: str, *, bare: bool) -> str:

@@ -76,19 +76,19 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     fault = shared.ended(exit)
     if fault is not None:
         return fault
-    want, said = shared.single_want(job), exit.stderr
+    want, stderr = shared.single_want(job), exit.stderr
     if exit.code == 0:
         return _diagnose_success(want, exit.stdout)
-    ours = re.search(re.escape(f'"{want.path.rpartition("/")[0]}') + r'.*?"[^:]*: (.*) \(\d+\)$', said, re.MULTILINE)
+    ours = re.search(re.escape(f'"{want.path.rpartition("/")[0]}') + r'.*?"[^:]*: (.*) \(\d+\)$', stderr, re.MULTILINE)
     if ours is not None:
         return Fault(Kind.DISK, shared.phrase(ours[1]))
     for code, words, kind, message in _TEXTS:
-        if exit.code == code and words in said:
+        if exit.code == code and words in stderr:
             return Fault(kind, message, refused_connection=message == "connection refused")
     if exit.code not in _FAULTS:
-        return shared.broken(exit, _first_error(said))
+        return shared.broken(exit, _first_error(stderr))
     kind, message = _FAULTS[exit.code]
-    refusal = re.search(r"@ERROR: (.*)", said)
+    refusal = re.search(r"@ERROR: (.*)", stderr)
     return Fault(kind, shared.phrase(refusal[1]) if refusal else message)
 
 
@@ -120,7 +120,7 @@ def _diagnose_success(want: Want, stdout: str) -> Fault | None:
     return Fault(Kind.CORRUPT, "source has a file of another length")
 
 
-def _first_error(said: str) -> str:
+def _first_error(stderr: str) -> str:
     """The first line of the errors; the last one only repeats the exit code in words."""
-    lines = [line for line in said.splitlines() if line.strip()]
+    lines = [line for line in stderr.splitlines() if line.strip()]
     return lines[0].removeprefix("rsync: ") if lines else ""

@@ -96,11 +96,11 @@ def ended(exit: Exit) -> Fault | None:  # noqa: A002
             return None
 
 
-def broken(exit: Exit, said: str = "") -> Fault:  # noqa: A002
+def broken(exit: Exit, text: str = "") -> Fault:  # noqa: A002
     """The fault for an exit code that no table has, with what the program printed."""
     how = f"exit {exit.code}" if exit.code >= 0 else f"killed by signal {-exit.code}"
-    said = phrase(said or last_line(exit.stderr))
-    return Fault(Kind.BROKEN, f"{how}: {said}" if said else how)
+    text = phrase(text or last_line(exit.stderr))
+    return Fault(Kind.BROKEN, f"{how}: {text}" if text else how)
 
 
 def phrase(text: str) -> str:

@@ -78,17 +78,17 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002, ARG001
     fault = shared.ended(exit)
     if fault is not None:
         return fault
-    said = exit.stderr
-    statuses = re.findall(r"^  HTTP/\S+ (\d{3})|ERROR (\d{3}): ", said, re.MULTILINE)
+    stderr = exit.stderr
+    statuses = re.findall(r"^  HTTP/\S+ (\d{3})|ERROR (\d{3}): ", stderr, re.MULTILINE)
     status = int("".join(statuses[-1])) if statuses else 0
     # With exit 0 too: after a 416 wget does nothing and prints no error.
     if status >= 400 and exit.code in (0, 4, 6, 8):
-        after = re.findall(r"^  Retry-After: *(.*?)\s*$", said, re.MULTILINE | re.IGNORECASE)
+        after = re.findall(r"^  Retry-After: *(.*?)\s*$", stderr, re.MULTILINE | re.IGNORECASE)
         return shared.busy_until(from_status(status), after[-1] if after else "")
     if exit.code == 0:
         return None
     for code, words, kind, message in _TEXTS:
-        if exit.code == code and words in said:
+        if exit.code == code and words in stderr:
             return Fault(kind, message, refused_connection=message == _REFUSED)
     return shared.broken(exit)
 

@@ -51,9 +51,9 @@ def hub_token(environ: Mapping[str, str]) -> str | None:
     """
     if environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _TRUE:
         return None
-    told = environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN")
-    if told:
-        return _clean(told)
+    token = environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN")
+    if token:
+        return _clean(token)
     home = environ.get("HOME") or os.path.expanduser("~")
     cache = environ.get("XDG_CACHE_HOME") or f"{home}/.cache"
     path = environ.get("HF_TOKEN_PATH") or os.path.join(environ.get("HF_HOME") or f"{cache}/huggingface", "token")

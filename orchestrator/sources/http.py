@@ -222,8 +222,8 @@ def _read(url: str, status: int, headers: Mapping[str, str], round_trip_s: float
     if status == 416 and total and total[3] == "0":
         return SourceAnswer(url, 0, etag, False, round_trip_s, kind, modified=modified)
     if status in (200, 206):
-        told = headers.get("content-length", "")
-        length = int(told) if told.isdigit() and status == 200 and not packed else None
+        length_text = headers.get("content-length", "")
+        length = int(length_text) if length_text.isdigit() and status == 200 and not packed else None
         chunked = headers.get("transfer-encoding", "").lower() == "chunked"
         bare = status == 206 and at == 0
         return SourceAnswer(url, length, etag, False, round_trip_s, kind, packed, chunked, modified=modified, bare=bare)

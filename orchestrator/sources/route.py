@@ -198,8 +198,8 @@ def forbidden_address(host: str, timeout_s: float = 10.0, stop: threading.Event 
         addresses = resolve(host.strip("[]"), 0, timeout_s, stop)
     except (OSError, UnicodeError):  # there is no such name, it cannot be one, or the lookup took too long
         return None
-    for _, told in addresses:
-        address = ipaddress.ip_address(str(told[0]).partition("%")[0])
+    for _, found in addresses:
+        address = ipaddress.ip_address(str(found[0]).partition("%")[0])
         mapped = getattr(address, "ipv4_mapped", None) or address
         if mapped.is_link_local or mapped in _METADATA:
             return str(mapped)

@@ -129,8 +129,8 @@ def reference(context: Context) -> ChecksumTool:
     """
     tool = installed(context)[0]
     if not tool.path:
-        line = context.environ.get("ORCH_SHA256SUM", "sha256sum")
-        raise NoBackendError(f"no {line} found on PATH", "apt-get install coreutils  (or unset ORCH_SHA256SUM)")
+        name = context.environ.get("ORCH_SHA256SUM", "sha256sum")
+        raise NoBackendError(f"no {name} found on PATH", "apt-get install coreutils  (or unset ORCH_SHA256SUM)")
     return tool
 
 
