@@ -139,6 +139,7 @@ def put_all(
                 results[number] = made
         if copies:
             finish()
+    # A layout's own links, whose targets are among the places above.
     failed = {p.path: made for (_, p), made in zip(places, results, strict=True) if isinstance(made, PlacementError)}
     for number, (_, place) in enumerate(places):
         if place.target:

@@ -600,7 +600,7 @@ def test_the_order_of_ca_bundles(tmp_path):
     assert ca_bundle({"SSL_CERT_FILE": str(tmp_path)}) == system  # a folder is no bundle
 
 
-def test_the_way_to_a_source(tmp_path):
+def test_the_route_to_a_source(tmp_path):
     ca = str(tmp_path / "ca.pem")
     with open(ca, "w"):
         pass
