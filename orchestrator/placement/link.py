@@ -114,21 +114,21 @@ def put_all(
         Stopped: a stop was asked for.
     """
     results: list[str | PlacementError] = [""] * len(places)
-    maker = _PlaceMaker(context, store, over or {}, force=force, tell=tell)
+    putter = _Putter(context, store, over or {}, force=force, tell=tell)
     with ExitStack() as held:
         copies: list[_Copy] = []
 
         def finish() -> None:
             verdicts = check.check(context, [(copy.sha256, copy.new.path) for copy in copies])
             for copy, verdict in zip(copies, verdicts, strict=True):
-                results[copy.number] = _result_or_error(partial(maker.finish, copy, verdict), copy.place.path)
+                results[copy.number] = _told(partial(putter.finish, copy, verdict), copy.place.path)
             copies.clear()
             held.close()
 
         for number, (sha256, place) in enumerate(places):
             if place.target:
                 continue
-            made = _result_or_error(partial(maker.put, sha256, place), place.path)
+            made = _told(partial(putter.put, sha256, place), place.path)
             if isinstance(made, _Copy):
                 made.number = number
                 copies.append(made)
@@ -143,7 +143,7 @@ def put_all(
     failed = {p.path: made for (_, p), made in zip(places, results, strict=True) if isinstance(made, PlacementError)}
     for number, (_, place) in enumerate(places):
         if place.target:
-            results[number] = _result_or_error(partial(maker.put_alias, place, failed), place.path)
+            results[number] = _told(partial(putter.alias, place, failed), place.path)
     return results
 
 
@@ -172,7 +172,7 @@ class _Copy:
     number: int = 0
 
 
-class _PlaceMaker:
+class _Putter:
     """Makes places; remembers the device of each folder, and which devices have no reflinks."""
 
     def __init__(
@@ -209,11 +209,11 @@ class _PlaceMaker:
             self._no_reflink.add(self._device[folder])
             how = self._hard_or_copy(blob, folder, place)
         if how == "symlink":
-            self._link_at(sha256, place, lambda path: os.symlink(blob, path))
+            self._name(sha256, place, lambda path: os.symlink(blob, path))
             return how
         if how == "hard":
             try:
-                self._link_at(sha256, place, lambda path: os.link(blob, path))
+                self._name(sha256, place, lambda path: os.link(blob, path))
             except OSError:  # one disk mounted twice, or a blob that has all the links it may have
                 if place.link is Link.HARD:
                     raise
@@ -234,7 +234,7 @@ class _PlaceMaker:
         self._publish(copy.sha256, copy.new, copy.place)
         return "copy"
 
-    def put_alias(self, place: Place, failed: Mapping[str, PlacementError]) -> str:
+    def alias(self, place: Place, failed: Mapping[str, PlacementError]) -> str:
         """Make a layout's own link to another place of the same file."""
         folder = os.path.dirname(place.path)
         target = os.path.normpath(f"{folder}/{place.target}")
@@ -243,7 +243,7 @@ class _PlaceMaker:
         if not os.path.exists(target):
             raise PlacementError(f"{place.path}: what it should lead to is not there: {target}", "run the same again")
         self._folder(place.path)
-        self._link_at("", place, lambda path: os.symlink(place.target, path))
+        self._name("", place, lambda path: os.symlink(place.target, path))
         return "symlink"
 
     def _folder(self, path: str) -> str:
@@ -271,14 +271,14 @@ class _PlaceMaker:
         seal.seal(self._store, new.path, sha256)
         os.fchmod(new.fd, mode)
         os.fsync(new.fd)
-        with self._accepting_equal(sha256, place):
+        with self._minding(sha256, place):
             new.publish(place.path, replace=self._may_replace(place))
         with suppress(OSError):
             seal.remember(self._store, place.path, sha256)
 
-    def _link_at(self, sha256: str, place: Place, make: Callable[[str], None]) -> None:
+    def _name(self, sha256: str, place: Place, make: Callable[[str], None]) -> None:
         """Make a link at a place; by one rename where it replaces what was inspected there."""
-        with self._accepting_equal(sha256, place):
+        with self._minding(sha256, place):
             if not self._may_replace(place):
                 make(place.path)
                 return
@@ -303,9 +303,9 @@ class _PlaceMaker:
             if stat.S_ISDIR(os.lstat(place.path).st_mode):
                 raise _a_folder(place.path)
             return True
-        return self._is_our_link(place)
+        return self._leads_to_us(place)
 
-    def _is_our_link(self, place: Place) -> bool:
+    def _leads_to_us(self, place: Place) -> bool:
         """Whether a link into the store is there, or a layout's own link whose target is gone."""
         try:
             text = os.readlink(place.path)
@@ -314,7 +314,7 @@ class _PlaceMaker:
         return text.startswith(f"{self._store.path}/") or bool(place.target and not os.path.exists(place.path))
 
     @contextmanager
-    def _accepting_equal(self, sha256: str, place: Place) -> Iterator[None]:
+    def _minding(self, sha256: str, place: Place) -> Iterator[None]:
         """Where a file appeared at a place meanwhile: accept it if it is the right one, else raise `foreign`."""
         try:
             yield
@@ -348,7 +348,7 @@ class _PlaceMaker:
         return "hard" if mine else "copy"
 
 
-def _result_or_error(make: Callable[[], _T], path: str) -> _T | PlacementError:
+def _told(make: Callable[[], _T], path: str) -> _T | PlacementError:
     """Call `make`; return its result, or the error that it raised, as a PlacementError."""
     try:
         return make()
