@@ -48,6 +48,11 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def shown_lines(text: str) -> str:
+    """`shown` for a text that may have several lines: its line breaks stay."""
+    return text if text.isprintable() else "\n".join(map(shown, text.split("\n")))
+
+
 def keypath(above: str, key: str | int) -> str:
     """Append a key to a key path: `models > resnet50 > sha256`; elements of a list count from 0."""
     name = str(key) if isinstance(key, int) else shown(key)

@@ -1,4 +1,4 @@
-"""`orch env`."""
+"""The command `orch env`: print the frameworks' variables."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def command(**words: Any) -> int:
             if isinstance(sink, JsonLines):
                 sink.write("variable", {"name": name, "value": value})
             else:
-                click.echo(os.fsencode(export(shell, name, value)))  # a folder's name is bytes
+                click.echo(os.fsencode(export(shell, name, value)))  # a path is bytes: no encoding
         tell_unread(found.unread_frameworks)
         return Summary(ok=True, exit_code=0)
 

@@ -1,4 +1,4 @@
-"""`orch plan`, which is `orch sync --dry-run` too."""
+"""The command `orch plan`, which `orch sync --dry-run` runs too: say what a sync would do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ def command(exit_code: bool, **words: Any) -> int:
 
 
 def foresee(*, exit_code: bool = False, **words: Any) -> int:
-    """Plan, for both commands."""
+    """Make and show the plan, for both commands; `words` are the values of their options.
+
+    Returns:
+        The exit code.
+    """
     context = context_with_signals()
     let_code_stand()
     from orchestrator.commands.plan import plan

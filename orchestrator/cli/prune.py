@@ -12,7 +12,8 @@ from orchestrator.cli import options
 from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
-from orchestrator.render.sink import amount, harmless
+from orchestrator.render.sink import amount
+from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from orchestrator.events import Summary
@@ -106,7 +107,7 @@ class _Report:
         if self._json:
             self._json.write("noticed", {"message": note})
         else:
-            click.echo(harmless(note), err=True)
+            click.echo(shown_lines(note), err=True)
 
     def agree(self, shown: list[Garbage]) -> bool:
         """Show what would be removed, and ask whether it may be where nobody has said so."""
@@ -141,7 +142,7 @@ class _Report:
         done = f"{len(dropped)} dropped, {amount(summary.bytes_freed or 0)} freed"
         freed = amount(sum(entry.frees_bytes for entry in self._offered))
         plan = f"{len(self._offered)} to drop, {freed} to be freed"
-        click.echo(f"prune: {plan if self._dry_run else done} in {harmless(store)}")
+        click.echo(f"prune: {plan if self._dry_run else done} in {shown_lines(store)}")
 
     def _show(self, entry: Garbage, event: str, **more: str) -> None:
         if self._json:
@@ -150,7 +151,7 @@ class _Report:
             return
         if entry.kind in ("place", "tree"):
             frees = amount(entry.frees_bytes) if entry.frees_bytes else "frees nothing by itself"
-            click.echo(f"{WHAT[entry.kind]:<8} {harmless(entry.path)}  {frees}")
+            click.echo(f"{WHAT[entry.kind]:<8} {shown_lines(entry.path)}  {frees}")
             return
         frees = amount(entry.frees_bytes) if entry.frees_bytes else "frees nothing, a place has its bytes"
         said = f"  {frees}" if entry.kind not in ("alias", "record") else ""
@@ -158,7 +159,7 @@ class _Report:
 
 
 def _name(entry: Garbage) -> str:
-    return f"  {harmless(os.path.basename(entry.known_as))}" if entry.known_as else ""
+    return f"  {shown_lines(os.path.basename(entry.known_as))}" if entry.known_as else ""
 
 
 def _iso(when: float) -> str:

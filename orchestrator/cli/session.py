@@ -15,7 +15,7 @@ from orchestrator.errors import ExitCode, ManifestError, OrchError, Stopped
 from orchestrator.events import Noticed, Summary
 from orchestrator.limits import raise_own
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.sink import harmless
+from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -126,9 +126,9 @@ def tell(sink: Sink, error: OrchError) -> None:
             sink(Noticed(f"{error.message}; {error.hint}" if error.hint else error.message))
         return
     for line in error.message.splitlines():
-        print(f"error: {harmless(line)}", file=sys.stderr)
+        print(f"error: {shown_lines(line)}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {harmless(error.hint)}", file=sys.stderr)
+        print(f"hint: {shown_lines(error.hint)}", file=sys.stderr)
 
 
 def context_with_signals(grace_s: float = GRACE_S) -> Context:

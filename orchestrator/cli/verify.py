@@ -1,4 +1,4 @@
-"""`orch verify`."""
+"""The command `orch verify`: read every byte again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Summary
 
 _KIND = "(sha256|sha512|sha1|md5)"
-SUMS = re.compile(
+CHECKSUM_FILE = re.compile(
     rf"(?i)(.*[./])?({_KIND}(sums?)?|checksums?)(\.(txt|asc))?"
 )  # w.pth.sha256, SHA256SUMS, checksums.txt
 
@@ -37,7 +37,7 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     With --repair what is wrong or missing is put right, as sync would, and the options of sync count; no pin is
     ever changed.
     """
-    sums = [path for path in words["manifests"] if SUMS.fullmatch(path)]
+    sums = [path for path in words["manifests"] if CHECKSUM_FILE.fullmatch(path)]
     manifests = [path for path in words["manifests"] if path not in sums]
     if repair and sums:
         raise click.UsageError(f"--repair needs a manifest: {sums[0]} names no source")

@@ -141,7 +141,7 @@ def _unwanted(store: Store, manifest: Manifest, record: RecordFile, space: Works
     """Give the recorded places of one manifest, other than places of wanted files, that nothing here names."""
     if not record.places:
         return {}
-    extra = {each.path for w in space.wanted if w.marks for each in extra_files.of(store, w)}
+    extra = {each.path for w in space.wanted if w.extra_files for each in extra_files.of(store, w)}
     wanted = [w for w in weak_pins.with_known_sha256(store, space.wanted) if w.manifest == manifest.file]
     digests = {w.sha256 for w in wanted}
     with_layout = {model.name for model in manifest.models if model.layouts}
@@ -256,7 +256,7 @@ def _why_file_stays(store: Store, left: LeftPlace, status: os.stat_result) -> st
     if not stat.S_ISREG(status.st_mode):
         return "orch did not make it"
     if made["link"] == records.MARK:
-        text = extra_files.text(path) or ""
+        text = extra_files.read_text(path) or ""
         return "" if hashlib.sha256(text.encode()).hexdigest() in digests else "it was changed"
     if not (records.is_inode(made, status, path) or any(is_inode(store.blob(digest), status) for digest in digests)):
         return "orch did not make this file"

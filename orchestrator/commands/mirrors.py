@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.engine.summary import Counts
 from orchestrator.errors import TransferError
 from orchestrator.model import Artifact
-from orchestrator.sources.probe import HOST_REQUESTS, Pair, pairs, prefix_of, probe
+from orchestrator.sources.probe import HOST_REQUESTS, ProbeTarget, prefix_of, probe, probe_targets
 from orchestrator.sources.ranking import Rank
 from orchestrator.sources.route import Routes
 from orchestrator.sources.stats import History
@@ -79,9 +79,9 @@ def survey(
     """
     began = context.monotonic()
     counts, history = Counts(wanted), History(context.state, context.now)
-    asked = pairs(Artifact(w.sha256, w.size, w.sources, (w,)) for w in wanted)
+    asked = probe_targets(Artifact(w.sha256, w.size, w.sources, (w,)) for w in wanted)
     routes = Routes(context.environ, hosts)
-    results = probe(asked, routes.to, stop=context.stop, patience_s=PATIENCE_S)
+    results = probe(asked, routes.to, stop=context.stop, timeout_s=PATIENCE_S)
     for pair in asked:
         tell(_mirror(pair, results.get(pair), history))
     by_prefix = {pair.prefix: pair for pair in asked}
@@ -94,8 +94,8 @@ def survey(
     return counts.summary(context.monotonic() - began, stopped=context.stop.code)
 
 
-def _mirror(pair: Pair, result: ProbeResult | None, history: History) -> Mirror:
-    look = result.look if result else None
+def _mirror(pair: ProbeTarget, result: ProbeResult | None, history: History) -> Mirror:
+    look = result.answer if result else None
     host = host_of(look.last_url) if look else pair.host
     known = look is not None and look.length is not None and pair.size is not None
     secure = (look.last_url if look else pair.url).startswith("https:")
@@ -133,7 +133,9 @@ def _seen(history: History, *hosts: str) -> dict[str, Any] | None:
     return None
 
 
-def _failure(w: Wanted, by_prefix: Mapping[str, Pair], results: Mapping[Pair, ProbeResult]) -> TransferError | None:
+def _failure(
+    w: Wanted, by_prefix: Mapping[str, ProbeTarget], results: Mapping[ProbeTarget, ProbeResult]
+) -> TransferError | None:
     """Why no source has a file; None if one may have it."""
     failures: dict[str, ProbeResult] = {}
     for source in w.sources:

@@ -215,7 +215,7 @@ class _Planner:
 
     def _best(self, url: str, size: int | None) -> select.Choice:
         """The best backend for a source: the same for all files of its kind and host."""
-        kind = self._routes.to(url).line, select.is_small(size)
+        kind = self._routes.to(url).requirements, select.is_small(size)
         best = self._ranked.get(kind)
         if best is None:
             usable = [name for name, program in (self._programs or {}).items() if program.usable]

@@ -82,7 +82,7 @@ def prune(
         if not shown or not agree(shown):
             return nothing, []
         try:
-            with locks.removing(context, store, tell, wait=wait):
+            with locks.exclusive(context, store, tell, wait=wait):
                 space = reread() if reread is not None else space
                 again = gc_roots(context, store, space)
                 left = _left_places(context, store, again, space if places else None)

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator.context import Context
-    from orchestrator.store.quarantine import Kept
+    from orchestrator.store.quarantine import QuarantineEntry
 
 
-def kept(context: Context, store_path: str, *, older_s: float = 0.0) -> list[Kept]:
+def kept(context: Context, store_path: str, *, older_s: float = 0.0) -> list[QuarantineEntry]:
     """List what is in quarantine, oldest first; with `older_s` only what has been there for more than so many seconds.
 
     Raises:
         StoreError: the quarantine cannot be read.
     """
-    entries = quarantine.listed(Store(store_path, context.state))
+    entries = quarantine.entries(Store(store_path, context.state))
     return [entry for entry in entries if not older_s or _age_s(context, entry) > older_s]
 
 
@@ -47,7 +47,7 @@ def restore(context: Context, store_path: str, name: str, to: str = "") -> str:
         StoreError: the quarantine cannot be read.
     """
     store = Store(store_path, context.state)
-    entry = _named(quarantine.listed(store), name)
+    entry = _named(quarantine.entries(store), name)
     target = os.path.abspath(os.path.join(context.cwd, to)) if to else entry.place
     if not target:
         hint = f"say where: `orch quarantine restore {entry.name} --to PATH`"
@@ -68,10 +68,10 @@ def empty(
     context: Context,
     store_path: str,
     *,
-    agree: Callable[[list[Kept]], bool],
+    agree: Callable[[list[QuarantineEntry]], bool],
     tell: Callable[[str], None],
     older_s: float = 0.0,
-) -> tuple[Summary, list[Kept]]:
+) -> tuple[Summary, list[QuarantineEntry]]:
     """Delete quarantined files for good, once no sync is running.
 
     Args:
@@ -92,15 +92,15 @@ def empty(
     entries = kept(context, store_path, older_s=older_s)
     if not entries or not agree(entries):
         return Summary(ok=True, exit_code=0, bytes_freed=0), []
-    with locks.removing(context, store, tell, wait=True), disk(store.quarantine):
-        still = {entry.name: entry for entry in quarantine.listed(store)}
+    with locks.exclusive(context, store, tell, wait=True), disk(store.quarantine):
+        still = {entry.name: entry for entry in quarantine.entries(store)}
         dropped = [entry for entry in entries if still.get(entry.name) == entry]
         for entry in dropped:
             quarantine.drop(entry)
     return Summary(ok=True, exit_code=0, bytes_freed=sum(entry.size_bytes for entry in dropped)), dropped
 
 
-def _named(entries: list[Kept], name: str) -> Kept:
+def _named(entries: list[QuarantineEntry], name: str) -> QuarantineEntry:
     wanted = os.path.basename(name.rstrip("/").removesuffix("/bytes"))
     exact = [entry for entry in entries if entry.name == wanted]
     fits = exact or [entry for entry in entries if wanted and entry.name.startswith(wanted)]
@@ -112,7 +112,7 @@ def _named(entries: list[Kept], name: str) -> Kept:
     raise ManifestError((Problem("", 0, "", what),), "look at what is there: `orch quarantine list`")
 
 
-def _age_s(context: Context, entry: Kept) -> float:
+def _age_s(context: Context, entry: QuarantineEntry) -> float:
     try:
         when = datetime.strptime(entry.when, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError:

@@ -121,7 +121,7 @@ def _donate(
             return ""
         bad = " ".join(f"{start}-{end}" for start, end in damage.bad)
         note = {**about, "bad": bad}
-        folder = quarantine.keep(store, victim, damage.found, damage.bad, note, kind=quarantine.DISPLACED)
+        folder = quarantine.keep_ranges(store, victim, damage.found, damage.bad, note, kind=quarantine.DISPLACED)
         _unlink(run, others, status)  # nobody may see it change, and it can be moved only if nobody else has it
         with disk(store.path):
             repair.request_pieces(partial, damage, victim)

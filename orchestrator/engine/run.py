@@ -86,7 +86,7 @@ def execute(
     with ExitStack() as stack:
         try:
             open_store(store.path, store.state)
-            stack.enter_context(locks.adding(context, store, lambda why: emit(events.Noticed(why))))
+            stack.enter_context(locks.shared(context, store, lambda why: emit(events.Noticed(why))))
             for manifest in {file_state.wanted.manifest for file_state in todo}:
                 if damaged := records.record(store, context.hostname, manifest, {}, context.stop):
                     emit(events.Noticed(damaged))

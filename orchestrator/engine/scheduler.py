@@ -346,7 +346,7 @@ class Batcher:
         host = host_of(url)
         if host not in self._backends:
             way = self._routes.to(url)
-            line = replace(way.line, hides="token") if way.bearer is not None else way.line
+            line = replace(way.requirements, hides="token") if way.bearer is not None else way.requirements
             found: list[Backend] = []
             while backend := select.for_bundle([n for n in self._usable if n not in {b.NAME for b in found}], line):
                 found.append(backend)

@@ -1,7 +1,7 @@
-"""Places made from their blobs: reflink, hard link, symlink or checked copy, each in one atomic step.
+"""Make places from their blobs: by reflink, hard link, symlink or checked copy, each in one atomic step.
 
-Nothing is replaced that the caller did not judge: where it says nothing of a place, that is made by a call that
-replaces nothing (link(2), symlink(2), linkat(2)); where it names what it judged, that is compared at the last moment.
+Nothing is replaced that the caller did not inspect: without its word a place is made by a call that replaces nothing
+(link(2), symlink(2), linkat(2)); where it passes the stamp of what it inspected, that is compared at the last moment.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
     from orchestrator.verify.check import Verdict
 
 
-# What stood at a path when it was judged: device, inode, size in bytes, mtime in nanoseconds; of a link, its own.
+# What was at a path when it was inspected: device, inode, size in bytes, mtime in nanoseconds; of a link, its own.
 Stamp: TypeAlias = "tuple[int, int, int, int]"
 
 _T = TypeVar("_T")
 _MODE = 0o444  # less the umask
-_COPIES_AT_ONCE = 16  # each holds a descriptor until it is judged
+_COPIES_AT_ONCE = 16  # each holds a descriptor until it is checked
 _TREES = (".orch-tree-", ".orch-new-", ".orch-swap-")
-_SWEPT_S = 60.0  # a folder is not looked through again for the dead's files within this time
+_SWEEP_EVERY_S = 60.0  # seconds within which a folder is not searched again for the files of dead runs
 _swept: dict[str, float] = {}
 
 
 def stamp(path: str) -> Stamp | None:
-    """What stands at `path` itself, for `put`: a link, not what it leads to; None where nothing stands.
+    """The stamp of what is at `path` (of a link itself, not of its target), for `put`; None where nothing is.
 
     Raises:
-        OSError: it cannot be told.
+        OSError: the path cannot be read.
     """
     try:
         status = os.lstat(path)
@@ -65,17 +65,19 @@ def put(
     force: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> str:
-    """Make `place` from the blob of `sha256`; all else is as `put_all` says.
+    """Make one place from the blob of `sha256`.
 
-    `over` is the `stamp` of what was judged there and may be replaced; None: nothing may.
+    Args:
+        over: the `stamp` of what was inspected there and may be replaced; None: nothing may be.
+        force, tell: as of `put_all`.
 
     Returns:
         How it was made: reflink, hard, symlink, copy or unpacked.
 
     Raises:
-        PlacementError: the folder cannot be written, the link mode cannot be had, a copy came out wrong; with the
-            fault `foreign`: something else stands there than was judged.
-        StoreError: the store's disk said no.
+        PlacementError: the folder cannot be written, the link mode is impossible there, or a copy came out wrong;
+            with the fault `foreign`: something else is there than was inspected.
+        StoreError: the store's disk failed.
         Stopped: a stop was asked for.
     """
     known = {} if over is None else {place.path: over}
@@ -94,17 +96,21 @@ def put_all(
     force: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> list[str | PlacementError]:
-    """Make many places, each from the blob of its digest; what is learnt of a folder is learnt once.
+    """Make many places, each from the blob of its digest.
 
-    `over` has, by path, the `stamp` of each place that was judged and may be replaced. A layout's own links come
-    last: one is made only where what it leads to stands. What stands in the folder of a tree is judged file by file:
-    `force` lets a user's file go to quarantine where the tree has one of its name; `tell` gets a line of each.
+    A layout's own links are made last, and only where their targets are there.
+
+    Args:
+        places: (sha256, place) of each.
+        over: by path, the `stamp` of each place that was inspected and may be replaced.
+        force: in the folder of a tree, move a user's file to quarantine where the tree has one of its name.
+        tell: gets a line for each file that was moved so.
 
     Returns:
-        Of each, how it was made, or why it was not.
+        For each, how it was made, or why it was not.
 
     Raises:
-        StoreError: the store's disk said no.
+        StoreError: the store's disk failed.
         Stopped: a stop was asked for.
     """
     results: list[str | PlacementError] = [""] * len(places)
@@ -133,6 +139,7 @@ def put_all(
                 results[number] = made
         if copies:
             finish()
+    # A layout's own links, whose targets are among the places above.
     failed = {p.path: made for (_, p), made in zip(places, results, strict=True) if isinstance(made, PlacementError)}
     for number, (_, place) in enumerate(places):
         if place.target:
@@ -141,23 +148,23 @@ def put_all(
 
 
 def sweep(store: Store, folders: Iterable[str]) -> None:
-    """Remove what dead runs left half made in these folders; what a living one holds, or cannot be removed, stays."""
+    """Remove the unfinished files of dead runs from these folders; those of a running one stay."""
     now = time.monotonic()
     for folder in folders:
         if now < _swept.get(folder, now):
             continue
-        _swept[folder] = now + _SWEPT_S
+        _swept[folder] = now + _SWEEP_EVERY_S
         files.sweep(folder)
         with suppress(OSError):
             if any(name.startswith(_TREES) for name in os.listdir(folder)):
-                from orchestrator.placement import unpack
+                from orchestrator.placement import tree
 
-                unpack.sweep(store, folder)
+                tree.sweep(store, folder)
 
 
 @dataclass(slots=True)
 class _Copy:
-    """A copy that is made and not yet proved; it has no name."""
+    """A copy that is not checked yet and has no name."""
 
     sha256: str
     new: files.NewFile
@@ -166,7 +173,7 @@ class _Copy:
 
 
 class _Putter:
-    """Makes places; remembers which folders are there, on which device, and where a reflink was refused."""
+    """Makes places; remembers the device of each folder, and which devices have no reflinks."""
 
     def __init__(
         self,
@@ -183,9 +190,9 @@ class _Putter:
 
     def put(self, sha256: str, place: Place) -> str | _Copy:
         if place.unpack:
-            from orchestrator.placement import unpack  # and with it the standard library's archives
+            from orchestrator.placement import tree  # it imports tarfile and zipfile
 
-            unpack.put(self._context, self._store, sha256, place.path, force=self._force, tell=self._tell)
+            tree.put(self._context, self._store, sha256, place.path, force=self._force, tell=self._tell)
             return "unpacked"
         folder = self._folder(place.path)
         blob = self._store.blob(sha256)
@@ -217,7 +224,7 @@ class _Putter:
         return self._copy(blob, sha256, folder, place)
 
     def finish(self, copy: _Copy, verdict: Verdict) -> str:
-        """Give a copy its name, if it came out right."""
+        """Give a copy its name, if its bytes are right."""
         if verdict.error is not None:
             raise verdict.error
         if not verdict.is_good:
@@ -228,7 +235,7 @@ class _Putter:
         return "copy"
 
     def alias(self, place: Place, failed: Mapping[str, PlacementError]) -> str:
-        """Make a layout's own link; what it leads to is another place of the same file, and stands."""
+        """Make a layout's own link to another place of the same file."""
         folder = os.path.dirname(place.path)
         target = os.path.normpath(f"{folder}/{place.target}")
         if target in failed:
@@ -240,7 +247,7 @@ class _Putter:
         return "symlink"
 
     def _folder(self, path: str) -> str:
-        """The folder that a place is in: made where it is missing, else rid of what the dead left in it."""
+        """The folder of a place: made where it is missing, else swept once."""
         folder = os.path.dirname(path)
         if folder not in self._device:
             if os.path.isdir(folder):
@@ -259,7 +266,7 @@ class _Putter:
         return _Copy(sha256, new, place)
 
     def _publish(self, sha256: str, new: files.NewFile, place: Place) -> None:
-        """Seal a new file of right bytes, make it durable, and give it its name."""
+        """Seal a new, checked file, flush it, and give it its name."""
         mode = stat.S_IMODE(os.fstat(new.fd).st_mode)  # by the umask
         seal.seal(self._store, new.path, sha256)
         os.fchmod(new.fd, mode)
@@ -270,7 +277,7 @@ class _Putter:
             seal.remember(self._store, place.path, sha256)
 
     def _name(self, sha256: str, place: Place, make: Callable[[str], None]) -> None:
-        """Make a link at a place; over what was judged there, by one rename."""
+        """Make a link at a place; by one rename where it replaces what was inspected there."""
         with self._minding(sha256, place):
             if not self._may_replace(place):
                 make(place.path)
@@ -279,15 +286,15 @@ class _Putter:
             make(temporary)
             try:
                 os.rename(temporary, place.path)
-            finally:  # of two names of one inode a rename removes neither
+            finally:  # rename(2) does nothing where both names are of one inode
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
 
     def _may_replace(self, place: Place) -> bool:
-        """Whether what stands at a place is what was judged; false where nothing stands.
+        """Whether a place may be replaced: what is there is what was inspected, or a link of ours; False: it is empty.
 
         Raises:
-            PlacementError: it is something else.
+            PlacementError: a folder is there.
         """
         now = stamp(place.path)
         if now is None:
@@ -299,7 +306,7 @@ class _Putter:
         return self._leads_to_us(place)
 
     def _leads_to_us(self, place: Place) -> bool:
-        """Whether a link stands there that leads into the store; or a layout's own that leads nowhere."""
+        """Whether a link into the store is there, or a layout's own link whose target is gone."""
         try:
             text = os.readlink(place.path)
         except OSError:
@@ -308,7 +315,7 @@ class _Putter:
 
     @contextmanager
     def _minding(self, sha256: str, place: Place) -> Iterator[None]:
-        """Take what appeared at a place for right where it is just that, else for somebody else's."""
+        """Where a file appeared at a place meanwhile: accept it if it is the right one, else raise `foreign`."""
         try:
             yield
         except FileExistsError:
@@ -316,7 +323,7 @@ class _Putter:
                 raise _foreign(place.path) from None
 
     def _is_right(self, sha256: str, place: Place) -> bool:
-        """Whether what stands there, made by another orch meanwhile, is what is wanted, by its seal."""
+        """Whether the file at a place is the right one by its seal, since another orch made it meanwhile."""
         status = os.lstat(place.path)
         if stat.S_ISLNK(status.st_mode):
             return os.readlink(place.path) in (place.target, self._store.blob(sha256) if sha256 else "")
@@ -327,13 +334,13 @@ class _Putter:
         return not (shared and place.private) and seal.fits(self._store, status, sha256, blob.st_size)
 
     def _how(self, blob: str, folder: str, place: Place) -> str:
-        """The way to try first."""
+        """How to make a place first: reflink, hard, symlink or copy."""
         if place.link is not Link.AUTO:
             return str(place.link.value)
         return "reflink" if self._device[folder] not in self._no_reflink else self._hard_or_copy(blob, folder, place)
 
     def _hard_or_copy(self, blob: str, folder: str, place: Place) -> str:
-        """A hard link where blob and place share a file system and the blob is ours (others' inodes stay theirs)."""
+        """`hard` where blob and place share a file system and the blob is owned by this user; else `copy`."""
         if place.private:
             return "copy"
         status = os.stat(blob)
@@ -342,7 +349,7 @@ class _Putter:
 
 
 def _told(make: Callable[[], _T], path: str) -> _T | PlacementError:
-    """What was made, or why it was not."""
+    """Call `make`; return its result, or the error that it raised, as a PlacementError."""
     try:
         return make()
     except PlacementError as error:
@@ -364,37 +371,37 @@ def _foreign(path: str) -> PlacementError:
 
 
 def write_extra_file(
-    store: Store, host: str, manifest: str, mark: ExtraFile
+    store: Store, host: str, manifest: str, extra_file: ExtraFile
 ) -> Literal["made", "there", "other", "back"]:
-    """Write `mark` where nothing stands, or where what stands is `outdated`.
+    """Write an extra file where nothing is, or where the one there is `outdated`.
 
     Returns:
-        `made`, `there` (it said so already), `other` (somebody else's, which stays), or `back`: somebody had moved
-        what orch wrote, and it says again what the lock says.
+        `made`; `there` (it had its text already); `other` (a file of somebody else, which stays); or `back`: somebody
+        had changed the text that orch wrote, and it is the lockfile's again.
 
     Raises:
         PlacementError: the folder cannot be written.
-        StoreError: the store's disk said no.
+        StoreError: the store's disk failed.
     """
-    had = extra_files.text(mark.path)
-    word = extra_files.state(store, manifest, mark)
+    had = extra_files.read_text(extra_file.path)
+    word = extra_files.state(store, manifest, extra_file)
     if word in ("there", "other"):
         return word
-    moved = had is not None and records.of(store, manifest).get(mark.path) != extra_files.made(had)
-    records.record(store, host, manifest, {mark.path: extra_files.made(mark.text)})
-    folder = os.path.dirname(mark.path)
+    moved = had is not None and records.of(store, manifest).get(extra_file.path) != extra_files.record_of(had)
+    records.record(store, host, manifest, {extra_file.path: extra_files.record_of(extra_file.text)})
+    folder = os.path.dirname(extra_file.path)
     try:
         os.makedirs(folder, exist_ok=True)
         sweep(store, (folder,))
         with NewFile(folder) as new:
-            new.write(mark.text.encode())
+            new.write(extra_file.text.encode())
             os.fsync(new.fd)
-            if had is not None and extra_files.text(mark.path) != had:
+            if had is not None and extra_files.read_text(extra_file.path) != had:
                 return "other"  # it changed just now
             try:
-                new.publish(mark.path, replace=had is not None)
+                new.publish(extra_file.path, replace=had is not None)
             except FileExistsError:
-                return "there" if extra_files.text(mark.path) == mark.text else "other"
+                return "there" if extra_files.read_text(extra_file.path) == extra_file.text else "other"
     except OSError as error:
-        raise place_error(error, mark.path) from error
+        raise place_error(error, extra_file.path) from error
     return "back" if moved else "made"

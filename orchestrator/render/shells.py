@@ -1,4 +1,4 @@
-"""Variables as a shell reads them: sh and bash and zsh, fish, csh. Any text comes out as it went in."""
+"""Write environment variables as commands for a shell: sh, bash and zsh; fish; csh. Any value is quoted rightly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CSH = str.maketrans({"'": "'\\''", "!": "\\!", "\n": "\\\n"})  # csh(1), Lexica
 
 
 def of_user(shell: str) -> str:
-    """Which of SHELLS the user's own (`$SHELL`) is: what is neither fish nor a csh reads bash's lines."""
+    """The entry of SHELLS for a user's `$SHELL`: `bash` for all but fish, csh and tcsh."""
     name = shell.rpartition("/")[2]
     if name in ("csh", "tcsh"):
         return "csh"
@@ -24,9 +24,9 @@ def of_user(shell: str) -> str:
 
 
 def export(shell: str, name: str, value: str) -> str:
-    """The line that sets and exports `name`.
+    """The command that sets and exports a variable.
 
-    csh: a line break must be read from a file (`source`); its backticks make blanks of them.
+    In csh a value with a line break must be read with `source`: backticks turn line breaks into blanks.
     """
     if shell == "fish":
         return f"set -gx {name} {_quoted(value, _FISH)}"
@@ -36,5 +36,5 @@ def export(shell: str, name: str, value: str) -> str:
 
 
 def _quoted(value: str, also: Mapping[int, str]) -> str:
-    """`value` between single quotes, where it needs them; `also` is what they do not keep."""
+    """Put `value` in single quotes where it needs them; `also` escapes the characters that these do not protect."""
     return value if _PLAIN.fullmatch(value) else f"'{value.translate(also)}'"

@@ -1,4 +1,4 @@
-"""How this machine reaches a source: the host's settings, its proxy, its CA bundle."""
+"""How to reach a URL from this machine: its proxy, CA bundle, token, and the `hosts:` settings of its host."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ USER_AGENT = "orch"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One source's way: `proxy` URL or None, `ca` PEM file, the host's `connections` cap or None.
+    """How to reach one host.
 
-    `bearer` is the token that this host, and no other one, is shown.
+    Attributes:
+        requirements: what a program must be able to do for it.
+        proxy: its URL; None for a direct connection.
+        ca: path of a PEM bundle.
+        user_agent: the header to send.
+        connections: the most that the host allows; None where it sets no limit.
+        bearer: the token of this host; it is sent to no other one.
     """
 
-    line: Requirements
+    requirements: Requirements
     proxy: str | None
     ca: str
     user_agent: str
@@ -38,14 +44,14 @@ class Route:
 
 
 class Routes:
-    """The ways of one run, found once a host: `hosts` are what manifests and the site file say of them."""
+    """The routes of one run, found once a host; `hosts` are the `hosts:` of the manifests and the site file."""
 
     def __init__(self, environ: Mapping[str, str], hosts: Mapping[str, Host]) -> None:
         self._environ, self._hosts = environ, hosts
         self._known: dict[str, Route] = {}
 
     def to(self, url: str) -> Route:
-        """Find the way to `url`."""
+        """Find the route to `url`."""
         host = url[: url.find("/", url.find("://") + 3)]
         found = self._known.get(host)
         if found is None:
@@ -54,15 +60,15 @@ class Routes:
 
 
 def route_to(url: str, environ: Mapping[str, str], hosts: Mapping[str, Host]) -> Route:
-    """Find the way to `url`; `hosts` are looked up by name with port, then by name."""
+    """Find the route to `url`; `hosts` are looked up by name with the port, then by name."""
     scheme = url.partition("://")[0]
     named = host_entry(url, hosts) or Host()
     proxy = proxy_for(url, environ)
     private_ca = scheme == "https" and named.ca is not None
-    line = Requirements(scheme, (proxy or "").partition("://")[0], private_ca)
+    requirements = Requirements(scheme, (proxy or "").partition("://")[0], private_ca)
     agent = named.user_agent or USER_AGENT
     bearer = token_for(url, environ, hosts) if scheme in ("http", "https") else None
-    return Route(line, proxy, ca_bundle(environ, named.ca), agent, named.connections, bearer)
+    return Route(requirements, proxy, ca_bundle(environ, named.ca), agent, named.connections, bearer)
 
 
 # Debian, RHEL and Fedora, Alpine and openSUSE: the first that exists.
@@ -80,7 +86,7 @@ _METADATA = frozenset(ipaddress.ip_address(a) for a in ("fd00:ec2::254", "100.10
 def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
     """Compute the proxy URL for `url` from the variables in either case, `no_proxy` included; None: direct.
 
-    One answer for all programs, since they read six different subsets of these variables.
+    Computed here for all programs, because they read six different subsets of these variables.
     """
 
     def value(name: str) -> str:
@@ -93,7 +99,7 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
     if not proxy:
         return None
     port = _PORTS.get(parts.scheme)
-    with suppress(ValueError):  # no port that there is
+    with suppress(ValueError):  # the port is no number, or out of range
         port = parts.port or port
     if _is_direct(parts.hostname or "", port, value("no_proxy")):
         return None
@@ -101,10 +107,10 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _is_direct(host: str, port: int | None, no_proxy: str) -> bool:
-    """Whether a `no_proxy` list names a host: all that curl, wget, aria2c, Go and Python read in such a list.
+    """Whether a `no_proxy` list names a host: everything that curl, wget, aria2c, Go or Python accept in such a list.
 
-    Entries are parted by commas or blanks: `*`, a domain (with `.` or `*.` before it or not: its hosts and itself),
-    an address (IPv6 in brackets or not), a network with a mask. Names and addresses may have a port.
+    Entries are separated by commas or blanks: `*`; a domain (with or without a leading `.` or `*.`: it and its hosts);
+    an address (IPv6 with or without brackets); a network with a mask. Names and addresses may have a port.
     """
     name, address = host.rstrip("."), _address(host)
     for entry in no_proxy.lower().replace(",", " ").split():
@@ -129,7 +135,7 @@ def _is_direct(host: str, port: int | None, no_proxy: str) -> bool:
 
 
 def _with_port(entry: str) -> tuple[str, str]:
-    """Part `host:port`; an IPv6 address has a port only behind brackets."""
+    """Split `host:port`; an IPv6 address has a port only behind brackets."""
     if entry.startswith("["):
         host, _, rest = entry[1:].partition("]")
         return host, rest.removeprefix(":")
@@ -165,7 +171,7 @@ def ca_bundle(environ: Mapping[str, str], named: str | None = None) -> str:
 
 
 def answers_at(proxy: str, timeout_s: float = 2.0) -> str:
-    """Why nobody listens where a proxy URL points; empty where somebody does."""
+    """Try to connect to a proxy: empty where it listens, else the reason that it does not."""
     try:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         port = parts.port or {"https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080}.get(parts.scheme, 80)
@@ -176,9 +182,12 @@ def answers_at(proxy: str, timeout_s: float = 2.0) -> str:
 
 
 def forbidden_address(host: str, timeout_s: float = 10.0, stop: threading.Event | None = None) -> str | None:
-    """Give the address when `host` (a name or any spelling of an address) is link-local or a metadata service.
+    """The address of `host` (a name or any spelling of an address) if it is link-local or a cloud metadata service.
 
-    Only redirects are judged by it: `http://2852039166/` and `0xA9FEA9FE` are 169.254.169.254 as well.
+    Only redirects are checked by it; `2852039166` and `0xA9FEA9FE` are 169.254.169.254 as well.
+
+    Returns:
+        The address that forbids the host; None where none does, or the name was not resolved within `timeout_s`.
 
     Raises:
         Stopped: `stop` was set meanwhile.
@@ -187,10 +196,10 @@ def forbidden_address(host: str, timeout_s: float = 10.0, stop: threading.Event 
 
     try:
         addresses = resolve(host.strip("[]"), 0, timeout_s, stop)
-    except (OSError, UnicodeError):  # no such name, one that cannot be, or nobody who knows in time
+    except (OSError, UnicodeError):  # there is no such name, it cannot be one, or the lookup took too long
         return None
-    for _, told in addresses:
-        address = ipaddress.ip_address(str(told[0]).partition("%")[0])
+    for _, found in addresses:
+        address = ipaddress.ip_address(str(found[0]).partition("%")[0])
         mapped = getattr(address, "ipv4_mapped", None) or address
         if mapped.is_link_local or mapped in _METADATA:
             return str(mapped)

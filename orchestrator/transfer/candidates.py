@@ -102,10 +102,10 @@ class Candidates:
         if any(a.source == url and a.fault.kind in _OF_RANGES for a in self.attempts):
             honest = None  # one byte came rightly, and not what a program asked for
         route = self.route(url)
-        line = route.line
+        line = route.requirements
         if route.bearer is not None:  # until it answered, it is hoped to redirect to where no token is needed
             line = replace(line, hides="token" if answer is not None and self.bearer(url) else "url")
-        ranked = select.rank(usable, self.on_disk.length(), line, honest=honest)
+        ranked = select.rank(usable, self.on_disk.length(), line, ranges_honoured=honest)
         if url in self.odd:  # the most lenient first
             ranked = tuple(sorted(ranked, key=lambda c: (bool(c.obstacle), c.backend.NAME != "wget")))
         return ranked

@@ -75,7 +75,7 @@ def quarantine_pieces(store: Store, path: str, damage: Damage, about: Mapping[st
         StoreError: the disk said no.
     """
     where = " ".join(f"{start}-{end}" for start, end in damage.bad)
-    return quarantine.keep(store, path, damage.found, damage.bad, {**about, "bad": where})
+    return quarantine.keep_ranges(store, path, damage.found, damage.bad, {**about, "bad": where})
 
 
 def request_pieces(partial: Partial, damage: Damage, path: str = "") -> None:

@@ -59,7 +59,7 @@ def ask(run: RunContext, url: str, route: Route, at: int, *, strict: bool = Fals
     Raises:
         Stopped: a stop was asked for.
     """
-    if not url.startswith("http") or route.line.proxy.startswith("socks"):
+    if not url.startswith("http") or route.requirements.proxy.startswith("socks"):
         return Reply()  # the HTTP client speaks no SOCKS without an extra; curl does
     from orchestrator.sources.http import ODD_ANSWER, ask_source, is_verdict
 
@@ -128,13 +128,13 @@ def judge_length(
     `size:` is a help. Where each source that answers has the same other length (`is_agreed`), it is `size:` that is
     wrong.
     """
-    from orchestrator.sources.http import begins_as, other_file
+    from orchestrator.sources.http import identify_by_head, wrong_length
 
     wanted = expected_file(artifact.wanted[0])
-    what = begins_as(answer, wanted, route, stop=run.context.stop)
+    what = identify_by_head(answer, wanted, route, stop=run.context.stop)
     if not what and not artifact.is_unpinned and answer.length is not None and is_agreed():
         return None
-    words = other_file(answer, wanted, what)
+    words = wrong_length(answer, wanted, what)
     return Fault(Kind.CORRUPT, words.words, hint=words.hint)
 
 
