@@ -10,7 +10,7 @@ import msgspec
 
 from orchestrator.engine import weak_pins
 from orchestrator.engine.inspect import quarantine_file
-from orchestrator.engine.scan import State, blob_size, judge, leads_into, warn_of_size
+from orchestrator.engine.scan import RecordIndex, State, blob_size, judge, leads_into, warn_of_size
 from orchestrator.errors import HeldError, OrchError, PlacementError, Stopped, StoreError
 from orchestrator.events import Finished, Noticed, Placed, Replaced
 from orchestrator.files import place_error, reason, store_error
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestrator.context import Context
-    from orchestrator.engine.scan import FileState, RecordIndex
-    from orchestrator.engine.summary import Counts
-    from orchestrator.events import Event
+    from orchestrator.engine.scan import FileState
     from orchestrator.model import Artifact, Wanted
     from orchestrator.store import Store
     from orchestrator.store.records import Sharer
@@ -407,14 +405,7 @@ class Install:
         return how
 
 
-def prove_unwritten(
-    context: Context,
-    store: Store,
-    todo: Sequence[FileState],
-    records: RecordIndex,
-    emit: Callable[[Event], None],
-    counts: Counts,
-) -> list[FileState]:
+def prove_unwritten(run: RunContext, todo: Sequence[FileState]) -> list[FileState]:
     """Where nothing can be done, find out by reading which files are right as they stand: those are present.
 
     An image's user cannot write its store, nor need to. What is found is kept in the local state, where that can be.
@@ -422,25 +413,27 @@ def prove_unwritten(
     Returns:
         The others, and those that a stop left unread.
     """
+    records = RecordIndex(run.store)
     left: list[FileState] = []
     rest = iter(todo)
     for file_state in rest:
         wanted = file_state.wanted
         try:
-            right = all(_is_right(context, store, records, wanted, *each) for each in file_state.states)
+            right = all(_is_right(run, records, wanted, *each) for each in file_state.states)
         except (OrchError, Stopped):  # no sha256sum, or a stop: what was not read is not known
             left += [file_state, *rest]
             break
         if not right:
             left.append(file_state)
             continue
-        counts.count("present")
-        emit(Finished(wanted.model, wanted.file, "present", size_bytes=wanted.size or 0))
+        run.counts.count("present")
+        run.emit(Finished(wanted.model, wanted.file, "present", size_bytes=wanted.size or 0))
     return left
 
 
-def _is_right(context: Context, store: Store, records: RecordIndex, wanted: Wanted, path: str, state: State) -> bool:
+def _is_right(run: RunContext, records: RecordIndex, wanted: Wanted, path: str, state: State) -> bool:
     """Whether what stands at one place is right, sealed or not."""
+    context, store = run.context, run.store
     if state is State.SEALED:
         return True
     place = next((place for place in wanted.places if place.path == path), None)

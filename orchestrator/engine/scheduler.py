@@ -9,16 +9,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.backends import select
+from orchestrator.engine import disk_space
 from orchestrator.engine.bugs import foreseen
 from orchestrator.engine.install import Install
 from orchestrator.engine.scan import RecordIndex, State
-from orchestrator.engine.summary import interrupted
 from orchestrator.errors import BugError, OrchError, PlacementError, Stopped, StoreError, TransferError
 from orchestrator.events import Finished, Noticed, Placed
 from orchestrator.limits import files_at_once
 from orchestrator.placement import link
 from orchestrator.sources.route import Routes
-from orchestrator.store import blobs, records
+from orchestrator.store import blobs, partials, records
+from orchestrator.summary import interrupted
 from orchestrator.transfer.adopt import adopt
 from orchestrator.transfer.batch import BatchItem, fetch_batch
 from orchestrator.transfer.download import Receipt, fetch
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from orchestrator.backends.base import Backend
     from orchestrator.engine.scan import FileState
-    from orchestrator.engine.summary import Counts, Options
     from orchestrator.model import Artifact, Place, Wanted
     from orchestrator.sources.route import Route
     from orchestrator.transfer.context import RunContext
@@ -43,22 +43,13 @@ DISK_S = 10.0  # where the disk ends the run nobody waits at the keyboard
 class Scheduler:
     """The threads of one run: each takes the next piece of work, starts its programs and waits for them."""
 
-    def __init__(
-        self,
-        run: RunContext,
-        groups: list[tuple[Artifact, list[FileState]]],
-        begun: set[str],
-        bundled: Iterable[str],
-        options: Options,
-        counts: Counts,
-    ) -> None:
-        self._options, self._counts = options, counts
-        self._batcher = Batcher(run, begun, bundled)
+    def __init__(self, run: RunContext, groups: list[tuple[Artifact, list[FileState]]]) -> None:
+        self._batcher = Batcher(run, disk_space.with_partials(run.store), partials.batch_remains(run.store))
         alone, batches = self._batcher.pack(BatchTask(artifact, same) for artifact, same in groups)
         # Largest first; bundles once the large files have started, beside whose end there is room for them.
         large = [task for task in alone if (task.artifact.size or 0) > SMALL_BYTES]
         self._queue: deque[BatchTask | Batch] = deque((*large, *batches, *alone[len(large) :]))
-        self._workers = min(files_at_once(options.jobs), len(groups))  # a bundle may leave over work for all
+        self._workers = min(files_at_once(run.options.jobs), len(groups))  # a bundle may leave over work for all
         self._run = run
         self._turn = threading.Condition()
         self._open = 0  # parcels under way: each may leave something over
@@ -167,7 +158,7 @@ class Scheduler:
         for task in work.tasks if isinstance(work, Batch) else [work]:
             if task.claim():
                 for file_state in task.file_states:
-                    self._run.emit(self._counts.fail(file_state.wanted, error))
+                    self._run.fail(file_state.wanted, error)
 
     def _foreseen(self, work: BatchTask | Batch, error: Exception) -> OrchError:
         tasks = work.tasks if isinstance(work, Batch) else [work]
@@ -177,7 +168,7 @@ class Scheduler:
     def _many(self, batch: Batch) -> None:
         more: list[BatchTask | Batch] = []
         try:
-            alone, batches = self._batcher.again(run_batch(self._run, self._batcher, batch, self._counts))
+            alone, batches = self._batcher.again(run_batch(self._run, self._batcher, batch))
             more += [*batches, *alone]
         except Exception as error:
             told = self._foreseen(batch, error)
@@ -194,21 +185,21 @@ class Scheduler:
 
     def _one(self, task: BatchTask) -> None:
         receipt = Receipt(attempts=task.item.attempts)
-        if not self._options.offline:
+        if not self._run.options.offline:
             adopt(self._run, task.artifact)
-        work = Install(self._run, self._records, task.artifact, task.file_states, force=self._options.force)
-        get = _refuse_offline if self._options.offline else fetch
+        work = Install(self._run, self._records, task.artifact, task.file_states, force=self._run.options.force)
+        get = _refuse_offline if self._run.options.offline else fetch
         try:
             results = work.install(get, receipt)
         finally:
-            self._counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
+            self._run.counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
         if not task.claim():  # too late: it was told as interrupted
             return
         for wanted, result in results:
             if isinstance(result, OrchError):
-                self._run.emit(self._counts.fail(wanted, result))
+                self._run.fail(wanted, result)
             else:
-                self._counts.count(result)
+                self._run.counts.count(result)
 
 
 def _refuse_offline(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:  # noqa: ARG001 - stands in for fetch
@@ -357,7 +348,7 @@ class Batcher:
         task.host, task.backend, task.item.url, task.item.wait_s = host_of(url), backend, url, wait_s
 
 
-def run_batch(run: RunContext, batcher: Batcher, batch: Batch, counts: Counts) -> list[BatchTask]:
+def run_batch(run: RunContext, batcher: Batcher, batch: Batch) -> list[BatchTask]:
     """Do all that a parcel needs: fetch, place, tell.
 
     Returns:
@@ -372,18 +363,18 @@ def run_batch(run: RunContext, batcher: Batcher, batch: Batch, counts: Counts) -
         try:
             fetch_batch(run, batch.backend, batcher.way(batch), items, receipt)
         finally:
-            counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
+            run.counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
         ready = [task for task in batch.tasks if task.item.came]
     else:
         ready = batch.tasks
     made = _place(run, ready)
     for task in ready:
-        _tell(run, batch, task, made, counts, receipt.seconds)
+        _tell(run, batch, task, made, receipt.seconds)
     left = []
     for task in batch.tasks:
         if task.item.error is not None and task.claim():
             for file_state in task.file_states:
-                run.emit(counts.fail(file_state.wanted, task.item.error))
+                run.fail(file_state.wanted, task.item.error)
         elif batch.backend is not None and not task.item.came:
             left.append(task)
     return left
@@ -432,7 +423,6 @@ def _tell(
     batch: Batch,
     task: BatchTask,
     made: dict[str, str | PlacementError],
-    counts: Counts,
     seconds: float,
 ) -> None:
     """Say of each file of a task what became of it, and count it."""
@@ -448,14 +438,14 @@ def _tell(
             else:
                 run.emit(Placed(wanted.model, wanted.file, place.path, how))
         if error is not None:
-            run.emit(counts.fail(wanted, error))
+            run.fail(wanted, error)
         elif fetched and batch.backend is not None:
             fetched = False
-            counts.count("fetched")
+            run.counts.count("fetched")
             size, name = task.item.size, batch.backend.NAME
             run.emit(Finished(wanted.model, wanted.file, "fetched", name, task.item.url, size, seconds))
         else:
-            counts.count("placed")
+            run.counts.count("placed")
             run.emit(Finished(wanted.model, wanted.file, "placed", size_bytes=wanted.size or 0, seconds=seconds))
 
 

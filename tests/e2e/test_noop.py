@@ -63,7 +63,8 @@ OTHER_ROADS = (
     "store.partials",
     "store.quarantine",
     "store.records",
-    "transfer",
+    "transfer.connections",
+    "transfer.download",
     "transfer.retry",
     "verify",
 )

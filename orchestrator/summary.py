@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Counts(msgspec.Struct):
     """How a run goes: the summary's counts, filled by many threads under one lock."""
 
-    wanted: Sequence[Wanted]
+    wanted: Sequence[Wanted] = ()
     present: int = 0
     placed: int = 0
     fetched: int = 0
@@ -57,8 +57,14 @@ class Counts(msgspec.Struct):
             self.failed.append(told)
         return told
 
-    def refuse(self, unresolved: Iterable[Unresolved], emit: Callable[[events.Event], None]) -> None:
-        """Book and tell the models that need `orch lock` first: nobody knows their files, so each counts as one."""
+    def begin(
+        self, wanted: Sequence[Wanted], unresolved: Iterable[Unresolved], emit: Callable[[events.Event], None]
+    ) -> None:
+        """Take what is wanted; book and tell the models that need `orch lock` first.
+
+        Nobody knows the files of those, so each counts as one.
+        """
+        self.wanted = wanted
         for model in unresolved:
             code = int(ExitCode.MANIFEST)
             told = events.GaveUp(model.model, "", (), "missing", code, model.message, model.hint)
@@ -94,19 +100,6 @@ def fold(codes: Iterable[int]) -> int:
     if len(kinds) > 1:
         return int(ExitCode.SEVERAL)
     return int(kinds.pop()) if kinds else 0
-
-
-class Options(msgspec.Struct, frozen=True):
-    """What a run may do; the contract's defaults. `backend` None: the best; `stall_s` silence that ends a program."""
-
-    backend: str | None = None
-    jobs: int = 4
-    connections: int = 16
-    retries: int = 5
-    stall_s: float = 30.0
-    offline: bool = False
-    wait: bool = True
-    force: bool = False
 
 
 def interrupted() -> TransferError:
