@@ -29,6 +29,7 @@ class Counts(msgspec.Struct):
     bytes_to_fetch: int | None = None
     unresolved: int = 0
     failed: list[events.GaveUp] = msgspec.field(default_factory=list)
+    booked: dict[int, str] = msgspec.field(default_factory=dict)  # by the id of each file wanted
     lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
     def count(self, how: str) -> None:
@@ -36,11 +37,29 @@ class Counts(msgspec.Struct):
         with self.lock:
             setattr(self, how, getattr(self, how) + 1)
 
-    def take_back(self) -> None:
-        """Book one file less as placed: what its framework wants beside it could not be had."""
+    def book(self, wanted: Wanted, how: str) -> bool:
+        """Take it on oneself to tell what became of a file (`failed` too); false where it was told already.
+
+        Whoever waits for all threads tells the files of those that do not come back; those are too late.
+        """
         with self.lock:
-            how = "placed" if self.placed else "fetched"
-            setattr(self, how, getattr(self, how) - 1)
+            if id(wanted) in self.booked:
+                return False
+            self.booked[id(wanted)] = how
+        if how != "failed":
+            self.count(how)
+        return True
+
+    def is_booked(self, wanted: Wanted) -> bool:
+        """Whether it was told what became of a file."""
+        return id(wanted) in self.booked
+
+    def take_back(self, wanted: Wanted) -> None:
+        """Book one file anew that is in place: what its framework wants beside it could not be had."""
+        with self.lock:
+            how = self.booked.pop(id(wanted), "")
+            if how not in ("", "failed"):
+                setattr(self, how, getattr(self, how) - 1)
 
     def moved(self, fetched: int, reused: int) -> None:
         """Book bytes."""

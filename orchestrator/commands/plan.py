@@ -10,7 +10,7 @@ from orchestrator.backends import select
 from orchestrator.commands.status import told
 from orchestrator.commands.verify import unread_error
 from orchestrator.engine import disk_space, weak_pins
-from orchestrator.engine.install import is_pointer_to
+from orchestrator.engine.inspect import is_pointer_to
 from orchestrator.engine.run import group
 from orchestrator.engine.scan import FileState, RecordIndex, State, leads_into, scan, warn_of_size
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError

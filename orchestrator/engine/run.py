@@ -90,7 +90,7 @@ def _fail_all(run: RunContext, todo: list[FileState], error: OrchError) -> None:
 
 def _fail_others(run: RunContext, todo: list[FileState], error: OrchError) -> None:
     """Where nothing can be done, tell so of the files that are not right as they stand."""
-    from orchestrator.engine.install import prove_unwritten
+    from orchestrator.engine.inspect import prove_unwritten
 
     _fail_all(run, prove_unwritten(run, todo), error)
 
@@ -142,7 +142,7 @@ def _write_extra_files(run: RunContext, marked: Sequence[Wanted]) -> None:
                 elif how == "other":
                     run.emit(events.Noticed(f"{wish.path}: left as it is; it does not say `{wish.text[:80]}`"))
         except Exception as error:
-            run.counts.take_back()
+            run.counts.take_back(w)
             run.fail(w, foreseen(context, store.path, error, [wish.path for wish in w.marks]))
 
 

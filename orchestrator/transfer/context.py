@@ -97,5 +97,6 @@ class RunContext(msgspec.Struct, frozen=True):
         return self.options.wait
 
     def fail(self, wanted: Wanted, error: OrchError) -> None:
-        """Book one file's failure and tell it."""
-        self.emit(self.counts.fail(wanted, error))
+        """Book one file's failure and tell it; nothing where it was told already what became of it."""
+        if self.counts.book(wanted, "failed"):
+            self.emit(self.counts.fail(wanted, error))

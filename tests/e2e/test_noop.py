@@ -50,6 +50,7 @@ OTHER_ROADS = (
     "backends.select",
     "commands.plan",
     "demo",
+    "engine.inspect",
     "engine.install",
     "frameworks.catalogue",
     "manifest.diagnose",
