@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from orchestrator.model import Unresolved, Wanted
 
 
+INTERRUPTED = "interrupted"  # the fault of a file that a stop left
+
+
 class Counts(msgspec.Struct):
     """How a run goes: the summary's counts, filled by many threads under one lock."""
 
@@ -124,4 +127,4 @@ def fold(codes: Iterable[int]) -> int:
 def interrupted() -> TransferError:
     """The failure of a file that a stop left as it was, or half done."""
     message = "interrupted; what was fetched is kept"
-    return TransferError(message, "run the same command again: it goes on from there", "interrupted")
+    return TransferError(message, "run the same command again: it goes on from there", INTERRUPTED)

@@ -223,11 +223,16 @@ class Inspection:
         if state is State.OBSTRUCTED:
             raise _foreign(path, "something else stands there, of another kind")
         if state is not State.FOREIGN:
-            return None if check_tree(self.run, wanted, path) is State.SEALED else Due(place)
+            old = self._previous_tree(path) if state is State.OUTDATED else ""
+            return None if check_tree(self.run, wanted, path) is State.SEALED else Due(place, old=old)
         if not self.run.options.force:
             raise _foreign(path, "a foreign folder stands there, with something in it")
         self.run.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))
         return Due(place)
+
+    def _previous_tree(self, path: str) -> str:
+        made = (made["sha256"] for made in self.records.ours(path))
+        return next((sha256 for sha256 in made if sha256 != self.artifact.sha256), "")
 
     def _take_in(self, wanted: Wanted, path: str, before: os.stat_result) -> None:
         """Seal right bytes; a user's own file also goes into the store (reflink or copy) and is recorded.

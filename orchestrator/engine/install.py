@@ -1,21 +1,31 @@
-"""Install verified files: what the manifest allows, the record, the places, the report; for one file or many."""
+"""Install verified files: what the manifest allows, the record, the places, the report; for one file or many.
+
+A model of which a place holds an earlier version switches whole: none of its places changes before all its files are
+in the store; then they are exchanged in one go, and a failure leaves the whole earlier version standing.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import OrchError, PlacementError
+from orchestrator.engine.bugs import foreseen
+from orchestrator.engine.scan import replaced_models
+from orchestrator.errors import OrchError, PlacementError, Stopped, StoreError
 from orchestrator.events import Finished, Noticed, Placed, Replaced
 from orchestrator.model import Link, Place
 from orchestrator.placement import allow, link
 from orchestrator.store import quarantine, records
+from orchestrator.summary import INTERRUPTED, interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from orchestrator.engine.inspect import Due, Inspection
+    from orchestrator.engine.scan import FileState, RecordIndex
     from orchestrator.model import Wanted
     from orchestrator.store.records import Sharer
     from orchestrator.transfer.context import RunContext
@@ -26,7 +36,8 @@ class Item:
     """One file whose bytes are in the store, and the places that must be made of it.
 
     `error` says why one of its places cannot be made, or all of them; `how` is placed, or fetched with the `backend`
-    and `source` that brought it in `seconds`. `made` says of each place how it was made, or why it was not.
+    and `source` that brought it in `seconds`. `replaces`: one of its
+    places holds an earlier version. `made` says of each place how it was made, or why it was not.
     """
 
     wanted: Wanted
@@ -34,14 +45,137 @@ class Item:
     dues: Sequence[Due] = ()
     error: OrchError | None = None
     how: str = "placed"
+    replaces: bool = False
     backend: str = ""
     source: str = ""
     seconds: float = 0.0
     made: list[tuple[Due, str | PlacementError]] = field(default_factory=list)
 
 
-def install_files(run: RunContext, items: Sequence[Item]) -> None:
+@dataclass(slots=True)
+class _Switch:
+    """A model that is replaced: which of its files are awaited, which are ready, and why it cannot be, if so."""
+
+    model: str
+    waiting: set[int]  # ids of the files wanted
+    replaces: bool  # a place is known to hold an earlier version; else that must be read first
+    ready: list[Item] = field(default_factory=list)
+    failure: tuple[Wanted, OrchError] | None = None
+
+
+class Installer:
+    """Installs files as they come; those of a model that is replaced when all of them have come.
+
+    One for a run: its threads bring what they have to `add`, or what they have not to `fail`.
+    """
+
+    def __init__(self, run: RunContext, index: RecordIndex, todo: Sequence[FileState]) -> None:
+        self._run, self._lock = run, threading.Lock()
+        models, known = replaced_models(index, todo)
+        sure = {(wanted.manifest, wanted.model) for wanted, _ in known}
+        self._switches = {
+            key: _Switch(key[1], {id(each.wanted) for each in file_states}, key in sure)
+            for key, file_states in models.items()
+        }
+        _tell_versions(run, known)
+
+    def add(self, items: Sequence[Item]) -> None:
+        """Install files whose bytes are in the store, or tell why they are not; or keep them for their model's switch.
+
+        Raises:
+            StoreError, Stopped: as `install_files`; nothing is told of those that were not kept.
+        """
+        held = [item for item in items if self._switch_of(item.wanted) is not None]
+        if len(held) < len(items):
+            install_files(self._run, [item for item in items if self._switch_of(item.wanted) is None])
+        for item in held:
+            if item.error is not None and not item.dues:
+                _report(self._run, item)
+            self._take(item.wanted, item, item.error)
+
+    def fail(self, wanted: Wanted, error: OrchError) -> None:
+        """Tell that a file could not be had; its model, where that is replaced, stays as it is."""
+        self._run.fail(wanted, error)
+        if self._switch_of(wanted) is not None:
+            self._take(wanted, None, error)
+
+    def _switch_of(self, wanted: Wanted) -> _Switch | None:
+        return self._switches.get((wanted.manifest, wanted.model)) if self._switches else None
+
+    def _take(self, wanted: Wanted, item: Item | None, error: OrchError | None) -> None:
+        """Note what became of one file of a model; the last one makes the switch."""
+        switch = self._switches[wanted.manifest, wanted.model]
+        with self._lock:
+            if id(wanted) not in switch.waiting:
+                return  # told as interrupted meanwhile
+            switch.waiting.remove(id(wanted))
+            if item is not None:
+                switch.replaces |= item.replaces
+                switch.ready.append(item)
+            if error is not None and switch.failure is None:
+                switch.failure = (wanted, error)
+            if switch.waiting:
+                return
+        self._make(switch)
+
+    def _make(self, switch: _Switch) -> None:
+        """Install a model of which all files have come, or have failed."""
+        try:
+            if not switch.replaces:
+                install_files(self._run, switch.ready)
+            elif switch.failure is None:
+                install_files(self._run, switch.ready, together=True)
+            else:
+                _hold_back(switch.ready, *switch.failure)
+                install_files(self._run, switch.ready)
+        except Stopped:
+            self._fail_ready(switch, interrupted())
+            raise
+        except Exception as error:
+            places = [due.place.path for item in switch.ready for due in item.dues]
+            told = foreseen(self._run.context, self._run.store.path, error, places)
+            self._fail_ready(switch, told)
+            if isinstance(told, StoreError) and not told.of_one_file:
+                raise
+
+    def _fail_ready(self, switch: _Switch, error: OrchError) -> None:
+        for item in switch.ready:
+            self._run.fail(item.wanted, error)
+
+
+def _tell_versions(run: RunContext, known: Sequence[tuple[Wanted, str]]) -> None:
+    """Say which models are about to be replaced, before they are."""
+    by_model: dict[tuple[str, str], list[tuple[Wanted, str]]] = {}
+    for wanted, old in known:
+        by_model.setdefault((wanted.manifest, wanted.model), []).append((wanted, old))
+    for (_, model), files in by_model.items():
+        wanted, old = files[0]
+        others = len(files) - 1
+        name = f"{wanted.file} " if others else ""
+        more = f" and {others} more file{'s' * (others > 1)}" if others else ""
+        run.emit(Noticed(f"{model}: {name}{old[:8]} -> {wanted.sha256[:8]}{more}"))
+
+
+def _hold_back(items: Sequence[Item], wanted: Wanted, cause: OrchError) -> None:
+    """Let the earlier version of a model stand where one of its files, `wanted`, could not be had or placed."""
+    name = wanted.file or wanted.model
+    for item in items:
+        if item.error is None and item.dues:
+            if cause.fault == INTERRUPTED:
+                item.error, item.dues = interrupted(), ()
+                continue
+            message = f"{item.wanted.model}/{item.wanted.file}" if item.wanted.file else item.wanted.model
+            message += f": not placed: the previous version of {item.wanted.model} stays until all its files are there"
+            item.error = copy(cause)  # for its fault and exit code
+            item.error.message = f"{message}; {name} is not"
+            item.error.hint = f"see the error of {name}, then run the same command again"
+        item.dues = ()
+
+
+def install_files(run: RunContext, items: Sequence[Item], *, together: bool = False) -> None:
     """Put files at their places, then tell and count what became of each; a record is written once a manifest.
+
+    With `together` all places change in one go, or none does.
 
     Raises:
         StoreError: the store's disk said no; Stopped: a stop was asked for. Nothing is told of any of them then.
@@ -49,12 +183,23 @@ def install_files(run: RunContext, items: Sequence[Item]) -> None:
     for item in items:
         if item.dues and (refused := _refused(run, item)):
             item.error, item.dues = refused, ()
+    if together:
+        _hold_back_all(items)
     ready = [item for item in items if item.dues]
     _record(run, ready)
-    _put(run, ready)
+    _put(run, ready, together=together)
+    if together:
+        _hold_back_all(items)
     _finish_records(run, ready)
     for item in items:
         _report(run, item)
+
+
+def _hold_back_all(items: Sequence[Item]) -> None:
+    """Where one of these files has failed, hold back the others."""
+    failed = next((item for item in items if item.error is not None), None)
+    if failed is not None and failed.error is not None:
+        _hold_back(items, failed.wanted, failed.error)
 
 
 def _refused(run: RunContext, item: Item) -> PlacementError | None:
@@ -81,7 +226,7 @@ def _record(run: RunContext, items: Iterable[Item]) -> None:
             run.emit(Noticed(told))
 
 
-def _put(run: RunContext, items: Sequence[Item]) -> None:
+def _put(run: RunContext, items: Sequence[Item], *, together: bool) -> None:
     """Make all places; what is displaced has a second name in quarantine before it loses its own."""
     dues = [(item, due) for item in items for due in item.dues]
     kept: dict[str, str] = {}
@@ -89,7 +234,8 @@ def _put(run: RunContext, items: Sequence[Item]) -> None:
         if due.displaced and not due.place.unpack and due.place.path not in kept:
             about = {"model": item.wanted.model, "expected": item.sha256, "why": due.displaced}
             kept[due.place.path] = quarantine.secure(run.store, due.place.path, due.found or "unread", about)
-    results = link.put_all(
+    make = link.switch_all if together else link.put_all
+    results = make(
         run.context,
         run.store,
         [(item.sha256, due.place) for item, due in dues],
@@ -99,6 +245,8 @@ def _put(run: RunContext, items: Sequence[Item]) -> None:
     )
     stands = set()
     for (item, due), how in zip(dues, results, strict=True):
+        if not how:
+            continue  # another one of these failed, and none has changed
         item.made.append((due, how))
         if isinstance(how, PlacementError):
             item.error = item.error or how

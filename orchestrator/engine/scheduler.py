@@ -14,7 +14,7 @@ from orchestrator.backends import select
 from orchestrator.engine import disk_space
 from orchestrator.engine.bugs import foreseen
 from orchestrator.engine.inspect import Due, Inspection, UnreadableError
-from orchestrator.engine.install import Item, install_files, repair_sharers
+from orchestrator.engine.install import Installer, Item, repair_sharers
 from orchestrator.engine.scan import RecordIndex, State
 from orchestrator.errors import BugError, OrchError, Stopped, StoreError, TransferError
 from orchestrator.events import Noticed
@@ -57,6 +57,7 @@ class Scheduler:
         self._open = 0  # parcels under way: each may leave something over
         self._now: dict[threading.Event, BatchTask | Batch] = {}  # what each thread is at, by the event of its end
         self._records = RecordIndex(run.store)
+        self._installer = Installer(run, self._records, [each for _, same in groups for each in same])
         self._end: OrchError | None = None
 
     def work(self) -> None:
@@ -159,7 +160,7 @@ class Scheduler:
     def _fail(self, work: BatchTask | Batch, error: OrchError) -> None:
         for task in work.tasks if isinstance(work, Batch) else [work]:
             for file_state in task.file_states:
-                self._run.fail(file_state.wanted, error)
+                self._installer.fail(file_state.wanted, error)
 
     def _foreseen(self, work: BatchTask | Batch, error: Exception) -> OrchError:
         tasks = work.tasks if isinstance(work, Batch) else [work]
@@ -205,7 +206,7 @@ class Scheduler:
             finally:
                 run.counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
         ready = [task for task in batch.tasks if batch.backend is None or task.item.came]
-        install_files(run, [item for task in ready for item in _clear_items(batch, task, receipt.seconds)])
+        self._installer.add([item for task in ready for item in _clear_items(batch, task, receipt.seconds)])
         left = []
         for task in batch.tasks:
             if task.item.error is not None:
@@ -224,7 +225,7 @@ class Scheduler:
             items = _acquire(inspection, receipt)
         finally:
             run.counts.moved(receipt.bytes_fetched, receipt.bytes_reused + inspection.reused_bytes)
-        install_files(run, items)
+        self._installer.add(items)
 
 
 def _clear_items(batch: Batch, task: BatchTask, seconds: float) -> list[Item]:
@@ -248,6 +249,8 @@ def _acquire(inspection: Inspection, receipt: Receipt) -> list[Item]:
     """
     run, key = inspection.run, inspection.artifact.key
     items = [Item(file_state.wanted, "", *inspection.dues(file_state)) for file_state in inspection.file_states]
+    for item in items:
+        item.replaces = any(due.old for due in item.dues)
     needing = [item for item in items if item.dues or not (item.error or item.wanted.places)]
     mending = records.to_repair(run.store, key)
     if needing or inspection.was_quarantined or mending:
