@@ -109,9 +109,12 @@ class NewFile:
             os.close(own)
 
 
-def temporary(folder: str) -> str:
-    """A new name in `folder` for what has one for as long as it takes to rename it; a kill leaves it to `sweep`."""
-    return f"{folder}/{_UNLOCKED}{_chance()}"
+def temporary(folder: str, *, locked: bool = False) -> str:
+    """A new name in `folder` for what has one for as long as it takes to rename it; a kill leaves it to `sweep`.
+
+    `locked`: this process holds a lock on what has it, so that `sweep` need not wait to know its maker for dead.
+    """
+    return f"{folder}/{TEMPORARY if locked else _UNLOCKED}{_chance()}"
 
 
 def write_atomic(path: str, content: bytes, *, mode: int | None = None) -> None:

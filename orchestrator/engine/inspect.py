@@ -327,13 +327,13 @@ def quarantine_file(
         "why": "it was changed since it was verified",
     }
     victim = blob if is_inode(blob, status) else subject
-    others = {subject, *(each.path for each in shared)} - {victim}
+    names = _Names(victim, {subject, *(each.path for each in shared)} - {victim}, status)
     shared = [each for each in shared if each.path != path]
     if shared:
         records.begin_repair(store, artifact.key, shared, run.context.stop)
-    folder = _donate(run, artifact, victim, others, status, damage, about) if damage else ""
+    folder = _donate(run, artifact, names, damage, about) if damage else ""
     folder = folder or quarantine.move_in(store, victim, found, {**about, "place": path}, kind=quarantine.DISPLACED)
-    _unlink(run, others, status)
+    _unlink(run, names)
     run.emit(Mismatched(wanted.model, wanted.file, path, artifact.expected, found, folder, words))
     return shared
 
@@ -361,15 +361,15 @@ def _is_elsewhere(
     return any(os.path.isfile(path) and not is_inode(os.path.realpath(path), status) for path in good)
 
 
-def _donate(
-    run: RunContext,
-    artifact: Artifact,
-    victim: str,
-    others: Collection[str],
-    status: os.stat_result,
-    damage: Damage,
-    about: Mapping[str, str],
-) -> str:
+class _Names(NamedTuple):
+    """The names of one inode with wrong bytes: the one that is moved, and the others, which go."""
+
+    victim: str
+    others: Collection[str]
+    status: os.stat_result
+
+
+def _donate(run: RunContext, artifact: Artifact, names: _Names, damage: Damage, about: Mapping[str, str]) -> str:
     """Make a wrong file the partial of its digest, with its bad pieces missing.
 
     Returns:
@@ -385,21 +385,21 @@ def _donate(
             return ""
         bad = " ".join(f"{start}-{end}" for start, end in damage.bad)
         note = {**about, "bad": bad}
-        folder = quarantine.keep(store, victim, damage.found, damage.bad, note, kind=quarantine.DISPLACED)
-        _unlink(run, others, status)  # nobody may see it change, and it can be moved only if nobody else has it
+        folder = quarantine.keep(store, names.victim, damage.found, damage.bad, note, kind=quarantine.DISPLACED)
+        _unlink(run, names)  # nobody may see it change, and it can be moved only if nobody else has it
         with disk(store.path):
-            repair.request_pieces(partial, damage, victim)
-            if os.path.lexists(victim):
-                os.unlink(victim)
+            repair.request_pieces(partial, damage, names.victim)
+            if os.path.lexists(names.victim):
+                os.unlink(names.victim)
         return folder
     finally:
         partial.release()
 
 
-def _unlink(run: RunContext, paths: Collection[str], status: os.stat_result) -> None:
-    """Remove names of one inode; whatever else stands there by now stays, and what cannot be removed is told."""
-    for path in paths:
-        if is_inode(path, status):
+def _unlink(run: RunContext, names: _Names) -> None:
+    """Remove the other names of one inode; what else stands there by now stays, what cannot be removed is told."""
+    for path in names.others:
+        if is_inode(path, names.status):
             try:
                 os.unlink(path)
             except OSError as error:

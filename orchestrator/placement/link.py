@@ -6,11 +6,12 @@ replaces nothing (link(2), symlink(2), linkat(2)); where it names what it judged
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -37,6 +38,7 @@ Stamp: TypeAlias = "tuple[int, int, int, int]"
 _T = TypeVar("_T")
 _MODE = 0o444  # less the umask
 _COPIES_AT_ONCE = 16  # each holds a descriptor until it is judged
+_HELD_AT_ONCE = 256  # places of one switch that are held by descriptors, three at most for each
 _TREES = (".orch-tree-", ".orch-new-", ".orch-swap-")
 _SWEPT_S = 60.0  # a folder is not looked through again for the dead's files within this time
 _swept: dict[str, float] = {}
@@ -215,6 +217,16 @@ class _New:
     temporary: str = ""
     kept: str = ""
     was_absent: bool = False
+    locks: list[int] = field(default_factory=list)  # descriptors that keep others from sweeping these names
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self.new is not None:
+            self.new.__exit__()
+        for fd in self.locks:
+            os.close(fd)
+        self.new = None
+        self.locks.clear()
 
 
 class _Switch:
@@ -238,10 +250,14 @@ class _Switch:
             self._made.append(made)
             if made.how == "copy":
                 copies.append(made)
-            if len(copies) == _COPIES_AT_ONCE:
+            if len(copies) == _COPIES_AT_ONCE or number >= _HELD_AT_ONCE:
                 if failed := self._check(copies):
                     return failed
                 copies.clear()
+            if number >= _HELD_AT_ONCE and made.new is not None:
+                error = _told(partial(self._putter.give_name, made, locked=False), place.path)
+                if isinstance(error, PlacementError):
+                    return number, error
         return self._check(copies)
 
     def _check(self, copies: Sequence[_New]) -> tuple[int, PlacementError] | None:
@@ -265,7 +281,8 @@ class _Switch:
     def name(self) -> tuple[int, PlacementError] | None:
         """Give each file its temporary name, and what it replaces a second one."""
         for made in self._made:
-            error = _told(partial(self._putter.give_temporary, made), made.place.path)
+            locked = made.number < _HELD_AT_ONCE
+            error = _told(partial(self._putter.give_temporary, made, locked=locked), made.place.path)
             if isinstance(error, PlacementError):
                 return made.number, error
         return None
@@ -286,8 +303,7 @@ class _Switch:
     def drop(self) -> None:
         """Remove what is left under temporary names."""
         for made in self._made:
-            if made.new is not None:
-                made.new.__exit__()
+            made.close()
             for path in (made.temporary, made.kept):
                 if path:
                     with suppress(OSError):
@@ -382,35 +398,58 @@ class _Putter:
         link = os.symlink if how == "symlink" else os.link
         return _New(number, sha256, place, how, make=lambda path: link(blob, path))
 
-    def give_temporary(self, made: _New) -> None:
+    def give_temporary(self, made: _New, *, locked: bool) -> None:
         """Give what was made a temporary name beside its place, and what stands there a second one.
 
         Raises:
             PlacementError: what stands there is not what was judged.
             OSError: the disk said no.
         """
-        folder = os.path.dirname(made.place.path)
-        temporary = files.temporary(folder)
-        if made.new is not None:
-            self._seal(made.sha256, made.new)
-            made.new.publish(temporary, replace=False)
-        elif made.make is not None:
+        if not made.temporary:
+            self.give_name(made, locked=locked)
+        if self._may_replace(made.place):
+            kept = self._name_for(made, made.place.path, locked=locked)
+            with suppress(OSError):  # another user's file: it cannot go back
+                os.link(made.place.path, kept, follow_symlinks=False)
+                made.kept = kept
+
+    def give_name(self, made: _New, *, locked: bool) -> None:
+        """Give what was made a temporary name beside its place; where it is not to be locked, let go of it.
+
+        Raises:
+            OSError: the disk said no.
+        """
+        if made.make is not None:
+            blob = self._store.blob(made.sha256)
+            temporary = self._name_for(made, blob, locked=locked and made.how == "hard")
             try:
                 made.make(temporary)
             except OSError:  # one disk mounted twice, or a blob that has all the links it may have
                 if made.how != "hard" or made.place.link is Link.HARD:
                     raise
                 made.how = "copy"
-                made.new = self._copy(self._store.blob(made.sha256), made.sha256, folder, made.place).new
+                made.new = self._copy(blob, made.sha256, os.path.dirname(made.place.path), made.place).new
                 _accept(check.check(self._context, [(made.sha256, made.new.path)])[0], made.place)
-                self._seal(made.sha256, made.new)
-                made.new.publish(temporary, replace=False)
-        made.temporary = temporary
-        if self._may_replace(made.place):
-            kept = files.temporary(folder)
-            with suppress(OSError):  # another user's file: it cannot go back
-                os.link(made.place.path, kept, follow_symlinks=False)
-                made.kept = kept
+            else:
+                made.temporary = temporary
+        if made.new is not None:
+            self._seal(made.sha256, made.new)
+            temporary = files.temporary(os.path.dirname(made.place.path), locked=locked)
+            made.new.publish(temporary, replace=False)
+            made.temporary = temporary
+            if not locked:
+                made.close()
+
+    def _name_for(self, made: _New, path: str, *, locked: bool) -> str:
+        """A temporary name for a second link to `path`, which is locked where it can be."""
+        folder = os.path.dirname(made.place.path)
+        if locked:
+            with suppress(OSError):  # too many open files, another user's, or a symbolic link
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                made.locks.append(fd)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return files.temporary(folder, locked=True)
+        return files.temporary(folder)
 
     def exchange(self, made: _New) -> None:
         """Rename what was made to its place.
