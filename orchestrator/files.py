@@ -113,9 +113,14 @@ class NewFile:
             os.close(own)
 
 
-def temporary(folder: str) -> str:
-    """Return a new path in `folder` for something that is about to be renamed; `sweep` removes it after a kill."""
-    return f"{folder}/{_UNLOCKED}{_random_name()}"
+def temporary(folder: str, *, locked: bool = False) -> str:
+    """Return a new path in `folder` for something that is about to be renamed; `sweep` removes it after a kill.
+
+    Args:
+        folder: where it is to be.
+        locked: this process holds a lock on it, so that `sweep` knows at once when its maker is dead.
+    """
+    return f"{folder}/{TEMPORARY if locked else _UNLOCKED}{_random_name()}"
 
 
 def write_atomic(path: str, content: bytes, *, mode: int | None = None) -> None:

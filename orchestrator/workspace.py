@@ -11,11 +11,14 @@ import msgspec
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
+from orchestrator.store import Store
+from orchestrator.transfer.context import Options, RunContext
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator.context import Context
+    from orchestrator.events import Event
     from orchestrator.manifest import Manifest, Site
     from orchestrator.manifest.lockfile import Lock
     from orchestrator.model import Host, Unresolved, Wanted
@@ -38,6 +41,14 @@ class Workspace(msgspec.Struct, frozen=True):
     hosts: dict[str, Host] = msgspec.field(default_factory=dict)
     unresolved: tuple[Unresolved, ...] = ()
     texts: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+def run_context(
+    context: Context, space: Workspace, emit: Callable[[Event], None], options: Options | None = None
+) -> RunContext:
+    """Make what all stages of one run over a workspace share."""
+    store = Store(space.store, context.state, context.stop)
+    return RunContext(context, store, emit, hosts=space.hosts, options=options or Options())
 
 
 @contextmanager

@@ -45,6 +45,8 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     if repair:
         return _repair(context, words, max_age)
     from orchestrator.commands.verify import read_sums, verify
+    from orchestrator.store import Store
+    from orchestrator.transfer.context import RunContext
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
 
@@ -55,8 +57,8 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
             space = workspace(context, {**words, "manifests": manifests})
             wanted += space.wanted
         unresolved = space.unresolved if space else ()
-        store = space.store if space else "/nonexistent"
-        return verify(context, store, wanted, sink, unresolved=unresolved, max_age_s=max_age)
+        store = Store(space.store if space else "/nonexistent", context.state, context.stop)
+        return verify(RunContext(context, store, sink), wanted, unresolved, max_age_s=max_age)
 
     return conclude(context, sink, work)
 
@@ -65,21 +67,14 @@ def _repair(context: Context, words: dict[str, Any], max_age: float | None) -> i
     from orchestrator import render
     from orchestrator.cli.session import run_options
     from orchestrator.commands.verify import repair
+    from orchestrator.workspace import run_context
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
     sink = render.choose(context.environ, **talk, stop=context.stop, verb="verify")
 
     def work() -> Summary:
         space = workspace(context, words)
-        return repair(
-            context,
-            space.store,
-            space.wanted,
-            sink,
-            hosts=space.hosts,
-            options=run_options(words),
-            unresolved=space.unresolved,
-            max_age_s=max_age,
-        )
+        run = run_context(context, space, sink, run_options(words))
+        return repair(run, space.wanted, space.unresolved, max_age_s=max_age)
 
     return conclude(context, sink, work)

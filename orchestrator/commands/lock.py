@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from orchestrator import workspace
 from orchestrator.commands.locked_manifest import LockedManifest, changes, fits, is_needed, open_locked, save, select
 from orchestrator.engine.run import sync
-from orchestrator.engine.summary import Options, fold
 from orchestrator.errors import DigestError, OrchError, Stopped
 from orchestrator.events import Finished, Foreseen, GaveUp, Noticed, Summary
 from orchestrator.faults import Fault
@@ -21,6 +20,8 @@ from orchestrator.hubs.sanity import INDEX, INDEX_BYTES, missing_of_index, missi
 from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedFile, LockedModel, fingerprint
 from orchestrator.store import Store, blobs
+from orchestrator.summary import fold
+from orchestrator.transfer.context import Options
 from orchestrator.verify import check, pieces
 
 if TYPE_CHECKING:
@@ -185,15 +186,8 @@ class _Locking:
             if not isinstance(event, Finished) or event.how == "fetched":
                 self._emit(event)
 
-        done = sync(
-            self._context,
-            self._space.store,
-            files,
-            emit,
-            hosts=self._space.hosts,
-            options=self._options,
-            findings=self._findings,
-        )
+        run = workspace.run_context(self._context, self._space, emit, self._options)
+        done = sync(replace(run, findings=self._findings), files)
         self._failed += done.failed
         self._count(fetched=done.fetched, placed=done.present + done.placed)
         self._summary = replace(self._summary, bytes_fetched=done.bytes_fetched, bytes_reused=done.bytes_reused)

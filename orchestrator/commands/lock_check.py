@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from orchestrator.commands.lock import FIRST, version
 from orchestrator.commands.locked_manifest import fits, is_needed, open_locked, select
-from orchestrator.engine.summary import fold
 from orchestrator.errors import OrchError, Stopped
 from orchestrator.events import Finished, GaveUp, Noticed, Summary
 from orchestrator.faults import Fault
 from orchestrator.hubs.resolve import LIST, listed
 from orchestrator.manifest.lockfile import fingerprint
+from orchestrator.summary import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

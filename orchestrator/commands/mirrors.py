@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.engine.summary import Counts
 from orchestrator.errors import TransferError
 from orchestrator.model import Artifact
 from orchestrator.sources.probe import HOST_REQUESTS, ProbeTarget, prefix_of, probe, probe_targets
 from orchestrator.sources.ranking import Rank
 from orchestrator.sources.route import Routes
 from orchestrator.sources.stats import History
+from orchestrator.summary import Counts
 from orchestrator.urls import host_of
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from orchestrator import files as files_
 from orchestrator import manifest as manifests
 from orchestrator.commands.verify import read_text as sums_text
 from orchestrator.engine.scan import State, look_at
-from orchestrator.engine.summary import Counts
 from orchestrator.errors import DigestError, ManifestError, OrchError, PlacementError, Problem, Stopped, TransferError
 from orchestrator.manifest import lock_path
 from orchestrator.model import Place
 from orchestrator.placement import link
+from orchestrator.summary import Counts
 from orchestrator.verify import check
 from orchestrator.workspace import read_text
 

@@ -233,7 +233,9 @@ def gc_roots(context: Context, store: Store, space: Workspace | None) -> GcRoots
     """
     found = GcRoots()
     done = {manifest.file for manifest in space.manifests} if space is not None else set()
-    _add(found, store, space.wanted if space is not None else ())
+    wanted = space.wanted if space is not None else ()
+    places = {place.path for w in wanted for place in w.places}
+    _add(found, store, wanted)
     for file in done:
         found.digests |= _digests_in(lock_path(file))
     for record in records.records(store):
@@ -258,6 +260,7 @@ def gc_roots(context: Context, store: Store, space: Workspace | None) -> GcRoots
             _add_recorded(context, store, found, record.manifest, recorded)
         if not _is_gone(context, record):
             _add_previous(found, record)
+            _add_standing(found, record, places, context.now())
     return found
 
 
@@ -295,6 +298,13 @@ def _add_previous(found: GcRoots, record: records.RecordFile) -> None:
         for sha256, when in made.get("previous", ()):
             found.previous[sha256] = max(when, found.previous.get(sha256, 0.0))
             found.placed.setdefault(sha256, path)
+
+
+def _add_standing(found: GcRoots, record: records.RecordFile, places: Collection[str], now: float) -> None:
+    """Add what wanted places hold until the next sync replaces it: a previous version from then on."""
+    for path, made in record.places.items():
+        if path in places and os.path.lexists(path):
+            found.previous[made["sha256"]] = now
 
 
 def is_awaited(found: GcRoots, key: str) -> bool:

@@ -12,24 +12,22 @@ from orchestrator import checksums, events
 from orchestrator.engine import weak_pins
 from orchestrator.engine.run import execute
 from orchestrator.engine.scan import FileState, RecordIndex, State, scan, warn_of_size
-from orchestrator.engine.summary import Counts
 from orchestrator.errors import DigestError, ManifestError, PlacementError, Problem, Stopped, TransferError
 from orchestrator.files import place_error, store_error
 from orchestrator.formats import wrong_file
 from orchestrator.model import Pin, Place, Wanted
-from orchestrator.store import Store
 from orchestrator.store.verification_log import VerificationLog
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from orchestrator.checksums import Checksums, Entry
-    from orchestrator.context import Context
-    from orchestrator.engine.summary import Options
     from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
-    from orchestrator.model import Host, Unresolved
+    from orchestrator.model import Unresolved
+    from orchestrator.store import Store
+    from orchestrator.transfer.context import RunContext
 
 
 File = tuple[str, str, "os.stat_result | None"]  # sha256, path, the status that it has before it is read
@@ -60,12 +58,10 @@ class VerifiedFiles(NamedTuple):
 
 
 def verify(
-    context: Context,
-    store_path: str,
+    run: RunContext,
     wanted: Sequence[Wanted],
-    emit: Callable[[Event], None],
-    *,
     unresolved: Sequence[Unresolved] = (),
+    *,
     max_age_s: float | None = None,
 ) -> Summary:
     """Read every place, and the blob behind it, with `sha256sum -c`; nothing is changed.
@@ -75,37 +71,34 @@ def verify(
     Returns:
         The summary: 0, 6 wrong bytes, 5 missing, 1 both.
     """
-    began = context.monotonic()
-    store = Store(store_path, context.state, context.stop)
-    wanted = weak_pins.with_known_sha256(store, wanted)
-    counts = Counts(wanted)
-    counts.refuse(unresolved, emit)
-    unread, records = iter(wanted), RecordIndex(store)
+    began = run.context.monotonic()
+    wanted = weak_pins.with_known_sha256(run.store, wanted)
+    run.counts.begin(wanted, unresolved, run.emit)
+    unread, records = iter(wanted), RecordIndex(run.store)
     try:
-        for found in read(context, store, wanted, max_age_s):
+        for found in read(run, wanted, max_age_s):
             next(unread)
             if found.true_size is not None:
-                warn_of_size(found.wanted, found.true_size, emit)
+                warn_of_size(found.wanted, found.true_size, run.emit)
             if found.wrong:
-                emit(counts.fail(found.wanted, _error(records, found)))
+                run.fail(found.wanted, _error(records, found))
             elif found.unknown:
-                path, error = found.unknown[0]
-                emit(counts.fail(found.wanted, unread_error(store, path, error)))
+                run.fail(found.wanted, unread_error(run.store, *found.unknown[0]))
             else:
-                counts.present += 1
-                emit(found.event)
+                run.counts.present += 1
+                run.emit(found.event)
     except Stopped:
-        give_up(counts, unread, emit)
-    return counts.summary(context.monotonic() - began, stopped=context.stop.code)
+        give_up(run, unread)
+    return run.counts.summary(run.context.monotonic() - began, stopped=run.context.stop.code)
 
 
-def give_up(counts: Counts, unread: Iterable[Wanted], emit: Callable[[Event], None]) -> None:
+def give_up(run: RunContext, unread: Iterable[Wanted]) -> None:
     """Tell the files that a stop left unread."""
     for w in unread:
-        emit(counts.fail(w, TransferError("interrupted before it was read", "run `orch verify` again")))
+        run.fail(w, TransferError("interrupted before it was read", "run `orch verify` again"))
 
 
-def read(context: Context, store: Store, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[VerifiedFiles]:
+def read(run: RunContext, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[VerifiedFiles]:
     """Read all files, many by one program, and say of each wanted one what is wrong.
 
     Those without sha256 are read by their other pins, each time.
@@ -114,6 +107,7 @@ def read(context: Context, store: Store, wanted: Sequence[Wanted], max_age_s: fl
         NoBackendError: there is no sha256sum on this machine.
         Stopped: a stop was asked for.
     """
+    context, store = run.context, run.store
     reads = VerificationLog(context.state, context.now())
     for start in range(0, len(wanted), BATCH):
         batch = [(w, _files(store, w)) for w in wanted[start : start + BATCH]]
@@ -296,14 +290,10 @@ def _name(base: str, path: str, entry: Entry) -> str:
 
 
 def repair(
-    context: Context,
-    store_path: str,
+    run: RunContext,
     wanted: Sequence[Wanted],
-    emit: Callable[[Event], None],
-    *,
-    hosts: Mapping[str, Host],
-    options: Options,
     unresolved: Sequence[Unresolved] = (),
+    *,
     max_age_s: float | None = None,
 ) -> Summary:
     """Read everything as `reread` does, then do for what is wrong or absent what a sync would. No pin is changed.
@@ -311,33 +301,31 @@ def repair(
     Returns:
         The summary: 0 where all is right in the end, else what `sync` would end with.
     """
-    began = context.monotonic()
-    store = Store(store_path, context.state, context.stop)
-    wanted = weak_pins.with_known_sha256(store, wanted)
-    counts = Counts(wanted)
-    counts.refuse(unresolved, emit)
+    began = run.context.monotonic()
+    wanted = weak_pins.with_known_sha256(run.store, wanted)
+    run.counts.begin(wanted, unresolved, run.emit)
     todo: list[FileState] = []
-    unread, records = iter(wanted), RecordIndex(store)
+    unread, records = iter(wanted), RecordIndex(run.store)
     try:
-        for found in read(context, store, wanted, max_age_s):
+        for found in read(run, wanted, max_age_s):
             next(unread)
             if found.unknown and not found.wrong:
-                emit(counts.fail(found.wanted, unread_error(store, *found.unknown[0])))
+                run.fail(found.wanted, unread_error(run.store, *found.unknown[0]))
                 continue
             if found.true_size is not None:
-                warn_of_size(found.wanted, found.true_size, emit)
-            file_state = _standing(store, records, found)
+                warn_of_size(found.wanted, found.true_size, run.emit)
+            file_state = _standing(run.store, records, found)
             if file_state.present:
-                counts.present += 1
-                emit(found.event)
+                run.counts.present += 1
+                run.emit(found.event)
             else:
                 todo.append(file_state)
     except Stopped:
-        give_up(counts, (*(file_state.wanted for file_state in todo), *unread), emit)
+        give_up(run, (*(file_state.wanted for file_state in todo), *unread))
         todo = []
     if todo:
-        execute(context, store, todo, emit, hosts, options, counts)
-    return counts.summary(context.monotonic() - began, stopped=context.stop.code)
+        execute(run, todo)
+    return run.counts.summary(run.context.monotonic() - began, stopped=run.context.stop.code)
 
 
 def _standing(store: Store, records: RecordIndex, found: VerifiedFiles) -> FileState:

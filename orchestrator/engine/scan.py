@@ -232,6 +232,50 @@ def scan(store: Store, wanted: Iterable[Wanted], records: RecordIndex | None = N
     return found
 
 
+def replaced_models(
+    records: RecordIndex, todo: Iterable[FileState]
+) -> tuple[dict[tuple[str, str], list[FileState]], list[tuple[Wanted, str]]]:
+    """Find the models, by (manifest, name), of which a place may hold an earlier version: those switch whole.
+
+    Returns:
+        The files of each of them that are not present; and each file of which it is known without reading which
+        version (a digest) stands at a place.
+    """
+    by_model: dict[tuple[str, str], list[FileState]] = {}
+    for file_state in todo:
+        by_model.setdefault((file_state.wanted.manifest, file_state.wanted.model), []).append(file_state)
+    models: dict[tuple[str, str], list[FileState]] = {}
+    known: list[tuple[Wanted, str]] = []
+    for key, file_states in by_model.items():
+        found = [(each.wanted, old) for each in file_states if (old := _previous(records, each)) is not None]
+        if found:
+            models[key] = file_states
+            known += [(wanted, old) for wanted, old in found if old]
+    return models, known
+
+
+def _previous(records: RecordIndex, file_state: FileState) -> str | None:
+    """The digest of the earlier version at one of a file's places; "" where that must be read first, None for none."""
+    sha256, found = file_state.wanted.sha256, None
+    for path, state in file_state.states:
+        if state in (State.SEALED, State.ABSENT) or not os.path.exists(path):
+            continue
+        place = next((place for place in file_state.wanted.places if place.path == path), None)
+        if place is None:
+            continue  # a layout's mark, or the blob
+        if state is State.OUTDATED and os.path.islink(path):
+            return os.path.basename(os.readlink(path))
+        if state is State.OUTDATED and not place.unpack:
+            return records.previous(path, os.lstat(path), sha256)
+        mine = (digest for made in records.ours(path) for digest in (made["sha256"], made.get("old", "")))
+        earlier = next((digest for digest in mine if digest not in ("", sha256)), "")
+        if state is State.OUTDATED:
+            return earlier
+        if earlier:
+            found = ""  # ours, and touched: it may be the earlier version
+    return found
+
+
 def warn_of_size(wanted: Wanted, true_size: int, emit: Callable[[Event], None]) -> None:
     """Tell that a manifest's `size:` is not that of the bytes whose digest it has: file, line and the right number."""
     from orchestrator.events import Noticed

@@ -8,17 +8,20 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from orchestrator.backends import select
+from orchestrator.engine import disk_space
 from orchestrator.engine.bugs import foreseen
-from orchestrator.engine.install import Install
+from orchestrator.engine.inspect import Due, Inspection, UnreadableError
+from orchestrator.engine.install import Installer, Item, repair_sharers
 from orchestrator.engine.scan import RecordIndex, State
-from orchestrator.engine.summary import interrupted
-from orchestrator.errors import BugError, OrchError, PlacementError, Stopped, StoreError, TransferError
-from orchestrator.events import Finished, Noticed, Placed
+from orchestrator.errors import BugError, OrchError, Stopped, StoreError, TransferError
+from orchestrator.events import Noticed
 from orchestrator.limits import files_at_once
-from orchestrator.placement import link
 from orchestrator.sources.route import Routes
-from orchestrator.store import blobs, records
+from orchestrator.store import blobs, partials, records
+from orchestrator.summary import interrupted
 from orchestrator.transfer.adopt import adopt
 from orchestrator.transfer.batch import BatchItem, fetch_batch
 from orchestrator.transfer.download import Receipt, fetch
@@ -26,12 +29,11 @@ from orchestrator.transfer.retry import Try, next_step
 from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from orchestrator.backends.base import Backend
     from orchestrator.engine.scan import FileState
-    from orchestrator.engine.summary import Counts, Options
-    from orchestrator.model import Artifact, Place, Wanted
+    from orchestrator.model import Artifact
     from orchestrator.sources.route import Route
     from orchestrator.transfer.context import RunContext
 
@@ -43,27 +45,19 @@ DISK_S = 10.0  # where the disk ends the run nobody waits at the keyboard
 class Scheduler:
     """The threads of one run: each takes the next piece of work, starts its programs and waits for them."""
 
-    def __init__(
-        self,
-        run: RunContext,
-        groups: list[tuple[Artifact, list[FileState]]],
-        begun: set[str],
-        bundled: Iterable[str],
-        options: Options,
-        counts: Counts,
-    ) -> None:
-        self._options, self._counts = options, counts
-        self._batcher = Batcher(run, begun, bundled)
+    def __init__(self, run: RunContext, groups: list[tuple[Artifact, list[FileState]]]) -> None:
+        self._batcher = Batcher(run, disk_space.with_partials(run.store), partials.batch_remains(run.store))
         alone, batches = self._batcher.pack(BatchTask(artifact, same) for artifact, same in groups)
         # Largest first; bundles once the large files have started, beside whose end there is room for them.
         large = [task for task in alone if (task.artifact.size or 0) > SMALL_BYTES]
         self._queue: deque[BatchTask | Batch] = deque((*large, *batches, *alone[len(large) :]))
-        self._workers = min(files_at_once(options.jobs), len(groups))  # a bundle may leave over work for all
+        self._workers = min(files_at_once(run.options.jobs), len(groups))  # a bundle may leave over work for all
         self._run = run
         self._turn = threading.Condition()
         self._open = 0  # parcels under way: each may leave something over
         self._now: dict[threading.Event, BatchTask | Batch] = {}  # what each thread is at, by the event of its end
         self._records = RecordIndex(run.store)
+        self._installer = Installer(run, self._records, [each for _, same in groups for each in same])
         self._end: OrchError | None = None
 
     def work(self) -> None:
@@ -165,9 +159,8 @@ class Scheduler:
 
     def _fail(self, work: BatchTask | Batch, error: OrchError) -> None:
         for task in work.tasks if isinstance(work, Batch) else [work]:
-            if task.claim():
-                for file_state in task.file_states:
-                    self._run.emit(self._counts.fail(file_state.wanted, error))
+            for file_state in task.file_states:
+                self._installer.fail(file_state.wanted, error)
 
     def _foreseen(self, work: BatchTask | Batch, error: Exception) -> OrchError:
         tasks = work.tasks if isinstance(work, Batch) else [work]
@@ -177,7 +170,7 @@ class Scheduler:
     def _many(self, batch: Batch) -> None:
         more: list[BatchTask | Batch] = []
         try:
-            alone, batches = self._batcher.again(run_batch(self._run, self._batcher, batch, self._counts))
+            alone, batches = self._batcher.again(self._run_batch(batch))
             more += [*batches, *alone]
         except Exception as error:
             told = self._foreseen(batch, error)
@@ -185,42 +178,117 @@ class Scheduler:
                 raise
             # One of them is to blame: each alone, it is the only one that fails.
             self._run.emit(Noticed(f"{len(batch.tasks)} files go one by one: {told.message}; {told.hint}"))
-            more += [task for task in batch.tasks if not task.is_told]
+            more += [task for task in batch.tasks if not self._is_told(task)]
         finally:
             with self._turn:
                 self._queue.extend(more)
                 self._open -= 1
                 self._turn.notify_all()
 
+    def _is_told(self, task: BatchTask) -> bool:
+        """Whether somebody has said what became of all that a task is for."""
+        return all(self._run.counts.is_booked(file_state.wanted) for file_state in task.file_states)
+
+    def _run_batch(self, batch: Batch) -> list[BatchTask]:
+        """Fetch and install the files of a batch, as far as one run of its program brings them.
+
+        Returns:
+            What must be tried another way.
+
+        Raises:
+            OrchError, Stopped: for all of it.
+        """
+        run, receipt = self._run, Receipt()
+        if batch.backend is not None:
+            items = [task.item for task in batch.tasks]
+            try:
+                fetch_batch(run, batch.backend, self._batcher.way(batch), items, receipt)
+            finally:
+                run.counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
+        ready = [task for task in batch.tasks if batch.backend is None or task.item.came]
+        self._installer.add([item for task in ready for item in _clear_items(batch, task, receipt.seconds)])
+        left = []
+        for task in batch.tasks:
+            if task.item.error is not None:
+                self._fail(task, task.item.error)
+            elif batch.backend is not None and not task.item.came:
+                left.append(task)
+        return left
+
     def _one(self, task: BatchTask) -> None:
-        receipt = Receipt(attempts=task.item.attempts)
-        if not self._options.offline:
-            adopt(self._run, task.artifact)
-        work = Install(self._run, self._records, task.artifact, task.file_states, force=self._options.force)
-        get = _refuse_offline if self._options.offline else fetch
+        """Do all that one digest needs: read what stands at its places, have its blob, install it."""
+        run, receipt = self._run, Receipt(attempts=task.item.attempts)
+        if not run.options.offline:
+            adopt(run, task.artifact)
+        inspection = Inspection(run, self._records, task.artifact, task.file_states)
         try:
-            results = work.install(get, receipt)
+            items = _acquire(inspection, receipt)
         finally:
-            self._counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
-        if not task.claim():  # too late: it was told as interrupted
-            return
-        for wanted, result in results:
-            if isinstance(result, OrchError):
-                self._run.emit(self._counts.fail(wanted, result))
-            else:
-                self._counts.count(result)
+            run.counts.moved(receipt.bytes_fetched, receipt.bytes_reused + inspection.reused_bytes)
+        self._installer.add(items)
 
 
-def _refuse_offline(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:  # noqa: ARG001 - stands in for fetch
-    raise TransferError(
-        f"{artifact.name}: not in the store, and --offline forbids to fetch it", "leave out --offline", "missing"
-    )
+def _clear_items(batch: Batch, task: BatchTask, seconds: float) -> list[Item]:
+    """What is to be installed of a task at whose places nothing stands."""
+    items = [
+        Item(file_state.wanted, task.item.artifact.sha256, [Due(place) for place in file_state.wanted.places])
+        for file_state in task.file_states
+    ]
+    if batch.backend is not None and task.item.came == "wire":
+        items[0].how, items[0].backend, items[0].source = "fetched", batch.backend.NAME, task.item.url
+    for item in items:
+        item.seconds = seconds
+    return items
+
+
+def _acquire(inspection: Inspection, receipt: Receipt) -> list[Item]:
+    """Read what stands at the places of one digest, and make sure of its blob where one is needed.
+
+    Raises:
+        StoreError, Stopped: the run's end; all other errors are those of the items.
+    """
+    run, key = inspection.run, inspection.artifact.key
+    items = [Item(file_state.wanted, "", *inspection.dues(file_state)) for file_state in inspection.file_states]
+    for item in items:
+        item.replaces = any(due.old for due in item.dues)
+    needing = [item for item in items if item.dues or not (item.error or item.wanted.places)]
+    mending = records.to_repair(run.store, key)
+    if needing or inspection.was_quarantined or mending:
+        try:
+            if not inspection.has_blob():
+                _fetch(inspection, receipt)
+                if receipt.backend and needing:
+                    needing[0].how, needing[0].backend, needing[0].source = "fetched", receipt.backend, receipt.source
+        except OrchError as failure:
+            if isinstance(failure, StoreError) and not isinstance(failure, UnreadableError):
+                raise
+            for item in needing:
+                item.error, item.dues = item.error or failure, ()
+            return items
+        repair_sharers(run, inspection, mending)
+    for item in items:
+        item.sha256, item.seconds = inspection.artifact.sha256, receipt.seconds
+    return items
+
+
+def _fetch(inspection: Inspection, receipt: Receipt) -> None:
+    """Fetch one digest into the store.
+
+    Raises:
+        OrchError, Stopped: as `transfer.download.fetch`.
+    """
+    artifact = inspection.artifact
+    if inspection.run.options.offline:
+        raise TransferError(
+            f"{artifact.name}: not in the store, and --offline forbids to fetch it", "leave out --offline", "missing"
+        )
+    fetch(inspection.run, artifact, receipt)
+    inspection.artifact = msgspec.structs.replace(artifact, sha256=receipt.sha256)
 
 
 SMALL_BYTES = 1 << 20  # above it a file is worth a process, and a look at what is kept of it
 MOST_FILES = 512  # some at a time, so that one bundle's check and commit run beside another's download
 WORTH_ANOTHER = 8  # so many leftovers of one host make a bundle again
-_CLAIMS = threading.Lock()
 
 
 @dataclass(slots=True)
@@ -233,16 +301,9 @@ class BatchTask:
     host: str = ""
     backend: Backend | None = None  # of its bundle
     asked: int = 0  # how many of its sources bundles have asked
-    is_told: bool = False  # what became of it was said, and counted
 
     def __post_init__(self) -> None:
         self.item = BatchItem(self.artifact)
-
-    def claim(self) -> bool:
-        """Take it on oneself to say what became of it; false where another thread has done so."""
-        with _CLAIMS:
-            first, self.is_told = not self.is_told, True
-            return first
 
 
 @dataclass(slots=True)
@@ -355,108 +416,6 @@ class Batcher:
 
     def _send(self, task: BatchTask, url: str, backend: Backend, wait_s: float = 0.0) -> None:
         task.host, task.backend, task.item.url, task.item.wait_s = host_of(url), backend, url, wait_s
-
-
-def run_batch(run: RunContext, batcher: Batcher, batch: Batch, counts: Counts) -> list[BatchTask]:
-    """Do all that a parcel needs: fetch, place, tell.
-
-    Returns:
-        What must be tried another way.
-
-    Raises:
-        OrchError, Stopped: for all of it; nothing of it was told.
-    """
-    receipt = Receipt()
-    items = [task.item for task in batch.tasks]
-    if batch.backend is not None:
-        try:
-            fetch_batch(run, batch.backend, batcher.way(batch), items, receipt)
-        finally:
-            counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
-        ready = [task for task in batch.tasks if task.item.came]
-    else:
-        ready = batch.tasks
-    made = _place(run, ready)
-    for task in ready:
-        _tell(run, batch, task, made, counts, receipt.seconds)
-    left = []
-    for task in batch.tasks:
-        if task.item.error is not None and task.claim():
-            for file_state in task.file_states:
-                run.emit(counts.fail(file_state.wanted, task.item.error))
-        elif batch.backend is not None and not task.item.came:
-            left.append(task)
-    return left
-
-
-def _place(run: RunContext, tasks: Sequence[BatchTask]) -> dict[str, str | PlacementError]:
-    """Record all places, a write a manifest, then make them."""
-    todo: list[tuple[str, Place]] = []
-    refused: dict[str, str | PlacementError] = {}
-    written: dict[str, dict[str, records.PlaceRecord]] = {}
-    for task in tasks:
-        sha256 = task.item.artifact.sha256
-        for file_state in task.file_states:
-            if file_state.wanted.allow and (error := _refused(run, sha256, file_state.wanted)):
-                refused.update((place.path, error) for place in file_state.wanted.places)
-                continue
-            record = written.setdefault(file_state.wanted.manifest, {})
-            for place in file_state.wanted.places:
-                if not place.target:
-                    record[place.path] = {"sha256": sha256, "link": place.link.value}
-                todo.append((sha256, place))
-    for manifest, record in written.items():
-        if record:
-            records.record(run.store, run.context.hostname, manifest, record, run.context.stop)
-    made = link.put_all(run.context, run.store, todo)
-    results = {place.path: how for (_, place), how in zip(todo, made, strict=True)}
-    for manifest, record in written.items():
-        stands = {path: how for path in record if isinstance(how := results[path], str)}
-        records.finish(run.store, run.context.hostname, manifest, stands, run.context.stop)
-    return {**refused, **results}
-
-
-def _refused(run: RunContext, sha256: str, wanted: Wanted) -> PlacementError | None:
-    """Why a file is of no format that its manifest allows."""
-    from orchestrator.placement import allow
-
-    try:
-        allow.check(run.store.blob(sha256), wanted, run.context.stop)
-    except PlacementError as error:
-        return error
-    return None
-
-
-def _tell(
-    run: RunContext,
-    batch: Batch,
-    task: BatchTask,
-    made: dict[str, str | PlacementError],
-    counts: Counts,
-    seconds: float,
-) -> None:
-    """Say of each file of a task what became of it, and count it."""
-    if not task.claim():
-        return
-    fetched = task.item.came == "wire"
-    for file_state in task.file_states:
-        wanted, error = file_state.wanted, None
-        for place in wanted.places:
-            how = made[place.path]
-            if isinstance(how, PlacementError):
-                error = error or how
-            else:
-                run.emit(Placed(wanted.model, wanted.file, place.path, how))
-        if error is not None:
-            run.emit(counts.fail(wanted, error))
-        elif fetched and batch.backend is not None:
-            fetched = False
-            counts.count("fetched")
-            size, name = task.item.size, batch.backend.NAME
-            run.emit(Finished(wanted.model, wanted.file, "fetched", name, task.item.url, size, seconds))
-        else:
-            counts.count("placed")
-            run.emit(Finished(wanted.model, wanted.file, "placed", size_bytes=wanted.size or 0, seconds=seconds))
 
 
 def _is_clear(task: BatchTask) -> bool:

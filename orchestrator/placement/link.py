@@ -6,11 +6,12 @@ Nothing is replaced that the caller did not inspect: without its word a place is
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -22,7 +23,7 @@ from orchestrator.store import blobs, extra_files, records, seal
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from orchestrator.context import Context
@@ -37,6 +38,7 @@ Stamp: TypeAlias = "tuple[int, int, int, int]"
 _T = TypeVar("_T")
 _MODE = 0o444  # less the umask
 _COPIES_AT_ONCE = 16  # each holds a descriptor until it is checked
+_HELD_AT_ONCE = 256  # places of one switch that are held by descriptors, three at most for each
 _TREES = (".orch-tree-", ".orch-new-", ".orch-swap-")
 _SWEEP_EVERY_S = 60.0  # seconds within which a folder is not searched again for the files of dead runs
 _swept: dict[str, float] = {}
@@ -147,6 +149,39 @@ def put_all(
     return results
 
 
+def switch_all(
+    context: Context,
+    store: Store,
+    places: Sequence[tuple[str, Place]],
+    over: Mapping[str, Stamp] | None = None,
+    *,
+    force: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> list[str | PlacementError]:
+    """Exchange many places in one go: all are made under other names first, then renamed one straight after the other.
+
+    Where one cannot be made or renamed, none changes: what was renamed already goes back. Trees are no part of that:
+    they are made file by file, before the renames. The arguments are those of `put_all`.
+
+    Returns:
+        Of each, how it was made; where one failed why, and "" of all others.
+
+    Raises:
+        StoreError: the store's disk said no.
+        Stopped: a stop was asked for; nothing has changed.
+    """
+    putter = _Putter(context, store, over or {}, force=force, tell=tell)
+    switch = _Switch(putter, context, places)
+    try:
+        for step in (switch.make, switch.unpack, switch.name, switch.rename):
+            if (failed := step()) is not None:
+                number, error = failed
+                return [error if each == number else "" for each in range(len(places))]
+        return switch.results
+    finally:
+        switch.drop()
+
+
 def sweep(store: Store, folders: Iterable[str]) -> None:
     """Remove the unfinished files of dead runs from these folders; those of a running one stay."""
     now = time.monotonic()
@@ -170,6 +205,139 @@ class _Copy:
     new: files.NewFile
     place: Place
     number: int = 0
+
+
+@dataclass(slots=True)
+class _New:
+    """What is to be exchanged for one place: a file without a name (`new`), or how to make a link (`make`).
+
+    `temporary` is its name until it is renamed; `kept` a second name of what it replaces, for as long as that may
+    have to go back; `was_absent` says that nothing stood there.
+    """
+
+    number: int
+    sha256: str
+    place: Place
+    how: str
+    new: files.NewFile | None = None
+    make: Callable[[str], None] | None = None
+    temporary: str = ""
+    kept: str = ""
+    was_absent: bool = False
+    locks: list[int] = field(default_factory=list)  # descriptors that keep others from sweeping these names
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self.new is not None:
+            self.new.__exit__()
+        for fd in self.locks:
+            os.close(fd)
+        self.new = None
+        self.locks.clear()
+
+
+class _Switch:
+    """Exchanges many places; each step gives the number of the place that failed, and why, or None."""
+
+    def __init__(self, putter: _Putter, context: Context, places: Sequence[tuple[str, Place]]) -> None:
+        self._putter, self._context, self._places = putter, context, places
+        self._paths = {place.path for _, place in places}
+        self._made: list[_New] = []
+        self.results: list[str | PlacementError] = [""] * len(places)
+
+    def make(self) -> tuple[int, PlacementError] | None:
+        """Make all files, and check the copies."""
+        copies: list[_New] = []
+        for number, (sha256, place) in enumerate(self._places):
+            if place.unpack:
+                continue
+            made = _told(partial(self._putter.make, number, sha256, place, self._paths), place.path)
+            if isinstance(made, PlacementError):
+                return number, made
+            self._made.append(made)
+            if made.how == "copy":
+                copies.append(made)
+            if len(copies) == _COPIES_AT_ONCE or number >= _HELD_AT_ONCE:
+                if failed := self._check(copies):
+                    return failed
+                copies.clear()
+            if number >= _HELD_AT_ONCE and made.new is not None:
+                error = _told(partial(self._putter.give_name, made, locked=False), place.path)
+                if isinstance(error, PlacementError):
+                    return number, error
+        return self._check(copies)
+
+    def _check(self, copies: Sequence[_New]) -> tuple[int, PlacementError] | None:
+        read = [(copy.sha256, copy.new.path) for copy in copies if copy.new is not None]
+        for copy, verdict in zip(copies, check.check(self._context, read), strict=True):
+            error = _told(partial(_accept, verdict, copy.place), copy.place.path)
+            if isinstance(error, PlacementError):
+                return copy.number, error
+        return None
+
+    def unpack(self) -> tuple[int, PlacementError] | None:
+        """Make the trees."""
+        for number, (sha256, place) in enumerate(self._places):
+            if place.unpack:
+                made = _told(partial(self._putter.put, sha256, place), place.path)
+                if isinstance(made, PlacementError):
+                    return number, made
+                self.results[number] = "unpacked"
+        return None
+
+    def name(self) -> tuple[int, PlacementError] | None:
+        """Give each file its temporary name, and what it replaces a second one."""
+        for made in self._made:
+            locked = made.number < _HELD_AT_ONCE
+            error = _told(partial(self._putter.give_temporary, made, locked=locked), made.place.path)
+            if isinstance(error, PlacementError):
+                return made.number, error
+        return None
+
+    def rename(self) -> tuple[int, PlacementError] | None:
+        """Rename all; or none, where one cannot be."""
+        for count, made in enumerate(self._made):
+            error = _told(partial(self._putter.exchange, made), made.place.path)
+            if isinstance(error, PlacementError):
+                for before in reversed(self._made[:count]):
+                    _go_back(before)
+                return made.number, error
+        for made in self._made:
+            self._putter.remember(made.sha256, made.place)
+            self.results[made.number] = made.how
+        return None
+
+    def drop(self) -> None:
+        """Remove what is left under temporary names."""
+        for made in self._made:
+            made.close()
+            for path in (made.temporary, made.kept):
+                if path:
+                    with suppress(OSError):
+                        os.unlink(path)
+
+
+def _accept(verdict: Verdict, place: Place) -> None:
+    """See that a copy came out right.
+
+    Raises:
+        PlacementError, OSError: it did not, or cannot be read.
+    """
+    if verdict.error is not None:
+        raise verdict.error
+    if not verdict.is_good:
+        raise PlacementError(
+            f"the copy to {os.path.dirname(place.path)} came out wrong", "check that disk: `dmesg | tail`"
+        )
+
+
+def _go_back(made: _New) -> None:
+    """Give a place back what it held before the switch; one that is new goes, what cannot go back stays."""
+    with suppress(OSError):
+        if made.kept:
+            os.rename(made.kept, made.place.path)
+        elif made.was_absent:
+            os.unlink(made.place.path)
 
 
 class _Putter:
@@ -198,15 +366,10 @@ class _Putter:
         blob = self._store.blob(sha256)
         how = self._how(blob, folder, place)
         if how == "reflink":
-            with files.NewFile(folder, _MODE) as new:
-                if blobs.clone_into(blob, new.fd):
+            if (new := self._reflink(blob, folder, place)) is not None:
+                with new:
                     self._publish(sha256, new, place)
                     return how
-            if place.link is Link.REFLINK:
-                raise PlacementError(
-                    f"no reflink to {folder}: the file system has none, or it is another one", "use `link: auto`"
-                )
-            self._no_reflink.add(self._device[folder])
             how = self._hard_or_copy(blob, folder, place)
         if how == "symlink":
             self._name(sha256, place, lambda path: os.symlink(blob, path))
@@ -223,14 +386,103 @@ class _Putter:
                 return how
         return self._copy(blob, sha256, folder, place)
 
+    def make(self, number: int, sha256: str, place: Place, others: Collection[str]) -> _New:
+        """Make what is to stand at a place, with no name yet; `others` are the paths that are made with it."""
+        folder = self._folder(place.path)
+        if place.target:
+            target = os.path.normpath(f"{folder}/{place.target}")
+            if target not in others and not os.path.exists(target):
+                raise _leads_nowhere(place, target)
+            return _New(number, "", place, "symlink", make=lambda path: os.symlink(place.target, path))
+        blob = self._store.blob(sha256)
+        how = self._how(blob, folder, place)
+        if how == "reflink":
+            if (new := self._reflink(blob, folder, place)) is not None:
+                return _New(number, sha256, place, how, new)
+            how = self._hard_or_copy(blob, folder, place)
+        if how == "copy":
+            return _New(number, sha256, place, how, self._copy(blob, sha256, folder, place).new)
+        link = os.symlink if how == "symlink" else os.link
+        return _New(number, sha256, place, how, make=lambda path: link(blob, path))
+
+    def give_temporary(self, made: _New, *, locked: bool) -> None:
+        """Give what was made a temporary name beside its place, and what stands there a second one.
+
+        Raises:
+            PlacementError: what stands there is not what was judged.
+            OSError: the disk said no.
+        """
+        if not made.temporary:
+            self.give_name(made, locked=locked)
+        if self._may_replace(made.place):
+            kept = self._name_for(made, made.place.path, locked=locked)
+            with suppress(OSError):  # another user's file: it cannot go back
+                os.link(made.place.path, kept, follow_symlinks=False)
+                made.kept = kept
+
+    def give_name(self, made: _New, *, locked: bool) -> None:
+        """Give what was made a temporary name beside its place; where it is not to be locked, let go of it.
+
+        Raises:
+            OSError: the disk said no.
+        """
+        if made.make is not None:
+            blob = self._store.blob(made.sha256)
+            temporary = self._name_for(made, blob, locked=locked and made.how == "hard")
+            try:
+                made.make(temporary)
+            except OSError:  # one disk mounted twice, or a blob that has all the links it may have
+                if made.how != "hard" or made.place.link is Link.HARD:
+                    raise
+                made.how = "copy"
+                made.new = self._copy(blob, made.sha256, os.path.dirname(made.place.path), made.place).new
+                _accept(check.check(self._context, [(made.sha256, made.new.path)])[0], made.place)
+            else:
+                made.temporary = temporary
+        if made.new is not None:
+            self._seal(made.sha256, made.new)
+            temporary = files.temporary(os.path.dirname(made.place.path), locked=locked)
+            made.new.publish(temporary, replace=False)
+            made.temporary = temporary
+            if not locked:
+                made.close()
+
+    def _name_for(self, made: _New, path: str, *, locked: bool) -> str:
+        """A temporary name for a second link to `path`, which is locked where it can be."""
+        folder = os.path.dirname(made.place.path)
+        if locked:
+            with suppress(OSError):  # too many open files, another user's, or a symbolic link
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                made.locks.append(fd)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return files.temporary(folder, locked=True)
+        return files.temporary(folder)
+
+    def exchange(self, made: _New) -> None:
+        """Rename what was made to its place.
+
+        Raises:
+            PlacementError: what stands there is not what was judged.
+            OSError: the disk said no.
+        """
+        with self._minding(made.sha256, made.place):
+            if self._may_replace(made.place):
+                os.rename(made.temporary, made.place.path)
+                if made.how != "hard":  # of two names of one inode a rename removes neither
+                    made.temporary = ""
+            else:
+                files.rename_new(made.temporary, made.place.path)
+                made.temporary, made.was_absent = "", True
+
+    def remember(self, sha256: str, place: Place) -> None:
+        """Note in the local state that what stands at a place is right, where its seal does not say it."""
+        if sha256:
+            with suppress(OSError):
+                seal.remember(self._store, place.path, sha256)
+
     def finish(self, copy: _Copy, verdict: Verdict) -> str:
         """Give a copy its name, if its bytes are right."""
-        if verdict.error is not None:
-            raise verdict.error
-        if not verdict.is_good:
-            raise PlacementError(
-                f"the copy to {os.path.dirname(copy.place.path)} came out wrong", "check that disk: `dmesg | tail`"
-            )
+        _accept(verdict, copy.place)
         self._publish(copy.sha256, copy.new, copy.place)
         return "copy"
 
@@ -241,7 +493,7 @@ class _Putter:
         if target in failed:
             raise failed[target]
         if not os.path.exists(target):
-            raise PlacementError(f"{place.path}: what it should lead to is not there: {target}", "run the same again")
+            raise _leads_nowhere(place, target)
         self._folder(place.path)
         self._name("", place, lambda path: os.symlink(place.target, path))
         return "symlink"
@@ -256,6 +508,27 @@ class _Putter:
             self._device[folder] = os.stat(folder).st_dev
         return folder
 
+    def _reflink(self, blob: str, folder: str, place: Place) -> files.NewFile | None:
+        """Clone a blob into a file without a name; None where there is no reflink from the one to the other.
+
+        Raises:
+            PlacementError: `link: reflink` was asked for.
+        """
+        new = files.NewFile(folder, _MODE)
+        try:
+            if blobs.clone_into(blob, new.fd):
+                return new
+        except BaseException:
+            new.__exit__()
+            raise
+        new.__exit__()
+        if place.link is Link.REFLINK:
+            raise PlacementError(
+                f"no reflink to {folder}: the file system has none, or it is another one", "use `link: auto`"
+            )
+        self._no_reflink.add(self._device[folder])
+        return None
+
     def _copy(self, blob: str, sha256: str, folder: str, place: Place) -> _Copy:
         new = files.NewFile(folder, _MODE)
         try:
@@ -267,14 +540,17 @@ class _Putter:
 
     def _publish(self, sha256: str, new: files.NewFile, place: Place) -> None:
         """Seal a new, checked file, flush it, and give it its name."""
-        mode = stat.S_IMODE(os.fstat(new.fd).st_mode)  # by the umask
-        seal.seal(self._store, new.path, sha256)
-        os.fchmod(new.fd, mode)
-        os.fsync(new.fd)
+        self._seal(sha256, new)
         with self._minding(sha256, place):
             new.publish(place.path, replace=self._may_replace(place))
         with suppress(OSError):
             seal.remember(self._store, place.path, sha256)
+
+    def _seal(self, sha256: str, new: files.NewFile) -> None:
+        mode = stat.S_IMODE(os.fstat(new.fd).st_mode)  # by the umask
+        seal.seal(self._store, new.path, sha256)
+        os.fchmod(new.fd, mode)
+        os.fsync(new.fd)
 
     def _name(self, sha256: str, place: Place, make: Callable[[str], None]) -> None:
         """Make a link at a place; by one rename where it replaces what was inspected there."""
@@ -356,6 +632,10 @@ def _told(make: Callable[[], _T], path: str) -> _T | PlacementError:
         return error
     except OSError as error:
         return place_error(error, path)
+
+
+def _leads_nowhere(place: Place, target: str) -> PlacementError:
+    return PlacementError(f"{place.path}: what it should lead to is not there: {target}", "run the same again")
 
 
 def _a_folder(path: str) -> PlacementError:

@@ -23,10 +23,10 @@ from orchestrator.commands.verify import repair, verify
 from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.engine.run import sync
-from orchestrator.engine.summary import Options
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.store import blobs, open_store
-from orchestrator.workspace import open_workspace
+from orchestrator.transfer.context import Options
+from orchestrator.workspace import open_workspace, run_context
 from tests.mounts import loop
 from tests.orch import Done, Orch, made, sha256
 
@@ -86,15 +86,15 @@ present
   offline, no blob | symlink                | 5    | missing    |           |      | none    | works
 
 outdated
-  sync             | all                    | 0    |            | new       |      | right   | nothing | tree: event
+  sync             | all                    | 0    |            | new       |      | right   | nothing |
   status           | all                    | 5    | outdated   | old       |      | right   | works
   plan             | all                    | 0    |            | old       |      | right   | works
   verify           | all                    | 5    | outdated   | old       |      | right   | works   | tree: old
-  verify --repair  | all                    | 0    |            | new       |      | right   | nothing | tree: event
+  verify --repair  | all                    | 0    |            | new       |      | right   | nothing |
   prune            | symlink                | 0    |            | old       |      | right   | works
-  prune            | hard reflink copy tree | 0    |            | old       |      | right   | works   | all: prune
-  sync --offline   | all                    | 0    |            | new       |      | right   | nothing | tree: event
-  sync --force     | all                    | 0    |            | new       |      | right   | nothing | tree: event
+  prune            | hard reflink copy tree | 0    |            | old       |      | right   | works   |
+  sync --offline   | all                    | 0    |            | new       |      | right   | nothing |
+  sync --force     | all                    | 0    |            | new       |      | right   | nothing |
   offline, no blob | all                    | 5    | missing    | old       |      | none    | works
 
 unverified
@@ -208,9 +208,7 @@ linked, other bytes
 """
 
 BUGS = {
-    "event": "no `replaced` event tells of a tree's new version",
     "old": "`verify` takes a whole tree of the version before for wrong bytes (6) instead of outdated (5)",
-    "prune": "`prune` drops the blob of the version before at once, not after 30 days",
     "look": "a folder that orch did not make is foreign without a look at its files: right ones are not adopted, and "
     "behind a link they are replaced by --force; by their sizes they would be unverified",
     "time": "`verify --repair` changes the mtime of a user's file in a tree that it then refuses to replace",
@@ -315,13 +313,15 @@ class Machine(Orch):
 
     def _command(self, command: str, context: Context, space: Any, sink: Callable[[Event], None]) -> Summary:
         if command == "prune":
-            files = [manifest.file for manifest in space.manifests]
-            return prune(context, space.store, space.wanted, files, agree=lambda _: True, tell=lambda _: None)[0]
-        if command in ("status", "verify"):
-            return {"status": status, "verify": verify}[command](context, space.store, space.wanted, sink)
+            return prune(context, space.store, space, agree=lambda _: True, tell=lambda _: None)[0]
         options = Options(force="--force" in command, offline="offline" in command)
-        run: Any = {"plan": plan, "verify --repair": repair}.get(command, sync)
-        return run(context, space.store, space.wanted, sink, hosts=space.hosts, options=options)
+        work: dict[str, Callable[..., Summary]] = {
+            "plan": plan,
+            "verify --repair": repair,
+            "status": status,
+            "verify": verify,
+        }
+        return work.get(command, sync)(run_context(context, space, sink, options), space.wanted)
 
 
 def absent(machine: Machine) -> None:

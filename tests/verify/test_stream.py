@@ -151,9 +151,9 @@ def test_a_download_is_toold_while_it_runs(tmp_path: Path, backend: str, monkeyp
     """With the stream's verdict a file is not read again; a flipped byte in it is still found."""
     require(backend)
     from orchestrator.engine.run import sync
-    from orchestrator.engine.summary import Options
+    from orchestrator.transfer.context import Options
     from orchestrator.verify import check
-    from orchestrator.workspace import open_workspace
+    from orchestrator.workspace import open_workspace, run_context
 
     read: list[str] = []
     really = check.check
@@ -166,14 +166,14 @@ def test_a_download_is_toold_while_it_runs(tmp_path: Path, backend: str, monkeyp
         space = open_workspace(context, ["team.yaml"])
         events: list[object] = []
         options = Options(backend=backend, connections=4)
-        assert sync(context, space.store, space.wanted, events.append, options=options).exit_code == 0
+        assert sync(run_context(context, space, events.append, options), space.wanted).exit_code == 0
         assert place.read_bytes() == DATA
         assert read == []
         assert [type(e) for e in events].count(Started) == 1
         place.unlink()
         orch.blob(DATA).unlink()
         origin.serve("/good", DATA, wrong_at=SIZE // 2)
-        assert sync(context, space.store, space.wanted, events.append, options=options).exit_code == 6
+        assert sync(run_context(context, space, events.append, options), space.wanted).exit_code == 6
     assert read
     assert not place.exists()
 
