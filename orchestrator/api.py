@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestrator.events import Event, Summary
-    from orchestrator.transfer.context import Options
+    from orchestrator.transfer.run_context import Options
 
 
 def _silent(_: Event) -> None:

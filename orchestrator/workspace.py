@@ -12,7 +12,7 @@ import msgspec
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.store import Store
-from orchestrator.transfer.context import Options, RunContext
+from orchestrator.transfer.run_context import Options, RunContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from orchestrator.backends import control, shared
+from orchestrator.backends import aria2_control, shared
 from orchestrator.backends.base import Command, Trait
 from orchestrator.faults import Fault, Kind, from_status
 
@@ -127,7 +127,7 @@ def missing(sidecar: bytes | None, length: int, have: int) -> tuple[Range, ...]:
     """Read the control file; without one every byte of a shorter file counts as missing."""
     if sidecar is None:
         return () if have == length else shared.whole(length)
-    holes = control.read(sidecar, length)
+    holes = aria2_control.read(sidecar, length)
     return shared.whole(length) if holes is None else shared.merge((*holes, *shared.tail(length, have)))
 
 
@@ -135,7 +135,7 @@ def sidecar(job: Job, missing: tuple[Range, ...]) -> bytes | None:
     """Write a control file that asks for these ranges, enlarged to what aria2c can fetch rightly (`control.write`)."""
     length = shared.single_want(job).length
     assert length is not None, "a control file tells the length"
-    return control.write(length, _piece_bytes(job), missing)
+    return aria2_control.write(length, _piece_bytes(job), missing)
 
 
 def _diagnose_bundle(exit: Exit) -> Fault | None:  # noqa: A002

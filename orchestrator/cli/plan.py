@@ -35,7 +35,7 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
     context = context_with_signals()
     let_code_stand()
     from orchestrator.commands.plan import plan
-    from orchestrator.transfer.context import Options
+    from orchestrator.transfer.run_context import Options
     from orchestrator.workspace import run_context
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="plan")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from orchestrator.context import Stop
     from orchestrator.render.sink import Sink
-    from orchestrator.transfer.context import Options
+    from orchestrator.transfer.run_context import Options
     from orchestrator.workspace import Workspace
 
 _watches: dict[Stop, SignalWatch] = {}  # of this process: one
@@ -97,7 +97,7 @@ def workspace(context: Context, words: Mapping[str, Any]) -> Workspace:
 
 def run_options(words: Mapping[str, Any]) -> Options:
     """What a run may do, by the options that `options.running` took."""
-    from orchestrator.transfer.context import Options
+    from orchestrator.transfer.run_context import Options
 
     return Options(
         backend=words["backend"],

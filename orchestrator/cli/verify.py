@@ -46,7 +46,7 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
         return _repair(context, words, max_age)
     from orchestrator.commands.verify import read_sums, verify
     from orchestrator.store import Store
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
 

@@ -133,7 +133,7 @@ def _cron(context: Context, programs: Mapping[str, Program]) -> Iterator[Check]:
 
 def _proxies(context: Context) -> Iterator[Check]:
     """Check that the proxy of each variable answers; credentials are not shown."""
-    from orchestrator.sources.route import answers_at
+    from orchestrator.sources.proxy import answers_at
 
     asked: dict[str, str] = {}
     for name in _PROXIES:
@@ -156,7 +156,7 @@ def _proxies(context: Context) -> Iterator[Check]:
 def _ca(context: Context) -> Iterator[Check]:
     import ssl
 
-    from orchestrator.sources.route import ca_bundle
+    from orchestrator.sources.proxy import ca_bundle
 
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         path = context.environ.get(name)

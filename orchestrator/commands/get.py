@@ -21,7 +21,7 @@ from orchestrator.hubs.resolve import MANIFEST, listed
 from orchestrator.manifest.edit import Draft, block, insert
 from orchestrator.model import Pin
 from orchestrator.store import Store, blobs
-from orchestrator.transfer.context import Options, RunContext
+from orchestrator.transfer.run_context import Options, RunContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.manifest import File, Manifest
     from orchestrator.manifest.lockfile import LockedFile
     from orchestrator.model import Wanted
-    from orchestrator.transfer.context import FirstSeen
+    from orchestrator.transfer.run_context import FirstSeen
 
 FILE = "orch get"  # in the place of a manifest's path, in records too: no manifest wants it
 

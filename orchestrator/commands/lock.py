@@ -21,7 +21,7 @@ from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedFile, LockedModel, fingerprint
 from orchestrator.store import Store, blobs
 from orchestrator.summary import fold
-from orchestrator.transfer.context import Options
+from orchestrator.transfer.run_context import Options
 from orchestrator.verify import check, pieces
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.hubs.resolve import ListedModel
     from orchestrator.manifest import File, Model
     from orchestrator.model import Host, Wanted
-    from orchestrator.transfer.context import FirstSeen
+    from orchestrator.transfer.run_context import FirstSeen
     from orchestrator.workspace import Workspace
 
 

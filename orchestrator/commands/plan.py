@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Artifact, Unresolved, Wanted
     from orchestrator.programs import Program
     from orchestrator.transfer.adopt import Find
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
 
 @no_collection()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.errors import OrchError
     from orchestrator.events import Summary
     from orchestrator.model import Unresolved, Wanted
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
     from orchestrator.workspace import Workspace
 
 

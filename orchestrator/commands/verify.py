@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
     from orchestrator.model import Unresolved
     from orchestrator.store import Store
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
 
 File = tuple[str, str, "os.stat_result | None"]  # sha256, path, the status that it has before it is read

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from orchestrator.engine.scan import FileState
     from orchestrator.model import Artifact, Wanted
     from orchestrator.store import Store
-    from orchestrator.transfer.context import RunContext
     from orchestrator.transfer.repair import Damage
+    from orchestrator.transfer.run_context import RunContext
 
 POINTER_BYTES = 1024  # git-lfs's own limit for what may be a pointer
 

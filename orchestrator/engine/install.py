@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.scan import FileState, RecordIndex
     from orchestrator.model import Wanted
     from orchestrator.store.records import Sharer
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Summary
     from orchestrator.model import Host, Source, Unresolved, Wanted
     from orchestrator.sources.knowledge import SourceStats
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
 
 def sync(run: RunContext, wanted: Sequence[Wanted], unresolved: Sequence[Unresolved] = ()) -> Summary:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.scan import FileState
     from orchestrator.model import Artifact
     from orchestrator.sources.route import Route
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
 
 STOP_S = 2.0  # whoever asked for a stop waits no longer than three seconds, and a resolver may be silent for longer

@@ -19,7 +19,7 @@ from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind, from_status
 from orchestrator.formats.wrong_file import EMPTY_HINT, HEAD_BYTES, OTHER_VERSION_HINT, ExpectedFile, WrongFile, page
 from orchestrator.sources.connect import STOP_S, client
-from orchestrator.sources.route import forbidden_address
+from orchestrator.sources.proxy import forbidden_address
 from orchestrator.urls import ends_in_s, host_of
 
 if TYPE_CHECKING:

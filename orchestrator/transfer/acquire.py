@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from orchestrator.model import Artifact
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
 LOCK_POLL_S = 0.5
 

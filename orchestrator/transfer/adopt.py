@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.backends import aria2c, control
+from orchestrator.backends import aria2_control, aria2c
 from orchestrator.errors import HeldError
 from orchestrator.events import Noticed
 from orchestrator.files import store_error
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Artifact
     from orchestrator.store import Store
     from orchestrator.store.partials import Partial
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
 SUFFIXES = (".part", ".incomplete", ".partial")  # browsers, yt-dlp and curl's habit; huggingface_hub; wget's habit
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ELOOP)  # the folder or the file forbids it
@@ -135,7 +135,7 @@ def _read_unfinished(path: str, size: int | None) -> Find | None:
             return None
         state = partials.read_whole(path + aria2c.SIDECAR)
         if state is not None:
-            length = control.length(state)
+            length = aria2_control.length(state)
             if length is None or (size is not None and length != size):
                 return None
             missing = total(aria2c.missing(state, length, status.st_size))

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from orchestrator.faults import Fault
     from orchestrator.sources.route import Route
     from orchestrator.transfer.candidates import Candidates
-    from orchestrator.transfer.context import RunContext
     from orchestrator.transfer.partial import PartialState
+    from orchestrator.transfer.run_context import RunContext
 
 
 AXEL_BYTES_PER_S = 256 << 10  # axel never gives up by itself: its time limit, as the rate that we would wait for

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from orchestrator.errors import HeldError, OrchError
     from orchestrator.model import Artifact
     from orchestrator.sources.route import Route
-    from orchestrator.transfer.context import RunContext
     from orchestrator.transfer.download import Receipt
+    from orchestrator.transfer.run_context import RunContext
 
 
 LEAST_CONNECTIONS = 8  # small files live by round trips: a share by their bytes would starve them

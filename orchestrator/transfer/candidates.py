@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from orchestrator.model import Artifact
     from orchestrator.sources.http import SourceAnswer
     from orchestrator.sources.knowledge import SourceStats
-    from orchestrator.transfer.context import RunContext
     from orchestrator.transfer.partial import PartialState
     from orchestrator.transfer.retry import Attempt
+    from orchestrator.transfer.run_context import RunContext
 
 _OF_RANGES = (Kind.REFUSED, Kind.UNRESUMABLE)
 COMPARES = ("rsync:", "file:")  # rsync reads what is here again and compares: it needs no proof that nothing changed

@@ -11,7 +11,7 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.files import store_error
 from orchestrator.formats import wrong_file
 from orchestrator.store import blobs, quarantine
-from orchestrator.transfer.context import FirstSeen
+from orchestrator.transfer.run_context import FirstSeen
 from orchestrator.verify import check
 from orchestrator.verify.tools import LARGE_BYTES
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.model import Artifact, Pin
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
     from orchestrator.verify.check import Verdict
 
 EARLIER_RUN = "an earlier run"  # who gave bytes that were here before this run, as events say it

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Artifact
     from orchestrator.sources.http import SourceAnswer
     from orchestrator.store.partials import Info, Partial
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
 ASK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
 SPLIT_BYTES = 1 << 20  # a larger file is asked for in several ranges at once: are they honoured?

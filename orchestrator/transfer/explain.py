@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestrator.model import Host
-    from orchestrator.transfer.context import RunContext
     from orchestrator.transfer.retry import Attempt
+    from orchestrator.transfer.run_context import RunContext
 
 # Where another source asked for a token, that is what can be fixed: HF_ENDPOINT is set where the hub is out of reach.
 _LESS_TELLING = (Kind.REFUSED, Kind.NETWORK, Kind.STALLED, Kind.BUSY)

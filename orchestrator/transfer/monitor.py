@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from orchestrator.sources.http import SourceAnswer
     from orchestrator.transfer.attempt import Launch
     from orchestrator.transfer.candidates import Candidates
-    from orchestrator.transfer.context import RunContext
     from orchestrator.transfer.partial import PartialState
+    from orchestrator.transfer.run_context import RunContext
 
 
 PROGRESS_S = 0.5

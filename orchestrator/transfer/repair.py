@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.store import Store
     from orchestrator.store.partials import Partial
     from orchestrator.transfer.check import FinishedFile
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
     from orchestrator.verify.pieces import Pieces
 
 

@@ -13,7 +13,7 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.formats.wrong_file import expected_file
 from orchestrator.model import Pin
 from orchestrator.store import blobs
-from orchestrator.transfer.context import FirstSeen
+from orchestrator.transfer.run_context import FirstSeen
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.sources.http import SourceAnswer
     from orchestrator.sources.route import Route
     from orchestrator.store.partials import Info
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
 
 ONE_VERSION_HINT = (

@@ -25,9 +25,9 @@ from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.programs import find
 from orchestrator.store import open_store, partials
 from orchestrator.transfer.connections import ConnectionLimits
-from orchestrator.transfer.context import Options, RunContext
 from orchestrator.transfer.download import Receipt, fetch
 from orchestrator.transfer.partial import PartialState, total
+from orchestrator.transfer.run_context import Options, RunContext
 from orchestrator.verify import tools
 from tests.rsyncd import FolderOrigin, RsyncOrigin
 from tests.servers import require

@@ -20,7 +20,7 @@ from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.engine.run import sync
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.transfer.context import Options
+from orchestrator.transfer.run_context import Options
 from orchestrator.workspace import open_workspace, run_context
 from tests.orch import Done, Orch, made, sha256
 

@@ -17,7 +17,7 @@ from orchestrator.model import Link, Place
 from orchestrator.placement import link
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.store import blobs, open_store
-from orchestrator.transfer.context import Options
+from orchestrator.transfer.run_context import Options
 from orchestrator.workspace import open_workspace, run_context
 from tests import crashing
 from tests.orch import Done, Orch, made, sha256

@@ -23,7 +23,8 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.model import Host
 from orchestrator.sources.connect import interleaved
 from orchestrator.sources.http import MAX_REDIRECTS, SourceAnswer, ask_source, is_verdict, retry_after_s
-from orchestrator.sources.route import ca_bundle, forbidden_address, proxy_for, route_to
+from orchestrator.sources.proxy import ca_bundle, forbidden_address, proxy_for
+from orchestrator.sources.route import route_to
 from tests.servers import require
 
 if TYPE_CHECKING:

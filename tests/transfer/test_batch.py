@@ -28,7 +28,7 @@ from orchestrator.errors import ExitCode, HeldError
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.store import Store, open_store, records
 from orchestrator.store import partials as store_batches
-from orchestrator.transfer.context import Options, RunContext
+from orchestrator.transfer.run_context import Options, RunContext
 from orchestrator.workspace import open_workspace, run_context
 from tests.mounts import tmpfs
 from tests.orch import Done, Orch, made, sha256

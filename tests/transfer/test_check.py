@@ -14,7 +14,7 @@ from orchestrator.faults import Kind
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.store import open_store
 from orchestrator.transfer.check import FinishedFile, check_files, quarantine_file
-from orchestrator.transfer.context import RunContext
+from orchestrator.transfer.run_context import RunContext
 from tests.orch import made, sha256
 
 if TYPE_CHECKING:

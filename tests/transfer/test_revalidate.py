@@ -18,14 +18,14 @@ from orchestrator.demo.server import Origin
 from orchestrator.engine.run import sync
 from orchestrator.model import Pin, Place, Role, Source, Wanted
 from orchestrator.store import Store
-from orchestrator.transfer.context import Options, RunContext
+from orchestrator.transfer.run_context import Options, RunContext
 from orchestrator.verify import check
 from tests.orch import Orch, made, sha256
 
 if TYPE_CHECKING:
     from orchestrator.context import Context
     from orchestrator.events import Event, Summary
-    from orchestrator.transfer.context import FirstSeen
+    from orchestrator.transfer.run_context import FirstSeen
 
 MIB = 1 << 20
 

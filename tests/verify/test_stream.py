@@ -151,7 +151,7 @@ def test_a_download_is_toold_while_it_runs(tmp_path: Path, backend: str, monkeyp
     """With the stream's verdict a file is not read again; a flipped byte in it is still found."""
     require(backend)
     from orchestrator.engine.run import sync
-    from orchestrator.transfer.context import Options
+    from orchestrator.transfer.run_context import Options
     from orchestrator.verify import check
     from orchestrator.workspace import open_workspace, run_context
 
