@@ -116,21 +116,21 @@ def put_all(
         Stopped: a stop was asked for.
     """
     results: list[str | PlacementError] = [""] * len(places)
-    putter = _Putter(context, store, over or {}, force=force, tell=tell)
+    maker = _PlaceMaker(context, store, over or {}, force=force, tell=tell)
     with ExitStack() as held:
         copies: list[_Copy] = []
 
         def finish() -> None:
             verdicts = check.check(context, [(copy.sha256, copy.new.path) for copy in copies])
             for copy, verdict in zip(copies, verdicts, strict=True):
-                results[copy.number] = _told(partial(putter.finish, copy, verdict), copy.place.path)
+                results[copy.number] = _result_or_error(partial(maker.finish, copy, verdict), copy.place.path)
             copies.clear()
             held.close()
 
         for number, (sha256, place) in enumerate(places):
             if place.target:
                 continue
-            made = _told(partial(putter.put, sha256, place), place.path)
+            made = _result_or_error(partial(maker.put, sha256, place), place.path)
             if isinstance(made, _Copy):
                 made.number = number
                 copies.append(made)
@@ -145,7 +145,7 @@ def put_all(
     failed = {p.path: made for (_, p), made in zip(places, results, strict=True) if isinstance(made, PlacementError)}
     for number, (_, place) in enumerate(places):
         if place.target:
-            results[number] = _told(partial(putter.alias, place, failed), place.path)
+            results[number] = _result_or_error(partial(maker.put_alias, place, failed), place.path)
     return results
 
 
@@ -170,8 +170,8 @@ def switch_all(
         StoreError: the store's disk said no.
         Stopped: a stop was asked for; nothing has changed.
     """
-    putter = _Putter(context, store, over or {}, force=force, tell=tell)
-    switch = _Switch(putter, context, places)
+    maker = _PlaceMaker(context, store, over or {}, force=force, tell=tell)
+    switch = _Switch(maker, context, places)
     try:
         for step in (switch.make, switch.unpack, switch.name, switch.rename):
             if (failed := step()) is not None:
@@ -239,8 +239,8 @@ class _New:
 class _Switch:
     """Exchanges many places; each step gives the number of the place that failed, and why, or None."""
 
-    def __init__(self, putter: _Putter, context: Context, places: Sequence[tuple[str, Place]]) -> None:
-        self._putter, self._context, self._places = putter, context, places
+    def __init__(self, maker: _PlaceMaker, context: Context, places: Sequence[tuple[str, Place]]) -> None:
+        self._maker, self._context, self._places = maker, context, places
         self._paths = {place.path for _, place in places}
         self._made: list[_New] = []
         self.results: list[str | PlacementError] = [""] * len(places)
@@ -251,7 +251,7 @@ class _Switch:
         for number, (sha256, place) in enumerate(self._places):
             if place.unpack:
                 continue
-            made = _told(partial(self._putter.make, number, sha256, place, self._paths), place.path)
+            made = _result_or_error(partial(self._maker.make, number, sha256, place, self._paths), place.path)
             if isinstance(made, PlacementError):
                 return number, made
             self._made.append(made)
@@ -262,7 +262,7 @@ class _Switch:
                     return failed
                 copies.clear()
             if number >= _HELD_AT_ONCE and made.new is not None:
-                error = _told(partial(self._putter.give_name, made, locked=False), place.path)
+                error = _result_or_error(partial(self._maker.give_name, made, locked=False), place.path)
                 if isinstance(error, PlacementError):
                     return number, error
         return self._check(copies)
@@ -270,7 +270,7 @@ class _Switch:
     def _check(self, copies: Sequence[_New]) -> tuple[int, PlacementError] | None:
         read = [(copy.sha256, copy.new.path) for copy in copies if copy.new is not None]
         for copy, verdict in zip(copies, check.check(self._context, read), strict=True):
-            error = _told(partial(_accept, verdict, copy.place), copy.place.path)
+            error = _result_or_error(partial(_accept, verdict, copy.place), copy.place.path)
             if isinstance(error, PlacementError):
                 return copy.number, error
         return None
@@ -279,7 +279,7 @@ class _Switch:
         """Make the trees."""
         for number, (sha256, place) in enumerate(self._places):
             if place.unpack:
-                made = _told(partial(self._putter.put, sha256, place), place.path)
+                made = _result_or_error(partial(self._maker.put, sha256, place), place.path)
                 if isinstance(made, PlacementError):
                     return number, made
                 self.results[number] = "unpacked"
@@ -289,7 +289,7 @@ class _Switch:
         """Give each file its temporary name, and what it replaces a second one."""
         for made in self._made:
             locked = made.number < _HELD_AT_ONCE
-            error = _told(partial(self._putter.give_temporary, made, locked=locked), made.place.path)
+            error = _result_or_error(partial(self._maker.give_temporary, made, locked=locked), made.place.path)
             if isinstance(error, PlacementError):
                 return made.number, error
         return None
@@ -297,13 +297,13 @@ class _Switch:
     def rename(self) -> tuple[int, PlacementError] | None:
         """Rename all; or none, where one cannot be."""
         for count, made in enumerate(self._made):
-            error = _told(partial(self._putter.exchange, made), made.place.path)
+            error = _result_or_error(partial(self._maker.exchange, made), made.place.path)
             if isinstance(error, PlacementError):
                 for before in reversed(self._made[:count]):
                     _go_back(before)
                 return made.number, error
         for made in self._made:
-            self._putter.remember(made.sha256, made.place)
+            self._maker.remember(made.sha256, made.place)
             self.results[made.number] = made.how
         return None
 
@@ -340,7 +340,7 @@ def _go_back(made: _New) -> None:
             os.unlink(made.place.path)
 
 
-class _Putter:
+class _PlaceMaker:
     """Makes places; remembers the device of each folder, and which devices have no reflinks."""
 
     def __init__(
@@ -372,11 +372,11 @@ class _Putter:
                     return how
             how = self._hard_or_copy(blob, folder, place)
         if how == "symlink":
-            self._name(sha256, place, lambda path: os.symlink(blob, path))
+            self._link_at(sha256, place, lambda path: os.symlink(blob, path))
             return how
         if how == "hard":
             try:
-                self._name(sha256, place, lambda path: os.link(blob, path))
+                self._link_at(sha256, place, lambda path: os.link(blob, path))
             except OSError:  # one disk mounted twice, or a blob that has all the links it may have
                 if place.link is Link.HARD:
                     raise
@@ -465,7 +465,7 @@ class _Putter:
             PlacementError: what stands there is not what was judged.
             OSError: the disk said no.
         """
-        with self._minding(made.sha256, made.place):
+        with self._accepting_equal(made.sha256, made.place):
             if self._may_replace(made.place):
                 os.rename(made.temporary, made.place.path)
                 if made.how != "hard":  # of two names of one inode a rename removes neither
@@ -486,7 +486,7 @@ class _Putter:
         self._publish(copy.sha256, copy.new, copy.place)
         return "copy"
 
-    def alias(self, place: Place, failed: Mapping[str, PlacementError]) -> str:
+    def put_alias(self, place: Place, failed: Mapping[str, PlacementError]) -> str:
         """Make a layout's own link to another place of the same file."""
         folder = os.path.dirname(place.path)
         target = os.path.normpath(f"{folder}/{place.target}")
@@ -495,7 +495,7 @@ class _Putter:
         if not os.path.exists(target):
             raise _leads_nowhere(place, target)
         self._folder(place.path)
-        self._name("", place, lambda path: os.symlink(place.target, path))
+        self._link_at("", place, lambda path: os.symlink(place.target, path))
         return "symlink"
 
     def _folder(self, path: str) -> str:
@@ -541,7 +541,7 @@ class _Putter:
     def _publish(self, sha256: str, new: files.NewFile, place: Place) -> None:
         """Seal a new, checked file, flush it, and give it its name."""
         self._seal(sha256, new)
-        with self._minding(sha256, place):
+        with self._accepting_equal(sha256, place):
             new.publish(place.path, replace=self._may_replace(place))
         with suppress(OSError):
             seal.remember(self._store, place.path, sha256)
@@ -552,9 +552,9 @@ class _Putter:
         os.fchmod(new.fd, mode)
         os.fsync(new.fd)
 
-    def _name(self, sha256: str, place: Place, make: Callable[[str], None]) -> None:
+    def _link_at(self, sha256: str, place: Place, make: Callable[[str], None]) -> None:
         """Make a link at a place; by one rename where it replaces what was inspected there."""
-        with self._minding(sha256, place):
+        with self._accepting_equal(sha256, place):
             if not self._may_replace(place):
                 make(place.path)
                 return
@@ -579,9 +579,9 @@ class _Putter:
             if stat.S_ISDIR(os.lstat(place.path).st_mode):
                 raise _a_folder(place.path)
             return True
-        return self._leads_to_us(place)
+        return self._is_our_link(place)
 
-    def _leads_to_us(self, place: Place) -> bool:
+    def _is_our_link(self, place: Place) -> bool:
         """Whether a link into the store is there, or a layout's own link whose target is gone."""
         try:
             text = os.readlink(place.path)
@@ -590,7 +590,7 @@ class _Putter:
         return text.startswith(f"{self._store.path}/") or bool(place.target and not os.path.exists(place.path))
 
     @contextmanager
-    def _minding(self, sha256: str, place: Place) -> Iterator[None]:
+    def _accepting_equal(self, sha256: str, place: Place) -> Iterator[None]:
         """Where a file appeared at a place meanwhile: accept it if it is the right one, else raise `foreign`."""
         try:
             yield
@@ -624,7 +624,7 @@ class _Putter:
         return "hard" if mine else "copy"
 
 
-def _told(make: Callable[[], _T], path: str) -> _T | PlacementError:
+def _result_or_error(make: Callable[[], _T], path: str) -> _T | PlacementError:
     """Call `make`; return its result, or the error that it raised, as a PlacementError."""
     try:
         return make()
