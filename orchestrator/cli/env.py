@@ -10,10 +10,10 @@ import click
 
 from orchestrator.cli import options
 from orchestrator.cli.session import conclude, context_with_signals, tell_unread
+from orchestrator.commands.env import SHELLS, export, of_user
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
-from orchestrator.render.shells import SHELLS, export, of_user
 
 
 @click.command("env")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +15,7 @@ from orchestrator.frameworks.catalogue import below, by_name, reads_no_variable
 from orchestrator.workspace import DEFAULT_MANIFEST, hint_for, read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.context import Context
 
@@ -61,3 +62,35 @@ def environment(context: Context, paths: Sequence[str], caches: str | None) -> E
     if problems:
         raise ManifestError(tuple(problems), hint_for(problems))
     return msgspec.structs.replace(result, unread_frameworks=tuple(reads_no_variable(context, frameworks)))
+
+
+SHELLS = ("bash", "fish", "csh")
+_PLAIN = re.compile(r"[A-Za-z0-9_+:,./-]+")
+_BASH = str.maketrans({"'": "'\\''"})
+_FISH = str.maketrans({"'": "\\'", "\\": "\\\\"})  # manual, Quotes
+_CSH = str.maketrans({"'": "'\\''", "!": "\\!", "\n": "\\\n"})  # csh(1), Lexical structure: history works in quotes too
+
+
+def of_user(shell: str) -> str:
+    """The entry of SHELLS for a user's `$SHELL`: `bash` for all but fish, csh and tcsh."""
+    name = shell.rpartition("/")[2]
+    if name in ("csh", "tcsh"):
+        return "csh"
+    return "fish" if name == "fish" else "bash"
+
+
+def export(shell: str, name: str, value: str) -> str:
+    """The command that sets and exports a variable.
+
+    In csh a value with a line break must be read with `source`: backticks turn line breaks into blanks.
+    """
+    if shell == "fish":
+        return f"set -gx {name} {_quoted(value, _FISH)}"
+    if shell == "csh":
+        return f"setenv {name} {_quoted(value, _CSH)};"
+    return f"export {name}={_quoted(value, _BASH)}"
+
+
+def _quoted(value: str, also: Mapping[int, str]) -> str:
+    """Put `value` in single quotes where it needs them; `also` escapes the characters that these do not protect."""
+    return value if _PLAIN.fullmatch(value) else f"'{value.translate(also)}'"

@@ -44,7 +44,7 @@ class Asked(msgspec.Struct, frozen=True):
     dry_run: bool = False
 
 
-class Item(msgspec.Struct):
+class LockItem(msgspec.Struct):
     """One model being locked: as it is written, as it is listed, and what of it must be fetched, by file."""
 
     locked: LockedManifest
@@ -122,7 +122,7 @@ class _Locking:
 
     # What there is to do.
 
-    def _list(self) -> list[Item]:
+    def _list(self) -> list[LockItem]:
         """Ask hubs and publishers about all models that the lock does not know as they are now."""
         items = []
         for locked in self._all_locked:
@@ -131,7 +131,7 @@ class _Locking:
                 if key not in self._chosen or not is_needed(model) or (fits(model, known) and key not in self._anew):
                     continue
                 try:
-                    item = Item(locked, model, listed(self._context, model, self._space.hosts))
+                    item = LockItem(locked, model, listed(self._context, model, self._space.hosts))
                 except Stopped:
                     raise
                 except OrchError as error:
@@ -141,18 +141,18 @@ class _Locking:
                 items.append(item)
         return items
 
-    def _aim(self, item: Item, known: LockedModel | None) -> None:
+    def _aim(self, item: LockItem, known: LockedModel | None) -> None:
         """Find out which of a model's files must be fetched: those of which neither lock nor source says enough."""
         still = fits(item.model, known)
         files = must_fetch(self._context, self._store, item.listed, known, self._space.hosts, fits=still)
         item.to_fetch = {w.file: w for w in self._wanted(item, files)}
         item.unseen = list(self._wanted(item, unseen(self._store, item.listed, known)))
 
-    def _wanted(self, item: Item, files: list[File]) -> tuple[Wanted, ...]:
+    def _wanted(self, item: LockItem, files: list[File]) -> tuple[Wanted, ...]:
         model = replace(item.listed.model, files=tuple(bare(file) for file in files))
         return wanted_of(replace(item.locked.manifest, models=(model,)), self._site, self._extra)
 
-    def _look(self, items: list[Item]) -> list[Item]:
+    def _look(self, items: list[LockItem]) -> list[LockItem]:
         """Look at the heads of what is not fetched now, and leave out the models whose files cannot be whole."""
         files = [w for item in items for w in item.unseen]
         faults = dict(zip(map(id, files), sanity.of_sources(self._context, self._space.hosts, files), strict=True))
@@ -165,7 +165,7 @@ class _Locking:
                 self._fail(item.model.name, "", bad_header(item.model.name, bad.file, faults[id(bad)]))
         return whole
 
-    def _foresee(self, items: list[Item]) -> None:
+    def _foresee(self, items: list[LockItem]) -> None:
         for item in items:
             for w in item.to_fetch.values():
                 why = f"known by {' '.join(map(str, w.pins))}" if w.pins else "no digest is known of it"
@@ -176,7 +176,7 @@ class _Locking:
             if commit != new:
                 self._emit(Noticed(f"{item.model.name}: {commit[:12] or 'nothing'} -> {new[:12]}"))
 
-    def _fetch(self, items: list[Item]) -> None:
+    def _fetch(self, items: list[LockItem]) -> None:
         """Fetch what has to be, through the pipeline of every sync, into the store."""
         files = [w for item in items for w in item.to_fetch.values()]
         if not files:
@@ -194,7 +194,7 @@ class _Locking:
 
     # What comes of it.
 
-    def _entries(self, items: list[Item]) -> list[dict[str, LockedModel]]:
+    def _entries(self, items: list[LockItem]) -> list[dict[str, LockedModel]]:
         """The models of each lock as they are to be written: what failed or was not asked for stays as it was."""
         ledger = LockEntries(self._context, self._store, self._findings, self._emit)
         lost = {(f.model, f.file) for f in self._failed}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Item:
+class InstallItem:
     """One file whose bytes are in the store, and the places that must be made of it.
 
     `error` says why one of its places cannot be made, or all of them; `how` is placed, or fetched with the `backend`
@@ -53,13 +53,13 @@ class Item:
 
 
 @dataclass(slots=True)
-class _Switch:
+class _ModelSwitch:
     """A model that is replaced: which of its files are awaited, which are ready, and why it cannot be, if so."""
 
     model: str
     waiting: set[int]  # ids of the files wanted
     replaces: bool  # a place is known to hold an earlier version; else that must be read first
-    ready: list[Item] = field(default_factory=list)
+    ready: list[InstallItem] = field(default_factory=list)
     failure: tuple[Wanted, OrchError] | None = None
 
 
@@ -74,12 +74,12 @@ class Installer:
         models, known = replaced_models(index, todo)
         sure = {(wanted.manifest, wanted.model) for wanted, _ in known}
         self._switches = {
-            key: _Switch(key[1], {id(each.wanted) for each in file_states}, key in sure)
+            key: _ModelSwitch(key[1], {id(each.wanted) for each in file_states}, key in sure)
             for key, file_states in models.items()
         }
         _tell_versions(run, known)
 
-    def add(self, items: Sequence[Item]) -> None:
+    def add(self, items: Sequence[InstallItem]) -> None:
         """Install files whose bytes are in the store, or tell why they are not; or keep them for their model's switch.
 
         Raises:
@@ -99,10 +99,10 @@ class Installer:
         if self._switch_of(wanted) is not None:
             self._take(wanted, None, error)
 
-    def _switch_of(self, wanted: Wanted) -> _Switch | None:
+    def _switch_of(self, wanted: Wanted) -> _ModelSwitch | None:
         return self._switches.get((wanted.manifest, wanted.model)) if self._switches else None
 
-    def _take(self, wanted: Wanted, item: Item | None, error: OrchError | None) -> None:
+    def _take(self, wanted: Wanted, item: InstallItem | None, error: OrchError | None) -> None:
         """Note what became of one file of a model; the last one makes the switch."""
         switch = self._switches[wanted.manifest, wanted.model]
         with self._lock:
@@ -118,7 +118,7 @@ class Installer:
                 return
         self._make(switch)
 
-    def _make(self, switch: _Switch) -> None:
+    def _make(self, switch: _ModelSwitch) -> None:
         """Install a model of which all files have come, or have failed."""
         try:
             if not switch.replaces:
@@ -138,7 +138,7 @@ class Installer:
             if isinstance(told, StoreError) and not told.of_one_file:
                 raise
 
-    def _fail_ready(self, switch: _Switch, error: OrchError) -> None:
+    def _fail_ready(self, switch: _ModelSwitch, error: OrchError) -> None:
         for item in switch.ready:
             self._run.fail(item.wanted, error)
 
@@ -156,7 +156,7 @@ def _tell_versions(run: RunContext, known: Sequence[tuple[Wanted, str]]) -> None
         run.emit(Noticed(f"{model}: {name}{old[:8]} -> {wanted.sha256[:8]}{more}"))
 
 
-def _hold_back(items: Sequence[Item], wanted: Wanted, cause: OrchError) -> None:
+def _hold_back(items: Sequence[InstallItem], wanted: Wanted, cause: OrchError) -> None:
     """Let the earlier version of a model stand where one of its files, `wanted`, could not be had or placed."""
     name = wanted.file or wanted.model
     for item in items:
@@ -172,7 +172,7 @@ def _hold_back(items: Sequence[Item], wanted: Wanted, cause: OrchError) -> None:
         item.dues = ()
 
 
-def install_files(run: RunContext, items: Sequence[Item], *, together: bool = False) -> None:
+def install_files(run: RunContext, items: Sequence[InstallItem], *, together: bool = False) -> None:
     """Put files at their places, then tell and count what became of each; a record is written once a manifest.
 
     With `together` all places change in one go, or none does.
@@ -195,14 +195,14 @@ def install_files(run: RunContext, items: Sequence[Item], *, together: bool = Fa
         _report(run, item)
 
 
-def _hold_back_all(items: Sequence[Item]) -> None:
+def _hold_back_all(items: Sequence[InstallItem]) -> None:
     """Where one of these files has failed, hold back the others."""
     failed = next((item for item in items if item.error is not None), None)
     if failed is not None and failed.error is not None:
         _hold_back(items, failed.wanted, failed.error)
 
 
-def _refused(run: RunContext, item: Item) -> PlacementError | None:
+def _refused(run: RunContext, item: InstallItem) -> PlacementError | None:
     """Why a file is of no format that its manifest allows."""
     if not item.wanted.allow:
         return None
@@ -213,7 +213,7 @@ def _refused(run: RunContext, item: Item) -> PlacementError | None:
     return None
 
 
-def _record(run: RunContext, items: Iterable[Item]) -> None:
+def _record(run: RunContext, items: Iterable[InstallItem]) -> None:
     """Record all places before they are made, so that a kill leaves none that nobody knows."""
     written: dict[str, dict[str, records.PlaceRecord]] = {}
     for item in items:
@@ -226,7 +226,7 @@ def _record(run: RunContext, items: Iterable[Item]) -> None:
             run.emit(Noticed(told))
 
 
-def _put(run: RunContext, items: Sequence[Item], *, together: bool) -> None:
+def _put(run: RunContext, items: Sequence[InstallItem], *, together: bool) -> None:
     """Make all places; what is displaced has a second name in quarantine before it loses its own."""
     dues = [(item, due) for item in items for due in item.dues]
     kept: dict[str, str] = {}
@@ -260,7 +260,7 @@ def _put(run: RunContext, items: Sequence[Item], *, together: bool) -> None:
         run.emit(Noticed(f"{path}: what stood there is kept in {second}; to have it back: `{back}`"))
 
 
-def _finish_records(run: RunContext, items: Iterable[Item]) -> None:
+def _finish_records(run: RunContext, items: Iterable[InstallItem]) -> None:
     """Add to the records what stands at the places now."""
     stands: dict[str, dict[str, str]] = {}
     for item in items:
@@ -271,7 +271,7 @@ def _finish_records(run: RunContext, items: Iterable[Item]) -> None:
         records.finish(run.store, run.context.hostname, manifest, made, run.context.stop)
 
 
-def _report(run: RunContext, item: Item) -> None:
+def _report(run: RunContext, item: InstallItem) -> None:
     """Tell what became of one file, and count it; nothing where it was told as interrupted meanwhile."""
     wanted = item.wanted
     if not run.counts.book(wanted, item.how if item.error is None else "failed"):

@@ -14,7 +14,7 @@ from orchestrator.backends import select
 from orchestrator.engine import disk_space
 from orchestrator.engine.bugs import foreseen
 from orchestrator.engine.inspect import Due, Inspection, UnreadableError
-from orchestrator.engine.install import Installer, Item, repair_sharers
+from orchestrator.engine.install import Installer, InstallItem, repair_sharers
 from orchestrator.engine.scan import RecordIndex, State
 from orchestrator.errors import BugError, OrchError, Stopped, StoreError, TransferError
 from orchestrator.events import Noticed
@@ -228,10 +228,10 @@ class Scheduler:
         self._installer.add(items)
 
 
-def _clear_items(batch: Batch, task: BatchTask, seconds: float) -> list[Item]:
+def _clear_items(batch: Batch, task: BatchTask, seconds: float) -> list[InstallItem]:
     """What is to be installed of a task at whose places nothing stands."""
     items = [
-        Item(file_state.wanted, task.item.artifact.sha256, [Due(place) for place in file_state.wanted.places])
+        InstallItem(file_state.wanted, task.item.artifact.sha256, [Due(place) for place in file_state.wanted.places])
         for file_state in task.file_states
     ]
     if batch.backend is not None and task.item.came == "wire":
@@ -241,14 +241,14 @@ def _clear_items(batch: Batch, task: BatchTask, seconds: float) -> list[Item]:
     return items
 
 
-def _acquire(inspection: Inspection, receipt: Receipt) -> list[Item]:
+def _acquire(inspection: Inspection, receipt: Receipt) -> list[InstallItem]:
     """Read what stands at the places of one digest, and make sure of its blob where one is needed.
 
     Raises:
         StoreError, Stopped: the run's end; all other errors are those of the items.
     """
     run, key = inspection.run, inspection.artifact.key
-    items = [Item(file_state.wanted, "", *inspection.dues(file_state)) for file_state in inspection.file_states]
+    items = [InstallItem(file_state.wanted, "", *inspection.dues(file_state)) for file_state in inspection.file_states]
     for item in items:
         item.replaces = any(due.old for due in item.dues)
     needing = [item for item in items if item.dues or not (item.error or item.wanted.places)]

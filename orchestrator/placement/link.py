@@ -171,7 +171,7 @@ def switch_all(
         Stopped: a stop was asked for; nothing has changed.
     """
     maker = _PlaceMaker(context, store, over or {}, force=force, tell=tell)
-    switch = _Switch(maker, context, places)
+    switch = _PlaceSwitch(maker, context, places)
     try:
         for step in (switch.make, switch.unpack, switch.name, switch.rename):
             if (failed := step()) is not None:
@@ -236,7 +236,7 @@ class _New:
         self.locks.clear()
 
 
-class _Switch:
+class _PlaceSwitch:
     """Exchanges many places; each step gives the number of the place that failed, and why, or None."""
 
     def __init__(self, maker: _PlaceMaker, context: Context, places: Sequence[tuple[str, Place]]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import pytest
 
+from orchestrator.commands.env import SHELLS
 from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.frameworks.base import LayoutError
@@ -24,7 +25,6 @@ from orchestrator.manifest.parse import parse
 from orchestrator.manifest.types import Framework
 from orchestrator.manifest.values import File, Model
 from orchestrator.model import Link, Place, Repo
-from orchestrator.render.shells import SHELLS
 from tests.formats.test_formats import tarred
 from tests.orch import Done, Orch, made, sha256
 from tests.servers import require
