@@ -56,8 +56,8 @@ class InstallItem:
 class _ModelSwitch:
     """A model that is replaced: which of its files are awaited, which are ready, and why it cannot be, if so."""
 
-    model: str
-    waiting: set[int]  # ids of the files wanted
+    order: dict[int, int]  # of its files, by their ids: that in which they are renamed
+    waiting: set[int]  # ids of the files that have not come yet
     replaces: bool  # a place is known to hold an earlier version; else that must be read first
     ready: list[InstallItem] = field(default_factory=list)
     failure: tuple[Wanted, OrchError] | None = None
@@ -74,8 +74,9 @@ class Installer:
         models, known = replaced_models(index, todo)
         sure = {(wanted.manifest, wanted.model) for wanted, _ in known}
         self._switches = {
-            key: _ModelSwitch(key[1], {id(each.wanted) for each in file_states}, key in sure)
+            key: _ModelSwitch(order, set(order), key in sure)
             for key, file_states in models.items()
+            if (order := {id(each.wanted): number for number, each in enumerate(file_states)})
         }
         _tell_versions(run, known)
 
@@ -120,6 +121,7 @@ class Installer:
 
     def _make(self, switch: _ModelSwitch) -> None:
         """Install a model of which all files have come, or have failed."""
+        switch.ready.sort(key=lambda item: switch.order[id(item.wanted)])
         try:
             if not switch.replaces:
                 install_files(self._run, switch.ready)

@@ -48,13 +48,13 @@ class Scheduler:
     def __init__(self, run: RunContext, groups: list[tuple[Artifact, list[FileState]]]) -> None:
         self._batcher = Batcher(run, disk_space.with_partials(run.store), partials.batch_remains(run.store))
         alone, batches = self._batcher.pack(BatchTask(artifact, same) for artifact, same in groups)
-        # Largest first; bundles once the large files have started, beside whose end there is room for them.
+        # Largest first; batches once the large files have started, beside whose end there is room for them.
         large = [task for task in alone if (task.artifact.size or 0) > SMALL_BYTES]
         self._queue: deque[BatchTask | Batch] = deque((*large, *batches, *alone[len(large) :]))
-        self._workers = min(files_at_once(run.options.jobs), len(groups))  # a bundle may leave over work for all
+        self._workers = min(files_at_once(run.options.jobs), len(groups))  # a batch may leave over work for all
         self._run = run
         self._turn = threading.Condition()
-        self._open = 0  # parcels under way: each may leave something over
+        self._open = 0  # batches under way: each may leave something over
         self._now: dict[threading.Event, BatchTask | Batch] = {}  # what each thread is at, by the event of its end
         self._records = RecordIndex(run.store)
         self._installer = Installer(run, self._records, [each for _, same in groups for each in same])
@@ -65,23 +65,21 @@ class Scheduler:
 
         An exception that comes to this thread, such as KeyboardInterrupt, passes once no child runs any more.
         """
-        scheduler: list[
-            threading.Event
-        ] = []  # not threads: a `join` that is interrupted takes its thread for ended (3.11)
+        workers: list[threading.Event] = []  # no threads: an interrupted `join` takes its thread for ended (3.11)
         try:
             try:
-                self._start(scheduler)
-                self._await(scheduler)
+                self._start(workers)
+                self._await(workers)
             except BaseException:
                 self._run.context.stop.set()
-                self._await(scheduler)
+                self._await(workers)
                 raise
         finally:
-            self._leave(scheduler)
+            self._leave(workers)
         for left in self._queue:
             self._fail(left, self._end or interrupted())
 
-    def _start(self, scheduler: list[threading.Event]) -> None:
+    def _start(self, workers: list[threading.Event]) -> None:
         """Start as many threads as there may be, which is fewer than were asked for under some limits."""
         for number in range(self._workers):
             ended = threading.Event()
@@ -89,29 +87,29 @@ class Scheduler:
             try:
                 thread.start()
             except RuntimeError as error:
-                if not scheduler:
+                if not workers:
                     self._end = foreseen(self._run.context, self._run.store.path, error)
                 return
-            scheduler.append(ended)
+            workers.append(ended)
 
-    def _await(self, scheduler: list[threading.Event]) -> None:
+    def _await(self, workers: list[threading.Event]) -> None:
         """Wait for all threads; after a stop for a moment only."""
         stop, asked_s = self._run.context.stop, None
-        for ended in scheduler:
+        for ended in workers:
             while not ended.wait(0.1):
                 if stop.is_set():
                     asked_s = asked_s or time.monotonic()
                     if time.monotonic() - asked_s > (STOP_S if self._end is None else DISK_S):
                         return
 
-    def _leave(self, scheduler: list[threading.Event]) -> None:
+    def _leave(self, workers: list[threading.Event]) -> None:
         """Leave threads that do not come back, without their children: what they were at was interrupted."""
-        if all(ended.is_set() for ended in scheduler):
+        if all(ended.is_set() for ended in workers):
             return
         from orchestrator.process import kill_all
 
         kill_all(self._run.context.stop)
-        for ended in scheduler:
+        for ended in workers:
             ended.wait(0.1)
         for ended, work in list(self._now.items()):
             if not ended.is_set():
@@ -287,20 +285,20 @@ def _fetch(inspection: Inspection, receipt: Receipt) -> None:
 
 
 SMALL_BYTES = 1 << 20  # above it a file is worth a process, and a look at what is kept of it
-MOST_FILES = 512  # some at a time, so that one bundle's check and commit run beside another's download
-WORTH_ANOTHER = 8  # so many leftovers of one host make a bundle again
+MOST_FILES = 512  # some at a time, so that one batch's check and commit run beside another's download
+WORTH_ANOTHER = 8  # so many leftovers of one host make a batch again
 
 
 @dataclass(slots=True)
 class BatchTask:
-    """One digest to be made so, all who want it, and what a bundle has tried already."""
+    """One digest to be installed, all who want it, and what a batch has tried already."""
 
     artifact: Artifact
     file_states: list[FileState]
     item: BatchItem = field(init=False)
     host: str = ""
-    backend: Backend | None = None  # of its bundle
-    asked: int = 0  # how many of its sources bundles have asked
+    backend: Backend | None = None  # of its batch
+    asked: int = 0  # how many of its sources batches have asked
 
     def __post_init__(self) -> None:
         self.item = BatchItem(self.artifact)
@@ -317,8 +315,8 @@ class Batch:
 class Batcher:
     """Says which tasks may go together: nothing of theirs stands anywhere, so nothing must be judged first."""
 
-    def __init__(self, run: RunContext, begun: set[str], bundled: Iterable[str]) -> None:
-        self._run, self._begun, self._bundled = run, begun, set(bundled)
+    def __init__(self, run: RunContext, begun: set[str], remains: Iterable[str]) -> None:
+        self._run, self._begun, self._remains = run, begun, set(remains)
         self._routes = Routes(run.context.environ, run.hosts)
         self._usable = [name for name, program in run.programs.items() if program.usable]
         self._backends: dict[str, tuple[Backend, ...]] = {}
@@ -333,7 +331,7 @@ class Batcher:
             state = blobs.blob_state(self._run.store, artifact.sha256, artifact.size) if _is_clear(task) else "unclear"
             if state == "sealed":
                 stored.append(task)
-            elif state == "absent" and self._may_bundle(artifact) and self._aim(task):
+            elif state == "absent" and self._may_batch(artifact) and self._aim(task):
                 aimed.append(task)
             else:
                 alone.append(task)
@@ -341,9 +339,9 @@ class Batcher:
         return alone + together, [Batch(part) for part in _parts(stored)] + batches
 
     def again(self, left: Iterable[BatchTask]) -> tuple[list[BatchTask], list[Batch]]:
-        """What a bundle left over: many of one next host make a bundle again, the rest goes alone.
+        """What a batch left over: many of one next host make a batch again, the rest goes alone.
 
-        Where all hosts were asked, and what ended the last bundle was the host's fault, its files are one matter: they
+        Where all hosts were asked, and what ended the last batch was the host's fault, its files are one matter: they
         go together again, after one wait. The last of their tries each makes alone.
         """
         alone: list[BatchTask] = []
@@ -354,7 +352,7 @@ class Batcher:
         return alone + lonely, batches
 
     def way(self, batch: Batch) -> Route:
-        """How this machine gets to the host that a parcel comes from."""
+        """How this machine gets to the host that a batch comes from."""
         return self._routes.to(batch.tasks[0].item.url)
 
     def _by_host(self, tasks: list[BatchTask], least: int) -> tuple[list[BatchTask], list[Batch]]:
@@ -364,19 +362,19 @@ class Batcher:
         for task in tasks:
             by_host.setdefault((task.host, task.backend.NAME if task.backend else ""), []).append(task)
         for those in by_host.values():
-            if len(those) >= least or any(task.artifact.key in self._bundled for task in those):
+            if len(those) >= least or any(task.artifact.key in self._remains for task in those):
                 batches += [Batch(part, those[0].backend) for part in _parts(those)]
             else:
                 alone += those
         return alone, batches
 
-    def _may_bundle(self, artifact: Artifact) -> bool:
+    def _may_batch(self, artifact: Artifact) -> bool:
         size = artifact.size
         known = size is not None and size <= SMALL_BYTES and not artifact.is_unpinned
         return known and artifact.key not in self._begun
 
     def _aim(self, task: BatchTask) -> bool:
-        """Take the next source in order that no bundle has asked yet, if a program here can."""
+        """Take the next source in order that no batch has asked yet, if a program here can."""
         sources = task.artifact.sources
         if task.asked >= len(sources):
             return False
@@ -389,7 +387,7 @@ class Batcher:
         return True
 
     def _repeat(self, task: BatchTask) -> bool:
-        """Take the source and program that policy wants next of those that bundles have asked, while it wants any."""
+        """Take the source and program that policy wants next of those that batches have asked, while it wants any."""
         if not task.item.host_failed or not self._run.retries:
             return False
         programs = {source.url: self._programs(source.url) for source in task.artifact.sources[: task.asked]}
@@ -403,7 +401,7 @@ class Batcher:
         return True
 
     def _programs(self, url: str) -> tuple[Backend, ...]:
-        """The programs that may fetch a bundle from a URL's host, best first."""
+        """The programs that may fetch a batch from a URL's host, best first."""
         host = host_of(url)
         if host not in self._backends:
             way = self._routes.to(url)

@@ -37,8 +37,9 @@ class FirstSeen(msgspec.Struct, frozen=True):
 class Options(msgspec.Struct, frozen=True):
     """What a run may do; the contract's defaults.
 
-    `backend` None: the best; `stall_s` is the silence after which a program is ended; `wait` whether to wait for
-    another orch that is fetching the same bytes.
+    `backend` None: the best; `retries` bounds the rounds over all sources that bring nothing new; `stall_s` is the
+    silence, in seconds, after which a program is ended; `wait` whether to wait for another orch that is fetching the
+    same bytes.
     """
 
     backend: str | None = None
@@ -54,9 +55,9 @@ class Options(msgspec.Struct, frozen=True):
 class RunContext(msgspec.Struct, frozen=True):
     """The environment, store, hosts, options and counts of one run; `emit` takes its events.
 
-    `findings`, where a caller gives one, takes what was fetched turned out to be, by the artifact's key; pieces are
-    hashed then. The rest is what `prepare` finds out for a run that fetches: `programs` by name, `judge` which reads
-    large files (None: the reference does), `known` what the run knows of its sources, `limits` how many connections
+    `findings`, where a caller gives one, takes what each fetched file turned out to be, by the artifact's key; pieces
+    are hashed then. The rest is what `prepare` finds out for a run that fetches: `programs` by name, `judge` which
+    reads large files (None: sha256sum does), `known` what the run knows of its sources, `limits` how many connections
     each host may get. `left_out` are the hosts of which it was told that no program here can serve them, `told` what
     else is told once a run.
     """
@@ -83,7 +84,7 @@ class RunContext(msgspec.Struct, frozen=True):
 
     @property
     def retries(self) -> int:
-        """How many attempts without new good bytes one file has."""
+        """How many rounds over all sources may bring nothing new."""
         return self.options.retries
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.engine.run import sync
 from orchestrator.errors import PlacementError
+from orchestrator.events import Started
 from orchestrator.model import Link, Place
 from orchestrator.placement import link
 from orchestrator.render.json_lines import JsonLines
@@ -25,6 +27,7 @@ from tests.orch import Done, Orch, made, sha256
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from orchestrator.events import Event
     from orchestrator.store import Store
 
 NAMES = ("w1.bin", "w2.bin", "w3.bin")
@@ -175,6 +178,29 @@ def test_the_previous_version_comes_back_with_no_network(machine: Machine) -> No
     done = machine.sync_here(offline=True)
     assert (done.code, machine.versions(), len(done.named("replaced"))) == (0, [1, 1, 1], 3)
     assert len(machine.origin.log) == log
+
+
+def test_stopped_before_all_files_are_here_it_changes_nothing(machine: Machine) -> None:
+    machine.pin(1)
+    assert machine.sync_here().code == 0
+    machine.pin(2)
+    url = machine.origin.serve("/2/w2.bin", machine.content(2, "w2.bin"), delay_s=60.0)
+    assert url == machine.models["llm"]["files"][1]["url"]
+    machine.write()
+    context = Context(machine.env(), str(machine.folder))
+    space = open_workspace(context, ["team.yaml"])
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Started):
+            threading.Timer(1.0, context.stop.set).start()
+
+    summary = sync(run_context(context, space, emit), space.wanted)
+    assert (summary.placed, summary.fetched, machine.versions()) == (0, 0, [1, 1, 1])
+    assert sorted(f.file for f in summary.failed) == list(NAMES)
+    assert {f.fault for f in summary.failed} == {"interrupted"}
+    machine.pin(2)
+    assert machine.sync_here().code == 0
+    assert machine.versions() == [2, 2, 2]
 
 
 @pytest.mark.parametrize("how", ["hard", "copy"])
