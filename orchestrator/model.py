@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -110,7 +110,8 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     `manifest` is the manifest's absolute path. `sha256` is 64 lower-case hex digits, or "" where only `pins`, or
     nothing at all, are known. `size` is in bytes, or None. `sources` are in the order of trying. `places` are empty
     for `to: store`. `extra_files` stand on a model's last file. `pieces` are the hashes of the file's pieces, as
-    `verify.pieces` writes them. `allow` are the formats that may be placed; if empty, all may.
+    `verify.pieces` writes them. `allow` are the formats that may be placed; if empty, all may. `adopt` is how the
+    store gets a right file that stands at a place already: as a copy (or reflink), or the file itself.
     """
 
     manifest: str
@@ -125,6 +126,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     extra_files: tuple[ExtraFile, ...] = ()
     pieces: str = ""
     allow: tuple[str, ...] = ()
+    adopt: Literal["copy", "move"] = "copy"
 
     @property
     def key(self) -> str:

@@ -81,6 +81,11 @@ fetching = stack(
 running = stack(
     fetching,
     option("--force", is_flag=True, help="Replace foreign files at the places."),
+    option(
+        "--adopt",
+        type=click.Choice(["copy", "move"]),
+        help="How the store gets a right file that is at its place already: as a copy, or the file itself.",
+    ),
 )
 adding = stack(
     click.option("--to", multiple=True, metavar="PATH", help="Where the file goes; with a `/` at the end a folder."),

@@ -108,6 +108,7 @@ def run_options(words: Mapping[str, Any]) -> Options:
         offline=words["offline"],
         wait=not words["no_wait"],
         force=words.get("force", False),
+        adopt=words.get("adopt"),
     )
 
 

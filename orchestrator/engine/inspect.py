@@ -12,9 +12,9 @@ from orchestrator.engine import weak_pins
 from orchestrator.engine.scan import RecordIndex, State, blob_size, is_inode, judge, leads_into, warn_of_size
 from orchestrator.errors import HeldError, OrchError, PlacementError, Stopped, StoreError
 from orchestrator.events import Finished, Mismatched, Noticed
-from orchestrator.files import place_error, reason, store_error
+from orchestrator.files import place_error, reason, store_error, temporary
 from orchestrator.formats import wrong_file
-from orchestrator.model import Place
+from orchestrator.model import Link, Place
 from orchestrator.placement import allow, link
 from orchestrator.store import blobs, partials, quarantine, records, seal, tree_records
 from orchestrator.store.records import Sharer
@@ -247,6 +247,10 @@ class Inspection:
         ours = self._is_ours(path, read=False)
         is_blob = path == run.store.blob(sha256)
         if not linked and not is_blob and blobs.blob_state(run.store, sha256, wanted.size) == "absent":
+            if self._move_in(wanted, path, after):
+                self.reused_bytes += after.st_size
+                run.emit(Noticed(f"{path}: bytes are right, moved into the store; the place is a hard link now"))
+                return
             self._copy_in(path)
         seal.attest(run.store, path, sha256, touch=ours or not linked, read_only=ours)
         self._record_right(wanted, path, ours=ours)
@@ -267,6 +271,43 @@ class Inspection:
         how = records.ADOPTED if mode == records.ADOPTED else "found"
         made = records.seen(path, sha256, mode, how)
         records.record(run.store, run.context.hostname, wanted.manifest, {path: made}, run.context.stop)
+
+    def _move_in(self, wanted: Wanted, path: str, status: os.stat_result) -> bool:
+        """Let a user's right file become the blob, of which its place is a hard link then (`adopt: move`).
+
+        Only where the manifest or the command asks for it, where the place may be a hard link, and of a file that
+        is ours by its owner and has no other name: nobody else may write into a blob.
+
+        Returns:
+            Whether it is done. If not, the store gets a copy, as without `adopt: move`.
+        """
+        run, sha256 = self.run, self.artifact.sha256
+        place = next((place for place in wanted.places if place.path == path), None)
+        if (run.options.adopt or wanted.adopt) != "move" or place is None or place.private:
+            return False
+        if place.link not in (Link.AUTO, Link.HARD) or status.st_uid != os.geteuid() or status.st_nlink != 1:
+            return False
+        # Not a partial: a program could be told to go on with one, and would write into the user's file.
+        name = temporary(os.path.dirname(run.store.blob(sha256)))
+        try:
+            os.link(path, name, follow_symlinks=False)
+        except OSError as error:  # the store is on another file system
+            run.emit(Noticed(f"{path}: copied into the store, not moved ({reason(error)})"))
+            return False
+        try:
+            linked = os.lstat(name)
+            before, now = ((s.st_ino, s.st_mtime_ns, s.st_size) for s in (status, linked))
+            if before != now:
+                raise _foreign(path, "something is writing into it just now")
+            for number in range(2):  # before, so that a kill leaves it ours; behind, with the seal's time
+                made = records.seen(path, sha256, Link.HARD.value, "found")
+                records.record(run.store, run.context.hostname, wanted.manifest, {path: made}, run.context.stop)
+                if number == 0:
+                    blobs.commit(run.store, [(name, sha256)])
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+        return True
 
     def _copy_in(self, path: str) -> None:
         """Give the store its own copy of right bytes; where there is no room the place alone must do."""

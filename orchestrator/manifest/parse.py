@@ -117,6 +117,7 @@ def wanted(manifest: Manifest, site: Site | None, extra_mirrors: tuple[Prefix, .
             file.extra_files,
             file.pieces,
             manifest.allow,
+            model.adopt,
         )
         for model in manifest.models
         for file in model.files

@@ -62,6 +62,7 @@ class ModelEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fal
     for_: For = msgspec.field(default=UNSET, name="for")
     to: To = UNSET
     link: LinkMode = UNSET
+    adopt: AdoptMode = UNSET
     tags: Tags = UNSET
 
 
@@ -71,6 +72,7 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     for_: For = msgspec.field(default=UNSET, name="for")
     to: To = UNSET
     link: LinkMode = UNSET
+    adopt: AdoptMode = UNSET
     tags: Tags = UNSET
     mirrors: Urls | UnsetType | None = UNSET
 
@@ -204,6 +206,14 @@ To = Annotated[
 LinkMode = Annotated[
     Link | UnsetType | None,
     Meta(title="link", description="How a place is made from the stored file."),
+]
+AdoptMode = Annotated[
+    Literal["copy", "move"] | UnsetType | None,
+    Meta(
+        title="adopt",
+        description="How the store gets a right file that stands at its place already: as a copy (or reflink), or the "
+        "file itself, of which the place is a hard link then.",
+    ),
 ]
 # Each is a row of `frameworks/flat.py` or a module beside it; a test checks that.
 Framework = Literal[

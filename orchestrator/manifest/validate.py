@@ -49,6 +49,7 @@ def model(name: str, entry: ModelEntry, defaults: Defaults | None, rules: PlaceR
     to = known.to if entry.to is UNSET else entry.to
     for_ = known.for_ if entry.for_ is UNSET else entry.for_
     link = (known.link if entry.link is UNSET else entry.link) or Link.AUTO
+    adopt = (known.adopt if entry.adopt is UNSET else entry.adopt) or "copy"
     tags = (known.tags if entry.tags is UNSET else entry.tags) or ()
     if not to and not for_ and defaults is not None:
         problems.append((at, NO_PLACE))
@@ -57,17 +58,18 @@ def model(name: str, entry: ModelEntry, defaults: Defaults | None, rules: PlaceR
     if entry.repo is not UNSET:
         from orchestrator.manifest import repos  # imported here: few models are repositories
 
-        return repos.model(
+        made = repos.model(
             name, entry, tuple(tags), layouts, link, _places(at, entry, to_paths, rules, problems), problems
         )
+        return made if adopt == "copy" else replace(made, adopt=adopt)
     for key in ("include", "exclude"):
         if getattr(entry, key) is not UNSET:
             problems.append(((*at, key), f"`{key}` belongs to a `repo`"))
     if entry.files is UNSET:
         file = _only_file(at, entry, known, to_paths, link, rules, problems)
-        return Model(name, tuple(tags), (file,), layouts, link, entry.unpack is True)
+        return Model(name, tuple(tags), (file,), layouts, link, entry.unpack is True, adopt=adopt)
     files = _many_files(at, entry, entry.files, to_paths, link, rules, problems)
-    return Model(name, tuple(tags), files, layouts, link, many=True)
+    return Model(name, tuple(tags), files, layouts, link, many=True, adopt=adopt)
 
 
 def _layouts(for_: Any) -> tuple[tuple[str, str], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
@@ -41,7 +41,7 @@ class Model(msgspec.Struct, frozen=True, gc=False):
 
     `layouts` are (framework, value or "") of `for:`. A hub's repository (`repo`) gets its files and its `commit` from
     the lock; `folders` are the absolute folders of its `to:`. `many` is true for a model that is written with
-    `files:`.
+    `files:`. `adopt` is how the store gets a right file that stands at a place already.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Model(msgspec.Struct, frozen=True, gc=False):
     folders: tuple[str, ...] = ()
     commit: str = ""
     many: bool = False
+    adopt: Literal["copy", "move"] = "copy"
 
 
 class Prefix(msgspec.Struct, frozen=True, gc=False):

@@ -5,7 +5,7 @@ Structs, as all values on the road of a sync with nothing to do: see `events`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -39,7 +39,7 @@ class Options(msgspec.Struct, frozen=True):
 
     `backend` None: the best; `retries` bounds the rounds over all sources that bring nothing new; `stall_s` is the
     silence, in seconds, after which a program is ended; `wait` whether to wait for another orch that is fetching the
-    same bytes.
+    same bytes; `adopt` overrules what the manifests say of right files that stand at their places already.
     """
 
     backend: str | None = None
@@ -50,6 +50,7 @@ class Options(msgspec.Struct, frozen=True):
     offline: bool = False
     wait: bool = True
     force: bool = False
+    adopt: Literal["copy", "move"] | None = None
 
 
 class RunContext(msgspec.Struct, frozen=True):
