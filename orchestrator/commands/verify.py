@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import checksums, events
@@ -330,14 +329,13 @@ def repair(
 
 def _standing(store: Store, records: RecordIndex, found: VerifiedFiles) -> FileState:
     """What stands where, by what was read: an inode that is wrong is so at each of its names."""
-    for place in found.wanted.places:
-        for path in found.wrong:
-            if place.unpack and path.startswith(f"{place.path}/"):
-                with suppress(OSError):
-                    os.utime(path)  # breaks its seal, as a write would: then it is found in its tree
     (file_state,) = scan(store, (found.wanted,), records)
     wrong = {_inode(path) for path in found.wrong} - {None}
     states = {path: _read(path, state, wrong) for path, state in file_state.states}
+    doubted = (State.SEALED, State.UNVERIFIED, State.LINKED, State.MODIFIED)
+    for tree in (place.path for place in found.wanted.places if place.unpack and states[place.path] in doubted):
+        if any(path.startswith(f"{tree}/") for path, _ in found.found):
+            states[tree] = State.WRONG
     blob = store.blob(found.wanted.key)
     if _inode(blob) in wrong:
         states[blob] = State.WRONG

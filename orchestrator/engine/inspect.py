@@ -222,9 +222,10 @@ class Inspection:
             return Due(place)
         if state is State.OBSTRUCTED:
             raise _foreign(path, "something else stands there, of another kind")
-        if state is not State.FOREIGN:
+        if state is not State.FOREIGN and not (state is State.WRONG and not self.records.ours(path)):
             old = self._previous_tree(path) if state is State.OUTDATED else ""
-            return None if check_tree(self.run, wanted, path) is State.SEALED else Due(place, old=old)
+            checked = check_tree(self.run, wanted, path, read=state is State.WRONG)
+            return None if checked is State.SEALED else Due(place, old=old)
         if not self.run.options.force:
             raise _foreign(path, "a foreign folder stands there, with something in it")
         self.run.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))
@@ -406,8 +407,11 @@ def _unlink(run: RunContext, names: _Names) -> None:
                 run.emit(Noticed(f"{path}: it shares the wrong bytes and cannot be removed ({reason(error)})"))
 
 
-def check_tree(run: RunContext, wanted: Wanted, folder: str) -> State:
+def check_tree(run: RunContext, wanted: Wanted, folder: str, *, read: bool = False) -> State:
     """Hash the files of a tree whose seals are broken: wrong ones go to quarantine.
+
+    Args:
+        read: hash the others, too, because one of them was read and is wrong, whatever its seal says.
 
     Returns:
         SEALED if all was right, ABSENT if the tree must be made anew.
@@ -418,13 +422,19 @@ def check_tree(run: RunContext, wanted: Wanted, folder: str) -> State:
     listing = tree_records.read(run.store, wanted.sha256)
     state = State.SEALED if listing else State.ABSENT
     old = tree_records.standing_in(run.store, folder)
-    for name in tree_records.broken(run.store, folder, listing):
+    broken = tree_records.broken(run.store, folder, listing)
+    rotten: set[str] = set()
+    if read:
+        whole = [name for name in listing if name not in broken]
+        verdicts = check.check(run.context, [(listing[name][1], f"{folder}/{name}") for name in whole])
+        rotten = {name for name, verdict in zip(whole, verdicts, strict=True) if not verdict.is_good}
+    for name in (*broken, *rotten):
         path, (_, sha256) = f"{folder}/{name}", listing[name]
         linked = tree_records.is_behind_link(folder, name)
         if not os.path.lexists(path):
             run.emit(Noticed(f"{path} is missing: the archive is unpacked again"))
             state = State.ABSENT
-        elif tree_records.is_whole(run.store, folder, name, old) or not os.path.isfile(path):
+        elif not os.path.isfile(path) or (name not in rotten and tree_records.is_whole(run.store, folder, name, old)):
             state = State.ABSENT  # an earlier archive's, which the new one replaces; or nothing that can be read
         elif (verdict := check.check(run.context, [(sha256, path)])[0]).error is not None:
             raise place_error(verdict.error, path)

@@ -125,7 +125,7 @@ unverified, other bytes
   status           | all                    | 5    | unverified | mine      |      | right   | refuses | tree: look
   plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
   verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses
-  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: time
+  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
   prune            | all                    | 0    |            | mine      |      | right   | refuses
   sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | mine | right   | nothing
@@ -167,7 +167,7 @@ foreign
   status           | all                    | 7    | foreign    | mine      |      | right   | refuses
   plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
   verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses | tree: gone
-  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: time
+  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
   prune            | all                    | 0    |            | mine      |      | right   | refuses
   sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | mine | right   | nothing
@@ -200,7 +200,7 @@ linked, other bytes
   status           | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
   plan             | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
   verify           | all                    | 6    | corrupt    | link>mine |      | right   | refuses | tree: gone
-  verify --repair  | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name time
+  verify --repair  | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
   prune            | all                    | 0    |            | link>mine |      | right   | refuses
   sync --offline   | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
   sync --force     | all                    | 0    |            | new       | link | right   | nothing |
@@ -211,7 +211,6 @@ BUGS = {
     "old": "`verify` takes a whole tree of the version before for wrong bytes (6) instead of outdated (5)",
     "look": "a folder that orch did not make is foreign without a look at its files: right ones are not adopted, and "
     "behind a link they are replaced by --force; by their sizes they would be unverified",
-    "time": "`verify --repair` changes the mtime of a user's file in a tree that it then refuses to replace",
     "gone": "`verify` says absent (5) of a folder that has wrong bytes too (6)",
     "path": "a folder that a user moved to where a tree of ours stood is taken for ours",
     "name": "the message does not name what a user's link at a tree's place leads to",

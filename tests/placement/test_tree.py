@@ -229,6 +229,8 @@ def test_bytes_changed_under_their_seal_are_verifys_business(placed: tuple[Orch,
     os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert orch.sync().summary["present"] == 1
     assert orch.run("verify", "--json", "team.yaml").summary["exit_code"] == 6
+    assert (orch.run("verify", "--repair", "--json", "team.yaml").code, tree(folder)) == (0, GOOD)
+    assert quarantined(orch) == [made(500, 3)]
 
 
 def test_a_foreign_folder_is_left_unless_forced(tmp_path: Path) -> None:
