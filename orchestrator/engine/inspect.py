@@ -222,14 +222,43 @@ class Inspection:
             return Due(place)
         if state is State.OBSTRUCTED:
             raise _foreign(path, "something else stands there, of another kind")
-        if state is not State.FOREIGN and not (state is State.WRONG and not self.records.ours(path)):
-            old = self._previous_tree(path) if state is State.OUTDATED else ""
+        if state is State.OUTDATED:
+            return Due(place, old=self._previous_tree(path))
+        if self.records.is_our_tree(path):
             checked = check_tree(self.run, wanted, path, read=state is State.WRONG)
-            return None if checked is State.SEALED else Due(place, old=old)
+            return None if checked is State.SEALED else Due(place)
+        if state in (State.UNVERIFIED, State.LINKED) and self._take_in_tree(wanted, path):
+            return None
         if not self.run.options.force:
             raise _foreign(path, "a foreign folder stands there, with something in it")
         self.run.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))
         return Due(place)
+
+    def _take_in_tree(self, wanted: Wanted, path: str) -> bool:
+        """Seal and record a folder that is not the one that we made, where all its files are right.
+
+        Of a user's files nothing but the mtime's nanoseconds changes; of what a link leads to nothing at all.
+
+        Raises:
+            PlacementError: the disk does not give them, or something writes into them.
+        """
+        run = self.run
+        listing = tree_records.read(run.store, self.artifact.sha256)
+        files = [(listing[name][1], name) for name in tree_records.broken(run.store, path, listing)]
+        before = [link.stamp(os.path.realpath(f"{path}/{name}")) for _, name in files]
+        verdicts = check.check(run.context, [(digest, f"{path}/{name}") for digest, name in files])
+        for (_, name), verdict in zip(files, verdicts, strict=True):
+            if verdict.error is not None:
+                raise place_error(verdict.error, f"{path}/{name}")
+        if not all(verdict.is_good for verdict in verdicts):
+            return False
+        if before != [link.stamp(os.path.realpath(f"{path}/{name}")) for _, name in files]:
+            raise _foreign(path, "something is writing into it just now")
+        for digest, name in files:
+            seal.attest(run.store, f"{path}/{name}", digest, touch=not tree_records.is_behind_link(path, name))
+        self._record_right(wanted, path, ours=False)
+        run.emit(Noticed(f"{path}: bytes are right, adopted"))
+        return True
 
     def _previous_tree(self, path: str) -> str:
         made = (made["sha256"] for made in self.records.ours(path))
@@ -265,7 +294,8 @@ class Inspection:
         mode = records.ADOPTED
         if not os.path.islink(path) or ours:
             mode = next((made["link"] for made in self.records.ours(path) if made["sha256"] == sha256), mode)
-        how = records.ADOPTED if mode == records.ADOPTED else "found"
+        found = "unpacked" if any(place.path == path and place.unpack for place in wanted.places) else "found"
+        how = records.ADOPTED if mode == records.ADOPTED else found
         made = records.seen(path, sha256, mode, how)
         records.record(run.store, run.context.hostname, wanted.manifest, {path: made}, run.context.stop)
 

@@ -174,15 +174,15 @@ foreign
   offline, no blob | all                    | 7    | foreign    | mine      |      | none    | refuses
 
 foreign, where ours was
-  sync             | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  status           | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  plan             | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses | tree: path gone
-  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  prune            | all                    | 0    |            | mine      |      | right   | refuses | tree: path
-  sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
+  sync             | all                    | 7    | foreign    | mine      |      | right   | refuses
+  status           | all                    | 7    | foreign    | mine      |      | right   | refuses
+  plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
+  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses | tree: gone
+  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
+  prune            | all                    | 0    |            | mine      |      | right   | refuses
+  sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | mine | right   | nothing
-  offline, no blob | all                    | 7    | foreign    | mine      |      | none    | refuses | tree: path
+  offline, no blob | all                    | 7    | foreign    | mine      |      | none    | refuses
 
 linked, right bytes
   sync             | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
@@ -212,7 +212,6 @@ BUGS = {
     "look": "a folder that orch did not make is foreign without a look at its files: right ones are not adopted, and "
     "behind a link they are replaced by --force; by their sizes they would be unverified",
     "gone": "`verify` says absent (5) of a folder that has wrong bytes too (6)",
-    "path": "a folder that a user moved to where a tree of ours stood is taken for ours",
     "name": "the message does not name what a user's link at a tree's place leads to",
 }
 
