@@ -332,7 +332,7 @@ def _standing(store: Store, records: RecordIndex, found: VerifiedFiles) -> FileS
     (file_state,) = scan(store, (found.wanted,), records)
     wrong = {_inode(path) for path in found.wrong} - {None}
     states = {path: _read(path, state, wrong) for path, state in file_state.states}
-    doubted = (State.SEALED, State.UNVERIFIED, State.LINKED, State.MODIFIED)
+    doubted = (State.SEALED, State.UNVERIFIED, State.MODIFIED)
     for tree in (place.path for place in found.wanted.places if place.unpack and states[place.path] in doubted):
         if any(path.startswith(f"{tree}/") for path, _ in found.found):
             states[tree] = State.WRONG

@@ -227,7 +227,7 @@ class Inspection:
         if self.records.is_our_tree(path):
             checked = check_tree(self.run, wanted, path, read=state is State.WRONG)
             return None if checked is State.SEALED else Due(place)
-        if state in (State.UNVERIFIED, State.LINKED) and self._take_in_tree(wanted, path):
+        if state is State.UNVERIFIED and self._take_in_tree(wanted, path):
             return None
         if not self.run.options.force:
             raise _foreign(path, "a foreign folder stands there, with something in it")
@@ -243,19 +243,14 @@ class Inspection:
             PlacementError: the disk does not give them, or something writes into them.
         """
         run = self.run
-        listing = tree_records.read(run.store, self.artifact.sha256)
-        files = [(listing[name][1], name) for name in tree_records.broken(run.store, path, listing)]
-        before = [link.stamp(os.path.realpath(f"{path}/{name}")) for _, name in files]
-        verdicts = check.check(run.context, [(digest, f"{path}/{name}") for digest, name in files])
-        for (_, name), verdict in zip(files, verdicts, strict=True):
-            if verdict.error is not None:
-                raise place_error(verdict.error, f"{path}/{name}")
-        if not all(verdict.is_good for verdict in verdicts):
+        files = read_tree(run, wanted, path)
+        if files is None:
             return False
-        if before != [link.stamp(os.path.realpath(f"{path}/{name}")) for _, name in files]:
-            raise _foreign(path, "something is writing into it just now")
-        for digest, name in files:
-            seal.attest(run.store, f"{path}/{name}", digest, touch=not tree_records.is_behind_link(path, name))
+        if wanted.allow:
+            each = msgspec.structs.replace(wanted, places=())  # judged by its own bytes, as in the archive
+            for name in tree_records.read(run.store, wanted.sha256):
+                allow.check(f"{path}/{name}", each, run.context.stop)
+        _attest_tree(run.store, path, files)
         self._record_right(wanted, path, ours=False)
         run.emit(Noticed(f"{path}: bytes are right, adopted"))
         return True
@@ -529,14 +524,48 @@ def _is_right(run: RunContext, records: RecordIndex, wanted: Wanted, path: str, 
     return True
 
 
+def read_tree(run: RunContext, wanted: Wanted, folder: str) -> dict[str, str] | None:
+    """Hash the files of an archive that stand unsealed in a folder.
+
+    Returns:
+        Their digests by name where all are right; None where one is wrong, or the archive's files are not known.
+
+    Raises:
+        PlacementError: the disk does not give one, or something writes into it.
+    """
+    listing = tree_records.read(run.store, wanted.sha256)
+    files = {name: listing[name][1] for name in tree_records.broken(run.store, folder, listing)}
+    before = [_stat_facts(f"{folder}/{name}") for name in files]
+    verdicts = check.check(run.context, [(sha256, f"{folder}/{name}") for name, sha256 in files.items()])
+    for name, verdict in zip(files, verdicts, strict=True):
+        if verdict.error is not None:
+            raise place_error(verdict.error, f"{folder}/{name}")
+    if not listing or not all(verdict.is_good for verdict in verdicts):
+        return None
+    if before != [_stat_facts(f"{folder}/{name}") for name in files]:
+        raise _foreign(folder, "something is writing into it just now")
+    return files
+
+
+def _stat_facts(path: str) -> tuple[int, int, int] | None:
+    status = _status(path)
+    return None if status is None else (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _attest_tree(store: Store, folder: str, files: Mapping[str, str]) -> None:
+    """Seal right files of a folder; those behind a link are only remembered."""
+    for name, sha256 in files.items():
+        seal.attest(store, f"{folder}/{name}", sha256, touch=not tree_records.is_behind_link(folder, name))
+
+
 def _is_tree_right(run: RunContext, wanted: Wanted, folder: str) -> bool:
-    store = run.store
-    listing = tree_records.read(store, wanted.sha256)
-    names = [(listing[name][1], f"{folder}/{name}") for name in tree_records.broken(store, folder, listing)]
-    if not listing or not all(verdict.is_good for verdict in check.check(run.context, names)):
+    try:
+        files = read_tree(run, wanted, folder)
+    except PlacementError:
         return False
-    for sha256, path in names:
-        seal.attest(store, path, sha256)
+    if files is None:
+        return False
+    _attest_tree(run.store, folder, files)
     return True
 
 

@@ -165,8 +165,7 @@ def _judge_tree(store: Store, records: RecordIndex, path: str, sha256: str) -> S
     if not records.is_our_tree(path):
         if records.previous_tree(path, sha256):
             return State.OUTDATED
-        right = records.ours(path) and tree_records.has_sizes(path, listing)
-        return State.UNVERIFIED if right else State.FOREIGN
+        return State.UNVERIFIED if tree_records.has_sizes(path, listing) else State.FOREIGN
     if all(each["sha256"] != sha256 for each in records.ours(path)):
         return State.OUTDATED
     for name in tree_records.broken(store, path, listing):

@@ -109,20 +109,20 @@ unverified
   offline, no blob | all                    | 0    |            | new       |      | ?       | nothing
 
 unverified, user's own
-  sync             | all                    | 0    |            | new       |      | right   | nothing | tree: look
-  status           | all                    | 5    | unverified | new       |      | right   | works   | tree: look
-  plan             | all                    | 0    |            | new       |      | right   | works   | tree: look
-  verify           | all                    | 0    |            | new       |      | right   | works   | tree: look
-  verify --repair  | all                    | 0    |            | new       |      | right   | nothing | tree: look
-  prune            | all                    | 0    |            | new       |      | right   | works   | tree: look
-  sync --offline   | all                    | 0    |            | new       |      | right   | nothing | tree: look
+  sync             | all                    | 0    |            | new       |      | right   | nothing
+  status           | all                    | 5    | unverified | new       |      | right   | works
+  plan             | all                    | 0    |            | new       |      | right   | works
+  verify           | all                    | 0    |            | new       |      | right   | works
+  verify --repair  | all                    | 0    |            | new       |      | right   | nothing
+  prune            | all                    | 0    |            | new       |      | right   | works
+  sync --offline   | all                    | 0    |            | new       |      | right   | nothing
   sync --force     | all                    | 0    |            | new       |      | right   | nothing
   offline, no blob | files                  | 0    |            | new       |      | right   | nothing
-  offline, no blob | tree                   | 0    |            | new       |      | none    | nothing | tree: look
+  offline, no blob | tree                   | 0    |            | new       |      | none    | nothing
 
 unverified, other bytes
   sync             | all                    | 7    | foreign    | mine      |      | right   | refuses
-  status           | all                    | 5    | unverified | mine      |      | right   | refuses | tree: look
+  status           | all                    | 5    | unverified | mine      |      | right   | refuses
   plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
   verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses
   verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
@@ -185,15 +185,15 @@ foreign, where ours was
   offline, no blob | all                    | 7    | foreign    | mine      |      | none    | refuses
 
 linked, right bytes
-  sync             | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  status           | all                    | 5    | unverified | link>new  |      | right   | works   | tree: look
-  plan             | all                    | 0    |            | link>new  |      | right   | works   | tree: look
-  verify           | all                    | 0    |            | link>new  |      | right   | works   | tree: look
-  verify --repair  | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  prune            | all                    | 0    |            | link>new  |      | right   | works   | tree: look
-  sync --offline   | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  sync --force     | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  offline, no blob | all                    | 0    |            | link>new  |      | ?       | nothing | tree: look
+  sync             | all                    | 0    |            | link>new  |      | right   | nothing
+  status           | all                    | 5    | unverified | link>new  |      | right   | works
+  plan             | all                    | 0    |            | link>new  |      | right   | works
+  verify           | all                    | 0    |            | link>new  |      | right   | works
+  verify --repair  | all                    | 0    |            | link>new  |      | right   | nothing
+  prune            | all                    | 0    |            | link>new  |      | right   | works
+  sync --offline   | all                    | 0    |            | link>new  |      | right   | nothing
+  sync --force     | all                    | 0    |            | link>new  |      | right   | nothing
+  offline, no blob | all                    | 0    |            | link>new  |      | ?       | nothing
 
 linked, other bytes
   sync             | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
@@ -209,8 +209,6 @@ linked, other bytes
 
 BUGS = {
     "old": "`verify` takes a whole tree of the version before for wrong bytes (6) instead of outdated (5)",
-    "look": "a folder that orch did not make is foreign without a look at its files: right ones are not adopted, and "
-    "behind a link they are replaced by --force; by their sizes they would be unverified",
     "gone": "`verify` says absent (5) of a folder that has wrong bytes too (6)",
     "name": "the message does not name what a user's link at a tree's place leads to",
 }

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -318,6 +319,47 @@ def test_a_users_file_where_a_new_version_has_one_needs_force(placed: tuple[Orch
     assert tree(folder) == {"config.json": b"{}", "same.txt": X, "a/b": X}
     assert quarantined(orch) == [MINE]
     assert orch.sync().summary["present"] == 1
+
+
+def test_an_adopted_folder_stays_its_owner_s(placed: tuple[Orch, Path], tmp_path: Path) -> None:
+    orch, folder = placed
+    copy = tmp_path / "copy"
+    for name, content in GOOD.items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content)
+    shutil.rmtree(folder)
+    for record in orch.store.glob("places/*.json"):
+        record.unlink()
+    copy.rename(folder)
+    modes = {path: path.stat().st_mode for path in folder.rglob("*")}
+    assert (orch.sync().code, orch.sync().summary["present"]) == (0, 1)
+    assert {path: path.stat().st_mode for path in folder.rglob("*")} == modes
+    with Origin() as origin:
+        new = {"saved_model.pb": X, "new": X}
+        want(orch, origin, "use4", tar(*((name, content, {}) for name, content in new.items())))
+        assert (orch.sync().summary["failed"][0]["fault"], tree(folder)) == ("foreign", GOOD)
+        assert orch.sync("--force").code == 0
+    assert tree(folder) == {**GOOD, **new}
+    assert quarantined(orch) == [GOOD["saved_model.pb"]], "what its owner had is not deleted, whatever its seal"
+    assert orch.sync().summary["present"] == 1
+
+
+def test_prune_leaves_an_adopted_folder(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+    theirs = folder.with_name("theirs")
+    shutil.copytree(folder, theirs, copy_function=shutil.copyfile)
+    shutil.rmtree(folder)
+    for record in orch.store.glob("places/*.json"):
+        record.unlink()
+    theirs.rename(folder)
+    assert orch.sync().code == 0
+    orch.models.clear()
+    with Origin() as origin:
+        orch.want("other", X, origin.serve("/other", X), to="other/")
+        orch.write()
+        assert orch.sync().code == 0
+    assert orch.run("prune", "--places", "--yes", "--json", "team.yaml").code == 0
+    assert tree(folder) == GOOD
 
 
 @pytest.mark.parametrize("which", ["the tree", "a folder in it"])
