@@ -89,7 +89,7 @@ outdated
   sync             | all                    | 0    |            | new       |      | right   | nothing |
   status           | all                    | 5    | outdated   | old       |      | right   | works
   plan             | all                    | 0    |            | old       |      | right   | works
-  verify           | all                    | 5    | outdated   | old       |      | right   | works   | tree: old
+  verify           | all                    | 5    | outdated   | old       |      | right   | works
   verify --repair  | all                    | 0    |            | new       |      | right   | nothing |
   prune            | symlink                | 0    |            | old       |      | right   | works
   prune            | hard reflink copy tree | 0    |            | old       |      | right   | works   |
@@ -208,7 +208,6 @@ linked, other bytes
 """
 
 BUGS = {
-    "old": "`verify` takes a whole tree of the version before for wrong bytes (6) instead of outdated (5)",
     "gone": "`verify` says absent (5) of a folder that has wrong bytes too (6)",
     "name": "the message does not name what a user's link at a tree's place leads to",
 }

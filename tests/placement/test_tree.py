@@ -321,6 +321,21 @@ def test_a_users_file_where_a_new_version_has_one_needs_force(placed: tuple[Orch
     assert orch.sync().summary["present"] == 1
 
 
+def test_verify_says_that_the_version_before_stands_there(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+
+    def fault() -> tuple[int, str]:
+        summary = orch.run("verify", "--json", "team.yaml").summary
+        return summary["exit_code"], summary["failed"][0]["fault"]
+
+    with Origin() as origin:
+        want(orch, origin, "use4", tar(("saved_model.pb", X, {}), ("new", X, {})))
+        assert fault() == (5, "outdated"), "of the new archive not even the names are known"
+        assert orch.sync().code == 0
+        want(orch, origin, "use4", whole())
+        assert fault() == (5, "outdated")
+
+
 def test_an_adopted_folder_stays_its_owner_s(placed: tuple[Orch, Path], tmp_path: Path) -> None:
     orch, folder = placed
     copy = tmp_path / "copy"
