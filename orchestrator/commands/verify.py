@@ -190,7 +190,7 @@ def _error(store: Store, records: RecordIndex, found: VerifiedFiles) -> OrchErro
     wrong = [path for path in found.wrong if not any(_is_below(path, folder) for folder in outdated)]
     if not wrong:
         return _outdated(outdated[0])
-    path = wrong[0]
+    path = next((path for path in wrong if os.path.exists(path)), wrong[0])  # wrong bytes are graver than none
     if not os.path.exists(path):
         hint = "run `orch sync`" if wanted.sources else "fetch it from where the list is from"
         return TransferError(f"{path}: absent", hint, "absent")
@@ -198,7 +198,7 @@ def _error(store: Store, records: RecordIndex, found: VerifiedFiles) -> OrchErro
     if has and any(has in (made["sha256"], made.get("old")) for made in records.ours(path)):
         return _outdated(path)
     what = check.diagnose_file(path, wrong_file.expected_file(wanted))
-    if records.is_adopted(path):
+    if any(records.is_adopted(place) for place in (path, *(tree for tree in trees if _is_below(path, tree)))):
         hint = "it is its owner's: move it away, or let it be replaced: `orch sync --force`"
         message = f"{path}: a file that orch did not make, with other bytes than when it was adopted{what.after}"
         return PlacementError(message, hint, "foreign")

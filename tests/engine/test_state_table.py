@@ -166,7 +166,7 @@ foreign
   sync             | all                    | 7    | foreign    | mine      |      | right   | refuses
   status           | all                    | 7    | foreign    | mine      |      | right   | refuses
   plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
-  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses | tree: gone
+  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses
   verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
   prune            | all                    | 0    |            | mine      |      | right   | refuses
   sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses
@@ -177,7 +177,7 @@ foreign, where ours was
   sync             | all                    | 7    | foreign    | mine      |      | right   | refuses
   status           | all                    | 7    | foreign    | mine      |      | right   | refuses
   plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
-  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses | tree: gone
+  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses
   verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
   prune            | all                    | 0    |            | mine      |      | right   | refuses
   sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses
@@ -199,7 +199,7 @@ linked, other bytes
   sync             | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
   status           | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
   plan             | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
-  verify           | all                    | 6    | corrupt    | link>mine |      | right   | refuses | tree: gone
+  verify           | all                    | 6    | corrupt    | link>mine |      | right   | refuses
   verify --repair  | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
   prune            | all                    | 0    |            | link>mine |      | right   | refuses
   sync --offline   | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
@@ -208,7 +208,6 @@ linked, other bytes
 """
 
 BUGS = {
-    "gone": "`verify` says absent (5) of a folder that has wrong bytes too (6)",
     "name": "the message does not name what a user's link at a tree's place leads to",
 }
 

@@ -334,6 +334,9 @@ def test_verify_says_that_the_version_before_stands_there(placed: tuple[Orch, Pa
         assert orch.sync().code == 0
         want(orch, origin, "use4", whole())
         assert fault() == (5, "outdated")
+        (folder / "saved_model.pb").chmod(0o644)
+        (folder / "saved_model.pb").write_bytes(MINE)
+        assert fault() == (6, "corrupt")
 
 
 def test_an_adopted_folder_stays_its_owner_s(placed: tuple[Orch, Path], tmp_path: Path) -> None:
@@ -349,6 +352,10 @@ def test_an_adopted_folder_stays_its_owner_s(placed: tuple[Orch, Path], tmp_path
     modes = {path: path.stat().st_mode for path in folder.rglob("*")}
     assert (orch.sync().code, orch.sync().summary["present"]) == (0, 1)
     assert {path: path.stat().st_mode for path in folder.rglob("*")} == modes
+    (folder / "saved_model.pb").write_bytes(MINE)
+    assert orch.run("verify", "--json", "team.yaml").summary["failed"][0]["fault"] == "foreign", "its owner's edit"
+    (folder / "saved_model.pb").write_bytes(GOOD["saved_model.pb"])
+    assert orch.sync().code == 0
     with Origin() as origin:
         new = {"saved_model.pb": X, "new": X}
         want(orch, origin, "use4", tar(*((name, content, {}) for name, content in new.items())))
