@@ -230,6 +230,8 @@ class Inspection:
         if state is State.UNVERIFIED and self._take_in_tree(wanted, path):
             return None
         if not self.run.options.force:
+            if os.path.islink(path):
+                raise _foreign(path, f"a link to {os.readlink(path)} stands there that orch did not make")
             raise _foreign(path, "a foreign folder stands there, with something in it")
         self.run.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))
         return Due(place)

@@ -184,9 +184,10 @@ def look_at_tree(store: Store, path: str, sha256: str) -> State:
 
     try:
         if not os.listdir(path):
-            return State.ABSENT  # its frameworks take an empty folder for none, too
+            # Its frameworks take an empty folder for none, too; a user's link to one is something.
+            return State.UNSEALED if os.path.islink(path) else State.ABSENT
     except FileNotFoundError:
-        return State.ABSENT
+        return State.UNSEALED if os.path.islink(path) else State.ABSENT
     except OSError:
         return State.OBSTRUCTED
     listing = tree_records.read(store, sha256)

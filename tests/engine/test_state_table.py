@@ -196,20 +196,18 @@ linked, right bytes
   offline, no blob | all                    | 0    |            | link>new  |      | ?       | nothing
 
 linked, other bytes
-  sync             | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
-  status           | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
-  plan             | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
+  sync             | all                    | 7    | foreign    | link>mine |      | right   | refuses
+  status           | all                    | 7    | foreign    | link>mine |      | right   | refuses
+  plan             | all                    | 7    | foreign    | link>mine |      | right   | refuses
   verify           | all                    | 6    | corrupt    | link>mine |      | right   | refuses
-  verify --repair  | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
+  verify --repair  | all                    | 7    | foreign    | link>mine |      | right   | refuses
   prune            | all                    | 0    |            | link>mine |      | right   | refuses
-  sync --offline   | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
+  sync --offline   | all                    | 7    | foreign    | link>mine |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | link | right   | nothing |
-  offline, no blob | all                    | 7    | foreign    | link>mine |      | none    | refuses | tree: name
+  offline, no blob | all                    | 7    | foreign    | link>mine |      | none    | refuses
 """
 
-BUGS = {
-    "name": "the message does not name what a user's link at a tree's place leads to",
-}
+BUGS = {}
 
 NEW, OLD = made(3000, 1), made(3100, 2)
 SAME = b"mine" + NEW[4:]  # somebody's bytes, as many as are wanted

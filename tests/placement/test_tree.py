@@ -401,6 +401,21 @@ def test_what_a_link_leads_to_is_never_touched(placed: tuple[Orch, Path], tmp_pa
     assert (orch.sync("--force").code, tree(folder), tree(elsewhere)) == (0, GOOD, before)
 
 
+@pytest.mark.parametrize("leads_to", ["an empty folder", "nothing"])
+def test_a_user_s_link_to_nothing_at_a_tree_s_place_is_something(tmp_path: Path, leads_to: str) -> None:
+    orch = Orch(tmp_path)
+    with Origin() as origin:
+        folder = want(orch, origin, "use4", whole())
+        folder.parent.mkdir()
+        folder.symlink_to(tmp_path / "disk2")
+        if leads_to != "nothing":
+            (tmp_path / "disk2").mkdir()
+        for command in ("status", "plan", "sync"):
+            failed = orch.run(command, "--json", "team.yaml").summary["failed"][0]
+            assert (failed["fault"], str(tmp_path / "disk2") in failed["message"]) == ("foreign", True), command
+        assert (orch.sync("--force").code, tree(folder), folder.is_symlink()) == (0, GOOD, False)
+
+
 def test_a_kill_between_any_two_steps_loses_nothing(placed: tuple[Orch, Path]) -> None:
     orch, folder = placed
     store = Store(str(orch.store), str(orch.folder / "state"))
