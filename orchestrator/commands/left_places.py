@@ -269,6 +269,8 @@ def _judge_tree(store: Store, left: LeftPlace, status: os.stat_result, claimed: 
     """Judge the folder that an archive was unpacked into: only the archive's files in it are ours."""
     path, made = left.path, left.made
     left = left._replace(kind="tree", identity=(status.st_ino, status.st_mtime_ns))
+    if made["link"] == records.ADOPTED:
+        return left._replace(stays="it was there before orch")
     if not records.is_inode(made, status, path):
         return left._replace(stays="orch did not make this folder")
     listings = _listings(store, made)

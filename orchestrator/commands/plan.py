@@ -10,7 +10,7 @@ from orchestrator.backends import select
 from orchestrator.commands.status import told
 from orchestrator.commands.verify import unread_error
 from orchestrator.engine import disk_space, weak_pins
-from orchestrator.engine.inspect import is_pointer_to
+from orchestrator.engine.inspect import is_pointer_to, read_tree
 from orchestrator.engine.run import group
 from orchestrator.engine.scan import FileState, RecordIndex, State, leads_into, scan, warn_of_size
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
@@ -92,7 +92,7 @@ class _Planner:
         for file_state in same:
             try:
                 action = self._judge(file_state)
-                if action == "adopt":
+                if action == "adopt" and not all(place.unpack for place in file_state.wanted.places):
                     have = "sealed"
                 if action == "place" and have == "absent" and not fetched:
                     self._fetch(artifact, file_state.wanted)
@@ -126,9 +126,12 @@ class _Planner:
             if state in (State.ABSENT, State.OUTDATED) or (self._offer and self._offer.path == path):
                 action = "place"
             elif path in links and links[path].unpack:
-                if state is State.FOREIGN and not self._run.options.force:
-                    raise told(path, state, w.size)
-                action = "place"
+                if self._records.is_our_tree(path):
+                    action = "place"
+                elif state is State.FOREIGN or read_tree(self._run, w, path) is None:
+                    if not self._run.options.force:
+                        raise told(path, State.FOREIGN, w.size)
+                    action = "place"
             elif not self._right(w, path):
                 self._may_go(w, path)
                 action = "place"

@@ -106,7 +106,8 @@ def told(path: str, state: State, size: int | None) -> OrchError:
         case State.ABSENT:
             return TransferError(f"{path}: absent", "run `orch sync`", "absent")
     hint = "run `orch sync`: it adopts the file if its bytes are right; else move it away, or --force"
-    return PlacementError(f"{path}: a file that orch did not make stands there", hint, "foreign")
+    what = f"a link that orch did not make, to {os.readlink(path)}," if os.path.islink(path) else ""
+    return PlacementError(f"{path}: {what or 'a file that orch did not make'} stands there", hint, "foreign")
 
 
 def _link(path: str, size: int | None) -> OrchError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import checksums, events
@@ -81,7 +80,7 @@ def verify(
             if found.true_size is not None:
                 warn_of_size(found.wanted, found.true_size, run.emit)
             if found.wrong:
-                run.fail(found.wanted, _error(records, found))
+                run.fail(found.wanted, _error(run.store, records, found))
             elif found.unknown:
                 run.fail(found.wanted, unread_error(run.store, *found.unknown[0]))
             else:
@@ -183,21 +182,61 @@ def _stands(path: str) -> bool:
         return True
 
 
-def _error(records: RecordIndex, found: VerifiedFiles) -> OrchError:
-    wanted, path = found.wanted, found.wrong[0]
+def _error(store: Store, records: RecordIndex, found: VerifiedFiles) -> OrchError:
+    wanted = found.wanted
+    trees = [place.path for place in wanted.places if place.unpack]
+    doubted = [folder for folder in trees if any(_is_below(path, folder) for path in found.wrong)]
+    outdated = [folder for folder in doubted if _has_previous_tree(store, records, folder, found)]
+    wrong = [path for path in found.wrong if not any(_is_below(path, folder) for folder in outdated)]
+    if not wrong:
+        return _outdated(outdated[0])
+    path = next((path for path in wrong if os.path.exists(path)), wrong[0])  # wrong bytes are graver than none
     if not os.path.exists(path):
         hint = "run `orch sync`" if wanted.sources else "fetch it from where the list is from"
         return TransferError(f"{path}: absent", hint, "absent")
     has = dict(found.found).get(path, "")
     if has and any(has in (made["sha256"], made.get("old")) for made in records.ours(path)):
-        return TransferError(f"{path}: has the previous version", "run `orch sync`: it replaces it", "outdated")
+        return _outdated(path)
     what = check.diagnose_file(path, wrong_file.expected_file(wanted))
-    if records.is_adopted(path):
+    if any(records.is_adopted(place) for place in (path, *(tree for tree in trees if _is_below(path, tree)))):
         hint = "it is its owner's: move it away, or let it be replaced: `orch sync --force`"
         message = f"{path}: a file that orch did not make, with other bytes than when it was adopted{what.after}"
         return PlacementError(message, hint, "foreign")
     hint = "fetch what is bad: `orch verify --repair`" if wanted.sources else what.hint
     return DigestError(f"{path}: wrong bytes{what.after}", hint or "fetch it again from where it came", "corrupt")
+
+
+def _outdated(path: str) -> OrchError:
+    return TransferError(f"{path}: has the previous version", "run `orch sync`: it replaces it", "outdated")
+
+
+def _has_previous_tree(store: Store, records: RecordIndex, folder: str, found: VerifiedFiles) -> bool:
+    """Whether the folder of an archive has all files of one that we unpacked there before, and none of them is wrong.
+
+    Files that the archive that is wanted does not have were not read: their seals are believed.
+    """
+    from orchestrator.store import tree_records
+
+    sha256, computed = found.wanted.sha256, dict(found.found)
+    wrong = {path for path in found.wrong if _is_below(path, folder) and path != folder}
+    wanted = tree_records.read(store, sha256)
+    digests = {digest for made in records.ours(folder) for digest in (made["sha256"], made.get("old", ""))}
+    for listing in (tree_records.read(store, digest) for digest in digests - {"", sha256}):
+        unread = [
+            name for name, entry in listing.items() if f"{folder}/{name}" not in wrong and entry != wanted.get(name)
+        ]
+        names = {f"{folder}/{name}": digest for name, (_, digest) in listing.items()}
+        if (
+            listing
+            and all(computed.get(path) == names[path] if path in names else not os.path.lexists(path) for path in wrong)
+            and all(tree_records.is_whole(store, folder, name, [listing]) for name in unread)
+        ):
+            return True
+    return False
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
 
 
 TOLD = 3  # lines that are told of a file that is no list; the others are counted
@@ -330,14 +369,13 @@ def repair(
 
 def _standing(store: Store, records: RecordIndex, found: VerifiedFiles) -> FileState:
     """What stands where, by what was read: an inode that is wrong is so at each of its names."""
-    for place in found.wanted.places:
-        for path in found.wrong:
-            if place.unpack and path.startswith(f"{place.path}/"):
-                with suppress(OSError):
-                    os.utime(path)  # breaks its seal, as a write would: then it is found in its tree
     (file_state,) = scan(store, (found.wanted,), records)
     wrong = {_inode(path) for path in found.wrong} - {None}
     states = {path: _read(path, state, wrong) for path, state in file_state.states}
+    doubted = (State.SEALED, State.UNVERIFIED, State.MODIFIED)
+    for tree in (place.path for place in found.wanted.places if place.unpack and states[place.path] in doubted):
+        if any(_is_below(path, tree) for path, _ in found.found):
+            states[tree] = State.WRONG
     blob = store.blob(found.wanted.key)
     if _inode(blob) in wrong:
         states[blob] = State.WRONG

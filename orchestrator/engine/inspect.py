@@ -222,13 +222,40 @@ class Inspection:
             return Due(place)
         if state is State.OBSTRUCTED:
             raise _foreign(path, "something else stands there, of another kind")
-        if state is not State.FOREIGN:
-            old = self._previous_tree(path) if state is State.OUTDATED else ""
-            return None if check_tree(self.run, wanted, path) is State.SEALED else Due(place, old=old)
+        if state is State.OUTDATED:
+            return Due(place, old=self._previous_tree(path))
+        if self.records.is_our_tree(path):
+            checked = check_tree(self.run, wanted, path, read=state is State.WRONG)
+            return None if checked is State.SEALED else Due(place)
+        if state is State.UNVERIFIED and self._take_in_tree(wanted, path):
+            return None
         if not self.run.options.force:
+            if os.path.islink(path):
+                raise _foreign(path, f"a link to {os.readlink(path)} stands there that orch did not make")
             raise _foreign(path, "a foreign folder stands there, with something in it")
         self.run.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))
         return Due(place)
+
+    def _take_in_tree(self, wanted: Wanted, path: str) -> bool:
+        """Seal and record a folder that is not the one that we made, where all its files are right.
+
+        Of a user's files nothing but the mtime's nanoseconds changes; of what a link leads to nothing at all.
+
+        Raises:
+            PlacementError: the disk does not give them, or something writes into them.
+        """
+        run = self.run
+        files = read_tree(run, wanted, path)
+        if files is None:
+            return False
+        if wanted.allow:
+            each = msgspec.structs.replace(wanted, places=())  # judged by its own bytes, as in the archive
+            for name in tree_records.read(run.store, wanted.sha256):
+                allow.check(f"{path}/{name}", each, run.context.stop)
+        _attest_tree(run.store, path, files)
+        self._record_right(wanted, path, ours=False)
+        run.emit(Noticed(f"{path}: bytes are right, adopted"))
+        return True
 
     def _previous_tree(self, path: str) -> str:
         made = (made["sha256"] for made in self.records.ours(path))
@@ -268,7 +295,8 @@ class Inspection:
         mode = records.ADOPTED
         if not os.path.islink(path) or ours:
             mode = next((made["link"] for made in self.records.ours(path) if made["sha256"] == sha256), mode)
-        how = records.ADOPTED if mode == records.ADOPTED else "found"
+        found = "unpacked" if any(place.path == path and place.unpack for place in wanted.places) else "found"
+        how = records.ADOPTED if mode == records.ADOPTED else found
         made = records.seen(path, sha256, mode, how)
         records.record(run.store, run.context.hostname, wanted.manifest, {path: made}, run.context.stop)
 
@@ -447,8 +475,11 @@ def _unlink(run: RunContext, names: _Names) -> None:
                 run.emit(Noticed(f"{path}: it shares the wrong bytes and cannot be removed ({reason(error)})"))
 
 
-def check_tree(run: RunContext, wanted: Wanted, folder: str) -> State:
+def check_tree(run: RunContext, wanted: Wanted, folder: str, *, read: bool = False) -> State:
     """Hash the files of a tree whose seals are broken: wrong ones go to quarantine.
+
+    Args:
+        read: hash the others, too, because one of them was read and is wrong, whatever its seal says.
 
     Returns:
         SEALED if all was right, ABSENT if the tree must be made anew.
@@ -459,13 +490,19 @@ def check_tree(run: RunContext, wanted: Wanted, folder: str) -> State:
     listing = tree_records.read(run.store, wanted.sha256)
     state = State.SEALED if listing else State.ABSENT
     old = tree_records.standing_in(run.store, folder)
-    for name in tree_records.broken(run.store, folder, listing):
+    broken = tree_records.broken(run.store, folder, listing)
+    rotten: set[str] = set()
+    if read:
+        whole = [name for name in listing if name not in broken]
+        verdicts = check.check(run.context, [(listing[name][1], f"{folder}/{name}") for name in whole])
+        rotten = {name for name, verdict in zip(whole, verdicts, strict=True) if not verdict.is_good}
+    for name in (*broken, *rotten):
         path, (_, sha256) = f"{folder}/{name}", listing[name]
         linked = tree_records.is_behind_link(folder, name)
         if not os.path.lexists(path):
             run.emit(Noticed(f"{path} is missing: the archive is unpacked again"))
             state = State.ABSENT
-        elif tree_records.is_whole(run.store, folder, name, old) or not os.path.isfile(path):
+        elif not os.path.isfile(path) or (name not in rotten and tree_records.is_whole(run.store, folder, name, old)):
             state = State.ABSENT  # an earlier archive's, which the new one replaces; or nothing that can be read
         elif (verdict := check.check(run.context, [(sha256, path)])[0]).error is not None:
             raise place_error(verdict.error, path)
@@ -530,14 +567,48 @@ def _is_right(run: RunContext, records: RecordIndex, wanted: Wanted, path: str, 
     return True
 
 
+def read_tree(run: RunContext, wanted: Wanted, folder: str) -> dict[str, str] | None:
+    """Hash the files of an archive that stand unsealed in a folder.
+
+    Returns:
+        Their digests by name where all are right; None where one is wrong, or the archive's files are not known.
+
+    Raises:
+        PlacementError: the disk does not give one, or something writes into it.
+    """
+    listing = tree_records.read(run.store, wanted.sha256)
+    files = {name: listing[name][1] for name in tree_records.broken(run.store, folder, listing)}
+    before = [_stat_facts(f"{folder}/{name}") for name in files]
+    verdicts = check.check(run.context, [(sha256, f"{folder}/{name}") for name, sha256 in files.items()])
+    for name, verdict in zip(files, verdicts, strict=True):
+        if verdict.error is not None:
+            raise place_error(verdict.error, f"{folder}/{name}")
+    if not listing or not all(verdict.is_good for verdict in verdicts):
+        return None
+    if before != [_stat_facts(f"{folder}/{name}") for name in files]:
+        raise _foreign(folder, "something is writing into it just now")
+    return files
+
+
+def _stat_facts(path: str) -> tuple[int, int, int] | None:
+    status = _status(path)
+    return None if status is None else (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _attest_tree(store: Store, folder: str, files: Mapping[str, str]) -> None:
+    """Seal right files of a folder; those behind a link are only remembered."""
+    for name, sha256 in files.items():
+        seal.attest(store, f"{folder}/{name}", sha256, touch=not tree_records.is_behind_link(folder, name))
+
+
 def _is_tree_right(run: RunContext, wanted: Wanted, folder: str) -> bool:
-    store = run.store
-    listing = tree_records.read(store, wanted.sha256)
-    names = [(listing[name][1], f"{folder}/{name}") for name in tree_records.broken(store, folder, listing)]
-    if not listing or not all(verdict.is_good for verdict in check.check(run.context, names)):
+    try:
+        files = read_tree(run, wanted, folder)
+    except PlacementError:
         return False
-    for sha256, path in names:
-        seal.attest(store, path, sha256)
+    if files is None:
+        return False
+    _attest_tree(run.store, folder, files)
     return True
 
 

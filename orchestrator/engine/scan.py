@@ -159,14 +159,15 @@ def _judge_tree(store: Store, records: RecordIndex, path: str, sha256: str) -> S
     state = look_at_tree(store, path, sha256)
     if state is not State.UNSEALED:
         return state
-    made = [made for _, made in records.of(path)]
-    if not made:
-        return State.FOREIGN
-    if all(each["sha256"] != sha256 for each in made):
-        return State.OUTDATED
     from orchestrator.store import tree_records
 
     listing = tree_records.read(store, sha256)
+    if not records.is_our_tree(path):
+        if records.previous_tree(path, sha256):
+            return State.OUTDATED
+        return State.UNVERIFIED if tree_records.has_sizes(path, listing) else State.FOREIGN
+    if all(each["sha256"] != sha256 for each in records.ours(path)):
+        return State.OUTDATED
     for name in tree_records.broken(store, path, listing):
         try:
             status = os.lstat(f"{path}/{name}")
@@ -183,9 +184,10 @@ def look_at_tree(store: Store, path: str, sha256: str) -> State:
 
     try:
         if not os.listdir(path):
-            return State.ABSENT  # its frameworks take an empty folder for none, too
+            # Its frameworks take an empty folder for none, too; a user's link to one is something.
+            return State.UNSEALED if os.path.islink(path) else State.ABSENT
     except FileNotFoundError:
-        return State.ABSENT
+        return State.UNSEALED if os.path.islink(path) else State.ABSENT
     except OSError:
         return State.OBSTRUCTED
     listing = tree_records.read(store, sha256)
@@ -353,6 +355,36 @@ class RecordIndex:
         for made in self.ours(path):
             for digest in (made["sha256"], made.get("old", "")):
                 if digest not in ("", sha256) and seal.fits(self._store, status, digest, None):
+                    return digest
+        return ""
+
+    def is_our_tree(self, path: str) -> bool:
+        """Whether the very folder at a place is ours: by its inode, as the record has it.
+
+        Where the record has none, one whole file of its archive makes the folder ours.
+        """
+        from orchestrator.store import records, tree_records
+
+        made = self.ours(path)
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return False
+        if not made or not stat.S_ISDIR(status.st_mode):
+            return False  # a link to a folder is its user's
+        if any(records.is_inode(each, status, path) for each in made):
+            return True
+        digests = {digest for each in made if "inode" not in each for digest in (each["sha256"], each.get("old", ""))}
+        listings = [tree_records.read(self._store, digest) for digest in digests - {""}]
+        return any(tree_records.is_whole(self._store, path, name, listings) for listing in listings for name in listing)
+
+    def previous_tree(self, path: str, sha256: str) -> str:
+        """The digest of an earlier pin of whose archive all files stand at a place, each seal whole; else ""."""
+        from orchestrator.store import tree_records
+
+        for made in self.ours(path):
+            for digest in (made["sha256"], made.get("old", "")):
+                if digest not in ("", sha256) and tree_records.has_all(self._store, path, digest):
                     return digest
         return ""
 

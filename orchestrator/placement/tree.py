@@ -18,7 +18,7 @@ from orchestrator.errors import PlacementError, Stopped
 from orchestrator.files import exchange, place_error, rename_new, sync_folder
 from orchestrator.formats.bounded import readable
 from orchestrator.placement.archive import ArchiveError, members
-from orchestrator.store import quarantine, seal, tree_records
+from orchestrator.store import quarantine, records, seal, tree_records
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
@@ -278,9 +278,21 @@ class TreeInstall:
             return
         if not os.path.isdir(self._folder):
             raise self._foreign(self._folder, "a file stands where the folder should be")
-        old = tree_records.standing_in(self._store, self._folder)
+        # With --force the folder may be a user's, whose right files were sealed when it was adopted: all of them stay.
+        is_ours = not self._force or self._is_recorded()
+        old = tree_records.standing_in(self._store, self._folder) if is_ours else []
         if not (self._is_ours_alone(old) and self._exchange(tree)):
             self._install_files(tree, old)
+
+    def _is_recorded(self) -> bool:
+        """Whether a record names this very folder as one that orch made."""
+        status = os.lstat(self._folder)
+        parent, name = os.path.split(self._folder)
+        names = (self._folder, f"{os.path.realpath(parent)}/{name}")
+        return any(
+            place in names and made["link"] != records.ADOPTED and records.is_inode(made, status, place)
+            for _, place, made in records.made(self._store)
+        )
 
     def _replace_link(self, tree: str) -> None:
         """Replace a user's link by the tree (with --force); its target is not touched."""

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
@@ -181,12 +182,17 @@ def born_ns(path: str) -> int | None:
 def is_inode(made: PlaceRecord, status: os.stat_result, path: str) -> bool:
     """Whether a record names this very inode.
 
-    The numbers of devices change with a boot on some file systems: then size and mtime must be the same as well.
+    The numbers of devices change with a boot on some file systems: then size and mtime must be the same as well; of a
+    folder, which gets another mtime with each file, the time of birth must be.
     """
     if made.get("inode") != status.st_ino:
         return False
-    if "born_ns" in made and born_ns(path) not in (None, made["born_ns"]):
-        return False  # another file, that was given the number of ours
+    if "born_ns" in made:
+        born = born_ns(path)
+        if born not in (None, made["born_ns"]):
+            return False  # another file, that was given the number of ours
+        if born is not None and stat.S_ISDIR(status.st_mode):
+            return True
     return made.get("dev") == status.st_dev or (made.get("size"), made.get("mtime_ns")) == (
         status.st_size,
         status.st_mtime_ns,

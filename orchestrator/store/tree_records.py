@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -89,6 +90,24 @@ def broken(store: Store, folder: str, listing: Listing) -> list[str]:
             pass
         found.append(name)
     return found
+
+
+def has_all(store: Store, folder: str, sha256: str) -> bool:
+    """Whether all files of the archive of this digest are in `folder`, by their seals, none of them behind a link."""
+    listing = read(store, sha256)
+    return bool(listing) and all(is_whole(store, folder, name, [listing]) for name in listing)
+
+
+def has_sizes(folder: str, listing: Listing) -> bool:
+    """Whether `folder` has all files of a listing, by their names and sizes; links are followed."""
+    for name, (size, _) in listing.items():
+        try:
+            status = os.stat(f"{folder}/{name}")
+        except OSError:
+            return False
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            return False
+    return bool(listing)
 
 
 def _path(store: Store, sha256: str) -> str:

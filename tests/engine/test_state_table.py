@@ -89,7 +89,7 @@ outdated
   sync             | all                    | 0    |            | new       |      | right   | nothing |
   status           | all                    | 5    | outdated   | old       |      | right   | works
   plan             | all                    | 0    |            | old       |      | right   | works
-  verify           | all                    | 5    | outdated   | old       |      | right   | works   | tree: old
+  verify           | all                    | 5    | outdated   | old       |      | right   | works
   verify --repair  | all                    | 0    |            | new       |      | right   | nothing |
   prune            | symlink                | 0    |            | old       |      | right   | works
   prune            | hard reflink copy tree | 0    |            | old       |      | right   | works   |
@@ -109,23 +109,23 @@ unverified
   offline, no blob | all                    | 0    |            | new       |      | ?       | nothing
 
 unverified, user's own
-  sync             | all                    | 0    |            | new       |      | right   | nothing | tree: look
-  status           | all                    | 5    | unverified | new       |      | right   | works   | tree: look
-  plan             | all                    | 0    |            | new       |      | right   | works   | tree: look
-  verify           | all                    | 0    |            | new       |      | right   | works   | tree: look
-  verify --repair  | all                    | 0    |            | new       |      | right   | nothing | tree: look
-  prune            | all                    | 0    |            | new       |      | right   | works   | tree: look
-  sync --offline   | all                    | 0    |            | new       |      | right   | nothing | tree: look
+  sync             | all                    | 0    |            | new       |      | right   | nothing
+  status           | all                    | 5    | unverified | new       |      | right   | works
+  plan             | all                    | 0    |            | new       |      | right   | works
+  verify           | all                    | 0    |            | new       |      | right   | works
+  verify --repair  | all                    | 0    |            | new       |      | right   | nothing
+  prune            | all                    | 0    |            | new       |      | right   | works
+  sync --offline   | all                    | 0    |            | new       |      | right   | nothing
   sync --force     | all                    | 0    |            | new       |      | right   | nothing
   offline, no blob | files                  | 0    |            | new       |      | right   | nothing
-  offline, no blob | tree                   | 0    |            | new       |      | none    | nothing | tree: look
+  offline, no blob | tree                   | 0    |            | new       |      | none    | nothing
 
 unverified, other bytes
   sync             | all                    | 7    | foreign    | mine      |      | right   | refuses
-  status           | all                    | 5    | unverified | mine      |      | right   | refuses | tree: look
+  status           | all                    | 5    | unverified | mine      |      | right   | refuses
   plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
   verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses
-  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: time
+  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
   prune            | all                    | 0    |            | mine      |      | right   | refuses
   sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | mine | right   | nothing
@@ -166,56 +166,48 @@ foreign
   sync             | all                    | 7    | foreign    | mine      |      | right   | refuses
   status           | all                    | 7    | foreign    | mine      |      | right   | refuses
   plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
-  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses | tree: gone
-  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: time
+  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses
+  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
   prune            | all                    | 0    |            | mine      |      | right   | refuses
   sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | mine | right   | nothing
   offline, no blob | all                    | 7    | foreign    | mine      |      | none    | refuses
 
 foreign, where ours was
-  sync             | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  status           | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  plan             | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses | tree: path gone
-  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  prune            | all                    | 0    |            | mine      |      | right   | refuses | tree: path
-  sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
+  sync             | all                    | 7    | foreign    | mine      |      | right   | refuses
+  status           | all                    | 7    | foreign    | mine      |      | right   | refuses
+  plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
+  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses
+  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
+  prune            | all                    | 0    |            | mine      |      | right   | refuses
+  sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | mine | right   | nothing
-  offline, no blob | all                    | 7    | foreign    | mine      |      | none    | refuses | tree: path
+  offline, no blob | all                    | 7    | foreign    | mine      |      | none    | refuses
 
 linked, right bytes
-  sync             | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  status           | all                    | 5    | unverified | link>new  |      | right   | works   | tree: look
-  plan             | all                    | 0    |            | link>new  |      | right   | works   | tree: look
-  verify           | all                    | 0    |            | link>new  |      | right   | works   | tree: look
-  verify --repair  | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  prune            | all                    | 0    |            | link>new  |      | right   | works   | tree: look
-  sync --offline   | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  sync --force     | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  offline, no blob | all                    | 0    |            | link>new  |      | ?       | nothing | tree: look
+  sync             | all                    | 0    |            | link>new  |      | right   | nothing
+  status           | all                    | 5    | unverified | link>new  |      | right   | works
+  plan             | all                    | 0    |            | link>new  |      | right   | works
+  verify           | all                    | 0    |            | link>new  |      | right   | works
+  verify --repair  | all                    | 0    |            | link>new  |      | right   | nothing
+  prune            | all                    | 0    |            | link>new  |      | right   | works
+  sync --offline   | all                    | 0    |            | link>new  |      | right   | nothing
+  sync --force     | all                    | 0    |            | link>new  |      | right   | nothing
+  offline, no blob | all                    | 0    |            | link>new  |      | ?       | nothing
 
 linked, other bytes
-  sync             | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
-  status           | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
-  plan             | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
-  verify           | all                    | 6    | corrupt    | link>mine |      | right   | refuses | tree: gone
-  verify --repair  | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name time
+  sync             | all                    | 7    | foreign    | link>mine |      | right   | refuses
+  status           | all                    | 7    | foreign    | link>mine |      | right   | refuses
+  plan             | all                    | 7    | foreign    | link>mine |      | right   | refuses
+  verify           | all                    | 6    | corrupt    | link>mine |      | right   | refuses
+  verify --repair  | all                    | 7    | foreign    | link>mine |      | right   | refuses
   prune            | all                    | 0    |            | link>mine |      | right   | refuses
-  sync --offline   | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
+  sync --offline   | all                    | 7    | foreign    | link>mine |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | link | right   | nothing |
-  offline, no blob | all                    | 7    | foreign    | link>mine |      | none    | refuses | tree: name
+  offline, no blob | all                    | 7    | foreign    | link>mine |      | none    | refuses
 """
 
-BUGS = {
-    "old": "`verify` takes a whole tree of the version before for wrong bytes (6) instead of outdated (5)",
-    "look": "a folder that orch did not make is foreign without a look at its files: right ones are not adopted, and "
-    "behind a link they are replaced by --force; by their sizes they would be unverified",
-    "time": "`verify --repair` changes the mtime of a user's file in a tree that it then refuses to replace",
-    "gone": "`verify` says absent (5) of a folder that has wrong bytes too (6)",
-    "path": "a folder that a user moved to where a tree of ours stood is taken for ours",
-    "name": "the message does not name what a user's link at a tree's place leads to",
-}
+BUGS = {}
 
 NEW, OLD = made(3000, 1), made(3100, 2)
 SAME = b"mine" + NEW[4:]  # somebody's bytes, as many as are wanted
