@@ -21,7 +21,7 @@ weights: $(VENV)/.ready  ## Fetch, verify and place what MANIFEST wants (default
 
 test: $(VENV)/.ready-dev  ## Run the tests: real programs, real servers on loopback
 	@test -e $(CLIENTS)/.ready || echo 'tests/clients is skipped: `make clients` installs what it needs (3.5 GB)' >&2
-	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 # Bounded: ORCH_TORTURE_ROUNDS starts to be killed at most (other parts in proportion) within ORCH_TORTURE_MINUTES minutes.
 torture: $(VENV)/.ready-dev  ## Kill orch and its programs, fill and break disks at random; figures in build/torture.json

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from orchestrator.context import Context
 from orchestrator.errors import ManifestError, Problem
-from orchestrator.workspace import Workspace, open_workspace, unknown_name
+from orchestrator.workspace import Workspace, open_workspace, run_context, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from orchestrator.engine.summary import Options
     from orchestrator.events import Event, Summary
+    from orchestrator.transfer.run_context import Options
 
 
 def _silent(_: Event) -> None:
@@ -35,21 +35,6 @@ def load(
     return open_workspace(Context.real(), manifests, only=only, store=store, root=root, caches=caches)
 
 
-def _over(
-    run: Callable[..., Summary], space: Workspace, options: Options | None, emit: Callable[[Event], None]
-) -> Summary:
-    """Plan or sync all that a workspace is about."""
-    return run(
-        Context.real(),
-        space.store,
-        space.wanted,
-        emit,
-        hosts=space.hosts,
-        options=options,
-        unresolved=space.unresolved,
-    )
-
-
 def plan(
     *manifests: str,
     only: Sequence[str] = (),
@@ -67,7 +52,7 @@ def plan(
     from orchestrator.commands.plan import plan as plan_run
 
     space = load(*manifests, only=only, store=store, root=root, caches=caches)
-    return _over(plan_run, space, options, emit)
+    return plan_run(run_context(Context.real(), space, emit, options), space.wanted, space.unresolved)
 
 
 def sync(
@@ -87,7 +72,7 @@ def sync(
     from orchestrator.engine.run import sync as sync_run
 
     space = load(*manifests, only=only, store=store, root=root, caches=caches)
-    return _over(sync_run, space, options, emit)
+    return sync_run(run_context(Context.real(), space, emit, options), space.wanted, space.unresolved)
 
 
 def path(

@@ -1,4 +1,4 @@
-r"""PURE: lists of digests, read and written in one place: GNU, BSD, OpenSSL, shasum, bare digests, signed by PGP.
+r"""PURE: read and write lists of digests (SHA256SUMS): GNU, BSD, OpenSSL, shasum, bare digests, signed by PGP.
 
 Sources: coreutils src/digest.c (`split_3`, `bsd_split_3`), shasum(1), OpenSSL apps/dgst.c (`print_out`), FreeBSD's
 distinfo, RFC 9580 section 7 (cleartext signatures), signify(1), certutil of Windows.
@@ -12,7 +12,7 @@ import msgspec
 
 DIGITS = {"sha256": 64, "sha512": 128, "sha1": 40, "md5": 32}  # hex digits of the kinds of digests that orch knows
 KINDS = {count: kind for kind, count in DIGITS.items()}
-MOST_BYTES = 64 << 20  # half a million lines; a larger file is none
+MOST_BYTES = 64 << 20  # half a million lines; a larger file is no list
 SHAPES = "`DIGEST  NAME`, `SHA256 (NAME) = DIGEST` or a digest alone"
 
 _PREFIX = r"(?:(sha256|sha512|sha1|md5):)?"
@@ -28,7 +28,7 @@ _URL = re.compile(r"(?i)[a-z][a-z0-9+.-]*://.")
 
 
 class ChecksumsError(ValueError):
-    """Why bytes are no list of digests, and what to type."""
+    """Bytes are not a list of digests; `message` says why, `hint` what to type."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -37,11 +37,12 @@ class ChecksumsError(ValueError):
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One digest of a list: `line` from 1, `kind` as in `DIGITS`, `hex` in lower case.
+    """One digest of a list: `line` counts from 1, `kind` is one of `DIGITS`, `hex` is in lower case.
 
-    `name` is as `sha256sum -c` reads it, empty where the digest stands alone; `size` bytes where the list tells it.
-    `doubt` says what else the line may mean: it counts only where something is called `name` to the letter. In an
-    `escaped` name a backslash is one; GNU's programs escape it always, so elsewhere it parts folders, as on Windows.
+    `name` is as `sha256sum -c` reads it, "" where the digest stands alone. `size` is in bytes, None if the list does
+    not say. `doubt` says what else the line may mean, "" if nothing: such an entry counts only where a file is called
+    exactly `name`. `escaped`: the name was written with escapes, so a `\\` in it is a real one; GNU's programs always
+    escape it, so in any other name it separates folders, as on Windows.
     """
 
     line: int
@@ -68,17 +69,17 @@ class Odd(msgspec.Struct, frozen=True, gc=False):
 
 
 class Checksums(msgspec.Struct, frozen=True):
-    """What a list says, in its order, and the lines that say nothing."""
+    """The digests of a list, in its order, and the lines that hold none."""
 
     entries: tuple[Entry, ...]
     odd: tuple[Odd, ...]
 
 
 def decode(content: bytes) -> str:
-    """The text of a list; names that are not UTF-8 survive as lone surrogates.
+    """Decode a list as UTF-8; bytes that are not UTF-8 are kept as lone surrogates (surrogateescape).
 
     Raises:
-        ChecksumsError: it is UTF-16, too large, or no text.
+        ChecksumsError: the content is UTF-16, too large, or no text.
     """
     if len(content) > MOST_BYTES:
         raise ChecksumsError(f"more than {MOST_BYTES >> 20} MiB: this is no list of digests")
@@ -90,22 +91,22 @@ def decode(content: bytes) -> str:
 
 
 def parse(text: str) -> Checksums:
-    """Read a list; comments, signatures and what programs print around digests are passed over."""
+    """Parse a list; comments, signatures and the lines that programs print around digests are skipped."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     if "\n" not in text:
         text = text.replace("\r", "\n")
-    found: list[Entry] = []
+    entries: list[Entry] = []
     odd: list[Odd] = []
     sizes: dict[str, int] = {}
     headed = ""
-    styles: set[str] = set()  # how names stand behind digests here: one program made the list
+    styles: set[str] = set()  # how digest and name are separated: one program writes all lines of a list alike
     for number, line in _lines(text):
         if match := _HEADED.fullmatch(line):
             headed = match[1].strip().removesuffix(":")
         elif match := _BARE.fullmatch(line.strip()):
             entry = _entry(number, headed, (match[1] or "").lower() or KINDS.get(len(match[2]), ""), match[2])
             headed = ""
-            _keep(entry, found, odd)
+            _keep(entry, entries, odd)
         elif match := _TAGGED.fullmatch(line.strip()):
             name, tag = _unescaped(match[3], match[1]), (match[2] or "").upper()
             if tag == "SIZE" and re.fullmatch("[0-9]{1,19}", match[4]):
@@ -114,25 +115,32 @@ def parse(text: str) -> Checksums:
                 odd.append(Odd(number, f"orch knows no digest called {match[2]}: {', '.join(DIGITS)} are"))
             else:
                 kind = _TAGS.get(tag) or KINDS.get(len(match[4]), "")
-                _keep(_entry(number, name, kind, match[4], escaped=bool(match[1])), found, odd)
+                _keep(_entry(number, name, kind, match[4], escaped=bool(match[1])), entries, odd)
         elif match := _GNU.fullmatch(line.lstrip(" \t")):
             styles.add("two" if match[5] else "U" if match[6][0] == "U" else "one")
-            _keep(_gnu(number, match), found, odd)
+            _keep(_gnu(number, match), entries, odd)
         else:
             marker = line.startswith(("<<<<<<<", "=======", ">>>>>>>"))
             odd.append(Odd(number, "a merge-conflict marker" if marker else f"expected {SHAPES}"))
     if styles == {"one", "U"}:
-        found = [msgspec.structs.replace(e, doubt="") if e.doubt == _MODE else e for e in found]
+        entries = [msgspec.structs.replace(e, doubt="") if e.doubt == _MODE else e for e in entries]
     if sizes:
-        found = [msgspec.structs.replace(e, size=sizes[e.name]) if e.name in sizes else e for e in found]
-    return Checksums(tuple(found), tuple(sorted(odd, key=lambda o: o.line)))
+        entries = [msgspec.structs.replace(e, size=sizes[e.name]) if e.name in sizes else e for e in entries]
+    return Checksums(tuple(entries), tuple(sorted(odd, key=lambda o: o.line)))
 
 
 def find(entries: tuple[Entry, ...], path: str) -> str | None:
-    """The sha256 that a list gives for the file at `path` (of its URL, decoded).
+    """Find the sha256 of a file in a list.
 
-    The name with the most last parts in common with `path` counts. A digest that stands alone in its list is its
-    file's. None where none is given, or several that differ.
+    The entry counts whose name shares the most trailing parts with the path. A lone digest without a name counts for
+    any file.
+
+    Args:
+        entries: the entries of the list.
+        path: the path of the file's URL, percent-decoded.
+
+    Returns:
+        64 hex digits; None if the list has no digest of the file, or several that differ.
     """
     wanted = path.strip("/").split("/")
     mine = [entry for entry in entries if entry.kind == "sha256"]
@@ -147,19 +155,19 @@ def find(entries: tuple[Entry, ...], path: str) -> str | None:
                 best.setdefault(0, set()).add(entry.hex)
     if not best and len({entry.hex for entry in mine}) == 1 and not mine[0].name:
         return mine[0].hex
-    found = best[max(best)] if best else set()
-    return found.pop() if len(found) == 1 else None
+    digests = best[max(best)] if best else set()
+    return digests.pop() if len(digests) == 1 else None
 
 
 def sums_line(sha256: str, path: str) -> str:
-    r"""Write one line of a sums file; a name with `\` or a newline is escaped as GNU does it."""
+    r"""Write one line of a SHA256SUMS; a name with `\` or a newline is escaped as GNU sha256sum does it."""
     escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return f"{'' if escaped == path else chr(92)}{sha256}  {escaped}\n"
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
-    """The lines that may hold a digest, each with its number: no comments, no armor of signatures."""
-    found = []
+    """The lines that may hold a digest, with their numbers from 1: no comments, no signatures."""
+    lines = []
     signed = header = signature = comment = False
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.removeprefix("- ") if signed else raw
@@ -176,12 +184,12 @@ def _lines(text: str) -> list[tuple[int, str]]:
         elif line.startswith("untrusted comment:"):
             comment = True
         elif line.strip() and not signature and not line.lstrip().startswith("#") and not line.startswith("CertUtil:"):
-            found.append((number, line))
-    return found
+            lines.append((number, line))
+    return lines
 
 
 def _gnu(number: int, match: re.Match[str]) -> Entry | Odd:
-    """A line that begins with a digest: behind it ` ` or `*`, or the name at once (coreutils' `bsd_reversed`)."""
+    """A line of a digest, then ` ` or `*`, then the name, or the name at once (coreutils' `bsd_reversed`)."""
     escaped, kind, digits, gap, mode, name = match.groups()
     two = bool(mode)
     loose = not two or gap == "\t" or name[0] in " \t"
@@ -206,12 +214,13 @@ def _entry(number: int, name: str, kind: str, digits: str, *, escaped: bool = Fa
     return Entry(number, "" if name in _PIPES else name, kind, digits.lower(), escaped=escaped)
 
 
-def _keep(made: Entry | Odd, found: list[Entry], odd: list[Odd]) -> None:
-    if isinstance(made, Entry):
-        found.append(made)
+def _keep(parsed: Entry | Odd, entries: list[Entry], odd: list[Odd]) -> None:
+    if isinstance(parsed, Entry):
+        entries.append(parsed)
     else:
-        odd.append(made)
+        odd.append(parsed)
 
 
-def _unescaped(name: str, mark: str) -> str:
-    return re.sub(r"\\(.)", lambda m: {"n": "\n", "r": "\r"}.get(m[1], m[1]), name) if mark else name
+def _unescaped(name: str, backslash: str) -> str:
+    r"""Resolve the escapes of a name if its line began with a `\`."""
+    return re.sub(r"\\(.)", lambda m: {"n": "\n", "r": "\r"}.get(m[1], m[1]), name) if backslash else name

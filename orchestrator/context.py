@@ -1,4 +1,4 @@
-"""The outside as one value: environment, home, clocks, chance, the request to stop."""
+"""The process's surroundings as one value: environment, working folder, clocks, jitter, the request to stop."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from orchestrator.errors import Stopped
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-NO_STATE = os.devnull  # below which nothing can be made nor read: what is remembered there is forgotten
+NO_STATE = os.devnull  # a folder in which nothing can be made or read: without a home there is no local state
 
 
 class Stop(threading.Event):
     """The request to stop; `code` is the exit code of the signal that asked (130, 143), or None.
 
-    While `raises` is true, the signal's handler raises `Stopped` in the main thread, which need not ask then.
+    While `raises` is true, the signal's handler raises `Stopped` in the main thread, which then need not check.
     """
 
     def __init__(self) -> None:
@@ -29,15 +29,15 @@ class Stop(threading.Event):
         self.raises = False
 
     def is_set(self) -> bool:
-        """Whether a stop was asked for, also in the moment before the event itself is set."""
+        """Whether a stop was asked for; true already when `code` is set, a moment before the event is."""
         return self.code is not None or super().is_set()
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Let a signal interrupt the main thread wherever it is.
+        """Let a signal interrupt the main thread at any point of this block.
 
         Raises:
-            Stopped: a stop was asked for, before or meanwhile.
+            Stopped: a stop was asked for before or in this block.
         """
         self.raises = True
         try:
@@ -49,10 +49,10 @@ class Stop(threading.Event):
 
     @contextmanager
     def deferred(self, *, then_raise: bool = False) -> Iterator[None]:
-        """Let no signal interrupt the main thread here: what it does must come to an end of its own.
+        """Let no signal interrupt the main thread in this block, because its work must not be left half done.
 
         Raises:
-            Stopped: one came meanwhile, and `then_raise` is true.
+            Stopped: at the end, if a signal came in this block and `then_raise` is true.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -66,15 +66,15 @@ class Stop(threading.Event):
             raise Stopped("stopped")
 
 
-def _chance() -> float:
-    """Give a number from 0 to 1, for waits."""
-    import random  # which brings hashes with it: only for whoever waits
+def _jitter() -> float:
+    """Return a random number from 0 to 1, for waits."""
+    import random  # imported here, as it imports hashes: only a wait needs it
 
     return random.random()
 
 
 def _read(path: str) -> str:
-    """Read another program's settings, as far as they are there and are text."""
+    """Read another program's settings; "" where the file is missing or no text."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
@@ -83,39 +83,49 @@ def _read(path: str) -> str:
 
 
 def which(name: str, path: str) -> str:
-    """Find an executable in the absolute folders of `path` (as $PATH), or at `name` where that is a path itself.
+    """Find an executable.
 
-    An entry that is empty or relative means the working folder, whose programs are whoever's who made that folder.
+    Empty and relative entries of `path` are skipped: they would mean the working folder, where anybody may have put a
+    program.
+
+    Args:
+        name: the program's name, or its path.
+        path: folders as in $PATH; not used where `name` is a path.
 
     Returns:
-        Its path, empty where there is none.
+        The executable's path, "" if there is none.
     """
     if "/" in name:
         candidates = [os.path.abspath(name)]
     else:
         candidates = [f"{folder}/{name}" for folder in path.split(os.pathsep) if folder.startswith("/")]
-    return next((found for found in candidates if os.path.isfile(found) and os.access(found, os.X_OK)), "")
+    return next((path for path in candidates if os.path.isfile(path) and os.access(path, os.X_OK)), "")
 
 
 @dataclass(frozen=True)
 class Context:
-    """Made once by the caller; tests make another. No other room reads the environment or the clock."""
+    """The surroundings of a run, made once by the caller, and by tests with other values.
+
+    No other module reads the environment or the wall clock. `monotonic` and `now` return seconds, `now` since the
+    epoch; it jumps where somebody sets the clock. `jitter` returns a random number from 0 to 1. `read` returns the
+    text of another program's settings file, "" where there is none.
+    """
 
     environ: Mapping[str, str]
     cwd: str
     stop: Stop = field(default_factory=Stop)
     monotonic: Callable[[], float] = time.monotonic
-    jitter: Callable[[], float] = _chance
-    now: Callable[[], float] = time.time  # since the epoch; jumps where somebody sets the clock
-    read: Callable[[str], str] = _read  # a path -> another program's settings, "" where there are none
+    jitter: Callable[[], float] = _jitter
+    now: Callable[[], float] = time.time
+    read: Callable[[str], str] = _read
 
     @classmethod
     def real(cls) -> Context:
-        """The process's own environment and working directory, also where that was removed."""
+        """Make the context of this process, with its environment and working folder, even if that was removed."""
         try:
             here = os.getcwd()
         except OSError:
-            # Its path as it was: what is asked for below it is reported as missing there, and all else works.
+            # Take the path that it had: relative paths are reported as missing below it, and all else works.
             here = os.environ.get("PWD", "")
             if not os.path.isabs(here):
                 here = os.readlink("/proc/self/cwd").removesuffix(" (deleted)")
@@ -123,7 +133,7 @@ class Context:
 
     @property
     def home(self) -> str:
-        """$HOME, else the password database's; empty where neither names an absolute path."""
+        """$HOME, else the home in the password database; "" where neither is an absolute path."""
         if os.path.isabs(home := self.environ.get("HOME", "")):
             return home
         import pwd
@@ -135,29 +145,34 @@ class Context:
         return home if os.path.isabs(home) else ""
 
     def base_folder(self, variable: str, below_home: str) -> str:
-        """A base directory of the user: what `variable` (XDG_CACHE_HOME ...) says, else `below_home` in the home.
+        """Return a base folder of the user.
 
-        A variable that is empty or relative is ignored, as the XDG Base Directory Specification demands. The answer
-        is empty where no home is known.
+        Args:
+            variable: the environment variable that names it, such as XDG_CACHE_HOME. An empty or relative value is
+                ignored, as the XDG Base Directory Specification demands.
+            below_home: the path below the home to use instead, such as `.cache`.
+
+        Returns:
+            An absolute path; "" where no home is known.
         """
         if os.path.isabs(named := self.environ.get(variable, "")):
             return named
         return os.path.join(self.home, below_home) if self.home else ""
 
     def which(self, name: str) -> str:
-        """Find an executable on this environment's PATH: its path, empty where there is none."""
+        """Find an executable on this environment's PATH; "" if there is none."""
         return which(name, self.environ.get("PATH") or os.defpath)
 
     @property
     def hostname(self) -> str:
-        """This host's name, as local state and records carry it."""
+        """This host's name, as local state and records use it."""
         return os.uname().nodename or "localhost"
 
     @property
     def state(self) -> str:
-        """Folder of the local state: $XDG_STATE_HOME/orch/<hostname>, never on a shared store."""
+        """The folder of the local state: $XDG_STATE_HOME/orch/<hostname>, never on a shared store."""
         return os.path.join(self.base_folder("XDG_STATE_HOME", ".local/state") or NO_STATE, "orch", self.hostname)
 
     def sleep(self, seconds: float) -> bool:
-        """Sleep until `seconds` have passed or a stop was asked for; true when it was."""
+        """Sleep for `seconds`, or until a stop is asked for; true if it was."""
         return self.stop.wait(seconds)

@@ -1,4 +1,4 @@
-"""What ends our work: exceptions with an exit code, a message and what to type next."""
+"""PURE: the exit codes, and the exceptions that lead to them, each with a message and a hint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 
 class ExitCode(IntEnum):
-    """The contract's exit codes; scripts and cron jobs rely on them."""
+    """The exit codes of all commands; scripts and cron jobs rely on them."""
 
     OK = 0
     SEVERAL = 1
@@ -28,10 +28,10 @@ class ExitCode(IntEnum):
 
 
 class OrchError(Exception):
-    """Root of all errors that people are meant to read.
+    """Base of all errors that people are meant to read.
 
-    `message` is a lower-case phrase without a period; `hint` is what to type next; `fault` the contract's word
-    for it in a failed file's JSON.
+    `message` is a lower-case phrase without a period; `hint` says what to type next; `fault` is the word for it in
+    the JSON of a failed file.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.SEVERAL
@@ -45,7 +45,7 @@ class OrchError(Exception):
 
 
 class Problem(msgspec.Struct, frozen=True, gc=False):
-    """One thing wrong in a manifest: where (file, line from 1, key path) and what."""
+    """One thing that is wrong in a file: `line` counts from 1 (0: the whole file), `path` is the key path."""
 
     file: str
     line: int
@@ -58,7 +58,7 @@ class Problem(msgspec.Struct, frozen=True, gc=False):
 
 
 class ManifestError(OrchError):
-    """A manifest, site file or name that cannot be used; all problems at once."""
+    """A manifest, a site file or a name cannot be used; it has all problems at once."""
 
     exit_code = ExitCode.MANIFEST
 
@@ -68,36 +68,37 @@ class ManifestError(OrchError):
 
 
 class NoBackendError(OrchError):
-    """No usable program for what is wanted."""
+    """No downloader on this machine can do what is wanted."""
 
     exit_code = ExitCode.NO_BACKEND
 
 
 class TransferError(OrchError):
-    """Every source and backend was tried."""
+    """A download failed although every source and backend was tried."""
 
     exit_code = ExitCode.TRANSFER
     usual_fault = "network"
 
 
 class DigestError(OrchError):
-    """A source gave wrong bytes and none gave the right ones."""
+    """A source gave wrong bytes, and no source gave the right ones."""
 
     exit_code = ExitCode.DIGEST
     usual_fault = "corrupt"
 
 
 class PlacementError(OrchError):
-    """A file could not be put at its place."""
+    """A file could not be installed at its place."""
 
     exit_code = ExitCode.PLACEMENT
     usual_fault = "placement"
 
 
 class StoreError(OrchError):
-    """The disk is full, read-only or not to be trusted.
+    """The store's disk is full, read-only or failing.
 
-    `of_one_file` is true where other files may fare better: an unreadable block, a name that is too long.
+    `of_one_file` is true where the fault concerns only this file (an unreadable block, a name that is too long), so
+    that the others are still tried.
     """
 
     exit_code = ExitCode.STORE
@@ -109,21 +110,21 @@ class StoreError(OrchError):
 
 
 class HeldError(OrchError):
-    """Another orch is fetching this now."""
+    """Another orch is downloading this file now."""
 
     exit_code = ExitCode.HELD
     usual_fault = "lease"
 
 
 class BugError(OrchError):
-    """An error that nobody foresaw: of one file, or of a whole command."""
+    """An unexpected exception, a bug, ended one file or a whole command."""
 
     exit_code = ExitCode.BUG
     usual_fault = "bug"
 
 
 class Stopped(BaseException):
-    """A stop was asked for, by a signal or by the caller; what was fetched so far is kept.
+    """A stop was asked for, by a signal or by the caller; the bytes downloaded so far are kept.
 
-    It is no Exception and no OSError: like KeyboardInterrupt, it must pass each handler that mends failures.
+    It is a BaseException, like KeyboardInterrupt, so that no handler takes it for a failure and tries again.
     """

@@ -1,7 +1,7 @@
-"""What happened, as frozen values: the one stream that every renderer reads.
+"""PURE: the events of a run as frozen values: the one stream that every renderer reads.
 
-Structs, as all values on the road of a sync with nothing to do: to make the class of a dataclass takes forty
-times as long, and to make one of its values nine times.
+They are msgspec Structs for a fast start: to create the class of a dataclass takes forty times as long, and one of its
+values nine times.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 
 class Planned(msgspec.Struct, frozen=True, gc=False):
-    """The run's work is known: how many files are wanted, how many must be fetched, how many bytes that is."""
+    """The work of a run is known: how many files are wanted, how many must be downloaded, and their bytes."""
 
     files: int
     to_fetch: int
@@ -20,10 +20,10 @@ class Planned(msgspec.Struct, frozen=True, gc=False):
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):
-    """A program was started; `command` is ready to paste, `have_bytes` are good bytes already here.
+    """A program was started; `command` can be pasted into a shell, `have_bytes` are already here and kept.
 
-    `also` are further sources that serve the same file at the same time. `files` small files may share a program:
-    they go by the name and the command of the first, sizes are of all.
+    `also` are further sources of the same file that are used at the same time. Where `files` small files share one
+    program, name and command are those of the first, sizes those of all.
     """
 
     model: str
@@ -38,7 +38,7 @@ class Started(msgspec.Struct, frozen=True, gc=False):
 
 
 class Progressed(msgspec.Struct, frozen=True, gc=False):
-    """Bytes here so far of one file, or of the `files` begun together; at most every half second and at the end."""
+    """The bytes here so far of one file, or of `files` in one program; at most every half second, and at the end."""
 
     model: str
     file: str
@@ -48,7 +48,7 @@ class Progressed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False):
-    """One attempt failed; `kept_bytes` are good bytes that stay for the next."""
+    """One attempt failed; `kept_bytes` are kept for the next one."""
 
     model: str
     file: str
@@ -60,7 +60,7 @@ class Failed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Waiting(msgspec.Struct, frozen=True, gc=False):
-    """Nothing to do for `wait_s` seconds, and why."""
+    """A file waits for `wait_s` seconds, and why."""
 
     model: str
     file: str
@@ -69,7 +69,7 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verified(msgspec.Struct, frozen=True, gc=False):
-    """The digest of all bytes fits."""
+    """The digest of a whole file was computed and is right."""
 
     model: str
     file: str
@@ -77,7 +77,10 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
 
 
 class Mismatched(msgspec.Struct, frozen=True, gc=False):
-    """Wrong bytes: where they came from (a source, or a path), where they lie now, and in words what they are."""
+    """A file has the wrong digest, and was quarantined.
+
+    `source` is the URL or path that it came from, `quarantine` where it is now, `nature` in words what it is.
+    """
 
     model: str
     file: str
@@ -89,7 +92,7 @@ class Mismatched(msgspec.Struct, frozen=True, gc=False):
 
 
 class Placed(msgspec.Struct, frozen=True, gc=False):
-    """A file stands at its place; `link` is how it was made there."""
+    """A file was installed at its place; `link` says how: hard, reflink, symlink, copy ..."""
 
     model: str
     file: str
@@ -98,7 +101,7 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Replaced(msgspec.Struct, frozen=True, gc=False):
-    """A place that held an earlier version holds the new one: `to` is its path, `old` and `new` are digests."""
+    """The earlier version at a place was replaced: `to` is the path, `old` and `new` are digests."""
 
     model: str
     file: str
@@ -108,7 +111,7 @@ class Replaced(msgspec.Struct, frozen=True, gc=False):
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
-    """One wanted file is in place; `how` is present, placed or fetched."""
+    """One wanted file is in place: it was `present`, or it was `placed` from the store, or it was `fetched` (`how`)."""
 
     model: str
     file: str
@@ -120,7 +123,7 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class GaveUp(msgspec.Struct, frozen=True, gc=False):
-    """One wanted file could not be had, and what to type next."""
+    """One wanted file failed for good, and what to type next."""
 
     model: str
     file: str
@@ -132,7 +135,7 @@ class GaveUp(msgspec.Struct, frozen=True, gc=False):
 
 
 class Foreseen(msgspec.Struct, frozen=True, gc=False):
-    """What a run would do for one file: place, adopt, mend or fetch; for a fetch from where, with what and why."""
+    """What a run would do for one file (`action`: place, adopt, mend or fetch); how it would fetch it, and why."""
 
     model: str
     file: str
@@ -144,9 +147,9 @@ class Foreseen(msgspec.Struct, frozen=True, gc=False):
 
 
 class Changed(msgspec.Struct, frozen=True, gc=False):
-    """A lock says something new: `old` and `new` are empty where there is none, else `<sha256> <bytes>` or a commit.
+    """A lock entry changed: `old` and `new` are `<sha256> <bytes>` or a commit, "" where there is none.
 
-    `file` is empty where the whole model is meant.
+    `file` is "" where the whole model is meant.
     """
 
     model: str
@@ -156,15 +159,25 @@ class Changed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Measured(msgspec.Struct, frozen=True, gc=False):
-    """What a run would ask of one file system, and what is free there."""
+    """The bytes that a run needs on one file system, and those that are free there."""
 
     folder: str
     needed_bytes: int
     free_bytes: int
 
 
+class LeftBehind(msgspec.Struct, frozen=True, gc=False):
+    """A place that orch made for a model that left its manifest: its bytes still stand there; what to type next."""
+
+    manifest: str
+    path: str
+    sha256: str
+    size_bytes: int
+    hint: str
+
+
 class Noticed(msgspec.Struct, frozen=True, gc=False):
-    """Something worth a line: a program skipped, a lock waited for, a child that had to be killed."""
+    """A message without an event of its own: a program left out, a lock waited for, a child that had to be killed."""
 
     message: str
 
@@ -184,12 +197,13 @@ Event = Union[  # noqa: UP007 - a runtime alias, and 3.10 evaluates it
     Foreseen,
     Changed,
     Measured,
+    LeftBehind,
     Noticed,
 ]
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False):
-    """The last line of every run: the contract's counts (DESIGN: files = present + placed + fetched + failed)."""
+    """The counts of a whole run, its last event: files = present + placed + fetched + failed."""
 
     ok: bool
     exit_code: int
@@ -206,7 +220,7 @@ class Summary(msgspec.Struct, frozen=True, gc=False):
     bytes_freed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The summary as the contract spells it; what only one command counts only where it does (plan, prune)."""
+        """Return the summary as its JSON has it; what only plan or prune count is left out elsewhere."""
         out: dict[str, Any] = {name: getattr(self, name) for name in self.__struct_fields__}
         out["failed"] = [{name: getattr(f, name) for name in f.__struct_fields__} for f in self.failed]
         out["seconds"] = round(self.seconds, 3)

@@ -1,4 +1,4 @@
-"""Why an attempt failed, as a value that knows its remedy."""
+"""PURE: why an attempt failed, and what may help: the table of faults and their remedies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Kind(str, Enum):
-    """What went wrong in one attempt; the values are the contract's words for `fault` in JSON."""
+    """What went wrong in one attempt; the values are the words for `fault` in JSON."""
 
     NETWORK = "network"
     STALLED = "stalled"
@@ -53,12 +53,11 @@ REMEDIES: dict[Kind, Remedy] = {
 class Fault:
     """Why one attempt failed.
 
-    `status` is the server's HTTP status where there was one, `retry_after_s` what it asked us to wait.
-    `retry_at_s` is the same as a date, in seconds since the epoch, where it said it so.
-    `refused_connection` is true when nobody listened at the address (worth two tries, not five).
-    `slow` is true where nothing failed but a faster source is known. `hint` is what to type next, where the bytes
-    that came tell more than the kind does. `mendable`: only pieces of the file are wrong, and the others are kept.
-    `errno` is the system's number for a fault of the disk, where it is known.
+    `status` is the server's HTTP status, if there was one; `retry_after_s` the seconds that it asks to wait, and
+    `retry_at_s` the same as a date in seconds since the epoch. `refused_connection`: nothing listens at the address
+    (worth two tries and not five). `slow`: nothing failed, but a faster source is known. `hint` says what to type
+    where the bytes that came tell more than the kind. `mendable`: only some pieces are wrong, and the others are
+    kept. `errno` is the system's number of a disk fault, if it is known.
     """
 
     kind: Kind
@@ -74,14 +73,14 @@ class Fault:
 
     @property
     def remedy(self) -> Remedy:
-        """The row of `REMEDIES` for this kind; who gave but a bad piece may give it again when nobody else can."""
+        """The remedy for this fault: its kind's, except that a source of one bad piece may be asked again at last."""
         return Remedy.AFRESH if self.mendable and self.kind is Kind.CORRUPT else REMEDIES[self.kind]
 
 
 def from_status(status: int, retry_after_s: float | None = None) -> Fault:
-    """Translate an HTTP status >= 400 into a fault (RFC 9110; hubs' habits in docs/architecture.md).
+    """Translate an HTTP status of 400 or more into a fault (RFC 9110; what hubs do is in docs/architecture.md).
 
-    400 counts as REFUSED: some hubs answer a bare GET of a very large file with it, aimed at the program.
+    400 counts as REFUSED: some hubs answer it to a GET without a Range of a very large file, so another program helps.
     """
     text = f"server answered {status}"
     match status:

@@ -1,6 +1,6 @@
-"""Files as we make and change them: whole or not at all, with no name before that, one writer at a time.
+"""Write files atomically and durably, lock them, rename without replacing, and explain errors of the disk.
 
-What is written here survives a kill between any two system calls: the old content or the new one is there.
+A kill between any two system calls leaves either the old content or the new one.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
     from orchestrator.errors import OrchError
 
-TEMPORARY = ".orch-"  # how the name of every file begins that is not finished and must have a name
+TEMPORARY = ".orch-"  # the names of all our temporary files begin so
 LOCK_POLL_S = 0.05
-_UNLOCKED = f"{TEMPORARY}n-"  # where O_TMPFILE cannot be had: a moment passes between its creation and its lock
-_FRESH_S = 60.0  # that moment, with much to spare
+_UNLOCKED = f"{TEMPORARY}n-"  # of those made without O_TMPFILE: for a moment after its creation such a file has no lock
+_FRESH_S = 60.0  # an unlocked temporary file younger than this may still belong to a living writer
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # renameat2(2)
 _AT_FDCWD = -100
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # whatever file it would have been
-_OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what the next file meets as well
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)  # as open(2) and older kernels say it
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # the disk's fault, and not this file's
+_OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # the next file fails in the same way
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)  # "no O_TMPFILE here": open(2), old kernels
 
 
 class NewFile:
-    """A file in `folder` that has no name until it is whole (O_TMPFILE, open(2)), so a kill leaves nothing behind.
+    """A new file in `folder` that has no name until it is published (O_TMPFILE, open(2)), so a kill leaves nothing.
 
-    Where the file system has no such files it has a name that begins with `TEMPORARY`, under a lock, which
-    `sweep` removes once its maker is dead. A context manager: what was not published is gone at its end.
+    Where the file system cannot do that, the file has a name that begins with `TEMPORARY` and is locked; `sweep`
+    removes it once its writer is dead. A context manager: a file that was not published is removed at its end.
     """
 
     def __init__(self, folder: str, mode: int = 0o666) -> None:
@@ -46,7 +46,7 @@ class NewFile:
         except OSError as error:
             if error.errno not in _NO_TMPFILE or not os.path.isdir(folder):
                 raise
-            self._name = f"{folder}/{_UNLOCKED}{_chance()}"
+            self._name = temporary(folder)
             self.fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,25 +62,29 @@ class NewFile:
 
     @property
     def path(self) -> str:
-        """A path by which this process and its children can open it."""
+        """A path by which this process and its children can open the file."""
         return f"/proc/{os.getpid()}/fd/{self.fd}"
 
     def write(self, content: bytes) -> None:
-        """Write all of `content` at the file's end.
+        """Append all of `content`.
 
         Raises:
-            OSError: the disk said no.
+            OSError: it cannot be written.
         """
         view = memoryview(content)
         while view:
             view = view[os.write(self.fd, view) :]
 
     def publish(self, path: str, *, replace: bool) -> None:
-        """Give it the name `path`, which is in its folder; flush it before, by `os.fsync(fd)`, if it must survive.
+        """Give the file its name. For durability call `os.fsync(fd)` before.
+
+        Args:
+            path: a path in the file's folder.
+            replace: whether what is at `path` may be replaced.
 
         Raises:
-            FileExistsError: something stands there, and `replace` is false.
-            OSError: the disk said no.
+            FileExistsError: something is there, and `replace` is false.
+            OSError: it cannot be renamed.
         """
         if not replace:
             self._link(path)
@@ -91,7 +95,7 @@ class NewFile:
             try:
                 self._link(path)
             except FileExistsError:
-                name = f"{self._folder}/{TEMPORARY}{_chance()}"  # for as long as it takes to rename it
+                name = f"{self._folder}/{TEMPORARY}{_random_name()}"  # a rename needs a name to begin with
                 self._link(name)
                 self._name = name
                 os.rename(name, path)
@@ -101,7 +105,7 @@ class NewFile:
         if self._name:
             os.link(self._name, path)
             return
-        # linkat(2) with AT_SYMLINK_FOLLOW, which Python only calls where it is given a folder's descriptor.
+        # linkat(2) needs AT_SYMLINK_FOLLOW here; Python passes it only if it is given a folder's descriptor.
         own = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.link(str(self.fd), path, src_dir_fd=own)
@@ -109,19 +113,26 @@ class NewFile:
             os.close(own)
 
 
-def temporary(folder: str) -> str:
-    """A new name in `folder` for what has one for as long as it takes to rename it; a kill leaves it to `sweep`."""
-    return f"{folder}/{_UNLOCKED}{_chance()}"
+def temporary(folder: str, *, locked: bool = False) -> str:
+    """Return a new path in `folder` for something that is about to be renamed; `sweep` removes it after a kill.
+
+    Args:
+        folder: where it is to be.
+        locked: this process holds a lock on it, so that `sweep` knows at once when its maker is dead.
+    """
+    return f"{folder}/{TEMPORARY if locked else _UNLOCKED}{_random_name()}"
 
 
 def write_atomic(path: str, content: bytes, *, mode: int | None = None) -> None:
-    """Make `content` all that the file at `path` holds, durably: after a crash the old or the new content is there.
+    """Replace the content of a file atomically and durably: after a crash the old or the new content is there.
 
-    A symbolic link is written through. `mode` is the new file's, None for that of the file that is replaced
-    (of a new one: 0666 less the umask).
+    Args:
+        path: the file, which need not exist; a symbolic link is followed.
+        content: its new content.
+        mode: its permission bits; None keeps those of the old file (a new one gets 0666 less the umask).
 
     Raises:
-        OSError: the disk said no; the old content is still there.
+        OSError: it cannot be written; the old content is still there.
     """
     path = os.path.realpath(path)
     folder = os.path.dirname(path)
@@ -139,16 +150,16 @@ def write_atomic(path: str, content: bytes, *, mode: int | None = None) -> None:
 
 
 def sweep(folder: str) -> None:
-    """Remove the temporary files that dead writers left in `folder`; what cannot be removed stays."""
+    """Remove the temporary files that killed writers left in `folder`; one that cannot be removed stays."""
     try:
         with os.scandir(folder) as entries:
-            left = [e for e in entries if e.name.startswith(TEMPORARY)]
+            leftovers = [e for e in entries if e.name.startswith(TEMPORARY)]
     except OSError:
         return
-    for entry in left:
+    for entry in leftovers:
         path = entry.path
         with suppress(OSError):
-            if entry.is_symlink():  # which cannot be locked
+            if entry.is_symlink():  # a symlink cannot be locked, so its age decides
                 if time.time() - os.lstat(path).st_ctime > _FRESH_S:
                     os.unlink(path)
                 continue
@@ -165,9 +176,14 @@ def sweep(folder: str) -> None:
 
 @contextmanager
 def locked(path: str, stop: threading.Event | None = None, tell: Callable[[], None] | None = None) -> Iterator[None]:
-    """Be the only one who holds the flock of `path`, a folder or a file; `tell` is called once if we must wait.
+    """Hold the exclusive flock(2) of a file or folder.
 
-    Where the file system has no locks nobody is kept out: write with `write_atomic`, and compare before.
+    Where the file system has no locks, nobody is kept out: write with `write_atomic`, and compare before.
+
+    Args:
+        path: the file or folder.
+        stop: ends the wait.
+        tell: called once if we have to wait.
 
     Raises:
         OSError: it cannot be opened.
@@ -198,11 +214,11 @@ def locked(path: str, stop: threading.Event | None = None, tell: Callable[[], No
 
 
 def rename_new(source: str, target: str) -> None:
-    """Rename where nothing stands at `target`, in one step (RENAME_NOREPLACE, renameat2(2)).
+    """Rename `source` to `target` without replacing anything (RENAME_NOREPLACE, renameat2(2)).
 
     Raises:
-        FileExistsError: something stands there.
-        OSError: the disk said no.
+        FileExistsError: something is at `target`.
+        OSError: it cannot be renamed.
     """
     try:
         _renameat2(source, target, _RENAME_NOREPLACE)
@@ -210,7 +226,7 @@ def rename_new(source: str, target: str) -> None:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         if os.path.isdir(source) and not os.path.islink(source):
-            os.mkdir(target)  # which fails where something stands; an empty folder may then be replaced
+            os.mkdir(target)  # fails if something is there; rename(2) then replaces the empty folder
             os.rename(source, target)
         else:
             os.link(source, target, follow_symlinks=False)
@@ -218,19 +234,19 @@ def rename_new(source: str, target: str) -> None:
 
 
 def exchange(one: str, other: str) -> None:
-    """Exchange two names in one step (RENAME_EXCHANGE, renameat2(2)).
+    """Exchange two paths in one step (RENAME_EXCHANGE, renameat2(2)).
 
     Raises:
-        OSError: one is missing, or the file system cannot (EINVAL).
+        OSError: one is missing, or the file system cannot do it (EINVAL).
     """
     _renameat2(one, other, _RENAME_EXCHANGE)
 
 
 def sync_folder(path: str) -> None:
-    """Make the names in a folder durable.
+    """Make the names in a folder durable (fsync).
 
     Raises:
-        OSError: the disk said no.
+        OSError: the folder cannot be opened or synced.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -240,7 +256,7 @@ def sync_folder(path: str) -> None:
 
 
 def store_error(error: OSError, path: str) -> StoreError:
-    """What an OSError about the store at `path` means for its user, by its errno."""
+    """Turn an OSError about the store at `path` into an error for people, with a hint by its errno."""
     hint = _hint(error, path, "--store DIR")
     if error.errno in (errno.EACCES, errno.EPERM):
         in_the_way = str(error.filename or path)
@@ -253,13 +269,13 @@ def store_error(error: OSError, path: str) -> StoreError:
 
 
 def place_error(error: OSError, path: str) -> PlacementError:
-    """What an OSError about the place `path` means for its user, by its errno."""
+    """Turn an OSError about the place `path` into an error for people, with a hint by its errno."""
     hint = _hint(error, os.path.dirname(path), "`to:`")
     return PlacementError(f"cannot place {path}: {reason(error)}", hint)
 
 
 def write_error(error: OSError, path: str) -> OrchError:
-    """What an OSError about a file of the user's at `path`, such as a manifest, means, by its errno."""
+    """Turn an OSError about a file of the user's, such as a manifest, into an error for people, by its errno."""
     kind = StoreError if error.errno in _DISK else PlacementError
     folder = os.path.dirname(path)
     hint = _hint(error, folder, "another path")
@@ -271,7 +287,7 @@ def write_error(error: OSError, path: str) -> OrchError:
 
 
 def reason(error: OSError) -> str:
-    """The system's words for an error, with the limit's name where it is a limit of ours."""
+    """Return the system's message for an error, and whose limit it is where it is one on open files."""
     text = error.strerror or str(error) or type(error).__name__
     return {errno.EMFILE: f"{text} (this process's limit)", errno.ENFILE: f"{text} (this machine's limit)"}.get(
         error.errno or 0, text
@@ -296,8 +312,8 @@ def _hint(error: OSError, path: str, other: str) -> str:
             return f"look at it: `ls -ld {path}`"
 
 
-def _chance() -> str:
-    import secrets  # here, and ctypes below: a run with all in place writes nothing
+def _random_name() -> str:
+    import secrets  # imported here, as ctypes below: a run with nothing to do writes nothing
 
     return secrets.token_hex(6)
 

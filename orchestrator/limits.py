@@ -1,4 +1,4 @@
-"""What the system lets one process have: open files and threads; we ask for more, or do with less."""
+"""The system's limits on one process, open files and threads: raise them, or work on fewer files at once."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-OPEN_FILES = 4096  # sane for children as well: some programs walk through all that they might have
-_EACH = 20  # a file in work, a program asked: its look, its program, the judge behind it, its folder and its lock
-_OURS = 16  # the standard ones, the store's locks, the record of runs, a module that is being imported
+OPEN_FILES = 4096  # not more: children inherit the limit, and some loop over every descriptor that they may have
+_EACH = 20  # descriptors of one file in work: its probe, program, checksum program, folder and lock
+_OURS = 16  # descriptors besides: the standard ones, the store's locks, the run log, a module being imported
 _STACK_BYTES = 1 << 20
 _M_ARENA_MAX = -8  # mallopt(3)
 
 
 def raise_own() -> None:
-    """Raise this process's soft limit on open files towards its hard one; make threads cheap where memory is limited.
+    """Raise this process's soft limit on open files; give threads small stacks where memory is limited.
 
-    For a process that is ours alone: children inherit it.
+    Only for orch's own process, and not for a program that imports orch: children inherit the limit.
     """
     import resource
 
@@ -42,7 +42,7 @@ def raise_own() -> None:
 
 
 def files_at_once(wanted: int) -> int:
-    """How many of `wanted` may be in work at once with the open files that this process may still have; at least 1."""
+    """Return how many of `wanted` files can be in work at once with the descriptors left to us; at least 1."""
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -56,13 +56,13 @@ def files_at_once(wanted: int) -> int:
 
 
 def start(threads: Sequence[threading.Thread]) -> int:
-    """Start as many of these threads as the system lets us have, at least one.
+    """Start as many of these threads, in their order, as the system allows.
 
     Returns:
-        How many run.
+        How many were started, at least one.
 
     Raises:
-        OSError: not even one (EAGAIN).
+        OSError: not even one could be started (EAGAIN).
     """
     for number, thread in enumerate(threads):
         try:
@@ -75,10 +75,13 @@ def start(threads: Sequence[threading.Thread]) -> int:
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], name: str) -> list[Result]:
-    """Do `work` for all items at once, each in a thread called `name`; for fewer at once where not so many can be.
+    """Call `work` for all items at once, in threads called `name`; for fewer at once where the limits demand it.
+
+    Returns:
+        The results, in the order of the items.
 
     Raises:
-        Exception: what the first of the items, in their order, raised.
+        Exception: what `work` raised for the first failed item, in the order of the items.
     """
     left, done = list(range(len(items)))[::-1], {}
     errors: dict[int, BaseException] = {}

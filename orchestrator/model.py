@@ -1,9 +1,9 @@
-"""The words of the house as values: ranges, sources, places, files wanted, artifacts."""
+"""PURE: the values that all of orch is about: sources, places, wanted files, artifacts, hosts, byte ranges."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -26,7 +26,7 @@ class Link(str, Enum):
 
 
 class Role(str, Enum):
-    """Where a source was named; the order is the order of trust and of trying."""
+    """Where a source was named; sources are trusted and tried in this order."""
 
     SITE = "site mirror"
     MIRROR = "mirror"
@@ -42,7 +42,7 @@ class Source(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def scheme(self) -> str:
-        """Lower-case scheme."""
+        """The scheme, in lower case."""
         return self.url.partition(":")[0]
 
 
@@ -57,16 +57,20 @@ class Pin(NamedTuple):
 
 
 class Host(msgspec.Struct, frozen=True, gc=False):
-    """What a manifest or site file says of one host."""
+    """What a manifest or site file says of one host.
+
+    `ca` is the absolute path of a PEM file; `connections` the most at once; `token_env` the name of the environment
+    variable that holds the host's Bearer token.
+    """
 
     ca: str | None = None
     connections: int | None = None
     user_agent: str | None = None
-    token_env: str | None = None  # the variable that holds its token
+    token_env: str | None = None
 
 
 class Repo(msgspec.Struct, frozen=True, gc=False):
-    """A repository of a hub: `hub` is hf or modelscope; `revision` "" is the hub's default branch."""
+    """A hub's repository: `hub` is hf or modelscope, `name` ORG/NAME, `revision` "" the hub's default branch."""
 
     hub: str
     name: str
@@ -74,11 +78,11 @@ class Repo(msgspec.Struct, frozen=True, gc=False):
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """An absolute path where a file must end up, and how.
+    """An absolute path where a file must be installed, and how.
 
-    `private`: its client rewrites the file in place, so it never shares an inode with the blob. `target`: the path
-    is a layout's own symlink with this text, to another place of the same file. `unpack`: the path is a folder
-    that holds the archive's content.
+    `private`: the framework rewrites the file in place, so it must not share an inode with the blob. `target`: the
+    path becomes a symlink with this text, which leads to another place of the same file. `unpack`: the path is a
+    folder that holds the archive's content.
     """
 
     path: str
@@ -89,9 +93,10 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 
 class ExtraFile(msgspec.Struct, frozen=True, gc=False):
-    """A small file that a layout wants once all files of a model are in place; written where there is none yet.
+    """A small file with `text` that a layout needs beside a model, such as huggingface's `refs/main`.
 
-    `each`: one such mark is wanted for each file of the unpacked archive, with the file's path for the `*` of `path`.
+    It is written once all files of the model are in place, where there is none yet. `each`: one such file is needed
+    for every file of the unpacked archive, whose path replaces the `*` in `path`.
     """
 
     path: str
@@ -102,10 +107,11 @@ class ExtraFile(msgspec.Struct, frozen=True, gc=False):
 class Wanted(msgspec.Struct, frozen=True, gc=False):
     """One file of one model of one manifest.
 
-    `manifest` is the manifest's absolute path; `sha256` 64 lower-case hex digits, or "" where only `pins` (or nothing
-    at all) are known; `size` bytes or None where nobody said; `places` empty for `to: store`; `marks` stand on a
-    model's last file; `pieces` tell which bytes of a wrong file are bad; `allow` are the formats that
-    may be placed (none: all).
+    `manifest` is the manifest's absolute path. `sha256` is 64 lower-case hex digits, or "" where only `pins`, or
+    nothing at all, are known. `size` is in bytes, or None. `sources` are in the order of trying. `places` are empty
+    for `to: store`. `extra_files` stand on a model's last file. `pieces` are the hashes of the file's pieces, as
+    `verify.pieces` writes them. `allow` are the formats that may be placed; if empty, all may. `adopt` is how the
+    store gets a right file that stands at a place already: as a copy (or reflink), or the file itself.
     """
 
     manifest: str
@@ -117,18 +123,19 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     places: tuple[Place, ...]
     tags: tuple[str, ...] = ()
     pins: tuple[Pin, ...] = ()
-    marks: tuple[ExtraFile, ...] = ()
+    extra_files: tuple[ExtraFile, ...] = ()
     pieces: str = ""
     allow: tuple[str, ...] = ()
+    adopt: Literal["copy", "move"] = "copy"
 
     @property
     def key(self) -> str:
-        """What its bytes are known by: files of one key have one content."""
+        """The name of its content: two files with the same key have the same bytes. See `Artifact.key`."""
         return _key(self.sha256, self.pins, self.sources)
 
 
 class Unresolved(msgspec.Struct, frozen=True, gc=False):
-    """A model that cannot be synced before `orch lock`; the others can."""
+    """A model that cannot be synced before `orch lock` resolves it; the other models of its manifest can."""
 
     manifest: str
     model: str
@@ -138,9 +145,10 @@ class Unresolved(msgspec.Struct, frozen=True, gc=False):
 
 
 class Artifact(msgspec.Struct, frozen=True, gc=False):
-    """One digest wanted by one or several files: the unit of transfer. Without sha256 its `pins` are all that is known.
+    """One content that one or several files want: the unit of transfer.
 
-    With neither it is whatever its source gives: bytes of one version of one source.
+    Without a sha256 only its `pins` are known. With neither, it is what its source gives: bytes of one version of one
+    source.
     """
 
     sha256: str
@@ -152,28 +160,28 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def key(self) -> str:
-        """The sha256, else the best pin as `md5-<hex>`, else `url-<sha256 of the URL>`: a name for its partials."""
+        """The sha256, else the best pin as `md5-<hex>`, else `url-<sha256 of the URL>`; partials are named by it."""
         return self.sha256 or self.wanted[0].key
 
     @property
     def is_unpinned(self) -> bool:
-        """Whether nothing is known that could tell right bytes from wrong ones."""
+        """Whether no digest is known, so that nothing can tell right bytes from wrong ones."""
         return not (self.sha256 or self.pins)
 
     @property
     def expected(self) -> str:
-        """The digest for people: sha256 as it is, others with their kind before them."""
+        """The expected digest for people: a sha256 as it is, others with their kind before them."""
         return self.sha256 or " ".join(map(str, self.pins)) or "unknown"
 
     def misjudged(self, size: int) -> str | None:
-        """What is wrong with the manifest's `size:` where the right bytes are `size` long; None where nothing is."""
+        """Say what is wrong with the manifest's `size:` if the right file has `size` bytes; None if nothing."""
         if self.size in (None, size):
             return None
         where = self.wanted[0].manifest
         return f"{self.name}: `size:` says {self.size}, the right file has {size} bytes: change it in {where}"
 
     def contradicted(self, found: str, after: str = "") -> str:
-        """Bytes of the sha256 `found` that are not those that are wanted, in words; `after` says more."""
+        """Say that bytes with the sha256 `found` are not the expected ones; `after` is appended."""
         if self.is_unpinned:
             return f"this is not the file{after}"
         if self.sha256 not in ("", found):
@@ -182,7 +190,7 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def name(self) -> str:
-        """What people call it: model, and the file where the two differ."""
+        """Its name for people: the model, and the file where the model has several."""
         first = self.wanted[0]
         return first.model if len(first.file) == 0 else f"{first.model}/{first.file}"
 
@@ -193,7 +201,7 @@ def _key(sha256: str, pins: tuple[Pin, ...], sources: tuple[Source, ...]) -> str
     if pins:
         best = min(pins, key=lambda pin: _BEST_FIRST.index(pin.kind))
         return f"{best.kind}-{best.hex}"
-    import hashlib  # which a run with all in place has no use for
+    import hashlib  # imported here: a run with nothing to do does not need it
 
     return f"url-{hashlib.sha256(sources[-1].url.encode()).hexdigest()}"
 

@@ -1,4 +1,4 @@
-"""The one door to programs: run a command, watch it, stop its whole group. Only importer of subprocess and psutil."""
+"""Run a program, monitor it and stop its whole process group. The only module that imports subprocess and psutil."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-STALL_BYTES = 16 * 1024  # axel rewrites its own state while it hangs: a stall is never quite still
-LADDER = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))  # whoever asks waits 3 s for all
+STALL_BYTES = 16 * 1024  # fewer bytes count as none: axel rewrites its state file while it hangs
+# The signals that end a group, with the seconds to wait after each.
+LADDER = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))
 TAIL_BYTES = 4096
 FULL_BYTES = 64 * 1024  # a disk with less than this is full
-FULL_S = 2.0  # so long may a program write nothing onto a full disk
-_TALK_BYTES = 4 << 20  # what a program says is kept in memory: no more of it than this
-_PAUSES_S = (0.1, 0.4, 1.5)  # other children end, and leave their descriptors to us
+FULL_S = 2.0  # how long a program may write nothing onto a full disk before it is ended
+_OUTPUT_BYTES = 4 << 20  # a program's output is kept in memory, and no more of it than this
+_PAUSES_S = (0.1, 0.4, 1.5)  # waits for descriptors or processes that other children give back
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _PR_SET_PDEATHSIG = 1
-_running: dict[int, threading.Event] = {}  # the leaders of the groups that run now, and by what each is stopped
-# `setpriv` has asked for the signal; where we were gone before that it will never come, but then the parent is another.
-_LEASH = 'test "$PPID" = {pid} || exit 126; unset PWD OLDPWD SHLVL; exec "$@"'
+_running: dict[int, threading.Event] = {}  # the leader of each group that runs now, and the event that stops it
+# `setpriv` asks for a signal when we die. If we died before that, the signal never comes, but the parent is another.
+_CHECK_PARENT = 'test "$PPID" = {pid} || exit 126; unset PWD OLDPWD SHLVL; exec "$@"'
 _SETPRIV = ("--pdeathsig", "TERM", "--")
 
 
@@ -53,50 +54,60 @@ def run_program(
     stdin: BinaryIO | None = None,
     stdout_bytes: int = 64 * 1024,
 ) -> Exit:
-    """Run `command` with the executable `program` and wait for its end, in the calling thread.
+    """Run a command and wait for its end, in the calling thread.
 
-    `folder` holds the rc files of the child and is its HOME; what it says goes to memory. `watch` is called about
-    five times a second with the bytes written so far; a word it returns ("overrun") ends the child. Less than 16 KiB
-    written (with `reads`: read) in `stall_s`, or more than `limit_s` in all, ends it as well, and so does a full
-    disk onto which it writes nothing.
-    The child dies with this thread (PR_SET_PDEATHSIG goes by thread, so the one that waits is the one that
-    forks), and inherits no descriptor but `keep_fd`. `stdin`, where given, takes the place of the
-    command's and is closed here.
+    The child dies when this thread does: PR_SET_PDEATHSIG belongs to the thread that forks, so that thread also
+    waits. A child that writes nothing onto a full disk for FULL_S is ended.
+
+    Args:
+        command: what to run; its files are written into `folder` while it runs.
+        program: the path of the executable, which replaces the first word of the command.
+        stop: ends the child when it is set.
+        folder: the child's HOME, for its rc files.
+        environ: further environment variables of the child.
+        watch: called about five times a second with the bytes written so far; a word that it returns, such as
+            "overrun", ends the child and becomes `Exit.ended`.
+        stall_s: ends the child after so many seconds with less than STALL_BYTES written.
+        reads: count the bytes that the child reads for `stall_s`, and not those that it writes.
+        limit_s: ends the child after so many seconds in all.
+        keep_fd: the only descriptor that the child inherits, besides its standard ones.
+        stdin: the child's standard input instead of the command's; it is closed here.
+        stdout_bytes: how much of the end of its standard output to return.
 
     Returns:
-        Exit; a program that cannot be started is code 126 with the reason as stderr.
+        The exit; a program that cannot be started has code 126 and the reason as stderr.
 
     Raises:
-        OSError: a file of its could not be written, or this machine has no descriptor, process or memory to spare.
+        OSError: a file in `folder` cannot be written, or this machine has no descriptor, process or memory left.
     """
     env = {"PATH": os.defpath, "HOME": folder or "/nonexistent", **(environ or {}), **command.env, "LC_ALL": "C"}
     env["PATH"] = os.pathsep.join(entry for entry in env["PATH"].split(os.pathsep) if entry.startswith("/"))
     with ExitStack() as stack:
         if stdin is not None:
             stack.enter_context(stdin)
-        if not which(program, ""):  # setpriv would say so with a code that could be the program's own
+        if not which(program, ""):  # setpriv would report it with a code that could be the program's own
             return Exit(126, stderr=f"cannot start {program}: not found, or not executable")
         stack.enter_context(_private(folder or "/nonexistent", command.files))
-        given = stdin or stack.enter_context(_patiently(lambda: _memory(command.stdin), stop))
-        out = stack.enter_context(_patiently(_memory, stop))
-        err = stack.enter_context(_patiently(_memory, stop))
-        argv, wish = _leashed((program, *command.argv[1:]))
+        given = stdin or stack.enter_context(_retried(lambda: _memory(command.stdin), stop))
+        out = stack.enter_context(_retried(_memory, stop))
+        err = stack.enter_context(_retried(_memory, stop))
+        argv, before_exec = _dying_with_us((program, *command.argv[1:]))
         started = time.monotonic()
         try:
-            child = _patiently(lambda: _start(argv, wish, given, out, err, env, keep_fd), stop)
-        except (OSError, ValueError) as error:  # ValueError: a NUL, or a letter that this locale cannot write
+            child = _retried(lambda: _start(argv, before_exec, given, out, err, env, keep_fd), stop)
+        except (OSError, ValueError) as error:  # ValueError: a NUL, or a character that this locale cannot encode
             if isinstance(error, OSError) and error.errno in _SCARCE:
                 raise
             return Exit(126, stderr=f"cannot start {program}: {error}")
         _running[child.pid] = stop
         try:
-            talk = (err, out) if stdout_bytes <= _TALK_BYTES else (err,)
-            ended, written = _attend(child.pid, stop, watch, stall_s, limit_s, folder, talk, reads=reads)
+            outputs = (err, out) if stdout_bytes <= _OUTPUT_BYTES else (err,)
+            ended, written = _wait(child.pid, stop, watch, stall_s, limit_s, folder, outputs, reads=reads)
         finally:
             child.wait()
             _running.pop(child.pid, None)
-            over = time.monotonic() + 1.0
-            while _signal_group(child.pid, 0) and time.monotonic() < over:  # rsync's receiver still has the guard
+            end = time.monotonic() + 1.0
+            while _signal_group(child.pid, 0) and time.monotonic() < end:  # rsync's receiver still holds the guard
                 time.sleep(0.005)
         return Exit(
             code=child.returncode,
@@ -113,7 +124,7 @@ def _size(file: BinaryIO) -> int:
 
 
 def kill_all(stop: threading.Event | None = None) -> None:
-    """Kill all children and their groups at once, or those that `stop` would stop: nobody waits for them any more."""
+    """Kill all children with their groups at once, or only those that `stop` stops, when nobody waits for them."""
     for pid, by in list(_running.items()):
         if stop is None or by is stop:
             _signal_group(pid, signal.SIGKILL)
@@ -121,17 +132,17 @@ def kill_all(stop: threading.Event | None = None) -> None:
 
 def _start(
     argv: Sequence[str],
-    wish: Callable[[], None] | None,
+    before_exec: Callable[[], None] | None,
     given: BinaryIO,
     out: BinaryIO,
     err: BinaryIO,
     env: Mapping[str, str],
     keep_fd: int | None,
 ) -> subprocess.Popen[bytes]:
-    """Start a child in a session of its own, pid = pgid.
+    """Start a child in a session of its own, so that its pid is also that of its group.
 
-    By vfork(2), in C: no code of Python's runs between it and exec, nor do the hooks of libraries for a fork, of
-    which some forbid two at once (filelock 4, on Python 3.12). No thread is started, no page table copied.
+    Without `before_exec` subprocess uses vfork(2): no page table is copied, and no Python code and no library's fork
+    hook runs in the child. Some hooks forbid two forks at once (filelock 4, on Python 3.12).
     """
     return subprocess.Popen(  # noqa: S603 - this is the door
         argv,
@@ -141,12 +152,12 @@ def _start(
         env=env,
         pass_fds=() if keep_fd is None else (keep_fd,),
         start_new_session=True,
-        preexec_fn=wish,  # None wherever setpriv is: with one it is fork(2), and hooks run
+        preexec_fn=before_exec,  # None where setpriv is installed; otherwise this is fork(2), and hooks run
     )
 
 
-def _patiently(make: Callable[[], Made], stop: threading.Event) -> Made:
-    """Make something that takes descriptors or processes; where there are none, again a moment later."""
+def _retried(make: Callable[[], Made], stop: threading.Event) -> Made:
+    """Make something that needs descriptors or processes; where none are left, try again a moment later."""
     for pause_s in _PAUSES_S:
         try:
             return make()
@@ -156,32 +167,32 @@ def _patiently(make: Callable[[], Made], stop: threading.Event) -> Made:
     return make()
 
 
-def _attend(
+def _wait(
     pid: int,
     stop: threading.Event,
     watch: Callable[[int], str | None] | None,
     stall_s: float | None,
     limit_s: float | None,
     folder: str | None,
-    talk: Sequence[BinaryIO],
+    outputs: Sequence[BinaryIO],
     *,
     reads: bool,
 ) -> tuple[str, int]:
-    """Stay with the child until its group is gone; say who ended it and how many bytes it wrote."""
-    gauge = _Gauge(pid)
-    disk = _FullDisk(folder, gauge)
+    """Wait until the child's group is gone; return what ended it and how many bytes it wrote."""
+    counters = _Counters(pid)
+    disk = _FullDisk(folder, counters)
     began = moved = time.monotonic()
-    mark = 0
+    counted = 0
     gone = _exit_poll(pid)
     why: str | None = None
     try:
         while not gone(0.2 if watch else 1.0):
             now = time.monotonic()
-            gauge.look(hungry=stall_s is not None and now - moved > stall_s / 2)
-            done = gauge.read if reads else gauge.written
-            if gauge.blind or done - mark >= STALL_BYTES:
-                mark, moved = done, now
-            why = watch(gauge.written) if watch else None
+            counters.update(children=stall_s is not None and now - moved > stall_s / 2)
+            done = counters.read if reads else counters.written
+            if counters.unknown or done - counted >= STALL_BYTES:
+                counted, moved = done, now
+            why = watch(counters.written) if watch else None
             if stop.is_set():
                 why = "stopped"
             elif stall_s is not None and now - moved > stall_s:
@@ -192,71 +203,71 @@ def _attend(
                 why = "full"
             if why:
                 break
-            for file in talk:
-                _bound(file)
+            for file in outputs:
+                _drop_old_output(file)
     finally:
-        _end(pid, gone)  # what a leader left behind could still write into a file that was checked
+        _end(pid, gone)  # a process that the leader left behind could still write into a file that was checked
         gone(-1)
-    gauge.look(hungry=False)  # of what is dead and not yet waited for: the whole sum
-    return why or "itself", gauge.written
+    counters.update(children=False)  # a dead leader that nobody waited for yet has the sum of its group
+    return why or "itself", counters.written
 
 
-class _Gauge:
-    """Bytes that a process wrote and read: honest on every file system (allocated blocks are not).
+class _Counters:
+    """The bytes that a process wrote and read: right on every file system, which allocated blocks are not.
 
-    `blind` while they cannot be seen (not every kernel counts): then silence proves nothing.
+    `unknown` while they cannot be read (not every kernel has them): then no stall can be told.
     """
 
     def __init__(self, pid: int) -> None:
         self.written = self.read = 0
-        self.blind = False
+        self.unknown = False
         self._pid = pid
 
-    def look(self, *, hungry: bool) -> None:
-        """Look at the counters; `hungry` looks at children too (a wrapper script writes nothing itself)."""
+    def update(self, *, children: bool) -> None:
+        """Read the counters; with `children` those of child processes too (a wrapper script writes nothing itself)."""
         try:
             process = psutil.Process(self._pid)
             counts = [process.io_counters()]
-            for child in process.children(recursive=True) if hungry else ():
+            for child in process.children(recursive=True) if children else ():
                 with suppress(psutil.NoSuchProcess):
                     counts.append(child.io_counters())
             written, read = sum(c.write_chars for c in counts), sum(c.read_chars for c in counts)
         except (psutil.Error, OSError, AttributeError):
-            self.blind = True
+            self.unknown = True
             return
-        self.blind = False
+        self.unknown = False
         self.written, self.read = max(self.written, written), max(self.read, read)
 
 
 class _FullDisk:
-    """Whether the disk of a folder is full, and a program has written nothing since: some go on for ever."""
+    """Detects a program that hangs because the disk of its folder is full: some try for ever."""
 
-    def __init__(self, folder: str | None, gauge: _Gauge) -> None:
-        self._folder, self._gauge = folder, gauge
-        self._looked = self._since = 0.0  # 0: it was not full
-        self._mark = 0
+    def __init__(self, folder: str | None, counters: _Counters) -> None:
+        self._folder, self._counters = folder, counters
+        self._checked = self._since = 0.0  # 0: it was not full
+        self._written = 0
 
     def is_in_the_way(self, now: float) -> bool:
-        """Look, once a second at most."""
-        if self._folder is None or now - self._looked < 1.0:
+        """Whether the disk has been full, and the program has written nothing, for FULL_S; checked once a second."""
+        if self._folder is None or now - self._checked < 1.0:
             return False
-        self._looked = now
+        self._checked = now
         try:
             status = os.statvfs(self._folder)
         except OSError:
             return False
         free = status.f_bfree if os.geteuid() == 0 else status.f_bavail
-        if free * status.f_frsize >= FULL_BYTES or self._gauge.blind:
+        if free * status.f_frsize >= FULL_BYTES or self._counters.unknown:
             self._since = 0.0
             return False
-        self._gauge.look(hungry=True)  # rsync writes in a child
-        if not self._since or self._gauge.written - self._mark >= STALL_BYTES:
-            self._since, self._mark = now, self._gauge.written
+        self._counters.update(children=True)  # rsync writes in a child
+        if not self._since or self._counters.written - self._written >= STALL_BYTES:
+            self._since, self._written = now, self._counters.written
         return now - self._since > FULL_S
 
 
 def _exit_poll(pid: int) -> Callable[[float], bool]:
-    """Give a function that waits up to so many seconds for the child's end (below 0: lets go of it)."""
+    """Return a function that waits up to so many seconds for the child's end; below 0 it closes its descriptor."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:  # a kernel before 5.3, or no descriptor left
@@ -284,7 +295,7 @@ def _slow_poll(pid: int, seconds: float) -> bool:
 
 
 def _end(pid: int, gone: Callable[[float], bool]) -> None:
-    """Climb the ladder INT, TERM, KILL on the whole group until the leader is gone, then sweep the rest."""
+    """Send INT, TERM and KILL to the whole group until the leader is gone, then kill the rest of the group."""
     for number, patience_s in LADDER:
         _signal_group(pid, number)
         _signal_group(pid, signal.SIGCONT)  # a stopped process takes no INT or TERM
@@ -300,17 +311,20 @@ def _signal_group(pid: int, number: int) -> bool:
     return False
 
 
-def _leashed(argv: Sequence[str]) -> tuple[Sequence[str], Callable[[], None] | None]:
-    """Let a child end with us: by setpriv and a shell in front of it, else by prctl between fork and exec.
+def _dying_with_us(argv: Sequence[str]) -> tuple[Sequence[str], Callable[[], None] | None]:
+    """Make a child end when this process dies: by setpriv and a shell in front of it, else by prctl before exec.
 
-    Both ask for the signal first and then whether we still live: whenever we die, one of the two finds out.
+    Both ask the kernel for the signal first and then check that we still live, so no moment is left uncovered.
+
+    Returns:
+        The command line to run, and the function to call between fork and exec, if any.
     """
     own = os.getpid()
     setpriv = which("setpriv", os.environ.get("PATH") or os.defpath)
     if setpriv and os.path.basename(os.path.realpath(setpriv)) != "busybox" and which("/bin/sh", ""):
-        # The shell's own name says what came before it: one line for who looks with ps or pgrep.
+        # The shell's $0 repeats setpriv's part, so that ps and pgrep show the whole line.
         name = " ".join(("setpriv", *_SETPRIV))
-        return (setpriv, *_SETPRIV, "/bin/sh", "-c", _LEASH.format(pid=own), name, *argv), None
+        return (setpriv, *_SETPRIV, "/bin/sh", "-c", _CHECK_PARENT.format(pid=own), name, *argv), None
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
     except (OSError, AttributeError):
@@ -326,7 +340,10 @@ def _leashed(argv: Sequence[str]) -> tuple[Sequence[str], Callable[[], None] | N
 
 @contextmanager
 def _private(folder: str, files: Sequence[tuple[str, bytes]]) -> Iterator[None]:
-    """Write 0600 files that were not there before (a planted link is never followed); remove them at the end."""
+    """Write files with mode 0600 into `folder`, and remove them at the end.
+
+    Each is created anew, so a symlink that somebody planted there is never followed.
+    """
     paths = [os.path.join(folder, name) for name, _ in files]
     try:
         for path, (_, content) in zip(paths, files, strict=True):
@@ -343,7 +360,7 @@ def _private(folder: str, files: Sequence[tuple[str, bytes]]) -> Iterator[None]:
 
 
 def _memory(content: bytes = b"") -> BinaryIO:
-    """A file in memory: a job's stdin may hold a signed URL, and a full disk must not matter."""
+    """Make a file in memory: a job's stdin may hold a signed URL, and a full disk must not matter."""
     file = os.fdopen(os.memfd_create("orch"), "w+b")
     try:
         file.write(content)
@@ -355,11 +372,11 @@ def _memory(content: bytes = b"") -> BinaryIO:
     return file
 
 
-def _bound(file: BinaryIO) -> None:
-    """Let go of what a program said long ago; it goes on at its own offset, behind a hole."""
+def _drop_old_output(file: BinaryIO) -> None:
+    """Free the memory of old output; the program continues to write at its own offset, behind a hole."""
     fd = file.fileno()
     status = os.fstat(fd)
-    if status.st_blocks * 512 > _TALK_BYTES:
+    if status.st_blocks * 512 > _OUTPUT_BYTES:
         last = max(0, status.st_size - (64 << 10))
         kept = os.pread(fd, 64 << 10, last)
         os.ftruncate(fd, 0)

@@ -1,4 +1,4 @@
-"""Which programs this machine has: where, which version, and whether they run at all."""
+"""Find the downloaders on this machine: where they are, which version, and whether they run at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.context import Context
     from orchestrator.events import Event
 
-# The oldest in which the flags we pass are documented (curl: %{exitcode}; aria2: --stream-piece-selector;
+# The oldest versions that document the flags we pass (curl: %{exitcode}; aria2: --stream-piece-selector;
 # rsync: --append-verify).
 OLDEST = {"aria2c": (1, 30), "axel": (2, 16), "curl": (7, 75), "wget": (1, 16), "rsync": (3, 0)}
 INSTALL = {
@@ -37,7 +37,7 @@ INSTALL = {
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program: `problem` says why it cannot be used, empty where it can."""
+    """One program: `problem` says why it cannot be used, "" if it can; `embedded`: it is the Python package's."""
 
     name: str
     path: str = ""
@@ -47,13 +47,17 @@ class Program:
 
     @property
     def usable(self) -> bool:
-        """Whether it is here and runs."""
+        """Whether it is installed and runs."""
         return bool(self.path) and not self.problem
 
 
 def find(context: Context, names: Iterable[str]) -> dict[str, Program]:
-    """Look for each program on PATH, then in the usual folders (cron's PATH is short), and ask its version."""
-    wanted = list(names)  # one after the other is 0.1 s of every fetch
+    """Find each program on PATH, else in the usual folders (cron's PATH is short), and ask it for its version.
+
+    Returns:
+        A Program for each name, also for one that is not installed.
+    """
+    wanted = list(names)  # asked side by side: one after the other takes 0.1 s of every sync
     return dict(zip(wanted, side_by_side(lambda name: _examine(context, name), wanted, "orch-ask"), strict=True))
 
 
@@ -62,18 +66,18 @@ def _examine(context: Context, name: str) -> Program:
     if not path:
         return Program(name, problem="not installed")
     exit_ = _ask(context, name, path)
-    found = re.search(r"(\d+)\.(\d+)(?:\.\d+)*", exit_.stdout or exit_.stderr)
-    if exit_.code != 0 or not found:
+    number = re.search(r"(\d+)\.(\d+)(?:\.\d+)*", exit_.stdout or exit_.stderr)
+    if exit_.code != 0 or not number:
         return Program(name, path, embedded=embedded, problem=f"`{path} --version` {_ending(exit_)}")
-    version = found[0]
+    version = number[0]
     oldest = OLDEST.get(name, (0, 0))
-    if (int(found[1]), int(found[2])) < oldest:
+    if (int(number[1]), int(number[2])) < oldest:
         return Program(name, path, version, embedded, f"too old: {version}, needs {oldest[0]}.{oldest[1]}")
     return Program(name, path, version, embedded)
 
 
 def _ask(context: Context, name: str, path: str) -> Exit:
-    """Ask a program's version; where something ended it, once more: that says nothing of the program."""
+    """Run `--version`; a program that was killed is asked once more, since that says nothing about the program."""
     from orchestrator.process import run_program
 
     exit_ = Exit(126)
@@ -106,7 +110,7 @@ def _locate(context: Context, name: str) -> tuple[str, bool]:
         "/opt/conda/bin",
         "/opt/homebrew/bin",
     )
-    if context.environ.get("ORCH_PROGRAMS"):  # only these folders: for tests, and for who wants it strict
+    if context.environ.get("ORCH_PROGRAMS"):  # look in these folders only: for tests, and for strict setups
         folders = tuple(context.environ["ORCH_PROGRAMS"].split(os.pathsep))
     for folder in dict.fromkeys(folders):
         path = which(name, folder)
@@ -116,7 +120,7 @@ def _locate(context: Context, name: str) -> tuple[str, bool]:
 
 
 def _is_wrapper(path: str) -> bool:
-    """Whether this aria2c is the Python console script of the embedded package: signals stop at that one."""
+    """Whether this aria2c is the embedded package's Python script, which would not pass signals on to the program."""
     try:
         with open(path, "rb") as file:
             head = file.read(4096)
@@ -126,7 +130,7 @@ def _is_wrapper(path: str) -> bool:
 
 
 def _embedded_aria2c() -> str:
-    """Path of the static aria2c that the extra `embedded` brings, or nothing."""
+    """The path of the static aria2c of the extra `embedded`; "" if that is not installed."""
     try:
         from aria2c import ARIA2C
     except ImportError:
@@ -139,7 +143,7 @@ def _is_here(manager: str) -> bool:
 
 
 def install_hint(urls: Iterable[str] = ()) -> str:
-    """The line to type on this system to get the best downloader, for these URLs where given."""
+    """Return the command that installs the best downloader on this system, for these URLs if any are given."""
     schemes = {url.partition(":")[0] for url in urls}
     if schemes and schemes <= {"rsync", "file"}:
         lines = [line.replace("aria2", "rsync") for manager, line in INSTALL.items() if _is_here(manager)]
@@ -151,10 +155,12 @@ def install_hint(urls: Iterable[str] = ()) -> str:
 
 
 def find_backends(context: Context, only: str | None, emit: Callable[[Event], None]) -> dict[str, Program]:
-    """Find the program of each backend; with `only` just that one's.
+    """Find the program of each backend, or only that of the backend called `only`.
+
+    A program that cannot be used is reported by `emit`.
 
     Raises:
-        NoBackendError: none is usable, or the one asked for is not.
+        NoBackendError: no program can be used, or no backend is called `only`.
     """
     if only is not None and by_name(only) is None:
         names = ", ".join(backend.NAME for backend in BACKENDS)
@@ -164,6 +170,6 @@ def find_backends(context: Context, only: str | None, emit: Callable[[Event], No
         if program.path and program.problem:
             emit(Noticed(f"{program.name} is left out: {program.problem}"))
     if not any(program.usable for program in programs.values()):
-        found = ", ".join(f"{p.name} ({p.problem})" for p in programs.values())
-        raise NoBackendError(f"no usable downloader: {found}", install_hint())
+        problems = ", ".join(f"{p.name} ({p.problem})" for p in programs.values())
+        raise NoBackendError(f"no usable downloader: {problems}", install_hint())
     return programs

@@ -1,16 +1,17 @@
-"""URLs made one way: percent-encoded ASCII, or refused; a secret in one is never repeated."""
+"""PURE: parse and normalise URLs, mask secrets in them, and read when signed ones expire."""
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from orchestrator.text import PLAIN_NAME, fault_of_name, fault_of_text, shown
 
 SCHEMES = ("https", "http", "ftp", "rsync", "file")
-# Patterns as text are compiled when one is first used, and so is urllib imported: neither is for the most URLs.
+# Patterns kept as text are compiled on first use, and urllib is imported then: most URLs need neither.
 SECRETS = "token|access_token|private_token|api_key|apikey|password|passwd|secret|client_secret|auth"
 SIGNATURES = "signature|sig|x-amz-(signature|credential|security-token)|x-goog-(signature|credential)|x-oss-signature"
-# Nothing to do and nothing to refuse: most URLs, at a tenth of the price.
+# Most URLs: already normal, with nothing to refuse. This one match takes a tenth of the time of the other checks.
 _CLEAN = re.compile(
     r"(?:https?|ftp|rsync)://[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)*(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?/"
     r"(?!\.|.*/\.)[\w./~!$&'()*+,;=:@-]*",
@@ -26,13 +27,34 @@ _KEPT = "%!$&'()*+,;=:@/-._~"
 
 
 class UrlError(Exception):
-    """Why a URL cannot stand in a manifest: a lower-case phrase without the URL."""
+    """A URL cannot stand in a manifest; the message is a lower-case phrase that does not repeat the URL."""
+
+
+class Parts(NamedTuple):
+    """A URL taken apart: `path` begins with `/` or is empty; all parts are percent-encoded as they were."""
+
+    scheme: str
+    authority: str
+    path: str
+    query: str
+
+
+def split(url: str) -> Parts:
+    """Take a normalised URL apart; a fragment is dropped. urllib's import would cost more than all else here."""
+    scheme, _, rest = url.partition("#")[0].partition("://")
+    rest, _, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    return Parts(scheme, authority, slash + path, query)
 
 
 def normal(url: str) -> str:
-    """`url` as percent-encoded ASCII: host lower-case (IDNA), dots folded, no fragment, existing %XX kept.
+    """Normalise a URL to percent-encoded ASCII.
 
-    The port is kept as it is written. `normal(normal(u)) == normal(u)`. Raises `UrlError`.
+    The host becomes lower case (IDNA), `.` and `..` segments are resolved, the fragment is dropped; existing %XX and
+    the port stay as they are written. `normal(normal(u)) == normal(u)`.
+
+    Raises:
+        UrlError: the scheme is not supported, the host or port is malformed, or the URL holds a secret.
     """
     if _CLEAN.fullmatch(url):
         return url
@@ -57,7 +79,10 @@ def normal(url: str) -> str:
 
 
 def masked(url: str) -> str:
-    """A URL that may hold a secret, for a message: no more than its scheme and host where it has more than a path."""
+    """Return a URL as a message may show it.
+
+    A URL with a query, a fragment or a login is cut to scheme and host: any of these may be a secret.
+    """
     if not re.search("[@?#]|%40", url) or re.match("(hf|modelscope):", url):
         return shown(url)
     scheme, colon, rest = url.partition("://")
@@ -67,15 +92,15 @@ def masked(url: str) -> str:
     return f"{shown(scheme)}://{shown(host)}/..."
 
 
-def veiled(text: str) -> str:
-    """Words of ours that may repeat a URL of a manifest, with what is secret in it as `***`."""
+def masked_text(text: str) -> str:
+    """Return a message, which may repeat a URL of a manifest, with the secrets in it replaced by `***`."""
     text = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
     text = re.sub(r"://\S*@", "://***@", text)
     return re.sub(rf"(?i)\b({SECRETS}|{SIGNATURES})=(?!`)[^\s&;#]+", lambda m: f"{m[1]}=***", text)
 
 
 def instead(problem: UrlError | str) -> str:
-    """What to type in the place of a URL that was refused; "" where the problem says it itself."""
+    """Return the hint for a refused URL; "" where the message itself says what to do."""
     if "secret" in str(problem):
         return "leave the secret out; `token_env` in `hosts:` names the variable that holds a token (docs/manifest.md)"
     if "signed" in str(problem):
@@ -84,23 +109,35 @@ def instead(problem: UrlError | str) -> str:
 
 
 def prefix(url: str) -> str:
-    """`url` as the beginning of others: normalised, with a trailing `/`. Raises `UrlError`."""
-    made = normal(url)
-    if "?" in made:
+    """Normalise a URL that is the beginning of others; the result ends with `/`.
+
+    Raises:
+        UrlError: it cannot be normalised, or has a query.
+    """
+    normalised = normal(url)
+    if "?" in normalised:
         raise UrlError("a prefix has no query")
-    return made if made.endswith("/") else made + "/"
+    return normalised if normalised.endswith("/") else normalised + "/"
 
 
 def host(text: str) -> str:
-    """A host name with its port, if it has one, in the form that URLs are given here. Raises `UrlError`."""
+    """Normalise a host name, with its port if it has one, as `normal` does in URLs.
+
+    Raises:
+        UrlError: it is not a host.
+    """
     if "/" in text or "@" in text or fault_of_text(text):
         raise UrlError("expected a host such as `files.example.org` or `nas.example.org:8080`")
     return _authority("https", text)
 
 
 def last_name(url: str) -> str:
-    """The file's name that a normalised `url` ends with, percent-decoded. Raises `UrlError`."""
-    name = url.partition("?")[0].rpartition("/")[2]
+    """Return the file name at the end of a normalised URL's path, percent-decoded.
+
+    Raises:
+        UrlError: the path ends in no name that a file can have.
+    """
+    name = split(url).path.rpartition("/")[2]
     if PLAIN_NAME.fullmatch(name):
         return name
     if "%" in name:
@@ -158,7 +195,7 @@ def _encoded(text: str, also: str = "") -> str:
 
 
 def _folded(path: str) -> str:
-    """`path` without `.` and `..` segments (RFC 3986, 5.2.4)."""
+    """Return a path without `.` and `..` segments (RFC 3986, 5.2.4)."""
     if "/." not in path:
         return path
     kept: list[str] = []
@@ -173,11 +210,11 @@ def _folded(path: str) -> str:
     return "/" + "/".join(kept)
 
 
-_FIRST_S, _LAST_S = 10**9, 10**11  # a number below is a duration or a flag, one above is no seconds
+_FIRST_S, _LAST_S = 10**9, 10**11  # seconds since the epoch: a smaller number is a duration, a larger one milliseconds
 
 
 def host_of(url: str) -> str:
-    """`scheme://name:port` of a URL, the port only where it is not the usual one; no user, path or query."""
+    """Return `scheme://name:port` of a URL, the port only where it is not the scheme's default; no login or path."""
     from urllib.parse import urlsplit
 
     try:
@@ -190,10 +227,14 @@ def host_of(url: str) -> str:
 
 
 def ends_in_s(url: str, now: float) -> float | None:
-    """Seconds until the signature of `url` ends, below 0 where it did; None where it tells no end.
+    """Return in how many seconds a signed URL expires, below 0 if it has; None if it does not say.
 
-    `now` is seconds since the epoch. Read are `X-Amz-Date` with `X-Amz-Expires` (S3 and its kin), `X-Goog-*`
-    (Google), `se` (Azure) and `Expires` (CloudFront, nginx); of several the first to come.
+    Known are `X-Amz-Date` with `X-Amz-Expires` (S3 and compatible), `X-Goog-*` (Google), `se` (Azure) and `Expires`
+    (CloudFront, nginx); of several the earliest counts.
+
+    Args:
+        url: any URL.
+        now: seconds since the epoch.
     """
     from urllib.parse import parse_qsl, urlsplit
 
@@ -211,7 +252,7 @@ def ends_in_s(url: str, now: float) -> float | None:
 
 
 def _dated(begun: str, seconds: str) -> float | None:
-    """A beginning such as `20260131T235959Z`, and how long it holds."""
+    """The end, in seconds since the epoch, of a time such as `20260131T235959Z` plus a number of seconds."""
     if not re.fullmatch(r"\d{1,9}", seconds, re.ASCII):
         return None
     from datetime import UTC, datetime, timedelta
@@ -224,14 +265,14 @@ def _dated(begun: str, seconds: str) -> float | None:
 
 
 def _iso(text: str) -> float | None:
-    """`2026-01-31T23:59:59Z`, with or without the time of day; Azure means UTC."""
-    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d)(:\d\d)?(?:\.\d+)?Z?)?", text, re.ASCII)
-    if not found:
+    """A time such as `2026-01-31T23:59:59Z`, with or without the time of day, in UTC as Azure has it."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d)(:\d\d)?(?:\.\d+)?Z?)?", text, re.ASCII)
+    if not match:
         return None
     from datetime import datetime
 
     try:
-        return datetime.fromisoformat(f"{found[1]}T{found[2] or '00:00'}{found[3] or ':00'}+00:00").timestamp()
+        return datetime.fromisoformat(f"{match[1]}T{match[2] or '00:00'}{match[3] or ':00'}+00:00").timestamp()
     except ValueError:
         return None
 

@@ -1,4 +1,4 @@
-"""Files into values: manifests, the site file, the environment's word; and which store is meant."""
+"""Load what a run is about: the manifests with their locks, the site file, the environment, the store's path."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import msgspec
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
+from orchestrator.store import Store
+from orchestrator.transfer.run_context import Options, RunContext
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator.context import Context
+    from orchestrator.events import Event
     from orchestrator.manifest import Manifest, Site
     from orchestrator.manifest.lockfile import Lock
     from orchestrator.model import Host, Unresolved, Wanted
@@ -27,7 +30,10 @@ HUBS = (("HF_ENDPOINT", "https://huggingface.co/"), ("MODELSCOPE_ENDPOINT", "htt
 
 
 class Workspace(msgspec.Struct, frozen=True):
-    """What a run is about: its manifests, the files they want, the hosts' settings, the store's path."""
+    """What a run is about: manifests, the files that they want, settings of hosts, the store's absolute path.
+
+    `unresolved` are models that need `orch lock` first; `texts` are the manifests' texts by absolute path.
+    """
 
     manifests: tuple[Manifest, ...]
     wanted: tuple[Wanted, ...]
@@ -37,9 +43,17 @@ class Workspace(msgspec.Struct, frozen=True):
     texts: dict[str, str] = msgspec.field(default_factory=dict)
 
 
+def run_context(
+    context: Context, space: Workspace, emit: Callable[[Event], None], options: Options | None = None
+) -> RunContext:
+    """Make what all stages of one run over a workspace share."""
+    store = Store(space.store, context.state, context.stop)
+    return RunContext(context, store, emit, hosts=space.hosts, options=options or Options())
+
+
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Keep garbage uncollected: 100,000 models are made of millions of young objects, none of them garbage."""
+    """Switch the garbage collector off: 100,000 models are millions of new objects, none of which is garbage."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -60,13 +74,19 @@ def open_workspace(
     caches: str | None = None,
     resolve: bool = True,
 ) -> Workspace:
-    """Read the manifests (none given: manifests/team.yaml) and the site file.
+    """Read the manifests with their locks, and the site file.
 
-    `only` are model names or `tag:TAG`; `store` and `root` override the files'; `caches` is one folder for all
-    frameworks' caches. Without `resolve` manifests stay as they are written: nothing is wanted, `only` not looked at.
+    Args:
+        context: the environment and the working folder.
+        paths: the manifests; if empty, manifests/team.yaml.
+        only: names of models, or `tag:TAG`, to which to limit the run; if empty, all models.
+        store: the store's path, instead of any other setting.
+        root: the base of relative places, instead of the manifests' own `root:`.
+        caches: one folder for the caches of all frameworks.
+        resolve: if false, manifests stay as they are written, without their locks: no file is wanted.
 
     Raises:
-        ManifestError: every problem of every file at once; a name in `only` that no manifest knows.
+        ManifestError: with every problem of every file, or for a name in `only` that no manifest has.
     """
     paths = paths or (DEFAULT_MANIFEST,)
     problems: list[Problem] = []
@@ -74,13 +94,13 @@ def open_workspace(
     texts: dict[str, str] = {}
     here = _site(context, problems)
     base = _folder(context, root, "--root") if root is not None else None
-    looking = _with_caches(context, caches)
+    layout_context = _with_caches(context, caches)
     for path in dict.fromkeys(os.path.abspath(os.path.join(context.cwd, path)) for path in paths):
         try:
             texts[path] = read_text(path)
             lock = read_lock(path) if resolve else None
-            made = manifests.parse(texts[path], path, context.home, root=base, lock=lock, resolve=resolve)
-            loaded.append(_with_layouts(looking, made, texts[path]) if resolve else made)
+            manifest = manifests.parse(texts[path], path, context.home, root=base, lock=lock, resolve=resolve)
+            loaded.append(_with_layouts(layout_context, manifest, texts[path]) if resolve else manifest)
         except ManifestError as error:
             problems += error.problems
     if problems:
@@ -110,7 +130,7 @@ def read_text(path: str) -> str:
     """Read a manifest as UTF-8.
 
     Raises:
-        ManifestError: missing, unreadable, or not UTF-8.
+        ManifestError: it is missing, unreadable, or not UTF-8.
     """
     try:
         with open(path, "rb") as file:
@@ -126,10 +146,10 @@ def read_text(path: str) -> str:
 
 
 def read_lock(manifest: str) -> Lock | None:
-    """Read the lock beside a manifest, where there is one.
+    """Read the lock file beside a manifest; None if there is none.
 
     Raises:
-        ManifestError: it is damaged.
+        ManifestError: it is damaged, or was written by a newer orch.
     """
     path = manifests.lock_path(manifest)
     if not os.path.exists(path):
@@ -148,7 +168,7 @@ def _with_caches(context: Context, folder: str | None) -> Context:
 
 
 def _with_layouts(context: Context, manifest: Manifest, text: str) -> Manifest:
-    """Give each model the places that its frameworks look in.
+    """Give each model the places where its frameworks look.
 
     Raises:
         ManifestError: a framework has no place for a model.
@@ -172,27 +192,27 @@ def _with_layouts(context: Context, manifest: Manifest, text: str) -> Manifest:
 
 
 def hint_for(problems: Sequence[Problem]) -> str:
-    """What to type next where manifests have problems."""
+    """Return the hint for problems in manifests."""
     if all(p.line == 0 and p.message == "no such file or directory" for p in problems):
         return "name your manifest: `orch sync path/to/team.yaml`; the README shows how to write one"
     return f"mend the lines above, then run it again; the keys are in docs/manifest.md ({len(problems)} to mend)"
 
 
 def site(context: Context) -> Site | None:
-    """Read the site file, where there is one.
+    """Read the site file ($XDG_CONFIG_HOME/orch.yaml, else /etc/orch.yaml); None if there is none.
 
     Raises:
-        ManifestError: every problem in it.
+        ManifestError: with every problem in it.
     """
     problems: list[Problem] = []
-    found = _site(context, problems)
+    site_file = _site(context, problems)
     if problems:
         raise ManifestError(tuple(problems), hint_for(problems))
-    return found
+    return site_file
 
 
 def store_path(context: Context, site: Site | None, flag: str | None) -> str:
-    """The store of this machine, without a manifest's word."""
+    """Return the store's path where no manifest is involved: `flag`, $ORCH_STORE, the site file's, or the default."""
     return _store(context, (), site, flag)
 
 
@@ -209,17 +229,17 @@ def _site(context: Context, problems: list[Problem]) -> Site | None:
 
 
 def hub_mirror(context: Context) -> tuple[manifests.Prefix, ...]:
-    """What HF_ENDPOINT and MODELSCOPE_ENDPOINT say, as prefix mirrors of their hubs.
+    """Return HF_ENDPOINT and MODELSCOPE_ENDPOINT, where they are set, as prefix mirrors of their hubs.
 
     Raises:
-        ManifestError: one is no URL.
+        ManifestError: one is not a URL.
     """
-    found = []
+    mirrors = []
     for name, hub in HUBS:
         endpoint = context.environ.get(name, "")
         if endpoint and endpoint.rstrip("/") != hub.rstrip("/"):
-            found.append(manifests.prefix(hub, (endpoint,), name))
-    return tuple(found)
+            mirrors.append(manifests.prefix(hub, (endpoint,), name))
+    return tuple(mirrors)
 
 
 def _select(
@@ -243,7 +263,7 @@ def _select(
 
 
 def unknown_name(word: str, pool: set[str]) -> ManifestError:
-    """The error for a model or tag that no manifest knows, with the nearest that one does."""
+    """Return the error for a model or tag that no manifest has; its hint has the name most like it in `pool`."""
     import difflib
 
     near = difflib.get_close_matches(word, sorted(pool), 1)
@@ -272,7 +292,7 @@ def _is_gone(context: Context) -> bool:
 
 
 def _folder(context: Context, text: str, said_by: str) -> str:
-    """A folder that an option or a variable names: as in `store:` and `root:`, `~/` is expanded and nothing else."""
+    """The absolute path of a folder that an option or a variable names; only `~/` is expanded, as in `store:`."""
     from orchestrator.manifest.paths import is_variable
 
     first, _, rest = text.partition("/")
@@ -301,9 +321,15 @@ def _hosts(loaded: Sequence[Manifest], site: Site | None) -> dict[str, Host]:
 
 
 def leads_out(loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: Mapping[str, str]) -> tuple[Problem, ...]:
-    """Find the places that a symlink takes out of their root; one lstat a folder."""
+    """Find the places that a symlink on their path takes out of the root; each folder costs one lstat.
+
+    Args:
+        loaded: the manifests.
+        wanted: the files whose places to check.
+        texts: the manifests' texts by absolute path, to find the lines.
+    """
     known: dict[str, str] = {"/": "/"}
-    inside: dict[str, set[str]] = {m.file: set() for m in loaded}  # folders that were looked at, and are
+    inside: dict[str, set[str]] = {m.file: set() for m in loaded}  # folders that were checked, and lie inside
 
     def real(folder: str) -> str:
         if folder not in known:

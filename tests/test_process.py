@@ -278,7 +278,7 @@ def test_the_stall_rule_counts_the_children_of_a_wrapper(tmp_path, forever):
     assert out.stat().st_size == 8 * process.STALL_BYTES
 
 
-def test_a_gauge_that_cannot_be_read_proves_no_stall(monkeypatch):
+def test_counters_that_cannot_be_read_prove_no_stall(monkeypatch):
     """A kernel without CONFIG_TASK_IO_ACCOUNTING has no /proc/PID/io, and psutil then no such method."""
     monkeypatch.delattr(psutil.Process, "io_counters")
     ended = run("sleep 0.9", stall_s=0.3, watch=lambda _: None)

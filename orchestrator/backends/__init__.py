@@ -1,4 +1,4 @@
-"""The backends: one module a program, best first for one large file."""
+"""The backends: one module for each download program, the best for one large file first."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""aria2c: many connections to many sources, and a control file that can be written by us."""
+"""aria2c: many connections to many sources; its control file can be read and written by us."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from orchestrator.backends import control, shared
+from orchestrator.backends import aria2_control, shared
 from orchestrator.backends.base import Command, Trait
 from orchestrator.faults import Fault, Kind, from_status
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Range
 
 NAME = "aria2c"
-_MOVES = (
+_TRANSFER_TRAITS = (
     Trait.HTTP,
     Trait.FTP,
     Trait.CHUNKED,
@@ -25,7 +25,7 @@ _MOVES = (
     Trait.APPENDS,
     Trait.IN_ORDER,
 )
-TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
+TRAITS = frozenset((*_TRANSFER_TRAITS, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
 SIDECAR = ".aria2"
 
 _LEAST_PIECE = 1 << 20  # --piece-length below 1M is exit 28
@@ -48,11 +48,11 @@ _FAULTS = {
     29: (Kind.BUSY, "server overloaded"),
     32: (Kind.CORRUPT, "checksum error"),
 }
-_NEVER_BEGAN = (28,)  # an option that it does not take
+_USAGE_ERRORS = (28,)  # an option that it does not take
 
 
 def command(job: Job) -> Command:
-    """Translate a job: the job itself goes by stdin, so that no URL stands in argv."""
+    """Translate a job: its URLs go by stdin, so that none is in argv."""
     want, many = job.wants[0], len(job.wants) > 1
     single = many or job.bare
     conf, files = _conf(job)
@@ -61,7 +61,7 @@ def command(job: Job) -> Command:
         *conf,
         "--no-netrc=true",  # --no-conf does not cover ~/.netrc
         "--input-file=-" if many or want.length is None or job.bare else "--metalink-file=-",
-        f"--dir={want.path.rpartition('/')[0] or '/'}",  # here and not on stdin: any name needs no quoting
+        f"--dir={want.path.rpartition('/')[0] or '/'}",  # in argv and not on stdin, where a name would need quoting
         "--stderr=true",  # else errors go to stdout
         "--console-log-level=error",  # --quiet would hide the errors too
         "--enable-color=false",  # colours come even without a terminal
@@ -95,19 +95,19 @@ def command(job: Job) -> Command:
         *((f"--ca-certificate={job.ca}",) if job.ca is not None else ()),
         *((f"--user-agent={job.user_agent}",) if job.user_agent is not None else ()),
     )
-    stdin = _list(job.wants) if many else _stdin(want, None if job.bare else want.length)
+    stdin = _input_file(job.wants) if many else _single_input(want, None if job.bare else want.length)
     return Command(argv, stdin, files, {"SSL_CERT_FILE": job.ca} if job.ca is not None else {})
 
 
 def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
-    """Translate the exit code, which is that of the last error of several, and that error's text."""
+    """Translate the exit code and the text of its error; of several errors aria2c gives the last one's code."""
     fault = shared.ended(exit)
     if fault is not None or exit.code == 0:
         return fault
     if len(job.wants) > 1:
         return _diagnose_bundle(exit)
-    said = _said(exit)
-    status = re.search(r"status=(\d{3})", said)
+    error = _error_text(exit)
+    status = re.search(r"status=(\d{3})", error)
     match exit.code:
         case 3:
             return from_status(404)
@@ -116,78 +116,82 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
         case 22 | 29 if status is not None:
             return from_status(int(status[1]))
         case 1:
-            return _unnamed(said)
+            return _diagnose_exit_1(error)
         case 8:
-            return _bent_range(job, said)
+            return _diagnose_exit_8(job, error)
     known = _FAULTS.get(exit.code)
-    return shared.broken(exit, said) if known is None else Fault(*known)
+    return shared.broken(exit, error) if known is None else Fault(*known)
 
 
 def missing(sidecar: bytes | None, length: int, have: int) -> tuple[Range, ...]:
-    """Read the control file; without one nothing of a shorter file is proven."""
+    """Read the control file; without one every byte of a shorter file counts as missing."""
     if sidecar is None:
         return () if have == length else shared.whole(length)
-    holes = control.read(sidecar, length)
+    holes = aria2_control.read(sidecar, length)
     return shared.whole(length) if holes is None else shared.merge((*holes, *shared.tail(length, have)))
 
 
 def sidecar(job: Job, missing: tuple[Range, ...]) -> bytes | None:
-    """Write a control file that asks for these ranges, rounded out to what aria2c can fetch rightly."""
-    length = shared.only(job).length
+    """Write a control file that asks for these ranges, enlarged to what aria2c can fetch rightly (`control.write`)."""
+    length = shared.single_want(job).length
     assert length is not None, "a control file tells the length"
-    return control.write(length, _piece_bytes(job), missing)
+    return aria2_control.write(length, _piece_bytes(job), missing)
 
 
 def _diagnose_bundle(exit: Exit) -> Fault | None:  # noqa: A002
-    """What ended all of it; the exit code is that of any one file, and tells nothing of the others."""
+    """The fault that ended a whole batch; None: its files tell. The exit code is that of any one file."""
     if " errNum=28 " in exit.stderr:
         return Fault(Kind.DISK, "no space left on device")
     known = _FAULTS.get(exit.code)
     if known is not None and known[0] is Kind.DISK:
         return Fault(*known)
-    return shared.broken(exit, _said(exit)) if exit.code in _NEVER_BEGAN or exit.code < 0 or exit.code > 32 else None
+    return (
+        shared.broken(exit, _error_text(exit))
+        if exit.code in _USAGE_ERRORS or exit.code < 0 or exit.code > 32
+        else None
+    )
 
 
-def _said(exit: Exit) -> str:  # noqa: A002
-    """What the last error with the exit's own code said; the line below a chain of causes comes last."""
-    said = re.findall(r"errorCode=(\d+) (.*)", exit.stderr)
-    return next((text for code, text in reversed(said) if int(code) == exit.code), "")
+def _error_text(exit: Exit) -> str:  # noqa: A002
+    """The text of the last error that has the exit's own code; the root cause is printed last."""
+    errors = re.findall(r"errorCode=(\d+) (.*)", exit.stderr)
+    return next((text for code, text in reversed(errors) if int(code) == exit.code), "")
 
 
-def _unnamed(said: str) -> Fault:
-    """Exit 1 is everything that has no code of its own: only the text tells."""
-    if "SSL/TLS handshake failure" in said:
-        # All three say that the server hung up, which is not a matter of certificates.
-        if re.search("pull function|reset by peer|SSL I/O error", said):
+def _diagnose_exit_1(error: str) -> Fault:
+    """Translate exit 1, which stands for all errors without a code of their own: only the text tells."""
+    if "SSL/TLS handshake failure" in error:
+        # These three mean that the server closed the connection; the certificate is not the cause.
+        if re.search("pull function|reset by peer|SSL I/O error", error):
             return Fault(Kind.NETWORK, "connection lost in the tls handshake")
-        return Fault(Kind.TLS, shared.phrase(said.partition(": ")[2]) or "tls handshake failed")
-    if "total length mismatch" in said:
+        return Fault(Kind.TLS, shared.phrase(error.partition(": ")[2]) or "tls handshake failed")
+    if "total length mismatch" in error:
         return Fault(Kind.CORRUPT, "server has a file of another length")
-    if re.search("Failed to read from the segment file|Unsupported ctrl file|bitfield length mismatch", said):
+    if re.search("Failed to read from the segment file|Unsupported ctrl file|bitfield length mismatch", error):
         return Fault(Kind.UNRESUMABLE, "control file does not parse")
-    if "Invalid checksum" in said:
+    if "Invalid checksum" in error:
         return Fault(Kind.CORRUPT, "piece has a wrong checksum")
-    if said.startswith("Redirect to "):
+    if error.startswith("Redirect to "):
         return Fault(Kind.REFUSED, "redirect to a place that cannot be followed")
-    refused = "Connection refused" in said
+    refused = "Connection refused" in error
     return Fault(
         Kind.NETWORK,
-        "connection refused" if refused else shared.phrase(said) or "network problem",
+        "connection refused" if refused else shared.phrase(error) or "network problem",
         None,
         None,
         refused,
     )
 
 
-def _bent_range(job: Job, said: str) -> Fault:
-    """Exit 8: the server sent another range than was asked for, or a file of another length."""
-    totals = re.search(r"Request: \S+/(\d+), Response: \S+/(\d+)", said)
+def _diagnose_exit_8(job: Job, error: str) -> Fault:
+    """Translate exit 8: the server sent another range than was requested, or has a file of another length."""
+    totals = re.search(r"Request: \S+/(\d+), Response: \S+/(\d+)", error)
     if totals is not None and totals[2] == "0":
-        return Fault(Kind.NETWORK, "server tells no length")  # a second look says what it does tell
+        return Fault(Kind.NETWORK, "server tells no length")  # asking the source again tells what it has
     if totals is not None and totals[1] != totals[2]:
         return Fault(Kind.CORRUPT, "server has a file of another length")
-    if shared.only(job).have == 0:
-        # Nothing to resume, so nothing is won afresh: a program that asks for no ranges may do better.
+    if shared.single_want(job).have == 0:
+        # There is nothing to resume, so another start would not help; a program that sends no Range may be served.
         return Fault(Kind.REFUSED, "server does not serve ranges")
     return Fault(Kind.UNRESUMABLE, "server does not serve the range asked for")
 
@@ -197,7 +201,7 @@ def _piece_bytes(job: Job) -> int:
 
 
 def _conf(job: Job) -> tuple[tuple[str, ...], tuple[tuple[str, bytes], ...]]:
-    """Shut out ~/.aria2/aria2.conf; a proxy that has credentials stands in a file of ours, not in argv."""
+    """Options that shut out ~/.aria2/aria2.conf; a proxy with credentials goes into a file, not into argv."""
     if job.proxy is None:
         return ("--no-conf=true",), ()
     if "@" not in job.proxy:
@@ -205,18 +209,20 @@ def _conf(job: Job) -> tuple[tuple[str, ...], tuple[tuple[str, bytes], ...]]:
     return (f"--conf-path={job.folder}/aria2.conf",), (("aria2.conf", f"all-proxy={job.proxy}\n".encode()),)
 
 
-def _list(wants: tuple[Want, ...]) -> bytes:
-    """Many files, a block each; all lie in one folder."""
+def _input_file(wants: tuple[Want, ...]) -> bytes:
+    """The input file for many files of one folder, a block for each."""
     return "".join(f"{chr(9).join(w.sources)}\n out={w.path.rpartition('/')[2]}\n" for w in wants).encode()
 
 
 def _escape(text: str) -> str:
-    """Text for XML; the library's own function takes 30 ms to import, for the sake of URLs that it may open."""
+    """Escape text for XML; the standard library's function takes 30 ms to import."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _stdin(want: Want, length: int | None) -> bytes:
-    """Metalink where the length is known: the first request then has a Range, which some hubs insist on."""
+def _single_input(want: Want, length: int | None) -> bytes:
+    """The input for one file: Metalink where the length is known, since the first request then has the Range that some
+    hubs require; else an input file.
+    """
     name = want.path.rpartition("/")[2]
     if length is None:
         return f"{chr(9).join(want.sources)}\n out={name}\n".encode()

@@ -1,4 +1,4 @@
-"""axel: many connections, and a state file of a few segments that can be written by us."""
+"""axel: many connections to one file; its state file, a list of segments, can be read and written by us."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _LEAST_SPLIT = 200 << 10  # axel itself leaves less than 100 KiB to one connecti
 
 
 def command(job: Job) -> Command:
-    """Translate a job: the URLs stand in argv, for axel takes them nowhere else."""
-    want = shared.only(job)
+    """Translate a job: the URLs are in argv, because axel takes them nowhere else."""
+    want = shared.single_want(job)
     in_file, in_env = _proxy(job.proxy)
     argv = (
         NAME,
@@ -58,12 +58,12 @@ def command(job: Job) -> Command:
 
 
 def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
-    """Translate the exit code and the text; exit 0 with a state file left is for the caller to see."""
+    """Translate the exit code and the text. Exit 0 with a state file left is no success, which the caller checks."""
     fault = shared.ended(exit)
     if fault is not None or exit.code == 0:
         return fault
-    said = exit.stderr
-    if exit.code in (-11, -13):  # it dies of SIGSEGV when the server hangs up, of SIGPIPE when nobody listens
+    stderr = exit.stderr
+    if exit.code in (-11, -13):  # SIGSEGV where the server closes the connection, SIGPIPE where nobody listens
         refused = exit.code == -13
         return Fault(Kind.NETWORK, "connection refused" if refused else "connection lost", None, None, refused)
     if exit.code == 2:
@@ -71,18 +71,18 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     if exit.code != 1:
         return shared.broken(exit)
     for words, kind, message in _TEXTS:
-        if words in said:
+        if words in stderr:
             return Fault(kind, message)
-    status = re.search(r"^ERROR ([45]\d\d): ", said, re.MULTILINE)
+    status = re.search(r"^ERROR ([45]\d\d): ", stderr, re.MULTILINE)
     if status is not None:
         return from_status(int(status[1]))
-    error = re.search(r"SSL error: (.*)", said)
+    error = re.search(r"SSL error: (.*)", stderr)
     if error is not None:
         return Fault(Kind.TLS, shared.phrase(error[1]))
-    if said.strip():
+    if stderr.strip():
         return shared.broken(exit)
-    # It dies without a word when it cannot create the file, and of an empty state file.
-    if shared.only(job).have > 0:
+    # It ends without a message where it cannot create the file, and on an empty state file.
+    if shared.single_want(job).have > 0:
         return Fault(Kind.UNRESUMABLE, "state file does not parse")
     return Fault(Kind.DISK, "cannot create the file")
 
@@ -97,7 +97,7 @@ def missing(sidecar: bytes | None, length: int, have: int) -> tuple[Range, ...]:
     if count == 0 or len(sidecar) != _HEAD.size + count * _SEGMENT.size:
         return shared.whole(length)
     segments = [Range(*pair) for pair in _SEGMENT.iter_unpack(sidecar[_HEAD.size :])]
-    # axel counts what it writes into both numbers: where they disagree the state is of another file.
+    # axel keeps both numbers in step: where they disagree the state is of another file.
     if (
         any(not 0 <= start <= end <= length for start, end in segments)
         or done + sum(end - start for start, end in segments) != length
@@ -107,12 +107,12 @@ def missing(sidecar: bytes | None, length: int, have: int) -> tuple[Range, ...]:
 
 
 def sidecar(job: Job, missing: tuple[Range, ...]) -> bytes | None:
-    """Write a state file whose segments are just these ranges, the largest halved until all can help.
+    """Write a state file whose segments are these ranges, the largest halved until each connection has one.
 
-    axel opens one connection a segment, whatever --num-connections says, so there are at most 64: what lies
-    behind the 63rd hole is one segment, from there to the last hole's end.
+    axel opens one connection for each segment, whatever --num-connections says, so there are at most 64: the last one
+    reaches from the 64th hole to the end of the last hole.
     """
-    length = shared.only(job).length
+    length = shared.single_want(job).length
     assert length is not None, "a state file tells the length"
     segments = list(missing[:_MOST_SEGMENTS]) or [Range(length, length)]  # no segment at all: axel refuses
     segments[-1] = Range(segments[-1].start, missing[-1].end if missing else length)
@@ -127,16 +127,16 @@ def sidecar(job: Job, missing: tuple[Range, ...]) -> bytes | None:
 
 
 def _proxy(proxy: str | None) -> tuple[str, dict[str, str]]:
-    """The proxy as axel wants it: in the file, or in the environment where the file cannot hold it.
+    """The proxy for axel: the value for its configuration file, and variables where that file cannot hold it.
 
-    axel does not decode percent-encoded credentials, and reads no more than 100 bytes of a line, nor what
-    follows a `#`: the rest of such a line would be taken for a host's name.
+    axel does not decode percent-encoded credentials; of a line it reads at most 100 bytes, and nothing behind a `#`:
+    what is left would be taken for a host name.
     """
     if proxy is None:
         return "", {}
     scheme, _, rest = proxy.partition("://")
     login, at, place = rest.rpartition("@")
-    plain = login if "/" in unquote(login) else unquote(login)  # axel would end the host at the slash
+    plain = login if "/" in unquote(login) else unquote(login)  # axel would cut the host at the slash
     text = f"{scheme}://{plain}{at}{place}"
     if re.search(r"[#\s]", text) or len(text.encode()) > _LONGEST_VALUE:
         return "", {"http_proxy": text}
@@ -144,7 +144,7 @@ def _proxy(proxy: str | None) -> tuple[str, dict[str, str]]:
 
 
 def _rc(job: Job, proxy: str) -> bytes:
-    """Set what /etc/axelrc, which is always read before, might have set otherwise."""
+    """The configuration file; it sets again what /etc/axelrc, which axel always reads first, may have set."""
     lines = (
         *((f"http_proxy = {proxy}",) if proxy or job.proxy is None else ()),
         "no_proxy =",

@@ -1,4 +1,4 @@
-"""What a backend is: a module with seven names that only translates."""
+"""The interface of a backend: a module with seven names that translates between orch and one program."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ class Trait(Enum):
     SEGMENTS = "segments"
     MIRRORS = "mirrors"
     BUNDLE = "bundle"
-    HIDDEN_HEADERS = "hidden-headers"  # takes secrets by stdin or a file, signed URLs too: nothing of them in argv
-    BEARER = "bearer"  # shows a token to the host that it is for, and to no host that this one redirects to
+    HIDDEN_HEADERS = "hidden-headers"  # takes secrets and signed URLs by stdin or a file: they are never in argv
+    BEARER = "bearer"  # sends a token to its host, and to no host that this one redirects to
     PROXY = "proxy"
     SOCKS = "socks"
     CA = "ca"
-    APPENDS = "appends"  # never writes over bytes that are there: what was read of its file stays true
-    IN_ORDER = "in-order"  # grows a file in order, sparse: its first hole is the end of the good prefix
+    APPENDS = "appends"  # never writes over bytes of its file: it can be hashed while it grows
+    IN_ORDER = "in-order"  # fills a sparse file in order: the good prefix ends at the first hole
     CHUNKED = "chunked"  # understands a body in chunks (RFC 9112 7.1)
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """One file of a job: where it may come from, where it goes, how long it is, how much may be there.
+    """One file of a job.
 
-    `sources` are URLs, best first; `path` is absolute and named by us; `length` is None where nobody knows it;
-    `have` is the size of the file at `path` when the job starts (0 where there is none).
+    Attributes:
+        sources: its URLs, best first.
+        path: where to write it; absolute, and named by us.
+        length: in bytes; None where nobody knows it.
+        have: the size in bytes of the file at `path` when the job starts; 0 where there is none.
     """
 
     sources: tuple[str, ...]
@@ -50,15 +53,23 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a backend is asked to translate.
+    """What a backend translates into a command: one file, or several of one host for a backend with BUNDLE.
 
-    `connections` is for all hosts together, `per_host` for each of several (None: as `connections`).
-    `folder` is the partial's folder, private to this job, absolute (and HOME of the child); `timeout_s` is the
-    silence on a connection after which the program may give up; `ca` a PEM bundle; `proxy` a proxy URL for this
-    job's sources or None for a direct line; `bearer` the token of its sources' host, for a backend with BEARER.
-    `in_order` asks for pieces in order, so that the file can be hashed while it grows. `ipv4_only`: an IPv6 address of
-    the host does not answer, and the program must not wait for it. `bare` asks for the whole file in one answer, by a
-    request without a Range: the server answers ranges wrongly, or nothing proves that two answers are of one version.
+    Attributes:
+        wants: the files.
+        folder: the partial's folder: absolute, private to this job, and HOME of the program.
+        connections: how many to open in all.
+        per_host: how many to each of several hosts; None: as `connections`.
+        piece_bytes: the length of a piece, for a program that has pieces.
+        in_order: download the pieces in order, so that the file can be hashed while it grows.
+        timeout_s: after so many seconds of silence on a connection the program may give up.
+        ca: path of a PEM bundle; None: the program's own.
+        proxy: its URL; None for a direct connection.
+        user_agent: the header to send; None: the program's own.
+        bearer: the token of the sources' host, for a backend with BEARER.
+        ipv4_only: an IPv6 address of the host does not answer; do not wait for it.
+        bare: get the whole file by one request without a Range, because the server answers ranges wrongly, or nothing
+            proves that two answers are of one version.
     """
 
     wants: tuple[Want, ...]
@@ -78,10 +89,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program to run: argv (argv[0] is the backend's NAME), its stdin, files to write first, variables.
+    """A program to run.
 
-    `files` are (name below the job's folder, content), written 0600 and removed after the end.
-    The child's environment is these variables, PATH, HOME=<the job's folder> and LC_ALL=C; nothing else.
+    Attributes:
+        argv: its first word is the backend's NAME.
+        stdin: what it gets there.
+        files: (name below the job's folder, content), written before it starts with mode 0600, removed afterwards.
+        env: its environment, with PATH, HOME=<the job's folder> and LC_ALL=C, and nothing else.
     """
 
     argv: tuple[str, ...]
@@ -94,11 +108,15 @@ class Command:
 class Exit:
     """How a program ended.
 
-    `code` is its exit code, negative for a signal; `stdout` and `stderr` are the last kilobytes of each;
-    `ended` says who ended it: itself, our stall rule, our overrun rule (it wrote more than the file's length),
-    our time limit, a disk that is full, a request to stop, a faster source, a signed URL about to end,
-    or our patience with one that begins again and again (`hammering`).
-    `written_bytes` counts what it wrote of its file and its state.
+    Attributes:
+        code: its exit code; negative for a signal.
+        stdout, stderr: the last kilobytes of each.
+        ended: who ended it: `itself`, or we: it received nothing for too long (`stalled`), wrote more than the file's
+            length (`overrun`), ran too long (`timeout`), filled the disk (`full`), a stop was asked for (`stopped`),
+            another source is faster (`slow`), the signed URL expires soon (`expiring`), or it reconnects again and
+            again without receiving a byte (`hammering`).
+        seconds: how long it ran.
+        written_bytes: what it wrote of its file and its state.
     """
 
     code: int
@@ -112,7 +130,7 @@ class Exit:
 
 
 class Backend(Protocol):
-    """The seven names. A backend never runs, sleeps, prints, hashes, renames or retries."""
+    """The seven names of a backend. It is pure: it never runs, sleeps, prints, hashes, renames or retries."""
 
     @property
     def NAME(self) -> str:  # noqa: N802 - modules spell their constants in upper case
@@ -124,16 +142,22 @@ class Backend(Protocol):
 
     @property
     def SIDECAR(self) -> str | None:  # noqa: N802
-        """Suffix of the program's state file beside a partial, or None."""
+        """The suffix of the program's state file beside a partial; None where it keeps none."""
 
     def command(self, job: Job) -> Command:
-        """Translate a job for the program."""
+        """Translate a job into a command of the program."""
 
     def diagnose(self, job: Job, exit: Exit) -> Fault | None:  # noqa: A002
-        """Translate the program's end into a fault; None where it claims success (which proves nothing)."""
+        """Translate the program's end into a fault; None where it claims success (which is no proof)."""
 
     def missing(self, sidecar: bytes | None, length: int, have: int) -> tuple[Range, ...]:
-        """Say which byte ranges of a partial that this program left are not there."""
+        """The byte ranges that are missing from a partial that this program left.
+
+        Args:
+            sidecar: the content of its state file; None where there is none.
+            length: of the whole file, in bytes.
+            have: of the partial, in bytes.
+        """
 
     def sidecar(self, job: Job, missing: tuple[Range, ...]) -> bytes | None:
-        """Write the state that makes the program fetch just `missing`; None: cut the file to its first hole."""
+        """Write a state file that makes the program download just `missing`; None: cut the file at its first hole."""

@@ -1,4 +1,4 @@
-"""curl: one connection a file, never a wrong byte appended, and the best report of all."""
+"""curl: one connection to a file; it never appends a wrong byte, and reports its errors best of all."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from orchestrator.backends.base import Exit, Job, Want
 
 NAME = "curl"
-_MOVES = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.BUNDLE, Trait.APPENDS)
-TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.BEARER, Trait.PROXY, Trait.SOCKS, Trait.CA))
+_TRANSFER_TRAITS = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.BUNDLE, Trait.APPENDS)
+TRAITS = frozenset((*_TRANSFER_TRAITS, Trait.HIDDEN_HEADERS, Trait.BEARER, Trait.PROXY, Trait.SOCKS, Trait.CA))
 SIDECAR: str | None = None
-missing = shared.appended
-sidecar = shared.cut
+missing = shared.missing_tail
+sidecar = shared.no_sidecar
 
 _KINDS = {
     **dict.fromkeys((5, 6, 7, 8, 12, 16, 18, 30, 52, 55, 56, 92, 95, 96, 97), Kind.NETWORK),
@@ -28,7 +28,7 @@ _KINDS = {
     23: Kind.DISK,
     **dict.fromkeys((35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 98), Kind.TLS),
 }
-_NOBODY = (Kind.NETWORK, Kind.STALLED, Kind.TLS)  # where that ended every transfer, it is the host
+_HOST_KINDS = (Kind.NETWORK, Kind.STALLED, Kind.TLS)  # where these ended every transfer, the host is the cause
 
 # Tabs, because a Retry-After may be a date and an error message has blanks.
 _REPORT = "%{exitcode}\\t%{http_code}\\t%header{retry-after}\\t%{errormsg}\\n"
@@ -37,7 +37,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\t": "\\t", "\n": "\\n", "\
 
 
 def command(job: Job) -> Command:
-    """Translate a job: everything goes by stdin, so that neither a URL nor a proxy stands in argv."""
+    """Translate a job: everything goes by stdin, so that neither a URL nor a proxy is in argv."""
     argv = (
         NAME,
         "--disable",  # ~/.curlrc; works only as the first
@@ -45,7 +45,7 @@ def command(job: Job) -> Command:
         "--config",
         "-",
     )
-    # `next` forgets all that was said of a transfer: every block says everything.
+    # `next` resets all options: every block has them all.
     flags = _flags(job)
     return Command(
         argv, "next\n".join(_block(want, flags, bare=job.bare) for want in job.wants).encode(errors="surrogateescape")
@@ -53,49 +53,49 @@ def command(job: Job) -> Command:
 
 
 def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
-    """Translate the exit code and the line that `write-out` left."""
+    """Translate the exit code and the line that `write-out` printed."""
     fault = shared.ended(exit)
     if fault is not None:
         return fault
     if len(job.wants) > 1:
         return _diagnose_bundle(exit)
-    status, wait, said = _report(exit)
+    status, wait, message = _report(exit)
     # --fail is 22, or 56 over HTTP/2 since 8.7; a 416 without Content-Range is 0, and nothing fetched.
     if status >= 400 and exit.code in (0, 22, 56) and job.wants[0].sources[0].startswith("http"):
         return shared.busy_until(from_status(status), wait)
     if exit.code == 0:
         return None
-    if exit.code == 35 and re.search("reset by peer|SYSCALL|unexpected eof", said):
+    if exit.code == 35 and re.search("reset by peer|SYSCALL|unexpected eof", message):
         return Fault(Kind.NETWORK, "connection lost in the tls handshake")
     known = _KINDS.get(exit.code)
     if known is None:
-        return shared.broken(exit, said)
-    return Fault(known, shared.phrase(said) or f"exit {exit.code}", refused_connection=exit.code == 7)
+        return shared.broken(exit, message)
+    return Fault(known, shared.phrase(message) or f"exit {exit.code}", refused_connection=exit.code == 7)
 
 
 def _diagnose_bundle(exit: Exit) -> Fault | None:  # noqa: A002
-    """What ended all of it: the exit code is that of any one transfer, so the lines are read."""
+    """The fault that ended a whole batch; None: its files tell. The exit code is that of any one transfer."""
     if exit.code == 0:
         return None
     lines = [line.split("\t") for line in exit.stdout.splitlines()]
     codes = [int(fields[0]) for fields in lines if len(fields) == 4 and fields[0].isdecimal()] or [exit.code]
     if 23 in codes:
         return Fault(Kind.DISK, "cannot write the output")
-    if all(code in _KINDS for code in codes) and (kind := _KINDS[codes[-1]]) in _NOBODY:
-        said = shared.phrase(_report(exit)[2]) or f"exit {exit.code}"
-        return Fault(kind, said, refused_connection=codes[-1] == 7)
+    if all(code in _KINDS for code in codes) and (kind := _KINDS[codes[-1]]) in _HOST_KINDS:
+        message = shared.phrase(_report(exit)[2]) or f"exit {exit.code}"
+        return Fault(kind, message, refused_connection=codes[-1] == 7)
     return shared.broken(exit) if all(code not in _KINDS and code not in (0, 22) for code in codes) else None
 
 
 def _report(exit: Exit) -> tuple[int, str, str]:  # noqa: A002
-    """HTTP status (0: none), Retry-After and message; from stderr where there is no report."""
+    """The HTTP status (0: none), Retry-After and message, from the report or else from stderr."""
     fields = shared.last_line(exit.stdout).split("\t")
     if len(fields) != 4 or not fields[1].isdecimal():  # an older curl, or one that was killed
         line = re.search(r"curl: \(\d+\) (.*)", exit.stderr)
         fields = ["", "0", "", line[1] if line else ""]
-    _, status, wait, said = fields
-    named = re.search(r"returned error: (\d{3})", said)  # a proxy's answer to CONNECT stands only there
-    return int(status) or int(named[1] if named else 0), wait, said
+    _, status, wait, message = fields
+    named = re.search(r"returned error: (\d{3})", message)  # a proxy's answer to CONNECT stands only there
+    return int(status) or int(named[1] if named else 0), wait, message
 
 
 def _block(want: Want, flags: str, *, bare: bool) -> str:
@@ -114,7 +114,7 @@ def _flags(job: Job) -> str:
         "location",
         "max-redirs = 10",
         'proto = "=http,https,ftp"',
-        f'proto-redir = "={_kept_schemes(job)}"',
+        f'proto-redir = "={_redirect_schemes(job)}"',
         *(("ipv4",) if job.ipv4_only else ()),
         "globoff",  # brackets and braces in a URL are themselves
         "connect-timeout = 10",
@@ -123,15 +123,15 @@ def _flags(job: Job) -> str:
         f"proxy = {_quote(job.proxy)}" if job.proxy is not None else 'noproxy = "*"',
         *((f"cacert = {_quote(job.ca)}",) if job.ca is not None else ()),
         *((f"user-agent = {_quote(job.user_agent)}",) if job.user_agent is not None else ()),
-        # Unlike a header set by hand with the other programs, this one goes to no host that a redirect names (7.88).
+        # Unlike a header, a token given so is not sent to the host that a redirect leads to (curl 7.88).
         *((f"oauth2-bearer = {_quote(job.bearer)}",) if job.bearer is not None else ()),
         f'write-out = "{_REPORT}"',
     )
     return "".join(f"{line}\n" for line in config)
 
 
-def _kept_schemes(job: Job) -> str:
-    """Where redirects may lead: with a token not out of https, for curl before 7.83 carried it to the same host."""
+def _redirect_schemes(job: Job) -> str:
+    """The schemes that redirects may lead to: with a token only https, as curl before 7.83 sent it on to http."""
     return "https" if job.bearer is not None and job.wants[0].sources[0].startswith("https:") else "http,https"
 
 

@@ -1,4 +1,4 @@
-"""rsync: one connection to a daemon, or a copy of a local file; it mends what it goes on from."""
+"""rsync: one connection to a daemon, or a copy of a local file; it repairs the prefix that it resumes from."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NAME = "rsync"
 # No PROXY: RSYNC_PROXY takes no TLS and no SOCKS, and few proxies let anyone through to port 873.
 TRAITS = frozenset((Trait.RSYNC, Trait.FILE, Trait.RESUME))
 SIDECAR: str | None = None
-missing = shared.appended
-sidecar = shared.cut
+missing = shared.missing_tail
+sidecar = shared.no_sidecar
 
 _FAULTS = {
     2: (Kind.REFUSED, "server speaks another protocol"),
     4: (Kind.REFUSED, "server does not do what was asked"),
     5: (Kind.REFUSED, "not an rsync server"),
     10: (Kind.NETWORK, "connection lost"),
-    11: (Kind.NETWORK, "source cannot be read"),  # ours would have named our folder
+    11: (Kind.NETWORK, "source cannot be read"),  # an error of our own disk names our folder
     12: (Kind.NETWORK, "connection lost"),
     19: (Kind.NETWORK, "interrupted from outside"),
     20: (Kind.NETWORK, "interrupted from outside"),
@@ -50,19 +50,19 @@ _WILD = re.compile(r"[*?\[\]]")
 
 
 def command(job: Job) -> Command:
-    """Translate a job: the source stands in argv, for rsync takes it nowhere else (no secret is ever in it)."""
-    want = shared.only(job)
+    """Translate a job: the source is in argv, because rsync takes it nowhere else (it never has a secret)."""
+    want = shared.single_want(job)
     scheme, source = _source(want.sources[0])
     argv = (
         NAME,
         "--no-motd",
         "--8-bit-output",  # else our own folder's name comes back in octal
-        "--out-format=%l",  # the source's length, once a file is begun: exit 0 over a folder or nothing says none
-        "--inplace",  # a true prefix after INT, TERM and KILL; other ways delete the work or hide it
-        "--append-verify",  # plain --append exits 0 over a wrong prefix; this one mends it
+        "--out-format=%l",  # the source's length, printed once a file is begun; not at exit 0 over a folder
+        "--inplace",  # leaves a true prefix after INT, TERM and KILL; other modes delete or hide what was received
+        "--append-verify",  # plain --append exits 0 over a wrong prefix; this one repairs it
         "--copy-links",  # a link at the source would be left out, with exit 0
         "--chmod=F600",  # a source's 0444 could not be resumed; nor is a copy for others to read
-        *_just(want.length),
+        *_length_limits(want.length),
         f"--timeout={job.timeout_s}",
         *(("--contimeout=10",) if scheme == "rsync" else ()),  # a usage error without a daemon
         source,
@@ -72,47 +72,47 @@ def command(job: Job) -> Command:
 
 
 def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
-    """Translate the exit code and the text; a text that names our own folder is about our own disk."""
+    """Translate the exit code and the text; an error that names our folder is one of our disk."""
     fault = shared.ended(exit)
     if fault is not None:
         return fault
-    want, said = shared.only(job), exit.stderr
+    want, stderr = shared.single_want(job), exit.stderr
     if exit.code == 0:
-        return _untouched(want, exit.stdout)
-    ours = re.search(re.escape(f'"{want.path.rpartition("/")[0]}') + r'.*?"[^:]*: (.*) \(\d+\)$', said, re.MULTILINE)
+        return _diagnose_success(want, exit.stdout)
+    ours = re.search(re.escape(f'"{want.path.rpartition("/")[0]}') + r'.*?"[^:]*: (.*) \(\d+\)$', stderr, re.MULTILINE)
     if ours is not None:
         return Fault(Kind.DISK, shared.phrase(ours[1]))
     for code, words, kind, message in _TEXTS:
-        if exit.code == code and words in said:
+        if exit.code == code and words in stderr:
             return Fault(kind, message, refused_connection=message == "connection refused")
     if exit.code not in _FAULTS:
-        return shared.broken(exit, _cause(said))
+        return shared.broken(exit, _first_error(stderr))
     kind, message = _FAULTS[exit.code]
-    refusal = re.search(r"@ERROR: (.*)", said)
+    refusal = re.search(r"@ERROR: (.*)", stderr)
     return Fault(kind, shared.phrase(refusal[1]) if refusal else message)
 
 
 def _source(url: str) -> tuple[str, str]:
-    """The scheme, and the source as rsync wants it: not percent-encoded, and for a daemon with no wildcard in it.
+    """The scheme, and the source as rsync takes it: decoded, and with wildcards escaped for a daemon.
 
-    A wildcard that fits two files would make a folder of our file.
+    Where a wildcard matched two files, rsync would make a folder at our file's path.
     """
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
-    name = unquote(path, errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")  # no file is called so
+    name = unquote(path, errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")  # no file has this name
     if scheme == "file":
         return scheme, f"/{name}"
     literal = _WILD.sub(r"\\\g<0>", name)
     return scheme, f"rsync://{host}{slash}{literal}"
 
 
-def _just(length: int | None) -> tuple[str, ...]:
-    """Touch no file of another length: known before its first byte moves."""
+def _length_limits(length: int | None) -> tuple[str, ...]:
+    """Options by which rsync ignores a source of another length, before it transfers a byte."""
     return () if length is None else (f"--min-size={length}", f"--max-size={length}")
 
 
-def _untouched(want: Want, stdout: str) -> Fault | None:
-    """Why it succeeded and began no file; None where it began one, or may have had nothing to add."""
+def _diagnose_success(want: Want, stdout: str) -> Fault | None:
+    """The fault of an exit 0 that transferred no file; None where it transferred one, or may have had nothing to do."""
     if "skipping " in stdout:
         return Fault(Kind.MISSING, "source is not a file")
     if want.length is None or re.search(r"^\d+$", stdout, re.MULTILINE):
@@ -120,7 +120,7 @@ def _untouched(want: Want, stdout: str) -> Fault | None:
     return Fault(Kind.CORRUPT, "source has a file of another length")
 
 
-def _cause(said: str) -> str:
-    """The first line: the last one only repeats the exit code in words."""
-    lines = [line for line in said.splitlines() if line.strip()]
+def _first_error(stderr: str) -> str:
+    """The first line of the errors; the last one only repeats the exit code in words."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
     return lines[0].removeprefix("rsync: ") if lines else ""

@@ -1,4 +1,4 @@
-"""PURE: which backends may serve one source of one file, best first, and why not the others."""
+"""PURE: rank the backends for one source of one file, and say why others cannot be used."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ _SCHEME_TRAITS = {"http": Trait.HTTP, "https": Trait.HTTP, "ftp": Trait.FTP, "rs
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a source asks of a program: its scheme, the proxy's scheme ("" for direct), a private CA, a secret kept.
+    """What a program must be able to do for a source.
 
-    The secret is a URL that nobody else may see, or the host's token.
+    Attributes:
+        scheme: of its URL.
+        proxy: the scheme of the proxy; empty for a direct connection.
+        private_ca: the host has a CA bundle of its own.
+        hides: `url` where the URL is a secret, `token` where the host gets a token; else empty.
     """
 
     scheme: str
@@ -34,7 +38,7 @@ class Requirements:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One backend judged for one line: `obstacle` is empty where it may serve."""
+    """A backend with its `obstacle` (why it cannot be used for a source; else empty), and `why` it has its rank."""
 
     backend: Backend
     obstacle: str
@@ -42,63 +46,71 @@ class Choice:
 
 
 def is_small(size: int | None) -> bool:
-    """Whether one connection is enough for a file of `size` bytes."""
+    """Whether one connection is enough for a file of `size` bytes (None: unknown)."""
     return size is not None and size < SMALL_BYTES
 
 
 def rank(
-    installed: Collection[str], size: int | None, line: Requirements, *, honest: bool | None = None
+    installed: Collection[str], size: int | None, requirements: Requirements, *, ranges_honoured: bool | None = None
 ) -> tuple[Choice, ...]:
-    """Judge all backends, best first; those with an obstacle come last, and last of all who does not speak the scheme.
+    """Rank all backends, the best first; those with an obstacle come last, and behind them those without the scheme.
 
-    `honest` is whether a look in this run found byte ranges honoured (None: nobody looked). axel hammers for
-    ever on a stall and overwrites a good partial with an HTML page, so unless looked at it stands last.
+    Args:
+        installed: the names of the programs of this machine.
+        size: of the file, in bytes; None where it is unknown.
+        requirements: of the source.
+        ranges_honoured: whether the source, when asked in this run, honoured byte ranges; None: it was not asked.
+            axel reconnects for ever on a stall and overwrites a good partial with an HTML page: without True it comes
+            last.
     """
     small = is_small(size)
     order = {name: place for place, name in enumerate(_SMALL_ORDER)} if small else {}
     choices = []
     for place, backend in enumerate(BACKENDS):
-        obstacle = _obstacle(backend, installed, line)
-        last = backend.NAME == "axel" and (small or honest is not True)
-        why = _why(backend, small=small, unseen=last and not small)
-        unfit = bool(obstacle) + (not speaks(backend, line.scheme))
-        choices.append((unfit, last, order.get(backend.NAME, place), Choice(backend, obstacle, why)))
+        obstacle = _obstacle(backend, installed, requirements)
+        last = backend.NAME == "axel" and (small or ranges_honoured is not True)
+        why = _why(backend, small=small, not_asked=last and not small)
+        excluded = bool(obstacle) + (not speaks(backend, requirements.scheme))
+        choices.append((excluded, last, order.get(backend.NAME, place), Choice(backend, obstacle, why)))
     return tuple(choice for *_, choice in sorted(choices, key=lambda entry: entry[:3]))
 
 
-def for_bundle(installed: Collection[str], line: Requirements) -> Backend | None:
-    """The best backend that serves many small files of one host in one process; None where none may."""
-    many = [b for b in BACKENDS if Trait.BUNDLE in b.TRAITS and not _obstacle(b, installed, line)]
+def for_bundle(installed: Collection[str], requirements: Requirements) -> Backend | None:
+    """The best backend for many small files of one host in one process; None where there is none."""
+    many = [b for b in BACKENDS if Trait.BUNDLE in b.TRAITS and not _obstacle(b, installed, requirements)]
     order = {name: place for place, name in enumerate(_BUNDLE_ORDER)}
     return min(many, key=lambda backend: order.get(backend.NAME, len(order)), default=None)
 
 
 def speaks(backend: Backend, scheme: str) -> bool:
-    """Whether a backend serves URLs of this scheme at all."""
+    """Whether a backend supports URLs of this scheme."""
     trait = _SCHEME_TRAITS.get(scheme)
     return trait is not None and trait in backend.TRAITS
 
 
-def _obstacle(backend: Backend, installed: Collection[str], line: Requirements) -> str:
-    if not speaks(backend, line.scheme):  # before the rest: nobody need install it for this
-        return f"does not speak {line.scheme}"
+def _obstacle(backend: Backend, installed: Collection[str], requirements: Requirements) -> str:
+    if not speaks(backend, requirements.scheme):  # before the rest: installing it would not help
+        return f"does not speak {requirements.scheme}"
     if backend.NAME not in installed:
         return "not installed"
-    if line.proxy and (Trait.SOCKS if line.proxy.startswith("socks") else Trait.PROXY) not in backend.TRAITS:
-        return f"cannot use a {line.proxy} proxy"
-    if line.private_ca and Trait.CA not in backend.TRAITS:
+    if (
+        requirements.proxy
+        and (Trait.SOCKS if requirements.proxy.startswith("socks") else Trait.PROXY) not in backend.TRAITS
+    ):
+        return f"cannot use a {requirements.proxy} proxy"
+    if requirements.private_ca and Trait.CA not in backend.TRAITS:
         return "cannot be given a private CA"
-    if line.hides and Trait.HIDDEN_HEADERS not in backend.TRAITS:
+    if requirements.hides and Trait.HIDDEN_HEADERS not in backend.TRAITS:
         return "shows a signed URL in its command line"
-    if line.hides == "token" and Trait.BEARER not in backend.TRAITS:
+    if requirements.hides == "token" and Trait.BEARER not in backend.TRAITS:
         return "may carry the token to another host"
     return ""
 
 
-def _why(backend: Backend, *, small: bool, unseen: bool) -> str:
+def _why(backend: Backend, *, small: bool, not_asked: bool) -> str:
     if small:
         return "a small file: one connection is enough"
-    if unseen:
+    if not_asked:
         return "many connections, but only on a source that was looked at"
     if Trait.SEGMENTS in backend.TRAITS:
         return "many connections to one file"

@@ -1,4 +1,4 @@
-"""What more than one backend needs: ranges, prefixes, the way a program ended."""
+"""Functions that several backends use: byte ranges, programs that keep no state, how a program ended."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from orchestrator.backends.base import Exit, Job, Want
 
 
-def only(job: Job) -> Want:
-    """The one file of a job."""
+def single_want(job: Job) -> Want:
+    """The only file of a job that has one."""
     assert len(job.wants) == 1, "a bundle was given to a backend that serves one file"
     return job.wants[0]
 
@@ -27,17 +27,17 @@ def whole(length: int) -> tuple[Range, ...]:
 
 
 def tail(length: int, have: int) -> tuple[Range, ...]:
-    """What is missing of a file that was only ever appended to: its size is a true prefix."""
+    """What is missing from a file that was only appended to: everything behind its size."""
     return (Range(have, length),) if have < length else ()
 
 
-def appended(sidecar: bytes | None, length: int, have: int) -> tuple[Range, ...]:  # noqa: ARG001
+def missing_tail(sidecar: bytes | None, length: int, have: int) -> tuple[Range, ...]:  # noqa: ARG001
     """`missing` of a program that keeps no state because it only appends."""
     return tail(length, have)
 
 
-def cut(job: Job, missing: tuple[Range, ...]) -> bytes | None:  # noqa: ARG001
-    """`sidecar` of such a program: none, the file is to be cut to its first hole."""
+def no_sidecar(job: Job, missing: tuple[Range, ...]) -> bytes | None:  # noqa: ARG001
+    """`sidecar` of such a program: none, so that the file is cut at its first hole."""
     return None
 
 
@@ -55,7 +55,7 @@ def merge(ranges: Iterable[Range]) -> tuple[Range, ...]:
 
 
 def subtract(ranges: Iterable[Range], others: Iterable[Range]) -> tuple[Range, ...]:
-    """What of `ranges` is in none of `others`."""
+    """The parts of `ranges` that are in none of `others`."""
     left = list(merge(ranges))
     for start, end in merge(others):
         left = [
@@ -68,11 +68,11 @@ def subtract(ranges: Iterable[Range], others: Iterable[Range]) -> tuple[Range, .
 
 _TOO_LARGE = -25  # SIGXFSZ
 _TOO_LARGE_HINT = "raise the limit on file sizes: `ulimit -f unlimited`; a FAT32 disk takes none of 4 GiB: --store DIR"
-_FROM_OUTSIDE = (-1, -2, -9, -15)  # HUP, INT, KILL (the kernel out of memory, too), TERM
+_EXTERNAL_SIGNALS = (-1, -2, -9, -15)  # HUP, INT, KILL (the kernel out of memory, too), TERM
 
 
 def ended(exit: Exit) -> Fault | None:  # noqa: A002
-    """The fault of a program that did not end by itself, whatever its code."""
+    """The fault of a program that did not end by itself; None where it did."""
     match exit.ended:
         case "stalled":
             return Fault(Kind.STALLED, "stalled")
@@ -82,7 +82,7 @@ def ended(exit: Exit) -> Fault | None:  # noqa: A002
             return Fault(Kind.STALLED, "slower than half of another source", slow=True)
         case "expiring":
             return Fault(Kind.EXPIRED, "the signed URL is about to end")
-        case "hammering":  # aimed at the program: another one may be served
+        case "hammering":  # the server may refuse only this program
             return Fault(Kind.REFUSED, "began again and again, and brought no byte")
         case "full":
             return Fault(Kind.DISK, "the disk is full")
@@ -90,33 +90,33 @@ def ended(exit: Exit) -> Fault | None:  # noqa: A002
             return Fault(Kind.DISK, "the file is larger than may be written here", hint=_TOO_LARGE_HINT)
         case "overrun":
             return Fault(Kind.CORRUPT, "wrote more than the file's length")
-        case _ if exit.code in _FROM_OUTSIDE:
+        case _ if exit.code in _EXTERNAL_SIGNALS:
             return Fault(Kind.NETWORK, f"killed from outside (signal {-exit.code})")
         case _:
             return None
 
 
-def broken(exit: Exit, said: str = "") -> Fault:  # noqa: A002
-    """The fault of an end that no table knows, with what the program said."""
+def broken(exit: Exit, text: str = "") -> Fault:  # noqa: A002
+    """The fault for an exit code that no table has, with what the program printed."""
     how = f"exit {exit.code}" if exit.code >= 0 else f"killed by signal {-exit.code}"
-    said = phrase(said or last_line(exit.stderr))
-    return Fault(Kind.BROKEN, f"{how}: {said}" if said else how)
+    text = phrase(text or last_line(exit.stderr))
+    return Fault(Kind.BROKEN, f"{how}: {text}" if text else how)
 
 
 def phrase(text: str) -> str:
-    """A program's sentence as a phrase of ours."""
+    """Turn a program's sentence into a phrase for our messages: at most 200 characters, no full stop."""
     first = text[:1].lower() if text[1:2].islower() else text[:1]  # SSL and HTTP stay
     return (first + text[1:200]).strip().rstrip(".")
 
 
 def last_line(text: str) -> str:
-    """The last line of a text that says anything."""
+    """The last line of a text that is not blank."""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 
 
 def busy_until(fault: Fault, retry_after: str) -> Fault:
-    """Add what a Retry-After says (RFC 9110 10.2.3): seconds, or a date, which only a clock can translate."""
+    """Add a Retry-After header (RFC 9110 10.2.3) to a BUSY fault: as seconds, or as the date that it gives."""
     if fault.kind is not Kind.BUSY or not retry_after:
         return fault
     if retry_after.isascii() and retry_after.isdigit():

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from orchestrator.backends.base import Exit, Job
 
 NAME = "wget"
-_MOVES = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.APPENDS)
-TRAITS = frozenset((*_MOVES, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
+_TRANSFER_TRAITS = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.APPENDS)
+TRAITS = frozenset((*_TRANSFER_TRAITS, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
 SIDECAR: str | None = None
-missing = shared.appended
-sidecar = shared.cut
+missing = shared.missing_tail
+sidecar = shared.no_sidecar
 
 _REFUSED = "connection refused"
 _LOST_IN_TLS = "connection lost in the tls handshake"
@@ -46,8 +46,8 @@ _TEXTS = (  # exit code, words on stderr, what they mean; the first that fits
 
 
 def command(job: Job) -> Command:
-    """Translate a job: the URL goes by stdin, the proxy by a file of ours."""
-    want = shared.only(job)
+    """Translate a job: the URL goes by stdin, the proxy by a configuration file."""
+    want = shared.single_want(job)
     argv = (
         NAME,
         f"--config={job.folder}/wgetrc",  # ours alone: neither /etc/wgetrc nor ~/.wgetrc is opened
@@ -78,17 +78,17 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002, ARG001
     fault = shared.ended(exit)
     if fault is not None:
         return fault
-    said = exit.stderr
-    statuses = re.findall(r"^  HTTP/\S+ (\d{3})|ERROR (\d{3}): ", said, re.MULTILINE)
+    stderr = exit.stderr
+    statuses = re.findall(r"^  HTTP/\S+ (\d{3})|ERROR (\d{3}): ", stderr, re.MULTILINE)
     status = int("".join(statuses[-1])) if statuses else 0
-    # Exit 0 as well: after a 416 wget does nothing and says nothing.
+    # With exit 0 too: after a 416 wget does nothing and prints no error.
     if status >= 400 and exit.code in (0, 4, 6, 8):
-        after = re.findall(r"^  Retry-After: *(.*?)\s*$", said, re.MULTILINE | re.IGNORECASE)
+        after = re.findall(r"^  Retry-After: *(.*?)\s*$", stderr, re.MULTILINE | re.IGNORECASE)
         return shared.busy_until(from_status(status), after[-1] if after else "")
     if exit.code == 0:
         return None
     for code, words, kind, message in _TEXTS:
-        if exit.code == code and words in said:
+        if exit.code == code and words in stderr:
             return Fault(kind, message, refused_connection=message == _REFUSED)
     return shared.broken(exit)
 

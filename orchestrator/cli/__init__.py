@@ -1,4 +1,4 @@
-"""The command `orch`: words in, objects wired, events to a renderer, errors to an exit code. No logic."""
+"""The command `orch`: parse the command line, call commands/, show events, and turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `orch` with `argv` and give its exit code; without, be the process's own command and end the process.
+    """Run `orch` with these arguments; without any, with those of this process, which then ends.
 
-    The process ends by `os._exit`: the interpreter's own end would wait for threads that hang in a resolver, print
-    about streams that cannot be flushed, and die of a signal that comes so late.
+    The process ends by `os._exit`: the interpreter's own end would wait for threads that hang in a resolver, complain
+    about streams that cannot be flushed, and die of a signal that comes late.
+
+    Returns:
+        The exit code.
     """
     if argv is not None:
         return _run(argv)
-    signals.take(signals.end_before_work)
-    sys.unraisablehook = _only_what_nobody_asked_for
+    signals.install_handlers(signals.end_before_work)
+    sys.unraisablehook = _ignore_stops_in_destructors
     from orchestrator.cli import streams
 
     streams.guard()
-    code = streams.account(_run(sys.argv[1:]), lost=8)
+    code = streams.exit_code_after_output(_run(sys.argv[1:]), lost=8)
     if atexit := sys.modules.get("atexit"):
         atexit._run_exitfuncs()
     streams.flush()
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    gc.disable()  # until the plan stands: what is imported and read by then stays to the end
+    gc.disable()  # enabled once the plan is made: what is imported and read until then lives to the end
     import click
 
     from orchestrator.cli.app import app
@@ -50,12 +53,12 @@ def _run(argv: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt, Stopped):
         return int(ExitCode.INTERRUPTED)
     finally:
-        gc.freeze()  # it all goes with the process: its last collection need not walk it
+        gc.freeze()  # the last collection need not walk what ends with the process
         gc.enable()
     return code if isinstance(code, int) else 0
 
 
-def _only_what_nobody_asked_for(unraisable: sys.UnraisableHookArgs) -> None:
-    """Keep quiet about a stop that was asked for just when an object was being thrown away."""
+def _ignore_stops_in_destructors(unraisable: sys.UnraisableHookArgs) -> None:
+    """Print no traceback for a stop that was raised in a destructor."""
     if unraisable.exc_type.__name__ not in ("Stopped", "KeyboardInterrupt"):
         sys.__unraisablehook__(unraisable)

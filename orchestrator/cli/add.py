@@ -1,4 +1,4 @@
-"""`orch add`."""
+"""The command `orch add`: write a model into a manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
-from orchestrator.render.sink import harmless
+from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,17 +48,17 @@ def command(what: str, manifest: str | None, name: str, sha256: str, **words: An
 
 
 def entry_defaults(words: Mapping[str, Any]) -> EntryDefaults:
-    """What `--to`, `--for` and `--tag` say."""
+    """The values of `--to`, `--for` and `--tag`."""
     from orchestrator.commands.add import EntryDefaults
 
     return EntryDefaults(words["to"], words["frameworks"], words.get("tags", ()))
 
 
 def put(context: Context, sink: Sink, manifest: str, drafts: Sequence[Draft]) -> Summary:
-    """Put drafts into a manifest and say what is there now, and what is to be typed next.
+    """Write drafts into a manifest, and print what was added and the command to run next.
 
     Raises:
-        ManifestError, PlacementError: as `put_into`; nothing is changed then.
+        ManifestError, PlacementError: as of `commands.add.put_into`; nothing is changed.
     """
     from orchestrator.commands.add import put_into
 
@@ -71,20 +71,20 @@ def put(context: Context, sink: Sink, manifest: str, drafts: Sequence[Draft]) ->
             sink.write("added", {"manifest": path, "model": model.name, "pinned": model.name not in unpinned})
         return Summary(ok=True, exit_code=0, models=len(added))
     for model in added:
-        click.echo(f"added {harmless(model.name)}")
+        click.echo(f"added {shown_lines(model.name)}")
     names = f"{len(added)} model{'s' if len(added) != 1 else ''}"
-    click.echo(f"{harmless(manifest)}: {names} more{' (a new manifest)' if is_new else ''}", err=True)
+    click.echo(f"{shown_lines(manifest)}: {names} more{' (a new manifest)' if is_new else ''}", err=True)
     verb = "lock" if unpinned else "sync"
     why = "  (it finds the digests)" if unpinned else ""
-    click.echo(f"next: orch {verb} {harmless(manifest)}{why}", err=True)
+    click.echo(f"next: orch {verb} {shown_lines(manifest)}{why}", err=True)
     return Summary(ok=True, exit_code=0, models=len(added))
 
 
 def print_lines(context: Context, sink: Sink, drafts: Sequence[Draft], source: str) -> Summary:
-    """Print drafts as lines to paste below a manifest's `models:`; `source` is the list that they are of.
+    """Print drafts as lines to paste below a manifest's `models:`; `source` is the list that they were made of.
 
     Raises:
-        ManifestError: no manifest could take them.
+        ManifestError: the drafts make no valid manifest.
     """
     from orchestrator.commands.add import to_paste
     from orchestrator.manifest.edit import block

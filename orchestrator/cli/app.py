@@ -1,4 +1,4 @@
-"""The group of commands; each is imported when it is called."""
+"""The group of commands, with a line of help for each; a command is imported when it is called."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ COMMANDS = {
     "demo": "Show the whole thing on this machine, with no network.",
 }
 
-_ROOMS = {
+_MODULES = {
     "run": "run_command",
     "import": "import_command",
-}  # where the name is another room's, or a word of the language
+}  # where the module cannot have the command's name
 
 
-class _Lazy(click.Group):
-    """A group that knows its commands' names and lines, and imports one when it is wanted."""
+class _LazyGroup(click.Group):
+    """A group that knows its commands' names and help lines, and imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -43,7 +43,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"orchestrator.cli.{_ROOMS.get(cmd_name, cmd_name)}").command
+        command: click.Command = importlib.import_module(f"orchestrator.cli.{_MODULES.get(cmd_name, cmd_name)}").command
         return command
 
     def resolve_command(
@@ -53,8 +53,8 @@ class _Lazy(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, 1)
-            meant = f"did you mean `orch {near[0]}`?" if near else "`orch --help` lists the commands"
-            raise click.UsageError(f"no such command: {args[0]}; {meant}", ctx)
+            hint = f"did you mean `orch {near[0]}`?" if near else "`orch --help` lists the commands"
+            raise click.UsageError(f"no such command: {args[0]}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -71,7 +71,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 @click.group(
-    cls=_Lazy,
+    cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 all in place, 1 several kinds of failure, 2 usage, 3 manifest, 4 no usable backend, "
     "5 transfer failed, 6 digest mismatch, 7 placement, 8 store, 70 a bug, 75 held by another orch, "

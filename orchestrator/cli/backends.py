@@ -1,4 +1,4 @@
-"""`orch backends`."""
+"""The command `orch backends`: show the downloaders and checksum tools of this machine."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def command(**words: Any) -> int:
                     "backend", {**fields, "usable": program.usable, "problem": program.problem, "traits": traits}
                 )
                 continue
-            said = program.problem or f"{program.version}  {program.path}{' (embedded)' if program.embedded else ''}"
-            click.echo(f"{program.name:<7} {said}\n        {' '.join(traits)}")
-        for judge in installed(context):
-            _show_judge(sink, judge, measure(context, judge) if judge.path else 0.0, weakness(context, judge))
+            text = program.problem or f"{program.version}  {program.path}{' (embedded)' if program.embedded else ''}"
+            click.echo(f"{program.name:<7} {text}\n        {' '.join(traits)}")
+        for tool in installed(context):
+            _show_tool(sink, tool, measure(context, tool) if tool.path else 0.0, weakness(context, tool))
         usable = [name for name, program in programs.items() if program.usable]
         if words["manifests"]:
             space = workspace(context, words)
             for wanted in space.wanted:
                 for source in wanted.sources:
-                    way = route_to(source.url, context.environ, space.hosts)
-                    ranked = select.rank(usable, wanted.size, way.line)
-                    _show(sink, wanted.model, wanted.file, source.url, ranked)
+                    route = route_to(source.url, context.environ, space.hosts)
+                    ranked = select.rank(usable, wanted.size, route.requirements)
+                    _show_choice(sink, wanted.model, wanted.file, source.url, ranked)
         if not usable:
             raise NoBackendError("no usable downloader on this machine", install_hint())
         return Summary(ok=True, exit_code=0)
@@ -59,21 +59,22 @@ def command(**words: Any) -> int:
     return conclude(context, sink, work)
 
 
-def _show_judge(sink: Any, judge: Any, rate: float, weakness: str) -> None:
+def _show_tool(sink: Any, tool: Any, rate: float, weakness: str) -> None:
     from orchestrator.render.sink import amount
 
-    name, problem = judge.kind.name, weakness if judge.path else "not installed"
+    name, problem = tool.kind.name, weakness if tool.path else "not installed"
     if isinstance(sink, JsonLines):
-        fields = {"name": name, "path": judge.path, "usable": not problem, "problem": problem}
+        fields = {"name": name, "path": tool.path, "usable": not problem, "problem": problem}
         sink.write("judge", {**fields, "bytes_per_second": round(rate)})
         return
-    said = f"{judge.path}  judges {amount(rate)}/s" if judge.path else problem
-    click.echo(f"{name:<9} {said}{f'  ({problem})' if judge.path and problem else ''}")
+    text = f"{tool.path}  judges {amount(rate)}/s" if tool.path else problem
+    click.echo(f"{name:<9} {text}{f'  ({problem})' if tool.path and problem else ''}")
 
 
-def _show(sink: Any, model: str, file: str, source: str, ranked: Any) -> None:
-    from orchestrator.render.sink import harmless, label
+def _show_choice(sink: Any, model: str, file: str, source: str, ranked: Any) -> None:
+    from orchestrator.render.sink import label
     from orchestrator.render.words import host
+    from orchestrator.text import shown_lines
 
     best = ranked[0]
     others = {choice.backend.NAME: choice.obstacle or choice.why for choice in ranked[1:]}
@@ -84,4 +85,4 @@ def _show(sink: Any, model: str, file: str, source: str, ranked: Any) -> None:
         return
     name = "none" if best.obstacle else best.backend.NAME
     why = f"{best.backend.NAME}: {best.obstacle}" if best.obstacle else best.why
-    click.echo(f"{label(model, file)} from {host(source)}: {name} ({harmless(why)})")
+    click.echo(f"{label(model, file)} from {host(source)}: {name} ({shown_lines(why)})")

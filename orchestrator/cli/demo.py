@@ -1,4 +1,4 @@
-"""`orch demo`."""
+"""The command `orch demo`: run the demo."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def command(folder: str | None, verbose: bool) -> int:
 
     It ends with 0 when all came out as it should. Without --folder nothing is left behind.
     """
-    from orchestrator.demo.show import show
+    from orchestrator.demo.show import run_demo
 
     context = context_with_signals(grace_s=_TIDY_S)
     try:
-        return show(context, folder, verbose=verbose)
+        return run_demo(context, folder, verbose=verbose)
     except Exception as error:
         told = foreseen(context, error)
         tell(Listing(sys.stdout, quiet=True), told)

@@ -1,4 +1,4 @@
-"""`orch doctor`."""
+"""The command `orch doctor`: check this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def command(**words: Any) -> int:
     """Look for what this machine lacks: programs, PATH, proxy, CA, store. A failed check gives sync's exit code."""
     context = context_with_signals()
     from orchestrator.commands.doctor import PASS, examine
-    from orchestrator.render.sink import harmless
+    from orchestrator.text import shown_lines
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
 
@@ -33,9 +33,9 @@ def command(**words: Any) -> int:
             fields = {"name": check.name, "verdict": check.verdict, "message": check.message, "hint": check.hint}
             sink.write("check", fields)
             return
-        click.echo(f"{check.verdict:<5} {check.name:<12} {harmless(check.message)}")
+        click.echo(f"{check.verdict:<5} {check.name:<12} {shown_lines(check.message)}")
         if check.verdict != PASS and check.hint:
-            click.echo(f"{'':<18} -> {harmless(check.hint)}")
+            click.echo(f"{'':<18} -> {shown_lines(check.hint)}")
 
     def work() -> Summary:
         return examine(context, words["store"], tell)

@@ -1,4 +1,4 @@
-"""`orch env`."""
+"""The command `orch env`: print the frameworks' variables."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import click
 
 from orchestrator.cli import options
 from orchestrator.cli.session import conclude, context_with_signals, tell_unread
+from orchestrator.commands.env import SHELLS, export, of_user
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
-from orchestrator.render.shells import SHELLS, export, of_user
 
 
 @click.command("env")
@@ -39,7 +39,7 @@ def command(**words: Any) -> int:
             if isinstance(sink, JsonLines):
                 sink.write("variable", {"name": name, "value": value})
             else:
-                click.echo(os.fsencode(export(shell, name, value)))  # a folder's name is bytes
+                click.echo(os.fsencode(export(shell, name, value)))  # a path is bytes: no encoding
         tell_unread(found.unread_frameworks)
         return Summary(ok=True, exit_code=0)
 

@@ -1,4 +1,4 @@
-"""`orch export`."""
+"""The command `orch export`: write a manifest for other tools, or as an offline mirror."""
 
 from __future__ import annotations
 

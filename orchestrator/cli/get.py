@@ -1,4 +1,4 @@
-"""`orch get`."""
+"""The command `orch get`: download one thing without a manifest."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
         return got.summary
 
     code = conclude(context, sink, work)
-    for line in lines:  # when the bars are gone
+    for line in lines:  # after the bars are removed
         click.echo(line)
     return code

@@ -1,4 +1,4 @@
-"""`orch import`."""
+"""The command `orch import`: make models of a list of checksums."""
 
 from __future__ import annotations
 

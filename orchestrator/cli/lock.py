@@ -1,4 +1,4 @@
-"""`orch lock`."""
+"""The command `orch lock`: resolve what the manifests leave open, into the lockfile."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
     from orchestrator import render
     from orchestrator.workspace import open_workspace
 
-    # `--update team.yaml` means the manifest: what comes after the bare flag is no name then.
+    # In `--update team.yaml` the word is a manifest, not the name of a model.
     files = tuple(word for word in update if word.endswith((".yaml", ".yml")) or os.sep in word)
     manifests = (*files, *words["manifests"])
     names = tuple(word for word in update if word not in files and word != "*")
@@ -64,7 +64,7 @@ def _always(_: int) -> bool:
 
 
 def _confirm(changes: int) -> bool:
-    """Ask on a terminal; elsewhere nobody could answer, and the changes stand in the log and in git."""
+    """Ask on a terminal; elsewhere nobody could answer, so write the changes: the log and git have them."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     return click.confirm(f"write {'this change' if changes == 1 else f'these {changes} changes'}?", err=True)

@@ -1,4 +1,4 @@
-"""`orch mirrors`."""
+"""The command `orch mirrors`: show which sources answer, and how fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that commands share; each can be given as ORCH_<FLAG> in the environment too."""
+"""The options that several commands have; each can also be set as ORCH_<FLAG> in the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Duration(click.ParamType[float]):
-    """`30s`, `10m`, `4h`, `30d`; a bare number is seconds."""
+    """The type of an option like `30s`, `10m`, `4h` or `30d`, in seconds; a bare number is seconds."""
 
     name = "duration"
 
@@ -29,7 +29,7 @@ class Duration(click.ParamType[float]):
 
 
 class Size(click.ParamType[int]):
-    """`50M`, `2G`, 1024-based; a bare number is bytes."""
+    """The type of an option like `50M` or `2G`, in bytes, 1024-based; a bare number is bytes."""
 
     name = "size"
 
@@ -43,13 +43,13 @@ class Size(click.ParamType[int]):
 
 
 def option(flag: str, *more: str, **kwargs: Any) -> Callable[[F], F]:
-    """A click option that ORCH_<FLAG> sets as well."""
+    """A click option that the variable ORCH_<FLAG> can set too."""
     name = flag.lstrip("-").upper().replace("-", "_")
     return click.option(flag, *more, envvar=f"ORCH_{name}", show_envvar=False, **kwargs)
 
 
 def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """Several decorators as one, shown in this order."""
+    """Combine decorators; help lists their options in this order."""
 
     def apply(function: F) -> F:
         for decorate in reversed(decorators):
@@ -81,6 +81,11 @@ fetching = stack(
 running = stack(
     fetching,
     option("--force", is_flag=True, help="Replace foreign files at the places."),
+    option(
+        "--adopt",
+        type=click.Choice(["copy", "move"]),
+        help="How the store gets a right file that is at its place already: as a copy, or the file itself.",
+    ),
 )
 adding = stack(
     click.option("--to", multiple=True, metavar="PATH", help="Where the file goes; with a `/` at the end a folder."),

@@ -1,4 +1,4 @@
-"""`orch path`."""
+"""The command `orch path`: print a model's first place."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def command(name: str, **words: Any) -> int:
         if isinstance(sink, JsonLines):
             sink.write("path", {"model": name, "path": place})
         else:
-            click.echo(os.fsencode(place))  # a path is bytes, whatever the terminal can show
+            click.echo(os.fsencode(place))  # a path is bytes: no encoding
         return Summary(ok=True, exit_code=0)
 
     return conclude(context, sink, work)

@@ -1,4 +1,4 @@
-"""`orch plan`, which is `orch sync --dry-run` too."""
+"""The command `orch plan`, which `orch sync --dry-run` runs too: say what a sync would do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from orchestrator.cli import options
+from orchestrator.cli import options as cli_options
 from orchestrator.cli.session import conclude, context_with_signals, workspace
 from orchestrator.cli.streams import let_code_stand
 from orchestrator.errors import ExitCode
@@ -16,39 +16,36 @@ from orchestrator.render.listing import Listing
 
 
 @click.command("plan")
-@options.manifests
-@options.where
+@cli_options.manifests
+@cli_options.where
 @click.option("--exit-code", is_flag=True, help="End with 10 when there is work to do.")
-@options.running
-@options.talk
+@cli_options.running
+@cli_options.talk
 def command(exit_code: bool, **words: Any) -> int:
     """Say what sync would do: what is here, what would be fetched, from where, with which program, and why."""
     return foresee(exit_code=exit_code, **words)
 
 
 def foresee(*, exit_code: bool = False, **words: Any) -> int:
-    """Plan, for both commands."""
+    """Make and show the plan, for both commands; `words` are the values of their options.
+
+    Returns:
+        The exit code.
+    """
     context = context_with_signals()
     let_code_stand()
     from orchestrator.commands.plan import plan
-    from orchestrator.engine.summary import Options
+    from orchestrator.transfer.run_context import Options
+    from orchestrator.workspace import run_context
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="plan")
-    run_options = Options(backend=words["backend"], offline=words["offline"], force=words["force"])
+    options = Options(backend=words["backend"], offline=words["offline"], force=words["force"])
     work_to_do = False
 
     def work() -> Any:
         nonlocal work_to_do
         space = workspace(context, words)
-        summary = plan(
-            context,
-            space.store,
-            space.wanted,
-            sink,
-            hosts=space.hosts,
-            options=run_options,
-            unresolved=space.unresolved,
-        )
+        summary = plan(run_context(context, space, sink, options), space.wanted, space.unresolved)
         work_to_do = summary.placed + summary.fetched > 0
         return summary
 

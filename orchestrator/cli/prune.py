@@ -12,11 +12,13 @@ from orchestrator.cli import options
 from orchestrator.cli.session import conclude, context_with_signals
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
+from orchestrator.render.sink import amount
+from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from orchestrator.events import Summary
-    from orchestrator.model import Wanted
     from orchestrator.store.gc import Garbage
+    from orchestrator.workspace import Workspace
 
 WHAT = {
     "blob": "unwanted",
@@ -25,18 +27,33 @@ WHAT = {
     "alias": "dangling",
     "temporary": "dead",
     "record": "idle",
+    "place": "left",
+    "tree": "left",
 }
 
 
 @click.command("prune")
 @options.manifests
 @options.store
+@options.option(
+    "--keep",
+    default="30d",
+    show_default=True,
+    type=options.Duration(),
+    help="Keep previous versions for this long after they were replaced.",
+)
+@click.option(
+    "--places", is_flag=True, help="Remove files that orch placed for models that were taken out of the manifests."
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would go; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.option("--no-wait", is_flag=True, help="Fail (75) where a sync is running.")
 @options.json
 def command(**words: Any) -> int:
-    """Drop the blobs that no manifest it knows wants, and what dead downloads left. It never touches a place.
+    """Drop the blobs that no manifest it knows wants, and what dead downloads left.
+
+    It touches no place, except with --places: then also what orch placed for models that were taken out of the
+    manifests named here goes, unless it was changed since.
 
     Known are the manifests that are named here (without any: manifests/team.yaml, where that is) and all that were
     synced with this store and are still there. It waits for running syncs.
@@ -45,54 +62,108 @@ def command(**words: Any) -> int:
         raise click.UsageError("nobody is there to be asked: say `orch prune --yes`, or look first: `orch prune -n`")
     context = context_with_signals()
     from orchestrator.commands.prune import prune
-    from orchestrator.render.sink import amount, harmless
     from orchestrator.workspace import DEFAULT_MANIFEST, open_workspace, site, store_path
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
+    report = _Report(sink, dry_run=words["dry_run"], yes=words["yes"])
 
-    def tell(note: str) -> None:
-        if isinstance(sink, JsonLines):
-            sink.write("noticed", {"message": note})
-        else:
-            click.echo(harmless(note), err=True)
-
-    def show(left: Garbage, event: str) -> None:
-        if isinstance(sink, JsonLines):
-            fields = {"kind": left.kind, "path": left.path, "sha256": left.sha256, "bytes": left.frees_bytes}
-            sink.write(event, {**fields, "known_as": left.known_as})
-            return
-        frees = amount(left.frees_bytes) if left.frees_bytes else "frees nothing, a place has its bytes"
-        said = f"  {frees}" if left.kind not in ("alias", "record") else ""
-        name = f"  {harmless(os.path.basename(left.known_as))}" if left.known_as else ""
-        click.echo(f"{WHAT[left.kind]:<8} {left.sha256[:16] or os.path.basename(left.path)}{said}{name}")
-
-    offered: list[Garbage] = []
-
-    def agree(shown: list[Garbage]) -> bool:
-        offered[:] = shown
-        for left in shown:
-            show(left, "prunable")
-        if words["dry_run"] or words["yes"]:
-            return not words["dry_run"]
-        total = amount(sum(left.frees_bytes for left in shown))
-        return click.confirm(f"Drop these {len(shown)}, which frees {total}?", err=True)
+    def read() -> Workspace | None:
+        paths = words["manifests"] or ([DEFAULT_MANIFEST] if os.path.exists(DEFAULT_MANIFEST) else [])
+        return open_workspace(context, paths, store=words["store"]) if paths else None
 
     def work() -> Summary:
-        paths = words["manifests"] or ([DEFAULT_MANIFEST] if os.path.exists(DEFAULT_MANIFEST) else [])
-        wanted: tuple[Wanted, ...] = ()
-        files: list[str] = []
-        if paths:
-            space = open_workspace(context, paths, store=words["store"])
-            wanted, files, store = space.wanted, [m.file for m in space.manifests], space.store
-        else:
-            store = store_path(context, site(context), words["store"])
-        summary, dropped = prune(context, store, wanted, files, agree=agree, tell=tell, wait=not words["no_wait"])
-        if not isinstance(sink, JsonLines):
-            done = f"{len(dropped)} dropped, {amount(summary.bytes_freed or 0)} freed"
-            plan = f"{len(offered)} to drop, {amount(sum(left.frees_bytes for left in offered))} to be freed"
-            click.echo(f"prune: {plan if words['dry_run'] else done} in {harmless(store)}")
-        for left in dropped if isinstance(sink, JsonLines) else ():
-            show(left, "pruned")
+        space = read()
+        if space is None and words["places"]:
+            raise click.UsageError("whose places? name the manifest: `orch prune --places MANIFEST`")
+        store = space.store if space is not None else store_path(context, site(context), words["store"])
+        summary, dropped = prune(
+            context,
+            store,
+            space,
+            agree=report.agree,
+            tell=report.tell,
+            reread=read,
+            keep_s=words["keep"],
+            show_kept=report.show_kept,
+            places=words["places"],
+            wait=not words["no_wait"],
+        )
+        report.end(store, summary, dropped)
         return summary
 
     return conclude(context, sink, work)
+
+
+class _Report:
+    """What prune says: to people as lines, to programs as events."""
+
+    def __init__(self, sink: JsonLines | Listing, *, dry_run: bool, yes: bool) -> None:
+        self._json = sink if isinstance(sink, JsonLines) else None
+        self._dry_run, self._yes = dry_run, yes
+        self._offered: list[Garbage] = []
+
+    def tell(self, note: str) -> None:
+        """Say a note: on stderr, or as an event."""
+        if self._json:
+            self._json.write("noticed", {"message": note})
+        else:
+            click.echo(shown_lines(note), err=True)
+
+    def agree(self, shown: list[Garbage]) -> bool:
+        """Show what would be removed, and ask whether it may be where nobody has said so."""
+        self._offered = shown
+        for entry in shown:
+            self._show(entry, "prunable")
+        if self._dry_run or self._yes:
+            return not self._dry_run
+        total = amount(sum(entry.frees_bytes for entry in shown))
+        return click.confirm(f"Drop these {len(shown)}, which frees {total}?", err=True)
+
+    def show_kept(self, kept: list[Garbage]) -> None:
+        """Show the previous versions that stay for a while: one by one in a dry run, else how many there are."""
+        for entry in kept:
+            until = _iso(entry.kept_until)
+            if self._json:
+                self._show(entry, "retained", until=until)
+            elif self._dry_run:
+                why = f"(previous version, until {until[:10]})"
+                click.echo(f"{'kept':<8} {entry.sha256[:16]}  {amount(entry.frees_bytes)}{_name(entry)}  {why}")
+        if kept and not self._json:
+            size = amount(sum(entry.frees_bytes for entry in kept))
+            which = "1 previous version is kept" if len(kept) == 1 else f"{len(kept)} previous versions are kept"
+            click.echo(f"{which} ({size}), for a way back without the network; `--keep 0` drops them", err=True)
+
+    def end(self, store: str, summary: Summary, dropped: list[Garbage]) -> None:
+        """Say what was removed."""
+        if self._json:
+            for entry in dropped:
+                self._show(entry, "pruned")
+            return
+        done = f"{len(dropped)} dropped, {amount(summary.bytes_freed or 0)} freed"
+        freed = amount(sum(entry.frees_bytes for entry in self._offered))
+        plan = f"{len(self._offered)} to drop, {freed} to be freed"
+        click.echo(f"prune: {plan if self._dry_run else done} in {shown_lines(store)}")
+
+    def _show(self, entry: Garbage, event: str, **more: str) -> None:
+        if self._json:
+            fields = {"kind": entry.kind, "path": entry.path, "sha256": entry.sha256, "bytes": entry.frees_bytes}
+            self._json.write(event, {**fields, "known_as": entry.known_as, **more})
+            return
+        if entry.kind in ("place", "tree"):
+            frees = amount(entry.frees_bytes) if entry.frees_bytes else "frees nothing by itself"
+            click.echo(f"{WHAT[entry.kind]:<8} {shown_lines(entry.path)}  {frees}")
+            return
+        frees = amount(entry.frees_bytes) if entry.frees_bytes else "frees nothing, a place has its bytes"
+        said = f"  {frees}" if entry.kind not in ("alias", "record") else ""
+        click.echo(f"{WHAT[entry.kind]:<8} {entry.sha256[:16] or os.path.basename(entry.path)}{said}{_name(entry)}")
+
+
+def _name(entry: Garbage) -> str:
+    return f"  {shown_lines(os.path.basename(entry.known_as))}" if entry.known_as else ""
+
+
+def _iso(when: float) -> str:
+    """A time in seconds since the epoch as ISO 8601, in UTC."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(when, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""`orch quarantine`."""
+"""The command `orch quarantine`: list, restore or delete what is in quarantine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
     from orchestrator.context import Context
-    from orchestrator.store.quarantine import Kept
+    from orchestrator.store.quarantine import QuarantineEntry
 
 
 @click.command("quarantine")
@@ -67,14 +67,15 @@ def command(**words: Any) -> int:
 
 def _list(context: Context, store: str, sink: JsonLines | Listing, older_s: float, *, yes: bool) -> Summary:  # noqa: ARG001
     from orchestrator.commands.quarantine import kept
-    from orchestrator.render.sink import amount, harmless
+    from orchestrator.render.sink import amount
+    from orchestrator.text import shown_lines
 
     entries = kept(context, store, older_s=older_s)
     for entry in entries:
         _show(sink, entry, "kept")
     if not isinstance(sink, JsonLines):
         total = amount(sum(entry.size_bytes for entry in entries))
-        click.echo(f"quarantine: {len(entries)} kept, {total} in {harmless(store)}")
+        click.echo(f"quarantine: {len(entries)} kept, {total} in {shown_lines(store)}")
     return Summary(ok=True, exit_code=0)
 
 
@@ -82,7 +83,7 @@ def _empty(context: Context, store: str, sink: JsonLines | Listing, older_s: flo
     from orchestrator.commands.quarantine import empty
     from orchestrator.render.sink import amount
 
-    def agree(entries: list[Kept]) -> bool:
+    def agree(entries: list[QuarantineEntry]) -> bool:
         if yes:
             return True
         for entry in entries:
@@ -97,20 +98,21 @@ def _empty(context: Context, store: str, sink: JsonLines | Listing, older_s: flo
     return summary
 
 
-def _show(sink: JsonLines | Listing, entry: Kept, event: str) -> None:
-    from orchestrator.render.sink import amount, harmless
+def _show(sink: JsonLines | Listing, entry: QuarantineEntry, event: str) -> None:
+    from orchestrator.render.sink import amount
+    from orchestrator.text import shown_lines
 
     if isinstance(sink, JsonLines):
         sink.write(event, {key: value for key, value in entry._asdict().items() if key != "bad"})
         return
-    click.echo(f"{entry.name[:20]:<20}  {amount(entry.size_bytes):>7}  {entry.when}  {harmless(entry.origin)}")
-    click.echo(f"{'':<20}  {harmless(entry.why)}")
+    click.echo(f"{entry.name[:20]:<20}  {amount(entry.size_bytes):>7}  {entry.when}  {shown_lines(entry.origin)}")
+    click.echo(f"{'':<20}  {shown_lines(entry.why)}")
 
 
 def _say(sink: JsonLines | Listing, text: str) -> None:
-    from orchestrator.render.sink import harmless
+    from orchestrator.text import shown_lines
 
     if isinstance(sink, JsonLines):
         sink.write("noticed", {"message": text})
     else:
-        click.echo(harmless(text), err=True)
+        click.echo(shown_lines(text), err=True)

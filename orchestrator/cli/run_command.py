@@ -1,4 +1,4 @@
-"""`orch run` (the module `run` is how all commands end)."""
+"""The command `orch run`: run another command with the frameworks' variables set."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from orchestrator.cli import options
 from orchestrator.cli.session import context_with_signals, foreseen, tell, tell_unread
 from orchestrator.errors import ExitCode, Stopped
 from orchestrator.render.listing import Listing
-from orchestrator.render.sink import harmless
+from orchestrator.text import shown_lines
 
-FAILED = 125  # as env(1), timeout(1) and others have it: whatever else comes is the command's own
+FAILED = 125  # as of env(1) and timeout(1): any other exit code is that of the command
 
 
-class _Before(click.Command):
-    """A command that ends with 125 for all that is wrong before the other one runs, and knows the words after `--`."""
+class _WrappingCommand(click.Command):
+    """A click command that takes the arguments after `--` as they are, and exits with 125 on a usage error."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         mine, after = args, []
@@ -37,7 +37,7 @@ class _Before(click.Command):
         return rest
 
 
-@click.command("run", cls=_Before, options_metavar="[OPTIONS]")
+@click.command("run", cls=_WrappingCommand, options_metavar="[OPTIONS]")
 @options.manifests
 @options.caches
 def command(argv: list[str], **words: Any) -> int:
@@ -58,12 +58,12 @@ def command(argv: list[str], **words: Any) -> int:
         return FAILED
     if words["caches"]:
         tell_unread(found.unread_frameworks)
-    _become(argv, {**context.environ, **found.variables, **found.offline})
+    _execute(argv, {**context.environ, **found.variables, **found.offline})
     return FAILED
 
 
-def _become(argv: list[str], environ: dict[str, str]) -> None:
-    """Let the command take our place; come back only if that cannot be."""
+def _execute(argv: list[str], environ: dict[str, str]) -> None:
+    """Replace this process by the command (execve(2)); returns only if that fails."""
     sys.stdout.flush()
     sys.stderr.flush()
     ours = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
@@ -73,5 +73,5 @@ def _become(argv: list[str], environ: dict[str, str]) -> None:
         for number, handler in ours.items():
             signal.signal(number, handler)
         why = error.strerror if isinstance(error, OSError) else str(error)
-        print(f"error: cannot run {harmless(argv[0])}: {why}\nhint: try it without `orch run --`", file=sys.stderr)
+        print(f"error: cannot run {shown_lines(argv[0])}: {why}\nhint: try it without `orch run --`", file=sys.stderr)
     return

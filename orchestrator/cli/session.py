@@ -15,14 +15,14 @@ from orchestrator.errors import ExitCode, ManifestError, OrchError, Stopped
 from orchestrator.events import Noticed, Summary
 from orchestrator.limits import raise_own
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.sink import harmless
+from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from orchestrator.context import Stop
-    from orchestrator.engine.summary import Options
     from orchestrator.render.sink import Sink
+    from orchestrator.transfer.run_context import Options
     from orchestrator.workspace import Workspace
 
 _watches: dict[Stop, SignalWatch] = {}  # of this process: one
@@ -97,7 +97,7 @@ def workspace(context: Context, words: Mapping[str, Any]) -> Workspace:
 
 def run_options(words: Mapping[str, Any]) -> Options:
     """What a run may do, by the options that `options.running` took."""
-    from orchestrator.engine.summary import Options
+    from orchestrator.transfer.run_context import Options
 
     return Options(
         backend=words["backend"],
@@ -108,6 +108,7 @@ def run_options(words: Mapping[str, Any]) -> Options:
         offline=words["offline"],
         wait=not words["no_wait"],
         force=words.get("force", False),
+        adopt=words.get("adopt"),
     )
 
 
@@ -126,9 +127,9 @@ def tell(sink: Sink, error: OrchError) -> None:
             sink(Noticed(f"{error.message}; {error.hint}" if error.hint else error.message))
         return
     for line in error.message.splitlines():
-        print(f"error: {harmless(line)}", file=sys.stderr)
+        print(f"error: {shown_lines(line)}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {harmless(error.hint)}", file=sys.stderr)
+        print(f"hint: {shown_lines(error.hint)}", file=sys.stderr)
 
 
 def context_with_signals(grace_s: float = GRACE_S) -> Context:

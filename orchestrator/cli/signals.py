@@ -1,4 +1,4 @@
-"""INT, TERM and HUP: the first asks for a stop; a later second one, or a command that does not stop, ends us."""
+"""SIGINT, SIGTERM and SIGHUP: the first asks the command to stop; a second one, or a deadline, ends the process."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from orchestrator.context import Stop
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE_S = 2.5  # for the children's stop and the summary; whoever asked waits no longer than three seconds
-REPEAT_S = 1.0  # `timeout` of coreutils signals its child and then its group: that is one request
+GRACE_S = 2.5  # to stop children and print the summary: whoever pressed Ctrl-C waits three seconds at most
+REPEAT_S = 1.0  # timeout(1) signals its child and then its group: a repetition within this time is the same request
 _SHOW_CURSOR = b"\x1b[?25h"
-_writing: set[int] = set()  # the end of the pipe that the interpreter writes to: one, or none
+_writing: set[int] = set()  # the end of the pipe that the interpreter writes signals to: one, or none
 
 
 def code_of(number: int) -> int:
-    """The exit code of a command that a signal ended."""
+    """The exit code of a command that this signal ended."""
     return 130 if number == signal.SIGINT else 143
 
 
-def take(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Handle those signals that are not ignored: `nohup`, or a shell that started us in the background, wants them so.
+def install_handlers(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Install a handler for each signal that is not ignored (`nohup`, or a shell in the background, ignores some).
 
-    Outside of the main thread nothing can be handled.
+    In another thread than the main one it does nothing, for Python allows no handlers there.
     """
     import threading
 
@@ -40,7 +40,7 @@ def take(handler: Callable[[int, FrameType | None], object]) -> None:
 
 
 def end_before_work(number: int, _: FrameType | None) -> None:
-    """End while the command is not even read: there is nothing to stop, and nothing was begun."""
+    """The handler until a command runs: print that it was interrupted, and end the process."""
     code = code_of(number)
     if "--json" in sys.argv:
         import json
@@ -50,28 +50,31 @@ def end_before_work(number: int, _: FrameType | None) -> None:
         counts = dict.fromkeys(("models", "files", "present", "placed", "fetched"), 0)
         moved = {"failed": [], "bytes_fetched": 0, "bytes_reused": 0, "seconds": 0.0}
         line = {"event": "summary", "time": now, "ok": False, "exit_code": code, **counts, **moved}
-        _say(1, json.dumps(line).encode() + b"\n")
+        _write_raw(1, json.dumps(line).encode() + b"\n")
     else:
-        _say(2, b"orch: interrupted\n")
+        _write_raw(2, b"orch: interrupted\n")
     os._exit(code)
 
 
 class SignalWatch:
-    """Hears the signals of one command.
+    """Watches for the signals of one command, and ends the process if the command does not stop in time.
 
-    The handler, which runs in the main thread, may come late: a call into a resolver or to a dead disk does not come
-    back for it. Therefore a thread hears them too, and ends the process where the main thread has not done so in time.
-    `last_words` is asked for the summary then.
+    The handler runs in the main thread, which may hang in a resolver or on a dead disk. So a thread receives the
+    signals too, by a pipe, and ends the process `grace_s` seconds after the first.
+
+    Attributes:
+        last_words: writes the summary for an exit code, before that thread ends the process.
+        code: the exit code once the work is done; signals no longer change it.
     """
 
     def __init__(self, stop: Stop, grace_s: float) -> None:
         self._stop, self._grace_s = stop, grace_s
-        self._heard = False
+        self._received = False
         self.last_words: Callable[[int], None] | None = None
-        self.code: int | None = None  # once the work is done, its exit code: no signal changes it any more
+        self.code: int | None = None
 
     def begin(self) -> None:
-        """Hear from now on."""
+        """Start to watch; in another thread than the main one it does nothing."""
         import threading
 
         if threading.current_thread() is not threading.main_thread():
@@ -79,17 +82,17 @@ class SignalWatch:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        if before in _writing:  # an earlier command of this process: its thread reads the end of the pipe, and ends
+        if before in _writing:  # of an earlier command of this process: its thread sees the end of the pipe and ends
             os.close(before)
             _writing.remove(before)
         _writing.add(writing)
-        take(self._handle)
-        threading.Thread(target=self._attend, args=(reading,), name="orch-signals", daemon=True).start()
+        install_handlers(self._handle)
+        threading.Thread(target=self._watch, args=(reading,), name="orch-signals", daemon=True).start()
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._heard:
+        if self._received:
             return
-        self._heard = True
+        self._received = True
         if self._stop.code is None:
             self._stop.code = code_of(number)
         if self._stop.raises:
@@ -98,7 +101,7 @@ class SignalWatch:
             self._stop.raises = False
             raise Stopped("interrupted")
 
-    def _attend(self, reading: int) -> None:
+    def _watch(self, reading: int) -> None:
         import select
         import time
 
@@ -118,12 +121,12 @@ class SignalWatch:
                     began = time.monotonic()
                     if self._stop.code is None:
                         self._stop.code = code_of(numbers[0])
-                    self._stop.set()  # here, not in the handler: it could hold the event's own lock already
+                    self._stop.set()  # not in the handler, which may interrupt a holder of the event's own lock
             elif not ready or (numbers and time.monotonic() - began > REPEAT_S):
                 self._end()
 
     def _end(self) -> None:
-        """End the process: children, summary, terminal."""
+        """Kill the children, write the summary, restore the terminal, and end the process."""
         import threading
 
         code = self._stop.code or 143
@@ -131,16 +134,16 @@ class SignalWatch:
         if process is not None:
             process.kill_all()
         if self.code is None and self.last_words is not None:
-            # In a thread: what it writes to may be what everything is waiting for.
+            # In a thread, because its output may be what everything hangs on.
             words = threading.Thread(target=self.last_words, args=(code,), daemon=True)
             words.start()
             words.join(0.3)
         if "orchestrator.render.bars" in sys.modules and os.isatty(2):
-            _say(2, _SHOW_CURSOR)
+            _write_raw(2, _SHOW_CURSOR)
         os._exit(self.code if self.code is not None else code)
 
 
-def _say(fd: int, content: bytes) -> None:
+def _write_raw(fd: int, content: bytes) -> None:
     try:
         os.set_blocking(fd, False)
         os.write(fd, content)

@@ -21,11 +21,13 @@ def command(**words: Any) -> int:
     """Say what is in place, by stat alone: 0 all, 5 something is missing, 6 a seal is broken, 7 a foreign file."""
     context = context_with_signals()
     from orchestrator.commands.status import status
+    from orchestrator.workspace import run_context
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="status")
 
     def work() -> Any:
         space = workspace(context, words)
-        return status(context, space.store, space.wanted, sink, unresolved=space.unresolved)
+        whole = None if words["only"] else space
+        return status(run_context(context, space, sink), space.wanted, space.unresolved, whole=whole)
 
     return conclude(context, sink, work)

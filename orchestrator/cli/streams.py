@@ -1,4 +1,4 @@
-"""stdout and stderr that end no command: what cannot be written is kept in mind, and said once at the end."""
+"""stdout and stderr that never raise: the first write error is remembered, and reported once at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _code_stands = False
 
 
 class Guarded(io.FileIO):
-    """A descriptor of the process's own that is written to without ever failing; `error` is what went wrong first."""
+    """A standard stream whose writes never fail; `error` is the first error, or None."""
 
     def __init__(self, fd: int, *, was_closed: bool) -> None:
         super().__init__(fd, "w", closefd=False)
@@ -20,7 +20,7 @@ class Guarded(io.FileIO):
         self._was_closed = was_closed
 
     def write(self, data: object, /) -> int:
-        """Write all of `data`, or remember why not; after an error nothing more is tried."""
+        """Write all of `data`, or remember the error; after an error nothing more is written."""
         view = memoryview(data).cast("B")  # type: ignore[arg-type]
         size = len(view)
         if self._was_closed and size:
@@ -38,7 +38,7 @@ class Guarded(io.FileIO):
 
 
 def _wait(fd: int) -> None:
-    """Wait until a descriptor that somebody made non-blocking takes more."""
+    """Wait until a non-blocking descriptor can be written."""
     import select
 
     with suppress(OSError, ValueError):
@@ -46,10 +46,10 @@ def _wait(fd: int) -> None:
 
 
 def guard() -> None:
-    """Put such streams into the places of sys.stdout and sys.stderr.
+    """Replace sys.stdout and sys.stderr by guarded streams.
 
-    A letter that their encoding lacks is written as its number. A closed descriptor (`>&-`) is opened on /dev/null:
-    else the next file that we open would be a child's stdout.
+    A character that their encoding lacks is written as an escape. A closed descriptor (`>&-`) is opened on /dev/null,
+    because otherwise the next file that we open would be a child's stdout.
     """
     closed = set()
     for fd in range(3):
@@ -74,30 +74,38 @@ def guard() -> None:
 
 
 def let_code_stand() -> None:
-    """Say that this command's exit code is its whole answer, which a listing that was lost does not change."""
+    """Declare that lost output does not change this command's exit code, which is its whole answer."""
     global _code_stands
     _code_stands = True
 
 
 def flush() -> OSError | None:
-    """Flush both; give what kept stdout from being written, if anything did."""
+    """Flush both streams.
+
+    Returns:
+        The first error of stdout, or None.
+    """
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # of a stream that is not ours
+        with suppress(OSError, ValueError):  # a stream that is not guarded
             stream.flush()
     buffer = getattr(sys.stdout, "buffer", None)
     raw = getattr(buffer, "raw", buffer)
     return raw.error if isinstance(raw, Guarded) else None
 
 
-def account(code: int, lost: int) -> int:
-    """Give the exit code of a command that ends with `code`; `lost` where nobody would know that its output is lost.
+def exit_code_after_output(code: int, lost: int) -> int:
+    """Report an error of stdout, and return the exit code of the command.
 
-    A reader that went away (`| head -1`) has what it wanted. Anything else is said on stderr.
+    A reader that closed the pipe (`| head -1`) is no error.
+
+    Args:
+        code: the exit code of the work.
+        lost: the exit code to use where output was lost and `code` is 0.
     """
     error = flush()
     if error is None or error.errno == errno.EPIPE:
         return code
-    said = error.strerror or str(error)
-    print(f"error: cannot write the output: {said}\nhint: send stdout to where it can be written", file=sys.stderr)
+    why = error.strerror or str(error)
+    print(f"error: cannot write the output: {why}\nhint: send stdout to where it can be written", file=sys.stderr)
     flush()
     return code if code or _code_stands else lost

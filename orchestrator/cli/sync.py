@@ -28,6 +28,7 @@ def command(dry_run: bool, **words: Any) -> int:
     context = context_with_signals()
     from orchestrator import render
     from orchestrator.engine.run import sync
+    from orchestrator.workspace import run_context
 
     sink = render.choose(
         context.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"], stop=context.stop
@@ -35,14 +36,7 @@ def command(dry_run: bool, **words: Any) -> int:
 
     def work() -> Any:
         space = workspace(context, words)
-        return sync(
-            context,
-            space.store,
-            space.wanted,
-            sink,
-            hosts=space.hosts,
-            options=run_options(words),
-            unresolved=space.unresolved,
-        )
+        run = run_context(context, space, sink, run_options(words))
+        return sync(run, space.wanted, space.unresolved)
 
     return conclude(context, sink, work)

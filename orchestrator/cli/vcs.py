@@ -1,4 +1,4 @@
-"""`orch vcs`."""
+"""The command `orch vcs`: say which weights belong in git, Git LFS or on a server."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def command(**words: Any) -> int:
             raise click.UsageError(f"--write needs a git work tree around {files[0]}: `git init`")
         for top in tops:
             mine = sorted({os.path.relpath(file, top) for file in files})
-            changed = vcs.write(top, [row for row in found if row.top == top], _made_by(mine, words))
+            changed = vcs.write(top, [row for row in found if row.top == top], _regenerating_command(mine, words))
             for path, how in changed:
                 _tell(sink, "file", {"path": path, "how": how}, f"{how}: {path}")
             if not changed:
@@ -69,8 +69,8 @@ def command(**words: Any) -> int:
     return conclude(context, sink, work)
 
 
-def _made_by(files: list[str], words: dict[str, Any]) -> str:
-    """The command that makes the block again, on whatever machine."""
+def _regenerating_command(files: list[str], words: dict[str, Any]) -> str:
+    """The command that writes the same block again, for the block's first line; it holds on every machine."""
     limits = [f"--{name}={words[key]}" for name, key, usual in _LIMITS if words[key] != usual]
     return shlex.join(["orch", "vcs", "--write", *limits, *files])
 
@@ -81,7 +81,8 @@ _LIMITS = (("git-max", "git_max", 100 << 20), ("lfs-max", "lfs_max", 1 << 30))
 def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> None:
     from orchestrator.commands import vcs
     from orchestrator.render.listing import aligned
-    from orchestrator.render.sink import amount, harmless, label
+    from orchestrator.render.sink import amount, label
+    from orchestrator.text import shown_lines
 
     totals = vcs.totals(found)
     if isinstance(sink, JsonLines):
@@ -100,7 +101,7 @@ def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> Non
     for line in aligned([HEADER, *lines]):
         click.echo(line)
     for model, message in unresolved:
-        click.echo(f"{harmless(model)}: {harmless(message)}")
+        click.echo(f"{shown_lines(model)}: {shown_lines(message)}")
     click.echo()
     for total in totals:
         more = f", {total.unknown} of unknown size" if total.unknown else ""
@@ -113,9 +114,9 @@ def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> Non
 
 
 def _tell(sink: Any, event: str, fields: dict[str, Any], line: str) -> None:
-    from orchestrator.render.sink import harmless
+    from orchestrator.text import shown_lines
 
     if isinstance(sink, JsonLines):
         sink.write(event, fields)
     else:
-        click.echo(harmless(line))
+        click.echo(shown_lines(line))

@@ -1,4 +1,4 @@
-"""`orch verify`."""
+"""The command `orch verify`: read every byte again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Summary
 
 _KIND = "(sha256|sha512|sha1|md5)"
-SUMS = re.compile(
+CHECKSUM_FILE = re.compile(
     rf"(?i)(.*[./])?({_KIND}(sums?)?|checksums?)(\.(txt|asc))?"
 )  # w.pth.sha256, SHA256SUMS, checksums.txt
 
@@ -37,7 +37,7 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     With --repair what is wrong or missing is put right, as sync would, and the options of sync count; no pin is
     ever changed.
     """
-    sums = [path for path in words["manifests"] if SUMS.fullmatch(path)]
+    sums = [path for path in words["manifests"] if CHECKSUM_FILE.fullmatch(path)]
     manifests = [path for path in words["manifests"] if path not in sums]
     if repair and sums:
         raise click.UsageError(f"--repair needs a manifest: {sums[0]} names no source")
@@ -45,6 +45,8 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     if repair:
         return _repair(context, words, max_age)
     from orchestrator.commands.verify import read_sums, verify
+    from orchestrator.store import Store
+    from orchestrator.transfer.run_context import RunContext
 
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
 
@@ -55,8 +57,8 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
             space = workspace(context, {**words, "manifests": manifests})
             wanted += space.wanted
         unresolved = space.unresolved if space else ()
-        store = space.store if space else "/nonexistent"
-        return verify(context, store, wanted, sink, unresolved=unresolved, max_age_s=max_age)
+        store = Store(space.store if space else "/nonexistent", context.state, context.stop)
+        return verify(RunContext(context, store, sink), wanted, unresolved, max_age_s=max_age)
 
     return conclude(context, sink, work)
 
@@ -65,21 +67,14 @@ def _repair(context: Context, words: dict[str, Any], max_age: float | None) -> i
     from orchestrator import render
     from orchestrator.cli.session import run_options
     from orchestrator.commands.verify import repair
+    from orchestrator.workspace import run_context
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose")}
     sink = render.choose(context.environ, **talk, stop=context.stop, verb="verify")
 
     def work() -> Summary:
         space = workspace(context, words)
-        return repair(
-            context,
-            space.store,
-            space.wanted,
-            sink,
-            hosts=space.hosts,
-            options=run_options(words),
-            unresolved=space.unresolved,
-            max_age_s=max_age,
-        )
+        run = run_context(context, space, sink, run_options(words))
+        return repair(run, space.wanted, space.unresolved, max_age_s=max_age)
 
     return conclude(context, sink, work)

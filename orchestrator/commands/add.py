@@ -1,4 +1,4 @@
-"""New models for a manifest: drafted from a URL, a repository or a list, and put in if the whole still holds."""
+"""`orch add`: draft new models from a URL, a repository or a list, and write them into a manifest."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from orchestrator.errors import HeldError, ManifestError, Problem
 from orchestrator.frameworks.base import LayoutError
 from orchestrator.frameworks.catalogue import with_layouts
 from orchestrator.manifest.edit import NEW, Draft, insert
-from orchestrator.manifest.repos import HUBS, RepoError, repository
-from orchestrator.manifest.yaml_reader import plain
+from orchestrator.manifest.repos import HUBS, RepoError, parse
+from orchestrator.manifest.yaml_reader import load
 from orchestrator.text import NAME_BYTES
 from orchestrator.urls import UrlError
 from orchestrator.workspace import hint_for, read_text
@@ -32,30 +32,30 @@ if TYPE_CHECKING:
     from orchestrator.manifest import Model
 
 TO = "models/"
-TRIES = 5  # to have the file unchanged from reading to writing, where nothing can be locked
+TRIES = 5  # attempts to write before somebody else changes the file, where it cannot be locked
 
 
 class EntryDefaults(msgspec.Struct, frozen=True):
-    """What new models have in common: their places, frameworks and tags, as the options say."""
+    """What all new models of a command have in common, from its options: places, frameworks (`for:`) and tags."""
 
     to: tuple[str, ...] = ()
     frameworks: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
 
     def keys(self, below: str = "") -> dict[str, object]:
-        """The keys that say so; a file with folders in its name keeps them `below` a place that is a folder."""
-        found: dict[str, object] = {}
+        """Return the keys of a model; below a place that is a folder, its file keeps the path `below`, if given."""
+        keys: dict[str, object] = {}
         if self.frameworks:
-            found["for"] = _one(self.frameworks)
+            keys["for"] = _one(self.frameworks)
         if self.to:
-            found["to"] = _one(_kept(self.to, below))
+            keys["to"] = _one(_kept(self.to, below))
         if self.tags:
-            found["tags"] = list(self.tags)
-        return found
+            keys["tags"] = list(self.tags)
+        return keys
 
 
 def stem(name: str) -> str:
-    """What to call a model whose file has this name."""
+    """Return the name for a model whose file has this name: without folders and suffix."""
     return _name(posixpath.splitext(posixpath.basename(name).removesuffix(".gz"))[0] or name)
 
 
@@ -68,14 +68,22 @@ def of(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Draft:
-    """A model of a URL, or of a hub's repository: `hf:ORG/NAME` or `modelscope:ORG/NAME`, `@REVISION` behind it.
+    """Draft a model.
+
+    Args:
+        what: a URL, or a hub's repository: `hf:ORG/NAME[@REVISION]` or `modelscope:ORG/NAME[@REVISION]`.
+        entry_defaults: its places, frameworks and tags.
+        name: its name; "" to derive it from `what`.
+        sha256: the digest of a URL's file; "" if it is not known.
+        include: of a repository, patterns of the files wanted.
+        exclude: of a repository, patterns of the files not wanted.
 
     Raises:
-        ManifestError: it is neither, or what was said does not go with it.
+        ManifestError: `what` is neither, or an argument does not go with it.
     """
     is_repo = what.partition(":")[0] in HUBS
     try:
-        default = repository(what).name.rpartition("/")[2] if is_repo else stem(urls.last_name(urls.normal(what)))
+        default = parse(what).name.rpartition("/")[2] if is_repo else stem(urls.last_name(urls.normal(what)))
     except (UrlError, RepoError) as problem:
         hint = urls.instead(str(problem)) or "give a URL, or hf:ORG/NAME"
         raise ManifestError((Problem("", 0, "", f"{urls.masked(what)}: {problem}"),), hint) from None
@@ -95,18 +103,25 @@ def of(
 def from_list(
     listed: Sequence[ListedFile], source: str, base: str, entry_defaults: EntryDefaults, together: str = ""
 ) -> list[Draft]:
-    """A model a file of a list, or all as files of one that is called `together`; `base` is where the files are.
+    """Draft a model for each file of a list, or one model of them all.
+
+    Args:
+        listed: the files of the list.
+        source: the path of the list, for messages and comments.
+        base: the URL below which the files are; "" if the list itself has their URLs.
+        entry_defaults: the places, frameworks and tags of the models.
+        together: the name of the one model for all files; "" for a model each.
 
     Raises:
-        ManifestError: nobody says where a file is, or two would have one name.
+        ManifestError: a file has no URL.
     """
     nowhere = [(0, f"it does not say where {entry.name} is") for entry in listed if not _urls(entry, base)]
     if nowhere:
         raise refusal(source, nowhere, "say where these files are: --base URL")
-    said = f"from {os.path.basename(source.rstrip('/'))}"
+    digest_source = f"from {os.path.basename(source.rstrip('/'))}"
     if together:
         parts = [{"path": entry.name, **_source(entry, base)} for entry in listed]
-        return [Draft(together, {"files": parts, **entry_defaults.keys()}, said)]
+        return [Draft(together, {"files": parts, **entry_defaults.keys()}, digest_source)]
     stems = Counter(stem(entry.name) for entry in listed)
     names: set[str] = set()
     drafts = []
@@ -117,40 +132,40 @@ def from_list(
         name = next(n for n in chain((name,), (f"{name}-{number}" for number in count(2))) if n not in names)
         names.add(name)
         below = entry.name if "/" in entry.name else ""
-        drafts.append(Draft(name, {**_source(entry, base), **entry_defaults.keys(below)}, said, below))
+        drafts.append(Draft(name, {**_source(entry, base), **entry_defaults.keys(below)}, digest_source, below))
     return drafts
 
 
 def _urls(entry: ListedFile, base: str) -> tuple[str, ...]:
-    """Where it is, best first; the last one is the manifest's `url`, the others are tried before it."""
+    """The URLs of a file, best first: the last becomes the manifest's `url`, the others its `mirrors`."""
     return (*entry.urls, f"{base.rstrip('/')}/{quote(entry.name)}") if base else entry.urls
 
 
 def _source(entry: ListedFile, base: str) -> dict[str, object]:
     *mirrors, url = _urls(entry, base)
-    found: dict[str, object] = {"url": url}
+    source: dict[str, object] = {"url": url}
     if mirrors:
-        found["mirrors"] = mirrors
+        source["mirrors"] = mirrors
     pins = {"sha256": entry.digests["sha256"]} if "sha256" in entry.digests else entry.digests
-    found.update(pins)
+    source.update(pins)
     if entry.size is not None:
-        found["size"] = entry.size
-    return found
+        source["size"] = entry.size
+    return source
 
 
 def put_into(context: Context, path: str, drafts: Sequence[Draft]) -> tuple[Model, ...]:
-    """Put models into the manifest at `path` (absolute), or into a new one there; nothing else in it changes.
+    """Write models into the manifest at `path` (absolute), or into a new one; nothing else in it changes.
 
-    Models that would have no place get `to: models/`. Several orch may do so at once: each has the file for itself
-    from reading to renaming; where the file system has no locks, it is read once more just before.
+    Models without a place get `to: models/`. Several orch may do this at once: each locks the folder from reading to
+    renaming; for file systems without locks the file is read once more before it is replaced.
 
     Returns:
-        The new models, as they were read back.
+        The new models, as they were parsed from the new text.
 
     Raises:
-        ManifestError: the manifest does not parse, has one of the names, or would not parse with the new ones.
+        ManifestError: the manifest does not parse, has one of the names, or would not parse with the new models.
         PlacementError, StoreError: it cannot be written.
-        HeldError: somebody else writes into it all the time.
+        HeldError: somebody else changed it again and again.
     """
     try:
         with files.locked(os.path.dirname(os.path.realpath(path)), context.stop):
@@ -166,7 +181,7 @@ def put_into(context: Context, path: str, drafts: Sequence[Draft]) -> tuple[Mode
 
 
 def _with(context: Context, path: str, text: str, drafts: Sequence[Draft]) -> tuple[str, tuple[Model, ...]]:
-    """The manifest's text with the new models, and those as they are read back."""
+    """The manifest's text with the new models, and these models as parsed from it."""
     try:
         before = manifests.parse(text, path, context.home, resolve=False)
     except ManifestError as error:
@@ -181,7 +196,7 @@ def _with(context: Context, path: str, text: str, drafts: Sequence[Draft]) -> tu
     whole = insert(text, [with_place(draft, to or (() if frameworks else (TO,)), tacit=bool(to)) for draft in drafts])
     try:
         after = manifests.parse(whole, path, context.home, resolve=False)
-    except ManifestError as error:  # its lines are of a text that was not written
+    except ManifestError as error:  # line 0: the problems' lines belong to a text that is not written
         problems = tuple(Problem(path, 0, problem.path, problem.message) for problem in error.problems)
         hint = next(filter(None, (urls.instead(problem.message) for problem in problems)), "")
         raise ManifestError(
@@ -195,10 +210,11 @@ def _with(context: Context, path: str, text: str, drafts: Sequence[Draft]) -> tu
 
 
 def to_paste(context: Context, drafts: Sequence[Draft], source: str) -> list[Draft]:
-    """The drafts as lines that any manifest may take: what `put_into` would refuse is refused here too.
+    """Return the drafts with places, ready to be printed for pasting; what `put_into` refuses is refused here too.
 
     Raises:
-        ManifestError: a URL that holds a secret, a name that is none ...; told of `source`.
+        ManifestError: no manifest may have one of them (a URL with a secret, a bad name ...); `source` stands in the
+            place of the file.
     """
     placed = [with_place(draft) for draft in drafts]
     text = insert(f'allow_absolute: ["/"]\n{NEW}', placed)
@@ -211,9 +227,12 @@ def to_paste(context: Context, drafts: Sequence[Draft], source: str) -> list[Dra
 
 
 def with_place(draft: Draft, to: Sequence[str] = (TO,), *, tacit: bool = False) -> Draft:
-    """The draft with the places `to`, where it says none itself.
+    """Return the draft with the places `to`, if it has none itself.
 
-    `tacit`: the manifest's defaults give them, and they are written only where the file keeps folders below them.
+    Args:
+        draft: the draft.
+        to: the places.
+        tacit: `to` comes from the manifest's defaults: write it only where the file's folders must be kept below it.
     """
     if "to" in draft.entry or not to or ("for" in draft.entry and not tacit) or (tacit and not draft.path):
         return draft
@@ -222,7 +241,7 @@ def with_place(draft: Draft, to: Sequence[str] = (TO,), *, tacit: bool = False) 
 
 def _default_places(text: str) -> tuple[tuple[str, ...], bool]:
     """The places that a manifest's `defaults:` give, and whether they name a framework."""
-    data = plain(text)
+    data = load(text)
     defaults = data.get("defaults") if isinstance(data, dict) else None
     if not isinstance(defaults, dict):
         return (), False
@@ -231,18 +250,18 @@ def _default_places(text: str) -> tuple[tuple[str, ...], bool]:
 
 
 def _kept(to: Sequence[str], below: str) -> tuple[str, ...]:
-    """Places, of which the folders keep the path `below` (`models/a.bin` below `models/` is just that)."""
+    """The places, with the path `below` appended to those that are folders (`models/a.bin` is not doubled)."""
     return tuple(path + below.removeprefix(path) if below and path.endswith("/") else path for path in to)
 
 
 def _name(text: str) -> str:
-    """`text` as the name of a model: without outer blanks and first dashes, and no longer than a name may be."""
+    """Make `text` a model's name: without outer blanks and leading dashes, cut to the longest name allowed."""
     short = text.encode(errors="replace")[:NAME_BYTES].decode(errors="ignore")
     return short.strip().lstrip("-").strip() or "model"
 
 
 def _few(problems: Sequence[Problem]) -> tuple[Problem, ...]:
-    """The first of many problems, and how many more there are."""
+    """The first problems, and a last one that counts the others."""
     more = len(problems) - TOLD
     rest = (Problem(problems[0].file, 0, "", f"and {more:,} more"),) if more > 0 else ()
     return (*problems[:TOLD], *rest)

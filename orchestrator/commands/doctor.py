@@ -1,4 +1,4 @@
-"""What this machine lacks: programs, judge, PATH, proxy, CA, site file, store; each pass, warn or fail."""
+"""`orch doctor`: check what this machine lacks: downloaders, sha256sum, PATH, proxy, CAs, site file, tokens, store."""
 
 from __future__ import annotations
 
@@ -34,22 +34,27 @@ _PRECEDENCE = (ExitCode.MANIFEST, ExitCode.NO_BACKEND, ExitCode.STORE)
 
 
 def examine(context: Context, store: str | None, tell: Callable[[Check], None]) -> Summary:
-    """Look at everything and tell it; `store` is the flag's word.
+    """Run all checks.
+
+    Args:
+        context: the environment.
+        store: the value of `--store`, if given.
+        tell: gets each result.
 
     Returns:
-        The summary: 0, or the code that a sync would end with: 3, 4 or 8.
+        The summary; its exit code is 0, or that with which a sync would fail: 3, 4 or 8.
     """
     began = context.monotonic()
     codes = set()
-    site, told = _site(context)
+    site, site_checks = _site(context)
     programs = find(context, [backend.NAME for backend in BACKENDS])
     for check in (
         *_programs(programs),
-        *_judge(context),
+        *_checksum_tool(context),
         *_cron(context, programs),
         *_proxies(context),
         *_ca(context),
-        *told,
+        *site_checks,
         *_hub(context),
         *_tokens(context, site),
         *store_checks(workspace.store_path(context, site, store)),
@@ -62,7 +67,7 @@ def examine(context: Context, store: str | None, tell: Callable[[Check], None]) 
 
 
 def _programs(programs: Mapping[str, Program]) -> Iterator[Check]:
-    """Which downloaders are here, and what is wrong with the others."""
+    """Check which downloaders are installed and can be used."""
     for program in programs.values():
         yield _program(program)
     if not any(program.usable for program in programs.values()):
@@ -92,8 +97,8 @@ def _is_script(path: str) -> bool:
         return False
 
 
-def _judge(context: Context) -> Iterator[Check]:
-    """Is there a sha256sum, and does it know right from wrong?"""
+def _checksum_tool(context: Context) -> Iterator[Check]:
+    """Check that there is a sha256sum, and that it tells right bytes from wrong ones."""
     from orchestrator.verify import tools
 
     try:
@@ -108,7 +113,7 @@ def _judge(context: Context) -> Iterator[Check]:
 
 
 def _cron(context: Context, programs: Mapping[str, Program]) -> Iterator[Check]:
-    """What is lost under cron's short PATH."""
+    """Check which programs are not found with cron's short PATH."""
     bare = replace(context, environ={"PATH": CRON_PATH, "HOME": context.home})
     if "ORCH_PROGRAMS" in context.environ:
         bare = replace(bare, environ={**bare.environ, "ORCH_PROGRAMS": context.environ["ORCH_PROGRAMS"]})
@@ -127,23 +132,23 @@ def _cron(context: Context, programs: Mapping[str, Program]) -> Iterator[Check]:
 
 
 def _proxies(context: Context) -> Iterator[Check]:
-    """Each proxy variable that is set, and whether its proxy answers; credentials are not shown."""
-    from orchestrator.sources.route import answers_at
+    """Check that the proxy of each variable answers; credentials are not shown."""
+    from orchestrator.sources.proxy import answers_at
 
     asked: dict[str, str] = {}
     for name in _PROXIES:
-        spelled = next((key for key in (name, name.upper()) if context.environ.get(key)), None)
-        if spelled is None:
+        variable = next((key for key in (name, name.upper()) if context.environ.get(key)), None)
+        if variable is None:
             continue
-        value = context.environ[spelled]
-        shown = value.rpartition("@")[2] if "@" in value else value.partition("://")[2] or value
-        if shown not in asked:
-            asked[shown] = answers_at(value)
-        if asked[shown]:
-            hint = f"unset {spelled}, or mend it: every transfer of its scheme goes that way"
-            yield Check("proxy", WARN, f"{spelled}: {shown} does not answer ({asked[shown]})", hint)
+        value = context.environ[variable]
+        address = value.rpartition("@")[2] if "@" in value else value.partition("://")[2] or value
+        if address not in asked:
+            asked[address] = answers_at(value)
+        if asked[address]:
+            hint = f"unset {variable}, or mend it: every transfer of its scheme goes that way"
+            yield Check("proxy", WARN, f"{variable}: {address} does not answer ({asked[address]})", hint)
         else:
-            yield Check("proxy", PASS, f"{spelled}: {shown} answers")
+            yield Check("proxy", PASS, f"{variable}: {address} answers")
     if not asked:
         yield Check("proxy", PASS, "none: no proxy variable is set")
 
@@ -151,7 +156,7 @@ def _proxies(context: Context) -> Iterator[Check]:
 def _ca(context: Context) -> Iterator[Check]:
     import ssl
 
-    from orchestrator.sources.route import ca_bundle
+    from orchestrator.sources.proxy import ca_bundle
 
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         path = context.environ.get(name)
@@ -187,7 +192,7 @@ def _hub(context: Context) -> Iterator[Check]:
 
 
 def _tokens(context: Context, site: Site | None) -> Iterator[Check]:
-    """Whether the tokens that hosts want are here; a manifest's own are told when they are refused."""
+    """Check that the tokens of the site file's hosts are set; a manifest's are reported when a host refuses them."""
     from orchestrator.sources.auth import hub_token
 
     unset = [(name, h.token_env) for name, h in (site.hosts if site else {}).items() if h.token_env]
@@ -201,7 +206,7 @@ def _tokens(context: Context, site: Site | None) -> Iterator[Check]:
 
 
 def _state(context: Context) -> Iterator[Check]:
-    """Local state only saves time: without it nothing fails."""
+    """Check that the local state can be written; it only saves time, so nothing fails without it."""
     from orchestrator.context import NO_STATE
     from orchestrator.engine.disk_space import existing_parent
 
@@ -220,7 +225,7 @@ _NS = 123_456_789
 
 
 def store_checks(path: str) -> Iterator[Check]:
-    """May it be made, may it be trusted, what can its disk do, is there room?"""
+    """Check that the store at `path` can be made and trusted, what its disk can do, and how much is free there."""
     if not path.isprintable():
         yield _failed(f"{path!r} has control characters in its name", "choose another one: --store DIR")
         return
@@ -254,10 +259,10 @@ def _failed(message: str, hint: str) -> Check:
 
 
 def _disk(folder: str) -> Iterator[Check]:
-    """Rename, links and nanoseconds.
+    """Check renames, hard links, reflinks and nanoseconds of mtime in a folder.
 
     Raises:
-        OSError: not even a file can be written, or renamed.
+        OSError: a file cannot even be written, or renamed.
     """
     first, second = f"{folder}/a", f"{folder}/b"
     with open(first, "wb") as file:
@@ -287,8 +292,8 @@ def _free(parent: str) -> Iterator[Check]:
     low = size < LOW_BYTES
     yield Check("space", WARN if low else PASS, f"{human(size)} free", f"df -h {parent}" if low else "")
     low = inodes is not None and inodes < LOW_INODES
-    told = "no limit" if inodes is None else f"{inodes} free"
-    yield Check("inodes", WARN if low else PASS, told, f"df -i {parent}" if low else "")
+    text = "no limit" if inodes is None else f"{inodes} free"
+    yield Check("inodes", WARN if low else PASS, text, f"df -i {parent}" if low else "")
 
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
@@ -296,7 +301,10 @@ PASS, WARN, FAIL = "pass", "warn", "fail"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A verdict, `hint` what to type next, `exit_code` what sync would end with where it fails."""
+    """The result of one check.
+
+    `verdict` is pass, warn or fail; `hint` says what to type next; `exit_code` is that with which a sync would fail.
+    """
 
     name: str
     verdict: str

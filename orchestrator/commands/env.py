@@ -1,8 +1,9 @@
-"""Where the frameworks of some manifests look, as environment variables."""
+"""`orch env`: the environment variables by which the frameworks of some manifests find their files."""
 
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,13 +15,13 @@ from orchestrator.frameworks.catalogue import below, by_name, reads_no_variable
 from orchestrator.workspace import DEFAULT_MANIFEST, hint_for, read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.context import Context
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """The variables, those that keep the frameworks off the network, and the frameworks that read none."""
+    """The variables of the frameworks, those that keep them off the network, and the frameworks that read none."""
 
     variables: dict[str, str]
     offline: dict[str, str]
@@ -28,12 +29,15 @@ class Environment(msgspec.Struct, frozen=True):
 
 
 def environment(context: Context, paths: Sequence[str], caches: str | None) -> Environment:
-    """What the frameworks in these manifests' `for:` read; `caches` is the folder of them all, if there is one.
+    """Collect the variables of the frameworks in the `for:` of some manifests. No lock is needed.
 
-    No lock is needed. None given: manifests/team.yaml.
+    Args:
+        context: the environment.
+        paths: the manifests; if empty, manifests/team.yaml.
+        caches: one folder for the caches of all frameworks, if there is one.
 
     Raises:
-        ManifestError: every problem of every file at once.
+        ManifestError: with every problem of every file.
     """
     problems: list[Problem] = []
     frameworks: dict[str, str] = {}
@@ -44,17 +48,49 @@ def environment(context: Context, paths: Sequence[str], caches: str | None) -> E
             problems += error.problems
             continue
         frameworks.update((name, path) for model in manifest.models for name, _ in model.layouts)
-    looking = below(context, caches) if caches else context
-    found = Environment({}, {}, ())
+    context = below(context, caches) if caches else context
+    result = Environment({}, {}, ())
     for name, path in sorted(frameworks.items()):
         layout = by_name(name)
         try:
-            read = layout.variables(looking)
+            read = layout.variables(context)
         except LayoutError as error:
             problems.append(Problem(path, 0, f"for: {name}", str(error)))
             continue
-        found.variables.update(read)
-        found.offline.update(layout.OFFLINE)
+        result.variables.update(read)
+        result.offline.update(layout.OFFLINE)
     if problems:
         raise ManifestError(tuple(problems), hint_for(problems))
-    return msgspec.structs.replace(found, unread_frameworks=tuple(reads_no_variable(looking, frameworks)))
+    return msgspec.structs.replace(result, unread_frameworks=tuple(reads_no_variable(context, frameworks)))
+
+
+SHELLS = ("bash", "fish", "csh")
+_PLAIN = re.compile(r"[A-Za-z0-9_+:,./-]+")
+_BASH = str.maketrans({"'": "'\\''"})
+_FISH = str.maketrans({"'": "\\'", "\\": "\\\\"})  # manual, Quotes
+_CSH = str.maketrans({"'": "'\\''", "!": "\\!", "\n": "\\\n"})  # csh(1), Lexical structure: history works in quotes too
+
+
+def of_user(shell: str) -> str:
+    """The entry of SHELLS for a user's `$SHELL`: `bash` for all but fish, csh and tcsh."""
+    name = shell.rpartition("/")[2]
+    if name in ("csh", "tcsh"):
+        return "csh"
+    return "fish" if name == "fish" else "bash"
+
+
+def export(shell: str, name: str, value: str) -> str:
+    """The command that sets and exports a variable.
+
+    In csh a value with a line break must be read with `source`: backticks turn line breaks into blanks.
+    """
+    if shell == "fish":
+        return f"set -gx {name} {_quoted(value, _FISH)}"
+    if shell == "csh":
+        return f"setenv {name} {_quoted(value, _CSH)};"
+    return f"export {name}={_quoted(value, _BASH)}"
+
+
+def _quoted(value: str, also: Mapping[int, str]) -> str:
+    """Put `value` in single quotes where it needs them; `also` escapes the characters that these do not protect."""
+    return value if _PLAIN.fullmatch(value) else f"'{value.translate(also)}'"

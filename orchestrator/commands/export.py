@@ -1,4 +1,4 @@
-"""What a manifest wants, for other tools: sums for `sha256sum -c`, Metalink 4, aria2's input file."""
+"""`orch export`: write what a manifest wants for other tools: SHA256SUMS, Metalink 4, aria2's input file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _ARIA2 = ("http://", "https://", "ftp://")
 
 
 class ExportEntry(msgspec.Struct, frozen=True, gc=False):
-    """One file: `paths` are where it must be, below `root` relative to it; `name` is a relative one in any case.
+    """One file of an export.
 
-    `url` is the manifest's own, whatever mirrors there are.
+    `paths` are its places, relative to `root` where they are below it. `name` is a path that is always relative.
+    `url` is the manifest's `url:`, and no mirror.
     """
 
     wanted: Wanted
@@ -35,10 +36,10 @@ class ExportEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 def entries(space: Workspace, store: Store) -> list[ExportEntry]:
-    """The files that are wanted, in their order, each with its names.
+    """List the wanted files, in their order, each with its paths.
 
     Raises:
-        ManifestError: a model has no sha256 yet.
+        ManifestError: a file has no sha256 yet.
     """
     unknown = [Problem(u.manifest, 0, f"models > {u.model}", u.message) for u in space.unresolved]
     unknown += [
@@ -50,15 +51,15 @@ def entries(space: Workspace, store: Store) -> list[ExportEntry]:
         raise ManifestError(tuple(unknown), "run `orch lock` first, or choose others: --only NAME")
     roots = {manifest.file: manifest.root for manifest in space.manifests}
     urls = {(m.file, model.name, f.name): f.url for m in space.manifests for model in m.models for f in model.files}
-    found = []
+    entries = []
     for w in space.wanted:
         root = roots[w.manifest]
         places = [place.path for place in w.places if not place.unpack] or [store.blob(w.sha256)]
         paths = tuple(_below(root, path) for path in places)
         inside = next((path for path in paths if not os.path.isabs(path)), None)
         name = inside or f"{w.model.replace('/', '_')}/{w.file}"
-        found.append(ExportEntry(w, urls[w.manifest, w.model, w.file], root, paths, name))
-    return found
+        entries.append(ExportEntry(w, urls[w.manifest, w.model, w.file], root, paths, name))
+    return entries
 
 
 def _below(root: str, path: str) -> str:
@@ -67,12 +68,12 @@ def _below(root: str, path: str) -> str:
 
 
 def sha256sums(files: Sequence[ExportEntry]) -> str:
-    """A line a place, in the form that `sha256sum -c` reads when it is started in the manifest's root."""
+    """Write one line for each place, for `sha256sum -c` in the manifest's root."""
     return "".join(dict.fromkeys(sums_line(entry.wanted.sha256, path) for entry in files for path in entry.paths))
 
 
 def metalink(files: Sequence[ExportEntry]) -> str:
-    """Metalink 4 (RFC 5854): each file once, with size, sha-256 and all its sources, best first."""
+    """Write Metalink 4 (RFC 5854): each file once, with size, sha-256 and all its sources, best first."""
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', '<metalink xmlns="urn:ietf:params:xml:ns:metalink">']
     for entry in _once(files):
         w = entry.wanted
@@ -88,10 +89,10 @@ def metalink(files: Sequence[ExportEntry]) -> str:
 
 
 def aria2(files: Sequence[ExportEntry]) -> str:
-    """Input for `aria2c --input-file`: a line of sources a file, then its options.
+    """Write the input for `aria2c --input-file`: for each file a line of its sources, then its options.
 
     Raises:
-        ManifestError: a file has no source that aria2c speaks the scheme of.
+        ManifestError: aria2c does not support the scheme of any source of a file.
     """
     lines = []
     for entry in _once(files):
@@ -105,12 +106,12 @@ def aria2(files: Sequence[ExportEntry]) -> str:
 
 
 def _once(files: Sequence[ExportEntry]) -> list[ExportEntry]:
-    """Each name once: what several models place at one path has one digest."""
+    """Each name once: files that several models place at one path have the same digest."""
     return list({entry.name: entry for entry in reversed(files)}.values())[::-1]
 
 
 def encoded(text: str, form: str) -> bytes:
-    """An export as bytes: names as the file system has them, XML as it says of itself, whatever the terminal's are."""
+    """Encode an export: XML as UTF-8, names in the other forms as the file system has them."""
     return text.encode("utf-8", "surrogateescape") if form == "metalink" else os.fsencode(text)
 
 

@@ -13,7 +13,6 @@ from orchestrator import manifest as manifests
 from orchestrator import urls, workspace
 from orchestrator.commands.lock import FIRST, LockEntries, must_fetch
 from orchestrator.engine.run import sync
-from orchestrator.engine.summary import Options
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.events import Finished
 from orchestrator.frameworks.base import LayoutError
@@ -22,6 +21,7 @@ from orchestrator.hubs.resolve import MANIFEST, listed
 from orchestrator.manifest.edit import Draft, block, insert
 from orchestrator.model import Pin
 from orchestrator.store import Store, blobs
+from orchestrator.transfer.run_context import Options, RunContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.manifest import File, Manifest
     from orchestrator.manifest.lockfile import LockedFile
     from orchestrator.model import Wanted
-    from orchestrator.transfer.context import FirstSeen
+    from orchestrator.transfer.run_context import FirstSeen
 
 FILE = "orch get"  # in the place of a manifest's path, in records too: no manifest wants it
 
@@ -126,8 +126,8 @@ class _Getting:
             if not (again and isinstance(event, Finished) and event.how == "placed"):  # it was told when it came
                 self._emit(event)
 
-        hosts, options = self._hosts, self._options
-        return sync(self._context, self._store.path, wanted, emit, hosts=hosts, options=options, findings=findings)
+        run = RunContext(self._context, self._store, emit, hosts=self._hosts, options=self._options, findings=findings)
+        return sync(run, wanted)
 
     def _final(self) -> Draft:
         """The draft with each file's URL, sha256 and size: it needs no lock, and no hub."""
@@ -135,7 +135,7 @@ class _Getting:
         if "repo" in self._draft.entry:
             files = [{"path": fact.name, **self._pins(fact)} for fact in self._facts]
             return replace(self._draft, entry={"files": files, **rest})
-        return replace(self._draft, entry={**self._pins(self._facts[0]), **rest}, said=self._facts[0].said)
+        return replace(self._draft, entry={**self._pins(self._facts[0]), **rest}, digest_source=self._facts[0].said)
 
     def _pins(self, fact: _Fact) -> dict[str, object]:
         size = fact.size

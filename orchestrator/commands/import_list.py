@@ -1,4 +1,4 @@
-"""What others' lists say of files: sums of any kind, Metalink 3 and 4, Git LFS pointers, pooch registries."""
+"""`orch import`: read lists of files: digests of any kind, Metalink 3 and 4, Git LFS pointers, pooch registries."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from orchestrator import checksums
 from orchestrator.checksums import DIGITS, KINDS
 from orchestrator.commands.verify import alone, nameless, read_text, refusal
 from orchestrator.errors import ManifestError, Problem
+from orchestrator.formats import lfs
 from orchestrator.text import has_unseen, shown
 
 if TYPE_CHECKING:
@@ -23,21 +24,19 @@ if TYPE_CHECKING:
 
     from orchestrator.checksums import Entry
 
-LFS = "version https://git-lfs.github.com/spec/v1"  # docs/spec.md of git-lfs
-LFS_BYTES = 1024  # a pointer is smaller; one with conflict markers is not much larger
-_FED = 1 << 16  # characters
-DEEPEST = 100  # elements in each other: a Metalink has six
+_CHUNK = 1 << 16  # characters that the XML parser gets at once
+DEEPEST = 100  # levels of XML elements: a Metalink has six
 READS = "`orch import` reads SHA256SUMS and the like, Metalink, Git LFS pointers, registries of pooch"
 _HEX = r"(?:[0-9a-fA-F]{128}|[0-9a-fA-F]{64}|[0-9a-fA-F]{40}|[0-9a-fA-F]{32})"
 _POOCH = re.compile(rf"(?i:(sha256|sha512|sha1|md5):)?({_HEX})")
 _URL = re.compile(r"(?i)(https?|ftp|rsync|file)://.+")
-# RFC 5854 takes IANA's names; version 3 wrote them without the hyphen.
+# RFC 5854 uses IANA's names; version 3 wrote them without the hyphen.
 _METALINK = {"sha-256": "sha256", "sha256": "sha256", "sha-512": "sha512", "sha512": "sha512"}
 _METALINK |= {"sha-1": "sha1", "sha1": "sha1", "md5": "md5"}
 
 
 class ListedFile(msgspec.Struct, frozen=True):
-    """One file of a list: its path there, its digests by kind, and what else the list tells."""
+    """One file of a list: its path there, its digests by kind, its size in bytes if given, its URLs best first."""
 
     name: str
     digests: dict[str, str]
@@ -46,34 +45,34 @@ class ListedFile(msgspec.Struct, frozen=True):
 
 
 def read(path: str) -> list[ListedFile]:
-    """Read a list, whatever kind it is; a folder is searched for LFS pointers.
+    """Read a list of any kind; a folder is searched for LFS pointers.
 
     Raises:
-        ManifestError: it cannot be read, or a line of it is none.
+        ManifestError: it cannot be read, has a line that is not understood, or a name that no file can have.
     """
-    found = _read(path)
-    odd = [e for e in found if not e.name or ".." in e.name.split("/") or any(map(has_unseen, (e.name, *e.urls)))]
+    listed = _read(path)
+    odd = [e for e in listed if not e.name or ".." in e.name.split("/") or any(map(has_unseen, (e.name, *e.urls)))]
     if odd:
         raise refusal(path, [(0, f"no file can be called `{shown(e.name)}`") for e in odd], "mend the list")
-    absolute = [e for e in found if e.name.startswith("/") or re.match("[A-Za-z]:/", e.name)]
+    absolute = [e for e in listed if e.name.startswith("/") or re.match("[A-Za-z]:/", e.name)]
     if absolute:
         hint = "write the names as they are below --base: `cd FOLDER && sha256sum *`"
         raise refusal(path, [(0, f"an absolute path: `{e.name}`") for e in absolute], hint)
-    return found
+    return listed
 
 
 def _read(path: str) -> list[ListedFile]:
     if os.path.isdir(path):
         try:
-            found = list(_pointers(path))
+            listed = list(_pointers(path))
         except OSError as error:
             raise ManifestError((Problem(str(error.filename or path), 0, "", error.strerror or str(error)),)) from None
-        if not found:
+        if not listed:
             hint = "name a list, or a clone made with GIT_LFS_SKIP_SMUDGE=1"
             raise ManifestError((Problem(path, 0, "", "no LFS pointer in this folder"),), hint)
-        return found
+        return listed
     text = read_text(path)
-    if len(text) < LFS_BYTES and LFS in text and _is_pointer(text):
+    if len(text) < lfs.LARGEST and lfs.VERSION in text and _is_pointer(text):
         return [_pointer(text, os.path.basename(path), path)]
     if re.match(r"[ \t\r\n]*<(?!<<)", text):
         return _metalink(text, path)
@@ -81,67 +80,67 @@ def _read(path: str) -> list[ListedFile]:
 
 
 def _lines(text: str, path: str) -> list[ListedFile]:
-    """A list of digests; or a registry of pooch, `name [kind:]digest [url]`, where every line is one."""
-    found = checksums.parse(text)
-    if found.odd and (registered := _registry(text)):
+    """A list of digests; or a pooch registry, if every line is one of its lines: `name [kind:]digest [url]`."""
+    sums = checksums.parse(text)
+    if sums.odd and (registered := _registry(text)):
         return registered
-    odd = [(line.line, line.why) for line in found.odd]
-    odd += [(entry.line, entry.doubt) for entry in found.entries if entry.doubt]
-    lone = [entry for entry in found.entries if not entry.name]
+    odd = [(line.line, line.why) for line in sums.odd]
+    odd += [(entry.line, entry.doubt) for entry in sums.entries if entry.doubt]
+    lone = [entry for entry in sums.entries if not entry.name]
     if why := nameless(path, lone):
         odd.append((lone[0].line, why))
     if odd:
-        raise refusal(path, sorted(odd), READS if not found.entries else "mend or remove these lines")
-    if not found.entries:
+        raise refusal(path, sorted(odd), READS if not sums.entries else "mend or remove these lines")
+    if not sums.entries:
         raise ManifestError((Problem(path, 0, "", "no digest in this file"),), READS)
-    return _together([(entry.line, _of_entry(path, entry)) for entry in found.entries], path)
+    return _together([(entry.line, _of_entry(path, entry)) for entry in sums.entries], path)
 
 
 def _of_entry(path: str, entry: Entry) -> ListedFile:
     if _URL.fullmatch(entry.name.strip()):
-        return _at(entry.name.strip(), {entry.kind: entry.hex})
+        return _from_url(entry.name.strip(), {entry.kind: entry.hex})
     return ListedFile(entry.path if entry.name else alone(path), {entry.kind: entry.hex}, entry.size)
 
 
-def _at(url: str, digests: dict[str, str]) -> ListedFile:
-    """A file that is known by its URL."""
+def _from_url(url: str, digests: dict[str, str]) -> ListedFile:
+    """A file that the list names by its URL."""
     name = unquote(url.partition("#")[0].partition("?")[0].rpartition("/")[2])
     return ListedFile(name, digests, urls=(url,))
 
 
-def _together(found: Sequence[tuple[int, ListedFile]], path: str) -> list[ListedFile]:
-    """Each file once, with all its digests: lists of several kinds, or one that names a file twice.
+def _together(numbered: Sequence[tuple[int, ListedFile]], path: str) -> list[ListedFile]:
+    """Merge the entries of each file: a list may give several kinds of digests, or name a file twice.
 
     Raises:
-        ManifestError: two different digests of one kind for one file.
+        ManifestError: a file has two different digests of one kind.
     """
-    made: dict[tuple[str, tuple[str, ...]], ListedFile] = {}
+    merged: dict[tuple[str, tuple[str, ...]], ListedFile] = {}
     odd = []
-    for number, listed in found:
-        first = made.setdefault((listed.name, listed.urls), listed)
+    for number, listed in numbered:
+        first = merged.setdefault((listed.name, listed.urls), listed)
         if any(first.digests.get(kind, hex_) != hex_ for kind, hex_ in listed.digests.items()):
             odd.append((number, f"another digest of `{shown(listed.name)}` than above"))
-        made[listed.name, listed.urls] = msgspec.structs.replace(first, digests=first.digests | listed.digests)
+        merged[listed.name, listed.urls] = msgspec.structs.replace(first, digests=first.digests | listed.digests)
     if odd:
         raise refusal(path, odd, "remove the wrong one")
-    return list(made.values())
+    return list(merged.values())
 
 
 def _registry(text: str) -> list[ListedFile]:
-    """A registry as pooch reads it (pooch/core.py, `load_registry`); empty where a line is none."""
-    found = []
+    """A registry as pooch reads it (pooch/core.py, `load_registry`); empty if a line is not one of a registry."""
+    files = []
     for line in text.replace("\r\n", "\n").split("\n"):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         listed = _registered(line)
         if listed is None:
             return []
-        found.append(listed)
-    return found
+        files.append(listed)
+    return files
 
 
 def _registered(line: str) -> ListedFile | None:
-    """A line of a registry: `shlex.split`, two or three words, the third a URL."""
+    """A line of a registry: two or three words as shlex splits them, the third a URL; None if it is none."""
     try:
         words = shlex.split(line)
     except ValueError:
@@ -156,7 +155,7 @@ def _registered(line: str) -> ListedFile | None:
         return None
     digests = {kind: match[2].lower()}
     if _URL.fullmatch(words[0]):
-        return _at(words[0], digests) if len(words) == 2 else None
+        return _from_url(words[0], digests) if len(words) == 2 else None
     return ListedFile(words[0].removeprefix("./"), digests, urls=tuple(words[2:]))
 
 
@@ -166,18 +165,18 @@ def _pointers(folder: str) -> Iterator[ListedFile]:
         for name in sorted(files):
             path = os.path.join(above, name)
             status = os.lstat(path)
-            if stat.S_ISREG(status.st_mode) and status.st_size < LFS_BYTES:  # a FIFO would be waited for
+            if stat.S_ISREG(status.st_mode) and status.st_size < lfs.LARGEST:  # opening a FIFO would block
                 with open(path, "rb") as file:
                     text = file.read().decode("utf-8", "replace")
-                if LFS in text and _is_pointer(text):
+                if lfs.VERSION in text and _is_pointer(text):
                     yield _pointer(text, os.path.relpath(path, folder), path)
 
 
 def _is_pointer(text: str) -> bool:
-    """Whether a small file is a pointer, or was one before a merge or an editor came over it."""
+    """Whether a small file is an LFS pointer, or was one before a merge or an editor changed it."""
     lines = text.removeprefix("\ufeff").splitlines()
-    return any(line.strip() == LFS for line in lines[:2]) or (
-        lines[0].startswith("<<<<<<<") and LFS in map(str.strip, lines)
+    return any(line.strip() == lfs.VERSION for line in lines[:2]) or (
+        lines[0].startswith("<<<<<<<") and lfs.VERSION in map(str.strip, lines)
     )
 
 
@@ -187,22 +186,18 @@ def _pointer(text: str, name: str, path: str) -> ListedFile:
     if marks:
         problem = Problem(path, marks[0], "", "an LFS pointer with merge-conflict markers")
         raise ManifestError((problem,), f"take one side: `git checkout --theirs {name}` (or --ours)")
-    pairs = [line.partition(" ")[::2] for line in lines]
-    keys = [key for key, _ in pairs]
-    values = dict(pairs)
-    match = re.fullmatch(r"sha256:([0-9a-f]{64})", values.get("oid", ""))
-    size = _number(values.get("size"), -1)
-    if match is None or size < 0 or lines[0] != LFS or len(set(keys)) < len(keys):
+    pointer = lfs.parse(text)
+    if not pointer.is_whole:
         raise ManifestError((Problem(path, 0, "", "a damaged LFS pointer"),), "is it whole? `git lfs pointer --check`")
-    return ListedFile(name, {"sha256": match[1]}, size)
+    return ListedFile(name, {"sha256": pointer.sha256}, pointer.size)
 
 
 def _metalink(text: str, path: str) -> list[ListedFile]:
-    """Metalink 4 (RFC 5854), and 3 as mirror networks still serve it; URLs in the order of preference."""
+    """Metalink 4 (RFC 5854), or 3, which mirror networks still serve; URLs in the order of preference."""
     root = _parsed(text, path)
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
-    found = []
+    files = []
     for file in root.iter("file"):
         hashes = (h for h in file.iter("hash") if h.get("type", "").lower() in _METALINK and not _is_piece(file, h))
         digests = {_METALINK[h.get("type", "").lower()]: (h.text or "").strip().lower() for h in hashes}
@@ -216,22 +211,22 @@ def _metalink(text: str, path: str) -> list[ListedFile]:
         urls = tuple((url.text or "").strip() for url in ranked)
         urls = tuple(url for url in urls if url.partition(":")[0] in ("https", "http", "ftp", "rsync"))
         size = _number(file.findtext("size"), -1)
-        found.append(ListedFile(file.get("name", ""), digests, size if size >= 0 else None, urls))
-    if not found or root.tag != "metalink":
+        files.append(ListedFile(file.get("name", ""), digests, size if size >= 0 else None, urls))
+    if not files or root.tag != "metalink":
         raise ManifestError((Problem(path, 0, "", "not Metalink: no file in it"),), READS)
-    return found
+    return files
 
 
 def _parsed(text: str, path: str) -> ElementTree.Element:
-    """The root of an XML text, read bit by bit: its depth is judged before it is built."""
+    """The root of an XML text, parsed in chunks so that its depth is checked before the tree is built."""
     parser: Any = ElementTree.XMLPullParser(
         ("start", "end")
     )  # expat resolves nothing outside, and bounds what entities make
     root: ElementTree.Element | None = None
     depth = 0
     try:
-        for start in range(0, len(text), _FED):
-            parser.feed(text[start : start + _FED])
+        for start in range(0, len(text), _CHUNK):
+            parser.feed(text[start : start + _CHUNK])
             for event, element in parser.read_events():
                 root = element if root is None else root
                 depth += 1 if event == "start" else -1
@@ -252,5 +247,5 @@ def _is_piece(file: ElementTree.Element, hash_: ElementTree.Element) -> bool:
 
 
 def _number(text: str | None, otherwise: int) -> int:
-    """A whole number as lists write it: no digits but ASCII's, and not more than a size can have."""
+    """A whole number of at most 19 ASCII digits, or `otherwise`."""
     return int(text) if re.fullmatch(r"\s*[0-9]{1,19}\s*", text or "") else otherwise  # type: ignore[arg-type]

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from orchestrator import workspace
 from orchestrator.commands.locked_manifest import LockedManifest, changes, fits, is_needed, open_locked, save, select
 from orchestrator.engine.run import sync
-from orchestrator.engine.summary import Options, fold
 from orchestrator.errors import DigestError, OrchError, Stopped
 from orchestrator.events import Finished, Foreseen, GaveUp, Noticed, Summary
 from orchestrator.faults import Fault
@@ -21,6 +20,8 @@ from orchestrator.hubs.sanity import INDEX, INDEX_BYTES, missing_of_index, missi
 from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedFile, LockedModel, fingerprint
 from orchestrator.store import Store, blobs
+from orchestrator.summary import fold
+from orchestrator.transfer.run_context import Options
 from orchestrator.verify import check, pieces
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.hubs.resolve import ListedModel
     from orchestrator.manifest import File, Model
     from orchestrator.model import Host, Wanted
-    from orchestrator.transfer.context import FirstSeen
+    from orchestrator.transfer.run_context import FirstSeen
     from orchestrator.workspace import Workspace
 
 
@@ -43,7 +44,7 @@ class Asked(msgspec.Struct, frozen=True):
     dry_run: bool = False
 
 
-class Item(msgspec.Struct):
+class LockItem(msgspec.Struct):
     """One model being locked: as it is written, as it is listed, and what of it must be fetched, by file."""
 
     locked: LockedManifest
@@ -121,7 +122,7 @@ class _Locking:
 
     # What there is to do.
 
-    def _list(self) -> list[Item]:
+    def _list(self) -> list[LockItem]:
         """Ask hubs and publishers about all models that the lock does not know as they are now."""
         items = []
         for locked in self._all_locked:
@@ -130,7 +131,7 @@ class _Locking:
                 if key not in self._chosen or not is_needed(model) or (fits(model, known) and key not in self._anew):
                     continue
                 try:
-                    item = Item(locked, model, listed(self._context, model, self._space.hosts))
+                    item = LockItem(locked, model, listed(self._context, model, self._space.hosts))
                 except Stopped:
                     raise
                 except OrchError as error:
@@ -140,18 +141,18 @@ class _Locking:
                 items.append(item)
         return items
 
-    def _aim(self, item: Item, known: LockedModel | None) -> None:
+    def _aim(self, item: LockItem, known: LockedModel | None) -> None:
         """Find out which of a model's files must be fetched: those of which neither lock nor source says enough."""
         still = fits(item.model, known)
         files = must_fetch(self._context, self._store, item.listed, known, self._space.hosts, fits=still)
         item.to_fetch = {w.file: w for w in self._wanted(item, files)}
         item.unseen = list(self._wanted(item, unseen(self._store, item.listed, known)))
 
-    def _wanted(self, item: Item, files: list[File]) -> tuple[Wanted, ...]:
+    def _wanted(self, item: LockItem, files: list[File]) -> tuple[Wanted, ...]:
         model = replace(item.listed.model, files=tuple(bare(file) for file in files))
         return wanted_of(replace(item.locked.manifest, models=(model,)), self._site, self._extra)
 
-    def _look(self, items: list[Item]) -> list[Item]:
+    def _look(self, items: list[LockItem]) -> list[LockItem]:
         """Look at the heads of what is not fetched now, and leave out the models whose files cannot be whole."""
         files = [w for item in items for w in item.unseen]
         faults = dict(zip(map(id, files), sanity.of_sources(self._context, self._space.hosts, files), strict=True))
@@ -164,7 +165,7 @@ class _Locking:
                 self._fail(item.model.name, "", bad_header(item.model.name, bad.file, faults[id(bad)]))
         return whole
 
-    def _foresee(self, items: list[Item]) -> None:
+    def _foresee(self, items: list[LockItem]) -> None:
         for item in items:
             for w in item.to_fetch.values():
                 why = f"known by {' '.join(map(str, w.pins))}" if w.pins else "no digest is known of it"
@@ -175,7 +176,7 @@ class _Locking:
             if commit != new:
                 self._emit(Noticed(f"{item.model.name}: {commit[:12] or 'nothing'} -> {new[:12]}"))
 
-    def _fetch(self, items: list[Item]) -> None:
+    def _fetch(self, items: list[LockItem]) -> None:
         """Fetch what has to be, through the pipeline of every sync, into the store."""
         files = [w for item in items for w in item.to_fetch.values()]
         if not files:
@@ -185,22 +186,15 @@ class _Locking:
             if not isinstance(event, Finished) or event.how == "fetched":
                 self._emit(event)
 
-        done = sync(
-            self._context,
-            self._space.store,
-            files,
-            emit,
-            hosts=self._space.hosts,
-            options=self._options,
-            findings=self._findings,
-        )
+        run = workspace.run_context(self._context, self._space, emit, self._options)
+        done = sync(replace(run, findings=self._findings), files)
         self._failed += done.failed
         self._count(fetched=done.fetched, placed=done.present + done.placed)
         self._summary = replace(self._summary, bytes_fetched=done.bytes_fetched, bytes_reused=done.bytes_reused)
 
     # What comes of it.
 
-    def _entries(self, items: list[Item]) -> list[dict[str, LockedModel]]:
+    def _entries(self, items: list[LockItem]) -> list[dict[str, LockedModel]]:
         """The models of each lock as they are to be written: what failed or was not asked for stays as it was."""
         ledger = LockEntries(self._context, self._store, self._findings, self._emit)
         lost = {(f.model, f.file) for f in self._failed}
@@ -282,7 +276,7 @@ def must_fetch(
     todo = []
     for file in found.model.files:
         if file.sha256:
-            unknown = file.size is None and found.told.get(file.name) == LIST
+            unknown = file.size is None and found.digest_sources.get(file.name) == LIST
             index = file.name.endswith(INDEX) and (file.size or 0) <= INDEX_BYTES
             if (unknown or index) and blobs.blob_state(store, file.sha256, file.size) != "sealed":
                 todo.append(file)
@@ -384,7 +378,7 @@ class LockEntries:
         else:
             digests, etag = check.digests(self._store.blob(sha256), pieces=True, stop=self._context.stop), ""
         if file.sha256:
-            source, etag = found.told[file.name], ""
+            source, etag = found.digest_sources[file.name], ""
         elif file.git:
             source, etag = BY_GIT, ""
         elif file.pins:
@@ -405,7 +399,7 @@ class LockEntries:
             return None
         etag = found.etags.get(file.name, "")
         kept = old.pieces if old is not None and old.sha256 == file.sha256 else ""
-        return LockedFile(file.sha256, size, found.told[file.name], file.git, etag, kept)
+        return LockedFile(file.sha256, size, found.digest_sources[file.name], file.git, etag, kept)
 
     def _judge(self, found: ListedModel, made: Mapping[str, LockedFile]) -> None:
         """Hold the files against what their names, their headers and each other say."""

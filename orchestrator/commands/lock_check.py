@@ -1,4 +1,4 @@
-"""What a lock says against what is now: the manifest, the hubs' branches, the publishers' lists, first downloads."""
+"""`orch lock --check`: compare lock files with their manifests and with what hubs, lists and sources have now."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from orchestrator.commands.lock import FIRST, version
 from orchestrator.commands.locked_manifest import fits, is_needed, open_locked, select
-from orchestrator.engine.summary import fold
 from orchestrator.errors import OrchError, Stopped
 from orchestrator.events import Finished, GaveUp, Noticed, Summary
 from orchestrator.faults import Fault
 from orchestrator.hubs.resolve import LIST, listed
 from orchestrator.manifest.lockfile import fingerprint
+from orchestrator.summary import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,30 +28,36 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def find_drift(context: Context, space: Workspace, emit: Callable[[Event], None], only: Sequence[str] = ()) -> Summary:
-    """Compare the locks of `space` (opened without `resolve`) with what is; nothing is changed.
+    """Compare the lock files of some manifests with what is there now; nothing is changed.
 
-    Of a server that does not answer nothing is known: that is told, and is no drift.
+    A server that does not answer is reported, and counts as no drift.
+
+    Args:
+        context: the environment, the clock and the request to stop.
+        space: the manifests, opened without `resolve`.
+        emit: gets an event for each model.
+        only: names of models, or `tag:TAG`, to check; if empty, all.
 
     Returns:
-        The summary: 3 where anything drifted.
+        The summary, with exit code 3 if anything drifted.
 
     Raises:
-        ManifestError: a lock that cannot be read, a name that no manifest knows.
+        ManifestError: a lock file cannot be read, or no manifest has a name of `only`.
     """
     began = context.monotonic()
     all_locked = [open_locked(manifest) for manifest in space.manifests]
-    chosen = select(all_locked, only)
+    selected = select(all_locked, only)
     failed: list[GaveUp] = []
     present, stopped = 0, False
     for locked in all_locked:
         for model in locked.manifest.models:
-            if (locked.manifest.file, model.name) not in chosen:
+            if (locked.manifest.file, model.name) not in selected:
                 continue
             if stopped := context.stop.is_set():
                 break
-            told = list(_of_model(context, space, emit, locked, model))
-            failed += told
-            if not told:
+            drifted = list(_of_model(context, space, emit, locked, model))
+            failed += drifted
+            if not drifted:
                 present += 1
                 emit(Finished(model.name, "", "present"))
         names = {model.name for model in locked.manifest.models}
@@ -61,7 +67,9 @@ def find_drift(context: Context, space: Workspace, emit: Callable[[Event], None]
         emit(event)
     code = (context.stop.code if stopped else None) or fold(event.exit_code for event in failed)
     seconds = context.monotonic() - began
-    return Summary(code == 0, code, len(chosen), present + len(failed), present, failed=tuple(failed), seconds=seconds)
+    return Summary(
+        code == 0, code, len(selected), present + len(failed), present, failed=tuple(failed), seconds=seconds
+    )
 
 
 def _of_model(
@@ -84,10 +92,10 @@ def _of_model(
 
 
 def _of_source(context: Context, space: Workspace, model: Model, known: LockedModel) -> Iterator[GaveUp]:
-    """What servers say otherwise now.
+    """What a model's hub, list or sources have now that differs from the lock.
 
     Raises:
-        OrchError: one of them does not answer.
+        OrchError: a server does not answer.
     """
     update = f"look at it, then `orch lock --update {model.name}`"
     if model.repo is not None:
@@ -107,10 +115,10 @@ def _of_source(context: Context, space: Workspace, model: Model, known: LockedMo
         entry = known.files.get(file.name)
         if entry is None or not entry.source.startswith(FIRST):
             continue
-        seen = version(context, file, space.hosts)
-        if isinstance(seen, Fault):
-            raise OrchError(seen.message)
-        etag, length = seen
+        answer = version(context, file, space.hosts)
+        if isinstance(answer, Fault):
+            raise OrchError(answer.message)
+        etag, length = answer
         if length not in (None, entry.size) or (etag and entry.etag and etag != entry.etag):
             message = f"its source has another file now ({length} bytes, ETag {etag or 'unknown'})"
             yield _drifted(model.name, file.name, message, update)

@@ -1,4 +1,4 @@
-"""A manifest with its lock beside it: what is wanted of it, what changed, how it is written."""
+"""A manifest together with its lock file: read both, compare, select models, save the lock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LockedManifest(msgspec.Struct, frozen=True):
-    """One manifest as it is written, and the lock as it lies beside it; `text` is empty where there is none."""
+    """One manifest without its lock's values, and the lock file: its path, its text ("" if missing) and its content."""
 
     manifest: Manifest
     path: str
@@ -28,15 +28,15 @@ class LockedManifest(msgspec.Struct, frozen=True):
     lock: Lock
 
     def known(self, model: Model) -> LockedModel | None:
-        """What the lock says of a model, whether or not it still fits."""
+        """Return the lock's entry of a model, whether or not it still fits; None if there is none."""
         return self.lock.models.get(model.name)
 
 
 def open_locked(manifest: Manifest) -> LockedManifest:
-    """Read the lock beside a manifest.
+    """Read the lock file beside a manifest; without one, the lock is empty.
 
     Raises:
-        ManifestError: it is there and cannot be used; nothing is written over it.
+        ManifestError: the lock file cannot be used, and must not be overwritten.
     """
     path = lock_path(manifest.file)
     text = read_text(path) if os.path.lexists(path) else ""
@@ -44,22 +44,25 @@ def open_locked(manifest: Manifest) -> LockedManifest:
 
 
 def is_needed(model: Model) -> bool:
-    """Whether a model cannot be synced by sha256 without a lock."""
+    """Whether a model needs a lock, because it is a repository or a file of it has no sha256."""
     return model.repo is not None or any(not file.sha256 for file in model.files)
 
 
 def fits(model: Model, known: LockedModel | None) -> bool:
-    """Whether the lock says all that a model needs, of the model as it is now."""
+    """Whether a lock entry was made for the model as it is now, and has all that the model needs."""
     if known is None or known.fingerprint != fingerprint(model):
         return False
     return model.repo is not None or all(file.sha256 or file.name in known.files for file in model.files)
 
 
 def select(all_locked: Sequence[LockedManifest], only: Sequence[str]) -> dict[tuple[str, str], Model]:
-    """The models meant by names and `tag:TAG` (none given: all), by manifest and name.
+    """Select models by names and `tag:TAG`; without any, all.
+
+    Returns:
+        The models by (manifest's path, model's name).
 
     Raises:
-        ManifestError: a name or tag that no manifest knows.
+        ManifestError: no manifest has a name or tag.
     """
     models = {(locked.manifest.file, m.name): m for locked in all_locked for m in locked.manifest.models}
     if not only:
@@ -74,7 +77,7 @@ def select(all_locked: Sequence[LockedManifest], only: Sequence[str]) -> dict[tu
 
 
 def changes(old: Mapping[str, LockedModel], new: Mapping[str, LockedModel]) -> Iterator[Changed]:
-    """What the new lock says otherwise: a line a file, or a model that came or went."""
+    """Compare two locks: an event for each changed file or commit, and for each model that was added or removed."""
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         if before is None or after is None:
@@ -89,12 +92,19 @@ def changes(old: Mapping[str, LockedModel], new: Mapping[str, LockedModel]) -> I
 
 
 def save(locked: LockedManifest, models: Mapping[str, LockedModel]) -> bool:
-    """Write a lock whole, or not at all; only where that changes it. True where it did.
+    """Write a lock file atomically, if that changes it.
 
-    What another orch wrote there since it was read stays: only what this run changed is changed.
+    Only the models that this run changed are changed: what another orch has written since stays.
+
+    Args:
+        locked: the manifest and its lock as they were read.
+        models: all models of the new lock, by name.
+
+    Returns:
+        Whether it was written.
 
     Raises:
-        ManifestError: what another wrote meanwhile is no lock.
+        ManifestError: the lock file has become unreadable meanwhile.
         PlacementError, StoreError: it cannot be written.
     """
     if write(Lock(dict(models))) == locked.text or not (models or locked.text):

@@ -1,4 +1,4 @@
-"""Which sources of a manifest answer, with what, and how fast: every (prefix, host) pair asked once, now."""
+"""`orch mirrors`: probe every source of a manifest once per prefix and host: does it answer, with what, how fast."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.engine.summary import Counts
 from orchestrator.errors import TransferError
 from orchestrator.model import Artifact
-from orchestrator.sources.probe import HOST_REQUESTS, Pair, pairs, prefix_of, probe
+from orchestrator.sources.probe import HOST_REQUESTS, ProbeTarget, prefix_of, probe, probe_targets
 from orchestrator.sources.ranking import Rank
 from orchestrator.sources.route import Routes
 from orchestrator.sources.stats import History
+from orchestrator.summary import Counts
 from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Host, Wanted
     from orchestrator.sources.probe import ProbeResult
 
-PATIENCE_S = 5.0  # who asks by hand would rather know than hurry
+PATIENCE_S = 5.0  # longer than in a sync: here the answer itself is wanted
 _FAULTS = {
     Rank.MISSING: "missing",
     Rank.REFUSED: "refused",
@@ -35,11 +35,11 @@ _FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """One prefix on one host.
+    """The result for one prefix on one host.
 
-    `url` is the file it was asked for, `host` where that came from in the end. `answers` is None where it could
-    not be asked, `length_right` where nobody knows; `tls` is "verified", "bad" or "" (plain). `seen` is what this
-    machine remembers of the host: its last attempt, and its rate of late.
+    `url` is the file that was asked for, `host` the one that served it after redirects. `answers` is None where it
+    was not asked, `length_right` None where the right length is not known. `tls` is "verified", "bad", "unknown", or
+    "" without TLS. `seen` is what this machine remembers of the host: its last attempt and its recent rate.
     """
 
     prefix: str
@@ -65,21 +65,28 @@ def survey(
     *,
     hosts: Mapping[str, Host],
 ) -> Summary:
-    """Tell of every pair, then of every file that no source answers for.
+    """Probe the sources of some files.
+
+    Args:
+        context: the environment, the clocks and the request to stop.
+        wanted: the files.
+        tell: gets the result of every (prefix, host) pair.
+        emit: gets an event for every file that no source has.
+        hosts: what manifests say of hosts.
 
     Returns:
-        The summary, as of a plan: `fetched` are the files that could be had; exit code 0, or 5.
+        The summary; `fetched` counts the files that some source has; the exit code is 0 or 5.
     """
     began = context.monotonic()
     counts, history = Counts(wanted), History(context.state, context.now)
-    asked = pairs(Artifact(w.sha256, w.size, w.sources, (w,)) for w in wanted)
+    asked = probe_targets(Artifact(w.sha256, w.size, w.sources, (w,)) for w in wanted)
     routes = Routes(context.environ, hosts)
-    found = probe(asked, routes.to, stop=context.stop, patience_s=PATIENCE_S)
+    results = probe(asked, routes.to, stop=context.stop, timeout_s=PATIENCE_S)
     for pair in asked:
-        tell(_mirror(pair, found.get(pair), history))
+        tell(_mirror(pair, results.get(pair), history))
     by_prefix = {pair.prefix: pair for pair in asked}
     for w in wanted:
-        error = _failure(w, by_prefix, found)
+        error = _failure(w, by_prefix, results)
         if error is None:
             counts.count("fetched")
         else:
@@ -87,33 +94,33 @@ def survey(
     return counts.summary(context.monotonic() - began, stopped=context.stop.code)
 
 
-def _mirror(pair: Pair, finding: ProbeResult | None, history: History) -> Mirror:
-    look = finding.look if finding else None
+def _mirror(pair: ProbeTarget, result: ProbeResult | None, history: History) -> Mirror:
+    look = result.answer if result else None
     host = host_of(look.last_url) if look else pair.host
     known = look is not None and look.length is not None and pair.size is not None
     secure = (look.last_url if look else pair.url).startswith("https:")
-    trusted = look is not None or (finding is not None and finding.verdict in (Rank.MISSING, Rank.REFUSED))
+    trusted = look is not None or (result is not None and result.verdict in (Rank.MISSING, Rank.REFUSED))
     return Mirror(
         prefix=pair.prefix,
         host=host,
         role=pair.role.value,
         url=pair.url,
-        answers=None if finding is None else finding.verdict is Rank.GOOD,
-        verdict=(finding.verdict if finding else Rank.UNKNOWN).value[1],
-        message=finding.message if finding else f"a host is asked {HOST_REQUESTS} times at most, by http alone",
+        answers=None if result is None else result.verdict is Rank.GOOD,
+        verdict=(result.verdict if result else Rank.UNKNOWN).value[1],
+        message=result.message if result else f"a host is asked {HOST_REQUESTS} times at most, by http alone",
         round_trip_s=round(look.round_trip_s, 4) if look else None,
-        bytes_per_s=round(finding.rate) if finding and finding.rate is not None else None,
+        bytes_per_s=round(result.rate) if result and result.rate is not None else None,
         ranges=look.ranges if look else None,
         length_right=look.length == pair.size if known and look else None,
-        tls=_tls(finding, trusted=trusted) if secure else "",
+        tls=_tls(result, trusted=trusted) if secure else "",
         seen=_seen(history, host, pair.host),
     )
 
 
-def _tls(finding: ProbeResult | None, *, trusted: bool) -> str:
+def _tls(result: ProbeResult | None, *, trusted: bool) -> str:
     if trusted:
         return "verified"
-    return "bad" if finding is not None and finding.message.startswith("certificate or TLS") else "unknown"
+    return "bad" if result is not None and result.message.startswith("certificate or TLS") else "unknown"
 
 
 def _seen(history: History, *hosts: str) -> dict[str, Any] | None:
@@ -121,24 +128,26 @@ def _seen(history: History, *hosts: str) -> dict[str, Any] | None:
         last, rate = history.last(host), history.rate(host)
         if last is not None:
             when = datetime.fromtimestamp(last.time, UTC).isoformat(timespec="seconds")
-            told = {"time": when.replace("+00:00", "Z"), "backend": last.backend, "fault": last.fault}
-            return {**told, "bytes_per_s": round(rate.overall) if rate else None}
+            attempt = {"time": when.replace("+00:00", "Z"), "backend": last.backend, "fault": last.fault}
+            return {**attempt, "bytes_per_s": round(rate.overall) if rate else None}
     return None
 
 
-def _failure(w: Wanted, by_prefix: Mapping[str, Pair], found: Mapping[Pair, ProbeResult]) -> TransferError | None:
-    """Why a file cannot be had; None where some source may have it."""
-    told: dict[str, ProbeResult] = {}
+def _failure(
+    w: Wanted, by_prefix: Mapping[str, ProbeTarget], results: Mapping[ProbeTarget, ProbeResult]
+) -> TransferError | None:
+    """Why no source has a file; None if one may have it."""
+    failures: dict[str, ProbeResult] = {}
     for source in w.sources:
         pair = by_prefix[prefix_of(source, w.sources)]
-        finding = found.get(pair)
-        if finding is None or finding.verdict is Rank.GOOD:
+        result = results.get(pair)
+        if result is None or result.verdict is Rank.GOOD:
             return None
-        if finding.verdict in (Rank.MISSING, Rank.LYING) and pair.url != source.url:
-            return None  # that was another file
-        told[source.url] = finding
+        if result.verdict in (Rank.MISSING, Rank.LYING) and pair.url != source.url:
+            return None  # the pair was asked for another file, so this one may be there
+        failures[source.url] = result
     name = w.model if not w.file else f"{w.model}/{w.file}"
-    history = "; ".join(f"{url}: {finding.message}" for url, finding in told.items())
+    history = "; ".join(f"{url}: {result.message}" for url, result in failures.items())
     hint = "look at the URLs in the manifest, add a mirror, or see what this machine lacks: `orch doctor`"
-    worst = next(iter(told.values()), None)
+    worst = next(iter(failures.values()), None)
     return TransferError(f"{name}: no source answers: {history}", hint, _FAULTS[worst.verdict] if worst else "network")

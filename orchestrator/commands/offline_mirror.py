@@ -1,4 +1,4 @@
-"""A folder that serves as a mirror behind an air gap: verified bytes, as their URLs lay them out."""
+"""`orch export --format mirror`: write an offline mirror, a folder of verified files laid out as their URLs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from orchestrator import checksums, events, files
+from orchestrator import checksums, events, files, urls
 from orchestrator import files as files_
 from orchestrator import manifest as manifests
 from orchestrator.commands.verify import read_text as sums_text
 from orchestrator.engine.scan import State, look_at
-from orchestrator.engine.summary import Counts
 from orchestrator.errors import DigestError, ManifestError, OrchError, PlacementError, Problem, Stopped, TransferError
 from orchestrator.manifest import lock_path
 from orchestrator.model import Place
 from orchestrator.placement import link
+from orchestrator.summary import Counts
 from orchestrator.verify import check
 from orchestrator.workspace import read_text
 
@@ -36,23 +36,30 @@ if TYPE_CHECKING:
     from orchestrator.store import Store
 
 
-_OF_DISKS = ("lost+found", "System Volume Information")  # what a new stick has
+_OF_DISKS = ("lost+found", "System Volume Information")  # folders that a new disk or USB stick has
 
 
 def export(
     context: Context, store: Store, files: Sequence[ExportEntry], folder: str, base: str, emit: Callable[[Event], None]
 ) -> Summary:
-    """Fill `folder` with the verified bytes of `files`, a site file, the manifests with their locks, and SHA256SUMS.
+    """Fill a folder with verified files, a site file, the manifests with their locks, and SHA256SUMS.
 
-    `base` is the URL under which the other machine finds the folder. What another export left there stays and is
-    served too. Nothing is written unless all the bytes are here.
+    What another export wrote there stays, and is served too. Nothing is written unless all files are in the store.
+
+    Args:
+        context: the environment, the clocks and the request to stop.
+        store: the store that has the files.
+        files: the files to export.
+        folder: the mirror's absolute path.
+        base: the URL under which the other machine finds the folder.
+        emit: gets an event for each file.
 
     Returns:
-        The summary: present is what was there already, placed what was added.
+        The summary; `present` counts the files that were there already, `placed` those that were added.
 
     Raises:
         PlacementError: the folder holds other things, or cannot be written.
-        ManifestError: `base` is no URL, or there are two files that a server cannot tell apart.
+        ManifestError: `base` is not a URL, or two files have URLs that a server cannot tell apart.
     """
     began = context.monotonic()
     counts = Counts([entry.wanted for entry in files])
@@ -67,27 +74,27 @@ def export(
         counts.present = len(files) - len(lacking)
         return counts.summary(context.monotonic() - began)
     try:
-        _enter(folder)
+        _prepare(folder)
         with files_.locked(folder, context.stop, lambda: emit(events.Noticed(f"{folder}: waiting for another export"))):
-            for name in PAPERS:
-                guard(folder, name)
-            made = _fill(context, store, folder, paths, here)
-            made |= _named(
-                folder, base, {path: e for path, e in paths.items() if not isinstance(made[path], OrchError)}
+            for name in METADATA:
+                refuse_symlinks(folder, name)
+            results = _fill(context, store, folder, paths, here)
+            results |= _name_by_queries(
+                folder, base, {path: e for path, e in paths.items() if not isinstance(results[path], OrchError)}
             )
             for entry in files:
-                how, w = made[path_of(entry)], entry.wanted
+                how, w = results[path_of(entry)], entry.wanted
                 if isinstance(how, OrchError):
                     emit(counts.fail(w, how))
                 else:
                     counts.count("present" if how == "present" else "placed")
                     how = "present" if how == "present" else "placed"
                     emit(events.Finished(w.model, w.file, how, "", "", w.size or 0))
-            good = {path: entry for path, entry in paths.items() if not isinstance(made[path], OrchError)}
-            for said in write_metadata(folder, rules, good):
-                emit(events.Noticed(said))
+            good = {path: entry for path, entry in paths.items() if not isinstance(results[path], OrchError)}
+            for notice in write_metadata(folder, rules, good):
+                emit(events.Noticed(notice))
     except Stopped:
-        pass  # what is made is whole, and the next export goes on from there
+        pass  # the files written so far are whole, and the next export continues from there
     except OSError as error:
         raise files_.write_error(error, error.filename or folder) from error
     return counts.summary(context.monotonic() - began, stopped=context.stop.code)
@@ -96,36 +103,36 @@ def export(
 def _fill(
     context: Context, store: Store, folder: str, paths: Mapping[str, ExportEntry], here: Mapping[str, str]
 ) -> dict[str, str | OrchError]:
-    """Have each file below `folder`; of each how it was made, `present`, or why not."""
-    made: dict[str, str | OrchError] = {}
+    """Put each file below `folder`; return how each was made, `present` if it was there, or its error."""
+    results: dict[str, str | OrchError] = {}
     todo: list[str] = []
     for below in sorted({folder, f"{folder}/{MANIFESTS}", *(os.path.dirname(f"{folder}/{path}") for path in paths)}):
         files_.sweep(below)
     for path, entry in paths.items():
         w = entry.wanted
         try:
-            guard(folder, path)
+            refuse_symlinks(folder, path)
         except PlacementError as error:
-            made[path] = error
+            results[path] = error
             continue
         state = look_at(store, f"{folder}/{path}", w.sha256, w.size)
         if state is State.UNSEALED and check.check(context, [(w.sha256, f"{folder}/{path}")])[0].is_good:
-            state = State.SEALED  # a disk that keeps no nanoseconds, and was elsewhere meanwhile
-        made[path] = "present"
+            state = State.SEALED  # a disk without nanoseconds, which another machine has written
+        results[path] = "present"
         if state is not State.SEALED:
             todo.append(path)
     blobs_ = [path for path in todo if here[path] == store.blob(paths[path].wanted.sha256)]
     places = [(paths[path].wanted.sha256, Place(f"{folder}/{path}")) for path in blobs_]
     over = {place.path: found for _, place in places if (found := link.stamp(place.path)) is not None}
-    made.update(zip(blobs_, link.put_all(context, store, places, over), strict=True))
+    results.update(zip(blobs_, link.put_all(context, store, places, over), strict=True))
     for path in todo:
         if path not in blobs_:
-            made[path] = _copy(context, here[path], f"{folder}/{path}", paths[path].wanted.sha256)
-    return made
+            results[path] = _copy(context, here[path], f"{folder}/{path}", paths[path].wanted.sha256)
+    return results
 
 
-def _named(folder: str, base: str, entries: Mapping[str, ExportEntry]) -> dict[str, PlacementError]:
-    """Name the files whose URL has a query as file:// and rsync:// will ask for them; the failures, by path."""
+def _name_by_queries(folder: str, base: str, entries: Mapping[str, ExportEntry]) -> dict[str, PlacementError]:
+    """Give files whose URL has a query the names that file:// and rsync:// ask for; return the failures by path."""
     failed = {}
     for path, entry in entries.items():
         if "?" in entry.url and not name_by_query(folder, path, entry.url) and not base.startswith("http"):
@@ -135,7 +142,7 @@ def _named(folder: str, base: str, entries: Mapping[str, ExportEntry]) -> dict[s
 
 
 def _copy(context: Context, source: str, target: str, sha256: str) -> str | OrchError:
-    """Copy from a place whose blob is not in the store, checked."""
+    """Copy a file from a place, since its blob is not in the store, and verify the copy."""
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with files_.NewFile(os.path.dirname(target)) as new:
@@ -151,27 +158,27 @@ def _copy(context: Context, source: str, target: str, sha256: str) -> str | Orch
 
 
 def _sealed(store: Store, entry: ExportEntry) -> str:
-    """Where its verified bytes are here: the blob, else a place; "" where nothing has the seal."""
+    """The path of a file's verified bytes: its blob, else a place; "" if none has the seal."""
     w = entry.wanted
     paths = (store.blob(w.sha256), *(place.path for place in w.places if not place.unpack))
     return next((path for path in paths if look_at(store, path, w.sha256, w.size) is State.SEALED), "")
 
 
-def _enter(folder: str) -> None:
-    """Make the folder, or see that it is one of ours; a mark says so before anything else is in it."""
+def _prepare(folder: str) -> None:
+    """Make the folder, or check that it is a mirror of ours; the marker is written before anything else."""
     os.makedirs(folder, exist_ok=True)
     if is_ours(folder):
         return
-    others = [n for n in os.listdir(folder) if n not in (MARK, *_OF_DISKS) and not n.startswith(files_.TEMPORARY)]
+    others = [n for n in os.listdir(folder) if n not in (MARKER, *_OF_DISKS) and not n.startswith(files_.TEMPORARY)]
     if others:
         hint = f"choose an empty folder, or a mirror that orch made (`ls -A {folder}`)"
         raise PlacementError(f"{folder} has other things in it", hint, "foreign")
-    write_mark(folder, {})
+    write_marker(folder, {})
 
 
 SITE, SUMS, READ, MANIFESTS = "orch.yaml", "SHA256SUMS", "README.txt", "manifests"
-MARK = ".orch.json"  # written before anything else: an export that was cut short is known by it
-PAPERS = (MARK, SITE, SUMS, READ, MANIFESTS)
+MARKER = ".orch.json"  # written before anything else, so that an interrupted export is recognised
+METADATA = (MARKER, SITE, SUMS, READ, MANIFESTS)
 _FIRST = "# Everything from the mirror that `orch export` made: copy this to ~/.config/orch.yaml."
 README = """\
 A mirror of model weights, made by `orch export --format mirror`. On a machine without the network:
@@ -183,34 +190,38 @@ All bytes are checked on the way in. `sha256sum -c SHA256SUMS` checks this folde
 """
 
 
-class _MirrorMark(msgspec.Struct):
-    """What stands in the mark."""
+class _Marker(msgspec.Struct):
+    """The content of the marker: a digest of each manifest's origin, by its name in the mirror."""
 
     manifests: dict[str, str]
 
 
 def paths_of(entries: Sequence[ExportEntry]) -> dict[str, ExportEntry]:
-    """Each path below the folder, with a file that belongs there."""
-    found: dict[str, ExportEntry] = {}
+    """Return the files by their paths below the mirror's folder.
+
+    Raises:
+        ManifestError: two files with different digests would have one path, or no file can be called so.
+    """
+    paths: dict[str, ExportEntry] = {}
     problems = []
     for entry in entries:
         w = entry.wanted
         path = path_of(entry)
-        if found.setdefault(path, entry).wanted.sha256 != w.sha256:
-            why = f"a server cannot tell {entry.url} from {found[path].url}"
+        if paths.setdefault(path, entry).wanted.sha256 != w.sha256:
+            why = f"a server cannot tell {entry.url} from {paths[path].url}"
             problems.append(Problem(w.manifest, 0, f"models > {w.model}", why))
     if problems:
         raise ManifestError(tuple(problems), "export them one by one: --only NAME, into a folder each")
-    return found
+    return paths
 
 
 def path_of(entry: ExportEntry) -> str:
-    """Where a server that is asked for the URL's path looks: host/path, not percent-encoded, without its query.
+    """Return a file's path in the mirror, where a server looks for its URL: host/path, decoded, without the query.
 
     Raises:
-        ManifestError: no file can stand there.
+        ManifestError: no file can have that path.
     """
-    path = unquote(entry.url.partition("://")[2].partition("/")[2].partition("?")[0], errors="surrogateescape")
+    path = unquote(urls.split(entry.url).path[1:], errors="surrogateescape")
     names = [name for name in path.split("/") if name]
     if not names or path.endswith("/") or any(name in (".", "..") or "\0" in name for name in names):
         w = entry.wanted
@@ -220,23 +231,23 @@ def path_of(entry: ExportEntry) -> str:
 
 
 def origin(url: str) -> str:
-    """The beginning of a URL, up to its path."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}/"
+    """Return the beginning of a URL up to its path, with a trailing `/`."""
+    parts = urls.split(url)
+    return f"{parts.scheme}://{parts.authority}/"
 
 
 def _host(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0] or "localhost"  # file:///
+    return urls.split(url).authority or "localhost"  # file:///
 
 
 def prefix(url: str, base: str) -> Prefix:
-    """The rule by which URLs of a host are found below `base`."""
+    """Return the prefix rule by which the URLs of a host are looked for below `base`."""
     return manifests.prefix(origin(url), (f"{base.rstrip('/')}/{quote(_host(url), safe=':')}/",), "--url")
 
 
 def is_ours(folder: str) -> bool:
-    """Whether `orch export` made this folder: it has the mark, or the site file of an orch that made none."""
-    if read_mark(folder) is not None:
+    """Whether `orch export` made this folder: it has the marker, or the site file of an older orch without marker."""
+    if read_marker(folder) is not None:
         return True
     try:
         with open(f"{folder}/{SITE}", encoding="utf-8", errors="replace") as file:
@@ -245,43 +256,50 @@ def is_ours(folder: str) -> bool:
         return False
 
 
-def read_mark(folder: str) -> dict[str, str] | None:
-    """Whose the manifests in a mirror are: a digest of where each came from, by name; None where it is no mirror."""
+def read_marker(folder: str) -> dict[str, str] | None:
+    """Read a mirror's marker: a digest of where each manifest came from, by its name; None if it is no mirror."""
     try:
-        with open(f"{folder}/{MARK}", "rb") as file:
-            return msgspec.json.decode(file.read(1 << 24), type=_MirrorMark).manifests
+        with open(f"{folder}/{MARKER}", "rb") as file:
+            return msgspec.json.decode(file.read(1 << 24), type=_Marker).manifests
     except (OSError, msgspec.MsgspecError, RecursionError):
         return None
 
 
-def write_mark(folder: str, manifests_: Mapping[str, str]) -> None:
+def write_marker(folder: str, manifests_: Mapping[str, str]) -> None:
     """Mark a folder as a mirror of ours.
 
     Raises:
-        OSError: the disk said no.
-        PlacementError: a symbolic link stands there.
+        OSError: it cannot be written.
+        PlacementError: there is a symbolic link in its place.
     """
-    _write(folder, MARK, json.dumps({"made_by": "orch export", "manifests": dict(manifests_)}, indent=1) + "\n")
+    _write(folder, MARKER, json.dumps({"made_by": "orch export", "manifests": dict(manifests_)}, indent=1) + "\n")
 
 
 def write_metadata(folder: str, rules: Mapping[str, Prefix], good: Mapping[str, ExportEntry]) -> list[str]:
-    """Write what makes the bytes usable; what an earlier export wrote of other files stays.
+    """Write the manifests with their locks, SHA256SUMS, README and site file; entries of earlier exports stay.
+
+    Args:
+        folder: the mirror.
+        rules: the prefix rules by the beginnings of URLs.
+        good: the exported files by their paths in the mirror.
 
     Returns:
-        What there is to say about it.
+        Messages for people.
 
     Raises:
-        OSError: the disk said no.
-        PlacementError: a symbolic link stands where something is to be written.
+        OSError: something cannot be written.
+        PlacementError: there is a symbolic link where something is to be written.
     """
-    said = []
+    notices = []
     for manifest in sorted({entry.wanted.manifest for entry in good.values()}):
         name = _name_of(folder, manifest)
         if name != os.path.basename(manifest):
-            said.append(f"{MANIFESTS}/{name}: another manifest called {os.path.basename(manifest)} is in this mirror")
-        for paper, called in ((manifest, name), (lock_path(manifest), lock_path(name))):
-            if os.path.exists(paper):
-                _write(folder, f"{MANIFESTS}/{called}", read_text(paper))
+            notices.append(
+                f"{MANIFESTS}/{name}: another manifest called {os.path.basename(manifest)} is in this mirror"
+            )
+        for source, called in ((manifest, name), (lock_path(manifest), lock_path(name))):
+            if os.path.exists(source):
+                _write(folder, f"{MANIFESTS}/{called}", read_text(source))
     sums = {path: entry.wanted.sha256 for path, entry in good.items()}
     if os.path.exists(f"{folder}/{SUMS}"):
         for old in checksums.parse(sums_text(f"{folder}/{SUMS}")).entries:
@@ -290,14 +308,14 @@ def write_metadata(folder: str, rules: Mapping[str, Prefix], good: Mapping[str, 
     _write(folder, SUMS, "".join(checksums.sums_line(sha256, path) for path, sha256 in sorted(sums.items())))
     _write(folder, READ, README)
     _write(folder, SITE, _site(folder, rules))
-    return said
+    return notices
 
 
-def guard(folder: str, path: str) -> None:
-    """See that nothing on the way to `path` leads out of the mirror.
+def refuse_symlinks(folder: str, path: str) -> None:
+    """Check that no part of `path`, relative to the mirror, is a symbolic link, which could lead out of it.
 
     Raises:
-        PlacementError: a symbolic link does.
+        PlacementError: one is.
     """
     at = folder
     for name in path.split("/"):
@@ -309,9 +327,12 @@ def guard(folder: str, path: str) -> None:
 
 
 def name_by_query(folder: str, path: str, url: str) -> bool:
-    """Give a file the name, too, by which file:// and rsync:// look for it: they know no query. False where that fails.
+    """Make a symlink to a file whose name has the URL's query in it, which file:// and rsync:// take for a path.
 
     A slash in the query (Nextcloud: `download?path=%2F&files=x`) makes folders of it.
+
+    Returns:
+        Whether the file has that name now.
     """
     if url.endswith("/") or url.upper().endswith("%2F"):
         return False
@@ -321,7 +342,7 @@ def name_by_query(folder: str, path: str, url: str) -> bool:
     name = "/".join((path.partition("/")[0], *names))
     whole = f"{folder}/{name}"
     try:
-        guard(folder, os.path.dirname(name))
+        refuse_symlinks(folder, os.path.dirname(name))
         target = os.path.relpath(f"{folder}/{path}", os.path.dirname(whole))
         if os.path.islink(whole) and os.readlink(whole) == target:
             return True
@@ -333,8 +354,8 @@ def name_by_query(folder: str, path: str, url: str) -> bool:
 
 
 def _write(folder: str, path: str, text: str) -> None:
-    """Write a text into the mirror, in one step and only where it is another one."""
-    guard(folder, path)
+    """Write a text file into the mirror, atomically and only if it changes."""
+    refuse_symlinks(folder, path)
     content, whole = text.encode(errors="surrogateescape"), f"{folder}/{path}"
     with suppress(OSError), open(whole, "rb") as file:
         if file.read() == content:
@@ -344,23 +365,23 @@ def _write(folder: str, path: str, text: str) -> None:
 
 
 def _name_of(folder: str, manifest: str) -> str:
-    """What a manifest is called in the mirror: as it is, or with its folder's name where another is called so."""
-    mark = read_mark(folder) or {}
+    """A manifest's name in the mirror: its own, or with its folder's name added if another manifest has that."""
+    marker = read_marker(folder) or {}
     mine = hashlib.sha256(os.fsencode(f"{os.uname().nodename}:{manifest}")).hexdigest()
     stem, ending = os.path.splitext(os.path.basename(manifest))
     beside = os.path.basename(os.path.dirname(manifest)) or "root"
     for name in (f"{stem}{ending}", f"{stem}-{beside}{ending}", f"{stem}-{mine[:12]}{ending}"):
         path = f"{folder}/{MANIFESTS}/{name}"
-        if mark.get(name) == mine:
+        if marker.get(name) == mine:
             return name
-        if name not in mark and (not os.path.lexists(path) or read_text(path) == read_text(manifest)):
+        if name not in marker and (not os.path.lexists(path) or read_text(path) == read_text(manifest)):
             break
-    write_mark(folder, {**mark, name: mine})
+    write_marker(folder, {**marker, name: mine})
     return name
 
 
 def _site(folder: str, rules: Mapping[str, Prefix]) -> str:
-    """The site file; JSON's strings are YAML's too."""
+    """The text of the site file, with the rules of earlier exports; JSON strings are valid YAML."""
     text = f"{folder}/{SITE}"
     old = manifests.parse_site(read_text(text), text).mirrors if os.path.exists(text) else ()
     base = next(iter(rules.values())).urls[0].rpartition("/")[0].rpartition("/")[0]

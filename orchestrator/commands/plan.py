@@ -10,89 +10,69 @@ from orchestrator.backends import select
 from orchestrator.commands.status import told
 from orchestrator.commands.verify import unread_error
 from orchestrator.engine import disk_space, weak_pins
-from orchestrator.engine.install import is_pointer_to
+from orchestrator.engine.inspect import is_pointer_to, read_tree
 from orchestrator.engine.run import group
 from orchestrator.engine.scan import FileState, RecordIndex, State, leads_into, scan, warn_of_size
-from orchestrator.engine.summary import Counts, Options
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
 from orchestrator.formats import wrong_file
 from orchestrator.programs import find_backends, install_hint
 from orchestrator.sources.route import Routes
-from orchestrator.store import Store, blobs, partials
+from orchestrator.store import blobs, partials
 from orchestrator.transfer import adopt
 from orchestrator.verify import check
 from orchestrator.workspace import no_collection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from orchestrator.context import Context
-    from orchestrator.events import Event, Summary
-    from orchestrator.model import Artifact, Host, Unresolved, Wanted
+    from orchestrator.events import Summary
+    from orchestrator.model import Artifact, Unresolved, Wanted
     from orchestrator.programs import Program
     from orchestrator.transfer.adopt import Find
+    from orchestrator.transfer.run_context import RunContext
 
 
 @no_collection()
-def plan(
-    context: Context,
-    store_path: str,
-    wanted: Sequence[Wanted],
-    emit: Callable[[Event], None],
-    *,
-    hosts: Mapping[str, Host] | None = None,
-    options: Options | None = None,
-    unresolved: Sequence[Unresolved] = (),
-) -> Summary:
+def plan(run: RunContext, wanted: Sequence[Wanted], unresolved: Sequence[Unresolved] = ()) -> Summary:
     """Say of every file what `sync` would do, and whether bytes and inodes fit.
 
     Returns:
         The summary: `placed` and `fetched` are what would be; exit code 0 if it can be done, else what sync
         would end with.
     """
-    began = context.monotonic()
-    options = options or Options()
-    store = Store(store_path, context.state, context.stop)
-    wanted = weak_pins.with_known_sha256(store, wanted, emit)
-    counts = Counts(wanted, bytes_to_fetch=0)
-    counts.refuse(unresolved, emit)
+    began = run.context.monotonic()
+    wanted = weak_pins.with_known_sha256(run.store, wanted, run.emit)
+    run.counts.bytes_to_fetch = 0
+    run.counts.begin(wanted, unresolved, run.emit)
     todo = []
-    for file_state in scan(store, wanted):
+    for file_state in scan(run.store, wanted):
         if file_state.true_size is not None:
-            warn_of_size(file_state.wanted, file_state.true_size, emit)
+            warn_of_size(file_state.wanted, file_state.true_size, run.emit)
         if file_state.present:
-            counts.present += 1
+            run.counts.present += 1
             w = file_state.wanted
-            emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
+            run.emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
         else:
             todo.append(file_state)
-    planner = _Planner(context, store, emit, hosts or {}, options, counts)
+    planner = _Planner(run)
     for artifact, same in group(todo):
         planner.foresee(artifact, same)
     if todo:
-        _room(store, todo, planner.lacking, emit, counts)
-    return counts.summary(context.monotonic() - began)
+        _room(run, todo, planner.lacking)
+    return run.counts.summary(run.context.monotonic() - began)
 
 
 class _Planner:
     """Foresees one artifact after the other."""
 
-    def __init__(
-        self,
-        context: Context,
-        store: Store,
-        emit: Callable[[Event], None],
-        hosts: Mapping[str, Host],
-        options: Options,
-        counts: Counts,
-    ) -> None:
-        self._context, self._store, self._emit = context, store, emit
-        self._options, self._counts = options, counts
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        store = run.store
         self._records = RecordIndex(store)
         self._programs: dict[str, Program] | None = None
         self._begun, self._bundled = disk_space.with_partials(store), partials.batch_remains(store)
         self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
-        self._routes = Routes(context.environ, hosts)
+        self._routes = Routes(run.context.environ, run.hosts)
         self._offer: Find | None = None
         self._ranked: dict[tuple[select.Requirements, bool], select.Choice] = {}
         self.lacking: set[str] = set()  # digests without a sealed blob: looked at once
@@ -101,33 +81,33 @@ class _Planner:
         """Emit what would happen to each file that wants this digest."""
         have = "absent"
         if not self._no_blobs:
-            have = blobs.blob_state(self._store, artifact.sha256, artifact.size)
+            have = blobs.blob_state(self._run.store, artifact.sha256, artifact.size)
         if have != "sealed":
             self.lacking.add(artifact.key)
         if have == "broken":
-            blob = self._store.blob(artifact.sha256)
+            blob = self._run.store.blob(artifact.sha256)
             have = "sealed" if self._right(artifact.wanted[0], blob) else "absent"
         fetched = False
         self._offer = self._offered(artifact)
         for file_state in same:
             try:
                 action = self._judge(file_state)
-                if action == "adopt":
+                if action == "adopt" and not all(place.unpack for place in file_state.wanted.places):
                     have = "sealed"
                 if action == "place" and have == "absent" and not fetched:
                     self._fetch(artifact, file_state.wanted)
                     fetched = True
                     continue
             except OrchError as error:
-                self._emit(self._counts.fail(file_state.wanted, error))
+                self._run.fail(file_state.wanted, error)
                 continue
             w = file_state.wanted
-            self._counts.count("placed")
-            self._emit(events.Foreseen(w.model, w.file, action, w.size, why="the store has its bytes"))
+            self._run.counts.count("placed")
+            self._run.emit(events.Foreseen(w.model, w.file, action, w.size, why="the store has its bytes"))
 
     def _offered(self, artifact: Artifact) -> Find | None:
         """An unfinished download beside a place that sync would go on with."""
-        find = None if self._options.offline else adopt.offered(self._store, artifact)
+        find = None if self._run.options.offline else adopt.offered(self._run.store, artifact)
         return None if find is None or adopt.user(find) else find
 
     def _judge(self, file_state: FileState) -> str:
@@ -146,9 +126,12 @@ class _Planner:
             if state in (State.ABSENT, State.OUTDATED) or (self._offer and self._offer.path == path):
                 action = "place"
             elif path in links and links[path].unpack:
-                if state is State.FOREIGN and not self._options.force:
-                    raise told(path, state, w.size)
-                action = "place"
+                if self._records.is_our_tree(path):
+                    action = "place"
+                elif state is State.FOREIGN or read_tree(self._run, w, path) is None:
+                    if not self._run.options.force:
+                        raise told(path, State.FOREIGN, w.size)
+                    action = "place"
             elif not self._right(w, path):
                 self._may_go(w, path)
                 action = "place"
@@ -162,11 +145,11 @@ class _Planner:
         """
         islink = os.path.islink(path)
         ours = (
-            leads_into(self._store, os.readlink(path))
+            leads_into(self._run.store, os.readlink(path))
             if islink
             else self._records.is_ours(path, os.lstat(path), wanted.sha256) or is_pointer_to(path, wanted)
         )
-        if not self._options.force and not ours:
+        if not self._run.options.force and not ours:
             what = f"a link to {os.readlink(path)}, a foreign file," if islink else "a foreign file"
             why = check.diagnose_file(path, wrong_file.expected_file(wanted)).after
             hint = "move it away, or let it be replaced: --force"
@@ -178,9 +161,9 @@ class _Planner:
         Raises:
             PlacementError, StoreError: it cannot be read.
         """
-        verdict = weak_pins.prove(self._context, wanted, path)
+        verdict = weak_pins.prove(self._run.context, wanted, path)
         if verdict.error is not None and os.path.exists(path):
-            raise unread_error(self._store, path, verdict.error)
+            raise unread_error(self._run.store, path, verdict.error)
         return verdict.is_good
 
     def _fetch(self, artifact: Artifact, wanted: Wanted) -> None:
@@ -189,20 +172,20 @@ class _Planner:
         Raises:
             NoBackendError, TransferError.
         """
-        if self._options.offline:
+        if self._run.options.offline:
             raise TransferError(f"{artifact.name}: not in the store", "leave out --offline", "missing")
         if self._programs is None:
-            self._programs = find_backends(self._context, self._options.backend, self._emit)
+            self._programs = find_backends(self._run.context, self._run.options.backend, self._run.emit)
         for source in artifact.sources:
             best = self._best(source.url, artifact.size)
             if not best.obstacle:
                 have = max(self._have(artifact.key), self._offer.good_bytes if self._offer else 0)
                 size = max(0, (artifact.size or 0) - have)
-                self._counts.count("fetched")
-                self._counts.bytes_to_fetch = (self._counts.bytes_to_fetch or 0) + size
+                self._run.counts.count("fetched")
+                self._run.counts.bytes_to_fetch = (self._run.counts.bytes_to_fetch or 0) + size
                 name, why = best.backend.NAME, f"{source.role.value}; {best.why}"
                 event = events.Foreseen(wanted.model, wanted.file, "fetch", artifact.size, source.url, name, why)
-                self._emit(event)
+                self._run.emit(event)
                 return
         hint = install_hint(source.url for source in artifact.sources)
         raise NoBackendError(f"{artifact.name}: no program here serves its sources", hint)
@@ -210,12 +193,12 @@ class _Planner:
     def _have(self, key: str) -> int:
         """How many bytes of it lie in a partial or a bundle."""
         if key in self._begun:
-            return disk_space.partial_bytes(self._store, key)
+            return disk_space.partial_bytes(self._run.store, key)
         return self._bundled.get(key, 0)
 
     def _best(self, url: str, size: int | None) -> select.Choice:
         """The best backend for a source: the same for all files of its kind and host."""
-        kind = self._routes.to(url).line, select.is_small(size)
+        kind = self._routes.to(url).requirements, select.is_small(size)
         best = self._ranked.get(kind)
         if best is None:
             usable = [name for name, program in (self._programs or {}).items() if program.usable]
@@ -223,13 +206,12 @@ class _Planner:
         return best
 
 
-def _room(
-    store: Store, todo: list[FileState], lacking: set[str], emit: Callable[[Event], None], counts: Counts
-) -> None:
+def _room(run: RunContext, todo: list[FileState], lacking: set[str]) -> None:
     """Measure the room; where it is too small, what would have been done counts as failed."""
-    asked = disk_space.needs(store, todo, lacking)
+    counts = run.counts
+    asked = disk_space.needs(run.store, todo, lacking)
     for need in asked:
-        emit(events.Measured(need.folder, need.size_bytes, need.free()[0]))
+        run.emit(events.Measured(need.folder, need.size_bytes, need.free()[0]))
     try:
         disk_space.check_room(asked)
     except OrchError as error:
@@ -237,4 +219,4 @@ def _room(
         counts.placed = counts.fetched = 0
         for file_state in todo:
             if (file_state.wanted.model, file_state.wanted.file) not in failed:
-                emit(counts.fail(file_state.wanted, error))
+                run.fail(file_state.wanted, error)

@@ -1,4 +1,4 @@
-"""What lies in quarantine: to look at, to put back, to drop for good."""
+"""`orch quarantine`: list the quarantined files, restore one, or delete them for good."""
 
 from __future__ import annotations
 
@@ -16,34 +16,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator.context import Context
-    from orchestrator.store.quarantine import Kept
+    from orchestrator.store.quarantine import QuarantineEntry
 
 
-def kept(context: Context, store_path: str, *, older_s: float = 0.0) -> list[Kept]:
-    """All that lies there, or what lies there for longer than `older_s` seconds; oldest first.
+def kept(context: Context, store_path: str, *, older_s: float = 0.0) -> list[QuarantineEntry]:
+    """List what is in quarantine, oldest first; with `older_s` only what has been there for more than so many seconds.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: the quarantine cannot be read.
     """
-    entries = quarantine.listed(Store(store_path, context.state))
+    entries = quarantine.entries(Store(store_path, context.state))
     return [entry for entry in entries if not older_s or _age_s(context, entry) > older_s]
 
 
 def restore(context: Context, store_path: str, name: str, to: str = "") -> str:
-    """Put one thing back where it stood, or at `to`; never over something that stands.
+    """Move one quarantined file or tree back; nothing is replaced.
 
-    `name` is its folder's, the beginning of that, or a path to it.
+    Args:
+        context: the environment and the working folder.
+        store_path: the store's absolute path.
+        name: the name of its folder in quarantine, the beginning of that name, or a path to it.
+        to: where to move it; "" for the place where it was.
 
     Returns:
-        Where it is now.
+        The path where it is now.
 
     Raises:
-        ManifestError: nothing, or more than one thing, is called so.
-        PlacementError: something stands there, or the folder cannot be written.
+        ManifestError: no entry, or more than one, has that name.
+        PlacementError: something is at the target, or its folder cannot be written.
         StoreError: the quarantine cannot be read.
     """
     store = Store(store_path, context.state)
-    entry = _named(quarantine.listed(store), name)
+    entry = _named(quarantine.entries(store), name)
     target = os.path.abspath(os.path.join(context.cwd, to)) if to else entry.place
     if not target:
         hint = f"say where: `orch quarantine restore {entry.name} --to PATH`"
@@ -64,32 +68,39 @@ def empty(
     context: Context,
     store_path: str,
     *,
-    agree: Callable[[list[Kept]], bool],
+    agree: Callable[[list[QuarantineEntry]], bool],
     tell: Callable[[str], None],
     older_s: float = 0.0,
-) -> tuple[Summary, list[Kept]]:
-    """Drop for good what lies there; `agree` is asked once, when there is anything. It waits for running syncs.
+) -> tuple[Summary, list[QuarantineEntry]]:
+    """Delete quarantined files for good, once no sync is running.
+
+    Args:
+        context: the environment, the clock and the request to stop.
+        store_path: the store's absolute path.
+        agree: asked once, with the entries, if there are any; false deletes nothing.
+        tell: gets a message if we have to wait for a sync.
+        older_s: delete only what has been there for more than so many seconds.
 
     Returns:
-        The summary, with the bytes that it took, and what was dropped.
+        The summary with the bytes freed, and the deleted entries.
 
     Raises:
-        StoreError: the disk said no.
+        StoreError: an entry cannot be deleted.
         Stopped: a stop was asked for while waiting.
     """
     store = Store(store_path, context.state)
     entries = kept(context, store_path, older_s=older_s)
     if not entries or not agree(entries):
         return Summary(ok=True, exit_code=0, bytes_freed=0), []
-    with locks.removing(context, store, tell, wait=True), disk(store.quarantine):
-        still = {entry.name: entry for entry in quarantine.listed(store)}
+    with locks.exclusive(context, store, tell, wait=True), disk(store.quarantine):
+        still = {entry.name: entry for entry in quarantine.entries(store)}
         dropped = [entry for entry in entries if still.get(entry.name) == entry]
         for entry in dropped:
             quarantine.drop(entry)
     return Summary(ok=True, exit_code=0, bytes_freed=sum(entry.size_bytes for entry in dropped)), dropped
 
 
-def _named(entries: list[Kept], name: str) -> Kept:
+def _named(entries: list[QuarantineEntry], name: str) -> QuarantineEntry:
     wanted = os.path.basename(name.rstrip("/").removesuffix("/bytes"))
     exact = [entry for entry in entries if entry.name == wanted]
     fits = exact or [entry for entry in entries if wanted and entry.name.startswith(wanted)]
@@ -101,7 +112,7 @@ def _named(entries: list[Kept], name: str) -> Kept:
     raise ManifestError((Problem("", 0, "", what),), "look at what is there: `orch quarantine list`")
 
 
-def _age_s(context: Context, entry: Kept) -> float:
+def _age_s(context: Context, entry: QuarantineEntry) -> float:
     try:
         when = datetime.strptime(entry.when, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError:

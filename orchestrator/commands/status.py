@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 from orchestrator import events
 from orchestrator.engine import weak_pins
 from orchestrator.engine.scan import State, scan, warn_of_size
-from orchestrator.engine.summary import Counts
 from orchestrator.errors import DigestError, PlacementError, TransferError
-from orchestrator.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from orchestrator.context import Context
     from orchestrator.engine.scan import FileState
     from orchestrator.errors import OrchError
-    from orchestrator.events import Event, Summary
+    from orchestrator.events import Summary
     from orchestrator.model import Unresolved, Wanted
+    from orchestrator.transfer.run_context import RunContext
+    from orchestrator.workspace import Workspace
 
 
 GRAVEST_FIRST = (
@@ -36,34 +35,48 @@ GRAVEST_FIRST = (
 
 
 def status(
-    context: Context,
-    store_path: str,
+    run: RunContext,
     wanted: Sequence[Wanted],
-    emit: Callable[[Event], None],
-    *,
     unresolved: Sequence[Unresolved] = (),
+    *,
+    whole: Workspace | None = None,
 ) -> Summary:
     """Judge every place by one stat each.
+
+    Args:
+        whole: all that the manifests want, where no model was chosen: what orch placed for models that left them is
+            told then. It changes no exit code.
 
     Returns:
         The summary: 0 all in place, 5 something absent, outdated or not verified yet, 6 something was changed since
         it was verified, 7 a file that orch did not make, 1 several of these.
     """
-    began = context.monotonic()
-    store = Store(store_path, context.state, context.stop)
-    wanted = weak_pins.with_known_sha256(store, wanted)
-    counts = Counts(wanted)
-    counts.refuse(unresolved, emit)
-    for file_state in scan(store, wanted):
+    began = run.context.monotonic()
+    wanted = weak_pins.with_known_sha256(run.store, wanted)
+    run.counts.begin(wanted, unresolved, run.emit)
+    for file_state in scan(run.store, wanted):
         w = file_state.wanted
         if file_state.true_size is not None:
-            warn_of_size(w, file_state.true_size, emit)
+            warn_of_size(w, file_state.true_size, run.emit)
         if file_state.present:
-            counts.present += 1
-            emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
+            run.counts.present += 1
+            run.emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
         else:
-            emit(counts.fail(w, _what_is_wrong(file_state)))
-    return counts.summary(context.monotonic() - began)
+            run.fail(w, _what_is_wrong(file_state))
+    if whole is not None:
+        _tell_left_places(run, whole)
+    return run.counts.summary(run.context.monotonic() - began)
+
+
+def _tell_left_places(run: RunContext, space: Workspace) -> None:
+    """Tell of each place of a model that left its manifest where our bytes still stand, whole."""
+    from orchestrator.commands import left_places
+
+    for left in left_places.find(run.store, run.context.hostname, space).places:
+        if not left.stays:
+            manifest = left.record.manifest
+            hint = f"run `orch prune --places {manifest}`: it removes what is left of models that were taken out"
+            run.emit(events.LeftBehind(manifest, left.path, left.made["sha256"], left.size_bytes, hint))
 
 
 def _what_is_wrong(file_state: FileState) -> OrchError:
@@ -93,7 +106,8 @@ def told(path: str, state: State, size: int | None) -> OrchError:
         case State.ABSENT:
             return TransferError(f"{path}: absent", "run `orch sync`", "absent")
     hint = "run `orch sync`: it adopts the file if its bytes are right; else move it away, or --force"
-    return PlacementError(f"{path}: a file that orch did not make stands there", hint, "foreign")
+    what = f"a link that orch did not make, to {os.readlink(path)}," if os.path.islink(path) else ""
+    return PlacementError(f"{path}: {what or 'a file that orch did not make'} stands there", hint, "foreign")
 
 
 def _link(path: str, size: int | None) -> OrchError:

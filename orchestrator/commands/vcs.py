@@ -1,4 +1,4 @@
-"""Which weights a team may keep in git, which in Git LFS, and which nowhere but on a server with a checksum."""
+"""`orch vcs`: sort weights into git, Git LFS or a server by size, and write .gitattributes and .gitignore for them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ LIMITS = (
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
-    """One file and its tier.
+    """One file and its tier: git, lfs or remote.
 
-    `size` in bytes, None where nobody knows; `top` is the manifest's git work tree, "" where there is none; `inside`
-    are its places there, relative to it, with a last `/` where an archive is unpacked; `outside` are those elsewhere;
-    `bare` are those of `inside` whose bytes git never sees (symlinks, unpacked archives); `note` says what to know.
+    `size` is in bytes, None if it is not known. `top` is the manifest's git work tree, "" if there is none. `inside`
+    are the places in that work tree, relative to it, with a trailing `/` where an archive is unpacked; `outside` are
+    the other places. `bare` are those of `inside` whose content git never sees (symlinks, unpacked archives). `note`
+    is a warning for people, or "".
     """
 
     model: str
@@ -54,7 +55,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Total(msgspec.Struct):
-    """What a tier holds: each digest counts once; `unknown` are files whose size nobody knows."""
+    """The files of a tier and their bytes, each digest counted once; `unknown` counts files of unknown size."""
 
     tier: str
     files: int = 0
@@ -63,12 +64,12 @@ class Total(msgspec.Struct):
 
 
 def rows(store: Store, wanted: Iterable[Wanted], git_most: int, lfs_most: int) -> list[Row]:
-    """The tier of each file: below `git_most` bytes in git, up to `lfs_most` in LFS, above on a server.
+    """Sort files into tiers: below `git_most` bytes into git, up to `lfs_most` bytes into LFS, others onto a server.
 
-    A file whose size neither the manifest nor the store knows stays out of git.
+    A file whose size neither the manifest nor the store knows goes onto a server.
     """
     tops: dict[str, str] = {}
-    found = []
+    result = []
     for w in wanted:
         size = w.size if w.size is not None else _stored(store, w)
         tier = REMOTE if size is None or size > lfs_most else GIT if size < git_most else LFS
@@ -85,15 +86,15 @@ def rows(store: Store, wanted: Iterable[Wanted], git_most: int, lfs_most: int) -
             if place.unpack or place.link is Link.SYMLINK:
                 bare.append(inside[-1])
         note = _note(tier, size)
-        found.append(Row(w.model, w.file, w.sha256, size, tier, top, tuple(inside), tuple(outside), tuple(bare), note))
-    return found
+        result.append(Row(w.model, w.file, w.sha256, size, tier, top, tuple(inside), tuple(outside), tuple(bare), note))
+    return result
 
 
-def totals(found: Iterable[Row]) -> tuple[Total, ...]:
-    """The tiers' totals."""
+def totals(rows_: Iterable[Row]) -> tuple[Total, ...]:
+    """Add up the files of each tier, in the order git, lfs, remote."""
     made = {tier: Total(tier) for tier in (GIT, LFS, REMOTE)}
     seen: set[str] = set()
-    for row in found:
+    for row in rows_:
         if row.sha256 and row.sha256 in seen:
             continue
         seen.add(row.sha256)
@@ -126,7 +127,7 @@ def _stored(store: Store, wanted: Wanted) -> int | None:
 
 
 def _top(folder: str, known: dict[str, str]) -> str:
-    """The top of the git work tree that `folder`, there or not, lies in; "" where there is none."""
+    """The top of the git work tree around `folder`, which need not exist; "" if there is none."""
     folder = os.path.realpath(folder)
     if folder not in known:
         above = os.path.dirname(folder)
@@ -137,23 +138,29 @@ def _top(folder: str, known: dict[str, str]) -> str:
 
 BEGIN, END = b"# orch: begin", b"# orch: end"
 LFS_ATTRIBUTES = "filter=lfs diff=lfs merge=lfs -text"
-GIT_ATTRIBUTES = "-text"  # whatever `* text=auto` or core.autocrlf says: bytes that a digest pins stay as they are
+GIT_ATTRIBUTES = "-text"  # `* text=auto` or core.autocrlf would change line ends in a file that a digest pins
 _BLOCK = re.compile(rb"^# orch: begin[^\n]*\n(?:.*\n)*?# orch: end[^\n]*(?:\n|\Z)", re.M)
 _LINE = re.compile(rb"\\?[0-9a-f]{64} [ *][^\n]+\n?")
 
 
-def write(top: str, found: Sequence[Row], made_by: str) -> list[tuple[str, str]]:
-    """Bring the files below `top` in line with its rows; `made_by` is the command, for the block.
+def write(top: str, rows_: Sequence[Row], made_by: str) -> list[tuple[str, str]]:
+    """Update .gitattributes, .gitignore and the `.sha256` files of a work tree.
+
+    Args:
+        top: the work tree.
+        rows_: the rows of its files.
+        made_by: the command that does this, for a comment.
 
     Returns:
-        (absolute path, `written` or `removed`) of what was changed, in order.
+        (absolute path, `written` or `removed`) of each change, in order.
 
     Raises:
-        PlacementError, StoreError: a file cannot be written, or its block has lost an end.
+        PlacementError: a file cannot be written, is a symlink, or has the beginning of our block without its end.
+        StoreError: the disk is full or failing.
     """
-    large = {p for row in found if row.tier == LFS for p in row.inside if p not in row.bare}
-    small = {p for row in found if row.tier == GIT for p in row.inside if p not in row.bare} - large
-    kept_out = sorted({p for row in found for p in row.inside if row.tier == REMOTE or p in row.bare})
+    large = {p for row in rows_ if row.tier == LFS for p in row.inside if p not in row.bare}
+    small = {p for row in rows_ if row.tier == GIT for p in row.inside if p not in row.bare} - large
+    kept_out = sorted({p for row in rows_ for p in row.inside if row.tier == REMOTE or p in row.bare})
     attributes = [f"{attribute_pattern(path)} {LFS_ATTRIBUTES}" for path in sorted(large)]
     attributes += [f"{attribute_pattern(path)} {GIT_ATTRIBUTES}" for path in sorted(small)]
     changed: list[tuple[str, str]] = []
@@ -167,20 +174,20 @@ def write(top: str, found: Sequence[Row], made_by: str) -> list[tuple[str, str]]
             hint = f"mend it by hand: a line `{END.decode()}` belongs behind what orch wrote"
             raise PlacementError(f"{path} has `{BEGIN.decode()}` and no end of it", hint)
         _put(path, with_block(old, lines, made_by), changed)
-    weights = {os.path.join(top, p) for row in found for p in row.inside}
-    for row in found:
+    weights = {os.path.join(top, p) for row in rows_ for p in row.inside}
+    for row in rows_:
         for inside in row.inside:
             beside = os.path.join(top, inside) + ".sha256"
             if row.sha256 and inside not in row.bare and beside not in weights:
                 old = _read(beside)
-                # Of what is not tracked none is made; one that is there from before must not tell an old digest.
+                # An untracked file gets none; but one that exists from before must not keep an old digest.
                 if row.tier in (GIT, LFS) or _LINE.fullmatch(old):
                     _put(beside, os.fsencode(sums_line(row.sha256, os.path.basename(inside))), changed)
     return changed
 
 
 def with_block(old: bytes, lines: Iterable[str], made_by: str) -> bytes:
-    """`old` with our block in the place of the one it had, or at its end; without one where there are no lines."""
+    """Return a file's content with our block replaced, or appended; without lines the block is removed."""
     text = "".join(f"{line}\n" for line in lines)
     about = f"# Made by `{made_by}`; what is changed here is lost.\n"
     block = b"%s\n%s%s\n" % (BEGIN, (about + text).encode(errors="surrogateescape"), END) if text else b""
@@ -191,12 +198,12 @@ def with_block(old: bytes, lines: Iterable[str], made_by: str) -> bytes:
 
 
 def ignore_pattern(path: str) -> str:
-    """The line of a .gitignore that means just `path`, relative to it (gitignore(5): globs and last blanks escaped)."""
+    """Return the line of a .gitignore that matches only `path` (gitignore(5): globs and trailing blanks escaped)."""
     return "/" + re.sub(r" (?= *\Z)", r"\\ ", re.sub(r"([\\*?\[])", r"\\\1", path))
 
 
 def attribute_pattern(path: str) -> str:
-    """The same for a .gitattributes, where blanks end a pattern that is not quoted as C does it (gitattributes(5))."""
+    """Return the pattern of a .gitattributes that matches only `path`, quoted if it has blanks (gitattributes(5))."""
     pattern = "/" + re.sub(r"([\\*?\[])", r"\\\1", path)
     if not re.search(r'[\s"]', pattern):
         return pattern
@@ -214,7 +221,7 @@ def _read(path: str) -> bytes:
 
 
 def _put(path: str, new: bytes, changed: list[tuple[str, str]]) -> None:
-    """Make `path` hold `new`, in one step and only where it does not; nothing at all is no file."""
+    """Make `new` the content of a file, atomically and only if it changes; with no content the file is removed."""
     if os.path.islink(path):
         raise PlacementError(f"{path} is a symlink, and git follows none here", "put a file in its place")
     if new == _read(path) and (new or not os.path.exists(path)):

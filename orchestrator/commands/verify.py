@@ -5,31 +5,28 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import checksums, events
 from orchestrator.engine import weak_pins
 from orchestrator.engine.run import execute
 from orchestrator.engine.scan import FileState, RecordIndex, State, scan, warn_of_size
-from orchestrator.engine.summary import Counts
 from orchestrator.errors import DigestError, ManifestError, PlacementError, Problem, Stopped, TransferError
 from orchestrator.files import place_error, store_error
 from orchestrator.formats import wrong_file
 from orchestrator.model import Pin, Place, Wanted
-from orchestrator.store import Store
 from orchestrator.store.verification_log import VerificationLog
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from orchestrator.checksums import Checksums, Entry
-    from orchestrator.context import Context
-    from orchestrator.engine.summary import Options
     from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
-    from orchestrator.model import Host, Unresolved
+    from orchestrator.model import Unresolved
+    from orchestrator.store import Store
+    from orchestrator.transfer.run_context import RunContext
 
 
 File = tuple[str, str, "os.stat_result | None"]  # sha256, path, the status that it has before it is read
@@ -60,12 +57,10 @@ class VerifiedFiles(NamedTuple):
 
 
 def verify(
-    context: Context,
-    store_path: str,
+    run: RunContext,
     wanted: Sequence[Wanted],
-    emit: Callable[[Event], None],
-    *,
     unresolved: Sequence[Unresolved] = (),
+    *,
     max_age_s: float | None = None,
 ) -> Summary:
     """Read every place, and the blob behind it, with `sha256sum -c`; nothing is changed.
@@ -75,37 +70,34 @@ def verify(
     Returns:
         The summary: 0, 6 wrong bytes, 5 missing, 1 both.
     """
-    began = context.monotonic()
-    store = Store(store_path, context.state, context.stop)
-    wanted = weak_pins.with_known_sha256(store, wanted)
-    counts = Counts(wanted)
-    counts.refuse(unresolved, emit)
-    unread, records = iter(wanted), RecordIndex(store)
+    began = run.context.monotonic()
+    wanted = weak_pins.with_known_sha256(run.store, wanted)
+    run.counts.begin(wanted, unresolved, run.emit)
+    unread, records = iter(wanted), RecordIndex(run.store)
     try:
-        for found in read(context, store, wanted, max_age_s):
+        for found in read(run, wanted, max_age_s):
             next(unread)
             if found.true_size is not None:
-                warn_of_size(found.wanted, found.true_size, emit)
+                warn_of_size(found.wanted, found.true_size, run.emit)
             if found.wrong:
-                emit(counts.fail(found.wanted, _error(records, found)))
+                run.fail(found.wanted, _error(run.store, records, found))
             elif found.unknown:
-                path, error = found.unknown[0]
-                emit(counts.fail(found.wanted, unread_error(store, path, error)))
+                run.fail(found.wanted, unread_error(run.store, *found.unknown[0]))
             else:
-                counts.present += 1
-                emit(found.event)
+                run.counts.present += 1
+                run.emit(found.event)
     except Stopped:
-        give_up(counts, unread, emit)
-    return counts.summary(context.monotonic() - began, stopped=context.stop.code)
+        give_up(run, unread)
+    return run.counts.summary(run.context.monotonic() - began, stopped=run.context.stop.code)
 
 
-def give_up(counts: Counts, unread: Iterable[Wanted], emit: Callable[[Event], None]) -> None:
+def give_up(run: RunContext, unread: Iterable[Wanted]) -> None:
     """Tell the files that a stop left unread."""
     for w in unread:
-        emit(counts.fail(w, TransferError("interrupted before it was read", "run `orch verify` again")))
+        run.fail(w, TransferError("interrupted before it was read", "run `orch verify` again"))
 
 
-def read(context: Context, store: Store, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[VerifiedFiles]:
+def read(run: RunContext, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[VerifiedFiles]:
     """Read all files, many by one program, and say of each wanted one what is wrong.
 
     Those without sha256 are read by their other pins, each time.
@@ -114,6 +106,7 @@ def read(context: Context, store: Store, wanted: Sequence[Wanted], max_age_s: fl
         NoBackendError: there is no sha256sum on this machine.
         Stopped: a stop was asked for.
     """
+    context, store = run.context, run.store
     reads = VerificationLog(context.state, context.now())
     for start in range(0, len(wanted), BATCH):
         batch = [(w, _files(store, w)) for w in wanted[start : start + BATCH]]
@@ -189,21 +182,61 @@ def _stands(path: str) -> bool:
         return True
 
 
-def _error(records: RecordIndex, found: VerifiedFiles) -> OrchError:
-    wanted, path = found.wanted, found.wrong[0]
+def _error(store: Store, records: RecordIndex, found: VerifiedFiles) -> OrchError:
+    wanted = found.wanted
+    trees = [place.path for place in wanted.places if place.unpack]
+    doubted = [folder for folder in trees if any(_is_below(path, folder) for path in found.wrong)]
+    outdated = [folder for folder in doubted if _has_previous_tree(store, records, folder, found)]
+    wrong = [path for path in found.wrong if not any(_is_below(path, folder) for folder in outdated)]
+    if not wrong:
+        return _outdated(outdated[0])
+    path = next((path for path in wrong if os.path.exists(path)), wrong[0])  # wrong bytes are graver than none
     if not os.path.exists(path):
         hint = "run `orch sync`" if wanted.sources else "fetch it from where the list is from"
         return TransferError(f"{path}: absent", hint, "absent")
     has = dict(found.found).get(path, "")
     if has and any(has in (made["sha256"], made.get("old")) for made in records.ours(path)):
-        return TransferError(f"{path}: has the previous version", "run `orch sync`: it replaces it", "outdated")
+        return _outdated(path)
     what = check.diagnose_file(path, wrong_file.expected_file(wanted))
-    if records.is_adopted(path):
+    if any(records.is_adopted(place) for place in (path, *(tree for tree in trees if _is_below(path, tree)))):
         hint = "it is its owner's: move it away, or let it be replaced: `orch sync --force`"
         message = f"{path}: a file that orch did not make, with other bytes than when it was adopted{what.after}"
         return PlacementError(message, hint, "foreign")
     hint = "fetch what is bad: `orch verify --repair`" if wanted.sources else what.hint
     return DigestError(f"{path}: wrong bytes{what.after}", hint or "fetch it again from where it came", "corrupt")
+
+
+def _outdated(path: str) -> OrchError:
+    return TransferError(f"{path}: has the previous version", "run `orch sync`: it replaces it", "outdated")
+
+
+def _has_previous_tree(store: Store, records: RecordIndex, folder: str, found: VerifiedFiles) -> bool:
+    """Whether the folder of an archive has all files of one that we unpacked there before, and none of them is wrong.
+
+    Files that the archive that is wanted does not have were not read: their seals are believed.
+    """
+    from orchestrator.store import tree_records
+
+    sha256, computed = found.wanted.sha256, dict(found.found)
+    wrong = {path for path in found.wrong if _is_below(path, folder) and path != folder}
+    wanted = tree_records.read(store, sha256)
+    digests = {digest for made in records.ours(folder) for digest in (made["sha256"], made.get("old", ""))}
+    for listing in (tree_records.read(store, digest) for digest in digests - {"", sha256}):
+        unread = [
+            name for name, entry in listing.items() if f"{folder}/{name}" not in wrong and entry != wanted.get(name)
+        ]
+        names = {f"{folder}/{name}": digest for name, (_, digest) in listing.items()}
+        if (
+            listing
+            and all(computed.get(path) == names[path] if path in names else not os.path.lexists(path) for path in wrong)
+            and all(tree_records.is_whole(store, folder, name, [listing]) for name in unread)
+        ):
+            return True
+    return False
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
 
 
 TOLD = 3  # lines that are told of a file that is no list; the others are counted
@@ -296,14 +329,10 @@ def _name(base: str, path: str, entry: Entry) -> str:
 
 
 def repair(
-    context: Context,
-    store_path: str,
+    run: RunContext,
     wanted: Sequence[Wanted],
-    emit: Callable[[Event], None],
-    *,
-    hosts: Mapping[str, Host],
-    options: Options,
     unresolved: Sequence[Unresolved] = (),
+    *,
     max_age_s: float | None = None,
 ) -> Summary:
     """Read everything as `reread` does, then do for what is wrong or absent what a sync would. No pin is changed.
@@ -311,45 +340,42 @@ def repair(
     Returns:
         The summary: 0 where all is right in the end, else what `sync` would end with.
     """
-    began = context.monotonic()
-    store = Store(store_path, context.state, context.stop)
-    wanted = weak_pins.with_known_sha256(store, wanted)
-    counts = Counts(wanted)
-    counts.refuse(unresolved, emit)
+    began = run.context.monotonic()
+    wanted = weak_pins.with_known_sha256(run.store, wanted)
+    run.counts.begin(wanted, unresolved, run.emit)
     todo: list[FileState] = []
-    unread, records = iter(wanted), RecordIndex(store)
+    unread, records = iter(wanted), RecordIndex(run.store)
     try:
-        for found in read(context, store, wanted, max_age_s):
+        for found in read(run, wanted, max_age_s):
             next(unread)
             if found.unknown and not found.wrong:
-                emit(counts.fail(found.wanted, unread_error(store, *found.unknown[0])))
+                run.fail(found.wanted, unread_error(run.store, *found.unknown[0]))
                 continue
             if found.true_size is not None:
-                warn_of_size(found.wanted, found.true_size, emit)
-            file_state = _standing(store, records, found)
+                warn_of_size(found.wanted, found.true_size, run.emit)
+            file_state = _standing(run.store, records, found)
             if file_state.present:
-                counts.present += 1
-                emit(found.event)
+                run.counts.present += 1
+                run.emit(found.event)
             else:
                 todo.append(file_state)
     except Stopped:
-        give_up(counts, (*(file_state.wanted for file_state in todo), *unread), emit)
+        give_up(run, (*(file_state.wanted for file_state in todo), *unread))
         todo = []
     if todo:
-        execute(context, store, todo, emit, hosts, options, counts)
-    return counts.summary(context.monotonic() - began, stopped=context.stop.code)
+        execute(run, todo)
+    return run.counts.summary(run.context.monotonic() - began, stopped=run.context.stop.code)
 
 
 def _standing(store: Store, records: RecordIndex, found: VerifiedFiles) -> FileState:
     """What stands where, by what was read: an inode that is wrong is so at each of its names."""
-    for place in found.wanted.places:
-        for path in found.wrong:
-            if place.unpack and path.startswith(f"{place.path}/"):
-                with suppress(OSError):
-                    os.utime(path)  # breaks its seal, as a write would: then it is found in its tree
     (file_state,) = scan(store, (found.wanted,), records)
     wrong = {_inode(path) for path in found.wrong} - {None}
     states = {path: _read(path, state, wrong) for path, state in file_state.states}
+    doubted = (State.SEALED, State.UNVERIFIED, State.MODIFIED)
+    for tree in (place.path for place in found.wanted.places if place.unpack and states[place.path] in doubted):
+        if any(_is_below(path, tree) for path, _ in found.found):
+            states[tree] = State.WRONG
     blob = store.blob(found.wanted.key)
     if _inode(blob) in wrong:
         states[blob] = State.WRONG

@@ -1,1 +1,1 @@
-"""The loopback origin that can be told to misbehave, and weight files made on the spot."""
+"""`orch demo`, and the loopback origin with faults on demand, which the tests and the benchmarks use too."""

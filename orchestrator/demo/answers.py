@@ -1,11 +1,9 @@
-"""Which answer a request gets from an origin that behaves so: a table of rules, first match wins."""
+"""The answer that the loopback origin gives to a request: a table of rules, of which the first that applies wins."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -13,11 +11,10 @@ from email.utils import formatdate
 from http.client import responses
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.demo.faults import Behaviour, Content, Headers, Request, mangler
+from orchestrator.demo.faults import Behaviour, Content, Headers, Request, block_transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 HTML = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Please sign in.</body></html>\n" * 8
@@ -28,14 +25,17 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status, headers without the framing ones, and the part of a content that is the body."""
+    """An answer: its status, its headers without the framing ones, and which bytes of a content are the body.
+
+    `start` and `stop` bound the body (half-open, in bytes); `transform` changes each block, given its offset.
+    """
 
     status: int
     content: Content
     start: int
     stop: int
     headers: Headers = ()
-    mangle: Callable[[int, bytes], bytes] | None = None
+    transform: Callable[[int, bytes], bytes] | None = None
 
     @property
     def length(self) -> int:
@@ -44,29 +44,34 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One request in its circumstances: are `status` and `replace_after` due by now?"""
+    """One request with all that decides its answer.
+
+    `failing`: the fault `status` is due for this request. `changed`: the file has been replaced by now.
+    """
 
     request: Request
     content: Content
-    how: Behaviour
+    behaviour: Behaviour
     failing: bool
     changed: bool
 
     @property
     def is_ranged(self) -> bool:
-        how = self.how
-        return how.ranges != "ignored" and not (how.no_length or how.chunked or how.gzip)
+        behaviour = self.behaviour
+        return behaviour.ranges != "ignored" and not (behaviour.no_length or behaviour.chunked or behaviour.gzip)
 
     @property
     def etag(self) -> str:
-        if self.how.etag in ("weak", "each"):
-            return 'W/"weak"' if self.how.etag == "weak" else f'"{time.monotonic_ns()}"'
-        tag = f"{self.content.etag}{'-replaced' * self.changed}" if self.how.etag == "auto" else self.how.etag
+        if self.behaviour.etag in ("weak", "each"):
+            return 'W/"weak"' if self.behaviour.etag == "weak" else f'"{time.monotonic_ns()}"'
+        tag = (
+            f"{self.content.etag}{'-replaced' * self.changed}" if self.behaviour.etag == "auto" else self.behaviour.etag
+        )
         return tag and f'"{tag}"'
 
     @property
     def asked(self) -> tuple[int, int] | None:
-        """The half-open range that was asked for, cut to the size; None without a Range that counts."""
+        """The requested range, half-open and cut to the size; None where no Range header applies (RFC 9110 14.2)."""
         headers, size = self.request.headers, self.content.size
         match = _RANGE.match(headers.get("range", "")) if self.request.method == "GET" else None
         stale = headers.get("if-range", self.etag) != self.etag
@@ -79,28 +84,28 @@ class Case:
 
 
 def answer(case: Case) -> Answer:
-    """The answer of the first rule that has one, else the file."""
+    """The answer of the first rule that applies; else the file."""
     return next(filter(None, (rule(case) for rule in _RULES)), None) or _file(case)
 
 
-def head(reply: Answer, how: Behaviour) -> bytes:
+def head(reply: Answer, behaviour: Behaviour) -> bytes:
     """The status line and the headers, framing included."""
-    flood = (("X-Flood", "x" * min(_FLOOD_LINE, how.header_flood)),) * -(-how.header_flood // _FLOOD_LINE)
+    flood = (("X-Flood", "x" * min(_FLOOD_LINE, behaviour.header_flood)),) * -(-behaviour.header_flood // _FLOOD_LINE)
     framed = {
         "length": ("Content-Length", str(reply.length)),
         "chunked": ("Transfer-Encoding", "chunked"),
         "close": ("Connection", "close"),
-    }[framing(reply, how)]
-    reason = ESCAPES if how.status_line_escape else responses.get(reply.status, "Unknown")
-    lines = (f"{name}: {value}\r\n" for name, value in (*reply.headers, framed, *how.headers, *flood))
+    }[framing(reply, behaviour)]
+    reason = ESCAPES if behaviour.status_line_escape else responses.get(reply.status, "Unknown")
+    lines = (f"{name}: {value}\r\n" for name, value in (*reply.headers, framed, *behaviour.headers, *flood))
     return f"HTTP/1.1 {reply.status} {reason}\r\n{''.join(lines)}\r\n".encode("latin-1")
 
 
-def framing(reply: Answer, how: Behaviour) -> Literal["length", "chunked", "close"]:
-    """What ends the body: only the file itself goes without its length, never an error."""
-    if reply.status != 200 or not (how.no_length or how.chunked):
+def framing(reply: Answer, behaviour: Behaviour) -> Literal["length", "chunked", "close"]:
+    """How the end of the body is marked (RFC 9112 6); an error is never sent without its length."""
+    if reply.status != 200 or not (behaviour.no_length or behaviour.chunked):
         return "length"
-    return "chunked" if how.chunked else "close"
+    return "chunked" if behaviour.chunked else "close"
 
 
 def _page(status: int, headers: Headers = (), body: bytes = b"", kind: str = "text/plain") -> Answer:
@@ -108,14 +113,16 @@ def _page(status: int, headers: Headers = (), body: bytes = b"", kind: str = "te
     return Answer(status, content, 0, content.size, (("Content-Type", kind), *headers))
 
 
-def _failed(case: Case) -> Answer | None:
-    if not case.failing or case.how.status is None:
+def _status_fault(case: Case) -> Answer | None:
+    if not case.failing or case.behaviour.status is None:
         return None
-    return _page(case.how.status, (("Retry-After", case.how.retry_after),) if case.how.retry_after else ())
+    return _page(
+        case.behaviour.status, (("Retry-After", case.behaviour.retry_after),) if case.behaviour.retry_after else ()
+    )
 
 
-def _unknown(case: Case) -> Answer | None:
-    token = case.how.bearer
+def _unauthorized(case: Case) -> Answer | None:
+    token = case.behaviour.bearer
     if token is None or case.request.headers.get("authorization") == f"Bearer {token}":
         return None
     return _page(401, (("WWW-Authenticate", "Bearer"),))
@@ -124,93 +131,71 @@ def _unknown(case: Case) -> Answer | None:
 def _expired(case: Case) -> Answer | None:
     end = re.search(r"(?:^|&)Expires=(\d+)", case.request.query)
     held = end is not None and time.time() <= int(end[1])
-    return None if held or not case.how.signed else _page(403)
+    return None if held or not case.behaviour.signed else _page(403)
 
 
-def _twice(case: Case) -> Answer | None:
-    return _page(400) if case.how.one_auth and "authorization" in case.request.headers else None
+def _authorized_twice(case: Case) -> Answer | None:
+    return _page(400) if case.behaviour.one_auth and "authorization" in case.request.headers else None
 
 
-def _moved(case: Case) -> Answer | None:
-    where = case.request.path if case.how.redirect_loop else case.how.redirect
-    if where and case.how.redirect_holds_s is not None:
-        where += f"?Expires={math.ceil(time.time() + case.how.redirect_holds_s)}"
+def _redirected(case: Case) -> Answer | None:
+    where = case.request.path if case.behaviour.redirect_loop else case.behaviour.redirect
+    if where and case.behaviour.redirect_holds_s is not None:
+        where += f"?Expires={math.ceil(time.time() + case.behaviour.redirect_holds_s)}"
     return _page(302, (("Location", where),)) if where else None
 
 
-def _signed_out(case: Case) -> Answer | None:
-    late = case.how.html_on_range and case.asked is not None and case.asked[0] > 0
-    return _page(200, body=HTML, kind="text/html") if case.how.html or late else None
+def _html_instead(case: Case) -> Answer | None:
+    late = case.behaviour.html_on_range and case.asked is not None and case.asked[0] > 0
+    return _page(200, body=HTML, kind="text/html") if case.behaviour.html or late else None
 
 
-def _bare(case: Case) -> Answer | None:
-    return _page(400) if case.how.refuse_bare_get and "range" not in case.request.headers else None
+def _without_range(case: Case) -> Answer | None:
+    return _page(400) if case.behaviour.refuse_bare_get and "range" not in case.request.headers else None
 
 
-def _unsatisfied(case: Case) -> Answer | None:
-    if case.asked is None or (case.how.ranges != "refused416" and case.asked[0] < case.asked[1]):
+def _range_not_satisfiable(case: Case) -> Answer | None:
+    if case.asked is None or (case.behaviour.ranges != "refused416" and case.asked[0] < case.asked[1]):
         return None
-    return _page(416, () if case.how.bare_416 else (("Content-Range", f"bytes */{case.content.size}"),))
+    return _page(416, () if case.behaviour.bare_416 else (("Content-Range", f"bytes */{case.content.size}"),))
 
 
-def _not_read(case: Case) -> Answer | None:
+def _method_not_allowed(case: Case) -> Answer | None:
     return None if case.request.method in ("GET", "HEAD") else _page(405)
 
 
-_RULES = (_not_read, _failed, _unknown, _twice, _expired, _moved, _signed_out, _bare, _unsatisfied)
+_RULES = (
+    _method_not_allowed,
+    _status_fault,
+    _unauthorized,
+    _authorized_twice,
+    _expired,
+    _redirected,
+    _html_instead,
+    _without_range,
+    _range_not_satisfiable,
+)
 
 
-def _moment(how: Behaviour) -> int:
-    """Seconds that are others each time, for a file that is never still."""
-    return time.monotonic_ns() // 1000 % 10**8 if how.restless else 0
+def _jitter_s(behaviour: Behaviour) -> int:
+    """Seconds to add to Last-Modified: another number each time where `restless` is set."""
+    return time.monotonic_ns() // 1000 % 10**8 if behaviour.restless else 0
 
 
 def _file(case: Case) -> Answer:
-    how, content, asked = case.how, case.content, case.asked
-    if how.gzip:
+    behaviour, content, asked = case.behaviour, case.content, case.asked
+    if behaviour.gzip:
         content = Content.of(gzip.compress(content.whole(), 1, mtime=0))
     start, stop = asked or (0, content.size)
-    if how.ranges == "wrong":  # another range than the one asked for, and it says so
+    if behaviour.ranges == "wrong":  # another range than the one asked for, and it says so
         start, stop = 0, stop - start
     headers: tuple[tuple[str, str, bool], ...] = (
-        ("Content-Type", how.content_type, True),
-        ("Last-Modified", formatdate(content.modified_s + case.changed + _moment(how), usegmt=True), True),
+        ("Content-Type", behaviour.content_type, True),
+        ("Last-Modified", formatdate(content.modified_s + case.changed + _jitter_s(behaviour), usegmt=True), True),
         ("ETag", case.etag, bool(case.etag)),
         ("Accept-Ranges", "bytes", case.is_ranged),
-        ("Content-Encoding", "gzip", how.gzip),
+        ("Content-Encoding", "gzip", behaviour.gzip),
         ("Content-Range", f"bytes {start}-{stop - 1}/{content.size}", asked is not None),
     )
     sent = tuple((name, value) for name, value, wanted in headers if wanted)
-    return Answer(206 if asked else 200, content, start, stop, sent, mangler(how, case.changed))
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """One file: its place below the demo's folder, and what it must be."""
-
-    place: str
-    sha256: str
-    size: int
-
-    @property
-    def name(self) -> str:
-        return self.place.rpartition("/")[2]
-
-
-def change_byte(path: Path) -> None:
-    """Write one byte into the middle, as a careless script does."""
-    os.chmod(path, 0o644)
-    with open(path, "r+b") as file:
-        file.seek(path.stat().st_size // 2)
-        byte = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte[0] ^ 0xFF]))
-
-
-def sha256(path: Path) -> str:
-    """Read a file without the help of orch, which is what is on show."""
-    hasher = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
+    return Answer(206 if asked else 200, content, start, stop, sent, block_transform(behaviour, case.changed))

@@ -1,4 +1,4 @@
-"""What the loopback origin can be told to do wrong, and the bytes it then serves; no socket in this room."""
+"""The faults that the loopback origin can be given, and the wrong bytes that it then serves; no sockets here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEXT = bytes((byte + 1) % 256 for byte in range(256))
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How a path behaves. The default is a good server; whatever is set combines with the rest."""
+    """How the origin answers for a path. The defaults are a good server; the fields combine."""
 
     # another answer than the file
     status: int | None = None  # this status instead ...
@@ -65,7 +65,7 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asked for; header names are lower case, the path is decoded."""
+    """A client's request; header names are lower case, the path is percent-decoded, `keep` is keep-alive."""
 
     method: str
     path: str
@@ -76,7 +76,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The bytes behind a path: in memory, or a file that each answer opens anew."""
+    """What a path serves: bytes in memory, or a file that each answer opens again."""
 
     data: bytes = field(repr=False)
     file: str | None
@@ -86,7 +86,7 @@ class Content:
 
     @classmethod
     def of(cls, source: bytes | str | os.PathLike[str]) -> Content:
-        """Take bytes as they are, anything else as a file's name."""
+        """Make it of bytes, or of a file's name."""
         if isinstance(source, bytes):
             return cls(source, None, len(source), hashlib.sha256(source).hexdigest()[:16], 1.7e9)
         stat = os.stat(source)
@@ -94,7 +94,7 @@ class Content:
         return cls(b"", os.fspath(source), stat.st_size, etag, stat.st_mtime)
 
     def whole(self) -> bytes:
-        """All of it in memory."""
+        """Read all of it into memory."""
         if self.file is None:
             return self.data
         with open(self.file, "rb") as file:
@@ -102,26 +102,26 @@ class Content:
 
 
 def wrong_bytes(data: bytes) -> bytes:
-    """What `wrong` serves instead of `data`: not one byte is right."""
+    """The bytes that `wrong` serves instead of `data`: every one differs."""
     return data.translate(_XOR)
 
 
 def replaced(data: bytes) -> bytes:
-    """What `replace_after` serves instead of `data`."""
+    """The bytes of the file that `replace_after` puts in the place of `data`: of the same length."""
     return data.translate(_NEXT)
 
 
-def mangler(how: Behaviour, changed: bool) -> Callable[[int, bytes], bytes] | None:
-    """What is done to each block of the file, given its offset; None where the bytes go out as they are."""
-    if not (changed or how.wrong or how.wrong_at is not None):
+def block_transform(behaviour: Behaviour, changed: bool) -> Callable[[int, bytes], bytes] | None:
+    """The function that changes a block, given its offset in the file; None where the bytes are sent unchanged."""
+    if not (changed or behaviour.wrong or behaviour.wrong_at is not None):
         return None
 
-    def mangle(offset: int, chunk: bytes) -> bytes:
+    def transform(offset: int, chunk: bytes) -> bytes:
         chunk = replaced(chunk) if changed else chunk
-        chunk = wrong_bytes(chunk) if how.wrong else chunk
-        at = -1 if how.wrong_at is None else how.wrong_at - offset
+        chunk = wrong_bytes(chunk) if behaviour.wrong else chunk
+        at = -1 if behaviour.wrong_at is None else behaviour.wrong_at - offset
         if not 0 <= at < len(chunk):
             return chunk
         return chunk[:at] + wrong_bytes(chunk[at : at + 1]) + chunk[at + 1 :]
 
-    return mangle
+    return transform

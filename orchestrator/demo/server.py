@@ -1,4 +1,4 @@
-"""A loopback HTTP origin that can be told to misbehave: the demo's, the tests' and the benchmarks'."""
+"""A loopback HTTP origin that misbehaves on demand; the demo, the tests and the benchmarks use it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from orchestrator.demo.faults import Behaviour, Content
-from orchestrator.demo.ledger import Ledger, RequestRecord
-from orchestrator.demo.wire import Wire, converse
+from orchestrator.demo.request_log import RequestLog, RequestRecord
+from orchestrator.demo.wire import Wire, serve_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 class Origin:
-    """Serves what it is given, as it is told; `faults` are fields of Behaviour, for every path.
+    """Serves what it is given, from threads of this process; a context manager.
 
-    `also` are further addresses (127.0.0.2, ::1) on the same port: one origin with several host names.
+    Args:
+        host: the address to listen on.
+        also: further addresses (127.0.0.2, ::1) on the same port: one origin with several host names.
+        port: 0 takes a free one.
+        folder: serve the files below it as well.
+        faults: fields of Behaviour, for every path.
     """
 
     def __init__(
@@ -40,9 +45,9 @@ class Origin:
     ) -> None:
         self.host, self.port = host, port
         self._addresses, self._folder = (host, *also), Path(folder).resolve() if folder else None
-        self._how = Behaviour(**faults)
+        self._behaviour = Behaviour(**faults)
         self._served: dict[str, tuple[Content | str, Behaviour]] = {}
-        self._ledger = Ledger()
+        self._requests = RequestLog()
         self._mutex, self._stopping = threading.Lock(), threading.Event()
         self._sockets: set[socket.socket] = set()
         self._threads: set[threading.Thread] = set()
@@ -68,44 +73,48 @@ class Origin:
 
     @property
     def url(self) -> str:
-        """Where it listens, without a slash at the end."""
+        """The URL that it listens on, without a slash at the end."""
         return self.at(self.host)
 
     def at(self, name: str) -> str:
-        """The same under another name of this machine, such as `localhost` or one of `also`."""
+        """The same URL with another name of this machine, such as `localhost` or one of `also`."""
         return f"http://{f'[{name}]' if ':' in name else name}:{self.port}"
 
     def serve(self, path: str, data: bytes | str | os.PathLike[str] = b"", **faults: Any) -> str:
-        """Serve bytes, or the file of that name, at `path`; the counts that limit its faults start anew."""
+        """Serve bytes, or the file of that name, at `path`, and count its faults from 0 again.
+
+        Returns:
+            The URL.
+        """
         path = "/" + path.lstrip("/")
         content = Content.of(data) if isinstance(data, bytes) else os.fspath(data)
         with self._mutex:
-            self._served[path] = content, replace(self._how, **faults)
-        self._ledger.renew(path)
+            self._served[path] = content, replace(self._behaviour, **faults)
+        self._requests.renew(path)
         return self.url + quote(path)
 
     @property
     def log(self) -> tuple[RequestRecord, ...]:
-        """Every request so far, those still being answered too."""
-        return self._ledger.log()
+        """Every request so far, including those that are still being answered."""
+        return self._requests.log()
 
     def sent(self, path: str) -> int:
-        """How many bytes of bodies left for this path."""
-        return self._ledger.sent(path)
+        """How many bytes of bodies were sent for this path."""
+        return self._requests.sent(path)
 
     def requests(self, path: str) -> int:
-        """How many requests came for this path."""
-        return self._ledger.requests(path)
+        """How many requests there were for this path."""
+        return self._requests.requests(path)
 
     @property
     def peak_connections(self) -> int:
-        """The most answers that were under way at once."""
-        return self._ledger.peaks[""]
+        """The most requests that were being answered at the same time."""
+        return self._requests.peaks[""]
 
     @property
     def peaks(self) -> dict[str, int]:
-        """The same by name in the Host header; `""` is all together."""
-        return dict(self._ledger.peaks)
+        """`peak_connections` by the name in the Host header; `""` is all names together."""
+        return dict(self._requests.peaks)
 
     def _start(self, sock: socket.socket, work: Callable[[socket.socket], None]) -> None:
         def run() -> None:
@@ -128,28 +137,28 @@ class Origin:
         while not self._stopping.is_set():
             sock, _ = listener.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._start(sock, self._converse)
+            self._start(sock, self._serve_connection)
 
-    def _converse(self, sock: socket.socket) -> None:
-        converse(Wire(sock), next(self._numbers), self._ledger, self._find)
+    def _serve_connection(self, sock: socket.socket) -> None:
+        serve_connection(Wire(sock), next(self._numbers), self._requests, self._find)
 
     def _find(self, path: str) -> tuple[Content, Behaviour]:
-        source, how = self._served.get(path, (None, self._how))
+        source, behaviour = self._served.get(path, (None, self._behaviour))
         if source is None and self._folder:
             file = (self._folder / path.lstrip("/")).resolve()
             source = str(file) if file.is_relative_to(self._folder) and file.is_file() else None
         if isinstance(source, Content):
-            return source, how
+            return source, behaviour
         if source is None or not os.path.isfile(source):
             return Content.of(b""), Behaviour(status=404)
-        return Content.of(source), how
+        return Content.of(source), behaviour
 
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def main(words: list[str] | None = None) -> int:
-    """Serve a folder until told to stop: the URL is the first line, what was served the last."""
+def main(arguments: list[str] | None = None) -> int:
+    """Serve a folder until SIGINT or SIGTERM; prints the URL first, and last what was served, as JSON."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.demo.server", description=main.__doc__)
     parser.add_argument("folder")
     parser.add_argument("--host", default="127.0.0.1")
@@ -157,9 +166,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0)
     for name, kind in _FLAGS.items():
         flag = "--" + name.removesuffix("_s").replace("_", "-")
-        how: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind}
-        parser.add_argument(flag, dest=name, default=None, **how)
-    given = vars(parser.parse_args(words))
+        settings: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind}
+        parser.add_argument(flag, dest=name, default=None, **settings)
+    given = vars(parser.parse_args(arguments))
     faults = {name: given[name] for name in _FLAGS if given[name] is not None}
     stop = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)

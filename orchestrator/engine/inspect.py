@@ -1,15 +1,21 @@
-"""Wrong bytes at a place or in a blob: out of the way with all that share them; what is good of them is kept."""
+"""Read what the status of a place or blob could not settle: adopt right bytes, take wrong ones out of the way."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.engine.scan import State, is_inode
-from orchestrator.errors import HeldError
-from orchestrator.events import Mismatched, Noticed
-from orchestrator.files import place_error, reason
+import msgspec
+
+from orchestrator.engine import weak_pins
+from orchestrator.engine.scan import RecordIndex, State, blob_size, is_inode, judge, leads_into, warn_of_size
+from orchestrator.errors import HeldError, OrchError, PlacementError, Stopped, StoreError
+from orchestrator.events import Finished, Mismatched, Noticed
+from orchestrator.files import place_error, reason, store_error, temporary
 from orchestrator.formats import wrong_file
+from orchestrator.model import Link, Place
+from orchestrator.placement import allow, link
 from orchestrator.store import blobs, partials, quarantine, records, seal, tree_records
 from orchestrator.store.records import Sharer
 from orchestrator.store.store import disk
@@ -18,12 +24,339 @@ from orchestrator.transfer.partial import PartialState
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
-    from orchestrator.engine.scan import FileState, RecordIndex
+    from orchestrator.engine.scan import FileState
     from orchestrator.model import Artifact, Wanted
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.store import Store
     from orchestrator.transfer.repair import Damage
+    from orchestrator.transfer.run_context import RunContext
+
+POINTER_BYTES = 1024  # git-lfs's own limit for what may be a pointer
+
+
+class UnreadableError(StoreError):
+    """A blob that the disk does not give: it may be right. The files that need it fail, the others go on."""
+
+
+class Due(NamedTuple):
+    """A place that must be made: over what was judged there (None: over nothing); the version that it holds now.
+
+    `displaced` says why what stands there, and is not ours, must make room: it goes to quarantine.
+    """
+
+    place: Place
+    over: link.Stamp | None = None
+    old: str = ""
+    displaced: str = ""
+    found: str = ""
+
+
+class Inspection:
+    """Reads what stands at all places of one artifact, and its blob, in one thread.
+
+    `artifact` has its sha256 once right bytes were read; `was_quarantined` says whether wrong bytes of ours were taken
+    away, `reused_bytes` how many bytes of files that were here before us are right.
+    """
+
+    def __init__(
+        self, run: RunContext, records: RecordIndex, artifact: Artifact, file_states: Sequence[FileState]
+    ) -> None:
+        self.run, self.records, self.artifact, self.file_states = run, records, artifact, file_states
+        self.was_quarantined = False
+        self.reused_bytes = 0
+
+    def dues(self, file_state: FileState) -> tuple[list[Due], OrchError | None]:
+        """Give the places of one file that must be made, and why one cannot be.
+
+        Raises:
+            StoreError, Stopped: the run's end.
+        """
+        wanted, found, failure = file_state.wanted, list[Due](), None
+        if file_state.true_size is not None:
+            warn_of_size(wanted, file_state.true_size, self.run.emit)
+        links = {place.path: place for place in wanted.places}
+        for path, state in file_state.states:
+            is_mark = wanted.places and path not in links and path != self.run.store.blob(self.artifact.key)
+            if state is State.SEALED or is_mark:  # a layout's marks are made last
+                continue
+            try:
+                place = links.get(path)
+                due = (
+                    self._judge_tree(wanted, place, state)
+                    if place is not None and place.unpack
+                    else self._judge_file(wanted, path, place, read=state is State.WRONG)
+                )
+            except (PlacementError, UnreadableError) as error:
+                failure = failure or error
+                continue
+            if due is not None and place is not None:
+                found.append(due)
+        return found, failure
+
+    def has_blob(self) -> bool:
+        """Whether the store has the bytes: there already, sealed again, or taken in from a place that is right.
+
+        Raises:
+            PlacementError, StoreError, Stopped.
+        """
+        run, artifact = self.run, self.artifact
+        state = blobs.blob_state(run.store, artifact.sha256, artifact.size)
+        if state == "broken":
+            if self._judge_file(artifact.wanted[0], run.store.blob(artifact.sha256), None) is None:
+                return True
+            state = "absent"
+        if state == "absent":
+            for file_state in self.file_states:
+                for path in file_state.good:
+                    if os.path.isfile(path):
+                        self._copy_in(path)
+                        if blobs.blob_state(run.store, artifact.sha256, artifact.size) == "sealed":
+                            return True
+        return state == "sealed"
+
+    def _judge_file(self, wanted: Wanted, path: str, place: Place | None, *, read: bool = False) -> Due | None:
+        """Read a file that is not sealed: right bytes are sealed, ours with wrong bytes go, a stranger's stay.
+
+        `read` says that it was read, and is wrong, whatever its seal says.
+
+        Returns:
+            What is to be made; None where it is right.
+        """
+        run, spot = self.run, place or Place(path)
+        if spot.target and os.path.islink(path) and os.readlink(path) == spot.target:
+            return None  # a layout's own link: what it leads to is another place of the same file
+        over = link.stamp(path)
+        state = judge(run.store, self.records, wanted, path, place)
+        if state is State.SEALED and not read:
+            return None  # it was mended meanwhile: it shared its inode with another place
+        if state is State.ABSENT:
+            return Due(spot)
+        if state is State.UNKNOWN:
+            raise _unknown(path)
+        if state is State.OBSTRUCTED:
+            raise _foreign(path, "something else stands there, of another kind")
+        if state is State.OUTDATED:
+            return Due(spot, over, self._previous(path))
+        before = _status(path)
+        if before is None:
+            return self._displace(wanted, spot, over, f"a link to {os.readlink(path)}, where nothing is", "")
+        verdict = None if read else self._read(path, before)
+        if verdict is not None and verdict.is_good:
+            self._learn(verdict.sha256)
+            if wanted.allow and place is not None:
+                allow.check(path, wanted, run.context.stop)
+            self._take_in(wanted, path, before)
+            return None
+        found = verdict.sha256 if verdict is not None else ""
+        recorded = self.records.ours(path)
+        if found and any(found in (made["sha256"], made.get("old")) for made in recorded):
+            return Due(spot, over, found)  # an earlier version that was only touched
+        if not self.artifact.is_unpinned and self._is_ours(path, read=read):
+            try:
+                quarantine_file(run, self.records, self.artifact, self.file_states, wanted, path)
+            except OSError as error:
+                raise _cannot(run.store, path, error) from error
+            self.was_quarantined = True
+            return Due(spot, link.stamp(path))  # a link of ours still stands
+        return self._displace(wanted, spot, over, _called(path), found)
+
+    def _previous(self, path: str) -> str:
+        """The digest of the version that stands at a place, for whom it is told to."""
+        if os.path.islink(path):
+            return os.path.basename(os.readlink(path))
+        return self.records.previous(path, os.lstat(path), self.artifact.sha256)
+
+    def _is_ours(self, path: str, *, read: bool) -> bool:
+        status = os.lstat(path)
+        if os.path.islink(path):
+            return leads_into(self.run.store, os.readlink(path))
+        if self.records.is_ours(path, status, self.artifact.sha256):
+            return True
+        # Read, and wrong under a whole seal: bytes that rot in a copy of what we made, wherever it was moved from.
+        mine = [made["sha256"] for made in self.records.ours(path)]
+        return read and any(seal.fits(self.run.store, status, sha256, None) for sha256 in mine)
+
+    def _read(self, path: str, before: os.stat_result) -> check.Verdict | None:
+        """Judge the bytes; None where their number alone says that they are others.
+
+        Raises:
+            PlacementError, UnreadableError: the disk does not give them.
+        """
+        true_size = blob_size(self.run.store, self.artifact.sha256)
+        if true_size is not None and before.st_size != true_size:
+            return None
+        verdict = weak_pins.prove(self.run.context, self.artifact, path)
+        if verdict.error is not None:
+            raise _cannot(self.run.store, path, verdict.error)
+        return verdict
+
+    def _learn(self, sha256: str) -> None:
+        blobs.learn(self.run.store, sha256, self.artifact.pins)
+        self.artifact = msgspec.structs.replace(self.artifact, sha256=sha256)
+
+    def _displace(self, wanted: Wanted, place: Place, over: link.Stamp | None, what: str, found: str) -> Due:
+        """Say why what stands at a place, and is not ours, may make room.
+
+        Raises:
+            PlacementError: it may not.
+        """
+        path = place.path
+        if not os.path.islink(path) and is_pointer_to(path, wanted):
+            self.run.emit(Noticed(f"{path}: a Git LFS pointer to the very file that is wanted is replaced by it"))
+            return Due(place, over, displaced="a Git LFS pointer to the file that was wanted", found=found)
+        if self.run.options.force:
+            self.run.emit(Noticed(f"{path}: {what} is replaced (--force), and kept in quarantine"))
+            return Due(place, over, displaced="replaced (--force)", found=found)
+        if self.artifact.is_unpinned:
+            raise _foreign(path, "a file stands there, and no digest says whether it is the one that is wanted")
+        raise _foreign(
+            path,
+            f"{what} stands there with other bytes{check.diagnose_file(path, wrong_file.expected_file(wanted)).after}",
+        )
+
+    def _judge_tree(self, wanted: Wanted, place: Place, state: State) -> Due | None:
+        """Look into what stands unsealed where an archive is to be unpacked."""
+        path = place.path
+        if state is State.ABSENT:
+            return Due(place)
+        if state is State.OBSTRUCTED:
+            raise _foreign(path, "something else stands there, of another kind")
+        if state is State.OUTDATED:
+            return Due(place, old=self._previous_tree(path))
+        if self.records.is_our_tree(path):
+            checked = check_tree(self.run, wanted, path, read=state is State.WRONG)
+            return None if checked is State.SEALED else Due(place)
+        if state is State.UNVERIFIED and self._take_in_tree(wanted, path):
+            return None
+        if not self.run.options.force:
+            if os.path.islink(path):
+                raise _foreign(path, f"a link to {os.readlink(path)} stands there that orch did not make")
+            raise _foreign(path, "a foreign folder stands there, with something in it")
+        self.run.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))
+        return Due(place)
+
+    def _take_in_tree(self, wanted: Wanted, path: str) -> bool:
+        """Seal and record a folder that is not the one that we made, where all its files are right.
+
+        Of a user's files nothing but the mtime's nanoseconds changes; of what a link leads to nothing at all.
+
+        Raises:
+            PlacementError: the disk does not give them, or something writes into them.
+        """
+        run = self.run
+        files = read_tree(run, wanted, path)
+        if files is None:
+            return False
+        if wanted.allow:
+            each = msgspec.structs.replace(wanted, places=())  # judged by its own bytes, as in the archive
+            for name in tree_records.read(run.store, wanted.sha256):
+                allow.check(f"{path}/{name}", each, run.context.stop)
+        _attest_tree(run.store, path, files)
+        self._record_right(wanted, path, ours=False)
+        run.emit(Noticed(f"{path}: bytes are right, adopted"))
+        return True
+
+    def _previous_tree(self, path: str) -> str:
+        made = (made["sha256"] for made in self.records.ours(path))
+        return next((sha256 for sha256 in made if sha256 != self.artifact.sha256), "")
+
+    def _take_in(self, wanted: Wanted, path: str, before: os.stat_result) -> None:
+        """Seal right bytes; a user's own file also goes into the store (reflink or copy) and is recorded.
+
+        Of a user's file nothing but the mtime's nanoseconds changes; of what a link leads to nothing at all.
+        """
+        run, sha256 = self.run, self.artifact.sha256
+        after = os.stat(path)
+        if (before.st_mtime_ns, before.st_ino, before.st_size) != (after.st_mtime_ns, after.st_ino, after.st_size):
+            raise _foreign(path, "something is writing into it just now")
+        linked = os.path.islink(path)
+        ours = self._is_ours(path, read=False)
+        is_blob = path == run.store.blob(sha256)
+        if not linked and not is_blob and blobs.blob_state(run.store, sha256, wanted.size) == "absent":
+            if self._move_in(wanted, path, after):
+                self.reused_bytes += after.st_size
+                run.emit(Noticed(f"{path}: bytes are right, moved into the store; the place is a hard link now"))
+                return
+            self._copy_in(path)
+        seal.attest(run.store, path, sha256, touch=ours or not linked, read_only=ours)
+        self._record_right(wanted, path, ours=ours)
+        if not ours:
+            self.reused_bytes += after.st_size
+        run.emit(Noticed(f"{path}: bytes are right, {'sealed again' if ours else 'adopted'}"))
+        if wanted.size not in (None, after.st_size):
+            warn_of_size(wanted, after.st_size, run.emit)
+
+    def _record_right(self, wanted: Wanted, path: str, *, ours: bool) -> None:
+        """Record what was found right: a copy of what we made there stays ours, all else is its owner's."""
+        run, sha256 = self.run, self.artifact.sha256
+        if path not in {place.path for place in wanted.places}:
+            return
+        mode = records.ADOPTED
+        if not os.path.islink(path) or ours:
+            mode = next((made["link"] for made in self.records.ours(path) if made["sha256"] == sha256), mode)
+        found = "unpacked" if any(place.path == path and place.unpack for place in wanted.places) else "found"
+        how = records.ADOPTED if mode == records.ADOPTED else found
+        made = records.seen(path, sha256, mode, how)
+        records.record(run.store, run.context.hostname, wanted.manifest, {path: made}, run.context.stop)
+
+    def _move_in(self, wanted: Wanted, path: str, status: os.stat_result) -> bool:
+        """Let a user's right file become the blob, of which its place is a hard link then (`adopt: move`).
+
+        Only where the manifest or the command asks for it, where the place may be a hard link, and of a file that
+        is ours by its owner and has no other name: nobody else may write into a blob.
+
+        Returns:
+            Whether it is done. If not, the store gets a copy, as without `adopt: move`.
+        """
+        run, sha256 = self.run, self.artifact.sha256
+        place = next((place for place in wanted.places if place.path == path), None)
+        if (run.options.adopt or wanted.adopt) != "move" or place is None or place.private:
+            return False
+        if place.link not in (Link.AUTO, Link.HARD) or status.st_uid != os.geteuid() or status.st_nlink != 1:
+            return False
+        # Not a partial: a program could be told to go on with one, and would write into the user's file.
+        name = temporary(os.path.dirname(run.store.blob(sha256)))
+        try:
+            os.link(path, name, follow_symlinks=False)
+        except OSError as error:  # the store is on another file system
+            run.emit(Noticed(f"{path}: copied into the store, not moved ({reason(error)})"))
+            return False
+        try:
+            linked = os.lstat(name)
+            before, now = ((s.st_ino, s.st_mtime_ns, s.st_size) for s in (status, linked))
+            if before != now:
+                raise _foreign(path, "something is writing into it just now")
+            for number in range(2):  # before, so that a kill leaves it ours; behind, with the seal's time
+                made = records.seen(path, sha256, Link.HARD.value, "found")
+                records.record(run.store, run.context.hostname, wanted.manifest, {path: made}, run.context.stop)
+                if number == 0:
+                    blobs.commit(run.store, [(name, sha256)])
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+        return True
+
+    def _copy_in(self, path: str) -> None:
+        """Give the store its own copy of right bytes; where there is no room the place alone must do."""
+        run, sha256 = self.run, self.artifact.sha256
+        from orchestrator.store import partials
+
+        try:
+            partial = partials.acquire(run.store, sha256)
+        except HeldError:
+            return  # another orch is fetching them: it will bring them
+        try:
+            partial.empty()
+            try:
+                blobs.copy(path, partial.file)
+            except OSError as error:
+                run.emit(Noticed(f"{path}: no copy in the store ({reason(error)})"))
+                return
+            if check.check(run.context, [(sha256, partial.file)])[0].is_good:
+                blobs.commit(run.store, [(partial.file, sha256)])
+        finally:
+            partial.discard()
 
 
 def quarantine_file(
@@ -63,13 +396,13 @@ def quarantine_file(
         "why": "it was changed since it was verified",
     }
     victim = blob if is_inode(blob, status) else subject
-    others = {subject, *(each.path for each in shared)} - {victim}
+    names = _Names(victim, {subject, *(each.path for each in shared)} - {victim}, status)
     shared = [each for each in shared if each.path != path]
     if shared:
         records.begin_repair(store, artifact.key, shared, run.context.stop)
-    folder = _donate(run, artifact, victim, others, status, damage, about) if damage else ""
+    folder = _donate(run, artifact, names, damage, about) if damage else ""
     folder = folder or quarantine.move_in(store, victim, found, {**about, "place": path}, kind=quarantine.DISPLACED)
-    _unlink(run, others, status)
+    _unlink(run, names)
     run.emit(Mismatched(wanted.model, wanted.file, path, artifact.expected, found, folder, words))
     return shared
 
@@ -97,15 +430,15 @@ def _is_elsewhere(
     return any(os.path.isfile(path) and not is_inode(os.path.realpath(path), status) for path in good)
 
 
-def _donate(
-    run: RunContext,
-    artifact: Artifact,
-    victim: str,
-    others: Collection[str],
-    status: os.stat_result,
-    damage: Damage,
-    about: Mapping[str, str],
-) -> str:
+class _Names(NamedTuple):
+    """The names of one inode with wrong bytes: the one that is moved, and the others, which go."""
+
+    victim: str
+    others: Collection[str]
+    status: os.stat_result
+
+
+def _donate(run: RunContext, artifact: Artifact, names: _Names, damage: Damage, about: Mapping[str, str]) -> str:
     """Make a wrong file the partial of its digest, with its bad pieces missing.
 
     Returns:
@@ -121,29 +454,32 @@ def _donate(
             return ""
         bad = " ".join(f"{start}-{end}" for start, end in damage.bad)
         note = {**about, "bad": bad}
-        folder = quarantine.keep(store, victim, damage.found, damage.bad, note, kind=quarantine.DISPLACED)
-        _unlink(run, others, status)  # nobody may see it change, and it can be moved only if nobody else has it
+        folder = quarantine.keep_ranges(store, names.victim, damage.found, damage.bad, note, kind=quarantine.DISPLACED)
+        _unlink(run, names)  # nobody may see it change, and it can be moved only if nobody else has it
         with disk(store.path):
-            repair.request_pieces(partial, damage, victim)
-            if os.path.lexists(victim):
-                os.unlink(victim)
+            repair.request_pieces(partial, damage, names.victim)
+            if os.path.lexists(names.victim):
+                os.unlink(names.victim)
         return folder
     finally:
         partial.release()
 
 
-def _unlink(run: RunContext, paths: Collection[str], status: os.stat_result) -> None:
-    """Remove names of one inode; whatever else stands there by now stays, and what cannot be removed is told."""
-    for path in paths:
-        if is_inode(path, status):
+def _unlink(run: RunContext, names: _Names) -> None:
+    """Remove the other names of one inode; what else stands there by now stays, what cannot be removed is told."""
+    for path in names.others:
+        if is_inode(path, names.status):
             try:
                 os.unlink(path)
             except OSError as error:
                 run.emit(Noticed(f"{path}: it shares the wrong bytes and cannot be removed ({reason(error)})"))
 
 
-def check_tree(run: RunContext, wanted: Wanted, folder: str) -> State:
+def check_tree(run: RunContext, wanted: Wanted, folder: str, *, read: bool = False) -> State:
     """Hash the files of a tree whose seals are broken: wrong ones go to quarantine.
+
+    Args:
+        read: hash the others, too, because one of them was read and is wrong, whatever its seal says.
 
     Returns:
         SEALED if all was right, ABSENT if the tree must be made anew.
@@ -154,13 +490,19 @@ def check_tree(run: RunContext, wanted: Wanted, folder: str) -> State:
     listing = tree_records.read(run.store, wanted.sha256)
     state = State.SEALED if listing else State.ABSENT
     old = tree_records.standing_in(run.store, folder)
-    for name in tree_records.broken(run.store, folder, listing):
+    broken = tree_records.broken(run.store, folder, listing)
+    rotten: set[str] = set()
+    if read:
+        whole = [name for name in listing if name not in broken]
+        verdicts = check.check(run.context, [(listing[name][1], f"{folder}/{name}") for name in whole])
+        rotten = {name for name, verdict in zip(whole, verdicts, strict=True) if not verdict.is_good}
+    for name in (*broken, *rotten):
         path, (_, sha256) = f"{folder}/{name}", listing[name]
         linked = tree_records.is_behind_link(folder, name)
         if not os.path.lexists(path):
             run.emit(Noticed(f"{path} is missing: the archive is unpacked again"))
             state = State.ABSENT
-        elif tree_records.is_whole(run.store, folder, name, old) or not os.path.isfile(path):
+        elif not os.path.isfile(path) or (name not in rotten and tree_records.is_whole(run.store, folder, name, old)):
             state = State.ABSENT  # an earlier archive's, which the new one replaces; or nothing that can be read
         elif (verdict := check.check(run.context, [(sha256, path)])[0]).error is not None:
             raise place_error(verdict.error, path)
@@ -178,3 +520,144 @@ def check_tree(run: RunContext, wanted: Wanted, folder: str) -> State:
             run.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, where))
             state = State.ABSENT
     return state
+
+
+def prove_unwritten(run: RunContext, todo: Sequence[FileState]) -> list[FileState]:
+    """Where nothing can be done, find out by reading which files are right as they stand: those are present.
+
+    An image's user cannot write its store, nor need to. What is found is kept in the local state, where that can be.
+
+    Returns:
+        The others, and those that a stop left unread.
+    """
+    records = RecordIndex(run.store)
+    left: list[FileState] = []
+    rest = iter(todo)
+    for file_state in rest:
+        wanted = file_state.wanted
+        try:
+            right = all(_is_right(run, records, wanted, *each) for each in file_state.states)
+        except (OrchError, Stopped):  # no sha256sum, or a stop: what was not read is not known
+            left += [file_state, *rest]
+            break
+        if not right:
+            left.append(file_state)
+            continue
+        if run.counts.book(wanted, "present"):
+            run.emit(Finished(wanted.model, wanted.file, "present", size_bytes=wanted.size or 0))
+    return left
+
+
+def _is_right(run: RunContext, records: RecordIndex, wanted: Wanted, path: str, state: State) -> bool:
+    """Whether what stands at one place is right, sealed or not."""
+    store = run.store
+    if state is State.SEALED:
+        return True
+    place = next((place for place in wanted.places if place.path == path), None)
+    if place is not None and place.unpack:
+        return state is State.UNVERIFIED and _is_tree_right(run, wanted, path)
+    if state not in (State.UNVERIFIED, State.LINKED, State.MODIFIED, State.FOREIGN):
+        return False
+    if judge(store, records, wanted, path, place) is State.SEALED:
+        return True
+    verdict = weak_pins.prove(run.context, wanted, path)
+    if not verdict.is_good:
+        return False
+    seal.attest(store, path, verdict.sha256, touch=not os.path.islink(path))
+    return True
+
+
+def read_tree(run: RunContext, wanted: Wanted, folder: str) -> dict[str, str] | None:
+    """Hash the files of an archive that stand unsealed in a folder.
+
+    Returns:
+        Their digests by name where all are right; None where one is wrong, or the archive's files are not known.
+
+    Raises:
+        PlacementError: the disk does not give one, or something writes into it.
+    """
+    listing = tree_records.read(run.store, wanted.sha256)
+    files = {name: listing[name][1] for name in tree_records.broken(run.store, folder, listing)}
+    before = [_stat_facts(f"{folder}/{name}") for name in files]
+    verdicts = check.check(run.context, [(sha256, f"{folder}/{name}") for name, sha256 in files.items()])
+    for name, verdict in zip(files, verdicts, strict=True):
+        if verdict.error is not None:
+            raise place_error(verdict.error, f"{folder}/{name}")
+    if not listing or not all(verdict.is_good for verdict in verdicts):
+        return None
+    if before != [_stat_facts(f"{folder}/{name}") for name in files]:
+        raise _foreign(folder, "something is writing into it just now")
+    return files
+
+
+def _stat_facts(path: str) -> tuple[int, int, int] | None:
+    status = _status(path)
+    return None if status is None else (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _attest_tree(store: Store, folder: str, files: Mapping[str, str]) -> None:
+    """Seal right files of a folder; those behind a link are only remembered."""
+    for name, sha256 in files.items():
+        seal.attest(store, f"{folder}/{name}", sha256, touch=not tree_records.is_behind_link(folder, name))
+
+
+def _is_tree_right(run: RunContext, wanted: Wanted, folder: str) -> bool:
+    try:
+        files = read_tree(run, wanted, folder)
+    except PlacementError:
+        return False
+    if files is None:
+        return False
+    _attest_tree(run.store, folder, files)
+    return True
+
+
+def is_pointer_to(path: str, wanted: Wanted) -> bool:
+    """Whether a file is a Git LFS pointer to the very bytes that are wanted (git-lfs docs/spec.md)."""
+    try:
+        if os.stat(path).st_size > POINTER_BYTES:
+            return False
+        with open(path, "rb") as file:
+            text = file.read(POINTER_BYTES)
+    except OSError:
+        return False
+    lines = text.split(b"\n")
+    sizes = [line.removeprefix(b"size ").strip() for line in lines if line.startswith(b"size ")]
+    right = wanted.size is None or sizes == [str(wanted.size).encode()]
+    oid = f"oid sha256:{wanted.sha256}".encode()
+    return bool(wanted.sha256) and text.startswith(wrong_file.POINTER) and oid in map(bytes.strip, lines) and right
+
+
+def _status(path: str) -> os.stat_result | None:
+    """The status of what stands there, through a link; None where a link leads to nothing."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return os.stat(path)
+    return None
+
+
+def _called(path: str) -> str:
+    """What people call a file that orch did not make."""
+    if os.path.islink(path):
+        return f"a link to {os.readlink(path)}, a foreign file,"
+    return "a foreign file"
+
+
+def _unknown(path: str) -> PlacementError:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return place_error(error, path)
+    return PlacementError(f"{path}: it changes just now", "run the same command again")
+
+
+def _cannot(store: Store, path: str, error: OSError) -> OrchError:
+    """The failure of a file that the disk does not give, or does not let go: nothing was moved."""
+    if path.startswith(store.path + "/"):
+        told = store_error(error, path)
+        return UnreadableError(told.message, told.hint)
+    return place_error(error, path)
+
+
+def _foreign(path: str, why: str) -> PlacementError:
+    hint = f"move it away, or let it be replaced: --force (`ls -l {path}`)"
+    return PlacementError(f"{path}: {why}", hint, "foreign")

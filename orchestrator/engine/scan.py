@@ -159,14 +159,15 @@ def _judge_tree(store: Store, records: RecordIndex, path: str, sha256: str) -> S
     state = look_at_tree(store, path, sha256)
     if state is not State.UNSEALED:
         return state
-    made = [made for _, made in records.of(path)]
-    if not made:
-        return State.FOREIGN
-    if all(each["sha256"] != sha256 for each in made):
-        return State.OUTDATED
     from orchestrator.store import tree_records
 
     listing = tree_records.read(store, sha256)
+    if not records.is_our_tree(path):
+        if records.previous_tree(path, sha256):
+            return State.OUTDATED
+        return State.UNVERIFIED if tree_records.has_sizes(path, listing) else State.FOREIGN
+    if all(each["sha256"] != sha256 for each in records.ours(path)):
+        return State.OUTDATED
     for name in tree_records.broken(store, path, listing):
         try:
             status = os.lstat(f"{path}/{name}")
@@ -183,9 +184,10 @@ def look_at_tree(store: Store, path: str, sha256: str) -> State:
 
     try:
         if not os.listdir(path):
-            return State.ABSENT  # its frameworks take an empty folder for none, too
+            # Its frameworks take an empty folder for none, too; a user's link to one is something.
+            return State.UNSEALED if os.path.islink(path) else State.ABSENT
     except FileNotFoundError:
-        return State.ABSENT
+        return State.UNSEALED if os.path.islink(path) else State.ABSENT
     except OSError:
         return State.OBSTRUCTED
     listing = tree_records.read(store, sha256)
@@ -225,10 +227,54 @@ def scan(store: Store, wanted: Iterable[Wanted], records: RecordIndex | None = N
         if not states:
             path = store.blob(want.sha256 or want.key)
             states = [(path, look(want, path, None))]
-        if want.marks:
+        if want.extra_files:
             states += look_at_marks(store, want)
         true_size = next((sizes[path] for path, _ in states if path in sizes), None) if sizes else None
         found.append(FileState(want, tuple(states), true_size))
+    return found
+
+
+def replaced_models(
+    records: RecordIndex, todo: Iterable[FileState]
+) -> tuple[dict[tuple[str, str], list[FileState]], list[tuple[Wanted, str]]]:
+    """Find the models, by (manifest, name), of which a place may hold an earlier version: those switch whole.
+
+    Returns:
+        The files of each of them that are not present; and each file of which it is known without reading which
+        version (a digest) stands at a place.
+    """
+    by_model: dict[tuple[str, str], list[FileState]] = {}
+    for file_state in todo:
+        by_model.setdefault((file_state.wanted.manifest, file_state.wanted.model), []).append(file_state)
+    models: dict[tuple[str, str], list[FileState]] = {}
+    known: list[tuple[Wanted, str]] = []
+    for key, file_states in by_model.items():
+        found = [(each.wanted, old) for each in file_states if (old := _previous(records, each)) is not None]
+        if found:
+            models[key] = file_states
+            known += [(wanted, old) for wanted, old in found if old]
+    return models, known
+
+
+def _previous(records: RecordIndex, file_state: FileState) -> str | None:
+    """The digest of the earlier version at one of a file's places; "" where that must be read first, None for none."""
+    sha256, found = file_state.wanted.sha256, None
+    for path, state in file_state.states:
+        if state in (State.SEALED, State.ABSENT) or not os.path.exists(path):
+            continue
+        place = next((place for place in file_state.wanted.places if place.path == path), None)
+        if place is None:
+            continue  # a layout's mark, or the blob
+        if state is State.OUTDATED and os.path.islink(path):
+            return os.path.basename(os.readlink(path))
+        if state is State.OUTDATED and not place.unpack:
+            return records.previous(path, os.lstat(path), sha256)
+        mine = (digest for made in records.ours(path) for digest in (made["sha256"], made.get("old", "")))
+        earlier = next((digest for digest in mine if digest not in ("", sha256)), "")
+        if state is State.OUTDATED:
+            return earlier
+        if earlier:
+            found = ""  # ours, and touched: it may be the earlier version
     return found
 
 
@@ -309,6 +355,36 @@ class RecordIndex:
         for made in self.ours(path):
             for digest in (made["sha256"], made.get("old", "")):
                 if digest not in ("", sha256) and seal.fits(self._store, status, digest, None):
+                    return digest
+        return ""
+
+    def is_our_tree(self, path: str) -> bool:
+        """Whether the very folder at a place is ours: by its inode, as the record has it.
+
+        Where the record has none, one whole file of its archive makes the folder ours.
+        """
+        from orchestrator.store import records, tree_records
+
+        made = self.ours(path)
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return False
+        if not made or not stat.S_ISDIR(status.st_mode):
+            return False  # a link to a folder is its user's
+        if any(records.is_inode(each, status, path) for each in made):
+            return True
+        digests = {digest for each in made if "inode" not in each for digest in (each["sha256"], each.get("old", ""))}
+        listings = [tree_records.read(self._store, digest) for digest in digests - {""}]
+        return any(tree_records.is_whole(self._store, path, name, listings) for listing in listings for name in listing)
+
+    def previous_tree(self, path: str, sha256: str) -> str:
+        """The digest of an earlier pin of whose archive all files stand at a place, each seal whole; else ""."""
+        from orchestrator.store import tree_records
+
+        for made in self.ours(path):
+            for digest in (made["sha256"], made.get("old", "")):
+                if digest not in ("", sha256) and tree_records.has_all(self._store, path, digest):
                     return digest
         return ""
 

@@ -8,17 +8,20 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from orchestrator.backends import select
+from orchestrator.engine import disk_space
 from orchestrator.engine.bugs import foreseen
-from orchestrator.engine.install import Install
+from orchestrator.engine.inspect import Due, Inspection, UnreadableError
+from orchestrator.engine.install import Installer, InstallItem, repair_sharers
 from orchestrator.engine.scan import RecordIndex, State
-from orchestrator.engine.summary import interrupted
-from orchestrator.errors import BugError, OrchError, PlacementError, Stopped, StoreError, TransferError
-from orchestrator.events import Finished, Noticed, Placed
+from orchestrator.errors import BugError, OrchError, Stopped, StoreError, TransferError
+from orchestrator.events import Noticed
 from orchestrator.limits import files_at_once
-from orchestrator.placement import link
 from orchestrator.sources.route import Routes
-from orchestrator.store import blobs, records
+from orchestrator.store import blobs, partials, records
+from orchestrator.summary import interrupted
 from orchestrator.transfer.adopt import adopt
 from orchestrator.transfer.batch import BatchItem, fetch_batch
 from orchestrator.transfer.download import Receipt, fetch
@@ -26,14 +29,13 @@ from orchestrator.transfer.retry import Try, next_step
 from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from orchestrator.backends.base import Backend
     from orchestrator.engine.scan import FileState
-    from orchestrator.engine.summary import Counts, Options
-    from orchestrator.model import Artifact, Place, Wanted
+    from orchestrator.model import Artifact
     from orchestrator.sources.route import Route
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
 
 STOP_S = 2.0  # whoever asked for a stop waits no longer than three seconds, and a resolver may be silent for longer
@@ -43,27 +45,19 @@ DISK_S = 10.0  # where the disk ends the run nobody waits at the keyboard
 class Scheduler:
     """The threads of one run: each takes the next piece of work, starts its programs and waits for them."""
 
-    def __init__(
-        self,
-        run: RunContext,
-        groups: list[tuple[Artifact, list[FileState]]],
-        begun: set[str],
-        bundled: Iterable[str],
-        options: Options,
-        counts: Counts,
-    ) -> None:
-        self._options, self._counts = options, counts
-        self._batcher = Batcher(run, begun, bundled)
+    def __init__(self, run: RunContext, groups: list[tuple[Artifact, list[FileState]]]) -> None:
+        self._batcher = Batcher(run, disk_space.with_partials(run.store), partials.batch_remains(run.store))
         alone, batches = self._batcher.pack(BatchTask(artifact, same) for artifact, same in groups)
-        # Largest first; bundles once the large files have started, beside whose end there is room for them.
+        # Largest first; batches once the large files have started, beside whose end there is room for them.
         large = [task for task in alone if (task.artifact.size or 0) > SMALL_BYTES]
         self._queue: deque[BatchTask | Batch] = deque((*large, *batches, *alone[len(large) :]))
-        self._workers = min(files_at_once(options.jobs), len(groups))  # a bundle may leave over work for all
+        self._workers = min(files_at_once(run.options.jobs), len(groups))  # a batch may leave over work for all
         self._run = run
         self._turn = threading.Condition()
-        self._open = 0  # parcels under way: each may leave something over
+        self._open = 0  # batches under way: each may leave something over
         self._now: dict[threading.Event, BatchTask | Batch] = {}  # what each thread is at, by the event of its end
         self._records = RecordIndex(run.store)
+        self._installer = Installer(run, self._records, [each for _, same in groups for each in same])
         self._end: OrchError | None = None
 
     def work(self) -> None:
@@ -71,23 +65,21 @@ class Scheduler:
 
         An exception that comes to this thread, such as KeyboardInterrupt, passes once no child runs any more.
         """
-        scheduler: list[
-            threading.Event
-        ] = []  # not threads: a `join` that is interrupted takes its thread for ended (3.11)
+        workers: list[threading.Event] = []  # no threads: an interrupted `join` takes its thread for ended (3.11)
         try:
             try:
-                self._start(scheduler)
-                self._await(scheduler)
+                self._start(workers)
+                self._await(workers)
             except BaseException:
                 self._run.context.stop.set()
-                self._await(scheduler)
+                self._await(workers)
                 raise
         finally:
-            self._leave(scheduler)
+            self._leave(workers)
         for left in self._queue:
             self._fail(left, self._end or interrupted())
 
-    def _start(self, scheduler: list[threading.Event]) -> None:
+    def _start(self, workers: list[threading.Event]) -> None:
         """Start as many threads as there may be, which is fewer than were asked for under some limits."""
         for number in range(self._workers):
             ended = threading.Event()
@@ -95,29 +87,29 @@ class Scheduler:
             try:
                 thread.start()
             except RuntimeError as error:
-                if not scheduler:
+                if not workers:
                     self._end = foreseen(self._run.context, self._run.store.path, error)
                 return
-            scheduler.append(ended)
+            workers.append(ended)
 
-    def _await(self, scheduler: list[threading.Event]) -> None:
+    def _await(self, workers: list[threading.Event]) -> None:
         """Wait for all threads; after a stop for a moment only."""
         stop, asked_s = self._run.context.stop, None
-        for ended in scheduler:
+        for ended in workers:
             while not ended.wait(0.1):
                 if stop.is_set():
                     asked_s = asked_s or time.monotonic()
                     if time.monotonic() - asked_s > (STOP_S if self._end is None else DISK_S):
                         return
 
-    def _leave(self, scheduler: list[threading.Event]) -> None:
+    def _leave(self, workers: list[threading.Event]) -> None:
         """Leave threads that do not come back, without their children: what they were at was interrupted."""
-        if all(ended.is_set() for ended in scheduler):
+        if all(ended.is_set() for ended in workers):
             return
         from orchestrator.process import kill_all
 
         kill_all(self._run.context.stop)
-        for ended in scheduler:
+        for ended in workers:
             ended.wait(0.1)
         for ended, work in list(self._now.items()):
             if not ended.is_set():
@@ -165,9 +157,8 @@ class Scheduler:
 
     def _fail(self, work: BatchTask | Batch, error: OrchError) -> None:
         for task in work.tasks if isinstance(work, Batch) else [work]:
-            if task.claim():
-                for file_state in task.file_states:
-                    self._run.emit(self._counts.fail(file_state.wanted, error))
+            for file_state in task.file_states:
+                self._installer.fail(file_state.wanted, error)
 
     def _foreseen(self, work: BatchTask | Batch, error: Exception) -> OrchError:
         tasks = work.tasks if isinstance(work, Batch) else [work]
@@ -177,7 +168,7 @@ class Scheduler:
     def _many(self, batch: Batch) -> None:
         more: list[BatchTask | Batch] = []
         try:
-            alone, batches = self._batcher.again(run_batch(self._run, self._batcher, batch, self._counts))
+            alone, batches = self._batcher.again(self._run_batch(batch))
             more += [*batches, *alone]
         except Exception as error:
             told = self._foreseen(batch, error)
@@ -185,64 +176,132 @@ class Scheduler:
                 raise
             # One of them is to blame: each alone, it is the only one that fails.
             self._run.emit(Noticed(f"{len(batch.tasks)} files go one by one: {told.message}; {told.hint}"))
-            more += [task for task in batch.tasks if not task.is_told]
+            more += [task for task in batch.tasks if not self._is_told(task)]
         finally:
             with self._turn:
                 self._queue.extend(more)
                 self._open -= 1
                 self._turn.notify_all()
 
+    def _is_told(self, task: BatchTask) -> bool:
+        """Whether somebody has said what became of all that a task is for."""
+        return all(self._run.counts.is_booked(file_state.wanted) for file_state in task.file_states)
+
+    def _run_batch(self, batch: Batch) -> list[BatchTask]:
+        """Fetch and install the files of a batch, as far as one run of its program brings them.
+
+        Returns:
+            What must be tried another way.
+
+        Raises:
+            OrchError, Stopped: for all of it.
+        """
+        run, receipt = self._run, Receipt()
+        if batch.backend is not None:
+            items = [task.item for task in batch.tasks]
+            try:
+                fetch_batch(run, batch.backend, self._batcher.way(batch), items, receipt)
+            finally:
+                run.counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
+        ready = [task for task in batch.tasks if batch.backend is None or task.item.came]
+        self._installer.add([item for task in ready for item in _clear_items(batch, task, receipt.seconds)])
+        left = []
+        for task in batch.tasks:
+            if task.item.error is not None:
+                self._fail(task, task.item.error)
+            elif batch.backend is not None and not task.item.came:
+                left.append(task)
+        return left
+
     def _one(self, task: BatchTask) -> None:
-        receipt = Receipt(attempts=task.item.attempts)
-        if not self._options.offline:
-            adopt(self._run, task.artifact)
-        work = Install(self._run, self._records, task.artifact, task.file_states, force=self._options.force)
-        get = _refuse_offline if self._options.offline else fetch
+        """Do all that one digest needs: read what stands at its places, have its blob, install it."""
+        run, receipt = self._run, Receipt(attempts=task.item.attempts)
+        if not run.options.offline:
+            adopt(run, task.artifact)
+        inspection = Inspection(run, self._records, task.artifact, task.file_states)
         try:
-            results = work.install(get, receipt)
+            items = _acquire(inspection, receipt)
         finally:
-            self._counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
-        if not task.claim():  # too late: it was told as interrupted
-            return
-        for wanted, result in results:
-            if isinstance(result, OrchError):
-                self._run.emit(self._counts.fail(wanted, result))
-            else:
-                self._counts.count(result)
+            run.counts.moved(receipt.bytes_fetched, receipt.bytes_reused + inspection.reused_bytes)
+        self._installer.add(items)
 
 
-def _refuse_offline(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:  # noqa: ARG001 - stands in for fetch
-    raise TransferError(
-        f"{artifact.name}: not in the store, and --offline forbids to fetch it", "leave out --offline", "missing"
-    )
+def _clear_items(batch: Batch, task: BatchTask, seconds: float) -> list[InstallItem]:
+    """What is to be installed of a task at whose places nothing stands."""
+    items = [
+        InstallItem(file_state.wanted, task.item.artifact.sha256, [Due(place) for place in file_state.wanted.places])
+        for file_state in task.file_states
+    ]
+    if batch.backend is not None and task.item.came == "wire":
+        items[0].how, items[0].backend, items[0].source = "fetched", batch.backend.NAME, task.item.url
+    for item in items:
+        item.seconds = seconds
+    return items
+
+
+def _acquire(inspection: Inspection, receipt: Receipt) -> list[InstallItem]:
+    """Read what stands at the places of one digest, and make sure of its blob where one is needed.
+
+    Raises:
+        StoreError, Stopped: the run's end; all other errors are those of the items.
+    """
+    run, key = inspection.run, inspection.artifact.key
+    items = [InstallItem(file_state.wanted, "", *inspection.dues(file_state)) for file_state in inspection.file_states]
+    for item in items:
+        item.replaces = any(due.old for due in item.dues)
+    needing = [item for item in items if item.dues or not (item.error or item.wanted.places)]
+    mending = records.to_repair(run.store, key)
+    if needing or inspection.was_quarantined or mending:
+        try:
+            if not inspection.has_blob():
+                _fetch(inspection, receipt)
+                if receipt.backend and needing:
+                    needing[0].how, needing[0].backend, needing[0].source = "fetched", receipt.backend, receipt.source
+        except OrchError as failure:
+            if isinstance(failure, StoreError) and not isinstance(failure, UnreadableError):
+                raise
+            for item in needing:
+                item.error, item.dues = item.error or failure, ()
+            return items
+        repair_sharers(run, inspection, mending)
+    for item in items:
+        item.sha256, item.seconds = inspection.artifact.sha256, receipt.seconds
+    return items
+
+
+def _fetch(inspection: Inspection, receipt: Receipt) -> None:
+    """Fetch one digest into the store.
+
+    Raises:
+        OrchError, Stopped: as `transfer.download.fetch`.
+    """
+    artifact = inspection.artifact
+    if inspection.run.options.offline:
+        raise TransferError(
+            f"{artifact.name}: not in the store, and --offline forbids to fetch it", "leave out --offline", "missing"
+        )
+    fetch(inspection.run, artifact, receipt)
+    inspection.artifact = msgspec.structs.replace(artifact, sha256=receipt.sha256)
 
 
 SMALL_BYTES = 1 << 20  # above it a file is worth a process, and a look at what is kept of it
-MOST_FILES = 512  # some at a time, so that one bundle's check and commit run beside another's download
-WORTH_ANOTHER = 8  # so many leftovers of one host make a bundle again
-_CLAIMS = threading.Lock()
+MOST_FILES = 512  # some at a time, so that one batch's check and commit run beside another's download
+WORTH_ANOTHER = 8  # so many leftovers of one host make a batch again
 
 
 @dataclass(slots=True)
 class BatchTask:
-    """One digest to be made so, all who want it, and what a bundle has tried already."""
+    """One digest to be installed, all who want it, and what a batch has tried already."""
 
     artifact: Artifact
     file_states: list[FileState]
     item: BatchItem = field(init=False)
     host: str = ""
-    backend: Backend | None = None  # of its bundle
-    asked: int = 0  # how many of its sources bundles have asked
-    is_told: bool = False  # what became of it was said, and counted
+    backend: Backend | None = None  # of its batch
+    asked: int = 0  # how many of its sources batches have asked
 
     def __post_init__(self) -> None:
         self.item = BatchItem(self.artifact)
-
-    def claim(self) -> bool:
-        """Take it on oneself to say what became of it; false where another thread has done so."""
-        with _CLAIMS:
-            first, self.is_told = not self.is_told, True
-            return first
 
 
 @dataclass(slots=True)
@@ -256,8 +315,8 @@ class Batch:
 class Batcher:
     """Says which tasks may go together: nothing of theirs stands anywhere, so nothing must be judged first."""
 
-    def __init__(self, run: RunContext, begun: set[str], bundled: Iterable[str]) -> None:
-        self._run, self._begun, self._bundled = run, begun, set(bundled)
+    def __init__(self, run: RunContext, begun: set[str], remains: Iterable[str]) -> None:
+        self._run, self._begun, self._remains = run, begun, set(remains)
         self._routes = Routes(run.context.environ, run.hosts)
         self._usable = [name for name, program in run.programs.items() if program.usable]
         self._backends: dict[str, tuple[Backend, ...]] = {}
@@ -272,7 +331,7 @@ class Batcher:
             state = blobs.blob_state(self._run.store, artifact.sha256, artifact.size) if _is_clear(task) else "unclear"
             if state == "sealed":
                 stored.append(task)
-            elif state == "absent" and self._may_bundle(artifact) and self._aim(task):
+            elif state == "absent" and self._may_batch(artifact) and self._aim(task):
                 aimed.append(task)
             else:
                 alone.append(task)
@@ -280,9 +339,9 @@ class Batcher:
         return alone + together, [Batch(part) for part in _parts(stored)] + batches
 
     def again(self, left: Iterable[BatchTask]) -> tuple[list[BatchTask], list[Batch]]:
-        """What a bundle left over: many of one next host make a bundle again, the rest goes alone.
+        """What a batch left over: many of one next host make a batch again, the rest goes alone.
 
-        Where all hosts were asked, and what ended the last bundle was the host's fault, its files are one matter: they
+        Where all hosts were asked, and what ended the last batch was the host's fault, its files are one matter: they
         go together again, after one wait. The last of their tries each makes alone.
         """
         alone: list[BatchTask] = []
@@ -293,7 +352,7 @@ class Batcher:
         return alone + lonely, batches
 
     def way(self, batch: Batch) -> Route:
-        """How this machine gets to the host that a parcel comes from."""
+        """How this machine gets to the host that a batch comes from."""
         return self._routes.to(batch.tasks[0].item.url)
 
     def _by_host(self, tasks: list[BatchTask], least: int) -> tuple[list[BatchTask], list[Batch]]:
@@ -303,19 +362,19 @@ class Batcher:
         for task in tasks:
             by_host.setdefault((task.host, task.backend.NAME if task.backend else ""), []).append(task)
         for those in by_host.values():
-            if len(those) >= least or any(task.artifact.key in self._bundled for task in those):
+            if len(those) >= least or any(task.artifact.key in self._remains for task in those):
                 batches += [Batch(part, those[0].backend) for part in _parts(those)]
             else:
                 alone += those
         return alone, batches
 
-    def _may_bundle(self, artifact: Artifact) -> bool:
+    def _may_batch(self, artifact: Artifact) -> bool:
         size = artifact.size
         known = size is not None and size <= SMALL_BYTES and not artifact.is_unpinned
         return known and artifact.key not in self._begun
 
     def _aim(self, task: BatchTask) -> bool:
-        """Take the next source in order that no bundle has asked yet, if a program here can."""
+        """Take the next source in order that no batch has asked yet, if a program here can."""
         sources = task.artifact.sources
         if task.asked >= len(sources):
             return False
@@ -328,7 +387,7 @@ class Batcher:
         return True
 
     def _repeat(self, task: BatchTask) -> bool:
-        """Take the source and program that policy wants next of those that bundles have asked, while it wants any."""
+        """Take the source and program that policy wants next of those that batches have asked, while it wants any."""
         if not task.item.host_failed or not self._run.retries:
             return False
         programs = {source.url: self._programs(source.url) for source in task.artifact.sources[: task.asked]}
@@ -342,11 +401,11 @@ class Batcher:
         return True
 
     def _programs(self, url: str) -> tuple[Backend, ...]:
-        """The programs that may fetch a bundle from a URL's host, best first."""
+        """The programs that may fetch a batch from a URL's host, best first."""
         host = host_of(url)
         if host not in self._backends:
             way = self._routes.to(url)
-            line = replace(way.line, hides="token") if way.bearer is not None else way.line
+            line = replace(way.requirements, hides="token") if way.bearer is not None else way.requirements
             found: list[Backend] = []
             while backend := select.for_bundle([n for n in self._usable if n not in {b.NAME for b in found}], line):
                 found.append(backend)
@@ -355,108 +414,6 @@ class Batcher:
 
     def _send(self, task: BatchTask, url: str, backend: Backend, wait_s: float = 0.0) -> None:
         task.host, task.backend, task.item.url, task.item.wait_s = host_of(url), backend, url, wait_s
-
-
-def run_batch(run: RunContext, batcher: Batcher, batch: Batch, counts: Counts) -> list[BatchTask]:
-    """Do all that a parcel needs: fetch, place, tell.
-
-    Returns:
-        What must be tried another way.
-
-    Raises:
-        OrchError, Stopped: for all of it; nothing of it was told.
-    """
-    receipt = Receipt()
-    items = [task.item for task in batch.tasks]
-    if batch.backend is not None:
-        try:
-            fetch_batch(run, batch.backend, batcher.way(batch), items, receipt)
-        finally:
-            counts.moved(receipt.bytes_fetched, receipt.bytes_reused)
-        ready = [task for task in batch.tasks if task.item.came]
-    else:
-        ready = batch.tasks
-    made = _place(run, ready)
-    for task in ready:
-        _tell(run, batch, task, made, counts, receipt.seconds)
-    left = []
-    for task in batch.tasks:
-        if task.item.error is not None and task.claim():
-            for file_state in task.file_states:
-                run.emit(counts.fail(file_state.wanted, task.item.error))
-        elif batch.backend is not None and not task.item.came:
-            left.append(task)
-    return left
-
-
-def _place(run: RunContext, tasks: Sequence[BatchTask]) -> dict[str, str | PlacementError]:
-    """Record all places, a write a manifest, then make them."""
-    todo: list[tuple[str, Place]] = []
-    refused: dict[str, str | PlacementError] = {}
-    written: dict[str, dict[str, records.PlaceRecord]] = {}
-    for task in tasks:
-        sha256 = task.item.artifact.sha256
-        for file_state in task.file_states:
-            if file_state.wanted.allow and (error := _refused(run, sha256, file_state.wanted)):
-                refused.update((place.path, error) for place in file_state.wanted.places)
-                continue
-            record = written.setdefault(file_state.wanted.manifest, {})
-            for place in file_state.wanted.places:
-                if not place.target:
-                    record[place.path] = {"sha256": sha256, "link": place.link.value}
-                todo.append((sha256, place))
-    for manifest, record in written.items():
-        if record:
-            records.record(run.store, run.context.hostname, manifest, record, run.context.stop)
-    made = link.put_all(run.context, run.store, todo)
-    results = {place.path: how for (_, place), how in zip(todo, made, strict=True)}
-    for manifest, record in written.items():
-        stands = {path: how for path in record if isinstance(how := results[path], str)}
-        records.finish(run.store, run.context.hostname, manifest, stands, run.context.stop)
-    return {**refused, **results}
-
-
-def _refused(run: RunContext, sha256: str, wanted: Wanted) -> PlacementError | None:
-    """Why a file is of no format that its manifest allows."""
-    from orchestrator.placement import allow
-
-    try:
-        allow.check(run.store.blob(sha256), wanted, run.context.stop)
-    except PlacementError as error:
-        return error
-    return None
-
-
-def _tell(
-    run: RunContext,
-    batch: Batch,
-    task: BatchTask,
-    made: dict[str, str | PlacementError],
-    counts: Counts,
-    seconds: float,
-) -> None:
-    """Say of each file of a task what became of it, and count it."""
-    if not task.claim():
-        return
-    fetched = task.item.came == "wire"
-    for file_state in task.file_states:
-        wanted, error = file_state.wanted, None
-        for place in wanted.places:
-            how = made[place.path]
-            if isinstance(how, PlacementError):
-                error = error or how
-            else:
-                run.emit(Placed(wanted.model, wanted.file, place.path, how))
-        if error is not None:
-            run.emit(counts.fail(wanted, error))
-        elif fetched and batch.backend is not None:
-            fetched = False
-            counts.count("fetched")
-            size, name = task.item.size, batch.backend.NAME
-            run.emit(Finished(wanted.model, wanted.file, "fetched", name, task.item.url, size, seconds))
-        else:
-            counts.count("placed")
-            run.emit(Finished(wanted.model, wanted.file, "placed", size_bytes=wanted.size or 0, seconds=seconds))
 
 
 def _is_clear(task: BatchTask) -> bool:

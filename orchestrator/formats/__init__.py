@@ -1,4 +1,4 @@
-"""What a file is: by its bytes, never by its name. Pure: whoever asks brings the bytes."""
+"""PURE: detect what a file is by its bytes, never by its name, and say what is wrong with it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.formats.detect import HEAD_BYTES, Detected, Pointer, describe, formats_of, identify, pointer
+    from orchestrator.formats.detect import HEAD_BYTES, Detected, describe, formats_of, identify
     from orchestrator.formats.safetensors import header_bytes, safetensors_fault
     from orchestrator.formats.zip_directory import TAIL_BYTES, directory
 
@@ -14,13 +14,11 @@ __all__ = [
     "HEAD_BYTES",
     "TAIL_BYTES",
     "Detected",
-    "Pointer",
     "describe",
     "directory",
     "formats_of",
     "header_bytes",
     "identify",
-    "pointer",
     "safetensors_fault",
 ]
 _ROOMS = {
@@ -34,5 +32,5 @@ _ROOMS = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # One name needs one room (PEP 562): those of archives and pickles bring a good deal of the library along.
+    # Import a module when one of its names is first used (PEP 562): archives and pickles bring many imports along.
     return getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'detect')}"), name)

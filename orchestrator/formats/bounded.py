@@ -1,4 +1,4 @@
-"""The one fence around readers of foreign bytes: what they raise on damaged ones, and how much they may unpack."""
+"""Limits for reading foreign bytes: one exception for all that damaged bytes raise, and how much may be unpacked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Whatever the standard library's readers trip over; an OSError is the disk's own and passes.
+# All that the standard library's readers raise on damaged bytes. An OSError comes from the disk and is not among them.
 BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -32,21 +32,21 @@ BROKEN = (
     TypeError,
     ValueError,  # UnicodeError too
 )
-LARGEST = 10**19  # a larger number says nothing of a file
+LARGEST = 10**19  # no size in a sound file is larger
 _TIMES, _BESIDES = 100, 64 << 20
 
 
 class DamagedError(Exception):
-    """Why foreign bytes cannot be read: a lower-case phrase."""
+    """Foreign bytes cannot be read; the message is a lower-case phrase that says why."""
 
 
 def most_bytes(length: int) -> int:
-    """How many bytes an archive of `length` bytes may unpack to."""
+    """Return how many bytes an archive of `length` bytes may unpack to: a hundred times as many, and 64 MiB."""
     return _TIMES * length + _BESIDES
 
 
 def too_much(length: int) -> DamagedError:
-    """An archive of `length` bytes holds more than that."""
+    """Return the error for an archive of `length` bytes that unpacks to more than `most_bytes`."""
     return DamagedError(
         f"it holds more than there is room for: {length} bytes may not become more than {most_bytes(length)}"
     )
@@ -54,15 +54,16 @@ def too_much(length: int) -> DamagedError:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Turn what damaged bytes raise into a DamagedError; errors of the disk pass.
+    """Turn every exception that damaged bytes cause into a DamagedError.
 
     Raises:
-        DamagedError, OSError.
+        DamagedError: the bytes are damaged.
+        OSError: the disk could not be read.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # which a position before the file's start gives
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: damaged bytes led to a position before the file's start
             raise
         raise DamagedError(f"it is damaged ({error.strerror or error})") from error
     except BROKEN as error:

@@ -1,7 +1,7 @@
-"""The entries of tar and zip archives, one after the other, within bounds: a small archive stays small.
+"""Read the entries of tar and zip archives one after the other, and refuse archive bombs.
 
-An archive of `length` bytes may unpack to `fence.most_bytes` of them, headers and the holes of sparse members
-included; `ask` is called between any two pieces, and may raise to end it.
+An archive of `length` bytes may unpack to `bounded.most_bytes(length)`, headers and holes of sparse entries included.
+`check_stop` is called between any two pieces; it may raise to end the reading.
 """
 
 from __future__ import annotations
@@ -19,50 +19,56 @@ from orchestrator.formats.bounded import DamagedError, most_bytes, readable, too
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LONGEST_READ = 4 << 20  # bytes at once: tarfile would take a header's word for its length
+LONGEST_READ = 4 << 20  # bytes at once: tarfile would read as many as a header claims
 LONGEST_HEADER = 1 << 20
 _SKIP_BYTES = 1 << 20
-_COATS: tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...] = (
+_COMPRESSIONS: tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...] = (
     (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
     (b"BZh", bz2.BZ2File),
     (b"\xfd7zXZ\0", lzma.LZMAFile),
 )
-_LONG_NUMBER = re.compile(rb"[0-9]{100}")  # tarfile's own expressions take the square of its length over one
-_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile gives no bound to what the others unpack
+_LONG_NUMBER = re.compile(rb"[0-9]{100}")  # tarfile's own expressions take quadratic time on a long number
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile cannot limit what the other methods unpack
 
 
-def coat(head: bytes) -> str:
-    """What an archive that begins with `head` is packed in: gzip, bzip2, xz, or "" for none of these."""
+def compression(head: bytes) -> str:
+    """Return how an archive that begins with `head` is compressed: gzip, bzip2, xz, or "" for none of these."""
     names = ("gzip", "bzip2", "xz")
-    return next((name for name, (magic, _) in zip(names, _COATS, strict=True) if head.startswith(magic)), "")
+    return next((name for name, (magic, _) in zip(names, _COMPRESSIONS, strict=True) if head.startswith(magic)), "")
 
 
 def tar_entries(
-    file: IO[bytes], length: int, ask: Callable[[], None]
+    file: IO[bytes], length: int, check_stop: Callable[[], None]
 ) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """The entries of a tar, compressed or not, each with its content where it is a file.
+    """Read the entries of a tar, compressed or not.
 
-    A content is to be read before the next entry is asked for.
+    Args:
+        file: the archive, open and seekable.
+        length: its length in bytes.
+        check_stop: called between pieces; it may raise.
+
+    Yields:
+        Each entry with its content, or None where it is no file. Read the content before the next entry.
 
     Raises:
         DamagedError: it is damaged, or unpacks to too much.
-        OSError: the disk said no.
+        OSError: the disk could not be read.
     """
     file.seek(0)
     head = file.read(8)
     file.seek(0)
-    opened = next((opener for magic, opener in _COATS if head.startswith(magic)), None)
-    source = _Source(opened(file) if opened else file, length, ask)
+    opened = next((opener for magic, opener in _COMPRESSIONS if head.startswith(magic)), None)
+    source = _Source(opened(file) if opened else file, length, check_stop)
     total = at = 0
     with readable(), tarfile.open(fileobj=source, mode="r:") as tar:  # type: ignore[call-overload]
         while True:
-            ask()
+            check_stop()
             source.in_header = True
             entry = tar.next()
             source.in_header = False
             if entry is None:
                 return
-            tar.members.clear()  # else it remembers all of them
+            tar.members.clear()  # tarfile would keep all entries in memory
             total += entry.size
             if entry.size < 0 or tar.offset <= at:
                 raise DamagedError("it leads back to what was read")
@@ -73,19 +79,22 @@ def tar_entries(
 
 
 def zip_entries(
-    file: IO[bytes], length: int, ask: Callable[[], None]
+    file: IO[bytes], length: int, check_stop: Callable[[], None]
 ) -> Iterator[tuple[zipfile.ZipInfo, IO[bytes] | None]]:
-    """The entries of a zip, wherever in `file` it begins, each with its content where it is no folder.
+    """Read the entries of a zip, wherever in `file` it begins; the arguments are those of `tar_entries`.
+
+    Yields:
+        Each entry with its content, or None for a folder.
 
     Raises:
-        DamagedError: it is damaged, encrypted, packed in another way than deflate, or unpacks to too much.
-        OSError: the disk said no.
+        DamagedError: it is damaged, encrypted, compressed by another method than deflate, or unpacks to too much.
+        OSError: the disk could not be read.
     """
     file.seek(0)
     total = 0
     with readable(), zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
-            ask()
+            check_stop()
             total += entry.file_size
             if total > most_bytes(length):
                 raise too_much(length)
@@ -99,21 +108,21 @@ def zip_entries(
 
 
 class _Source:
-    """A tar's bytes, read forward only, bounded and sober."""
+    """The decompressed bytes of a tar, for tarfile: read forward only, and never more than is allowed."""
 
-    def __init__(self, file: IO[bytes], length: int, ask: Callable[[], None]) -> None:
-        self._file, self._length, self._ask = file, length, ask
+    def __init__(self, file: IO[bytes], length: int, check_stop: Callable[[], None]) -> None:
+        self._file, self._length, self._check_stop = file, length, check_stop
         self._left = most_bytes(length)
-        self._at = self._read_to = 0  # where the reader stands, and what was read
+        self._at = self._read_to = 0  # the reader's position, and how far the bytes were read
         self._last = b""
         self.in_header = True
 
     def tell(self) -> int:
-        """As a file's own."""
+        """Return the reader's position in bytes."""
         return self._at
 
     def seek(self, to: int) -> int:
-        """Go forward to `to`, or back by one byte, which tarfile does to see that an entry is whole."""
+        """Go forward to the position `to`, or back by one byte, as tarfile does to check that an entry is whole."""
         while self._read_to < to:
             if not self._take(min(_SKIP_BYTES, to - self._read_to)):
                 break
@@ -123,11 +132,15 @@ class _Source:
         return to
 
     def read(self, size: int = -1) -> bytes:
-        """As a file's own, but never without a size."""
+        """Read up to `size` bytes; a read without a size, or beyond the limits, is refused.
+
+        Raises:
+            DamagedError: a header claims an impossible size or number, or the tar unpacks to too much.
+        """
         if not 0 <= size <= (LONGEST_HEADER if self.in_header else LONGEST_READ):
             raise DamagedError("it has a header of an impossible size")
         if self._at > self._read_to:
-            return b""  # it ended before
+            return b""  # the tar ended before this position
         before = self._last[: max(0, min(size, self._read_to - self._at))]
         got = before + self._take(size - len(before))
         self._at += len(got)
@@ -136,7 +149,7 @@ class _Source:
         return got
 
     def _take(self, size: int) -> bytes:
-        self._ask()
+        self._check_stop()
         got = self._file.read(size) if size else b""
         self._left -= len(got)
         if self._left < 0:

@@ -1,4 +1,4 @@
-"""What a file is, by its first and last bytes; its name is never asked."""
+"""Detect the format of a file by its first and last bytes; its name does not count."""
 
 from __future__ import annotations
 
@@ -11,97 +11,88 @@ import tarfile
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.formats import pickles, safetensors, zip_directory
+from orchestrator.formats import lfs, pickles, safetensors, zip_directory
 from orchestrator.formats.bounded import BROKEN
+from orchestrator.formats.html_page import is_html
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-HEAD_BYTES = 64 << 10  # enough for every judgement here
-_MARKS = (
+HEAD_BYTES = 64 << 10  # enough for every check here
+_MAGIC = (
     (0, b"GGUF", "gguf"),
     (4, b"TFL3", "tflite"),
 )
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # HDF5 file format specification 3.0, II.A: at 0, or behind a user block
 _NUMPY = b"\x93NUMPY"
-# A header that numpy.load would read as one of objects, which are pickled, or that hides its types from a search.
+# A header of an array of objects, which numpy.load would unpickle, or one written so that a search could miss that.
 _OBJECTS = re.compile(rb"""['"](?:[^'"]*,)?\s*(?:[<>|=]\s*)?(?:O|object)|\\|['"]\s*['"]""")
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py: MAGIC_NUMBER, pickled
 _BOM = b"\xef\xbb\xbf"
-_POINTER = re.compile(  # git-lfs, docs/spec.md; the second name is that of its first release
-    rb"version https://(?:git-lfs\.github\.com|hawser\.github\.com)/spec/v1\n"
-    rb"(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\nsize ([0-9]{1,19})\n?"
-)
-_HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|title)\b", re.I)
-_BLANK = re.compile(rb"\s*")
-_COATS = 2  # so many compressions in each other are looked through; nobody packs a model in more
+_LAYERS = 2  # compressions inside each other that are looked through; nobody compresses a model more often
 _JSON = re.compile(rb'[\[{]\s*(?:["\[\]{}]|-?[0-9]|true\b|false\b|null\b)')
 
 
 class Detected(NamedTuple):
-    """One thing that a file is.
+    """One format that a file has; a file may have several at once.
 
     `format`: safetensors gguf onnx hdf5 npy tflite pickle zip tar sentencepiece html xml json text lfs empty, or
-    `other`. `detail` says more in words for people ("torch", "joblib", "in gzip"); often "".
+    `other`. `detail` says more for people ("torch", "joblib", "in gzip"); often "".
     """
 
     format: str
     detail: str = ""
 
 
-class Pointer(NamedTuple):
-    """What a Git LFS pointer stands for: sha256 (64 hex digits) and size in bytes."""
-
-    sha256: str
-    size: int
-
-
 def identify(head: bytes, length: int | None = None, tail: bytes = b"") -> Detected:
-    """The likeliest thing that a file is: the first of its `faces`."""
+    """Return the most likely format of a file; the arguments are those of `formats_of`."""
     return formats_of(head, length, tail)[0]
 
 
 def formats_of(
-    head: bytes, length: int | None = None, tail: bytes = b"", *, coats: int = _COATS
+    head: bytes, length: int | None = None, tail: bytes = b"", *, layers: int = _LAYERS
 ) -> tuple[Detected, ...]:
-    """All that readers could take a file for, the likeliest first: one that begins well may end as a zip.
+    """Return every format that a reader could take a file for, the most likely first.
 
-    `head` are its first bytes (the more, up to `HEAD_BYTES`, the better), `length` all of them in bytes (None:
-    nobody knows), `tail` its last ones (the more, up to `archives.TAIL_BYTES`, the better; b"": not looked at). So many
-    `coats` of compression are looked through.
+    A file may have several: one that begins as safetensors may end as a zip, and zip readers begin at the end.
+
+    Args:
+        head: the file's first bytes; the more, up to HEAD_BYTES, the better.
+        length: the file's length in bytes; None if it is not known.
+        tail: its last bytes; the more, up to `zip_directory.TAIL_BYTES`, the better; b"" if they were not read.
+        layers: how many compressions inside each other to look through.
     """
     if not head:
         return (Detected("empty" if not length else "other"),)
     if length is not None and len(head) >= length and not tail:
         tail = head[-zip_directory.TAIL_BYTES :]
-    found = [seen for seen in (*_marked(head), _packed(head, coats)) if seen is not None]
-    if pickled := _pickle(head, length, doubt=not found):
-        found.insert(0, pickled)
+    detected = [item for item in (*_by_magic(head), _compressed(head, layers)) if item is not None]
+    if pickled := _pickle(head, length, doubt=not detected):
+        detected.insert(0, pickled)
     inside = zip_directory.directory(tail, length) if length is not None else None
     if inside is not None:
-        found = [seen for seen in found if seen.format != "zip"]
-        found.append(Detected("zip"))
+        detected = [item for item in detected if item.format != "zip"]
+        detected.append(Detected("zip"))
         if any(name.rpartition("/")[2] == "data.pkl" for name in inside.names):
-            found.insert(0, Detected("pickle", "torch"))
-    if all(seen.format == "zip" for seen in found) and not head.startswith(_ZIP):
-        found.insert(0, _text(head, length, tail) or Detected("other"))
-    return tuple(found)
-
-
-def pointer(head: bytes) -> Pointer | None:
-    """The Git LFS pointer that `head`, all of a file, is; None if it is none."""
-    match = _POINTER.fullmatch(head) if len(head) < 1024 else None
-    return Pointer(match[1].decode(), int(match[2])) if match else None
+            detected.insert(0, Detected("pickle", "torch"))
+    if all(item.format == "zip" for item in detected) and not head.startswith(_ZIP):
+        detected.insert(0, _text(head, length, tail) or Detected("other"))
+    return tuple(detected)
 
 
 def _pickle(head: bytes, length: int | None, *, doubt: bool) -> Detected | None:
-    """The pickle that it is; `doubt`: also one that calls nothing, as far as its head tells."""
+    """Return what kind of pickle a file is, None if it is none.
+
+    With `doubt` a pickle counts that calls nothing as far as its head shows: nothing else explains the file.
+    """
     if head.startswith(_TORCH_LEGACY):
         return Detected("pickle", "torch, before 1.6")
-    far = pickles.walk(io.BytesIO(head), length)
-    if far in (pickles.Walk.NOWHERE, pickles.Walk.BEGUN) or (far is not pickles.Walk.CALLS and not doubt):
+    result = pickles.scan(io.BytesIO(head), length)
+    if result in (pickles.ScanResult.NOT_A_PICKLE, pickles.ScanResult.STARTED) or (
+        result is not pickles.ScanResult.CALLS and not doubt
+    ):
         return None
     for name in (b"joblib", b"torch", b"sklearn", b"numpy"):
         if name in head[:4096]:
@@ -109,10 +100,10 @@ def _pickle(head: bytes, length: int | None, *, doubt: bool) -> Detected | None:
     return Detected("pickle", f"protocol {head[1]}" if head[:1] == b"\x80" else "in text")
 
 
-def _marked(head: bytes) -> Iterator[Detected]:
-    """What has a mark of its own, or looks like nothing else."""
-    for at, mark, name in _MARKS:
-        if head.startswith(mark, at):
+def _by_magic(head: bytes) -> Iterator[Detected]:
+    """The formats that have magic bytes, or a beginning that nothing else has."""
+    for at, magic, name in _MAGIC:
+        if head.startswith(magic, at):
             yield Detected(name)
     if head.startswith(_ZIP):
         yield Detected("zip")
@@ -132,7 +123,7 @@ def _marked(head: bytes) -> Iterator[Detected]:
 
 
 def _is_tar(head: bytes) -> bool:
-    """Whether a tar's first header stands there; those of before 1988 have no mark, but all have a checksum."""
+    """Whether the first header of a tar is there: those from before 1988 have no magic, but all have a checksum."""
     try:
         tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
     except BROKEN:
@@ -140,33 +131,33 @@ def _is_tar(head: bytes) -> bool:
     return True
 
 
-def _packed(head: bytes, coats: int) -> Detected | None:
-    """What a compressed file holds, by as much of it as its head gives."""
-    for name, mark, opened in (
+def _compressed(head: bytes, layers: int) -> Detected | None:
+    """What a compressed file holds, as far as its head can be decompressed."""
+    for name, magic, opened in (
         ("gzip", b"\x1f\x8b", lambda: zlib.decompressobj(31)),
         ("bzip2", b"BZh", bz2.BZ2Decompressor),
         ("xz", b"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(memlimit=256 << 20)),
         ("zlib", b"\x78", zlib.decompressobj),  # joblib's own
     ):
-        if not head.startswith(mark):
+        if not head.startswith(magic):
             continue
         try:
             inner = opened().decompress(head, HEAD_BYTES)
         except (*BROKEN, OSError):
             continue
-        seen = formats_of(inner, coats=coats - 1)[0] if coats else Detected("other")
-        if inner and (name != "zlib" or seen.format == "pickle"):
-            return Detected(seen.format, f"{seen.detail} in {name}".strip())
+        item = formats_of(inner, layers=layers - 1)[0] if layers else Detected("other")
+        if inner and (name != "zlib" or item.format == "pickle"):
+            return Detected(item.format, f"{item.detail} in {name}".strip())
     return None
 
 
 def _text(head: bytes, length: int | None, tail: bytes) -> Detected | None:
-    """What kind of text it is; None where it is none."""
+    """What kind of text a file is; None if it is no text."""
     whole = length is not None and len(head) >= length
     body = head.removeprefix(_BOM).lstrip()
-    if pointer(head) or (not whole and head.startswith(b"version https://git-lfs.github.com/spec/")):
+    if lfs.is_exact(head) or (not whole and head.startswith(b"version https://git-lfs.github.com/spec/")):
         return Detected("lfs")
-    if _is_html(body):
+    if is_html(body):
         return Detected("html")
     if not _is_utf8(head, cut_end=not whole) or not _is_utf8(tail, cut_start=True):
         return None
@@ -182,20 +173,11 @@ def _text(head: bytes, length: int | None, tail: bytes) -> Detected | None:
     return Detected("json")
 
 
-def _is_html(body: bytes) -> bool:
-    """Whether it begins as a page does, behind any number of comments."""
-    at = 0
-    while body.startswith(b"<!--", at):
-        end = body.find(b"-->", at + 4)
-        blank = _BLANK.match(body, end + 3) if end >= 0 else None
-        if blank is None:
-            return False
-        at = blank.end()
-    return _HTML.match(body, at) is not None
-
-
 def _is_utf8(data: bytes, *, cut_start: bool = False, cut_end: bool = False) -> bool:
-    """Whether it is UTF-8 without control characters that no text has; a character cut at an end is none's fault."""
+    """Whether bytes are UTF-8 without the control characters that no text has.
+
+    `cut_start` and `cut_end`: the bytes may begin or end in the middle of a character.
+    """
     if cut_start:
         data = re.sub(rb"\A[\x80-\xbf]{1,3}", b"", data)
     if re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", data):
@@ -207,12 +189,12 @@ def _is_utf8(data: bytes, *, cut_start: bool = False, cut_end: bool = False) -> 
     return True
 
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-_SIZES = {VARINT: 0, FIXED64: 8, BYTES: 0, FIXED32: 4}  # bytes, where the wire type alone tells
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
+_SIZES = {VARINT: 0, FIXED64: 8, BYTES: 0, FIXED32: 4}  # in bytes; 0 where a length follows
 
 
 def is_onnx(head: bytes) -> bool:
-    """Whether a file begins as an ONNX model: its version, who made it, and then its graph.
+    """Whether a file begins as an ONNX model: its version, its producer, and then its graph.
 
     onnx.proto, ModelProto: ir_version 1, producer_name 2, ..., graph 7, opset_import 8.
     """
@@ -231,7 +213,7 @@ def is_onnx(head: bytes) -> bool:
 
 
 def is_sentencepiece(head: bytes) -> bool:
-    """Whether a file begins as a sentencepiece model: piece after piece, each text with a score.
+    """Whether a file begins as a sentencepiece model: pieces, each a text with a score.
 
     sentencepiece_model.proto, ModelProto: pieces 1; SentencePiece: piece 1, score 2 (float), type 3.
     """
@@ -247,7 +229,11 @@ def is_sentencepiece(head: bytes) -> bool:
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
-    """The fields of a message, (number, wire type, value), as far as they are sound; the last may be cut short."""
+    """Read the fields of a protobuf message as far as they are sound; the last value may be cut short.
+
+    Yields:
+        (number, wire type, value) of each field.
+    """
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -267,7 +253,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number at `at` and where the next thing begins; -1 where it is cut or too long."""
+    """The varint at `at`, and the offset behind it; -1 where it is cut short or too long."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -300,6 +286,6 @@ _NAMES = {
 }
 
 
-def describe(seen: Detected) -> str:
-    """`seen` as people say it: "a pickle (torch)", "an HTML page"."""
-    return f"{_NAMES[seen.format]} ({seen.detail})" if seen.detail else _NAMES[seen.format]
+def describe(item: Detected) -> str:
+    """Return a format in words for people: "a pickle (torch)", "an HTML page"."""
+    return f"{_NAMES[item.format]} ({item.detail})" if item.detail else _NAMES[item.format]

@@ -1,4 +1,4 @@
-"""What an archive holds, member by member, each by its own first and last bytes."""
+"""Detect the format of each file in an archive, by that file's own first and last bytes."""
 
 from __future__ import annotations
 
@@ -11,59 +11,63 @@ from orchestrator.formats.bounded import readable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HEAD_BYTES = 1 << 20  # of a member, which cannot be read twice in a compressed tar
+HEAD_BYTES = 1 << 20  # kept of each entry: in a compressed tar it cannot be read twice
 _CHUNK_BYTES = 1 << 20
 
 
 class ArchiveEntry(NamedTuple):
-    """One file of an archive: all that it can be taken for, and what is wrong with its header ("": nothing)."""
+    """One file of an archive: its name, its formats, and what is wrong with its safetensors header ("": nothing)."""
 
     name: str
-    faces: tuple[detect.Detected, ...]
+    formats: tuple[detect.Detected, ...]
     fault: str
 
 
-def of_zip(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[ArchiveEntry]:
-    """The members of a zip, wherever in `file` it begins.
+def entries(kind: str, file: IO[bytes], length: int, check_stop: Callable[[], None]) -> Iterator[ArchiveEntry]:
+    """Read an archive and detect the formats of each file in it; a link counts as the file that it leads to.
+
+    Args:
+        kind: "zip" or "tar", compressed or not.
+        file: the archive, open and seekable.
+        length: its length in bytes.
+        check_stop: called between pieces; it may raise to end the reading.
 
     Raises:
         DamagedError: it is damaged, encrypted, packed in an unknown way, or unpacks to too much.
         OSError: it cannot be read.
     """
-    for about, content in decompress.zip_entries(file, length, ask):
+    for name, size, content in _contents(kind, file, length, check_stop):
         if content is not None:
             with readable():
-                member = _member(about.filename, content, about.file_size, ask)
-            yield member
+                entry = _entry(name, content, size, check_stop)
+            yield entry
 
 
-def of_tar(file: IO[bytes], length: int, ask: Callable[[], None]) -> Iterator[ArchiveEntry]:
-    """The files of a tar, compressed or not; links are what they lead to, and that is a member too.
-
-    Raises:
-        DamagedError: it is damaged, or unpacks to too much.
-        OSError: it cannot be read.
-    """
-    for about, content in decompress.tar_entries(file, length, ask):
-        if content is not None:
-            with readable():
-                member = _member(about.name, content, about.size, ask)
-            yield member
+def _contents(
+    kind: str, file: IO[bytes], length: int, check_stop: Callable[[], None]
+) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+    """The name, size in bytes and content of each entry; no content where it is no file."""
+    if kind == "zip":
+        for zipped, content in decompress.zip_entries(file, length, check_stop):
+            yield zipped.filename, zipped.file_size, content
+    else:
+        for tarred, content in decompress.tar_entries(file, length, check_stop):
+            yield tarred.name, tarred.size, content
 
 
-def _member(name: str, content: IO[bytes], length: int, ask: Callable[[], None]) -> ArchiveEntry:
+def _entry(name: str, content: IO[bytes], length: int, check_stop: Callable[[], None]) -> ArchiveEntry:
     head = content.read(HEAD_BYTES)
     while (more := min(_CHUNK_BYTES, safetensors.header_bytes(head) - len(head))) > 0 and (chunk := content.read(more)):
         head += chunk
     tail = head[-zip_directory.TAIL_BYTES :]
     while chunk := content.read(_CHUNK_BYTES):
-        ask()
+        check_stop()
         tail = (tail + chunk)[-zip_directory.TAIL_BYTES :]
-    found = detect.formats_of(head[: detect.HEAD_BYTES] if len(head) < length else head, length, tail)
-    # What its head leaves open cannot be walked to its end here, and counts as the worst.
-    far = pickles.walk(io.BytesIO(head), length, ask)
-    doubtful = far in (pickles.Walk.CALLS, pickles.Walk.CUT, pickles.Walk.BEGUN)
-    if doubtful and not any(seen.format == "pickle" for seen in found):
-        found = (detect.Detected("pickle"), *found)
-    is_tensors = any(seen.format == "safetensors" for seen in found)
-    return ArchiveEntry(name, found, safetensors.safetensors_fault(head, length) if is_tensors else "")
+    detected = detect.formats_of(head[: detect.HEAD_BYTES] if len(head) < length else head, length, tail)
+    # Only the head can be scanned here: what may still become a pickle behind it counts as one.
+    result = pickles.scan(io.BytesIO(head), length, check_stop)
+    doubtful = result in (pickles.ScanResult.CALLS, pickles.ScanResult.CUT, pickles.ScanResult.STARTED)
+    if doubtful and not any(item.format == "pickle" for item in detected):
+        detected = (detect.Detected("pickle"), *detected)
+    is_tensors = any(item.format == "safetensors" for item in detected)
+    return ArchiveEntry(name, detected, safetensors.safetensors_fault(head, length) if is_tensors else "")

@@ -1,4 +1,4 @@
-"""`allow:` - whether all that a file can be taken for is allowed, its members included."""
+"""Check a file against the manifest's `allow:`: every format that it has, and those of the files in an archive."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from orchestrator.formats.detect import describe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# Runs nothing wherever it is read, and no model comes without it: configurations, vocabularies, cards.
+# Formats that are always allowed: no reader runs code from them, and every model has configurations or vocabularies.
 ALWAYS = frozenset(("text", "json", "xml", "html", "lfs", "empty", "sentencepiece"))
 ARCHIVES = ("zip", "tar")
 
 
 class Refusal(NamedTuple):
-    """Why a file is not allowed: what it is, in words, and the word of `allow:` that would let it in ("": none)."""
+    """Why a file is refused: what it is, in words, and the word of `allow:` that would allow it ("" if none would)."""
 
     words: str
     word: str = ""
@@ -29,47 +29,56 @@ def refusal(
     allow: tuple[str, ...],
     *,
     unpacked: bool = False,
-    ask: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Refusal | None:
-    """What of `file`, open and seekable, of `length` bytes, is not among `allow` (its words); None: nothing.
+    """Check a file's formats against those that are allowed.
 
-    All of its faces must be allowed: a file that begins as safetensors and ends as a zip is both. Members of
-    archives are judged by their own bytes; of one that is not to be judged (encrypted, an archive in an archive)
-    the whole is refused, and so is what unpacks to too much, or what our readers cannot make out. `unpacked`: the
-    archive is no file at a place, and its members alone count. `ask` is called between pieces, and may raise.
+    Every format that the file has must be allowed: a file that begins as safetensors and ends as a zip is both. The
+    files in an archive are checked by their own bytes. An archive is refused as a whole if a file in it cannot be
+    checked (encrypted, itself an archive), if it unpacks to too much, or if it is damaged.
+
+    Args:
+        file: the file, open and seekable.
+        length: its length in bytes.
+        allow: the words of `allow:`.
+        unpacked: the archive is unpacked at its place: only the files in it count.
+        check_stop: called between pieces; it may raise to end the check.
+
+    Returns:
+        Why the file is refused; None if it is allowed.
 
     Raises:
         OSError: it cannot be read.
     """
     try:
         with readable():
-            return _refusal(file, length, allow, unpacked=unpacked, ask=ask)
+            return _refusal(file, length, allow, unpacked=unpacked, check_stop=check_stop)
     except DamagedError as problem:
         return Refusal(f"not to be judged: {problem}")
 
 
 def _refusal(
-    file: IO[bytes], length: int, allow: tuple[str, ...], *, unpacked: bool, ask: Callable[[], None]
+    file: IO[bytes], length: int, allow: tuple[str, ...], *, unpacked: bool, check_stop: Callable[[], None]
 ) -> Refusal | None:
     file.seek(0)
     head = file.read(detect.HEAD_BYTES)
     file.seek(max(0, length - zip_directory.TAIL_BYTES))
     tail = file.read(zip_directory.TAIL_BYTES)
-    found = detect.formats_of(head, length, tail)
-    if "pickle" in allow and any(seen.format == "pickle" for seen in found) and not unpacked:
-        found = tuple(seen for seen in found if seen.format != "zip")  # its coat is no archive to ask for
+    detected = detect.formats_of(head, length, tail)
+    if "pickle" in allow and any(item.format == "pickle" for item in detected) and not unpacked:
+        detected = tuple(item for item in detected if item.format != "zip")  # torch.save writes its pickle into a zip
     granted = (*allow, *ARCHIVES) if unpacked else allow
-    if refused := _of_faces(found, granted) or _walked(file, length, found, allow, ask):
+    if refused := _refuse_formats(detected, granted) or _refuse_pickle(file, length, detected, allow, check_stop):
         return refused
-    kinds = {seen.format for seen in found}
+    kinds = {item.format for item in detected}
     if "safetensors" in kinds:
         file.seek(0)
         if fault := safetensors.safetensors_fault(file.read(safetensors.header_bytes(head)), length):
             return Refusal(f"a broken safetensors file: {fault}")
-    for kind, members_of in (("zip", members.of_zip), ("tar", members.of_tar)):
+    for kind in ARCHIVES:
         if kind in kinds:
             try:
-                refused = _of_members(members_of(file, length, ask), allow)
+                refused = _refuse_entries(members.entries(kind, file, length, check_stop), allow)
             except DamagedError as problem:
                 return Refusal(f"a {kind} archive that cannot be read: {problem}")
             if refused:
@@ -77,32 +86,36 @@ def _refusal(
     return None
 
 
-def _of_faces(found: tuple[detect.Detected, ...], allow: tuple[str, ...]) -> Refusal | None:
-    for seen in found:
-        if seen.format not in ALWAYS and seen.format not in allow:
-            return Refusal(describe(seen), seen.format)
+def _refuse_formats(detected: tuple[detect.Detected, ...], allow: tuple[str, ...]) -> Refusal | None:
+    for item in detected:
+        if item.format not in ALWAYS and item.format not in allow:
+            return Refusal(describe(item), item.format)
     return None
 
 
-def _walked(
-    file: IO[bytes], length: int, found: tuple[detect.Detected, ...], allow: tuple[str, ...], ask: Callable[[], None]
+def _refuse_pickle(
+    file: IO[bytes],
+    length: int,
+    detected: tuple[detect.Detected, ...],
+    allow: tuple[str, ...],
+    check_stop: Callable[[], None],
 ) -> Refusal | None:
-    """Walk the whole of it as a pickle: what a head leaves open is settled."""
+    """Scan the whole file as a pickle, to settle what its head leaves open."""
     if "pickle" in allow:
         return None
     file.seek(0)
-    if pickles.walk(file, length, ask) in (pickles.Walk.CALLS, pickles.Walk.CUT):
-        return Refusal(f"{describe(found[0])} and a pickle", "pickle")
+    if pickles.scan(file, length, check_stop) in (pickles.ScanResult.CALLS, pickles.ScanResult.CUT):
+        return Refusal(f"{describe(detected[0])} and a pickle", "pickle")
     return None
 
 
-def _of_members(found: Iterable[members.ArchiveEntry], allow: tuple[str, ...]) -> Refusal | None:
-    for member in found:
-        refused = _of_faces(member.faces, allow)
-        if refused is None and member.fault:
-            refused = Refusal(f"a broken safetensors file ({member.fault})")
-        if refused is None and any(seen.format in ARCHIVES for seen in member.faces):
+def _refuse_entries(entries: Iterable[members.ArchiveEntry], allow: tuple[str, ...]) -> Refusal | None:
+    for entry in entries:
+        refused = _refuse_formats(entry.formats, allow)
+        if refused is None and entry.fault:
+            refused = Refusal(f"a broken safetensors file ({entry.fault})")
+        if refused is None and any(item.format in ARCHIVES for item in entry.formats):
             refused = Refusal("an archive of its own")
         if refused is not None:
-            return Refusal(f"an archive with {refused.words} in it ({member.name})", refused.word)
+            return Refusal(f"an archive with {refused.words} in it ({entry.name})", refused.word)
     return None

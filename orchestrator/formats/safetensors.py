@@ -1,4 +1,4 @@
-"""Safetensors: a header that says how long the file must be."""
+"""Read and check safetensors headers: they say which tensors follow, and so how long the file must be."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ BITS = {
 
 
 def header_bytes(head: bytes) -> int:
-    """How many first bytes of a file hold its whole header: 8 and what they say; 0 where they are no such header."""
+    """Return how many bytes of a file, from its first on, hold its whole header.
+
+    That is 8 bytes for the header's length, and that length. 0 where `head` is not the beginning of a safetensors
+    file, or shorter than 8 bytes.
+    """
     if len(head) < 8:
         return 0
     length = int.from_bytes(head[:8], "little")
@@ -28,10 +32,10 @@ def header_bytes(head: bytes) -> int:
 
 
 def safetensors_fault(head: bytes, length: int) -> str:
-    """What is wrong with a safetensors file of `length` bytes that begins with `head`; "" if nothing.
+    """Say what is wrong with a safetensors file of `length` bytes that begins with `head`; "" if nothing.
 
-    The tensors must follow each other without a hole and end exactly at the file's end. Where `head` is shorter
-    than `header_bytes` says, only what it shows is judged.
+    The tensors must follow each other without a gap and end exactly at the file's end. Where `head` is shorter than
+    `header_bytes` says, only its length is checked.
     """
     if length < 8:
         return f"{length} bytes are no safetensors file"
@@ -52,7 +56,10 @@ def safetensors_fault(head: bytes, length: int) -> str:
 
 
 def whole_bytes(head: bytes) -> int | None:
-    """How long a safetensors file is by its header; None where `head` does not have all of that, or it is not sound."""
+    """Return the length in bytes that a safetensors file must have by its header.
+
+    None where `head` does not hold the whole header, or the header is not sound.
+    """
     whole = header_bytes(head)
     if not whole or len(head) < whole:
         return None
@@ -69,14 +76,14 @@ def _is_count(number: object) -> bool:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
         raise ValueError("a key stands there twice")
-    return made
+    return keys
 
 
 def _tensors(header: dict[str, Any], room: int) -> str:
-    """What is wrong with the tensors of a header whose file has `room` bytes for them."""
+    """What is wrong with a header's tensors, if its file has `room` bytes for them."""
     spans = []
     for name, about in header.items():
         if name == "__metadata__":
@@ -105,7 +112,7 @@ def _tensors(header: dict[str, Any], room: int) -> str:
 
 
 def _product(shape: Iterable[int], bits: int) -> int:
-    """So many bits a tensor has; no number is much larger than `LARGEST`, whatever the shape says."""
+    """The bits of a tensor; capped near LARGEST, so that a forged shape costs no time."""
     product = bits
     for count in shape:
         product = min(product * count, LARGEST * 8) if 0 not in (product, count) else 0

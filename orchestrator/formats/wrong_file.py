@@ -1,4 +1,4 @@
-"""PURE: what wrong bytes are, in words, and what to type next: pages, pointers, errors, files that were cut off."""
+"""PURE: say what a file with the wrong digest is, and what to do: an HTML page, an LFS pointer, a truncated file ..."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.formats import safetensors
+from orchestrator.formats import lfs, safetensors
 from orchestrator.formats.bounded import BROKEN
+from orchestrator.formats.html_page import is_html
 
 if TYPE_CHECKING:
     from orchestrator.model import Wanted
@@ -27,9 +28,9 @@ EMPTY_PIN_HINT = "put the publisher's digest into the manifest: this one was mad
 OTHER_VERSION_HINT = "compare size and digest in the manifest with the publisher's: they may be another version's"
 EMPTY_HINT = "look at what the source answers: `curl -sIL URL`; or add a mirror"
 LATER = "run the same command again: it goes on where it stopped; or add a mirror to the manifest"
-_COATS = 2
+_LAYERS = 2
 _BINARY = ("safetensors", "h5", "gguf", "onnx", "bin", "pt", "pth", "ckpt", "npz", "zip", "gz", "tgz", "msgpack")
-_PLAIN = ("safetensors", "h5", "gguf", "onnx", "json", "txt")  # names that promise nothing packed
+_PLAIN = ("safetensors", "h5", "gguf", "onnx", "json", "txt")  # endings of files that are never compressed
 _FORMS = ((b"PK\x03\x04", "a zip archive"), (b"\x1f\x8b", "gzip data"), (b"\x28\xb5\x2f\xfd", "zstd data"))
 _JSON_ERROR = re.compile(
     rb'\{\s*"(?:error|errors|message|detail|error_description)"\s*:[\s\[{]*(?:"message"\s*:\s*)?"([^"]{1,200})'
@@ -37,7 +38,7 @@ _JSON_ERROR = re.compile(
 
 
 class WrongFile(NamedTuple):
-    """What bytes are: `words` a phrase ("" where nothing is known), `hint` what to type next ("" as well)."""
+    """What the bytes of a file are: `words` is a phrase, `hint` says what to do; both "" where nothing is known."""
 
     words: str = ""
     hint: str = ""
@@ -47,12 +48,12 @@ class WrongFile(NamedTuple):
 
     @property
     def after(self) -> str:
-        """The words as the end of a sentence."""
+        """The words as the end of a sentence: ": a truncated zip", or ""."""
         return f": {self.words}" if self.words else ""
 
 
 class ExpectedFile(NamedTuple):
-    """What was wanted: the file's name, its size in bytes, its sha256 and weak pins, each as far as it is known."""
+    """What a file should have been: its name, size in bytes, sha256 and weaker digests, each as far as it is known."""
 
     name: str = ""
     size: int | None = None
@@ -61,7 +62,7 @@ class ExpectedFile(NamedTuple):
 
 
 def expected_file(wanted: Wanted) -> ExpectedFile:
-    """What one wanted file asks for; its name is the last of its path, of its place or of its URL."""
+    """Return what a wanted file should be; its name is the last one of its path, of its place or of its URL."""
     paths = (wanted.file, *(place.path for place in wanted.places), *(source.url for source in wanted.sources))
     named = next((path for path in paths if path), "")
     return ExpectedFile(
@@ -70,27 +71,30 @@ def expected_file(wanted: Wanted) -> ExpectedFile:
 
 
 def header_bytes(head: bytes) -> int:
-    """How many bytes of a file's beginning tell all: more than HEAD_BYTES only for a safetensors header."""
+    """Return how many of a file's first bytes `diagnose` needs: more than HEAD_BYTES only for a safetensors header."""
     return max(HEAD_BYTES, safetensors.header_bytes(head))
 
 
 def diagnose(head: bytes, tail: bytes, size: int, expected: ExpectedFile) -> WrongFile:
-    """Say what a file of `size` bytes is that has the wrong digest, by its first and its last bytes.
+    """Say what a file is that has the wrong digest.
 
-    `head` are the first `header_bytes` of it, `tail` the last TAIL_BYTES (less where the file is shorter).
+    Args:
+        head: its first bytes, as many as `header_bytes` says.
+        tail: its last TAIL_BYTES bytes, or all of a shorter file.
+        size: its size in bytes.
+        expected: what it should have been.
     """
     if size == 0:
         return WrongFile("an empty file", EMPTY_HINT)
     try:
         return _diagnose(head, tail, size, expected)
     except BROKEN:
-        return WrongFile()  # what they are is only told to help
+        return WrongFile()  # the answer is only a help for people: without one, the digest's mismatch stands alone
 
 
 def _diagnose(head: bytes, tail: bytes, size: int, expected: ExpectedFile) -> WrongFile:
-    found = page(head, expected) or _cut_off(head, tail, size)
-    if found:
-        return found
+    if known := page(head, expected) or _cut_off(head, tail, size):
+        return known
     if any(digest in EMPTY for digest in (expected.sha256, *expected.pins)):
         return WrongFile(EMPTY_PIN, EMPTY_PIN_HINT)
     odd = _other_form(head, expected)
@@ -103,38 +107,41 @@ def _diagnose(head: bytes, tail: bytes, size: int, expected: ExpectedFile) -> Wr
     return WrongFile(odd)
 
 
-def page(head: bytes, expected: ExpectedFile, coats: int = _COATS) -> WrongFile:
-    """Say what a server sent that is no file: a pointer, a page, an error; nothing where it may be the file.
+def page(head: bytes, expected: ExpectedFile, layers: int = _LAYERS) -> WrongFile:
+    """Say what a server sent instead of a file: an LFS pointer, an HTML page, an error; nothing if it may be the file.
 
-    So many `coats` of gzip are looked through.
+    Args:
+        head: the first bytes that it sent.
+        expected: what the file should have been.
+        layers: how many gzip compressions inside each other to look through.
     """
     if head.startswith(POINTER):
         return _pointer(head, expected)
     text = head[:HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
     low = text[:64].lower()
     suffix = expected.name.rpartition(".")[2].lower()
-    if low.startswith((b"<!doctype html", b"<html")) and suffix not in ("html", "htm"):
+    if is_html(text) and suffix not in ("html", "htm"):
         title = _match(rb"<title[^>]*>([^<]{1,200})", text)
         words = f"an HTML page{f' ({title})' if title else ''}"
         return WrongFile(words, "open the URL in a browser: it may want a login, or the file may have moved")
     if low.startswith((b"<?xml", b"<error")) and b"<Error" in text:
         code, message = _match(rb"<Code>([^<]{1,80})", text), _match(rb"<Message>([^<]{1,200})", text)
-        told = ": ".join(part for part in (code, message) if part)
-        return WrongFile(f"a storage server's XML error{f' ({told})' if told else ''}", _storage(code))
+        detail = ": ".join(part for part in (code, message) if part)
+        return WrongFile(f"a storage server's XML error{f' ({detail})' if detail else ''}", _storage(code))
     if error := _JSON_ERROR.match(text):
         return WrongFile(f"a JSON error ({_line(error[1])})", "open the URL in a browser: it may want a login")
     if low.startswith(b"{") and suffix in _BINARY:
         return WrongFile("a JSON document", "open the URL in a browser: it may be an API's and not the file's")
-    if coats and head.startswith(b"\x1f\x8b") and (inner := page(_inflated(head), expected, coats - 1)):
+    if layers and head.startswith(b"\x1f\x8b") and (inner := page(_inflated(head), expected, layers - 1)):
         return WrongFile(f"{inner.words}, gzipped", inner.hint)
     return WrongFile()
 
 
 def _pointer(head: bytes, expected: ExpectedFile) -> WrongFile:
-    """What git-lfs leaves where it is not installed (git-lfs docs/spec.md)."""
-    oid = _match(rb"oid sha256:([0-9a-f]{64})", head)
-    size = _match(rb"size (\d{1,20})\b", head)
-    about = ", ".join(part for part in (f"oid {oid[:12]}" if oid else "", f"size {size}" if size else "") if part)
+    """Describe the pointer that a git clone has in the place of a file where git-lfs is not installed."""
+    oid, size, _ = lfs.parse(head.decode("utf-8", "replace"))
+    parts = (f"oid {oid[:12]}" if oid else "", f"size {size}" if size is not None else "")
+    about = ", ".join(part for part in parts if part)
     which = " to the very file that is wanted" if oid and oid == expected.sha256 else ""
     if oid and expected.sha256 and oid != expected.sha256:
         which = " to another file than is wanted"
@@ -147,7 +154,7 @@ def _pointer(head: bytes, expected: ExpectedFile) -> WrongFile:
 
 
 def _storage(code: str) -> str:
-    """What may help after the error of an S3-like storage (S3 API reference, error responses)."""
+    """What may help after an error of an S3-compatible storage server (S3 API reference, error responses)."""
     if code in ("NoSuchKey", "NoSuchBucket", "NoSuchVersion"):
         return "look at the URL in the manifest: the file may have moved"
     if code in ("AccessDenied", "ExpiredToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch"):
@@ -156,7 +163,7 @@ def _storage(code: str) -> str:
 
 
 def _cut_off(head: bytes, tail: bytes, size: int) -> WrongFile:
-    """A file whose own words say that it goes on, or that it should have ended before."""
+    """A file whose own header or end says that it should be longer or shorter."""
     if header := safetensors.header_bytes(head):
         calls = safetensors.whole_bytes(head)
         if size < header or (calls is not None and calls > size):
@@ -173,7 +180,7 @@ def _cut_off(head: bytes, tail: bytes, size: int) -> WrongFile:
 
 
 def _other_form(head: bytes, expected: ExpectedFile) -> str:
-    """Packed bytes where the name promises none."""
+    """Compressed bytes in a file whose name says that it is not compressed."""
     if expected.name.rpartition(".")[2].lower() not in _PLAIN:
         return ""
     return next((words for magic, words in _FORMS if head.startswith(magic)), "")
@@ -187,9 +194,9 @@ def _inflated(head: bytes) -> bytes:
 
 
 def _match(pattern: bytes, text: bytes) -> str:
-    """The first group as one short line; "" where nothing matches."""
-    found = re.search(pattern, text)
-    return _line(found[1]) if found else ""
+    """The first group of a match as one short line; "" where nothing matches."""
+    match = re.search(pattern, text)
+    return _line(match[1]) if match else ""
 
 
 def _line(text: bytes) -> str:

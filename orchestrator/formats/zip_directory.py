@@ -1,4 +1,4 @@
-"""The names in a zip, from its end: that is where zip readers begin, whatever the file begins with."""
+"""Read the names in a zip from its end, where every zip reader begins, whatever the file begins with."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ LOCATOR, LOCATOR_BYTES = b"PK\x06\x07", 20
 END64, END64_BYTES = b"PK\x06\x06", 56
 COMMENT_MOST = 0xFFFF
 MARK16, MARK32 = 0xFFFF, 0xFFFFFFFF
-TAIL_BYTES = COMMENT_MOST + END_BYTES + LOCATOR_BYTES + END64_BYTES  # the ends and the longest comment
+TAIL_BYTES = COMMENT_MOST + END_BYTES + LOCATOR_BYTES + END64_BYTES  # the end records and the longest comment
 
 
 class Directory(NamedTuple):
-    """A zip's central directory: its members' names, and whether the tail held all of it."""
+    """A zip's central directory: the names of its entries, and whether the tail held all of it."""
 
     names: tuple[str, ...]
     whole: bool
 
 
 def directory(tail: bytes, length: int) -> Directory | None:
-    """The central directory of a zip that a file of `length` bytes with this `tail` ends with; None: no zip.
+    """Read the central directory of the zip at the end of a file; None if there is no zip.
 
-    It is looked for where the end says, counted from the file's start and from its own place (archives with
-    something put before them), because readers do either.
+    The directory is looked for at the offset in the end record, counted both from the file's start and backwards
+    from that record: where something was put before the archive, readers do either.
+
+    Args:
+        tail: the file's last bytes, best TAIL_BYTES of them.
+        length: the file's length in bytes.
     """
     begin = length - len(tail)  # where the tail stands in the file
     at = tail.rfind(END)
     while at >= 0:
-        if found := _at(tail, at, begin):
-            return found
+        if result := _directory_of(tail, at, begin):
+            return result
         at = tail.rfind(END, 0, at)
     return None
 
 
-def _at(tail: bytes, at: int, begin: int) -> Directory | None:
-    """The directory that the end record at `at` in the tail belongs to."""
+def _directory_of(tail: bytes, at: int, begin: int) -> Directory | None:
+    """The directory of the end record at offset `at` in the tail; `begin` is the tail's offset in the file."""
     record = tail[at : at + END_BYTES]
     if len(record) < END_BYTES:
         return None
@@ -45,9 +49,9 @@ def _at(tail: bytes, at: int, begin: int) -> Directory | None:
     before = at
     locator = tail[max(0, at - LOCATOR_BYTES) : at]
     if locator.startswith(LOCATOR):
-        found = _number(locator, 8, 8) - begin
+        named = _number(locator, 8, 8) - begin
         near = at - LOCATOR_BYTES - END64_BYTES
-        for place in (found, near):
+        for place in (named, near):
             large = tail[place : place + END64_BYTES] if place >= 0 else b""
             if large.startswith(END64) and len(large) == END64_BYTES:
                 count, size, start = _number(large, 32, 8), _number(large, 40, 8), _number(large, 48, 8)
@@ -68,7 +72,7 @@ def _at(tail: bytes, at: int, begin: int) -> Directory | None:
 
 
 def _names(entries: bytes) -> tuple[str, ...]:
-    """The names of the entries, as far as they can be read; where the first is cut, from the first whole one."""
+    """The names of the entries as far as they can be read, from the first whole entry on."""
     names = []
     at = entries.find(ENTRY)
     while at >= 0 and entries.startswith(ENTRY, at) and len(entries) >= at + ENTRY_BYTES:

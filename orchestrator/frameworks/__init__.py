@@ -1,1 +1,1 @@
-"""Where each framework looks for its files."""
+"""The layouts of machine-learning frameworks: at which paths each one looks for a model's files."""

@@ -1,4 +1,4 @@
-"""What a framework's layout is: where it looks for a model's files, by its own rules. Pure, as all layouts are."""
+"""PURE: the Protocol that every framework's layout satisfies, and how frameworks read paths from the environment."""
 
 from __future__ import annotations
 
@@ -19,70 +19,90 @@ if TYPE_CHECKING:
 
 
 class LayoutError(Exception):
-    """Why a framework has no place for a model: a lower-case phrase."""
+    """A framework has no place for a model; the message is a lower-case phrase that says why."""
 
 
 class LayoutResult(msgspec.Struct, frozen=True, gc=False):
-    """The places of each of a model's files, in their order, and what is to be written once all are there."""
+    """Where a model's files belong.
+
+    `places` has one tuple for each file of the model, in the model's order; `extra_files` are written once all files
+    are in place.
+    """
 
     places: tuple[tuple[Place, ...], ...]
-    marks: tuple[ExtraFile, ...] = ()
+    extra_files: tuple[ExtraFile, ...] = ()
 
 
 class Layout(Protocol):
-    """A module with these names."""
+    """The layout of one framework: a row of `flat.FLAT`, or a module with these names."""
 
     @property
     def NAME(self) -> str:  # noqa: N802 - a module's constant
-        """The word in `for:`."""
+        """The framework's word in `for:`."""
 
     @property
     def SAFE(self) -> tuple[Link, ...]:  # noqa: N802
-        """The link modes that may be insisted on; `auto` is always safe."""
+        """The link modes that a manifest may insist on; `auto` is always safe."""
 
     @property
     def OFFLINE(self) -> Mapping[str, str]:  # noqa: N802
-        """The variables that keep the framework off the network."""
+        """The environment variables, with their values, that keep the framework off the network."""
 
     def layout(self, context: Context, model: Model, value: str) -> LayoutResult:
-        """Where the framework looks for the model's files; `value` is what `for:` says of it, or "".
+        """Say where the framework looks for the model's files.
+
+        Args:
+            context: the environment, the home and the working folder that the framework will see.
+            model: the model, its URLs and its repository resolved.
+            value: the value in `for: {FRAMEWORK: VALUE}`; "" where there is none.
 
         Raises:
-            LayoutError: it has no place for them.
+            LayoutError: the framework has no place for these files.
         """
 
     def variables(self, context: Context) -> Mapping[str, str]:
-        """The environment variables by which the framework finds its folder, as they are or would be by default.
+        """The environment variables by which the framework finds its folder, with the folders in use now.
 
-        None of them: it reads none.
+        Empty for a framework that reads no variable.
+
+        Raises:
+            LayoutError: a variable has a value that the framework could not use.
         """
 
 
 def caches(context: Context) -> str:
-    """$XDG_CACHE_HOME, else `~/.cache`; one that is set and empty is taken as it is, as most frameworks do."""
+    """$XDG_CACHE_HOME, else `~/.cache`; a variable that is set but empty counts, as most frameworks have it."""
     return context.environ.get("XDG_CACHE_HOME", "~/.cache")
 
 
 def folder(context: Context, text: str) -> str:
-    """`text` as os.path.expanduser and os.path.abspath would have it in this world."""
-    return absolute(_expanded(context, text), context.cwd)
+    """Make `text` an absolute path as os.path.expanduser and os.path.abspath would.
+
+    Raises:
+        LayoutError: it begins with `~`, and no home folder is known.
+    """
+    return absolute(_with_home(context, text), context.cwd)
 
 
 def unexpanded(context: Context, text: str) -> str:
-    """`text` as a client has it that expands nothing: to such a one `~` is a folder's name."""
+    """Make `text` an absolute path without expanding `~`, for frameworks that expand nothing."""
     return absolute(text, context.cwd)
 
 
 def with_variables(context: Context, text: str) -> str:
-    """`text` as os.path.expandvars after os.path.expanduser would have it, absolute."""
+    """Make `text` an absolute path as os.path.expandvars after os.path.expanduser would.
+
+    Raises:
+        LayoutError: it begins with `~`, and no home folder is known.
+    """
 
     def value(match: re.Match[str]) -> str:
         return context.environ.get(match[1] or match[2], match[0])
 
-    return absolute(re.sub(r"\$(?:(\w+)|\{([^}]*)\})", value, _expanded(context, text), flags=re.A), context.cwd)
+    return absolute(re.sub(r"\$(?:(\w+)|\{([^}]*)\})", value, _with_home(context, text), flags=re.A), context.cwd)
 
 
-def _expanded(context: Context, text: str) -> str:
+def _with_home(context: Context, text: str) -> str:
     if text == "~" or text.startswith("~/"):
         if not context.home:
             raise LayoutError("no home folder is known: set HOME")

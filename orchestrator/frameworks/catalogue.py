@@ -1,4 +1,4 @@
-"""The frameworks whose layouts are known, each imported when a manifest names it; a model laid out by them."""
+"""Find a framework's layout by its name, and give a model the places where its frameworks look."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from orchestrator.frameworks import flat
 from orchestrator.frameworks.base import LayoutError
 from orchestrator.manifest.paths import absolute
 from orchestrator.model import Link
@@ -16,34 +17,61 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from orchestrator.context import Context
+    from orchestrator.frameworks import (
+        comfyui,
+        huggingface,
+        kagglehub,
+        modelscope,
+        open_clip,
+        sentence_transformers,
+        tfhub,
+        ultralytics,
+    )
     from orchestrator.frameworks.base import Layout
     from orchestrator.manifest.values import Model
     from orchestrator.model import ExtraFile, Place
 
+    # mypy checks each module and each row against the Protocol here: `import_module` tells it nothing.
+    _CHECKED: tuple[Layout, ...] = (
+        comfyui,
+        huggingface,
+        kagglehub,
+        modelscope,
+        open_clip,
+        sentence_transformers,
+        tfhub,
+        ultralytics,
+        *flat.FLAT.values(),
+    )
+
 
 def by_name(framework: str) -> Layout:
-    """The layout of a framework that `for:` may name."""
+    """Return the layout of a framework that `for:` may name: its row in `flat.FLAT`, else its own module."""
+    if row := flat.FLAT.get(framework):
+        return row
     layout: Layout = import_module(f"orchestrator.frameworks.{framework.replace('-', '_')}")
     return layout
 
 
 def reads_no_variable(context: Context, frameworks: Iterable[str]) -> list[str]:
-    """Those that read no variable in this world, so that they look in one place only.
+    """Return those of `frameworks`, sorted, that read no environment variable, so that nothing can redirect them.
 
     Raises:
-        LayoutError: what one of them reads cannot be.
+        LayoutError: a variable of one of them has a value that it could not use.
     """
     return [name for name in sorted(set(frameworks)) if not by_name(name).variables(context)]
 
 
 def with_layouts(context: Context, model: Model) -> Model:
-    """`model` with the places that its frameworks look in, behind those of `to:`.
+    """Return `model` with the places of its frameworks added behind those of `to:`.
+
+    The frameworks' extra files are attached to the model's last file.
 
     Raises:
-        LayoutError: a framework has no place for it.
+        LayoutError: a framework has no place for it, or the model insists on a link mode that is not safe there.
     """
     places: list[tuple[Place, ...]] = [file.places for file in model.files]
-    marks: dict[str, ExtraFile] = {}
+    extra_files: dict[str, ExtraFile] = {}
     for framework, value in model.layouts:
         layout = by_name(framework)
         if model.link is not Link.AUTO and model.link not in layout.SAFE:
@@ -51,15 +79,15 @@ def with_layouts(context: Context, model: Model) -> Model:
             raise LayoutError(f"`link: {model.link.value}` is not safe with {framework}: {safe} are")
         result = layout.layout(context, model, value)
         places = [tuple(dict.fromkeys((*had, *more))) for had, more in zip(places, result.places, strict=True)]
-        marks.update((mark.path, mark) for mark in result.marks)
+        extra_files.update((extra.path, extra) for extra in result.extra_files)
     files = [replace(file, places=at) for file, at in zip(model.files, places, strict=True)]
-    if marks:
-        files[-1] = replace(files[-1], marks=tuple(marks.values()))
+    if extra_files:
+        files[-1] = replace(files[-1], extra_files=tuple(extra_files.values()))
     return replace(model, files=tuple(files))
 
 
-# Each of them, also where XDG_CACHE_HOME would do: what stands in the user's environment has the first word.
-_BELOW = {
+# Every variable that names a cache, not only XDG_CACHE_HOME: one that the user has set would win over it.
+_BELOW_CACHES = {
     "XDG_CACHE_HOME": "",
     "TORCH_HOME": "/torch",
     "KERAS_HOME": "/keras",
@@ -75,7 +103,10 @@ _BELOW = {
 
 
 def below(context: Context, folder: str) -> Context:
-    """`world` with the variables of all frameworks that read one; a relative `folder` begins at the working folder."""
+    """Return `context` with every framework's cache variable set below `folder` (`--caches`).
+
+    A relative `folder` begins at the working folder. Frameworks that read no variable stay where they are.
+    """
     folder = absolute(folder, context.cwd).rstrip("/")
-    named = {name: folder + path or "/" for name, path in _BELOW.items()}
-    return dataclasses.replace(context, environ={**context.environ, **named})
+    caches = {name: folder + path or "/" for name, path in _BELOW_CACHES.items()}
+    return dataclasses.replace(context, environ={**context.environ, **caches})

@@ -1,9 +1,9 @@
-"""ModelScope: `$MODELSCOPE_CACHE/models/ORG--NAME/snapshots/REVISION/PATH`, as modelscope_hub lays it.
+"""The layout of ModelScope's cache: `$MODELSCOPE_CACHE/models/ORG--NAME/snapshots/REVISION/PATH`.
 
 modelscope_hub 0.5.1, config.py:116-118 (MODELSCOPE_CACHE, else ~/.cache/modelscope; modelscope 1.40.2 hub/__init__.py:
 20-22 also reads MS_CACHE_HOME), _download.py:920-975 (the layout; no revision is `master`) and :1520-1600 (offline:
-`master`, `main`, or the only one). SDKs up to 1.37 had another layout and an index of their own, which this is not. A
-file that is wrong is unlinked first, so any link is safe.
+`master`, `main`, or the only one). SDKs up to 1.37 have another layout with an index, which is not supported. The
+client unlinks a wrong file before it writes a new one, so any link is safe.
 """
 
 from __future__ import annotations
@@ -23,34 +23,38 @@ if TYPE_CHECKING:
 NAME = "modelscope"
 SAFE = (Link.HARD, Link.REFLINK, Link.SYMLINK, Link.COPY)
 OFFLINE: dict[str, str] = {}
-MASTER = "master"  # what a client asks for that names no revision
+MASTER = "master"  # the revision that a client asks for by default
 _FILE_URL = re.compile(r"https?://[^/]+/models/([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)(?:\?.*)?")
 
 
 def cache(context: Context) -> str:
-    """ModelScope's own folder."""
+    """The folder of ModelScope's cache."""
     named = context.environ.get("MODELSCOPE_CACHE") or context.environ.get("MS_CACHE_HOME")
     return base.folder(context, named or "~/.cache/modelscope")
 
 
 def layout(context: Context, model: Model, value: str) -> LayoutResult:
-    """Snapshots of the repository that the model is, or that its files' URLs name."""
+    """Put the files into a snapshot of the model's repository, or of the one that their URLs name.
+
+    Raises:
+        LayoutError: there is a value, or a file does not come from ModelScope.
+    """
     flat.refuse_value(NAME, value)
     places = []
     for file in model.files:
-        repo, revision, path = _spot(model, file)
+        repo, revision, path = _hub_file(model, file)
         snapshot = f"{cache(context)}/models/{repo.replace('/', '--')}/snapshots/{revision}"
         places.append((Place(f"{snapshot}/{path}", model.link),))
     return LayoutResult(tuple(places))
 
 
 def variables(context: Context) -> dict[str, str]:
-    """MODELSCOPE_CACHE."""
+    """MODELSCOPE_CACHE, with the folder in use."""
     return {"MODELSCOPE_CACHE": cache(context)}
 
 
-def _spot(model: Model, file: File) -> tuple[str, str, str]:
-    """Repository, revision as a client names it, path."""
+def _hub_file(model: Model, file: File) -> tuple[str, str, str]:
+    """A file's repository (`ORG/NAME`), the revision as a client names it, and the path in the repository."""
     if model.repo is not None:
         if model.repo.hub != "modelscope":
             raise LayoutError(f"a repository of {model.repo.hub} is not in ModelScope's cache")

@@ -1,7 +1,7 @@
-"""sentence-transformers: SENTENCE_TRANSFORMERS_HOME is the hub's cache itself; else as huggingface.
+"""The layout of sentence-transformers: the hub's cache, in SENTENCE_TRANSFORMERS_HOME where that is set.
 
 sentence-transformers 6.2.0, base/model.py:204-205 (the variable is handed to the hub's client as `cache_dir`) and
-:235-241 (a name of one word is below `sentence-transformers/`, but for those of util/misc.py:307-373).
+:235-241 (a name without `/` means `sentence-transformers/NAME`, except for the names in util/misc.py:307-373).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAME = "sentence-transformers"
 SAFE = huggingface.SAFE
 OFFLINE = huggingface.OFFLINE
 ORGANIZATION = "sentence-transformers"
-_ONE_WORD = """
+_WITHOUT_ORGANIZATION = """
 albert-base-v1 albert-base-v2 albert-large-v1 albert-large-v2 albert-xlarge-v1 albert-xlarge-v2 albert-xxlarge-v1
 albert-xxlarge-v2 bert-base-cased-finetuned-mrpc bert-base-cased bert-base-chinese bert-base-german-cased
 bert-base-german-dbmdz-cased bert-base-german-dbmdz-uncased bert-base-multilingual-cased
@@ -39,13 +39,13 @@ xlnet-base-cased xlnet-large-cased
 
 
 def layout(context: Context, model: Model, value: str) -> LayoutResult:
-    """A repository's files in the hub's cache, or the one of its own."""
+    """Put a repository's files into SENTENCE_TRANSFORMERS_HOME where it is set, else into the hub's cache."""
     flat.refuse_value(NAME, value)
     return huggingface.repository_layout(model, _own(context) or huggingface.cache(context), _full_name)
 
 
 def variables(context: Context) -> dict[str, str]:
-    """SENTENCE_TRANSFORMERS_HOME where it is set, else the hub's."""
+    """SENTENCE_TRANSFORMERS_HOME where it is set, else the hub's variables."""
     own = _own(context)
     return {"SENTENCE_TRANSFORMERS_HOME": own} if own else huggingface.variables(context)
 
@@ -56,4 +56,4 @@ def _own(context: Context) -> str:
 
 
 def _full_name(repo: str) -> str:
-    return repo if "/" in repo or repo.lower() in _ONE_WORD.split() else f"{ORGANIZATION}/{repo}"
+    return repo if "/" in repo or repo.lower() in _WITHOUT_ORGANIZATION.split() else f"{ORGANIZATION}/{repo}"

@@ -1,8 +1,8 @@
-"""TensorFlow Hub: `$TFHUB_CACHE_DIR/<sha1 of the handle>/`, the archive's content.
+"""The layout of TensorFlow Hub's cache: an archive's content in `$TFHUB_CACHE_DIR/<sha1 of the handle>/`.
 
 tensorflow_hub 0.16.1, resolver.py:81-110 (TFHUB_CACHE_DIR where it is not empty, as it is, else the system's temporary
 folder: Python's tempfile, TMPDIR TEMP TMP /tmp), compressed_module_resolver.py:33-38 (the sha1 of the handle exactly as
-the code writes it) and resolver.py:368-375 (a folder with anything in it is believed unseen).
+the code writes it) and resolver.py:368-375 (a folder with anything in it is used unchecked).
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 NAME = "tfhub"
 SAFE = (Link.COPY,)  # an archive's files have no blobs of their own to link to
 OFFLINE: dict[str, str] = {}
-_WANTS = "tfhub needs the handle as the code that loads it writes it: `for: {tfhub: https://tfhub.dev/...}`"
+_NEEDS_VALUE = "tfhub needs the handle as the code that loads it writes it: `for: {tfhub: https://tfhub.dev/...}`"
 
 
 def cache(context: Context) -> str:
-    """The folder of all modules."""
+    """The folder that holds all modules.
+
+    Raises:
+        LayoutError: TFHUB_CACHE_DIR is a URL.
+    """
     if named := context.environ.get("TFHUB_CACHE_DIR"):
         if "://" in named:
             raise LayoutError(f"TFHUB_CACHE_DIR is not a folder of this machine: {named}")
@@ -34,17 +38,21 @@ def cache(context: Context) -> str:
 
 
 def layout(context: Context, model: Model, value: str) -> LayoutResult:
-    """The folder that the handle's sha1 names."""
+    """Unpack the model's archive into the folder that the sha1 of the handle names.
+
+    Raises:
+        LayoutError: there is no handle, or the model has several files.
+    """
     if not value:
-        raise LayoutError(_WANTS)
+        raise LayoutError(_NEEDS_VALUE)
     if len(model.files) != 1:
         raise LayoutError("tfhub wants one archive a handle")
-    import hashlib  # only for whoever has a handle
+    import hashlib  # imported here: only a model with a handle needs it
 
     name = hashlib.sha1(value.encode(), usedforsecurity=False).hexdigest()
     return LayoutResult(((Place(f"{cache(context)}/{name}", model.link, unpack=True),),))
 
 
 def variables(context: Context) -> dict[str, str]:
-    """TFHUB_CACHE_DIR."""
+    """TFHUB_CACHE_DIR, with the folder in use."""
     return {"TFHUB_CACHE_DIR": cache(context)}

@@ -1,10 +1,11 @@
-"""Ultralytics: the folder that its setting `weights_dir` names.
+"""The layout of Ultralytics: the folder that its setting `weights_dir` names.
 
 ultralytics 8.4.190, utils/downloads.py:602-607 (a file of that name in the working folder, else in `weights_dir`),
 utils/__init__.py:982-985 (settings.json below $YOLO_CONFIG_DIR/Ultralytics, else $XDG_CONFIG_HOME/Ultralytics, else
 ~/.config/Ultralytics) and :1418-1426 (until it is set: `weights` in the working folder, or in the git repository that
-holds the package). Where YOLO_CONFIG_DIR is named and has no settings yet, they are begun with a `weights_dir` beside
-them: the client keeps it and adds the rest (:1458-1478). Weights are only read, so any link is safe.
+holds the package). Where YOLO_CONFIG_DIR is set and holds no settings yet, orch writes a settings.json with a
+`weights_dir` beside it: the client keeps that and adds the rest (:1458-1478). Weights are only read, so any link is
+safe.
 """
 
 from __future__ import annotations
@@ -31,29 +32,33 @@ class _Settings(msgspec.Struct):
 
 
 def layout(context: Context, model: Model, value: str) -> LayoutResult:
-    """Each file by its URL's last name."""
+    """Put each file into the folder of weights by its URL's last name.
+
+    Raises:
+        LayoutError: there is a value, or a URL ends in no file name.
+    """
     flat.refuse_value(NAME, value)
-    weights, mark = _weights(context)
-    return LayoutResult(flat.layout(model, weights).places, mark)
+    weights, extra_files = _weights(context)
+    return LayoutResult(flat.layout(model, weights).places, extra_files)
 
 
 def variables(context: Context) -> dict[str, str]:
-    """YOLO_CONFIG_DIR where it is set: what it holds says where the weights are."""
+    """YOLO_CONFIG_DIR where it is set: the settings in it say where the weights are."""
     named = context.environ.get("YOLO_CONFIG_DIR")
     return {"YOLO_CONFIG_DIR": base.folder(context, named)} if named else {}
 
 
 def _weights(context: Context) -> tuple[str, tuple[ExtraFile, ...]]:
-    """The folder of weights, and the settings that make it so where there are none."""
+    """The folder of weights, and the settings file that orch has to write for it, if any."""
     named = context.environ.get("YOLO_CONFIG_DIR")
     parent = named or context.environ.get("XDG_CONFIG_HOME", "~/.config")
     path = f"{base.folder(context, parent)}/Ultralytics/settings.json"
     text = context.read(path)
     try:
-        chosen = msgspec.json.decode(text or "{}", type=_Settings).weights_dir
+        weights_dir = msgspec.json.decode(text or "{}", type=_Settings).weights_dir
     except msgspec.DecodeError:
-        chosen = ""  # the client starts afresh from such a file
-    if chosen or text or not named:
-        return base.unexpanded(context, chosen or "weights"), ()
+        weights_dir = ""  # the client replaces a damaged settings file by its defaults
+    if weights_dir or text or not named:
+        return base.unexpanded(context, weights_dir or "weights"), ()
     weights = f"{base.folder(context, named)}/weights"
     return weights, (ExtraFile(path, msgspec.json.encode({"weights_dir": weights}).decode()),)

@@ -1,1 +1,1 @@
-"""What is not pinned yet, made into pinned files: hub repositories are resolved here."""
+"""Hubs and publishers' lists: resolve what a manifest leaves open into files with digests, for the lock file."""

@@ -1,4 +1,4 @@
-"""A repository of ModelScope, through its API: every file comes with its sha256."""
+"""Resolve a repository of ModelScope through its API, which gives a sha256 for every file."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from orchestrator.errors import Stopped, TransferError
+from orchestrator.errors import TransferError
 from orchestrator.hubs.repository import (
-    TIMEOUT_S,
-    TRIES,
-    WAIT_S,
+    BUSY,
+    HUB_API,
+    HubClient,
     HubError,
+    RefusedError,
     RepoFile,
     Resolved,
+    checked,
     nearest,
-    sound,
-    understood,
-    wanted,
+    refuse_odd_answers,
+    select_files,
 )
-from orchestrator.manifest import repos
 from orchestrator.manifest.repos import file_url
 from orchestrator.sources.auth import advice
-from orchestrator.sources.connect import trust
 from orchestrator.sources.http import retry_after
-from orchestrator.sources.route import route_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,11 +33,9 @@ if TYPE_CHECKING:
 
 HUB = "https://modelscope.cn"
 DEFAULT_BRANCH = "master"
-TOLD = "hub API"
-# A listing says nothing where it was cut (modelscope_hub 0.5.1 constants.py REPO_FILES_TRUNCATION_LIMIT).
+# A longer listing is truncated without a word (modelscope_hub 0.5.1 constants.py REPO_FILES_TRUNCATION_LIMIT).
 MOST_ENTRIES = 3000
-DEEPEST = 64  # folders in each other; a listing that names itself has no end
-BUSY = (429, 502, 503, 504)
+DEEPEST = 64  # levels of folders; a listing that contains itself would have no end
 
 
 def resolve(
@@ -52,39 +48,36 @@ def resolve(
 ) -> Resolved:
     """List the files of a repository's revision, `master` where none is named.
 
-    The commit is that of the listing where the API tells it, else the revision as it is named: the digests hold all the
-    same. MODELSCOPE_ENDPOINT is asked where it is set; `hosts` are what manifests say of hosts.
+    The commit is that of the listing if the API gives one, else the revision as it is named; the digests hold either
+    way.
+
+    Args:
+        context: MODELSCOPE_ENDPOINT in its environment names the hub to ask, if it is set.
+        repo: the repository.
+        include: patterns of the files wanted; none for all.
+        exclude: patterns of the files not wanted.
+        hosts: what manifests say of hosts: tokens, CAs.
 
     Raises:
-        HubError: no such repository, revision or file.
-        TransferError: the hub does not answer, or not now.
+        HubError: there is no such repository, revision or file.
+        TransferError: the hub does not answer, or is busy.
         Stopped: a stop was asked for while waiting.
     """
-    asking = _ModelScope(context, repo, hosts or {})
-    with understood(repo):
-        return sound(repo, asking.resolve(include, exclude))
+    client = _ModelScope(context, repo, hosts or {})
+    with refuse_odd_answers(repo):
+        return checked(repo, client.resolve(include, exclude))
 
 
-class _ModelScope:
-    """One repository being asked for."""
+class _ModelScope(HubClient):
+    """Asks ModelScope for one repository."""
 
     def __init__(self, context: Context, repo: Repo, hosts: Mapping[str, Host]) -> None:
-        self._context, self._repo, self._hosts = context, repo, hosts
-        self._name = repos.spelled(repo)
+        super().__init__(context, repo, hosts, context.environ.get("MODELSCOPE_ENDPOINT") or HUB)
         self._revision = repo.revision or DEFAULT_BRANCH
-        self._endpoint = (context.environ.get("MODELSCOPE_ENDPOINT") or HUB).rstrip("/")
-        way = route_to(self._endpoint + "/", context.environ, hosts)
-        headers = {"User-Agent": way.user_agent}
-        if way.bearer is not None:
-            headers["Authorization"] = f"Bearer {way.bearer}"
-        self._client = httpx2.Client(
-            verify=trust(way.ca),
-            proxy=way.proxy,
-            trust_env=False,
-            follow_redirects=True,
-            timeout=TIMEOUT_S,
-            headers=headers,
-        )
+        headers = {"User-Agent": self._route.user_agent}
+        if self._route.bearer is not None:
+            headers["Authorization"] = f"Bearer {self._route.bearer}"
+        self._client = httpx2.Client(**self._http_options, headers=headers)
 
     def resolve(self, include: Sequence[str], exclude: Sequence[str]) -> Resolved:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self._repo.name, re.ASCII):
@@ -92,11 +85,11 @@ class _ModelScope:
             raise HubError(f"{self._name}: no repository can be called so", hint)
         with self._client:
             files, commit = self._listed("")
-        paths = wanted(self._repo, files, include, exclude)
+        paths = select_files(self._repo, files, include, exclude)
         return Resolved(commit, tuple(self._file(commit, files[path]) for path in paths))
 
     def _listed(self, folder: str) -> tuple[dict[str, Any], str]:
-        """All files below a folder, by path, and the commit; folder by folder where a listing was cut."""
+        """All files below a folder, by path, and the commit; asked folder by folder where a listing is truncated."""
         entries, commit = self._page(folder, recursive=True)
         files = {entry["Path"]: entry for entry in entries if entry["Type"] != "tree"}
         if len(entries) < MOST_ENTRIES:
@@ -124,33 +117,28 @@ class _ModelScope:
         path, size, sha256 = entry["Path"], entry.get("Size"), str(entry.get("Sha256") or "").lower()
         if not re.fullmatch("[0-9a-f]{64}", sha256) or not isinstance(size, int):
             raise HubError(f"{self._name}: the hub tells no digest of {path}", "leave it out: `exclude: [...]`")
-        return RepoFile(path, size, sha256, "", file_url(self._repo, commit, path), "", TOLD)
+        return RepoFile(path, size, sha256, "", file_url(self._repo, commit, path), "", HUB_API)
 
     def _get(self, what: str, query: Mapping[str, str]) -> dict[str, Any]:
-        """Ask the API, and again where it says when."""
-        url = f"{self._endpoint}/api/v1/models/{self._repo.name}/{what}"
-        for left in reversed(range(TRIES)):
-            try:
-                answer = self._client.get(url, params=dict(query))
-                status, said = answer.status_code, _decoded(answer)
-            except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
-                why = str(error).strip() or type(error).__name__
-                hint = "is the network there, and the proxy right? MODELSCOPE_ENDPOINT names another hub"
-                raise TransferError(f"{self._name}: {self._endpoint} cannot be asked: {why[:200]}", hint) from error
-            if status == 200 and said.get("Success", True) and said.get("Data") is not None:
-                return said
-            wait_s = retry_after(answer.headers)
-            if status not in BUSY or not left or (wait_s or 0.0) > WAIT_S:
-                raise self._explain(what, status, wait_s, said)
-            if self._context.sleep(wait_s if wait_s is not None else 1.0):
-                raise Stopped("stopped while waiting for the hub")
-        raise AssertionError("the last try returns or raises")
+        """Ask the API for `what` of the repository, with retries."""
+        return self._retried(lambda: self._answer(what, query))
 
-    def _explain(
-        self, what: str, status: int, wait_s: float | None, said: Mapping[str, Any]
-    ) -> HubError | TransferError:
-        told = str(said.get("Message") or "")[:200]
-        why = f"{status}: {told}" if told else str(status)
+    def _answer(self, what: str, query: Mapping[str, str]) -> dict[str, Any]:
+        url = f"{self._endpoint}/api/v1/models/{self._repo.name}/{what}"
+        try:
+            answer = self._client.get(url, params=dict(query))
+            status, body = answer.status_code, _decoded(answer)
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+            why = str(error).strip() or type(error).__name__
+            hint = "is the network there, and the proxy right? MODELSCOPE_ENDPOINT names another hub"
+            raise TransferError(f"{self._name}: {self._endpoint} cannot be asked: {why[:200]}", hint) from error
+        if status == 200 and body.get("Success", True) and body.get("Data") is not None:
+            return body
+        raise RefusedError(status, retry_after(answer.headers), (what, str(body.get("Message") or "")[:200]))
+
+    def _explain(self, refusal: RefusedError) -> HubError | TransferError:
+        status, wait_s, (what, message) = refusal.status, refusal.wait_s, refusal.answer
+        why = f"{status}: {message}" if message else str(status)
         if status in (401, 403):
             hint = advice(f"{self._endpoint}/", status, self._context.environ, self._hosts)
             return HubError(f"{self._name}: the hub gives no access ({why})", hint, "refused")
@@ -163,16 +151,16 @@ class _ModelScope:
 
     def _revisions(self) -> tuple[str, ...]:
         try:
-            found = self._get("revisions", {})["Data"].get("RevisionMap") or {}
+            kinds = self._get("revisions", {})["Data"].get("RevisionMap") or {}
         except (HubError, TransferError):
             return ()
-        return tuple(str(e.get("Revision")) for kind in ("Branches", "Tags") for e in found.get(kind) or ())
+        return tuple(str(e.get("Revision")) for kind in ("Branches", "Tags") for e in kinds.get(kind) or ())
 
 
 def _decoded(answer: httpx2.Response) -> dict[str, Any]:
-    """The envelope of an answer; empty where it is none."""
+    """The JSON object of an answer; empty where it is none."""
     try:
-        said = answer.json()
+        body = answer.json()
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return body if isinstance(body, dict) else {}

@@ -1,43 +1,49 @@
-"""What a hub says of a repository at one commit, and what may be wrong with it."""
+"""What all hubs share: a repository's files as values, the client's retries, the checks of what a hub answers."""
 
 from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from orchestrator.errors import ExitCode, OrchError
+from orchestrator.errors import ExitCode, OrchError, Stopped, TransferError
 from orchestrator.manifest import repos
-from orchestrator.manifest.clash import contested
+from orchestrator.manifest.clash import find_clashes
 from orchestrator.manifest.paths import PathError, relative
+from orchestrator.sources.connect import trust
+from orchestrator.sources.route import route_to
 from orchestrator.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from orchestrator.model import Repo
+    from orchestrator.context import Context
+    from orchestrator.model import Host, Repo
 
-WAIT_S = 120.0  # a hub that asks for longer is not waited for
+WAIT_S = 120.0  # the longest wait that a hub may ask for
 TRIES = 4
 TIMEOUT_S = 30.0
 MOST_BYTES = 2**63 - 1
+BUSY = (429, 502, 503, 504)  # HTTP statuses that may pass
+HUB_API = "hub API"  # the source of a digest that a hub gave, as the lock file writes it
+T = TypeVar("T")
 _HEX = {"sha256": re.compile("[0-9a-f]{64}|"), "git": re.compile("[0-9a-f]{40}|")}
 
 
 class HubError(OrchError):
-    """A repository that cannot be resolved as the manifest names it."""
+    """A repository cannot be resolved as the manifest names it."""
 
     exit_code = ExitCode.MANIFEST
     usual_fault = "missing"
 
 
 class RepoFile(msgspec.Struct, frozen=True, gc=False):
-    """One file of a repository at its commit.
+    """One file of a repository at one commit.
 
-    `size` in bytes; `sha256` 64 hex digits, "" where the hub tells only `git`, the sha1 of its git blob (small files);
-    `etag` is what the hub's client calls the file in its cache; `source` says where the digest came from.
+    `size` is in bytes. `sha256` is 64 hex digits, "" where the hub gives only `git`, the sha1 of the file's git blob
+    (small files). `etag` is the file's name in the cache of the hub's client. `source` says where the digest came from.
     """
 
     path: str
@@ -50,52 +56,104 @@ class RepoFile(msgspec.Struct, frozen=True, gc=False):
 
 
 class Resolved(msgspec.Struct, frozen=True):
-    """A repository at a commit: the files that were asked for, sorted by path."""
+    """A repository at a commit, with the files that were asked for, sorted by path."""
 
     commit: str
     files: tuple[RepoFile, ...]
 
 
+class RefusedError(Exception):
+    """A hub's answer that is not what was asked for.
+
+    `status` is the HTTP status, 0 if there was no answer; `wait_s` how many seconds the hub asks to wait, if it does;
+    `answer` what its own client made of it.
+    """
+
+    def __init__(self, status: int, wait_s: float | None, answer: Any) -> None:
+        super().__init__(status)
+        self.status, self.wait_s, self.answer = status, wait_s, answer
+
+
+class HubClient:
+    """Asks a hub for one repository. Each hub has a subclass with its requests and its messages."""
+
+    def __init__(self, context: Context, repo: Repo, hosts: Mapping[str, Host], endpoint: str) -> None:
+        self._context, self._repo, self._hosts = context, repo, hosts
+        self._name = repos.spec(repo)
+        self._endpoint = endpoint.rstrip("/")
+        self._route = route_to(self._endpoint + "/", context.environ, hosts)
+        # For httpx and httpx2 alike: the proxy and the CAs that everything else here uses.
+        self._http_options: dict[str, Any] = {
+            "verify": trust(self._route.ca),
+            "proxy": self._route.proxy,
+            "trust_env": False,
+            "follow_redirects": True,
+            "timeout": TIMEOUT_S,
+        }
+
+    def _retried(self, request: Callable[[], T]) -> T:
+        """Return what `request` returns; while the hub is busy, call it again after the time that the hub asks for.
+
+        Raises:
+            HubError: the hub refused it for good.
+            TransferError: the hub is still busy after the last try, or asks for more than WAIT_S.
+            Stopped: a stop was asked for while waiting.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                return request()
+            except RefusedError as refusal:
+                if refusal.status not in BUSY or not left or (refusal.wait_s or 0.0) > WAIT_S:
+                    raise self._explain(refusal) from refusal
+                if self._context.sleep(refusal.wait_s if refusal.wait_s is not None else 1.0):
+                    raise Stopped("stopped while waiting for the hub") from refusal
+        raise AssertionError("the last try returns or raises")
+
+    def _explain(self, refusal: RefusedError) -> HubError | TransferError:
+        """Say what a refusal means, with a hint what to do."""
+        raise NotImplementedError
+
+
 @contextmanager
-def understood(repo: Repo) -> Iterator[None]:
-    """Turn what comes of an answer in no form that a hub's has into a HubError."""
+def refuse_odd_answers(repo: Repo) -> Iterator[None]:
+    """Turn what the code below raises on an answer of an unknown form into a HubError."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         hint = "is it a hub? look at HF_ENDPOINT or MODELSCOPE_ENDPOINT, and try again later"
-        raise HubError(f"{repos.spelled(repo)}: the hub's answer is none that a hub gives", hint) from error
+        raise HubError(f"{repos.spec(repo)}: the hub's answer is none that a hub gives", hint) from error
 
 
-def sound(repo: Repo, found: Resolved) -> Resolved:
-    """`found`, if sizes and digests are such: they become paths and requests here.
+def checked(repo: Repo, resolved: Resolved) -> Resolved:
+    """Return `resolved` if its sizes and digests are well-formed: paths and requests are made of them.
 
     Raises:
         HubError: one is not.
     """
-    for file in found.files:
+    for file in resolved.files:
         is_size = type(file.size) is int and 0 <= file.size <= MOST_BYTES
         if not (is_size and _HEX["sha256"].fullmatch(file.sha256) and _HEX["git"].fullmatch(file.git)):
             hint = "leave it out: `exclude: [...]`"
-            raise HubError(f"{repos.spelled(repo)}: the hub's size or digest of {file.path} is none", hint)
-    return found
+            raise HubError(f"{repos.spec(repo)}: the hub's size or digest of {file.path} is none", hint)
+    return resolved
 
 
-def wanted(repo: Repo, paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
-    """Choose among a repository's paths.
+def select_files(repo: Repo, paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
+    """Select paths of a repository by the patterns `include` and `exclude`, see `manifest.repos.select`.
 
     Raises:
-        HubError: a pattern of `include` matches nothing, nothing is left, a path could leave its folder, or two of
-            them are one on some disks.
+        HubError: a pattern of `include` matches nothing, no path is left, a path could leave its folder, or two
+            paths are the same on a case-insensitive file system.
     """
     known = tuple(paths)
-    name = repos.spelled(repo)
+    name = repos.spec(repo)
     for pattern in include:
-        if not any(repos.matched(path, (pattern,)) for path in known):
+        if not any(repos.matches(path, (pattern,)) for path in known):
             raise HubError(f"{name}: `include` matches no file: {pattern}", _nearest(pattern, known))
-    found = repos.chosen(known, include, exclude)
-    if not found:
+    selected = repos.select(known, include, exclude)
+    if not selected:
         raise HubError(f"{name}: no file is left", "look at `include` and `exclude`" if known else "it is empty")
-    for path in found:
+    for path in selected:
         try:
             good = relative(path) == path
         except PathError:
@@ -103,14 +161,14 @@ def wanted(repo: Repo, paths: Iterable[str], include: Sequence[str], exclude: Se
         if not good:
             hint = "leave it out: `exclude: [...]`"
             raise HubError(f"{name}: a path in it cannot be used here: {path!r}", hint)
-    for first, second, _, why in contested((path, path, path) for path in found):
-        said = f"{name}: {shown(second)} {why}: {shown(first)} is there, too"
-        raise HubError(said, f"leave one of them out: `exclude: [{repos.pattern_of(second)}]`")
-    return found
+    for first, second, _, why in find_clashes((path, path, path) for path in selected):
+        message = f"{name}: {shown(second)} {why}: {shown(first)} is there, too"
+        raise HubError(message, f"leave one of them out: `exclude: [{repos.exact_pattern(second)}]`")
+    return selected
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint with the names that are nearest to `word`; "" where none is near."""
+    """Return a hint with the up to three names most like `word`; "" if none is like it."""
     import difflib
 
     near = difflib.get_close_matches(word, sorted(set(known)), 3, 0.5)
@@ -118,7 +176,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _nearest(pattern: str, known: Sequence[str]) -> str:
-    """Names near a pattern, compared without its wildcards; else some that there are."""
+    """A hint with the names most like a pattern without its wildcards, else with the first names that there are."""
     names = {path.rpartition("/")[2] for path in known} | set(known)
     hint = nearest(pattern.strip("*"), names)
     if hint or not known:

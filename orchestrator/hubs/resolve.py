@@ -1,4 +1,4 @@
-"""One model resolved as far as it goes without its bytes: a repository's files, a publisher's digests."""
+"""Resolve a model without downloading it: a repository's files from its hub, digests from a publisher's list."""
 
 from __future__ import annotations
 
@@ -26,39 +26,49 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest"
 LIST = "publisher's list"
-_NAMED = 3  # names of a list that an error tells
+_NAMED = 3  # how many names of a list an error shows
 
 
 class LockError(OrchError):
-    """A model that cannot be locked as the manifest names it."""
+    """A model cannot be locked as the manifest names it."""
 
     exit_code = ExitCode.MANIFEST
     usual_fault = "missing"
 
 
 class ListedModel(msgspec.Struct, frozen=True):
-    """A model with all its files.
+    """A model with the names of all its files, resolved without downloading any.
 
-    `told` says of those with a sha256 where it came from, `etags` what a hub calls those that it calls otherwise.
+    `commit` is that of a hub's repository. `digest_sources` says where the sha256 of each file came from that has
+    one. `etags` are the names in the hub's cache of the files that have one which is neither of their digests.
     """
 
     model: Model
     commit: str = ""
-    told: dict[str, str] = {}
+    digest_sources: dict[str, str] = {}
     etags: dict[str, str] = {}
 
 
 def listed(context: Context, model: Model, hosts: Mapping[str, Host]) -> ListedModel:
-    """Resolve what needs no byte of the files: files without a sha256 are left for a fetch.
+    """Resolve a model as far as that needs none of its files' bytes.
+
+    Files whose sha256 nobody gives keep "": they have to be downloaded to know it.
+
+    Args:
+        context: the environment, the clock and the request to stop.
+        model: the model as its manifest has it.
+        hosts: what manifests say of hosts, by name.
 
     Raises:
-        LockError, HubError: it cannot be had so.
-        TransferError, NoBackendError: a server does not answer; a hub's client is missing.
+        LockError: the publisher's list has no digest of a file, or several.
+        HubError: the hub has no such repository, revision or file.
+        TransferError: a server does not answer.
+        NoBackendError: the hub's client is not installed.
         Stopped: a stop was asked for.
     """
     if model.repo is not None:
         return _of_repo(model, _ask_hub(context, model, hosts))
-    told = {file.name: MANIFEST for file in model.files if file.sha256}
+    digest_sources = {file.name: MANIFEST for file in model.files if file.sha256}
     lists: dict[str, tuple[checksums.Entry, ...]] = {}
     files = []
     for file in model.files:
@@ -66,9 +76,9 @@ def listed(context: Context, model: Model, hosts: Mapping[str, Host]) -> ListedM
             if file.sums not in lists:
                 lists[file.sums] = _list(context, model, file.sums, hosts)
             file = replace(file, sha256=_listed(model, file, lists[file.sums]))
-            told[file.name] = LIST
+            digest_sources[file.name] = LIST
         files.append(file)
-    return ListedModel(replace(model, files=tuple(files)), told=told)
+    return ListedModel(replace(model, files=tuple(files)), digest_sources=digest_sources)
 
 
 def _ask_hub(context: Context, model: Model, hosts: Mapping[str, Host]) -> Resolved:
@@ -79,15 +89,17 @@ def _ask_hub(context: Context, model: Model, hosts: Mapping[str, Host]) -> Resol
     return ask(context, model.repo, model.include, model.exclude, hosts=hosts)
 
 
-def _of_repo(model: Model, found: Resolved) -> ListedModel:
-    files, told, etags = [], {}, {}
-    for entry in found.files:
+def _of_repo(model: Model, resolved: Resolved) -> ListedModel:
+    files, digest_sources, etags = [], {}, {}
+    for entry in resolved.files:
         files.append(File(entry.path, entry.url, (), entry.sha256, entry.size, (), git=entry.git))
         if entry.sha256:
-            told[entry.path] = entry.source
+            digest_sources[entry.path] = entry.source
         if entry.etag not in ("", entry.sha256, entry.git):
             etags[entry.path] = entry.etag
-    return ListedModel(replace(model, files=tuple(files), commit=found.commit), found.commit, told, etags)
+    return ListedModel(
+        replace(model, files=tuple(files), commit=resolved.commit), resolved.commit, digest_sources, etags
+    )
 
 
 def _list(context: Context, model: Model, url: str, hosts: Mapping[str, Host]) -> tuple[checksums.Entry, ...]:
@@ -101,9 +113,9 @@ def _list(context: Context, model: Model, url: str, hosts: Mapping[str, Host]) -
 
 def _listed(model: Model, file: File, entries: tuple[checksums.Entry, ...]) -> str:
     path = unquote(urlsplit(file.url).path)
-    found = checksums.find(entries, path)
-    if found is not None:
-        return found
+    digest = checksums.find(entries, path)
+    if digest is not None:
+        return digest
     name, mine = path.rpartition("/")[2], [entry for entry in entries if entry.kind == "sha256"]
     same = {entry.hex for entry in mine if entry.path.rpartition("/")[2] == name}
     why = "gives several digests for" if len(same) > 1 else "has no digest of"
@@ -117,6 +129,6 @@ def _listed(model: Model, file: File, entries: tuple[checksums.Entry, ...]) -> s
 
 
 def bare(file: File) -> File:
-    """A file to be fetched for its digest: no place, and its git blob's name as a pin."""
+    """Return a file as it is downloaded to learn its digest: without places, its git sha1 as a pin."""
     pins = (*file.pins, Pin("git", file.git)) if file.git else file.pins
     return replace(file, places=(), pins=pins)

@@ -1,4 +1,4 @@
-"""PURE: what speaks for or against a file that is about to be locked: its name, its shards, its header."""
+"""Check files before they are locked: digests in their names, missing shards, damaged safetensors headers."""
 
 from __future__ import annotations
 
@@ -19,33 +19,42 @@ if TYPE_CHECKING:
 
 # torch/hub.py HASH_REGEX, of eight digits and more: `resnet50-11ad3fa6.pth` begins its sha256 with 11ad3fa6.
 _PREFIX = re.compile(r"-([a-f0-9]{8,64})\.")
-_DATE = re.compile(r"(19|20)\d{6}")  # yolo-20240131.pt has a date in its name, not a digest
+_DATE = re.compile(r"(19|20)\d{6}")  # yolo-20240131.pt has a date in its name and no digest
 # transformers, safetensors and others: model-00001-of-00003.safetensors.
 _SHARD = re.compile(r"(.*?)-(\d{5})-of-(\d{5})(\..+)?")
 _MOST_MISSING = 1000
 INDEX = ".index.json"
-INDEX_BYTES = 64 << 20  # a larger one is none
+INDEX_BYTES = 64 << 20  # a larger file is no index
 
 
 def named_digest(name: str) -> str:
-    """The beginning of the sha256 that a file's name gives, as torch.hub reads it; empty where it gives none."""
-    found = _PREFIX.findall(name.rpartition("/")[2])
-    return found[-1] if found and not _DATE.fullmatch(found[-1]) else ""
+    """Return the first digits of a sha256 that a file's name gives, as torch.hub reads it; "" if it gives none."""
+    prefixes = _PREFIX.findall(name.rpartition("/")[2])
+    return prefixes[-1] if prefixes and not _DATE.fullmatch(prefixes[-1]) else ""
 
 
 def missing_shards(paths: Iterable[str]) -> tuple[str, ...]:
-    """The shards that the names of others call for: of `a-00001-of-00003.bin` there must be three."""
+    """Return the shards that are missing beside others: of `a-00001-of-00003.bin` there must be three.
+
+    At most 1,000 are returned.
+    """
     here = set(paths)
     sets = {(match[1], match[3], match[4] or "") for path in here if (match := _SHARD.fullmatch(path))}
     wanted = (f"{stem}-{n:05d}-of-{count}{suffix}" for stem, count, suffix in sets for n in range(1, int(count) + 1))
-    # A name costs its writer nothing, and may call for 99,999 others: enough is told by fewer.
+    # A forged name may call for 99,999 others.
     return tuple(sorted(islice((name for name in wanted if name not in here), _MOST_MISSING)))
 
 
 def missing_of_index(path: str, text: str | bytes, paths: Iterable[str]) -> tuple[str, ...] | None:
-    """The files that an index (`*.index.json`: a `weight_map` of tensors to files beside it) names and `paths` lack.
+    """Return the files that an index names and that are not among `paths`.
 
-    None where it is no such index.
+    Args:
+        path: the index's own path, `*.index.json`.
+        text: its content: JSON whose `weight_map` maps tensors to files beside it.
+        paths: the model's files.
+
+    Returns:
+        The missing paths, sorted; None if the text is no such index.
     """
     try:
         names = set(json.loads(text)["weight_map"].values())
@@ -58,11 +67,11 @@ def missing_of_index(path: str, text: str | bytes, paths: Iterable[str]) -> tupl
 
 SUFFIX = ".safetensors"
 AT_ONCE = 8
-SEEN_BYTES = 64 << 10  # of a longer header only its own length is judged: one small request a file
+SEEN_BYTES = 64 << 10  # one small request per file; of a longer header only its length is checked
 
 
 def of_file(path: str, size: int) -> str:
-    """What is wrong with the safetensors file at `path`; empty where nothing is, or it is not there."""
+    """Say what is wrong with the safetensors file at `path`; "" if nothing, or if it cannot be read."""
     try:
         with open(path, "rb") as file:
             head = file.read(8)
@@ -72,7 +81,7 @@ def of_file(path: str, size: int) -> str:
 
 
 def of_sources(context: Context, hosts: Mapping[str, Host], files: Sequence[Wanted]) -> list[str]:
-    """The same of files at their first sources; of one that does not give its head nothing is said."""
+    """Say the same of files at their first sources, in the order of `files`; "" for one that cannot be asked."""
     if not files:
         return []
     from concurrent.futures import ThreadPoolExecutor
@@ -82,12 +91,12 @@ def of_sources(context: Context, hosts: Mapping[str, Host], files: Sequence[Want
 
     routes = Routes(context.environ, hosts)
 
-    def look(wanted: Wanted) -> str:
+    def check(wanted: Wanted) -> str:
         url, size = wanted.sources[0].url, wanted.size
         if context.stop.is_set() or size is None or not url.startswith("http"):
             return ""
-        seen = get_head(url, routes.to(url), SEEN_BYTES, context.stop)
-        return "" if isinstance(seen, Fault) else formats.safetensors_fault(seen, size)
+        head = get_head(url, routes.to(url), SEEN_BYTES, context.stop)
+        return "" if isinstance(head, Fault) else formats.safetensors_fault(head, size)
 
     with ThreadPoolExecutor(min(AT_ONCE, len(files)), "orch-head") as pool:
-        return list(pool.map(look, files))
+        return list(pool.map(check, files))

@@ -1,4 +1,4 @@
-"""Manifests: text in, typed values or every problem with its line out. Pure: it opens no file."""
+"""PURE: manifests and their lock files, read from text into typed values or a list of problems with their lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "locate":  # lines are for what was refused, and imported when they are asked for (PEP 562)
+    if name == "locate":  # imported on first use (PEP 562): only an error needs lines
         from orchestrator.manifest.positions import locate
 
         return locate

@@ -1,4 +1,4 @@
-"""Places that two files cannot both have."""
+"""Find places that two files cannot both have: one path with two contents, or a file where a folder must be."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ NO_FOLDER = "would have to be a folder"
 BELOW = "lies below it"
 
 
-def contested(claims: Iterable[tuple[str, str, T]]) -> list[tuple[T, T, str, str]]:
-    """What clashes among `claims` of (absolute path, sha256, who): (first, second, the second's path, why).
+def find_clashes(claims: Iterable[tuple[str, str, T]]) -> list[tuple[T, T, str, str]]:
+    """Find the clashes among claims to paths.
 
-    The same path with the same digest is no clash. Paths that differ only in case (or in how an accent is
-    written) are: on some file systems they are one.
+    The same path with the same digest is no clash. Paths that differ only in case, or in how an accent is encoded,
+    clash: some file systems take them for one.
+
+    Args:
+        claims: (path, sha256, claimant) of each file; all paths absolute, or all relative to one folder.
+
+    Returns:
+        (first claimant, second claimant, the second's path, why): "why" is one of the four phrases above.
     """
     taken: dict[str, tuple[int, str, str, T]] = {}
     above: dict[str, tuple[int, str, T]] = {}
     clashes: list[tuple[T, T, str, str]] = []
     for number, (path, sha256, who) in enumerate(claims):
-        key = _blind(path)
+        key = _case_folded(path)
         first = taken.setdefault(key, (number, path, sha256, who))
         if first[0] != number:
             if first[1] != path:
@@ -52,41 +58,47 @@ def contested(claims: Iterable[tuple[str, str, T]]) -> list[tuple[T, T, str, str
     return clashes
 
 
-def _blind(path: str) -> str:
-    """`path` as a file system knows it that is blind to case; itself where it can be, for copies cost memory."""
+def _case_folded(path: str) -> str:
+    """`path` as a case-insensitive file system compares it; the same object where possible, as copies cost memory."""
     if not path.isascii():
         return unicodedata.normalize("NFC", path.casefold())
     return path if path.islower() else path.lower()
 
 
 def message(path: str, why: str, first: str) -> str:
-    """What to say of a clash: `path` is the second's place, `first` names who has it already."""
+    """The message for a clash: `path` is the second's place, `first` names the file that already has it."""
     return f"the place `{shown(path)}` is taken: that of `{shown(first)}` {why}"
 
 
 def clashes(all_wanted: Sequence[Wanted]) -> tuple[tuple[Wanted, Wanted, str], ...]:
-    """Pairs of files that cannot both have their places, and the second's absolute path.
+    """Find the pairs of files that cannot both have their places.
 
-    One place with two digests, two places that differ only in case, a place that is a folder of another.
+    Returns:
+        (first file, second file, the second's absolute path) of each clash.
     """
-    return tuple((first, second, path) for first, second, path, _ in _among(all_wanted))
+    return tuple((first, second, path) for first, second, path, _ in _place_clashes(all_wanted))
 
 
 def clash_problems(all_wanted: Sequence[Wanted], texts: Mapping[str, str]) -> tuple[Problem, ...]:
-    """The same as problems, told of the second file; `texts` are the manifests' texts by absolute path."""
-    from orchestrator.manifest.positions import marked  # lines are for what was refused
+    """Find the same clashes as problems, each reported at the second file.
+
+    Args:
+        all_wanted: the files of all manifests of a run.
+        texts: the manifests' texts by their absolute paths, to find the lines.
+    """
+    from orchestrator.manifest.positions import find_positions  # only an error needs lines
 
     problems = []
     lines = {}
-    for first, second, path, why in _among(all_wanted):
+    for first, second, path, why in _place_clashes(all_wanted):
         file = second.manifest
         if file not in lines:
-            lines[file] = marked(texts.get(file, ""))
+            lines[file] = find_positions(texts.get(file, ""))
         at = keypath(keypath("models", second.model), "to")
         who = first.model if first.manifest == file else f"{first.model} in {first.manifest}"
         problems.append(Problem(file, lines[file].line(at), at, message(path, why, who)))
     return tuple(sorted(problems, key=lambda p: (p.file, p.line, p.path, p.message)))
 
 
-def _among(all_wanted: Sequence[Wanted]) -> list[tuple[Wanted, Wanted, str, str]]:
-    return contested((place.path, w.key, w) for w in all_wanted for place in w.places)
+def _place_clashes(all_wanted: Sequence[Wanted]) -> list[tuple[Wanted, Wanted, str, str]]:
+    return find_clashes((place.path, w.key, w) for w in all_wanted for place in w.places)

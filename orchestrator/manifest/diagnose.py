@@ -1,4 +1,4 @@
-"""On failure only: every problem of a text, with its line, its key path and words for people."""
+"""Find every problem of a refused manifest or site file, with its line and key path; runs only after a failure."""
 
 from __future__ import annotations
 
@@ -10,72 +10,83 @@ import msgspec
 from orchestrator.errors import Problem
 from orchestrator.manifest import validate
 from orchestrator.manifest.messages import schema_problems
-from orchestrator.manifest.positions import Marked, marked
+from orchestrator.manifest.positions import Positions, find_positions
 from orchestrator.manifest.types import Document, ModelEntry, SiteDocument
-from orchestrator.manifest.yaml_reader import without_own
+from orchestrator.manifest.yaml_reader import without_extensions
 from orchestrator.text import keypath, shown
-from orchestrator.urls import veiled
+from orchestrator.urls import masked_text
 
 if TYPE_CHECKING:
     from orchestrator.manifest.lockfile import Lock
     from orchestrator.manifest.values import Key, Problems
 
 
-def located(text: str, file: str, found: Problems) -> tuple[Problem, ...]:
-    """`found` as problems of `file`, in the order of lines."""
-    return _sorted(file, marked(text), found)
+def with_lines(text: str, file: str, problems: Problems) -> tuple[Problem, ...]:
+    """Turn problems with keys into problems of `file` with lines, in the order of lines."""
+    return _sorted(file, find_positions(text), problems)
 
 
 def of_manifest(
     text: str, file: str, home: str, why: str, lock: Lock | None = None, *, resolve: bool = True
 ) -> tuple[Problem, ...]:
-    """All problems of a manifest that its types refused; `why` is what to say if nothing else explains it."""
-    marks = marked(text)
-    found: Problems = []
-    data: Any = without_own(marks.data)
-    if marks.whole and isinstance(data, dict):
-        _manifest(data, file, home, found, lock, resolve=resolve)
-    elif marks.whole:
-        found += schema_problems(data, Document)
-    return _sorted(file, marks, found, why)
+    """Find all problems of a manifest that its types refused.
+
+    Args:
+        text: the manifest.
+        file: its absolute path.
+        home: the folder that `~/` means.
+        why: the message to use if nothing else explains the refusal.
+        lock: its lock, if there is one.
+        resolve: false where files without a sha256 are no problem.
+    """
+    positions = find_positions(text)
+    problems: Problems = []
+    data: Any = without_extensions(positions.data)
+    if positions.whole and isinstance(data, dict):
+        _manifest(data, file, home, problems, lock, resolve=resolve)
+    elif positions.whole:
+        problems += schema_problems(data, Document)
+    return _sorted(file, positions, problems, why)
 
 
 def of_site(text: str, file: str, home: str, why: str) -> tuple[Problem, ...]:
-    """All problems of a site file that its types refused; `why` as in `of_manifest`."""
-    marks = marked(text)
-    data: Any = without_own(marks.data)
-    found = schema_problems(data, SiteDocument) if marks.whole else []
-    if marks.whole and isinstance(data, dict):
+    """Find all problems of a site file that its types refused; the arguments are those of `of_manifest`."""
+    positions = find_positions(text)
+    data: Any = without_extensions(positions.data)
+    problems = schema_problems(data, SiteDocument) if positions.whole else []
+    if positions.whole and isinstance(data, dict):
         good = {k: v for k, v in data.items() if _is_sound({k: v}, SiteDocument)}
-        validate.site(msgspec.convert(good, SiteDocument, strict=False), file, home, found)
-    return _sorted(file, marks, found, why)
+        validate.site(msgspec.convert(good, SiteDocument, strict=False), file, home, problems)
+    return _sorted(file, positions, problems, why)
 
 
-def _manifest(data: dict[str, Any], file: str, home: str, found: Problems, lock: Lock | None, *, resolve: bool) -> None:
-    # Only what the types refuse goes to jsonschema, which takes its time; what they accept goes to the rules.
+def _manifest(
+    data: dict[str, Any], file: str, home: str, problems: Problems, lock: Lock | None, *, resolve: bool
+) -> None:
+    # jsonschema is slow: it gets only what the types refuse. What they accept goes on to `validate`.
     models = data.get("models")
     bare = {**data, "models": {}} if isinstance(models, dict) else data
-    found += schema_problems(bare, Document)
+    problems += schema_problems(bare, Document)
     empty: dict[str, Any] = {"version": "1", "models": {}}
     good = {k: v for k, v in bare.items() if k != "version" and _is_sound({**empty, k: v}, Document)}
     sound: dict[str, Any] = {}
-    kept: dict[str, set[str]] = {}  # of models that are not sound: the keys that are, and are judged as well
+    kept: dict[str, set[str]] = {}  # of each model that the types refuse: its keys that they accept
     for name, model in models.items() if isinstance(models, dict) else ():
         if _is_sound(model, ModelEntry):
             sound[name] = model
         else:
-            found += schema_problems(model, ModelEntry, ("models", name))
+            problems += schema_problems(model, ModelEntry, ("models", name))
             if isinstance(model, dict):
                 sound[name] = {k: v for k, v in model.items() if _is_sound({k: v}, ModelEntry)}
                 kept[name] = set(sound[name])
     entry = msgspec.convert({**empty, **good, "models": sound}, Document, strict=False)
     judged: Problems = []
     validate.manifest(entry, file, home, judged, data.keys() - good.keys(), lock, resolve=resolve)
-    # What such a model lacks may be what was misspelt: only what it has is held against it.
-    found += [
-        (key, said) for key, said in judged if key[1:2] and key[1] in kept and key[2:3] and key[2] in kept[key[1]]
+    # A key that such a model lacks may be there under a misspelt name: report only problems of the keys that it has.
+    problems += [
+        (key, text) for key, text in judged if key[1:2] and key[1] in kept and key[2:3] and key[2] in kept[key[1]]
     ]
-    found += [(key, said) for key, said in judged if not (key[0] == "models" and key[1:2] and key[1] in kept)]
+    problems += [(key, text) for key, text in judged if not (key[0] == "models" and key[1:2] and key[1] in kept)]
 
 
 def _is_sound(data: object, type_: type[Document | ModelEntry | SiteDocument]) -> bool:
@@ -86,29 +97,29 @@ def _is_sound(data: object, type_: type[Document | ModelEntry | SiteDocument]) -
     return True
 
 
-def _sorted(file: str, marks: Marked, found: Problems, why: str = "") -> tuple[Problem, ...]:
-    odd = {path for path, _, message in marks.faults if message.startswith("aliases")}
-    problems = {Problem(file, line, path, message) for path, line, message in marks.faults}
-    for key, message in found:
+def _sorted(file: str, positions: Positions, problems: Problems, why: str = "") -> tuple[Problem, ...]:
+    odd = {path for path, _, message in positions.faults if message.startswith("aliases")}
+    located = {Problem(file, line, path, message) for path, line, message in positions.faults}
+    for key, message in problems:
         path = path_of(key)
-        # What an alias stands for is not read, so nothing is known of it but that it is one.
+        # An alias's target is not read, so no other problem of that value is real.
         if path not in odd or message.startswith("unknown key"):
-            problems.add(Problem(file, marks.line(path), path, message))
-    if not problems:
-        problems.add(Problem(file, 1, "", f"not a manifest: {shown(why)}"))
+            located.add(Problem(file, positions.line(path), path, message))
+    if not located:
+        located.add(Problem(file, 1, "", f"not a manifest: {shown(why)}"))
     return tuple(
-        Problem(file, p.line, _veiled(p.path), veiled(p.message))
-        for p in sorted(problems, key=lambda p: (p.line, p.path, p.message))
+        Problem(file, p.line, _masked_path(p.path), masked_text(p.message))
+        for p in sorted(located, key=lambda p: (p.line, p.path, p.message))
     )
 
 
-def _veiled(path: str) -> str:
-    """A key path without the secrets that somebody wrote as keys."""
-    return veiled(re.sub("(?<=^hosts > ).*@", "***@", path))
+def _masked_path(path: str) -> str:
+    """A key path with secrets masked: somebody may have written `user:password@host` as a key of `hosts:`."""
+    return masked_text(re.sub("(?<=^hosts > ).*@", "***@", path))
 
 
 def path_of(key: Key) -> str:
-    """The key path of `key` as people read it."""
+    """A key as text: `models > resnet50 > sha256`."""
     path = ""
     for part in key:
         path = keypath(path, part)

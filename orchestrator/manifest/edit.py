@@ -1,4 +1,4 @@
-"""New models put into a manifest's text: not one other byte of it changes, comments and order included."""
+"""Insert new models into a manifest's text without changing any other byte, comments and order included."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ NEW = "version: 1\nmodels: {}\n"
 
 
 class _InsertPoint(msgspec.Struct):
-    """Where new models go: behind `at`, an offset in the text; `start` is the offset of the whole mapping.
+    """Where in a text new models go.
 
-    `flow` is its style, `filled` whether it holds anything yet; `column` is that of the models' names, and what is
-    below them stands `step` deeper. `below` says that `at` is at the beginning of a line already.
+    `at` is the offset behind the last model, `start` that of the whole `models:` mapping, both in characters.
+    `flow`: the mapping is written in braces. `filled`: it has models already. `column` is the indentation of the
+    models' names, `step` how much deeper their keys are. `below`: `at` is at the beginning of a line.
     """
 
     flow: bool
@@ -36,35 +37,42 @@ class _InsertPoint(msgspec.Struct):
 
 
 def insert(text: str, drafts: Sequence[Draft]) -> str:
-    """`text`, a manifest that parses, with `drafts` as its last models."""
-    spot = _find(text)
+    """Return `text`, a manifest that parses, with `drafts` added as its last models.
+
+    Raises:
+        ValueError: it has no `models:` mapping.
+    """
+    point = _find(text)
     newline = "\r\n" if "\r\n" in text else "\n"
-    if spot.flow and (spot.filled or text.lstrip().startswith("{")):
-        pairs = ",".join(f"{newline if spot.filled else ''} {flow(draft)}" for draft in drafts)
-        before = text[: spot.at].rstrip()
-        comma = "," if spot.filled and not before.endswith(",") else ""
+    if point.flow and (point.filled or text.lstrip().startswith("{")):
+        pairs = ",".join(f"{newline if point.filled else ''} {flow(draft)}" for draft in drafts)
+        before = text[: point.at].rstrip()
+        comma = "," if point.filled and not before.endswith(",") else ""
         return f"{before}{comma}{pairs}{text[len(before) :]}"
-    if spot.flow:  # `models: {}` in a block
+    if point.flow:  # `models: {}` in a block
         lines = [line for draft in drafts for line in block(draft)]
-        return f"{text[: spot.start].rstrip()}{newline}{newline.join(lines)}{text[spot.at + 1 :]}"
-    lines = [line for draft in drafts for line in block(draft, " " * spot.column, " " * spot.step)]
-    at = _past_comments(text, spot.at if spot.below else text.find("\n", spot.at) + 1 or len(text), spot.column)
+        return f"{text[: point.start].rstrip()}{newline}{newline.join(lines)}{text[point.at + 1 :]}"
+    lines = [line for draft in drafts for line in block(draft, " " * point.column, " " * point.step)]
+    at = _past_comments(text, point.at if point.below else text.find("\n", point.at) + 1 or len(text), point.column)
     gap = "" if text[:at].endswith("\n") else newline
     return f"{text[:at]}{gap}{newline.join(lines)}{newline}{text[at:]}"
 
 
 def _past_comments(text: str, at: int, column: int) -> int:
-    """Past the comments that follow directly and stand deeper than a model's name: they are about the one above."""
+    """Move `at` past the comments that follow directly and are indented deeper than a model's name.
+
+    Such comments belong to the model above them.
+    """
     for line in text[at:].splitlines(keepends=True):
-        said = line.lstrip(" ")
-        if not said.startswith("#") or len(line) - len(said) <= column:
+        comment = line.lstrip(" ")
+        if not comment.startswith("#") or len(line) - len(comment) <= column:
             break
         at += len(line)
     return at
 
 
 def _find(text: str) -> _InsertPoint:
-    """Walk to the mapping under `models` at the top, and through it."""
+    """Find the place behind the last model: go to the mapping under the top key `models`, and through it."""
     stream = events(text)
     for event in stream:  # to the top mapping
         if isinstance(event, MappingStartEvent):
@@ -78,29 +86,31 @@ def _find(text: str) -> _InsertPoint:
 
 
 def _walk(stream: Iterator[Any], start: Any) -> _InsertPoint:
-    spot = _InsertPoint(bool(start.flow_style), start.start_mark.index, start.start_mark.column)
+    point = _InsertPoint(bool(start.flow_style), start.start_mark.index, start.start_mark.column)
     depth = 0
     for event in stream:
         if isinstance(event, ScalarEvent):
-            spot.at, spot.below = _mark(event.end_mark).index, event.style in ("|", ">")
+            point.at, point.below = _position(event.end_mark).index, event.style in ("|", ">")
         elif isinstance(event, (MappingStartEvent, SequenceStartEvent)):
-            column = _mark(event.start_mark).column
-            if depth == 0 and not event.flow_style and column > spot.column:
-                spot.step = column - spot.column
+            column = _position(event.start_mark).column
+            if depth == 0 and not event.flow_style and column > point.column:
+                point.step = column - point.column
             depth += 1
         elif depth == 0:
-            spot.at = _mark(event.start_mark).index if spot.flow else spot.at
-            return spot
+            point.at = _position(event.start_mark).index if point.flow else point.at
+            return point
         else:
             depth -= 1
-            if _mark(event.end_mark).index > _mark(event.start_mark).index:  # a bracket, not just the end of a block
-                spot.at, spot.below = _mark(event.end_mark).index, False
-        spot.filled = True
+            if (
+                _position(event.end_mark).index > _position(event.start_mark).index
+            ):  # a bracket, not just the end of a block
+                point.at, point.below = _position(event.end_mark).index, False
+        point.filled = True
     raise ValueError("no models in this text")
 
 
-def _mark(mark: Any) -> Any:
-    """What every parsed event has, though its type says that it may be None."""
+def _position(mark: Any) -> Any:
+    """An event's mark, which every parsed event has although its type says that it may be None."""
     return mark
 
 
@@ -116,51 +126,53 @@ def _skip(stream: Iterator[Any], event: Any) -> None:
         event = next(stream)
 
 
-# What needs no quotes anywhere in a block, and is not mistaken for anything by YAML 1.1 or 1.2 readers.
+# Text that needs no quotes in block style; `_NOT_TEXT` is what a YAML 1.1 or 1.2 reader would take for another type.
 _PLAIN = re.compile(r"[A-Za-z0-9/._][A-Za-z0-9/._@%+~=&?-]*(?::[A-Za-z0-9/._@%+~=&?-]+)*", re.A)
-_LIKE_OTHERS = re.compile(r"(?i)true|false|yes|no|on|off|y|n|[-+.\d_e:]+|0[xo].*")
+_NOT_TEXT = re.compile(r"(?i)true|false|yes|no|on|off|y|n|[-+.\d_e:]+|0[xo].*")
 _DIGESTS = ("sha256", "sha512", "sha1", "md5")
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A model to be: its name, its keys with values (text, whole numbers, lists, mappings), whence its digests are.
+    """A model to be written into a manifest.
 
-    `path` is that of its file, with folders, where it is to keep them below a place that is a folder.
+    `entry` has its keys with their values (text, whole numbers, lists, mappings). `digest_source` says where its
+    digests came from, for a comment behind them. `path` is its file's path with folders, where they are to be kept
+    below a place that is a folder.
     """
 
     name: str
     entry: Mapping[str, object]
-    said: str = ""
+    digest_source: str = ""
     path: str = ""
 
 
 def block(draft: Draft, indent: str = "  ", step: str = "  ") -> list[str]:
-    """The draft's lines in block style, its name at `indent` and what is below it `step` deeper each."""
-    return [f"{indent}{word(draft.name)}:", *_keys(draft.entry, indent + step, step, draft.said)]
+    """Write a draft as lines in block style; `indent` stands before its name, `step` more before each deeper level."""
+    return [f"{indent}{word(draft.name)}:", *_keys(draft.entry, indent + step, step, draft.digest_source)]
 
 
 def flow(draft: Draft) -> str:
-    """The draft as a pair of a flow mapping, which is JSON, and YAML too."""
+    """Write a draft as one pair of a flow mapping; it is JSON, which is YAML too."""
     return f"{_quoted(draft.name)}: {json.dumps(draft.entry, ensure_ascii=False)}"
 
 
 def word(text: str) -> str:
-    """`text` as a scalar: plain where that is safe, else in double quotes."""
-    if _PLAIN.fullmatch(text) and text not in NULLS and not _LIKE_OTHERS.fullmatch(text):
+    """Write `text` as a YAML scalar: plain where that is safe, else in double quotes."""
+    if _PLAIN.fullmatch(text) and text not in NULLS and not _NOT_TEXT.fullmatch(text):
         return text
     return _quoted(text)
 
 
-def _keys(entry: Mapping[str, object], indent: str, step: str, said: str) -> list[str]:
+def _keys(entry: Mapping[str, object], indent: str, step: str, digest_source: str) -> list[str]:
     lines: list[str] = []
     for key, value in entry.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             lines.append(f"{indent}{key}:")
             for part in value:
-                first, *rest = _keys(part, indent + step + "  ", step, said)
+                first, *rest = _keys(part, indent + step + "  ", step, digest_source)
                 lines += [f"{indent}{step}- {first.strip()}", *rest]
         else:
-            comment = f"  # {shown(said)}" if said and key in _DIGESTS else ""
+            comment = f"  # {shown(digest_source)}" if digest_source and key in _DIGESTS else ""
             lines.append(f"{indent}{key}: {_value(key, value)}{comment}")
     return lines
 

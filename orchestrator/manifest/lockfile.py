@@ -1,4 +1,4 @@
-"""`team.lock.json`: what `orch lock` found out of what a manifest does not say; text to a `Lock` and back."""
+"""Read and write a lock file (`team.lock.json`), and add to a manifest's models what it pins."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ VERSION = 1
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 GitSha1 = Annotated[str, Meta(pattern=r"^([0-9a-f]{40})?$(?!\n)")]
 Commit = Annotated[str, Meta(pattern=r"^[\w.-]*$(?!\n)")]
-_SHORT = 300  # characters of a fingerprint that people may read; longer ones are hashed
+_SHORT = 300  # characters; a fingerprint up to here stays readable, a longer one is hashed
 
 
 class LockedFile(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One file: `source` says where its digest came from; `git` is a hub's sha1 of a small file."""
+    """What the lock pins of one file.
+
+    `size` in bytes; `source` says where the digest came from ("manifest", "hub API" ...); `git` is the sha1 of a
+    small file's git blob on a hub; `etag` is what a hub's client calls the file where that is neither digest;
+    `pieces` are the hashes of its pieces, as `verify.pieces` writes them.
+    """
 
     sha256: Sha256
     size: Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -39,7 +44,7 @@ class LockedFile(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class LockedModel(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One model: `fingerprint` is what it was resolved from, `commit` that of a hub's repository."""
+    """What the lock pins of one model: `fingerprint` as `fingerprint()` gave it, `commit` of a hub's repository."""
 
     fingerprint: str
     files: dict[str, LockedFile]
@@ -47,23 +52,23 @@ class LockedModel(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class _Versioned(msgspec.Struct, frozen=True):
-    """All that a lock of another version is sure to have."""
+    """The one field that a lock of any version has."""
 
     version: int
 
 
 class Lock(msgspec.Struct, frozen=True):
-    """A whole lock file."""
+    """A whole lock file; `models` by name."""
 
     models: dict[str, LockedModel]
     version: int = VERSION
 
 
 def read(text: str, file: str) -> Lock:
-    """The lock that `text` is; `file` is its path, for the error.
+    """Read a lock from its text; `file` is its path, for the error.
 
     Raises:
-        ManifestError: it is damaged, or of a newer orch.
+        ManifestError: the text is damaged, has merge-conflict markers, or was written by a newer orch.
     """
     try:
         lock = msgspec.json.decode(text, type=Lock)
@@ -75,7 +80,7 @@ def read(text: str, file: str) -> Lock:
 
 
 def _unusable(text: str, file: str, why: str) -> ManifestError:
-    """Why a text is no lock that this orch reads, and what to type."""
+    """The error for a text that is no lock that this orch reads, with what to type."""
     name = file.rpartition("/")[2]
     if any(line.startswith("<<<<<<<") for line in text.splitlines()):
         line = next(n for n, line in enumerate(text.splitlines(), 1) if line.startswith("<<<<<<<"))
@@ -95,7 +100,7 @@ def _unusable(text: str, file: str, why: str) -> ManifestError:
 
 
 def write(lock: Lock) -> str:
-    """`lock` as text: sorted, a line a file, so that a change of one file is a change of one line."""
+    """Write a lock as JSON, sorted and one file a line, so that a change of one file is a change of one line."""
     lines = ["{", f'"version": {lock.version},', '"models": {']
     for number, (name, model) in enumerate(sorted(lock.models.items())):
         lines.append(f"{_json(name)}: {{")
@@ -113,9 +118,10 @@ def write(lock: Lock) -> str:
 
 
 def fingerprint(model: Model) -> str:
-    """What a model is resolved from: repository, revision, patterns, URLs, pins; a long one by its sha256.
+    """Return what a model is resolved from, as text: a lock entry with another fingerprint is outdated.
 
-    Comments, tags, places, mirrors and order do not count.
+    That is repository, revision and patterns, or names, URLs and pins of the files; a long text by its sha256.
+    Tags, places, mirrors and the order of the files do not count.
     """
     if model.repo is not None:
         repo = model.repo
@@ -128,7 +134,7 @@ def fingerprint(model: Model) -> str:
     text = " ".join(word for word in words if word)
     if len(text) <= _SHORT:
         return text
-    import hashlib  # only for what is long
+    import hashlib  # imported here: few fingerprints are long
 
     return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -142,58 +148,70 @@ NOT_RESOLVED = "not resolved yet: run `orch lock`"
 
 
 def merged(
-    manifest: str, models: tuple[Model, ...], lock: Lock | None, found: Problems
+    manifest: str, models: tuple[Model, ...], lock: Lock | None, problems: Problems
 ) -> tuple[tuple[Model, ...], tuple[Unresolved, ...]]:
-    """`models` with every file pinned, and those of which that cannot be said; what is wrong is added to `found`.
+    """Add to models what their lock pins.
 
-    Without a lock whatever needs one is wrong. With one, a model that it does not know, or that has changed since,
-    is unresolved, and the others are not held up. A model whose files all have their sha256 needs no lock, which
-    then only tells sizes and pieces, if it still fits.
+    Without a lock, a model that needs one is a problem. With a lock, a model that is not in it, or that has changed
+    since, is unresolved; the others are not held up. A model whose files all have a sha256 needs no lock; a lock
+    entry that still fits only adds sizes and pieces.
+
+    Args:
+        manifest: the manifest's absolute path.
+        models: the models as the manifest has them.
+        lock: its lock, or None.
+        problems: each model that needs a lock, where there is none, is added here.
+
+    Returns:
+        The models whose every file is pinned, and the unresolved ones.
     """
     if lock is None and not any(model.repo or not _is_pinned(model) for model in models):
         return models, ()
 
-    made: list[Model] = []
+    pinned: list[Model] = []
     unresolved: list[Unresolved] = []
     for model in models:
         known = lock.models.get(model.name) if lock else None
         needs = model.repo is not None or any(not f.sha256 and not f.pins for f in model.files)
         if known is None and not needs:
-            made.append(model)
+            pinned.append(model)
         elif known is None and lock is None:
-            _refuse(model, found)
+            _refuse(model, problems)
         elif known is None:
             unresolved.append(_unresolved(manifest, model, "the lock does not have it"))
         elif known.fingerprint == fingerprint(model):
-            made.append(_filled(manifest, model, known, unresolved))
+            pinned.append(_filled(manifest, model, known, unresolved))
         elif needs or not _is_pinned(model):
             unresolved.append(_unresolved(manifest, model, "changed since it was locked"))
         else:
-            made.append(model)
+            pinned.append(model)
     bad = {entry.model for entry in unresolved}
-    return tuple(model for model in made if model.name not in bad), tuple(unresolved)
+    return tuple(model for model in pinned if model.name not in bad), tuple(unresolved)
 
 
 def _is_pinned(model: Model) -> bool:
-    for file in model.files:  # noqa: SIM110 - asked of each file, and a generator takes twice as long
+    for file in model.files:  # noqa: SIM110 - a generator takes twice as long, and this runs for each file
         if not file.sha256:
             return False
     return True
 
 
-def _refuse(model: Model, found: Problems) -> None:
+def _refuse(model: Model, problems: Problems) -> None:
     at: Key = ("models", model.name)
     if model.repo is not None:
-        found.append(((*at, "repo"), NOT_RESOLVED))
+        problems.append(((*at, "repo"), NOT_RESOLVED))
         return
     for number, file in enumerate(model.files):
         if not file.sha256 and not file.pins:
             where: Key = (*at, "files", number) if model.many else at
-            found.append(((*where, "sha256"), NOT_RESOLVED) if file.sums else (where, NO_PIN))
+            problems.append(((*where, "sha256"), NOT_RESOLVED) if file.sums else (where, NO_PIN))
 
 
 def _filled(manifest: str, model: Model, known: LockedModel, unresolved: list[Unresolved]) -> Model:
-    """`model` with the lock's digests, sizes and pieces; for a repository, with its files."""
+    """Return `model` with the lock's digests, sizes and pieces; for a repository, with its files.
+
+    Where the lock's paths or URLs cannot be used, the model is added to `unresolved`.
+    """
     try:
         if model.repo is not None:
             files = tuple(_of_repo(model, known.commit, path, entry) for path, entry in known.files.items())
@@ -222,6 +240,6 @@ def _of_repo(model: Model, commit: str, path: str, entry: LockedFile) -> File:
 
     assert model.repo is not None
     path = paths.relative(path)
-    places = tuple(Place(paths.fit(f"{folder}/{path}"), model.link) for folder in model.folders)
+    places = tuple(Place(paths.check_length(f"{folder}/{path}"), model.link) for folder in model.folders)
     url = file_url(model.repo, commit, path)
     return File(path, url, (), entry.sha256, entry.size, places, git=entry.git, pieces=entry.pieces)

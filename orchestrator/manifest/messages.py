@@ -1,4 +1,4 @@
-"""jsonschema's findings in words for people."""
+"""Turn jsonschema's errors into messages for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from orchestrator.manifest.values import Key, Problems
 
-# Keys of the contract that no code reads yet.
+# Keys that are reserved by the contract, and that no code reads yet.
 NOT_YET = {
     "manifest": ["limits", "swarm"],
     "site file": ["limits"],
@@ -37,15 +37,21 @@ DIGITS = {"digest": 64, "sha512": 128, "sha1": 40, "md5": 32}
 
 
 def schema_problems(data: object, of: type[Document | SiteDocument | ModelEntry], at: Key = ()) -> Problems:
-    """What the schema has against `data`, whose scalars are all text and whose `x-` keys are gone; `at` is its key."""
+    """Check `data` against the JSON Schema of a type and return its problems.
+
+    Args:
+        data: plain data as `yaml_reader` gives it: every scalar is text; `x-` keys are taken out.
+        of: the type that `data` should be.
+        at: the key of `data` in the whole document.
+    """
     whole = schema(SiteDocument if of is SiteDocument else Document)
-    rooms = whole["$defs"]
-    judge = _Judge({"$ref": f"#/$defs/{of.__name__}", "$defs": rooms})
-    found = [finding for error in judge.iter_errors(data) for finding in _findings(error, rooms)]
-    return [((*at, *key), message) for key, message in dict.fromkeys(found)]
+    definitions = whole["$defs"]
+    validator = _Validator({"$ref": f"#/$defs/{of.__name__}", "$defs": definitions})
+    problems = [problem for error in validator.iter_errors(data) for problem in _problems(error, definitions)]
+    return [((*at, *key), message) for key, message in dict.fromkeys(problems)]
 
 
-def _findings(error: Any, rooms: dict[str, Any]) -> Iterator[tuple[Key, str]]:
+def _problems(error: Any, definitions: dict[str, Any]) -> Iterator[tuple[Key, str]]:
     at: Key = tuple(error.absolute_path)
     match error.validator:
         case "additionalProperties":
@@ -56,25 +62,25 @@ def _findings(error: Any, rooms: dict[str, Any]) -> Iterator[tuple[Key, str]]:
                 if key not in error.instance:
                     yield ((*at, key), VERSION) if key == "version" else (at, f"`{key}` is missing")
         case "anyOf":
-            yield from _of_alternatives(at, error, rooms)
+            yield from _of_alternatives(at, error, definitions)
         case _:
-            yield at, _plain(at, error, rooms)
+            yield at, _plain(at, error, definitions)
 
 
-def _of_alternatives(at: Key, error: Any, rooms: dict[str, Any]) -> Iterator[tuple[Key, str]]:
-    """The alternative that has the right kind knows best what is wrong."""
+def _of_alternatives(at: Key, error: Any, definitions: dict[str, Any]) -> Iterator[tuple[Key, str]]:
+    """The problems of the alternative whose type fits the value; where none fits, what types are expected."""
     alternatives: dict[int, list[Any]] = {}
     for inner in error.context:
         alternatives.setdefault(inner.schema_path[0], []).append(inner)
     for errors in alternatives.values():
         if not any(e.validator in ("type", "enum") and not e.path for e in errors):
             for inner in errors:
-                yield from _findings(inner, rooms)
+                yield from _problems(inner, definitions)
             return
-    yield at, _expected(error.validator_value, error.instance, rooms)
+    yield at, _expected(error.validator_value, error.instance, definitions)
 
 
-def _plain(at: Key, error: Any, rooms: dict[str, Any]) -> str:
+def _plain(at: Key, error: Any, definitions: dict[str, Any]) -> str:
     value = error.instance
     if at == ("version",):
         return VERSION
@@ -95,28 +101,28 @@ def _plain(at: Key, error: Any, rooms: dict[str, Any]) -> str:
             return f"expected a whole number from {error.validator_value} up"
         case "maximum":
             return f"expected a whole number up to {error.validator_value}"
-    return _expected([error.schema], value, rooms)
+    return _expected([error.schema], value, definitions)
 
 
-def _expected(choices: Iterable[dict[str, Any]], value: object, rooms: dict[str, Any]) -> str:
+def _expected(choices: Iterable[dict[str, Any]], value: object, definitions: dict[str, Any]) -> str:
     words = []
     for choice in choices:
-        room = rooms[choice["$ref"].rpartition("/")[2]] if "$ref" in choice else choice
-        if "enum" in room:
-            words.append(f"one of {', '.join(room['enum'])}")
-        elif room.get("type") != "null":
-            words.append(KINDS[room["type"]])
+        definition = definitions[choice["$ref"].rpartition("/")[2]] if "$ref" in choice else choice
+        if "enum" in definition:
+            words.append(f"one of {', '.join(definition['enum'])}")
+        elif definition.get("type") != "null":
+            words.append(KINDS[definition["type"]])
     expected = f"expected {' or '.join(words)}"
-    # Text is what every scalar is here: to say so helps only where no scalar is wanted.
+    # Every scalar is text here, so "found text" helps only where a mapping or a list is expected.
     is_plain = isinstance(value, str) and words[0] not in (KINDS["object"], KINDS["array"])
     return expected if is_plain else f"{expected}, found {_kind(value)}"
 
 
-def _unknown(key: str, room: dict[str, Any]) -> str:
-    not_yet = NOT_YET.get(room["title"], [])
+def _unknown(key: str, definition: dict[str, Any]) -> str:
+    not_yet = NOT_YET.get(definition["title"], [])
     if key in not_yet:
         return f"`{key}` is not supported yet"
-    near = difflib.get_close_matches(key[:LONGEST_KEY], [*room["properties"], *not_yet], 1)
+    near = difflib.get_close_matches(key[:LONGEST_KEY], [*definition["properties"], *not_yet], 1)
     name = shown(key) if len(key) <= LONGEST_KEY else f"{shown(key[:LONGEST_KEY])}..."
     return f"unknown key `{name}`, did you mean `{near[0]}`?" if near else f"unknown key `{name}`"
 
@@ -126,7 +132,7 @@ def _kind(value: object) -> str:
 
 
 def _number(value: object) -> int | None:
-    # As the types do it: a whole number may be written as text.
+    # As in `types`, a whole number may be written as text.
     try:
         return msgspec.convert(value, int, strict=False) if isinstance(value, (int, str)) else None
     except msgspec.ValidationError:
@@ -134,19 +140,19 @@ def _number(value: object) -> int | None:
         return 2**63 if re.fullmatch("-?[1-9][0-9]{18,}", digits) else None
 
 
-def _minimum(_judge: Any, least: int, value: object, _room: Any) -> Iterator[ValidationError]:
+def _minimum(_validator: Any, least: int, value: object, _definition: Any) -> Iterator[ValidationError]:
     number = _number(value)
     if number is not None and number < least:
         yield ValidationError("too small")
 
 
-def _maximum(_judge: Any, most: int, value: object, _room: Any) -> Iterator[ValidationError]:
+def _maximum(_validator: Any, most: int, value: object, _definition: Any) -> Iterator[ValidationError]:
     number = _number(value)
     if number is not None and number > most:
         yield ValidationError("too large")
 
 
-_Judge: Any = extend(
+_Validator: Any = extend(
     Draft202012Validator,
     {"minimum": _minimum, "maximum": _maximum},
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(

@@ -1,4 +1,4 @@
-"""The doors: text to a `Manifest` or all its problems, and a `Manifest` to the files it wants."""
+"""Parse a manifest or a site file from its text, and list the files that a manifest wants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.errors import ManifestError, Problem
 from orchestrator.manifest import validate
 from orchestrator.manifest.types import Document, SiteDocument
 from orchestrator.manifest.values import Manifest, Prefix, Site
-from orchestrator.manifest.yaml_reader import YamlError, plain, without_own
+from orchestrator.manifest.yaml_reader import YamlError, load, without_extensions
 from orchestrator.model import Role, Source, Wanted
 from orchestrator.urls import UrlError
 
@@ -25,52 +25,68 @@ if TYPE_CHECKING:
 def parse(
     text: str, file: str, home: str = "", *, root: str | None = None, lock: Lock | None = None, resolve: bool = True
 ) -> Manifest:
-    """The manifest that `text` is; `file` is its absolute path, `home` the folder that `~/` means.
+    """Parse a manifest.
 
-    `root`, an absolute path, stands in for the text's own. What the text does not pin comes from `lock`; without
-    `resolve` it stays as it is: files without sha256, repositories without files.
+    Args:
+        text: the manifest as YAML.
+        file: its absolute path.
+        home: the absolute folder that `~/` means; "" where none is known.
+        root: an absolute path to use instead of the text's own `root:`.
+        lock: gives what the text does not pin.
+        resolve: if false, what the text does not pin stays open: files without sha256, repositories without files.
 
-    Raises `ManifestError` with every problem in the text, in the order of lines, and nothing else.
+    Raises:
+        ManifestError: with every problem of the text, in the order of lines.
     """
-    found: Problems = []
+    problems: Problems = []
     try:
-        entry = msgspec.convert(without_own(plain(text)), Document, strict=False)
+        entry = msgspec.convert(without_extensions(load(text)), Document, strict=False)
     except (YamlError, msgspec.ValidationError) as refusal:
-        # Not worth its price, nor jsonschema's import, unless something is wrong.
+        # Imported here: it takes time, as does jsonschema, and only a wrong manifest needs it.
         from orchestrator.manifest.diagnose import of_manifest
 
         raise ManifestError(of_manifest(text, file, home, str(refusal), lock, resolve=resolve)) from None
     if root is not None:
         entry = msgspec.structs.replace(entry, root=root)
-    manifest = validate.manifest(entry, file, home, found, lock=lock, resolve=resolve)
-    if found:
-        from orchestrator.manifest.diagnose import located
+    manifest = validate.manifest(entry, file, home, problems, lock=lock, resolve=resolve)
+    if problems:
+        from orchestrator.manifest.diagnose import with_lines
 
-        raise ManifestError(located(text, file, found))
+        raise ManifestError(with_lines(text, file, problems))
     return manifest
 
 
 def parse_site(text: str, file: str, home: str = "") -> Site:
-    """The site file that `text` is; `file` and `home` as in `parse`. Raises `ManifestError`."""
-    found: Problems = []
+    """Parse a site file; `file` and `home` are as in `parse`.
+
+    Raises:
+        ManifestError: with every problem of the text, in the order of lines.
+    """
+    problems: Problems = []
     try:
-        entry = msgspec.convert(without_own(plain(text)), SiteDocument, strict=False)
+        entry = msgspec.convert(without_extensions(load(text)), SiteDocument, strict=False)
     except (YamlError, msgspec.ValidationError) as refusal:
         from orchestrator.manifest.diagnose import of_site
 
         raise ManifestError(of_site(text, file, home, str(refusal))) from None
-    site = validate.site(entry, file, home, found)
-    if found:
-        from orchestrator.manifest.diagnose import located
+    site = validate.site(entry, file, home, problems)
+    if problems:
+        from orchestrator.manifest.diagnose import with_lines
 
-        raise ManifestError(located(text, file, found))
+        raise ManifestError(with_lines(text, file, problems))
     return site
 
 
 def prefix(origin: str, mirrors: Sequence[str], named: str) -> Prefix:
-    """A prefix rule from elsewhere than a manifest; `named` says from where, such as `HF_ENDPOINT`.
+    """Make a prefix rule that comes from elsewhere than a manifest.
 
-    Raises `ManifestError` with `named` in the place of the file.
+    Args:
+        origin: the beginning of the URLs meant.
+        mirrors: what to put in its place, best first.
+        named: where the rule comes from, such as `HF_ENDPOINT`.
+
+    Raises:
+        ManifestError: a URL cannot be used; `named` stands in the place of the file.
     """
     try:
         return Prefix(urls.prefix(origin), tuple(urls.prefix(url) for url in mirrors))
@@ -80,10 +96,10 @@ def prefix(origin: str, mirrors: Sequence[str], named: str) -> Prefix:
 
 
 def wanted(manifest: Manifest, site: Site | None, extra_mirrors: tuple[Prefix, ...] = ()) -> tuple[Wanted, ...]:
-    """The files of `manifest`, in its order, each with its sources in the order of trying.
+    """List the files of a manifest, in its order, each with its sources in the order of trying.
 
-    That is: the site file's prefix mirrors, the file's own mirrors, the manifest's prefix mirrors, then
-    `extra_mirrors`, the URL itself; a URL that was already named is dropped.
+    The order is: the site file's prefix mirrors, the file's own mirrors, the manifest's prefix mirrors,
+    `extra_mirrors`, the file's URL. Of a URL that is named twice, the first counts.
     """
     first = site.mirrors if site else ()
     later = (*manifest.mirrors, *extra_mirrors)
@@ -98,9 +114,10 @@ def wanted(manifest: Manifest, site: Site | None, extra_mirrors: tuple[Prefix, .
             file.places,
             model.tags,
             file.pins,
-            file.marks,
+            file.extra_files,
             file.pieces,
             manifest.allow,
+            model.adopt,
         )
         for model in manifest.models
         for file in model.files

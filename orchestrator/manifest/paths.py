@@ -1,4 +1,4 @@
-"""Paths by text alone: where relative ones begin, and what may not stand in one."""
+"""Check and normalise the paths of a manifest, by their text alone: no file system is asked."""
 
 from __future__ import annotations
 
@@ -9,28 +9,40 @@ import msgspec
 
 from orchestrator.text import fault_of_name, fault_of_text
 
-# Ordinary names between single slashes, so short that no name can be too long.
+# Most paths: ordinary names between single slashes, so short that no name can be too long. They need no other check.
 _CLEAN = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9_][\w.+=@-]*(?:/[A-Za-z0-9_][\w.+=@-]*)*/?", re.A)
 
 _VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{\w+\})(?:/|\Z)", re.A)
 
 
-PATH_BYTES = 4000  # Linux takes 4,095 (PATH_MAX), and a temporary name beside a place is a little longer
+PATH_BYTES = 4000  # PATH_MAX of Linux is 4,095, and the temporary name beside a place is a little longer than its own
 
 
 class PathError(Exception):
-    """Why a path cannot stand in a manifest: a lower-case phrase."""
+    """A path cannot stand in a manifest; the message is a lower-case phrase that says why."""
 
 
-class Ground(msgspec.Struct, frozen=True, gc=False):
-    """What places stand on: `base` is root with its `/`; `allowed` is None where nobody can know."""
+class PlaceRules(msgspec.Struct, frozen=True, gc=False):
+    """How paths in `to:` are read: `base` is the root with a trailing `/`, `allowed` the folders of `allow_absolute:`.
+
+    `allowed` is None where that key could not be read: then every absolute path is let through.
+    """
 
     base: str
     allowed: tuple[str, ...] | None
 
 
 def folder(text: str, beside: str, home: str) -> str:
-    """`root:` or `store:` as an absolute path: `~/` is `home`, a relative one begins at `beside`."""
+    """Make the value of `root:` or `store:` an absolute path.
+
+    Args:
+        text: the path; `~/` is expanded.
+        beside: the absolute folder at which a relative path begins.
+        home: the folder that `~/` means; "" where none is known.
+
+    Raises:
+        PathError: it has a variable or `~user`, no home is known, or it cannot be a path.
+    """
     _check(text)
     if is_variable(text):
         raise PathError("variables are not expanded, only `~/` is")
@@ -45,19 +57,23 @@ def folder(text: str, beside: str, home: str) -> str:
 
 
 def is_variable(text: str) -> bool:
-    """Whether a path begins with `$NAME` or `${NAME}`, which a shell would have expanded."""
+    """Whether a path begins with `$NAME` or `${NAME}`, which a shell would expand."""
     return _VARIABLE.match(text) is not None
 
 
 def absolute(text: str, beside: str) -> str:
-    """`text` as a normalised absolute path; a relative one begins at the folder `beside`."""
+    """Make `text` a normalised absolute path; a relative one begins at the folder `beside`."""
     path = posixpath.normpath(posixpath.join(beside, text))
-    # POSIX lets two leading slashes mean something else; here they are one.
+    # normpath keeps two leading slashes, which POSIX lets mean something else; here they mean one.
     return "/" + path.lstrip("/")
 
 
-def companion(text: str, beside: str) -> str:
-    """A file that the manifest names (`ca:`) as an absolute path."""
+def named_file(text: str, beside: str) -> str:
+    """Make the path of a file that a manifest names (`ca:`) absolute.
+
+    Raises:
+        PathError: it begins with `~`, or cannot be a path.
+    """
     _check(text)
     if text.startswith("~"):
         raise PathError("`~` is expanded in `store:` and `root:` only")
@@ -65,7 +81,11 @@ def companion(text: str, beside: str) -> str:
 
 
 def allowed(text: str) -> str:
-    """An entry of `allow_absolute:`: an absolute folder without `..`."""
+    """Normalise an entry of `allow_absolute:`.
+
+    Raises:
+        PathError: it is not absolute, has a `..`, or cannot be a path.
+    """
     if not text.startswith("/"):
         raise PathError("expected an absolute folder")
     _check(text)
@@ -74,7 +94,11 @@ def allowed(text: str) -> str:
 
 
 def relative(text: str) -> str:
-    """The `path:` of a file, normalised: relative, no `..`, not a folder."""
+    """Normalise the `path:` of a file.
+
+    Raises:
+        PathError: it is absolute, has a `..`, is a folder, or cannot be a path.
+    """
     if _CLEAN.fullmatch(text) and not text.endswith("/"):
         return text
     _check(text)
@@ -86,10 +110,17 @@ def relative(text: str) -> str:
     return "/".join(names)
 
 
-def place(text: str, ground: Ground) -> tuple[str, bool]:
-    """A path of `to:` as (absolute path without a last `/`, whether it is a folder). Raises `PathError`."""
+def place(text: str, rules: PlaceRules) -> tuple[str, bool]:
+    """Make a path of `to:` absolute.
+
+    Returns:
+        The absolute path without a trailing `/`, and whether the text means a folder.
+
+    Raises:
+        PathError: it has a `~`, a variable or a `..`, is absolute and not allowed, or cannot be a path.
+    """
     if _CLEAN.fullmatch(text):
-        return (ground.base + text[:-1], True) if text[-1] == "/" else (ground.base + text, False)
+        return (rules.base + text[:-1], True) if text[-1] == "/" else (rules.base + text, False)
     _check(text)
     if text.startswith("~"):
         raise PathError("`~` is expanded in `store:` and `root:` only")
@@ -98,15 +129,15 @@ def place(text: str, ground: Ground) -> tuple[str, bool]:
     names = _names(text)
     is_folder = text.endswith(("/", "/.")) or not names
     if not text.startswith("/"):
-        return fit((ground.base + "/".join(names)).rstrip("/")), is_folder
+        return check_length((rules.base + "/".join(names)).rstrip("/")), is_folder
     path = "/" + "/".join(names)
-    if ground.allowed is not None and not any(path.startswith(f.rstrip("/") + "/") for f in ground.allowed):
+    if rules.allowed is not None and not any(path.startswith(f.rstrip("/") + "/") for f in rules.allowed):
         raise PathError("an absolute path must be below a folder of `allow_absolute:`")
-    return fit(path.rstrip("/")), is_folder
+    return check_length(path.rstrip("/")), is_folder
 
 
 def lock_path(manifest: str) -> str:
-    """Where a manifest's lock stands: `team.lock.json` beside `team.yaml`."""
+    """Return the path of a manifest's lock file: `team.lock.json` beside `team.yaml`."""
     folder, slash, name = manifest.rpartition("/")
     stem, dot, _ = name.rpartition(".")
     return f"{folder}{slash}{stem if dot and stem else name}.lock.json"
@@ -117,11 +148,11 @@ def _check(text: str) -> None:
         raise PathError(f"the path {fault}")
 
 
-def fit(path: str) -> str:
-    """`path`, an absolute one.
+def check_length(path: str) -> str:
+    """Return an absolute path unchanged if it is not too long for the system's calls.
 
     Raises:
-        PathError: no system call takes it.
+        PathError: it is longer than PATH_BYTES.
     """
     if len(path) > PATH_BYTES // 4 and len(path.encode(errors="surrogateescape")) > PATH_BYTES:
         raise PathError(f"the whole path is longer than {PATH_BYTES} bytes")

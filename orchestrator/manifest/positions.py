@@ -1,4 +1,4 @@
-"""The walk once more, with lines and words: only for a manifest that was refused, or to name a line."""
+"""Read a manifest's YAML once more with the line of each key and all syntax errors; only for error messages."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from yaml.events import (
 from orchestrator.manifest.yaml_reader import DEPTH, LOADER, NULLS, events
 from orchestrator.text import keypath, shown
 
-_CONFLICT = re.compile(r"^<{7} .*$(?=[\s\S]*^>{7} )", re.M)  # git's; a whole manifest has no line like that
+_CONFLICT = re.compile(r"^<{7} .*$(?=[\s\S]*^>{7} )", re.M)  # git's markers; a sound manifest has no line like that
 TOO_DEEP = f"more than {DEPTH} levels deep"
 
 
 @dataclass(slots=True)
-class Marked:
-    """Plain data, the line of each key path, and what YAML allows but a manifest does not.
+class Positions:
+    """A manifest's data, the line of each key path, and what YAML allows but a manifest does not.
 
-    `whole` is False where the walk had to stop; `data` is then of no use.
+    `lines` count from 1. `faults` are (key path, line, message). `whole` is false where reading had to stop: then
+    `data` is of no use.
     """
 
     data: object = None
@@ -36,58 +37,66 @@ class Marked:
     faults: list[tuple[str, int, str]] = field(default_factory=list)
 
     def line(self, path: str) -> int:
-        """Line of `path`, else of the nearest key above it that has one; 1 where none has."""
+        """The line of a key path, else of the nearest key above it that has one; 1 where none has."""
         while path and path not in self.lines:
             path = path.rpartition(" > ")[0]
         return self.lines.get(path, 1)
 
 
 @dataclass(slots=True)
-class _Box:
+class _Container:
+    """A mapping or list that is being read: `key` is the key of a mapping that waits for its value."""
+
     items: Any
     path: str
     key: str | None = None
 
     def child(self) -> str:
-        """Key path of the value that comes next."""
+        """The key path of the value that comes next."""
         return keypath(self.path, len(self.items) if isinstance(self.items, list) else self.key or "")
 
 
 class _EndError(Exception):
-    """Nothing sensible can be read after this."""
+    """Reading stops here: nothing sensible can follow."""
 
 
-def marked(text: str) -> Marked:
-    """Walk `text` as far as it goes; never raises."""
-    found = Marked()
+def find_positions(text: str) -> Positions:
+    """Read `text` as far as it can be read; never raises."""
+    positions = Positions()
     if conflict := _CONFLICT.search(text):
         line = text.count("\n", 0, conflict.start()) + 1
-        found.faults.append(("", line, "merge-conflict markers: keep one side and remove the three lines of marks"))
-        return found
+        positions.faults.append(("", line, "merge-conflict markers: keep one side and remove the three lines of marks"))
+        return positions
     try:
-        _walk(text, found)
+        _walk(text, positions)
     except _EndError:
-        return found
+        return positions
     except UnicodeEncodeError as problem:
-        found.faults.append(("", text.count("\n", 0, problem.start) + 1, "lone surrogates are not text"))
-        return found
+        positions.faults.append(("", text.count("\n", 0, problem.start) + 1, "lone surrogates are not text"))
+        return positions
     except yaml.YAMLError as problem:
-        found.faults.append(("", *_syntax(text, problem)))
-        return found
-    found.whole = True
-    return found
+        positions.faults.append(("", *_syntax(text, problem)))
+        return positions
+    positions.whole = True
+    return positions
 
 
-def locate(text: str, file: str, path: str) -> int:  # noqa: ARG001  (called like its sisters)
-    """Line, from 1, of a key path such as `models > resnet50 > to`; of the nearest key above it that stands.
+def locate(text: str, file: str, path: str) -> int:  # noqa: ARG001  (takes the same arguments as `parse`)
+    """Find the line of a key path in a manifest; never raises.
 
-    `text` is the text of `file`. Never raises.
+    Args:
+        text: the manifest.
+        file: its path.
+        path: a key path such as `models > resnet50 > to`.
+
+    Returns:
+        The line, from 1, of that key, or of the nearest key above it that exists.
     """
-    return marked(text).line(path)
+    return find_positions(text).line(path)
 
 
-def _walk(text: str, found: Marked) -> None:
-    boxes: list[_Box] = []
+def _walk(text: str, positions: Positions) -> None:
+    containers: list[_Container] = []
     documents = 0
     for event in events(text):
         kind = type(event)
@@ -95,58 +104,58 @@ def _walk(text: str, found: Marked) -> None:
         if kind is DocumentStartEvent:
             documents += 1
             if documents > 1:
-                _stop(found, "", line, "one document only")
+                _stop(positions, "", line, "one document only")
         elif kind is ScalarEvent or kind is AliasEvent or isinstance(event, CollectionStartEvent):
-            _node(event, line, boxes, found)
+            _node(event, line, containers, positions)
         elif isinstance(event, CollectionEndEvent):
-            boxes.pop()
+            containers.pop()
 
 
-def _node(event: Any, line: int, boxes: list[_Box], found: Marked) -> None:
-    box = boxes[-1] if boxes else None
-    wants_key = box is not None and isinstance(box.items, dict) and box.key is None
-    path = "" if box is None else box.path if wants_key else box.child()
-    _odd(event, path, line, found)
-    if wants_key and box is not None:
+def _node(event: Any, line: int, containers: list[_Container], positions: Positions) -> None:
+    container = containers[-1] if containers else None
+    wants_key = container is not None and isinstance(container.items, dict) and container.key is None
+    path = "" if container is None else container.path if wants_key else container.child()
+    _refuse_features(event, path, line, positions)
+    if wants_key and container is not None:
         if type(event) is not ScalarEvent:
-            _stop(found, path, line, "a key must be text")
-        box.key = event.value
-        path = box.child()
-        if event.value in box.items:
-            first = found.lines.get(path, line)
-            found.faults.append((path, line, f"duplicate key, first on line {first}"))
-        found.lines[path] = line
+            _stop(positions, path, line, "a key must be text")
+        container.key = event.value
+        path = container.child()
+        if event.value in container.items:
+            first = positions.lines.get(path, line)
+            positions.faults.append((path, line, f"duplicate key, first on line {first}"))
+        positions.lines[path] = line
         return
-    found.lines.setdefault(path, line)
+    positions.lines.setdefault(path, line)
     value: Any = None
     if type(event) is ScalarEvent:
         value = None if event.value in NULLS and not event.style else event.value
     elif isinstance(event, CollectionStartEvent):
-        if len(boxes) == DEPTH:
-            _stop(found, path, line, TOO_DEEP)
+        if len(containers) == DEPTH:
+            _stop(positions, path, line, TOO_DEEP)
         value = {} if type(event) is MappingStartEvent else []
-    if box is None:
-        found.data = value
-    elif isinstance(box.items, list):
-        box.items.append(value)
+    if container is None:
+        positions.data = value
+    elif isinstance(container.items, list):
+        container.items.append(value)
     else:
-        box.items[box.key] = value
-        box.key = None
+        container.items[container.key] = value
+        container.key = None
     if isinstance(event, CollectionStartEvent):
-        boxes.append(_Box(value, path))
+        containers.append(_Container(value, path))
 
 
-def _odd(event: Any, path: str, line: int, found: Marked) -> None:
+def _refuse_features(event: Any, path: str, line: int, positions: Positions) -> None:
     if type(event) is AliasEvent:
-        found.faults.append((path, line, f"aliases (`*{event.anchor}`) are not allowed, write it out"))
+        positions.faults.append((path, line, f"aliases (`*{event.anchor}`) are not allowed, write it out"))
     elif event.anchor is not None:
-        found.faults.append((path, line, f"anchors (`&{event.anchor}`) are not allowed, write it out"))
+        positions.faults.append((path, line, f"anchors (`&{event.anchor}`) are not allowed, write it out"))
     if getattr(event, "tag", None) is not None:
-        found.faults.append((path, line, "tags (`!`) are not allowed"))
+        positions.faults.append((path, line, "tags (`!`) are not allowed"))
 
 
-def _stop(found: Marked, path: str, line: int, message: str) -> None:
-    found.faults.append((path, line, message))
+def _stop(positions: Positions, path: str, line: int, message: str) -> None:
+    positions.faults.append((path, line, message))
     raise _EndError
 
 
@@ -155,9 +164,9 @@ def _syntax(text: str, problem: yaml.YAMLError) -> tuple[int, str]:
         mark = problem.problem_mark or problem.context_mark
         what = problem.problem or problem.context or "cannot be read"
         number = mark.line + 1 if mark else 1
-        # libyaml reads ahead, and may come to its own limit before we come to ours.
-        return number, TOO_DEEP if "nesting" in what else f"not YAML: {_plainly(what, text, mark)}"
-    # A ReaderError has an offset only; libyaml counts bytes, the fallback characters.
+        # libyaml reads ahead, and may reach its own limit of depth before we reach ours.
+        return number, TOO_DEEP if "nesting" in what else f"not YAML: {_explain(what, text, mark)}"
+    # A ReaderError has an offset only: in bytes from libyaml, in characters from PyYAML's own reader.
     at = getattr(problem, "position", 0) or 0
     before = text[:at] if LOADER is yaml.SafeLoader else text.encode()[:at].decode(errors="ignore")
     is_nul = text[len(before) : len(before) + 1] == "\0"
@@ -165,8 +174,8 @@ def _syntax(text: str, problem: yaml.YAMLError) -> tuple[int, str]:
     return before.count("\n") + 1, why or "a control character is not allowed"
 
 
-def _plainly(what: str, text: str, mark: Any) -> str:
-    """libyaml's words, with what people usually did."""
+def _explain(what: str, text: str, mark: Any) -> str:
+    """Turn a message of libyaml into the mistake that usually causes it."""
     line = text.split("\n")[mark.line] if mark and mark.line <= text.count("\n") else ""
     here = line[mark.column] if mark and mark.column < len(line) else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:

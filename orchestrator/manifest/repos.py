@@ -1,4 +1,4 @@
-"""A model that is a hub's repository: which one, which of its files; the lock says the rest."""
+"""Hub repositories in a manifest: parse `hf:ORG/NAME@REVISION`, select files by patterns, build their URLs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _ROOTS = {"hf": "https://huggingface.co/", "modelscope": "https://modelscope.cn/
 
 
 class RepoError(Exception):
-    """Why a text names no repository: a lower-case phrase."""
+    """A text names no repository; the message is a lower-case phrase that says why."""
 
 
-def repository(text: str) -> Repo:
-    """The repository that `hf:ORG/NAME[@REVISION]` names.
+def parse(text: str) -> Repo:
+    """Parse the name of a repository: `hf:ORG/NAME[@REVISION]` or `modelscope:ORG/NAME[@REVISION]`.
 
     Raises:
-        RepoError: it names none.
+        RepoError: the text has another form, or names an unknown hub.
     """
     match = _REPO.fullmatch(text)
     if match is None or len(match["name"]) > LONGEST_NAME or ".." in text or "--" in match["name"]:
@@ -55,19 +55,29 @@ def model(
     layouts: tuple[tuple[str, str], ...],
     link: Link,
     places: list[tuple[str, bool]],
-    found: Problems,
+    problems: Problems,
 ) -> Model:
-    """`entry`, which has `repo:`, as a model without files; what is wrong is added to `found`."""
+    """Make a model of an entry with `repo:`; it gets its files from the lock.
+
+    Args:
+        name: the model's name.
+        entry: its entry.
+        tags: its tags, those of `defaults:` included.
+        layouts: (framework, value or "") of its `for:`.
+        link: its link mode.
+        places: (absolute path, whether it is a folder) of its `to:`.
+        problems: what is wrong with the entry is added here.
+    """
     at: Key = ("models", name)
     for key in ("url", "files", "mirrors", "sha256", "sha512", "sha1", "md5", "size", "unpack"):
         if getattr(entry, key) not in (UNSET, None):
             what = "either `repo` or" if key in ("url", "files") else "a `repo` has no"
-            found.append(((*at, key), f"{what} `{key}`"))
+            problems.append(((*at, key), f"{what} `{key}`"))
     repo = Repo("", "")
     try:
-        repo = repository(str(entry.repo))
+        repo = parse(str(entry.repo))
     except RepoError as problem:
-        found.append(((*at, "repo"), str(problem)))
+        problems.append(((*at, "repo"), str(problem)))
     return Model(
         name,
         tags,
@@ -82,7 +92,9 @@ def model(
 
 
 def file_url(repo: Repo, commit: str, path: str) -> str:
-    """Where one file of a repository is served at one commit; HF_ENDPOINT counts as a mirror of it.
+    """Return the URL of one file of a repository at one commit, on the public hub.
+
+    Where HF_ENDPOINT is set, that endpoint is a mirror of this URL.
 
     Raises:
         UrlError: the path cannot stand in a URL.
@@ -91,29 +103,32 @@ def file_url(repo: Repo, commit: str, path: str) -> str:
     return urls.normal(f"{_ROOTS[repo.hub]}{repo.name}/resolve/{commit}/{plain}")
 
 
-def spelled(repo: Repo) -> str:
-    """A repository as manifests spell it: `hf:org/name@revision`."""
+def spec(repo: Repo) -> str:
+    """Write a repository as manifests name it: `hf:org/name@revision`."""
     return f"{repo.hub}:{repo.name}" + (f"@{repo.revision}" if repo.revision else "")
 
 
-def chosen(paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
-    """The paths that a pattern of `include` matches (none given: all) and none of `exclude` does, sorted.
+def select(paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
+    """Select the paths that match a pattern of `include` (all, if there is none) and no pattern of `exclude`; sorted.
 
     The patterns are those of `hf download` (huggingface_hub 2.4.0 utils/_paths.py `filter_repo_objects`): case counts,
-    `*` crosses folders, a trailing `/` is all that is below.
+    `*` matches `/` too, a trailing `/` means everything below.
     """
-    return tuple(sorted(p for p in paths if (not include or matched(p, include)) and not matched(p, exclude)))
+    return tuple(sorted(p for p in paths if (not include or matches(p, include)) and not matches(p, exclude)))
 
 
-def matched(path: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns matches."""
+def matches(path: str, patterns: Iterable[str]) -> bool:
+    """Whether a path matches one of the patterns; see `select` for their form."""
     from fnmatch import fnmatchcase
 
     return any(fnmatchcase(path, _pattern(pattern)) for pattern in patterns)
 
 
-def pattern_of(path: str) -> str:
-    """A pattern of `include` or `exclude` that means just `path`, in quotes, and in ASCII: twins may look alike."""
+def exact_pattern(path: str) -> str:
+    """Return a pattern that matches only `path`, quoted for a manifest.
+
+    It is escaped to ASCII, because two different paths may look alike.
+    """
     import json
     import re
 
@@ -121,15 +136,16 @@ def pattern_of(path: str) -> str:
 
 
 def pointer_git(sha256: str, size: int) -> str:
-    """What git calls the LFS pointer of a file of this digest and size: the hub tells it beside the digest.
+    """Return git's sha1 (40 hex digits) of the LFS pointer of a file with this sha256 and size in bytes.
 
+    A hub gives that sha1 beside the sha256, so the two can be checked against each other.
     Format: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md.
     """
     return blob_git(f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode())
 
 
 def blob_git(content: bytes) -> str:
-    """What git calls a file of this content: 40 hex digits."""
+    """Return git's sha1 of a blob with this content: 40 hex digits."""
     from hashlib import sha1
 
     return sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

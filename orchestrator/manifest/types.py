@@ -1,4 +1,4 @@
-"""What a manifest may say, as types: they judge it, and the JSON Schema is made from them."""
+"""The keys and values of a manifest and a site file, as types: msgspec checks them, the JSON Schema is made of them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class ModelEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fal
     ) = UNSET
     for_: For = msgspec.field(default=UNSET, name="for")
     to: To = UNSET
-    link: How = UNSET
+    link: LinkMode = UNSET
+    adopt: AdoptMode = UNSET
     tags: Tags = UNSET
 
 
@@ -70,7 +71,8 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     for_: For = msgspec.field(default=UNSET, name="for")
     to: To = UNSET
-    link: How = UNSET
+    link: LinkMode = UNSET
+    adopt: AdoptMode = UNSET
     tags: Tags = UNSET
     mirrors: Urls | UnsetType | None = UNSET
 
@@ -148,7 +150,7 @@ class SiteDocument(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     store: Store = UNSET
 
 
-# `$` alone would let a last newline pass.
+# `$` alone would accept a trailing newline, hence `$(?!\n)`.
 Digest = Annotated[
     str,
     Meta(
@@ -201,11 +203,19 @@ To = Annotated[
         "A trailing `/` is a folder; with `files`, it is always a folder.",
     ),
 ]
-How = Annotated[
+LinkMode = Annotated[
     Link | UnsetType | None,
     Meta(title="link", description="How a place is made from the stored file."),
 ]
-# Each is a module of `placement/`; a test holds it.
+AdoptMode = Annotated[
+    Literal["copy", "move"] | UnsetType | None,
+    Meta(
+        title="adopt",
+        description="How the store gets a right file that stands at its place already: as a copy (or reflink), or the "
+        "file itself, of which the place is a hard link then.",
+    ),
+]
+# Each is a row of `frameworks/flat.py` or a module beside it; a test checks that.
 Framework = Literal[
     "torch",
     "facenet",
@@ -230,7 +240,7 @@ For = Annotated[
         "of its own takes it as a value: `{tfhub: HANDLE}`.",
     ),
 ]
-# Each is a format that `formats/` tells apart; a test holds it.
+# Each is a format that `formats/` can detect; a test checks that.
 Format = Literal["safetensors", "gguf", "onnx", "hdf5", "npy", "tflite", "pickle", "zip", "tar", "other"]
 Formats = Annotated[
     list[Format],
@@ -263,15 +273,15 @@ TITLES = {
     "Defaults": "defaults",
     "Link": "link",
 }
-# Where the team may have keys of its own.
+# Where a team may add keys of its own, `x-...`.
 OPEN = ("Document", "SiteDocument", "ModelEntry")
 
 
 def schema(of: type[Document | SiteDocument] = Document) -> dict[str, Any]:
-    """JSON Schema (Draft 2020-12) of a manifest, or of a site file."""
-    (start,), rooms = msgspec.json.schema_components((of,), ref_template="#/$defs/{name}")
-    for name, room in rooms.items():
-        room["title"] = TITLES[name]
+    """Return the JSON Schema (Draft 2020-12) of a manifest or a site file."""
+    (start,), definitions = msgspec.json.schema_components((of,), ref_template="#/$defs/{name}")
+    for name, definition in definitions.items():
+        definition["title"] = TITLES[name]
         if name in OPEN:
-            room["patternProperties"] = {"^x-": True}
-    return {"$schema": DIALECT, "title": rooms[of.__name__]["title"], **start, "$defs": rooms}
+            definition["patternProperties"] = {"^x-": True}
+    return {"$schema": DIALECT, "title": definitions[of.__name__]["title"], **start, "$defs": definitions}

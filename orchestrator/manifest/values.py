@@ -1,8 +1,8 @@
-"""A manifest as values: checked, normalised, and with every place an absolute path."""
+"""A manifest and a site file as values: checked and normalised, with every path absolute."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 class File(msgspec.Struct, frozen=True, gc=False):
-    """One file of a model: `name` is its path below the model, or its own name where the model is one file.
+    """One file of a model: `name` is its path in the model, or its own name where the model is one file.
 
-    `url` and `mirrors` are percent-encoded ASCII; `sha256` 64 lower-case hex digits, or "" where nobody gave it yet:
-    then `sums`, the URL of a SHA256SUMS, may tell it. `size` bytes or None. `git` is the sha1 under which a hub's git
-    knows a small file; `pieces` tell which bytes of a wrong file are bad.
+    `url` and `mirrors` are percent-encoded ASCII. `sha256` is 64 lower-case hex digits, or "" where it is not known
+    yet; then `sums` may be the URL of a SHA256SUMS that gives it. `size` is in bytes, or None. `pins` are weaker
+    digests. `git` is the sha1 of a small file's git blob on a hub. `pieces` are the hashes of the file's pieces, as
+    `verify.pieces` writes them. `extra_files` stand on a model's last file: they are written when all are in place.
     """
 
     name: str
@@ -32,14 +33,15 @@ class File(msgspec.Struct, frozen=True, gc=False):
     sums: str = ""
     git: str = ""
     pieces: str = ""
-    marks: tuple[ExtraFile, ...] = ()
+    extra_files: tuple[ExtraFile, ...] = ()
 
 
 class Model(msgspec.Struct, frozen=True, gc=False):
-    """One model: its name, its tags, its files in the manifest's order.
+    """One model, with its files in the manifest's order.
 
-    `layouts` are (framework, value or "") of `for:`. A hub's repository has its files, and `commit`, from the lock;
-    `folders` are where `to:` wants them. `many`: it was written with `files:`.
+    `layouts` are (framework, value or "") of `for:`. A hub's repository (`repo`) gets its files and its `commit` from
+    the lock; `folders` are the absolute folders of its `to:`. `many` is true for a model that is written with
+    `files:`. `adopt` is how the store gets a right file that stands at a place already.
     """
 
     name: str
@@ -54,10 +56,11 @@ class Model(msgspec.Struct, frozen=True, gc=False):
     folders: tuple[str, ...] = ()
     commit: str = ""
     many: bool = False
+    adopt: Literal["copy", "move"] = "copy"
 
 
 class Prefix(msgspec.Struct, frozen=True, gc=False):
-    """URLs that begin with `origin` may be had below each of `urls`; all of them end with a `/`."""
+    """A prefix mirror: URLs that begin with `origin` are also served below each of `urls`; all end with a `/`."""
 
     origin: str
     urls: tuple[str, ...]
@@ -66,8 +69,8 @@ class Prefix(msgspec.Struct, frozen=True, gc=False):
 class Manifest(msgspec.Struct, frozen=True, gc=False):
     """A whole manifest. `file`, `root`, `store` and `allow_absolute` are absolute paths.
 
-    `unresolved` are models that the lock says nothing of, or something outdated; they are not among `models`.
-    `allow` are the formats that may be placed; none: all.
+    `unresolved` are the models that are not in the lock, or outdated there; they are not among `models`. `allow` are
+    the formats that may be placed; if empty, all may.
     """
 
     file: str
@@ -82,7 +85,7 @@ class Manifest(msgspec.Struct, frozen=True, gc=False):
 
 
 class Site(msgspec.Struct, frozen=True, gc=False):
-    """What a site file says of this machine or office."""
+    """A site file: the store, the prefix mirrors and the hosts of a machine or an office."""
 
     file: str
     store: str | None

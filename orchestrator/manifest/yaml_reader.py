@@ -1,4 +1,4 @@
-"""YAML text to plain data by libyaml's events: every scalar stays text, everything odd is refused."""
+"""Read a manifest's YAML into plain data by libyaml's events: scalars stay text; anchors, tags etc. are refused."""
 
 from __future__ import annotations
 
@@ -20,39 +20,47 @@ if TYPE_CHECKING:
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DEPTH = 16
-KEYS = 256  # more than a manifest knows
-# What a bare word must be to mean "nothing"; quoted, it is text.
+KEYS = 256  # keys of which one copy is kept: more than a manifest has different ones, model names aside
+# The unquoted scalars that mean null.
 NULLS = frozenset(("", "~", "null"))
 
 
 class YamlError(Exception):
-    """The text is not a manifest's YAML; `lines.py` says where and why."""
+    """The text is not a manifest's YAML; `positions` finds where and why."""
 
 
 def events(text: str) -> Iterator[Any]:
-    """libyaml's events of `text`; raises `yaml.YAMLError`, and `UnicodeEncodeError` for lone surrogates."""
-    # What yaml.parse does, without its generator and its two calls an event. After the last one comes None.
-    found: Iterator[Any] = iter(LOADER(text).get_event, None)
-    return found
+    """Return libyaml's events of `text`, lazily.
+
+    Raises:
+        yaml.YAMLError: while iterating, where the text is not YAML.
+        UnicodeEncodeError: the text has lone surrogates.
+    """
+    # As yaml.parse does, without its generator and its two calls per event. The last event is followed by None.
+    stream: Iterator[Any] = iter(LOADER(text).get_event, None)
+    return stream
 
 
-def plain(text: str) -> object:
-    """The one document in `text` as dict, list, str and None; raises `WalkError`, and nothing else.
+def load(text: str) -> object:
+    """Read the one document in `text` as dict, list, str and None.
 
-    WalkError are duplicate keys, keys that are not text, anchors, aliases, tags, a depth over 16, and several
-    documents. No line is tracked: this is the road of every run, and most runs have nothing to say.
+    Lines are not tracked: this runs on every start, and most manifests have no problem.
+
+    Raises:
+        YamlError: the text is not YAML, or has duplicate keys, keys that are not text, anchors, aliases, tags, more
+            than DEPTH levels, or several documents.
     """
     try:
-        return _built(text)
+        return _build(text)
     except (yaml.YAMLError, UnicodeEncodeError) as problem:
         raise YamlError from problem
 
 
-def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would double its time)
-    # `box` is the innermost open container and `key` the key that waits for its value. A list's key is not
-    # None, so that the one test "is a key wanted" is enough for both.
+def _build(text: str) -> object:  # noqa: C901  (the hot loop: calls would double its time)
+    # `container` is the innermost open mapping or list, `key` the key that waits for its value. In a list it is _ITEM
+    # and not None, so that one test, `key is None`, tells whether a key comes next.
     top: list[object] = []
-    box: Any = top
+    container: Any = top
     key: Any = _ITEM
     open_: list[tuple[Any, Any]] = []
     documents = 0
@@ -64,9 +72,9 @@ def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
                 raise YamlError
             value: Any = event.value
             if key is None:
-                if value in box:
+                if value in container:
                     raise YamlError
-                # The same few keys come again with each model: one copy of each is enough. Names come once.
+                # Each model has the same few keys: keep one copy of each. Names of models come once.
                 key = keys.get(value)
                 if key is None:
                     key = keys.setdefault(value, value) if len(keys) < KEYS else value
@@ -74,9 +82,9 @@ def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
             if value in NULLS and not event.style:
                 value = None
             if key is _ITEM:
-                box.append(value)
+                container.append(value)
             else:
-                box[key] = value
+                container[key] = value
                 key = None
             continue
         if kind is MappingStartEvent or kind is SequenceStartEvent:
@@ -84,7 +92,7 @@ def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
                 raise YamlError
             value = {} if kind is MappingStartEvent else []
         elif kind is MappingEndEvent or kind is SequenceEndEvent:
-            box, key = open_.pop()
+            container, key = open_.pop()
             if key is not _ITEM:
                 key = None
             continue
@@ -94,36 +102,36 @@ def _built(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
             documents += kind is DocumentStartEvent
             continue
         if key is _ITEM:
-            box.append(value)
+            container.append(value)
         else:
-            box[key] = value
+            container[key] = value
             key = None
-        open_.append((box, key))
-        box, key = value, None if kind is MappingStartEvent else _ITEM
+        open_.append((container, key))
+        container, key = value, None if kind is MappingStartEvent else _ITEM
     if documents != 1:
         raise YamlError
     return top[0]
 
 
-# Stands for "no key is wanted here": an element of a list, or the top.
+# The `key` where no key is wanted: in a list, and at the top.
 _ITEM = object()
 
 
-def without_own(data: object) -> object:
-    """`data` without the team's own `x-` keys at the top and in models; the rest is shared, not copied."""
+def without_extensions(data: object) -> object:
+    """Return `data` without the team's own `x-` keys at the top and in models; the rest is shared, not copied."""
     if not isinstance(data, dict):
         return data
     plain: dict[str, Any] = {key: value for key, value in data.items() if not key.startswith("x-")}
     models = plain.get("models")
     if isinstance(models, dict):
         plain["models"] = {
-            name: {k: v for k, v in model.items() if k[:2] != "x-"} if _has_own(model) else model
+            name: {k: v for k, v in model.items() if k[:2] != "x-"} if _has_extensions(model) else model
             for name, model in models.items()
         }
     return plain
 
 
-def _has_own(model: object) -> bool:
+def _has_extensions(model: object) -> bool:
     if isinstance(model, dict):
         for key in model:
             if key[:2] == "x-":

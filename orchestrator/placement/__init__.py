@@ -1,1 +1,1 @@
-"""Where verified files go: a place made from its blob, in one atomic rename."""
+"""Put verified files at their places: check what is allowed, link or copy, unpack archives."""

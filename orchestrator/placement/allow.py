@@ -1,4 +1,4 @@
-"""`allow:` at the door: what a file is, by its bytes, before it is put anywhere."""
+"""Enforce the manifest's `allow:`: refuse a file whose format, by its bytes, is not listed, before it is placed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ if TYPE_CHECKING:
 
 
 def check(path: str, wanted: Wanted, stop: threading.Event | None = None) -> None:
-    """Judge the file at `path`, whose digest was checked, by what the manifest of `wanted` allows.
+    """Check the format of a verified file against the formats that its manifest allows.
 
-    Of an archive that is to be unpacked wherever it is wanted, it is the members that must be allowed.
+    Of an archive that is unpacked at every place, the members are checked instead.
 
     Raises:
-        PlacementError: it is of another format, or is another one as well, or cannot be read.
+        PlacementError: its format is not allowed, or it is of a second format too, or cannot be read.
         Stopped: a stop was asked for.
     """
 
-    def ask() -> None:
+    def raise_if_stopped() -> None:
         if stop is not None and stop.is_set():
             raise Stopped("stopped while reading")
 
     unpacked = bool(wanted.places) and all(place.unpack for place in wanted.places)
     try:
         with open(path, "rb") as file:
-            refused = refusal(file, os.fstat(file.fileno()).st_size, wanted.allow, unpacked=unpacked, ask=ask)
+            refused = refusal(
+                file, os.fstat(file.fileno()).st_size, wanted.allow, unpacked=unpacked, check_stop=raise_if_stopped
+            )
     except OSError as error:
         raise PlacementError(f"cannot read {path}: {error.strerror}", f"look at it: `ls -l {path}`") from error
     if refused is None:

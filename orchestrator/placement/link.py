@@ -1,16 +1,17 @@
-"""Places made from their blobs: reflink, hard link, symlink or checked copy, each in one atomic step.
+"""Make places from their blobs: by reflink, hard link, symlink or checked copy, each in one atomic step.
 
-Nothing is replaced that the caller did not judge: where it says nothing of a place, that is made by a call that
-replaces nothing (link(2), symlink(2), linkat(2)); where it names what it judged, that is compared at the last moment.
+Nothing is replaced that the caller did not inspect: without its word a place is made by a call that replaces nothing
+(link(2), symlink(2), linkat(2)); where it passes the stamp of what it inspected, that is compared at the last moment.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -22,7 +23,7 @@ from orchestrator.store import blobs, extra_files, records, seal
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from orchestrator.context import Context
@@ -31,22 +32,23 @@ if TYPE_CHECKING:
     from orchestrator.verify.check import Verdict
 
 
-# What stood at a path when it was judged: device, inode, size in bytes, mtime in nanoseconds; of a link, its own.
+# What was at a path when it was inspected: device, inode, size in bytes, mtime in nanoseconds; of a link, its own.
 Stamp: TypeAlias = "tuple[int, int, int, int]"
 
 _T = TypeVar("_T")
 _MODE = 0o444  # less the umask
-_COPIES_AT_ONCE = 16  # each holds a descriptor until it is judged
+_COPIES_AT_ONCE = 16  # each holds a descriptor until it is checked
+_HELD_AT_ONCE = 256  # places of one switch that are held by descriptors, three at most for each
 _TREES = (".orch-tree-", ".orch-new-", ".orch-swap-")
-_SWEPT_S = 60.0  # a folder is not looked through again for the dead's files within this time
+_SWEEP_EVERY_S = 60.0  # seconds within which a folder is not searched again for the files of dead runs
 _swept: dict[str, float] = {}
 
 
 def stamp(path: str) -> Stamp | None:
-    """What stands at `path` itself, for `put`: a link, not what it leads to; None where nothing stands.
+    """The stamp of what is at `path` (of a link itself, not of its target), for `put`; None where nothing is.
 
     Raises:
-        OSError: it cannot be told.
+        OSError: the path cannot be read.
     """
     try:
         status = os.lstat(path)
@@ -65,17 +67,19 @@ def put(
     force: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> str:
-    """Make `place` from the blob of `sha256`; all else is as `put_all` says.
+    """Make one place from the blob of `sha256`.
 
-    `over` is the `stamp` of what was judged there and may be replaced; None: nothing may.
+    Args:
+        over: the `stamp` of what was inspected there and may be replaced; None: nothing may be.
+        force, tell: as of `put_all`.
 
     Returns:
         How it was made: reflink, hard, symlink, copy or unpacked.
 
     Raises:
-        PlacementError: the folder cannot be written, the link mode cannot be had, a copy came out wrong; with the
-            fault `foreign`: something else stands there than was judged.
-        StoreError: the store's disk said no.
+        PlacementError: the folder cannot be written, the link mode is impossible there, or a copy came out wrong;
+            with the fault `foreign`: something else is there than was inspected.
+        StoreError: the store's disk failed.
         Stopped: a stop was asked for.
     """
     known = {} if over is None else {place.path: over}
@@ -94,35 +98,39 @@ def put_all(
     force: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> list[str | PlacementError]:
-    """Make many places, each from the blob of its digest; what is learnt of a folder is learnt once.
+    """Make many places, each from the blob of its digest.
 
-    `over` has, by path, the `stamp` of each place that was judged and may be replaced. A layout's own links come
-    last: one is made only where what it leads to stands. What stands in the folder of a tree is judged file by file:
-    `force` lets a user's file go to quarantine where the tree has one of its name; `tell` gets a line of each.
+    A layout's own links are made last, and only where their targets are there.
+
+    Args:
+        places: (sha256, place) of each.
+        over: by path, the `stamp` of each place that was inspected and may be replaced.
+        force: in the folder of a tree, move a user's file to quarantine where the tree has one of its name.
+        tell: gets a line for each file that was moved so.
 
     Returns:
-        Of each, how it was made, or why it was not.
+        For each, how it was made, or why it was not.
 
     Raises:
-        StoreError: the store's disk said no.
+        StoreError: the store's disk failed.
         Stopped: a stop was asked for.
     """
     results: list[str | PlacementError] = [""] * len(places)
-    putter = _Putter(context, store, over or {}, force=force, tell=tell)
+    maker = _PlaceMaker(context, store, over or {}, force=force, tell=tell)
     with ExitStack() as held:
         copies: list[_Copy] = []
 
         def finish() -> None:
             verdicts = check.check(context, [(copy.sha256, copy.new.path) for copy in copies])
             for copy, verdict in zip(copies, verdicts, strict=True):
-                results[copy.number] = _told(partial(putter.finish, copy, verdict), copy.place.path)
+                results[copy.number] = _result_or_error(partial(maker.finish, copy, verdict), copy.place.path)
             copies.clear()
             held.close()
 
         for number, (sha256, place) in enumerate(places):
             if place.target:
                 continue
-            made = _told(partial(putter.put, sha256, place), place.path)
+            made = _result_or_error(partial(maker.put, sha256, place), place.path)
             if isinstance(made, _Copy):
                 made.number = number
                 copies.append(made)
@@ -133,31 +141,65 @@ def put_all(
                 results[number] = made
         if copies:
             finish()
+    # A layout's own links, whose targets are among the places above.
     failed = {p.path: made for (_, p), made in zip(places, results, strict=True) if isinstance(made, PlacementError)}
     for number, (_, place) in enumerate(places):
         if place.target:
-            results[number] = _told(partial(putter.alias, place, failed), place.path)
+            results[number] = _result_or_error(partial(maker.put_alias, place, failed), place.path)
     return results
 
 
+def switch_all(
+    context: Context,
+    store: Store,
+    places: Sequence[tuple[str, Place]],
+    over: Mapping[str, Stamp] | None = None,
+    *,
+    force: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> list[str | PlacementError]:
+    """Exchange many places in one go: all are made under other names first, then renamed one straight after the other.
+
+    Where one cannot be made or renamed, none changes: what was renamed already goes back. Trees are no part of that:
+    they are made file by file, before the renames. The arguments are those of `put_all`.
+
+    Returns:
+        Of each, how it was made; where one failed why, and "" of all others.
+
+    Raises:
+        StoreError: the store's disk said no.
+        Stopped: a stop was asked for; nothing has changed.
+    """
+    maker = _PlaceMaker(context, store, over or {}, force=force, tell=tell)
+    switch = _PlaceSwitch(maker, context, places)
+    try:
+        for step in (switch.make, switch.unpack, switch.name, switch.rename):
+            if (failed := step()) is not None:
+                number, error = failed
+                return [error if each == number else "" for each in range(len(places))]
+        return switch.results
+    finally:
+        switch.drop()
+
+
 def sweep(store: Store, folders: Iterable[str]) -> None:
-    """Remove what dead runs left half made in these folders; what a living one holds, or cannot be removed, stays."""
+    """Remove the unfinished files of dead runs from these folders; those of a running one stay."""
     now = time.monotonic()
     for folder in folders:
         if now < _swept.get(folder, now):
             continue
-        _swept[folder] = now + _SWEPT_S
+        _swept[folder] = now + _SWEEP_EVERY_S
         files.sweep(folder)
         with suppress(OSError):
             if any(name.startswith(_TREES) for name in os.listdir(folder)):
-                from orchestrator.placement import unpack
+                from orchestrator.placement import tree
 
-                unpack.sweep(store, folder)
+                tree.sweep(store, folder)
 
 
 @dataclass(slots=True)
 class _Copy:
-    """A copy that is made and not yet proved; it has no name."""
+    """A copy that is not checked yet and has no name."""
 
     sha256: str
     new: files.NewFile
@@ -165,8 +207,141 @@ class _Copy:
     number: int = 0
 
 
-class _Putter:
-    """Makes places; remembers which folders are there, on which device, and where a reflink was refused."""
+@dataclass(slots=True)
+class _New:
+    """What is to be exchanged for one place: a file without a name (`new`), or how to make a link (`make`).
+
+    `temporary` is its name until it is renamed; `kept` a second name of what it replaces, for as long as that may
+    have to go back; `was_absent` says that nothing stood there.
+    """
+
+    number: int
+    sha256: str
+    place: Place
+    how: str
+    new: files.NewFile | None = None
+    make: Callable[[str], None] | None = None
+    temporary: str = ""
+    kept: str = ""
+    was_absent: bool = False
+    locks: list[int] = field(default_factory=list)  # descriptors that keep others from sweeping these names
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self.new is not None:
+            self.new.__exit__()
+        for fd in self.locks:
+            os.close(fd)
+        self.new = None
+        self.locks.clear()
+
+
+class _PlaceSwitch:
+    """Exchanges many places; each step gives the number of the place that failed, and why, or None."""
+
+    def __init__(self, maker: _PlaceMaker, context: Context, places: Sequence[tuple[str, Place]]) -> None:
+        self._maker, self._context, self._places = maker, context, places
+        self._paths = {place.path for _, place in places}
+        self._made: list[_New] = []
+        self.results: list[str | PlacementError] = [""] * len(places)
+
+    def make(self) -> tuple[int, PlacementError] | None:
+        """Make all files, and check the copies."""
+        copies: list[_New] = []
+        for number, (sha256, place) in enumerate(self._places):
+            if place.unpack:
+                continue
+            made = _result_or_error(partial(self._maker.make, number, sha256, place, self._paths), place.path)
+            if isinstance(made, PlacementError):
+                return number, made
+            self._made.append(made)
+            if made.how == "copy":
+                copies.append(made)
+            if len(copies) == _COPIES_AT_ONCE or number >= _HELD_AT_ONCE:
+                if failed := self._check(copies):
+                    return failed
+                copies.clear()
+            if number >= _HELD_AT_ONCE and made.new is not None:
+                error = _result_or_error(partial(self._maker.give_name, made, locked=False), place.path)
+                if isinstance(error, PlacementError):
+                    return number, error
+        return self._check(copies)
+
+    def _check(self, copies: Sequence[_New]) -> tuple[int, PlacementError] | None:
+        read = [(copy.sha256, copy.new.path) for copy in copies if copy.new is not None]
+        for copy, verdict in zip(copies, check.check(self._context, read), strict=True):
+            error = _result_or_error(partial(_accept, verdict, copy.place), copy.place.path)
+            if isinstance(error, PlacementError):
+                return copy.number, error
+        return None
+
+    def unpack(self) -> tuple[int, PlacementError] | None:
+        """Make the trees."""
+        for number, (sha256, place) in enumerate(self._places):
+            if place.unpack:
+                made = _result_or_error(partial(self._maker.put, sha256, place), place.path)
+                if isinstance(made, PlacementError):
+                    return number, made
+                self.results[number] = "unpacked"
+        return None
+
+    def name(self) -> tuple[int, PlacementError] | None:
+        """Give each file its temporary name, and what it replaces a second one."""
+        for made in self._made:
+            locked = made.number < _HELD_AT_ONCE
+            error = _result_or_error(partial(self._maker.give_temporary, made, locked=locked), made.place.path)
+            if isinstance(error, PlacementError):
+                return made.number, error
+        return None
+
+    def rename(self) -> tuple[int, PlacementError] | None:
+        """Rename all; or none, where one cannot be."""
+        for count, made in enumerate(self._made):
+            error = _result_or_error(partial(self._maker.exchange, made), made.place.path)
+            if isinstance(error, PlacementError):
+                for before in reversed(self._made[:count]):
+                    _go_back(before)
+                return made.number, error
+        for made in self._made:
+            self._maker.remember(made.sha256, made.place)
+            self.results[made.number] = made.how
+        return None
+
+    def drop(self) -> None:
+        """Remove what is left under temporary names."""
+        for made in self._made:
+            made.close()
+            for path in (made.temporary, made.kept):
+                if path:
+                    with suppress(OSError):
+                        os.unlink(path)
+
+
+def _accept(verdict: Verdict, place: Place) -> None:
+    """See that a copy came out right.
+
+    Raises:
+        PlacementError, OSError: it did not, or cannot be read.
+    """
+    if verdict.error is not None:
+        raise verdict.error
+    if not verdict.is_good:
+        raise PlacementError(
+            f"the copy to {os.path.dirname(place.path)} came out wrong", "check that disk: `dmesg | tail`"
+        )
+
+
+def _go_back(made: _New) -> None:
+    """Give a place back what it held before the switch; one that is new goes, what cannot go back stays."""
+    with suppress(OSError):
+        if made.kept:
+            os.rename(made.kept, made.place.path)
+        elif made.was_absent:
+            os.unlink(made.place.path)
+
+
+class _PlaceMaker:
+    """Makes places; remembers the device of each folder, and which devices have no reflinks."""
 
     def __init__(
         self,
@@ -183,30 +358,25 @@ class _Putter:
 
     def put(self, sha256: str, place: Place) -> str | _Copy:
         if place.unpack:
-            from orchestrator.placement import unpack  # and with it the standard library's archives
+            from orchestrator.placement import tree  # it imports tarfile and zipfile
 
-            unpack.put(self._context, self._store, sha256, place.path, force=self._force, tell=self._tell)
+            tree.put(self._context, self._store, sha256, place.path, force=self._force, tell=self._tell)
             return "unpacked"
         folder = self._folder(place.path)
         blob = self._store.blob(sha256)
         how = self._how(blob, folder, place)
         if how == "reflink":
-            with files.NewFile(folder, _MODE) as new:
-                if blobs.clone_into(blob, new.fd):
+            if (new := self._reflink(blob, folder, place)) is not None:
+                with new:
                     self._publish(sha256, new, place)
                     return how
-            if place.link is Link.REFLINK:
-                raise PlacementError(
-                    f"no reflink to {folder}: the file system has none, or it is another one", "use `link: auto`"
-                )
-            self._no_reflink.add(self._device[folder])
             how = self._hard_or_copy(blob, folder, place)
         if how == "symlink":
-            self._name(sha256, place, lambda path: os.symlink(blob, path))
+            self._link_at(sha256, place, lambda path: os.symlink(blob, path))
             return how
         if how == "hard":
             try:
-                self._name(sha256, place, lambda path: os.link(blob, path))
+                self._link_at(sha256, place, lambda path: os.link(blob, path))
             except OSError:  # one disk mounted twice, or a blob that has all the links it may have
                 if place.link is Link.HARD:
                     raise
@@ -216,31 +386,120 @@ class _Putter:
                 return how
         return self._copy(blob, sha256, folder, place)
 
+    def make(self, number: int, sha256: str, place: Place, others: Collection[str]) -> _New:
+        """Make what is to stand at a place, with no name yet; `others` are the paths that are made with it."""
+        folder = self._folder(place.path)
+        if place.target:
+            target = os.path.normpath(f"{folder}/{place.target}")
+            if target not in others and not os.path.exists(target):
+                raise _leads_nowhere(place, target)
+            return _New(number, "", place, "symlink", make=lambda path: os.symlink(place.target, path))
+        blob = self._store.blob(sha256)
+        how = self._how(blob, folder, place)
+        if how == "reflink":
+            if (new := self._reflink(blob, folder, place)) is not None:
+                return _New(number, sha256, place, how, new)
+            how = self._hard_or_copy(blob, folder, place)
+        if how == "copy":
+            return _New(number, sha256, place, how, self._copy(blob, sha256, folder, place).new)
+        link = os.symlink if how == "symlink" else os.link
+        return _New(number, sha256, place, how, make=lambda path: link(blob, path))
+
+    def give_temporary(self, made: _New, *, locked: bool) -> None:
+        """Give what was made a temporary name beside its place, and what stands there a second one.
+
+        Raises:
+            PlacementError: what stands there is not what was judged.
+            OSError: the disk said no.
+        """
+        if not made.temporary:
+            self.give_name(made, locked=locked)
+        if self._may_replace(made.place):
+            kept = self._name_for(made, made.place.path, locked=locked)
+            with suppress(OSError):  # another user's file: it cannot go back
+                os.link(made.place.path, kept, follow_symlinks=False)
+                made.kept = kept
+
+    def give_name(self, made: _New, *, locked: bool) -> None:
+        """Give what was made a temporary name beside its place; where it is not to be locked, let go of it.
+
+        Raises:
+            OSError: the disk said no.
+        """
+        if made.make is not None:
+            blob = self._store.blob(made.sha256)
+            temporary = self._name_for(made, blob, locked=locked and made.how == "hard")
+            try:
+                made.make(temporary)
+            except OSError:  # one disk mounted twice, or a blob that has all the links it may have
+                if made.how != "hard" or made.place.link is Link.HARD:
+                    raise
+                made.how = "copy"
+                made.new = self._copy(blob, made.sha256, os.path.dirname(made.place.path), made.place).new
+                _accept(check.check(self._context, [(made.sha256, made.new.path)])[0], made.place)
+            else:
+                made.temporary = temporary
+        if made.new is not None:
+            self._seal(made.sha256, made.new)
+            temporary = files.temporary(os.path.dirname(made.place.path), locked=locked)
+            made.new.publish(temporary, replace=False)
+            made.temporary = temporary
+            if not locked:
+                made.close()
+
+    def _name_for(self, made: _New, path: str, *, locked: bool) -> str:
+        """A temporary name for a second link to `path`, which is locked where it can be."""
+        folder = os.path.dirname(made.place.path)
+        if locked:
+            with suppress(OSError):  # too many open files, another user's, or a symbolic link
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                made.locks.append(fd)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return files.temporary(folder, locked=True)
+        return files.temporary(folder)
+
+    def exchange(self, made: _New) -> None:
+        """Rename what was made to its place.
+
+        Raises:
+            PlacementError: what stands there is not what was judged.
+            OSError: the disk said no.
+        """
+        with self._accepting_equal(made.sha256, made.place):
+            if self._may_replace(made.place):
+                os.rename(made.temporary, made.place.path)
+                if made.how != "hard":  # of two names of one inode a rename removes neither
+                    made.temporary = ""
+            else:
+                files.rename_new(made.temporary, made.place.path)
+                made.temporary, made.was_absent = "", True
+
+    def remember(self, sha256: str, place: Place) -> None:
+        """Note in the local state that what stands at a place is right, where its seal does not say it."""
+        if sha256:
+            with suppress(OSError):
+                seal.remember(self._store, place.path, sha256)
+
     def finish(self, copy: _Copy, verdict: Verdict) -> str:
-        """Give a copy its name, if it came out right."""
-        if verdict.error is not None:
-            raise verdict.error
-        if not verdict.is_good:
-            raise PlacementError(
-                f"the copy to {os.path.dirname(copy.place.path)} came out wrong", "check that disk: `dmesg | tail`"
-            )
+        """Give a copy its name, if its bytes are right."""
+        _accept(verdict, copy.place)
         self._publish(copy.sha256, copy.new, copy.place)
         return "copy"
 
-    def alias(self, place: Place, failed: Mapping[str, PlacementError]) -> str:
-        """Make a layout's own link; what it leads to is another place of the same file, and stands."""
+    def put_alias(self, place: Place, failed: Mapping[str, PlacementError]) -> str:
+        """Make a layout's own link to another place of the same file."""
         folder = os.path.dirname(place.path)
         target = os.path.normpath(f"{folder}/{place.target}")
         if target in failed:
             raise failed[target]
         if not os.path.exists(target):
-            raise PlacementError(f"{place.path}: what it should lead to is not there: {target}", "run the same again")
+            raise _leads_nowhere(place, target)
         self._folder(place.path)
-        self._name("", place, lambda path: os.symlink(place.target, path))
+        self._link_at("", place, lambda path: os.symlink(place.target, path))
         return "symlink"
 
     def _folder(self, path: str) -> str:
-        """The folder that a place is in: made where it is missing, else rid of what the dead left in it."""
+        """The folder of a place: made where it is missing, else swept once."""
         folder = os.path.dirname(path)
         if folder not in self._device:
             if os.path.isdir(folder):
@@ -248,6 +507,27 @@ class _Putter:
             os.makedirs(folder, exist_ok=True)
             self._device[folder] = os.stat(folder).st_dev
         return folder
+
+    def _reflink(self, blob: str, folder: str, place: Place) -> files.NewFile | None:
+        """Clone a blob into a file without a name; None where there is no reflink from the one to the other.
+
+        Raises:
+            PlacementError: `link: reflink` was asked for.
+        """
+        new = files.NewFile(folder, _MODE)
+        try:
+            if blobs.clone_into(blob, new.fd):
+                return new
+        except BaseException:
+            new.__exit__()
+            raise
+        new.__exit__()
+        if place.link is Link.REFLINK:
+            raise PlacementError(
+                f"no reflink to {folder}: the file system has none, or it is another one", "use `link: auto`"
+            )
+        self._no_reflink.add(self._device[folder])
+        return None
 
     def _copy(self, blob: str, sha256: str, folder: str, place: Place) -> _Copy:
         new = files.NewFile(folder, _MODE)
@@ -259,19 +539,22 @@ class _Putter:
         return _Copy(sha256, new, place)
 
     def _publish(self, sha256: str, new: files.NewFile, place: Place) -> None:
-        """Seal a new file of right bytes, make it durable, and give it its name."""
-        mode = stat.S_IMODE(os.fstat(new.fd).st_mode)  # by the umask
-        seal.seal(self._store, new.path, sha256)
-        os.fchmod(new.fd, mode)
-        os.fsync(new.fd)
-        with self._minding(sha256, place):
+        """Seal a new, checked file, flush it, and give it its name."""
+        self._seal(sha256, new)
+        with self._accepting_equal(sha256, place):
             new.publish(place.path, replace=self._may_replace(place))
         with suppress(OSError):
             seal.remember(self._store, place.path, sha256)
 
-    def _name(self, sha256: str, place: Place, make: Callable[[str], None]) -> None:
-        """Make a link at a place; over what was judged there, by one rename."""
-        with self._minding(sha256, place):
+    def _seal(self, sha256: str, new: files.NewFile) -> None:
+        mode = stat.S_IMODE(os.fstat(new.fd).st_mode)  # by the umask
+        seal.seal(self._store, new.path, sha256)
+        os.fchmod(new.fd, mode)
+        os.fsync(new.fd)
+
+    def _link_at(self, sha256: str, place: Place, make: Callable[[str], None]) -> None:
+        """Make a link at a place; by one rename where it replaces what was inspected there."""
+        with self._accepting_equal(sha256, place):
             if not self._may_replace(place):
                 make(place.path)
                 return
@@ -279,15 +562,15 @@ class _Putter:
             make(temporary)
             try:
                 os.rename(temporary, place.path)
-            finally:  # of two names of one inode a rename removes neither
+            finally:  # rename(2) does nothing where both names are of one inode
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
 
     def _may_replace(self, place: Place) -> bool:
-        """Whether what stands at a place is what was judged; false where nothing stands.
+        """Whether a place may be replaced: what is there is what was inspected, or a link of ours; False: it is empty.
 
         Raises:
-            PlacementError: it is something else.
+            PlacementError: a folder is there.
         """
         now = stamp(place.path)
         if now is None:
@@ -296,10 +579,10 @@ class _Putter:
             if stat.S_ISDIR(os.lstat(place.path).st_mode):
                 raise _a_folder(place.path)
             return True
-        return self._leads_to_us(place)
+        return self._is_our_link(place)
 
-    def _leads_to_us(self, place: Place) -> bool:
-        """Whether a link stands there that leads into the store; or a layout's own that leads nowhere."""
+    def _is_our_link(self, place: Place) -> bool:
+        """Whether a link into the store is there, or a layout's own link whose target is gone."""
         try:
             text = os.readlink(place.path)
         except OSError:
@@ -307,8 +590,8 @@ class _Putter:
         return text.startswith(f"{self._store.path}/") or bool(place.target and not os.path.exists(place.path))
 
     @contextmanager
-    def _minding(self, sha256: str, place: Place) -> Iterator[None]:
-        """Take what appeared at a place for right where it is just that, else for somebody else's."""
+    def _accepting_equal(self, sha256: str, place: Place) -> Iterator[None]:
+        """Where a file appeared at a place meanwhile: accept it if it is the right one, else raise `foreign`."""
         try:
             yield
         except FileExistsError:
@@ -316,7 +599,7 @@ class _Putter:
                 raise _foreign(place.path) from None
 
     def _is_right(self, sha256: str, place: Place) -> bool:
-        """Whether what stands there, made by another orch meanwhile, is what is wanted, by its seal."""
+        """Whether the file at a place is the right one by its seal, since another orch made it meanwhile."""
         status = os.lstat(place.path)
         if stat.S_ISLNK(status.st_mode):
             return os.readlink(place.path) in (place.target, self._store.blob(sha256) if sha256 else "")
@@ -327,13 +610,13 @@ class _Putter:
         return not (shared and place.private) and seal.fits(self._store, status, sha256, blob.st_size)
 
     def _how(self, blob: str, folder: str, place: Place) -> str:
-        """The way to try first."""
+        """How to make a place first: reflink, hard, symlink or copy."""
         if place.link is not Link.AUTO:
             return str(place.link.value)
         return "reflink" if self._device[folder] not in self._no_reflink else self._hard_or_copy(blob, folder, place)
 
     def _hard_or_copy(self, blob: str, folder: str, place: Place) -> str:
-        """A hard link where blob and place share a file system and the blob is ours (others' inodes stay theirs)."""
+        """`hard` where blob and place share a file system and the blob is owned by this user; else `copy`."""
         if place.private:
             return "copy"
         status = os.stat(blob)
@@ -341,14 +624,18 @@ class _Putter:
         return "hard" if mine else "copy"
 
 
-def _told(make: Callable[[], _T], path: str) -> _T | PlacementError:
-    """What was made, or why it was not."""
+def _result_or_error(make: Callable[[], _T], path: str) -> _T | PlacementError:
+    """Call `make`; return its result, or the error that it raised, as a PlacementError."""
     try:
         return make()
     except PlacementError as error:
         return error
     except OSError as error:
         return place_error(error, path)
+
+
+def _leads_nowhere(place: Place, target: str) -> PlacementError:
+    return PlacementError(f"{place.path}: what it should lead to is not there: {target}", "run the same again")
 
 
 def _a_folder(path: str) -> PlacementError:
@@ -364,37 +651,37 @@ def _foreign(path: str) -> PlacementError:
 
 
 def write_extra_file(
-    store: Store, host: str, manifest: str, mark: ExtraFile
+    store: Store, host: str, manifest: str, extra_file: ExtraFile
 ) -> Literal["made", "there", "other", "back"]:
-    """Write `mark` where nothing stands, or where what stands is `outdated`.
+    """Write an extra file where nothing is, or where the one there is `outdated`.
 
     Returns:
-        `made`, `there` (it said so already), `other` (somebody else's, which stays), or `back`: somebody had moved
-        what orch wrote, and it says again what the lock says.
+        `made`; `there` (it had its text already); `other` (a file of somebody else, which stays); or `back`: somebody
+        had changed the text that orch wrote, and it is the lockfile's again.
 
     Raises:
         PlacementError: the folder cannot be written.
-        StoreError: the store's disk said no.
+        StoreError: the store's disk failed.
     """
-    had = extra_files.text(mark.path)
-    word = extra_files.state(store, manifest, mark)
+    had = extra_files.read_text(extra_file.path)
+    word = extra_files.state(store, manifest, extra_file)
     if word in ("there", "other"):
         return word
-    moved = had is not None and records.of(store, manifest).get(mark.path) != extra_files.made(had)
-    records.record(store, host, manifest, {mark.path: extra_files.made(mark.text)})
-    folder = os.path.dirname(mark.path)
+    moved = had is not None and records.of(store, manifest).get(extra_file.path) != extra_files.record_of(had)
+    records.record(store, host, manifest, {extra_file.path: extra_files.record_of(extra_file.text)})
+    folder = os.path.dirname(extra_file.path)
     try:
         os.makedirs(folder, exist_ok=True)
         sweep(store, (folder,))
         with NewFile(folder) as new:
-            new.write(mark.text.encode())
+            new.write(extra_file.text.encode())
             os.fsync(new.fd)
-            if had is not None and extra_files.text(mark.path) != had:
+            if had is not None and extra_files.read_text(extra_file.path) != had:
                 return "other"  # it changed just now
             try:
-                new.publish(mark.path, replace=had is not None)
+                new.publish(extra_file.path, replace=had is not None)
             except FileExistsError:
-                return "there" if extra_files.text(mark.path) == mark.text else "other"
+                return "there" if extra_files.read_text(extra_file.path) == extra_file.text else "other"
     except OSError as error:
-        raise place_error(error, mark.path) from error
+        raise place_error(error, extra_file.path) from error
     return "back" if moved else "made"

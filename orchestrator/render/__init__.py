@@ -1,4 +1,4 @@
-"""Events for people and programs: a sink each, chosen by where the output goes."""
+"""Show events to people and programs; `choose` picks the sink by where the output goes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ def choose(
     plain: bool = False,
     stop: Stop | None = None,
 ) -> Sink:
-    """JSON lines on stdout, or talk on stderr: rich bars on a terminal, plain lines elsewhere.
+    """Make the sink of a command: JSON lines on stdout, bars on a terminal, or plain lines on stderr.
 
-    `verb` begins the last line; `plain` wants no bars, which live to the end and leave no room for a question.
-    `stop` is what may interrupt the main thread, which bars must not be.
+    Args:
+        environ: for TERM and NO_COLOR.
+        json, quiet, verbose: the command's options.
+        err: where to write instead of stderr.
+        verb: the first word of the last line.
+        plain: no bars, because the command may ask a question.
+        stop: may interrupt the main thread, but not while it draws bars.
     """
     err = err or sys.stderr
-    # Each sink with what it needs, and no other.
+    # Only the chosen sink is imported.
     if json:
         from orchestrator.render.json_lines import JsonLines
 

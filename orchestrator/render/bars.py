@@ -1,4 +1,4 @@
-"""rich bars on a terminal: one a transfer, one in all; and a closing table of what came from where."""
+"""Progress bars on a terminal (rich): one for each transfer and one for all; at the end a table of the files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
 
 
-# What a line keeps free beside its words: sizes, rate, time left, and a bar of some ten cells at 80 columns.
-_BESIDE = 38
+# Columns that a line keeps for sizes, rate, time left, and a bar of some ten cells at 80 columns.
+_OTHER_COLUMNS = 38
 _LEAST_LABEL = 12
 _ROWS = 40
 
 
 class Bars:
-    """A sink for a terminal; bars live only while something moves."""
+    """A sink for a terminal; there are bars only while something is downloaded."""
 
     def __init__(
         self, out: TextIO, *, verbose: bool = False, colour: bool = True, verb: str = "sync", stop: Stop | None = None
@@ -45,12 +45,12 @@ class Bars:
         self._done: dict[tuple[str, str], int] = {}
         self._total: TaskID | None = None
         self._errors: set[str] = set()
-        self._finished: list[events.Finished] = []  # the first of them: a run may have a hundred thousand
+        self._finished: list[events.Finished] = []  # the first few: a run may have a hundred thousand
         self._unlisted = 0
         self._progress = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=None),
-            Moved(),
+            DownloadedColumn(),
             TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             console=self._console,
             transient=True,
@@ -59,9 +59,9 @@ class Bars:
 
     def __call__(self, event: Event) -> None:
         """Move a bar or print a line above the bars."""
-        # The terminal may be gone: the work goes on. What is half drawn could not be taken away any more.
+        # The terminal may be gone: the work goes on. A stop must not leave half a bar drawn.
         with self._stop.deferred(then_raise=True), self._lock, suppress(OSError, ValueError):
-            if self._closed:  # it comes from a thread that nobody waits for
+            if self._closed:  # an event of a thread that nobody waits for
                 return
             match event:
                 case events.Planned(_, to_fetch, size) if to_fetch:
@@ -91,15 +91,15 @@ class Bars:
     def _bar(self, event: events.Started) -> None:
         key, have = (event.model, event.file), event.have_bytes
         who = f"{event.backend} {_short(host(event.source), 24)}"
-        room = max(_LEAST_LABEL, self._console.width - _BESIDE - len(who) - 2)
-        said = escape(f"{_short(label_of(event), room)}  {who}")
+        room = max(_LEAST_LABEL, self._console.width - _OTHER_COLUMNS - len(who) - 2)
+        description = escape(f"{_short(label_of(event), room)}  {who}")
         if key not in self._bars:
-            self._bars[key] = self._progress.add_task(said, total=event.size_bytes, completed=have)
-        else:  # begun anew: what another attempt did is no measure of this one's rate and time left
-            self._progress.reset(self._bars[key], description=said, total=event.size_bytes, completed=have)
+            self._bars[key] = self._progress.add_task(description, total=event.size_bytes, completed=have)
+        else:  # a new attempt: the rate of the last one says nothing of this one's
+            self._progress.reset(self._bars[key], description=description, total=event.size_bytes, completed=have)
         kept = have > self._done.get(key, 0)
         self._done[key] = have
-        self._sum(anew=kept)  # bytes of an earlier run did not move now either
+        self._sum(anew=kept)  # bytes of an earlier run were not downloaded now
 
     def _move(self, event: events.Progressed) -> None:
         key = (event.model, event.file)
@@ -112,7 +112,7 @@ class Bars:
         if self._total is None:
             return
         done = sum(self._done.values())
-        full = self._progress.tasks[0].finished  # which rich never takes back
+        full = self._progress.tasks[0].finished  # which rich does not reset
         if anew or (full and done < self._progress.tasks[0].completed):
             self._progress.reset(self._total, completed=done)
         else:
@@ -130,7 +130,7 @@ class Bars:
             self._unlisted += 1
 
     def close(self, summary: Summary) -> None:
-        """Take the bars away and print the table and the closing line."""
+        """Remove the bars, and print the table and the closing line."""
         with self._lock, suppress(OSError, ValueError):
             self._closed = True
             self._progress.stop()
@@ -162,7 +162,7 @@ def _style(event: Event) -> str | None:
 
 
 def _wrap(text: str, width: int) -> str:
-    """Wrap at blanks; a path or URL stays whole, and so does a command, for whoever copies it."""
+    """Wrap at blanks; paths, URLs and commands stay whole, so that they can be copied."""
     words, begin, command = text.partition("\n  $ ")
     lines = (fill(line, width, break_long_words=False, break_on_hyphens=False) for line in words.splitlines())
     return "\n".join(lines) + begin + command
@@ -172,14 +172,14 @@ def _short(text: str, width: int = 28) -> str:
     return text if len(text) <= width else f"…{text[-width + 1 :]}"
 
 
-class Moved(ProgressColumn):
-    """`37.4/64.0M  12.2M/s`: 1024-based like all of orch, and never on two lines."""
+class DownloadedColumn(ProgressColumn):
+    """A column as `37.4/64.0M  12.2M/s`: 1024-based like all sizes of orch, and never wrapped."""
 
     def __init__(self) -> None:
         super().__init__(table_column=Column(no_wrap=True, justify="right"))
 
     def render(self, task: Task) -> Text:
-        """Draw it for one bar."""
+        """Draw the column for one bar."""
         rate = f"{amount(task.speed)}/s" if task.speed else ""
         done, whole = amount(task.completed), amount(task.total) if task.total is not None else "?"
         if done[-1] == whole[-1]:

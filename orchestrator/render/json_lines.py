@@ -1,4 +1,4 @@
-"""One JSON object a line on stdout: `event`, `time`, and the event's own fields; the summary last."""
+"""JSON lines: each event as one object with `event`, `time` and the event's fields; the summary is the last."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class JsonLines:
-    """A sink for programs; every line is flushed."""
+    """A sink for programs; each line is flushed at once."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -21,7 +21,7 @@ class JsonLines:
         self._closed = False
 
     def __call__(self, event: Event) -> None:
-        """Write one event under its class's name in lower case."""
+        """Write one event, named as its class in snake case."""
         self.write(snake(type(event).__name__), {name: getattr(event, name) for name in event.__struct_fields__})
 
     def problem(self, problem: Problem) -> None:
@@ -29,18 +29,18 @@ class JsonLines:
         self.write("problem", {name: getattr(problem, name) for name in problem.__struct_fields__})
 
     def close(self, summary: Summary) -> None:
-        """Write the last line: what comes later, from a thread that nobody waits for, is not written."""
+        """Write the summary; events that come later, from threads that nobody waits for, are dropped."""
         self._write("summary", summary.as_dict(), last=True)
 
     def write(self, event: str, fields: dict[str, Any]) -> None:
-        """Write one line; `time` is ISO 8601, UTC."""
+        """Write one line; its `time` is ISO 8601, UTC."""
         self._write(event, fields)
 
     def _write(self, event: str, fields: dict[str, Any], *, last: bool = False) -> None:
-        import json  # at the first line: every command knows this sink, few runs write to it
+        import json  # imported at the first line: every command imports this sink, few write to it
 
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        with self._lock, suppress(OSError, ValueError):  # nobody may be listening any more: the work goes on
+        with self._lock, suppress(OSError, ValueError):  # stdout may be closed: the work goes on
             if self._closed:
                 return
             self._closed = last
@@ -49,5 +49,5 @@ class JsonLines:
 
 
 def snake(name: str) -> str:
-    """GaveUp -> gave_up."""
+    """Convert a class name to snake case: GaveUp -> gave_up."""
     return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))

@@ -1,4 +1,4 @@
-"""The answer of plan, status and verify: a line a file on stdout, hints once at the end."""
+"""The output of plan, status and verify: one line for each file on stdout, each hint once at the end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from orchestrator import events
-from orchestrator.render.sink import harmless, label
+from orchestrator.render.sink import label
 from orchestrator.render.words import closing, line
+from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Listing:
-    """A sink for commands whose output is the answer; quiet prints only what is wrong."""
+    """A sink for commands whose result is text on stdout; `quiet` prints only what is wrong."""
 
     def __init__(self, out: TextIO, *, quiet: bool, verb: str = "") -> None:
         self._out, self._quiet, self._verb = out, quiet, verb
@@ -26,10 +27,13 @@ class Listing:
         """Write one file's line."""
         match event:
             case events.GaveUp():
-                self._hints[harmless(event.hint)] = None
-                self._write(f"{event.fault:<8} {label(event.model, event.file)}  {harmless(event.message)}")
+                self._hints[shown_lines(event.hint)] = None
+                self._write(f"{event.fault:<8} {label(event.model, event.file)}  {shown_lines(event.message)}")
             case _ if self._quiet:
                 return
+            case events.LeftBehind():
+                self._hints[shown_lines(event.hint)] = None
+                self._write(line(event) or "")
             case events.Foreseen() | events.Measured() | events.Noticed():
                 self._write(line(event) or "")
             case events.Finished(how="present") | events.Verified():
@@ -48,13 +52,13 @@ class Listing:
             self._write(closing(summary, self._verb))
 
     def _write(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # nobody may be listening any more: the answer is the exit code
+        with suppress(OSError, ValueError):  # stdout may be closed: the exit code still tells
             self._out.write(text + "\n")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Each row as one line; the last column is as long as it likes."""
-    safe = [[harmless(cell) for cell in row] for row in rows]
+    """Format rows as lines with aligned columns; the last column is not padded."""
+    safe = [[shown_lines(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
     for row in safe:
         cells = (cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False))

@@ -1,4 +1,4 @@
-"""Plain lines on stderr, for logs, pipes and cron; with --quiet nothing unless something failed."""
+"""Plain lines on stderr, for logs, pipes and cron; with --quiet only if something failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Lines:
-    """A sink that writes a line an event; quiet keeps what matters back until the run has failed."""
+    """A sink that writes one line for each event; `quiet` holds errors back until the run has failed."""
 
     def __init__(self, out: TextIO, *, quiet: bool = False, verbose: bool = False, verb: str = "sync") -> None:
         self._out, self._quiet, self._verbose, self.verb = out, quiet, verbose, verb
@@ -23,14 +23,14 @@ class Lines:
         self._closed = False
 
     def __call__(self, event: Event) -> None:
-        """Write one event, or keep it."""
+        """Write one event, or hold it back."""
         if self._quiet and not isinstance(event, (events.GaveUp, events.Mismatched)):
             return
         text = line(event, verbose=self._verbose)
         if text is None:
             return
         with self._lock:
-            if self._closed:  # it comes from a thread that nobody waits for
+            if self._closed:  # an event of a thread that nobody waits for
                 return
             if isinstance(event, events.GaveUp):
                 if text in self._errors:  # one cause may end many files

@@ -1,40 +1,32 @@
-"""What a renderer is, and what all of them share."""
+"""The interface of a sink, and how all sinks write names and sizes."""
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING, Protocol
+
+from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
 
 
 class Sink(Protocol):
-    """Takes every event of a run, from any thread, then the summary once."""
+    """Gets every event of a run, from any thread, and then the summary once."""
 
     def __call__(self, event: Event) -> None:
-        """Take one event; must never hurt the transfer that sent it."""
+        """Show one event; never raises, so that it cannot disturb the transfer that emitted it."""
 
     def close(self, summary: Summary) -> None:
-        """Say how the run ended."""
-
-
-def harmless(text: str) -> str:
-    """Make control and bidirectional characters of servers and manifests visible: nothing may steer a terminal."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else f"\\x{ord(c):02x}" for c in text
-    )
+        """Show the summary."""
 
 
 def label(model: str, file: str) -> str:
-    """What people call a file: its model, and its own name where that says more."""
-    return harmless(model if not file else f"{model}/{file}")
+    """The name of a file for people: its model, and its own name where it has one."""
+    return shown_lines(model if not file else f"{model}/{file}")
 
 
 def amount(size_bytes: float) -> str:
-    """A size for people, 1024-based."""
+    """A size in bytes as text, 1024-based: `37.4M`."""
     for unit in ("B", "K", "M", "G"):
         if size_bytes < 1024:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f}{unit}"

@@ -1,22 +1,24 @@
-"""PURE: one event as one line for people."""
+"""PURE: write events and summaries as lines for people."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from orchestrator import events
-from orchestrator.render.sink import amount, harmless, label
+from orchestrator.render.sink import amount, label
+from orchestrator.text import shown_lines
+from orchestrator.urls import split
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
 
 
 def line(event: Event, *, verbose: bool = False) -> str | None:
-    """Say one event; None for those that a plain log leaves out."""
+    """Write one event as a line; None for those that a plain log leaves out."""
     match event:
         case events.Finished(how="present") | events.Progressed() | events.Verified():
             return None
-        case events.Foreseen():  # these come by the hundred thousand, and cases are tried in their order
+        case events.Foreseen():  # first, because a plan has a hundred thousand of these
             return f"{event.action:<7} {label(event.model, event.file)}  {_foreseen(event)}"
         case events.Planned(files, to_fetch, size):
             known = f" ({amount(size)})" if size else ""
@@ -24,52 +26,56 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
         case events.Started():
             return _started(event, verbose=verbose)
         case events.Failed():
-            if not verbose:  # a source that failed is talked of only if none succeeded: the error tells all of them
+            if not verbose:  # the error of the whole download tells all failed sources
                 return None
             kept = f", {amount(event.kept_bytes)} kept" if event.kept_bytes else ""
             who = f"{event.backend} from {host(event.source)}"
-            return f"{label(event.model, event.file)}: {who}: {harmless(event.message)}{kept}"
+            return f"{label(event.model, event.file)}: {who}: {shown_lines(event.message)}{kept}"
         case events.Waiting():
-            return f"{label(event.model, event.file)}: again in {event.wait_s:.0f} s ({harmless(event.why)})"
+            return f"{label(event.model, event.file)}: again in {event.wait_s:.0f} s ({shown_lines(event.why)})"
         case events.Mismatched():
             return (
-                f"{label(event.model, event.file)}: WRONG BYTES from {harmless(event.source)}: "
+                f"{label(event.model, event.file)}: WRONG BYTES from {shown_lines(event.source)}: "
                 f"{event.found[:12]} instead of {event.expected[:12]}"
-                f"{event.nature and f' ({harmless(event.nature)})'}; they lie in {event.quarantine}"
+                f"{event.nature and f' ({shown_lines(event.nature)})'}; they lie in {event.quarantine}"
             )
         case events.Placed():
-            return f"{label(event.model, event.file)}: {harmless(event.path)} ({event.link})" if verbose else None
+            return f"{label(event.model, event.file)}: {shown_lines(event.path)} ({event.link})" if verbose else None
         case events.Finished():
             origin = f" by {event.backend} from {host(event.source)}" if event.backend else " from the store"
             return f"{label(event.model, event.file)}: {event.how}{origin} ({amount(event.size_bytes)})"
         case events.GaveUp():
-            return f"error: {harmless(event.message)}\nhint: {harmless(event.hint)}"
-        case events.Measured() | events.Changed() | events.Replaced():
+            return f"error: {shown_lines(event.message)}\nhint: {shown_lines(event.hint)}"
+        case events.Measured() | events.Changed() | events.Replaced() | events.LeftBehind():
             return _stated(event)
         case events.Noticed(message):
-            return harmless(message)
+            return shown_lines(message)
     raise AssertionError("unreachable")
 
 
-def _stated(event: events.Measured | events.Changed | events.Replaced) -> str:
+def _stated(event: events.Measured | events.Changed | events.Replaced | events.LeftBehind) -> str:
+    if isinstance(event, events.LeftBehind):
+        size = amount(event.size_bytes)
+        manifest = shown_lines(event.manifest)
+        return f"{'left':<8} {shown_lines(event.path)}  ({size}): no model of {manifest} wants it any more"
     if isinstance(event, events.Replaced):
         versions = f"{event.old[:12]} -> {event.new[:12]}"
-        return f"{label(event.model, event.file)}: {harmless(event.to)}: replaced the previous version ({versions})"
+        return f"{label(event.model, event.file)}: {shown_lines(event.to)}: replaced the previous version ({versions})"
     if isinstance(event, events.Changed):
         return f"{label(event.model, event.file)}: {_change(event.old)} -> {_change(event.new)}"
     needed, free = amount(event.needed_bytes), amount(event.free_bytes)
-    return f"room    {harmless(event.folder)}: {needed} needed, {free} free"
+    return f"room    {shown_lines(event.folder)}: {needed} needed, {free} free"
 
 
 def _started(event: events.Started, *, verbose: bool) -> str:
     kept = f", {amount(event.have_bytes)} are here already" if event.have_bytes else ""
     hosts = " and ".join(host(url) for url in (event.source, *event.also))
     told = f"{label_of(event)}: {event.backend} from {hosts}{kept}"
-    return f"{told}\n  $ {harmless(event.command)}" if verbose else told
+    return f"{told}\n  $ {shown_lines(event.command)}" if verbose else told
 
 
 def label_of(event: events.Started) -> str:
-    """What a program fetches: one file, or the first of many small ones."""
+    """The label of what a program downloads: one file, or the first of many small ones."""
     more = f" and {event.files - 1} more" if event.files > 1 else ""
     return label(event.model, event.file) + more
 
@@ -77,20 +83,20 @@ def label_of(event: events.Started) -> str:
 def _foreseen(event: events.Foreseen) -> str:
     size = amount(event.size_bytes) if event.size_bytes is not None else "size unknown"
     origin = f" by {event.backend} from {host(event.source)}" if event.backend else ""
-    return f"({size}{origin}; {harmless(event.why)})"
+    return f"({size}{origin}; {shown_lines(event.why)})"
 
 
-def _change(said: str) -> str:
-    """One side of a change, digests and commits by their beginnings."""
-    if not said:
+def _change(text: str) -> str:
+    """One side of a change, with digests and commits shortened to 12 digits."""
+    if not text:
         return "nothing"
-    what, _, size = said.partition(" ")
+    what, _, size = text.partition(" ")
     short = what[:12] if len(what) in (40, 64) else what
-    return harmless(f"{short} ({amount(int(size))})" if size.isdigit() else said if size else short)
+    return shown_lines(f"{short} ({amount(int(size))})" if size.isdigit() else text if size else short)
 
 
 def closing(summary: Summary, verb: str) -> str:
-    """The run in one line."""
+    """Write the summary of a run as one line."""
     planned = summary.bytes_to_fetch is not None
     parts = [
         f"{count} {word}"
@@ -113,7 +119,5 @@ def closing(summary: Summary, verb: str) -> str:
 
 
 def host(url: str) -> str:
-    """A source as people know it: its host."""
-    # By hand, since every run would pay for the import of urllib, and URLs are normalised by the time they are here.
-    rest = url.partition("://")[2]
-    return harmless(rest.partition("/")[0].partition("?")[0] or url)
+    """The host of a URL, as people know a source."""
+    return shown_lines(split(url).authority or url)

@@ -1,1 +1,1 @@
-"""Where bytes come from: one look at a source, proxies, CA bundles."""
+"""The sources of files: HTTP requests to them, proxies, CA bundles, tokens, and which source is fastest."""

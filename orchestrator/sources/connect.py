@@ -1,4 +1,4 @@
-"""A connection for a look: all addresses of a name raced (RFC 8305), and a request to stop heard while it waits."""
+"""Connections of orch's own HTTP client: race all addresses of a name (RFC 8305), and obey a stop while waiting."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     import httpx2
 
-STAGGER_S = 0.25  # RFC 8305, section 5: so long the next address waits for the one before
-STOP_S = 0.1  # how often a request to stop is looked for
+STAGGER_S = 0.25  # RFC 8305, section 5: the delay between two connection attempts
+STOP_S = 0.1  # how often the stop is checked
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -31,35 +31,44 @@ Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 def client(
     *, ca: str, proxy: str | None, timeout_s: float, stop: threading.Event | None = None
 ) -> tuple[httpx2.Client, Racing]:
-    """An HTTP client that reads no variables and no files but `ca`, and how it connects.
+    """Make an HTTP client that reads no environment variables and no files but `ca`.
+
+    Args:
+        ca: path of a PEM bundle.
+        proxy: URL of a proxy; None for a direct connection.
+        timeout_s: between two bytes; `http.time_limit` bounds the whole.
+        stop: ends a connection attempt once it is set.
+
+    Returns:
+        The client, and the object that makes its connections.
 
     Raises:
-        ImportError: the proxy's scheme needs what is not installed.
-        ValueError: the proxy's URL is none.
+        ImportError: the proxy's scheme needs a package that is not installed.
+        ValueError: the proxy is no URL.
     """
     import httpx2
 
     transport = httpx2.HTTPTransport(verify=trust(ca), proxy=proxy, trust_env=False)
     racing = Racing(stop)
-    transport._pool._network_backend = racing.backend()  # the client has no parameter for it; a test holds this
+    transport._pool._network_backend = racing.backend()  # httpx2 has no parameter for it; a test checks that this works
     return httpx2.Client(transport=transport, trust_env=False, timeout=timeout_s), racing
 
 
 @lru_cache(maxsize=8)
 def trust(ca: str) -> ssl.SSLContext:
-    """The CA bundle read once (some 20 ms); plain http needs it too, since it may redirect to https."""
+    """The TLS context for a CA bundle, cached: reading one takes some 20 ms (plain http may redirect to https)."""
     return ssl.create_default_context(cafile=ca)
 
 
 class Racing:
-    """How a client connects; `ipv4_only` once an IPv6 address of a name did not answer and an IPv4 one did."""
+    """Makes a client's connections; `ipv4_only` is set once an IPv6 address was silent and an IPv4 one answered."""
 
     def __init__(self, stop: threading.Event | None = None) -> None:
         self.ipv4_only = False
         self._stop = stop or threading.Event()
 
     def backend(self) -> Any:
-        """The same as the HTTP client wants it."""
+        """The network backend, as httpcore2 wants it, that connects this way."""
         import httpcore2
         from httpcore2._backends.sync import SyncBackend, SyncStream
 
@@ -90,8 +99,8 @@ class Racing:
         """Connect to whichever address of `host` answers first.
 
         Raises:
-            TimeoutError: none did in `timeout_s`.
-            OSError: there is no such name, or each address was refused or out of reach.
+            TimeoutError: none did within `timeout_s`.
+            OSError: there is no such name, or every address refused or was unreachable.
             Stopped: a stop was asked for.
         """
         end = time.monotonic() + timeout_s
@@ -103,28 +112,29 @@ class Racing:
 
 
 def resolve(host: str, port: int, timeout_s: float, stop: threading.Event | None = None) -> list[Address]:
-    """The addresses of a name, as the system orders them, asked for in a thread that is left alone if it hangs.
+    """Look up the addresses of a name, in the system's order, in a thread that is abandoned if it hangs.
 
     Raises:
-        TimeoutError: no answer in `timeout_s`.
-        OSError: there is no such name. UnicodeError: it cannot be one.
+        TimeoutError: no answer within `timeout_s`.
+        OSError: there is no such name.
+        UnicodeError: it cannot be a name.
         Stopped: a stop was asked for.
     """
     with suppress(OSError, UnicodeError):
         return _ask(host, port, socket.AI_NUMERICHOST)
-    told: queue.Queue[list[Address] | OSError | UnicodeError] = queue.Queue()
+    answers: queue.Queue[list[Address] | OSError | UnicodeError] = queue.Queue()
 
     def ask() -> None:
         try:
-            told.put(_ask(host, port, 0))
+            answers.put(_ask(host, port, 0))
         except (OSError, UnicodeError) as error:
-            told.put(error)
+            answers.put(error)
 
     threading.Thread(target=ask, name="orch-resolve", daemon=True).start()
     end = time.monotonic() + timeout_s
     while True:
         try:
-            found = told.get(timeout=max(0.0, min(STOP_S, end - time.monotonic())))
+            found = answers.get(timeout=max(0.0, min(STOP_S, end - time.monotonic())))
         except queue.Empty:
             if stop is not None and stop.is_set():
                 raise Stopped("stopped while a name was looked up") from None
@@ -142,7 +152,7 @@ def _ask(host: str, port: int, flags: int) -> list[Address]:
 
 
 def interleaved(addresses: list[Address]) -> list[Address]:
-    """Addresses of both families by turns, the family that the system put first first (RFC 8305, section 4)."""
+    """Alternate the addresses of both families, beginning with the system's first (RFC 8305, section 4)."""
     if not addresses:
         return []
     preferred = addresses[0][0]
@@ -154,9 +164,10 @@ def interleaved(addresses: list[Address]) -> list[Address]:
 def _race(
     addresses: list[Address], end: float, stop: threading.Event
 ) -> tuple[socket.socket, set[socket.AddressFamily]]:
-    """Begin with one address, and with the next one each time one fails or 250 ms are over; the first to answer wins.
+    """Try the addresses in order, the next one whenever one fails or after 250 ms; the first to answer wins.
 
-    Gives its socket, and the families of those that had begun before it and did not answer.
+    Returns:
+        Its socket, and the families of the addresses that were tried before it and did not answer.
     """
     left, begun, lost = list(addresses), dict[int, socket.socket](), list[socket.AddressFamily]()
     error: OSError = TimeoutError("no address answered in time")

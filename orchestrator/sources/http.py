@@ -1,4 +1,4 @@
-"""One look at a source: a GET of one byte, body unread, that tells what it would serve."""
+"""Small HTTP requests to a source: ask what it would serve, read a text, sample its rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind, from_status
 from orchestrator.formats.wrong_file import EMPTY_HINT, HEAD_BYTES, OTHER_VERSION_HINT, ExpectedFile, WrongFile, page
 from orchestrator.sources.connect import STOP_S, client
-from orchestrator.sources.route import forbidden_address
+from orchestrator.sources.proxy import forbidden_address
 from orchestrator.urls import ends_in_s, host_of
 
 if TYPE_CHECKING:
@@ -33,20 +33,28 @@ ODD_ANSWER = "the server's answer breaks the rules of HTTP"
 CLOCK_SLACK_S = 5.0
 _RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d{1,6})", re.ASCII)
 _WORD = re.compile(r"[A-Za-z]{1,40}")
-# What servers answer that cannot read a range at all; the others say the same to any request, or ask for patience.
+# Statuses of servers that do not understand a Range at all; other errors would come without one too.
 _RANGE_REFUSED = frozenset((400, 405, 406, 412, 416, 500, 501))
 _TOTAL = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceAnswer:
-    """What a source said of a file.
+    """What a source answered for a file.
 
-    `length` is None where it gave none; `ranges` is whether it honours byte ranges; `round_trip_s` the time to
-    the header of the last host; `last_url` where the redirects ended; `encoding` a compression that was not asked
-    for; `chunked` a body in chunks, without a length; `ends_in_s` how long the last URL holds, where it is signed;
-    `modified` its Last-Modified; `bare` that it cannot answer a range rightly, so that a program should ask without
-    one; `ipv4_only` that a name on the way has an IPv6 address which does not answer.
+    Attributes:
+        last_url: where the redirects ended.
+        length: in bytes; None where the source did not say.
+        etag: with its quotes; empty where there is none.
+        ranges: whether it honours byte ranges.
+        round_trip_s: from the request to the header, at the last host.
+        content_type: as sent.
+        encoding: a compression that was not asked for, else empty.
+        chunked: the body comes in chunks, without a length.
+        ends_in_s: for how long the last URL is valid, where it is signed.
+        modified: its Last-Modified.
+        bare: it answers ranges wrongly, so a program should send no Range.
+        ipv4_only: an IPv6 address of some host in the redirects does not answer.
     """
 
     last_url: str
@@ -75,14 +83,25 @@ def ask_source(
     may_ask: Callable[[str], bool] = lambda _: True,
     stop: threading.Event | None = None,
 ) -> SourceAnswer | Fault:
-    """Ask for the one byte at `at` of `url` and read the header only; redirects are followed and judged here.
+    """Ask a source what it would serve: request one byte of `url`, follow the redirects, and read only the header.
 
-    `at` is where a resume would begin: some servers answer that with a page, but not the first byte.
-    `timeout_s` is for all of it; `may_ask` is asked before each request to a URL. Refused are redirects to other
-    schemes, from https to http, and to link-local addresses. `bearer` is the token of the host of `url`: no other
-    one is shown it. Where the server has an error for the range it is asked once more without one.
+    Redirects to other schemes, from https to http, and to link-local addresses are refused. A server that answers the
+    range with an error is asked once more without one.
 
-    A fault is a help and no verdict unless `is_verdict` says so: a program may well fetch what this client dislikes.
+    Args:
+        url: http or https.
+        proxy: its URL; None for a direct connection.
+        ca: path of a PEM bundle.
+        user_agent: the header to send.
+        at: offset of the byte, where a resume would begin: some servers answer a page there, but not at 0.
+        timeout_s: for all of it.
+        bearer: the token of the host of `url`; it is sent to no other host.
+        may_ask: called before each request with its URL; False ends the question (BUSY).
+        stop: ends the question once it is set.
+
+    Returns:
+        The answer, or a fault. Only where `is_verdict` says so does the fault exclude the source: a program may well
+        download what this client cannot.
 
     Raises:
         Stopped: `stop` was set meanwhile.
@@ -100,14 +119,16 @@ def ask_source(
                 def note(name: str, about: Mapping[str, Any], sent: list[float] = sent) -> None:
                     trace(name, about)
                     if name.endswith("send_request_headers.complete"):
-                        sent[0] = time.monotonic()  # a round trip begins here: connection and TLS are made
+                        sent[0] = time.monotonic()  # a round trip begins here: the connection and TLS are up
 
-                shown = {"Authorization": f"Bearer {bearer}"} if bearer is not None and host_of(url) == host else {}
+                token_header = (
+                    {"Authorization": f"Bearer {bearer}"} if bearer is not None and host_of(url) == host else {}
+                )
                 with session.stream(
-                    "GET", url, headers={**headers, **shown}, follow_redirects=False, extensions={"trace": note}
-                ) as answer:
-                    trip_s = time.monotonic() - sent[0]
-                    status, reply = answer.status_code, dict(answer.headers)
+                    "GET", url, headers={**headers, **token_header}, follow_redirects=False, extensions={"trace": note}
+                ) as response:
+                    round_trip_s = time.monotonic() - sent[0]
+                    status, reply = response.status_code, dict(response.headers)
                 if status in (301, 302, 303, 307, 308) and "location" in reply:
                     target = _follow(url, reply["location"], end - time.monotonic(), stop)
                     if isinstance(target, Fault):
@@ -117,11 +138,11 @@ def ask_source(
                 if status in _RANGE_REFUSED and at == 0 and "Range" in headers and not _is_empty(status, reply):
                     del headers["Range"]
                     continue
-                seen = _read(url, status, reply, trip_s, at)
-                if isinstance(seen, Fault):
-                    return seen
-                bare = seen.bare or "Range" not in headers
-                return replace(seen, ends_in_s=_holds_s(url, reply), ipv4_only=racing.ipv4_only, bare=bare)
+                answer = _read(url, status, reply, round_trip_s, at)
+                if isinstance(answer, Fault):
+                    return answer
+                bare = answer.bare or "Range" not in headers
+                return replace(answer, ends_in_s=_holds_s(url, reply), ipv4_only=racing.ipv4_only, bare=bare)
     except ImportError:
         return Fault(Kind.NETWORK, f"cannot look through this proxy: {(proxy or '').partition(':')[0]}")
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # ValueError: names and numbers
@@ -130,10 +151,10 @@ def ask_source(
 
 
 def is_verdict(fault: Fault) -> bool:
-    """Whether a look's fault says something of the source for every program.
+    """Whether a fault of `ask_source` holds for every program, not only for our client.
 
-    An HTTP status does, and that nobody listens, and a redirect that is refused for safety's sake. A header that our
-    client cannot read, a timeout or a handshake that failed says something of our client: a program may do better.
+    An HTTP status does, and so do a refused connection and a redirect that was refused for safety. A header that our
+    client cannot read, a timeout or a failed handshake may not: a program may do better.
     """
     return fault.status is not None or fault.refused_connection or fault.kind is Kind.REFUSED
 
@@ -142,11 +163,15 @@ def is_verdict(fault: Fault) -> bool:
 def time_limit(
     seconds: float, stop: threading.Event | None = None
 ) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
-    """Cut all connections that the given trace hears of after so many seconds, and raise a timeout then.
+    """Bound the time of all requests in the block: after `seconds`, or once `stop` is set, cut their connections.
 
-    The client's own timeout begins anew with each byte and each redirect. Where `stop` is set it does so at once.
+    The client's own timeout begins again with each byte and each redirect.
+
+    Yields:
+        A trace function for the requests' `extensions`, by which their connections become known.
 
     Raises:
+        httpx2.ReadTimeout: the time is over.
         Stopped: `stop` was set.
     """
     sockets: list[socket.socket] = []
@@ -160,7 +185,9 @@ def time_limit(
         over.set()
         for sock in sockets:
             with suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own would pull the rug from the reader
+                socket.socket.shutdown(
+                    sock, socket.SHUT_RDWR
+                )  # SSLSocket.shutdown would take the TLS state from the thread that reads
 
     def trace(name: str, about: Mapping[str, Any]) -> None:
         if over.is_set():
@@ -181,7 +208,7 @@ def time_limit(
         done.set()
 
 
-def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float, at: int) -> SourceAnswer | Fault:
+def _read(url: str, status: int, headers: Mapping[str, str], round_trip_s: float, at: int) -> SourceAnswer | Fault:
     total = _TOTAL.search(headers.get("content-range", ""))
     kind = headers.get("content-type", "")
     etag = headers.get("etag", "")
@@ -190,16 +217,16 @@ def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float, at: 
     if status == 206 and total:
         honest = (total[1], total[2]) == (str(at), str(at))
         return SourceAnswer(
-            url, int(total[3]), etag, honest, trip_s, kind, packed, modified=modified, bare=not honest and at == 0
+            url, int(total[3]), etag, honest, round_trip_s, kind, packed, modified=modified, bare=not honest and at == 0
         )
     if status == 416 and total and total[3] == "0":
-        return SourceAnswer(url, 0, etag, False, trip_s, kind, modified=modified)
+        return SourceAnswer(url, 0, etag, False, round_trip_s, kind, modified=modified)
     if status in (200, 206):
-        told = headers.get("content-length", "")
-        length = int(told) if told.isdigit() and status == 200 and not packed else None
+        length_text = headers.get("content-length", "")
+        length = int(length_text) if length_text.isdigit() and status == 200 and not packed else None
         chunked = headers.get("transfer-encoding", "").lower() == "chunked"
         bare = status == 206 and at == 0
-        return SourceAnswer(url, length, etag, False, trip_s, kind, packed, chunked, modified=modified, bare=bare)
+        return SourceAnswer(url, length, etag, False, round_trip_s, kind, packed, chunked, modified=modified, bare=bare)
     if status < 400:
         return Fault(Kind.REFUSED, f"server answered {status}", status)
     fault = from_status(status, retry_after(headers))
@@ -208,12 +235,12 @@ def _read(url: str, status: int, headers: Mapping[str, str], trip_s: float, at: 
 
 
 def _is_empty(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether a 416 says that the file has no byte at all."""
+    """Whether a 416 says that the file is empty."""
     return status == 416 and headers.get("content-range", "").endswith("*/0")
 
 
 def _holds_s(url: str, headers: Mapping[str, str]) -> float | None:
-    """How long a signed URL holds, by the server's clock where ours is plainly another."""
+    """For how many seconds a signed URL is still valid, by the server's clock where ours differs by 5 s or more."""
     now = time.time()
     with suppress(ValueError, TypeError):
         theirs = parsedate_to_datetime(headers.get("date", "")).timestamp()
@@ -222,7 +249,7 @@ def _holds_s(url: str, headers: Mapping[str, str]) -> float | None:
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """Read a Retry-After header, seconds or a date (RFC 9110 10.2.3); None where it says nothing useful."""
+    """Read a Retry-After header, seconds or a date (RFC 9110 10.2.3), as seconds; None where it is neither."""
     if not value:
         return None
     if value.strip().isdecimal():
@@ -234,9 +261,9 @@ def retry_after_s(value: str | None) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server wants us to wait: by Retry-After, or by RateLimit, `"resolvers";r=0;t=55`.
+    """The seconds that a server asks us to wait, by its Retry-After or RateLimit header; None where it has neither.
 
-    The latter: draft-ietf-httpapi-ratelimit-headers-09, as the Hugging Face hub sends it.
+    RateLimit: draft-ietf-httpapi-ratelimit-headers-09, `"resolvers";r=0;t=55` as the Hugging Face hub sends it.
     """
     found = _RATE_LIMIT.search(headers.get("ratelimit") or "")
     refilled_s = float(found[1]) if found else None
@@ -244,13 +271,13 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _follow(origin: str, location: str, left_s: float, stop: threading.Event | None) -> str | Fault:
-    """Where a redirect leads, or why it is not followed."""
+    """The URL that a redirect leads to, or the fault for which it is not followed."""
     old = httpx2.URL(origin)
     try:
         new = old.join(location)
         address = forbidden_address(new.host, left_s, stop) if new.host != old.host else None
     except (httpx2.InvalidURL, ValueError):
-        return Fault(Kind.REFUSED, "redirected to something that is no URL")  # to us: who knows where others go
+        return Fault(Kind.REFUSED, "redirected to something that is no URL")  # for us; a program may read it otherwise
     if new.scheme not in ("http", "https"):
         return Fault(Kind.REFUSED, f"redirected to another scheme ({new.scheme})")
     if old.scheme == "https" and new.scheme == "http":
@@ -261,7 +288,7 @@ def _follow(origin: str, location: str, left_s: float, stop: threading.Event | N
 
 
 def _explain(error: Exception) -> Fault:
-    """Translate what the HTTP client raised; the chain of causes says more than its top."""
+    """Translate an exception of the HTTP client, and those that caused it, into a fault."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -282,9 +309,13 @@ LIMIT_BYTES = 4 << 20  # 40,000 lines of a SHA256SUMS
 TIMEOUT_S = 30.0
 
 
-def get_text(url: str, way: Route, stop: threading.Event | None = None) -> str | Fault:
-    """Read the text at `url` (http or https), or say why it cannot be had. Raises Stopped where `stop` is set."""
-    content = _get(url, way, LIMIT_BYTES + 1, {}, stop)
+def get_text(url: str, route: Route, stop: threading.Event | None = None) -> str | Fault:
+    """Read the text at `url` (http or https, at most 4 MiB); a fault where that fails.
+
+    Raises:
+        Stopped: `stop` was set meanwhile.
+    """
+    content = _get(url, route, LIMIT_BYTES + 1, {}, stop)
     if isinstance(content, Fault):
         return content
     if len(content) > LIMIT_BYTES:
@@ -292,43 +323,45 @@ def get_text(url: str, way: Route, stop: threading.Event | None = None) -> str |
     return content.decode("utf-8", "replace")
 
 
-def get_head(url: str, way: Route, count: int, stop: threading.Event | None = None) -> bytes | Fault:
-    """Read the first `count` bytes of the file at `url` (http or https), fewer where it is shorter.
+def get_head(url: str, route: Route, count: int, stop: threading.Event | None = None) -> bytes | Fault:
+    """Read the first `count` bytes at `url` (http or https), fewer where it is shorter; a fault where that fails.
 
     Raises:
         Stopped: `stop` was set meanwhile.
     """
-    content = _get(url, way, count, {"Range": f"bytes=0-{count - 1}"}, stop)
+    content = _get(url, route, count, {"Range": f"bytes=0-{count - 1}"}, stop)
     return content if isinstance(content, Fault) else content[:count]
 
 
-def _get(url: str, way: Route, most_bytes: int, headers: dict[str, str], stop: threading.Event | None) -> bytes | Fault:
-    """Read a body until it ends or `most_bytes` are here; a token is shown to the host of `url` only."""
-    seen = ask_source(
+def _get(
+    url: str, route: Route, most_bytes: int, headers: dict[str, str], stop: threading.Event | None
+) -> bytes | Fault:
+    """Read a body until it ends or `most_bytes` are here; the token is sent to the host of `url` only."""
+    answer = ask_source(
         url,
-        proxy=way.proxy,
-        ca=way.ca,
-        user_agent=way.user_agent,
+        proxy=route.proxy,
+        ca=route.ca,
+        user_agent=route.user_agent,
         timeout_s=TIMEOUT_S,
-        bearer=way.bearer,
+        bearer=route.bearer,
         stop=stop,
     )
-    if isinstance(seen, Fault):
-        return seen
-    headers = {"Accept-Encoding": "identity", "User-Agent": way.user_agent, **headers}
-    if way.bearer is not None and host_of(seen.last_url) == host_of(url):
-        headers["Authorization"] = f"Bearer {way.bearer}"
+    if isinstance(answer, Fault):
+        return answer
+    headers = {"Accept-Encoding": "identity", "User-Agent": route.user_agent, **headers}
+    if route.bearer is not None and host_of(answer.last_url) == host_of(url):
+        headers["Authorization"] = f"Bearer {route.bearer}"
     content = b""
     try:
-        session, _ = client(ca=way.ca, proxy=way.proxy, timeout_s=TIMEOUT_S, stop=stop)
+        session, _ = client(ca=route.ca, proxy=route.proxy, timeout_s=TIMEOUT_S, stop=stop)
         with (
             time_limit(TIMEOUT_S, stop) as trace,
             session,
-            session.stream("GET", seen.last_url, headers=headers, extensions={"trace": trace}) as answer,
+            session.stream("GET", answer.last_url, headers=headers, extensions={"trace": trace}) as response,
         ):
-            if answer.status_code not in (200, 206):
-                return Fault(Kind.REFUSED, f"server answered {answer.status_code}", answer.status_code)
-            for block in answer.iter_raw():
+            if response.status_code not in (200, 206):
+                return Fault(Kind.REFUSED, f"server answered {response.status_code}", response.status_code)
+            for block in response.iter_raw():
                 content += block
                 if len(content) >= most_bytes:
                     break
@@ -339,14 +372,14 @@ def _get(url: str, way: Route, most_bytes: int, headers: dict[str, str], stop: t
 
 SAMPLE_BYTES = 1 << 20
 SAMPLE_S = 0.3
-TELLING_BYTES, TELLING_S = 256 << 10, 0.2  # less says nothing of a rate
-FASTEST = 32.0 * (1 << 20)  # bytes a second; above, so short a look measures this machine's mood
-PAGE_BYTES = 1 << 20  # more than this is no page: its beginning is not asked for
+MEASURED_BYTES, MEASURED_S = 256 << 10, 0.2  # less is no measure of a rate
+FASTEST = 32.0 * (1 << 20)  # bytes a second; above that, so short a sample measures this machine more than the source
+PAGE_BYTES = 1 << 20  # a larger file is no page, and its beginning is not read
 
 
 @dataclass(frozen=True, slots=True)
 class RateSample:
-    """Bytes a second on one connection (None: too little came to tell), and the file's first bytes."""
+    """Bytes a second on one connection (None: too few came to measure it), and the file's first bytes."""
 
     rate: float | None
     head: bytes
@@ -362,7 +395,13 @@ def sample_rate(
     bearer: str | None = None,
     stop: threading.Event | None = None,
 ) -> RateSample:
-    """Read the beginning of `url`, where a look's redirects ended, for a moment; whatever fails is no measure."""
+    """Measure the rate of a source: read from the beginning of `url` (no redirects), for 0.3 s or 1 MiB.
+
+    A failure is no fault of the source: what came before it counts. Arguments as of `ask_source`.
+
+    Raises:
+        Stopped: `stop` was set meanwhile.
+    """
     headers = {"Range": f"bytes=0-{SAMPLE_BYTES - 1}", "Accept-Encoding": "identity", "User-Agent": user_agent}
     if bearer is not None:
         headers["Authorization"] = f"Bearer {bearer}"
@@ -372,38 +411,45 @@ def sample_rate(
         with (
             time_limit(timeout_s, stop) as trace,
             session,
-            session.stream("GET", url, headers=headers, extensions={"trace": trace}) as answer,
+            session.stream("GET", url, headers=headers, extensions={"trace": trace}) as response,
         ):
-            if answer.status_code not in (200, 206):
+            if response.status_code not in (200, 206):
                 return RateSample(None, b"")
             began = time.monotonic()
-            for block in answer.iter_raw():
+            for block in response.iter_raw():
                 size += len(block)
                 head = (head + block)[:HEAD_BYTES] if len(head) < HEAD_BYTES else head
                 if size >= SAMPLE_BYTES or time.monotonic() - began >= SAMPLE_S:
                     break
     except (ImportError, httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError):
-        pass  # what came before it broke counts
+        pass  # what came before the failure counts
     took_s = time.monotonic() - began if began is not None else 0.0
-    telling = size >= TELLING_BYTES or (size and took_s >= TELLING_S)
-    return RateSample(min(FASTEST, size / max(took_s, 1e-6)) if telling else None, head)
+    is_measured = size >= MEASURED_BYTES or (size and took_s >= MEASURED_S)
+    return RateSample(min(FASTEST, size / max(took_s, 1e-6)) if is_measured else None, head)
 
 
-def begins_as(
-    seen: SourceAnswer, expected: ExpectedFile, way: Route, timeout_s: float = 2.0, stop: threading.Event | None = None
+def identify_by_head(
+    answer: SourceAnswer,
+    expected: ExpectedFile,
+    route: Route,
+    timeout_s: float = 2.0,
+    stop: threading.Event | None = None,
 ) -> WrongFile:
-    """What a file of another length is, where its beginning tells: a page, a pointer, nothing at all."""
-    what = WrongFile("an empty file", EMPTY_HINT) if seen.length == 0 else WrongFile()
-    if seen.length and seen.length <= PAGE_BYTES and timeout_s > 0:
-        proxy, ca, agent = way.proxy, way.ca, way.user_agent
-        begun = sample_rate(seen.last_url, proxy=proxy, ca=ca, user_agent=agent, timeout_s=timeout_s, stop=stop)
-        what = page(begun.head, expected)
-    if not what and "text/html" in seen.content_type:
+    """Say what a source serves in the place of the expected file: an HTML page, a Git LFS pointer, an empty file.
+
+    Its first bytes are read where it is small enough to be one of these. The result is empty where they do not tell.
+    """
+    what = WrongFile("an empty file", EMPTY_HINT) if answer.length == 0 else WrongFile()
+    if answer.length and answer.length <= PAGE_BYTES and timeout_s > 0:
+        proxy, ca, agent = route.proxy, route.ca, route.user_agent
+        sample = sample_rate(answer.last_url, proxy=proxy, ca=ca, user_agent=agent, timeout_s=timeout_s, stop=stop)
+        what = page(sample.head, expected)
+    if not what and "text/html" in answer.content_type:
         what = WrongFile("an HTML page")
     return what
 
 
-def other_file(seen: SourceAnswer, expected: ExpectedFile, what: WrongFile) -> WrongFile:
-    """Say that a source serves a file of another length, and what it is."""
-    words = f"wrong length: {seen.length} bytes{f' of {what.words}' if what else ''}, instead of {expected.size}"
+def wrong_length(answer: SourceAnswer, expected: ExpectedFile, what: WrongFile) -> WrongFile:
+    """The message for a source that serves a file of another length; `what` it is comes from `identify_by_head`."""
+    words = f"wrong length: {answer.length} bytes{f' of {what.words}' if what else ''}, instead of {expected.size}"
     return WrongFile(words, what.hint or OTHER_VERSION_HINT)

@@ -1,4 +1,4 @@
-"""What a run knows of its sources: the probe's findings, and what this host remembers."""
+"""What a run knows of its sources: the results of its probe, and the history that this machine keeps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.sources.probe import ProbeResult, pairs, prefix_of, probe, worth
+from orchestrator.sources.probe import ProbeResult, is_worth_probing, prefix_of, probe, probe_targets
 from orchestrator.sources.ranking import Rank, SourceRating, order
 from orchestrator.sources.stats import History
 from orchestrator.urls import host_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class SourceStats:
-    """Shared by the transfers of one run; every attempt adds to it."""
+    """What is known of the sources of one run; its transfers share it, and every attempt adds to `history`."""
 
     def __init__(self, context: Context) -> None:
         self.history = History(context.state, context.now)
@@ -32,46 +32,46 @@ class SourceStats:
         self._mutex = threading.Lock()
 
     def ask(self, artifacts: Sequence[Artifact], hosts: Mapping[str, Host]) -> None:
-        """Probe the sources of what is large and has several: a moment, where a dead one first would cost more."""
+        """Probe the sources of the large artifacts that have several: 2 s at most, less than a dead source costs."""
         from orchestrator.sources.route import Routes
 
-        large = [artifact for artifact in artifacts if worth(artifact)]
+        large = [artifact for artifact in artifacts if is_worth_probing(artifact)]
         if not large:
             return
-        found = probe(pairs(large), Routes(self._context.environ, hosts).to, stop=self._context.stop)
-        for pair, finding in found.items():
-            self._urls[pair.url] = self._prefixes[pair.prefix] = finding
-            self._hosts.setdefault(pair.host, finding)
-            if finding.look is not None:
-                self._last_hosts[pair.host] = host_of(finding.look.last_url)
+        found = probe(probe_targets(large), Routes(self._context.environ, hosts).to, stop=self._context.stop)
+        for target, result in found.items():
+            self._urls[target.url] = self._prefixes[target.prefix] = result
+            self._hosts.setdefault(target.host, result)
+            if result.answer is not None:
+                self._last_hosts[target.host] = host_of(result.answer.last_url)
 
     def order(self, sources: Sequence[Source]) -> tuple[Source, ...]:
-        """The sources in the order of trying, by all that is known now."""
+        """Sort sources into the order in which to try them, by what is known now."""
         if len(sources) < 2:
             return tuple(sources)
         return order(sources, {source.url: self._known(source, sources) for source in sources})
 
     def is_doubtful(self, source: Source, sources: Sequence[Source]) -> bool:
-        """Whether a source did not answer, refused, or has another file."""
+        """Whether a source did not answer the probe, refused it, or has another file."""
         return self._known(source, sources).verdict.place > 0
 
     def rate(self, url: str, connections: int) -> float | None:
-        """Bytes a second that so many connections to a source may hope for; None: unknown, or it does not answer."""
+        """The bytes a second to expect of so many connections to a source; None: unknown, or it does not answer."""
         found = self._urls.get(url) or self._hosts.get(host_of(url))
         if found is not None and found.verdict.place:
             return None
-        told = self.history.rate(self.host(url))
-        rates = (found.rate if found else None, told.over(connections) if told else None)
+        past = self.history.rate(self.host(url))
+        rates = (found.rate if found else None, past.over(connections) if past else None)
         return max((rate for rate in rates if rate is not None), default=None)
 
     def host(self, url: str) -> str:
-        """The host that a source's bytes come from, as far as known."""
+        """The host that sends a source's bytes: the end of its redirects, where that is known."""
         host = host_of(url)
         return self._last_hosts.get(host, host)
 
     @contextmanager
     def transferring(self) -> Iterator[None]:
-        """One transfer more that shares the line."""
+        """Count one more running transfer while the block runs; `running` transfers share the bandwidth."""
         with self._mutex:
             self.running += 1
         try:
@@ -81,14 +81,14 @@ class SourceStats:
                 self.running -= 1
 
     def _known(self, source: Source, sources: Sequence[Source]) -> SourceRating:
-        """What is known of a source: by its URL, else by its prefix, else by its host, else by what is remembered."""
-        told = self.history.rate(self.host(source.url))
-        remembered = told.per_connection if told else None
+        """Rate a source: by its URL, else by its prefix, else by its host, else by the history."""
+        past = self.history.rate(self.host(source.url))
+        remembered = past.per_connection if past else None
         found = self._urls.get(source.url)
         if found is not None:
             return SourceRating(found.verdict, found.rate or remembered)
         if self._prefixes and (found := self._prefixes.get(prefix_of(source, sources))) is not None:
-            # Of its neighbours a lie says little good, an absent file nothing: a mirror may hold some of them.
+            # A wrong file makes its neighbours doubtful; a missing one does not: a mirror may hold only some files.
             verdict = {Rank.LYING: Rank.REFUSED, Rank.MISSING: Rank.UNKNOWN}.get(found.verdict)
             return SourceRating(verdict or found.verdict, found.rate or remembered)
         found = self._hosts.get(host_of(source.url))

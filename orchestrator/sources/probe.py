@@ -1,4 +1,7 @@
-"""Before a run's first fetch: which of its hosts answer, with what, and how fast. A refused probe condemns nothing."""
+"""Probe the sources of a run before its first download: which hosts answer, with what file, and how fast.
+
+A source whose probe was refused is only tried later than others: a program may still be served.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.formats.wrong_file import POINTER, ExpectedFile, page
 from orchestrator.model import Role
 from orchestrator.sources.ranking import Rank
-from orchestrator.urls import host_of
+from orchestrator.urls import host_of, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +25,9 @@ if TYPE_CHECKING:
     from orchestrator.sources.http import SourceAnswer
     from orchestrator.sources.route import Route
 
-PATIENCE_S = 2.0
+TIMEOUT_S = 2.0
 HOST_REQUESTS = 4
-LARGE_BYTES = 8 << 20  # below, the program is done before a probe would be
+LARGE_BYTES = 8 << 20  # a smaller file is downloaded before a probe ends
 _VERDICTS = {
     Kind.MISSING: Rank.MISSING,
     Kind.TLS: Rank.DEAD,
@@ -37,8 +40,8 @@ _VERDICTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """What is probed together: a prefix on a host, by the largest file (`url`, `size`) below it."""
+class ProbeTarget:
+    """A prefix on a host, which is probed by the largest file (`url`, `size` in bytes) below it."""
 
     prefix: str
     host: str
@@ -49,32 +52,36 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What the probe of a pair found; `rate` in bytes a second on one connection, `message` where it is not good."""
+    """The result of one probe; `rate` in bytes a second on one connection, `message` where the verdict is not GOOD."""
 
     verdict: Rank
     message: str = ""
-    look: SourceAnswer | None = None
+    answer: SourceAnswer | None = None
     rate: float | None = None
 
 
-def worth(artifact: Artifact) -> bool:
+def is_worth_probing(artifact: Artifact) -> bool:
     """Whether an artifact is large enough for a probe and has sources to choose from; unknown size is large."""
     return len(artifact.sources) > 1 and (artifact.size is None or artifact.size >= LARGE_BYTES)
 
 
-def pairs(artifacts: Iterable[Artifact]) -> tuple[Pair, ...]:
-    """All (prefix, host) pairs of the artifacts' sources, those of the largest files first."""
-    found: dict[str, Pair] = {}
+def probe_targets(artifacts: Iterable[Artifact]) -> tuple[ProbeTarget, ...]:
+    """What to probe: each prefix of the artifacts' sources once, those of the largest files first."""
+    found: dict[str, ProbeTarget] = {}
     for artifact in sorted(artifacts, key=lambda a: -(a.size or 0)):
         for source in artifact.sources:
             prefix = prefix_of(source, artifact.sources)
             if prefix not in found:
-                found[prefix] = Pair(prefix, host_of(source.url), source.role, source.url, artifact.size)
+                found[prefix] = ProbeTarget(prefix, host_of(source.url), source.role, source.url, artifact.size)
     return tuple(found.values())
 
 
 def prefix_of(source: Source, sources: Sequence[Source]) -> str:
-    """What comes before the part of the path that a source shares with its origin; of an origin, its host."""
+    """The part of a source's URL before the path that it shares with its origin; of an origin, its host.
+
+    Example: `https://mirror.example/weights/` for `https://mirror.example/weights/a/b.bin`, a mirror of
+    `https://origin.example/a/b.bin`.
+    """
     url = source.url
     origin = next((s.url for s in reversed(sources) if s.role is Role.ORIGIN), url)
     base, mine = _split(url)
@@ -89,67 +96,74 @@ def prefix_of(source: Source, sources: Sequence[Source]) -> str:
 
 
 def _split(url: str) -> tuple[str, list[str]]:
-    """Scheme and host, and the path's parts."""
-    scheme, _, rest = url.partition("://")
-    host, _, path = rest.partition("/")
-    return f"{scheme}://{host}", path.partition("?")[0].split("/")
+    """Split a URL into scheme and host, and the parts of its path."""
+    parts = split(url)
+    return f"{parts.scheme}://{parts.authority}", parts.path[1:].split("/")
 
 
 def probe(
-    asked: Sequence[Pair],
+    asked: Sequence[ProbeTarget],
     route: Callable[[str], Route],
     *,
     stop: threading.Event,
-    patience_s: float = PATIENCE_S,
+    timeout_s: float = TIMEOUT_S,
     rates: bool = True,
-) -> dict[Pair, ProbeResult]:
-    """Ask all hosts at once, each at most 4 times, redirects' ends included, and wait no longer than so.
+) -> dict[ProbeTarget, ProbeResult]:
+    """Ask all hosts side by side, each at most 4 times (a host where redirects end included).
 
-    A pair that has not answered by then is SILENT; one that could not be asked (another scheme, a SOCKS proxy,
-    a host that was asked often enough) is not in the answer: nothing is known of it.
+    Args:
+        asked: what to probe.
+        route: gives the proxy, CA bundle and token for a URL.
+        stop: ends the probe once it is set.
+        timeout_s: for all of it.
+        rates: whether to measure rates too.
+
+    Returns:
+        A target that did not answer in time is SILENT. One that could not be asked (another scheme, a SOCKS proxy, a
+        host that was asked 4 times) is missing: nothing is known of it.
     """
-    end = time.monotonic() + patience_s
-    budget = _Budget()
-    found: dict[Pair, ProbeResult] = {}
+    end = time.monotonic() + timeout_s
+    limit = _RequestLimit()
+    found: dict[ProbeTarget, ProbeResult] = {}
     mutex = threading.Lock()
 
-    def work(mine: Sequence[Pair]) -> None:
-        for pair in mine:
+    def work(mine: Sequence[ProbeTarget]) -> None:
+        for target in mine:
             try:
-                finding = _examine(pair, route(pair.url), end, budget, stop, rates=rates)
-            except Stopped:  # the thread's own end; who waits for it hears of the stop by itself
+                result = _examine(target, route(target.url), end, limit, stop, rates=rates)
+            except Stopped:  # only this thread ends; the one that waits for it checks the stop itself
                 return
             with mutex:
-                if finding is None:
-                    found.pop(pair, None)
+                if result is None:
+                    found.pop(target, None)
                 else:
-                    found[pair] = finding
+                    found[target] = result
 
-    by_host: dict[str, list[Pair]] = {}
-    for pair in asked:
-        if pair.url.startswith("http") and not route(pair.url).line.proxy.startswith("socks"):
-            by_host.setdefault(pair.host, []).append(pair)
+    by_host: dict[str, list[ProbeTarget]] = {}
+    for target in asked:
+        if target.url.startswith("http") and not route(target.url).requirements.proxy.startswith("socks"):
+            by_host.setdefault(target.host, []).append(target)
     for mine in by_host.values():
-        found[mine[0]] = ProbeResult(Rank.SILENT, f"no answer within {patience_s:.0f} s")
-    crew = [threading.Thread(target=work, args=(mine,), name="orch-probe", daemon=True) for mine in by_host.values()]
-    for thread in crew:
+        found[mine[0]] = ProbeResult(Rank.SILENT, f"no answer within {timeout_s:.0f} s")
+    threads = [threading.Thread(target=work, args=(mine,), name="orch-probe", daemon=True) for mine in by_host.values()]
+    for thread in threads:
         thread.start()
-    for thread in crew:
+    for thread in threads:
         while thread.is_alive() and (left_s := end - time.monotonic()) > 0 and not stop.is_set():
             thread.join(min(left_s, 0.1))
-    with mutex:  # who is late may still write, but into what nobody reads
+    with mutex:  # a thread that is late may still write, but into a dict that nobody reads
         return dict(found)
 
 
-class _Budget:
-    """Counts the requests to each host; the end of a redirect counts as well."""
+class _RequestLimit:
+    """Limits the requests to each host; the host at the end of a redirect counts as well."""
 
     def __init__(self) -> None:
         self._asked: Counter[str] = Counter()
         self._mutex = threading.Lock()
 
     def take(self, url: str) -> bool:
-        """Whether one more may go there; it is counted then."""
+        """Count one more request to the host of `url`; whether it is allowed."""
         host = host_of(url)
         with self._mutex:
             self._asked[host] += self._asked[host] < HOST_REQUESTS + 1
@@ -157,16 +171,16 @@ class _Budget:
 
 
 def _examine(
-    pair: Pair, way: Route, end: float, budget: _Budget, stop: threading.Event, *, rates: bool
+    target: ProbeTarget, route: Route, end: float, limit: _RequestLimit, stop: threading.Event, *, rates: bool
 ) -> ProbeResult | None:
-    """Look at a pair and taste its file; None where it could not be asked."""
-    from orchestrator.sources.http import ask_source, begins_as, other_file, sample_rate
+    """Probe one target and measure its rate; None where it could not be asked."""
+    from orchestrator.sources.http import ask_source, identify_by_head, sample_rate, wrong_length
 
-    expected = ExpectedFile(pair.url.partition("?")[0].rpartition("/")[2], pair.size)
+    expected = ExpectedFile(split(target.url).path.rpartition("/")[2], target.size)
     refused: list[str] = []
 
     def may_ask(url: str) -> bool:
-        if budget.take(url):
+        if limit.take(url):
             return True
         refused.append(url)
         return False
@@ -174,44 +188,44 @@ def _examine(
     left_s = end - time.monotonic()
     if left_s <= 0:
         return None
-    seen = ask_source(
-        pair.url,
-        proxy=way.proxy,
-        ca=way.ca,
-        user_agent=way.user_agent,
+    answer = ask_source(
+        target.url,
+        proxy=route.proxy,
+        ca=route.ca,
+        user_agent=route.user_agent,
         timeout_s=left_s,
-        bearer=way.bearer,
+        bearer=route.bearer,
         may_ask=may_ask,
         stop=stop,
     )
     if refused:
         return None
-    if isinstance(seen, Fault):
-        # A server's own trouble is no dead host: it may be over when the file's turn comes.
-        known = Rank.SILENT if seen.status and seen.kind is Kind.NETWORK else _VERDICTS[seen.kind]
-        return ProbeResult(known, seen.message)
-    if seen.encoding:
-        return ProbeResult(Rank.LYING, f"compresses the file on its way ({seen.encoding})", seen)
-    if seen.length is not None and pair.size is not None and seen.length != pair.size:
-        may = budget.take(seen.last_url)
+    if isinstance(answer, Fault):
+        # An error of the server (5xx) is no dead host: it may be over when this file is downloaded.
+        verdict = Rank.SILENT if answer.status and answer.kind is Kind.NETWORK else _VERDICTS[answer.kind]
+        return ProbeResult(verdict, answer.message)
+    if answer.encoding:
+        return ProbeResult(Rank.LYING, f"compresses the file on its way ({answer.encoding})", answer)
+    if answer.length is not None and target.size is not None and answer.length != target.size:
+        may = limit.take(answer.last_url)
         left_s = max(0.1, min(end - time.monotonic(), 1.0)) if may else 0.0
-        what = other_file(seen, expected, begins_as(seen, expected, way, left_s, stop))
-        return ProbeResult(Rank.LYING, what.words, seen)
+        what = wrong_length(answer, expected, identify_by_head(answer, expected, route, left_s, stop))
+        return ProbeResult(Rank.LYING, what.words, answer)
     left_s = end - time.monotonic()
-    if not rates or left_s <= 0 or not budget.take(seen.last_url):
-        return ProbeResult(Rank.GOOD, "", seen)
-    way_s = min(left_s, 1.0)
-    bearer = way.bearer if host_of(seen.last_url) == host_of(pair.url) else None
-    tasted = sample_rate(
-        seen.last_url,
-        proxy=way.proxy,
-        ca=way.ca,
-        user_agent=way.user_agent,
-        timeout_s=way_s,
+    if not rates or left_s <= 0 or not limit.take(answer.last_url):
+        return ProbeResult(Rank.GOOD, "", answer)
+    sample_s = min(left_s, 1.0)
+    bearer = route.bearer if host_of(answer.last_url) == host_of(target.url) else None
+    sample = sample_rate(
+        answer.last_url,
+        proxy=route.proxy,
+        ca=route.ca,
+        user_agent=route.user_agent,
+        timeout_s=sample_s,
         bearer=bearer,
         stop=stop,
     )
-    what = page(tasted.head, expected)
-    if what and (seen.length is None or tasted.head.startswith(POINTER)):
-        return ProbeResult(Rank.LYING, f"{what.words} instead of the file", seen)
-    return ProbeResult(Rank.GOOD, "", seen, tasted.rate)
+    what = page(sample.head, expected)
+    if what and (answer.length is None or sample.head.startswith(POINTER)):
+        return ProbeResult(Rank.LYING, f"{what.words} instead of the file", answer)
+    return ProbeResult(Rank.GOOD, "", answer, sample.rate)

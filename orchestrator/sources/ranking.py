@@ -1,4 +1,4 @@
-"""PURE: the order of an artifact's sources, and when a running one is left for a better one or a new signature."""
+"""PURE: the order in which sources are tried, and when to leave a running one for a faster one or a new signed URL."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from orchestrator.model import Source
 
-FASTER = 2.0  # a difference that is worth more than the order of trust
-SETTLE_S = 3.0  # a transfer that runs for less has shown nothing yet
+FASTER = 2.0  # a rate so many times higher counts for more than the order of roles
+SETTLE_S = 3.0  # before that a rate is no measure
 SWITCH_S = 1.0  # what it costs to end one program and start the next
 RENEW_MARGIN_S = 5.0  # so long before its end a signed URL is renewed ...
 RENEW_PART = 0.3  # ... but never more than this part of its life
@@ -22,7 +22,7 @@ _ROLES = {role: place for place, role in enumerate(Role)}
 
 
 class Rank(Enum):
-    """What is known of a source; the value is its place: all of one place come before the next."""
+    """What is known of a source. The value is its place in the order, and a word for people."""
 
     UNKNOWN = (0, "not asked")
     GOOD = (0, "good")
@@ -40,7 +40,7 @@ class Rank(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SourceRating:
-    """What is known of one source: a verdict and bytes a second on one connection."""
+    """What is known of one source: a verdict, and bytes a second on one connection (None: unknown)."""
 
     verdict: Rank = Rank.UNKNOWN
     rate: float | None = None
@@ -50,10 +50,10 @@ _NOTHING = SourceRating()
 
 
 def order(sources: Iterable[Source], known: Mapping[str, SourceRating]) -> tuple[Source, ...]:
-    """Put sources in the order of trying; `known` is by URL.
+    """Sort sources into the order in which to try them; `known` is by URL.
 
-    Doubtful ones come after all others, dead and lying ones last, none is dropped. Among equals the order is
-    that of their roles, but one that was measured at half of another's rate or less comes after that one.
+    Doubtful ones come after all others, dead and wrong ones last; none is dropped. Among equals the order is that of
+    their roles, but a source that was measured at half of another's rate or less comes after that one.
     """
     by_role = sorted(sources, key=lambda source: _ROLES[source.role])
     places: dict[int, list[Source]] = {}
@@ -63,7 +63,7 @@ def order(sources: Iterable[Source], known: Mapping[str, SourceRating]) -> tuple
 
 
 def _by_rate(sources: list[Source], known: Mapping[str, SourceRating]) -> Iterable[Source]:
-    """Take the first again and again that no one left is twice as fast as. A sort cannot: it is no order."""
+    """Repeatedly take the first source that no other is twice as fast as (no order, so no sort does it)."""
     left = list(sources)
     while left:
         rates = [known.get(source.url, _NOTHING).rate for source in left]
@@ -75,30 +75,34 @@ def _by_rate(sources: list[Source], known: Mapping[str, SourceRating]) -> Iterab
 def faster(
     rate: float, ran_s: float, left_bytes: int | None, others: Mapping[str, float], *, sharing: int = 1
 ) -> str | None:
-    """The source for which a running one is left, or None: it stays.
+    """Choose the URL of a faster source to switch to; None where the running one should go on.
 
     Args:
         rate: bytes a second of the running one, over the last seconds.
         ran_s: how long it has run.
         left_bytes: what is still missing; None where nobody knows.
-        others: what the others were measured at, in bytes a second.
-        sharing: how many transfers of this run share the line now: none can hope for more than its share.
+        others: the measured rates of the others, in bytes a second, by URL.
+        sharing: how many transfers of this run share the bandwidth now: each can expect no more than its share.
     """
     if ran_s < SETTLE_S or not others:
         return None
     best = max(others, key=lambda url: others[url])
-    hope = others[best] / max(1, sharing)
-    if rate * FASTER >= hope:
+    expected = others[best] / max(1, sharing)
+    if rate * FASTER >= expected:
         return None
-    if left_bytes is not None and left_bytes <= rate * (SWITCH_S + left_bytes / hope):
-        return None  # it will be done before the other one would be
+    if left_bytes is not None and left_bytes <= rate * (SWITCH_S + left_bytes / expected):
+        return None  # it will end before the other one would
     return best
 
 
 def must_renew(left_s: float, life_s: float, left_bytes: int | None, rate: float) -> bool:
-    """Whether a signed URL that ends in `left_s` is to be left now, so that no request comes after its end.
+    """Whether to replace a signed URL now, so that no request comes after it has expired.
 
-    `life_s` is what it had left when it was handed out. What will be done by then may end by itself.
+    Args:
+        left_s: seconds until it expires.
+        life_s: seconds it was valid for when it was issued.
+        left_bytes: what is still missing; None where nobody knows. What will be done by then may go on.
+        rate: bytes a second now.
     """
     if left_s > min(RENEW_MARGIN_S, RENEW_PART * life_s):
         return False

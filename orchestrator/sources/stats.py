@@ -1,4 +1,7 @@
-"""This host's memory of hosts: one line an attempt in the local state. Losing it costs only speed."""
+"""The history of attempts on this machine, `runs.jsonl` in the local state: how fast each host was, and its faults.
+
+Losing it costs only speed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 READ_LINES = 1000
 TRIM_BYTES = 1 << 20  # some 5,000 lines
-RATE_BYTES = 1 << 20  # less tells of round trips, not of rates
+RATE_BYTES = 1 << 20  # a smaller transfer measures round round_trips, not the rate
 RATE_ATTEMPTS = 20
 KEPT_ATTEMPTS = 50
 HALF_LIFE_ATTEMPTS = 5
@@ -28,9 +31,9 @@ _OF_A_HOST = frozenset(kind.value for kind in (Kind.NETWORK, Kind.STALLED, Kind.
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True, rename={"fetched_bytes": "bytes"}):
-    """One attempt: `host` is where the bytes came from, `via` where the redirects to it began.
+    """One attempt: `host` sent the bytes, `via` is the host where the redirects to it began; `time` is epoch seconds.
 
-    Never a path, a query or a name of a user: this file is read by whoever looks for a slow mirror.
+    It holds no path, query or user name: whoever looks for a slow mirror reads this file.
     """
 
     time: float
@@ -46,20 +49,20 @@ class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True, rename={"fe
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Bytes a second that a host gave: in all, and on each connection."""
+    """The bytes a second of a host: in all, and on each connection."""
 
     overall: float
     per_connection: float
 
     def over(self, connections: int) -> float:
-        """What so many connections may hope for: never more than was seen in all."""
+        """The bytes a second to expect of so many connections: never more than was measured in all."""
         return min(self.overall, self.per_connection * connections)
 
 
 class History:
-    """`runs.jsonl` in a folder: read once, when first asked; every attempt is appended at once.
+    """The history in a folder: read when first needed; every attempt is appended at once.
 
-    `now` gives the time as seconds since the epoch.
+    `now` gives the time in seconds since the epoch.
     """
 
     def __init__(self, folder: str, now: Callable[[], float]) -> None:
@@ -68,7 +71,7 @@ class History:
         self._mutex = threading.Lock()
 
     def add(self, record: AttemptRecord) -> None:
-        """Remember an attempt; a disk that says no hurts nobody."""
+        """Add an attempt; a disk that cannot be written is ignored."""
         line = msgspec.json.encode(record) + b"\n"
         with self._mutex:
             _file(self._known(), record)
@@ -76,70 +79,72 @@ class History:
                 _append(self._path, line)
 
     def rate(self, host: str) -> Rate | None:
-        """How fast a host was of late, the last attempts counting most; None where nobody knows."""
-        told = self._of(host).telling
-        if not told:
+        """The recent rate of a host: a mean whose weights halve every 5 attempts; None where it is unknown."""
+        measured = self._of(host).measuring
+        if not measured:
             return None
-        weights = [0.5 ** (age / HALF_LIFE_ATTEMPTS) for age in range(len(told))]
-        size = sum(w * r.fetched_bytes for w, r in zip(weights, told, strict=True))
-        seconds = sum(w * r.seconds for w, r in zip(weights, told, strict=True))
-        shared = sum(w * r.seconds * max(1, r.connections) for w, r in zip(weights, told, strict=True))
+        weights = [0.5 ** (age / HALF_LIFE_ATTEMPTS) for age in range(len(measured))]
+        size = sum(w * r.fetched_bytes for w, r in zip(weights, measured, strict=True))
+        seconds = sum(w * r.seconds for w, r in zip(weights, measured, strict=True))
+        shared = sum(w * r.seconds * max(1, r.connections) for w, r in zip(weights, measured, strict=True))
         return Rate(size / seconds, size / shared)
 
     def round_trip_s(self, host: str) -> float | None:
-        """The median of its last round trips; None where nobody knows."""
-        trips = [r.round_trip_s for r in self._of(host).all if r.round_trip_s is not None][:5]
-        return sorted(trips)[len(trips) // 2] if trips else None
+        """The median of a host's last 5 round round_trips; None where there are none."""
+        round_trips = [r.round_trip_s for r in self._of(host).all if r.round_trip_s is not None][:5]
+        return sorted(round_trips)[len(round_trips) // 2] if round_trips else None
 
     def faults(self, host: str) -> tuple[AttemptRecord, ...]:
-        """Its recent failed attempts, newest first."""
+        """The recent failed attempts on a host, newest first."""
         return tuple(r for r in self._of(host).all if r.fault is not None)
 
     def last(self, host: str) -> AttemptRecord | None:
-        """Its last attempt."""
+        """The last attempt on a host; None where there is none."""
         return next(iter(self._of(host).all), None)
 
     def is_failing(self, host: str) -> bool:
-        """Whether a host gave nothing but the faults of a host, not of a file, a short while ago."""
+        """Whether the last 3 attempts on a host, within 2 minutes, brought no byte and failed by the host's fault."""
         recent = [r for r in list(self._of(host).all)[:FAILING_TIMES] if self._now() - r.time <= FAILING_S]
         return len(recent) == FAILING_TIMES and all(r.fault in _OF_A_HOST and not r.fetched_bytes for r in recent)
 
     def _of(self, host: str) -> _HostPast:
         with self._mutex:
             past = self._known().get(host)
-            return _HostPast(list(past.all), list(past.telling)) if past else _HostPast([], [])
+            return _HostPast(list(past.all), list(past.measuring)) if past else _HostPast([], [])
 
     def _known(self) -> dict[str, _HostPast]:
         if self._hosts is None:
             self._hosts = {}
             now = self._now()
             for record in _read(self._path):
-                if now - OLD_S <= record.time <= now + 86400:  # what is very old tells nothing, nor what is to come
+                if (
+                    now - OLD_S <= record.time <= now + 86400
+                ):  # a record that is too old, or of a wrong clock, is ignored
                     _file(self._hosts, record)
         return self._hosts
 
 
 @dataclass(frozen=True, slots=True)
 class _HostPast:
-    """The last attempts on one host, newest first: all, and those that tell of its rate."""
+    """The last attempts on one host, newest first: all, and those that measure its rate."""
 
     all: list[AttemptRecord]
-    telling: list[AttemptRecord]
+    measuring: list[AttemptRecord]
 
 
 def _file(hosts: dict[str, _HostPast], record: AttemptRecord) -> None:
-    """Put a record under both hosts that it is about; a run of many files forgets its first ones."""
+    """Add a record to both its hosts, and drop their oldest beyond the limits."""
     for host in dict.fromkeys((record.host, record.via)):
         past = hosts.setdefault(host, _HostPast([], []))
         past.all.insert(0, record)
         del past.all[KEPT_ATTEMPTS:]
         if record.fetched_bytes >= RATE_BYTES and record.seconds > 0:
-            past.telling.insert(0, record)
-            del past.telling[RATE_ATTEMPTS:]
+            past.measuring.insert(0, record)
+            del past.measuring[RATE_ATTEMPTS:]
 
 
 def _read(path: str) -> list[AttemptRecord]:
-    """The last lines, oldest first; damaged ones are skipped."""
+    """Read the last lines, oldest first; damaged ones are skipped."""
     try:
         with open(path, "rb") as file:
             lines = file.read().splitlines()
@@ -155,7 +160,7 @@ def _records(lines: Iterable[bytes]) -> Iterable[AttemptRecord]:
 
 
 def _append(path: str, line: bytes) -> None:
-    """Append by one write: other processes do so at the same time."""
+    """Append a line by a single write, since other processes append at the same time."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     except FileNotFoundError:
@@ -171,7 +176,7 @@ def _append(path: str, line: bytes) -> None:
 
 
 def _trim(path: str) -> None:
-    """Keep the last lines only; what another process appends in this moment may go with the rest."""
+    """Keep the last lines only; a line that another process appends at this moment may be lost."""
     with open(path, "rb") as file:
         kept = file.read().splitlines(keepends=True)[-READ_LINES:]
     from orchestrator.files import write_atomic

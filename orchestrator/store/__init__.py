@@ -1,4 +1,4 @@
-"""Our directory: blobs, partials, quarantine, records of places. Every byte in it is under its digest."""
+"""The store, orch's own directory: blobs, partials, quarantine, and the records of what was placed where."""
 
 from __future__ import annotations
 

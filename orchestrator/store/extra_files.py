@@ -1,4 +1,4 @@
-"""What stands where a layout wants a mark: a small text beside the weights, as huggingface's `refs/main`."""
+"""The extra files of a layout: small texts that a client wants beside the weights, as huggingface's `refs/main`."""
 
 from __future__ import annotations
 
@@ -12,71 +12,72 @@ if TYPE_CHECKING:
     from orchestrator.store.records import PlaceRecord
     from orchestrator.store.store import Store
 
-LINK = "mark"  # what the record of places says of it
-_LONGEST = 1 << 16
+LINK = "mark"  # the `link` of such a file in the records of places
+_MOST_BYTES = 1 << 16
 
 
 def of(store: Store, wanted: Wanted) -> list[ExtraFile]:
-    """The marks that one file wants, those for each file of its archive included, once that was unpacked."""
-    if not any(mark.each for mark in wanted.marks):
-        return list(wanted.marks)
+    """The extra files of one wanted file; for an archive, one for each of its files once it was unpacked."""
+    if not any(extra_file.each for extra_file in wanted.extra_files):
+        return list(wanted.extra_files)
     from orchestrator.store import tree_records
 
     found: list[ExtraFile] = []
-    for mark in wanted.marks:
-        if mark.each:
-            before, _, after = mark.path.rpartition("*")
+    for extra_file in wanted.extra_files:
+        if extra_file.each:
+            before, _, after = extra_file.path.rpartition("*")
             found += [
-                ExtraFile(f"{before}{name}{after}", mark.text) for name in tree_records.read(store, wanted.sha256)
+                ExtraFile(f"{before}{name}{after}", extra_file.text) for name in tree_records.read(store, wanted.sha256)
             ]
         else:
-            found.append(mark)
+            found.append(extra_file)
     return found
 
 
-def state(store: Store, manifest: str, mark: ExtraFile) -> Literal["there", "absent", "outdated", "other"]:
-    """Say what stands at a mark's path; a mark that says what it should costs one small read.
+def state(store: Store, manifest: str, extra_file: ExtraFile) -> Literal["there", "absent", "outdated", "other"]:
+    """The state of an extra file, by one small read.
 
-    `outdated`: orch wrote one there for this very manifest, and it says something else by now, because the lock
-    has a newer commit or because a client has moved it. `other`: somebody else's, which stays. A mark without
-    text is there where anything is.
+    Returns:
+        `there`: it has its text (or any, where none is wanted). `absent`. `outdated`: orch wrote it for this manifest,
+        and it has another text now, because the lockfile has a newer commit or a client changed it. `other`: a file of
+        somebody else, which stays.
     """
-    had = text(mark.path)
+    had = read_text(extra_file.path)
     if had is None:
         return "absent"
-    if had == mark.text or not mark.text:
+    if had == extra_file.text or not extra_file.text:
         return "there"
-    return "outdated" if _is_ours(store, manifest, mark.path, had) else "other"
+    return "outdated" if _is_ours(store, manifest, extra_file.path, had) else "other"
 
 
 def _is_ours(store: Store, manifest: str, path: str, had: str) -> bool:
-    """Whether this manifest made the mark, and what it says now is not what another manifest wants of it."""
-    from orchestrator.store import records  # and with it hashes and JSON: only where a mark says something else
+    """Whether this manifest made the extra file, and its text now is not one that another manifest wrote."""
+    from orchestrator.store import records  # it imports hashes and JSON: only where a text differs
 
     if path not in records.of(store, manifest) or os.path.islink(path):
         return False
-    said = made(had)
+    said = record_of(had)
     others = (entry for _, place, entry in records.made(store) if place == path)
     return records.of(store, manifest)[path] == said or said not in others
 
 
-def made(text: str) -> PlaceRecord:
-    """What the record of places says of a mark with this text."""
+def record_of(text: str) -> PlaceRecord:
+    """The record of an extra file with this text, as the records of places keep it."""
     import hashlib
 
     return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "link": LINK}
 
 
-def text(path: str) -> str | None:
-    """What stands there; None where nothing does, and what no mark says where it is no small text."""
+def read_text(path: str) -> str | None:
+    """Read an extra file: None where nothing is there, a lone NUL where it cannot be read as a text."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return "\0" if os.path.islink(path) else None
     except OSError:
-        return "\0"  # no mark says that
+        return "\0"  # which no extra file has
     try:
-        return os.read(fd, _LONGEST).decode("utf-8", "replace")
+        return os.read(fd, _MOST_BYTES).decode("utf-8", "replace")
     except OSError:
         return "\0"
     finally:

@@ -1,4 +1,7 @@
-"""What may go from a store: unwanted blobs, what dead writers left, names that lead nowhere. No link is followed."""
+"""Find what may be removed from a store: unwanted blobs, leftovers of dead processes, dangling names.
+
+No symbolic link is followed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from orchestrator.files import TEMPORARY
 from orchestrator.store import locks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from orchestrator.store.store import Store
 
@@ -25,11 +28,11 @@ _KEYED = re.compile("(sha256|sha512|sha1|git|md5|url)-([0-9a-f]{32,128})")
 
 
 class Garbage(NamedTuple):
-    """Something that may go: `kind` is blob, partial, bundle, alias, temporary or record.
+    """Something that may be removed: `kind` is blob, partial, bundle, alias, temporary or record; or place or tree.
 
     `frees_bytes` is what the disk gets back: a blob that is hard-linked at a place frees nothing. `identity` tells
     whether it is still the same thing later; `known_as` is a place that was made of its bytes. What is `awaited` stays:
-    a manifest wants to go on with it.
+    a sync will resume it. So does what has `kept_until`, in seconds since the epoch: a previous version.
     """
 
     kind: str
@@ -39,29 +42,41 @@ class Garbage(NamedTuple):
     identity: tuple[int, int]
     known_as: str = ""
     awaited: bool = False
+    kept_until: float = 0.0
 
 
-def garbage(store: Store, wanted: Collection[str], is_awaited: Callable[[str], bool], now: float) -> list[Garbage]:
-    """Everything that may go, where the digests in `wanted` must stay; nothing is changed.
+def garbage(
+    store: Store,
+    wanted: Collection[str],
+    is_awaited: Callable[[str], bool],
+    now: float,
+    kept: Mapping[str, float] | None = None,
+) -> list[Garbage]:
+    """List everything that may be removed, where the digests in `wanted` must stay; nothing is changed.
 
-    `is_awaited` says of a key (a sha256, or an artifact's) whether somebody will go on with its unfinished bytes, as
-    they may for `AWAITED_S` after the last of them came; `now` is the time in seconds since the epoch.
+    Args:
+        is_awaited: says of a key (a sha256, or an artifact's) whether somebody will resume its unfinished bytes, which
+            is possible for `AWAITED_S` after the last of them came.
+        now: the time in seconds since the epoch.
+        kept: the previous versions that stay as well: until when (seconds since the epoch), by sha256. Their blobs
+            are in the answer, with `kept_until`; the names that lead to them are not.
     """
+    kept = kept or {}
 
     def stays(key: str, folder: str) -> bool:
         return is_awaited(key) and not os.path.lexists(store.blob(key)) and now - _last_change(folder) < AWAITED_S
 
     return [
-        *_blobs(store, wanted),
+        *_blobs(store, wanted, kept),
         *_partials(store, stays),
         *_bundles(store, stays),
-        *_aliases(store, wanted),
+        *_aliases(store, {*wanted, *kept}),
         *_temporaries(store),
     ]
 
 
 def drop(entry: Garbage) -> bool:
-    """Remove it; false where it is gone, another thing by now, or in somebody's hands.
+    """Remove it; false where it is gone, is another thing by now, or is in use.
 
     Raises:
         OSError: the disk said no.
@@ -88,12 +103,13 @@ def _drop_writers(folder: str) -> bool:
     return True
 
 
-def _blobs(store: Store, wanted: Collection[str]) -> Iterator[Garbage]:
+def _blobs(store: Store, wanted: Collection[str], kept: Mapping[str, float]) -> Iterator[Garbage]:
     for entry in _listed(f"{store.path}/blobs/sha256"):
         if entry.name not in wanted and _DIGEST.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
             status = os.lstat(entry.path)
             frees = status.st_size if status.st_nlink == 1 else 0
-            yield Garbage("blob", entry.path, entry.name, frees, _identity(status))
+            until = kept.get(entry.name, 0.0)
+            yield Garbage("blob", entry.path, entry.name, frees, _identity(status), kept_until=until)
 
 
 def _partials(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Garbage]:
@@ -112,7 +128,7 @@ def _bundles(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Garbag
 
 
 def _temporaries(store: Store) -> Iterator[Garbage]:
-    """What dead writers of small files left: names that are given up once the file is whole."""
+    """List the temporary files that dead processes left: a living one renames its own once it is whole."""
     folders = (store.path, store.places, f"{store.places}/trees", store.quarantine)
     below = (entry.path for above in (f"{store.path}/blobs", store.quarantine) for entry in _listed(above))
     for folder in (*folders, *below):
@@ -140,7 +156,7 @@ def _dead(kind: str, parent: str, sha256: str) -> Iterator[Garbage]:
 
 
 def _last_change(folder: str) -> float:
-    """When the last byte came into a folder, as seconds since the epoch."""
+    """Tell when the last byte came into a folder, as seconds since the epoch."""
     times = [os.lstat(folder).st_mtime]
     for entry in _listed(folder):
         with suppress(FileNotFoundError):
@@ -149,7 +165,7 @@ def _last_change(folder: str) -> float:
 
 
 def record_of(path: str) -> Garbage | None:
-    """A record of places that may go; None where it is gone already."""
+    """Describe a record of places that may be removed; None where it is gone already."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -180,9 +196,9 @@ def _is_free(path: str, how: int) -> bool:
 
 
 def _aliases(store: Store, wanted: Collection[str]) -> Iterator[Garbage]:
-    """Names of blobs by weaker digests, `blobs/md5/<hex>`, that lead nowhere, or will when their blob is dropped.
+    """List the names of blobs by weaker digests, `blobs/md5/<hex>`, that lead nowhere, or will when their blob goes.
 
-    That two digests belong together stays worth knowing as long as somebody wants the bytes.
+    They stay as long as somebody wants the bytes: a weak pin is looked up by them.
     """
     for kind in _listed(f"{store.path}/blobs"):
         if kind.name == "sha256" or not kind.is_dir(follow_symlinks=False):
@@ -195,7 +211,7 @@ def _aliases(store: Store, wanted: Collection[str]) -> Iterator[Garbage]:
 
 
 def _listed(folder: str) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name; nothing where it is no folder, or a link to one."""
+    """List a folder by name; nothing where it is no folder, or a link to one."""
     try:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
             return []

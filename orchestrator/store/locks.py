@@ -1,4 +1,4 @@
-"""Who works in a store: many runs that add to it at once, or one that takes things out of it, alone."""
+"""The locks of a store: shared by runs that add to it, exclusive for one that removes; and the guards of partials."""
 
 from __future__ import annotations
 
@@ -20,48 +20,50 @@ if TYPE_CHECKING:
 
 
 POLL_S = 0.2
-# A child that another thread starts has all that we have open, locks too, from its fork to its exec: for so long a
-# guard that nobody holds looks held. Seen on a slow disk: 3 of 80 syncs gave up ten files, "another orch (unknown)".
+# A child that another thread starts shares our open files, and their locks, from its fork to its exec: during that
+# time a guard that nobody holds looks held. On a slow disk 3 of 80 syncs gave up ten files, "another orch (unknown)".
 _FORK_S, _FORK_POLL_S = 2.0, 0.01
 
 
 @contextmanager
-def adding(context: Context, store: Store, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold a turn that others who add hold too; `tell` says once for whom we wait.
+def shared(context: Context, store: Store, tell: Callable[[str], None]) -> Iterator[None]:
+    """Hold the store's lock, shared with other runs that add to it; `tell` gets one line if we have to wait.
 
     Raises:
-        StoreError: the disk said no.
+        StoreError: the lock file cannot be made or opened.
         Stopped: a stop was asked for while waiting.
     """
-    with _turn(context, store, fcntl.LOCK_SH, tell, wait=True):
+    with _store_lock(context, store, fcntl.LOCK_SH, tell, wait=True):
         yield
 
 
 @contextmanager
-def removing(context: Context, store: Store, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
-    """Hold the store alone.
+def exclusive(context: Context, store: Store, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
+    """Hold the store's lock alone, to remove something from it; `tell` gets one line if we have to wait.
 
     Raises:
-        HeldError: somebody works in it, and `wait` is false.
-        StoreError, Stopped: as `adding`.
+        HeldError: another run uses the store, and `wait` is false.
+        StoreError, Stopped: as `shared`.
     """
-    with _turn(context, store, fcntl.LOCK_EX, tell, wait=wait):
+    with _store_lock(context, store, fcntl.LOCK_EX, tell, wait=wait):
         yield
 
 
 @contextmanager
-def _turn(context: Context, store: Store, how: int, tell: Callable[[str], None], *, wait: bool) -> Iterator[None]:
-    mode = os.O_RDWR if how == fcntl.LOCK_EX else os.O_RDONLY  # as NFS demands it
+def _store_lock(
+    context: Context, store: Store, kind: int, tell: Callable[[str], None], *, wait: bool
+) -> Iterator[None]:
+    mode = os.O_RDWR if kind == fcntl.LOCK_EX else os.O_RDONLY  # as NFS requires
     with disk(store.path):
         fd = open_lock(f"{store.path}/.turn", mode)
     try:
         told = False
         while True:
             try:
-                fcntl.flock(fd, how | fcntl.LOCK_NB)
+                fcntl.flock(fd, kind | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                who = f"{store.path} is in use by {', '.join(map(_called, holders(fd))) or 'another orch'}"
+                who = f"{store.path} is in use by {', '.join(map(_command_of, holders(fd))) or 'another orch'}"
             if not wait:
                 raise HeldError(who, "wait for it, or leave out --no-wait")
             if not told:
@@ -75,7 +77,7 @@ def _turn(context: Context, store: Store, how: int, tell: Callable[[str], None],
 
 
 def holders(fd: int) -> list[int]:
-    """The processes of this host that hold a flock on an open file; empty where the kernel does not tell."""
+    """The ids of the processes on this host that hold a flock on an open file; empty where the kernel does not tell."""
     status = os.fstat(fd)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     found = []
@@ -91,7 +93,7 @@ def holders(fd: int) -> list[int]:
     return sorted(set(found) - {os.getpid()})
 
 
-def _called(pid: int) -> str:
+def _command_of(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().decode("utf-8", "replace").split("\0")
@@ -106,10 +108,13 @@ def _called(pid: int) -> str:
 
 @contextmanager
 def alone(parent: str, stop: threading.Event | None = None) -> Iterator[bool]:
-    """Hold the flock on a folder of writers; false where its last writer removed it before we had it.
+    """Hold the flock on the folder that has the partials of one digest.
+
+    Yields:
+        Whether the folder is still there: its last writer may have removed it before we had the lock.
 
     Raises:
-        Stopped: a stop was asked for while another held it.
+        Stopped: a stop was asked for while another process held it.
     """
     try:
         fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -128,17 +133,20 @@ def alone(parent: str, stop: threading.Event | None = None) -> Iterator[bool]:
 
 
 def writer_folders(parent: str) -> list[str]:
-    """The folders below `parent`: a link that somebody put among them is no writer's, and is not followed."""
+    """The writers' folders in `parent`; symbolic links are ignored."""
     with os.scandir(parent) as entries:
         return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def take_guard(folder: str) -> int:
-    """Take the guard of one writer's folder: a flock, free exactly when the writer and its children are gone.
+    """Lock the guard file of one writer's folder: the lock is free exactly when the writer and its children have ended.
+
+    Returns:
+        The descriptor that holds the lock.
 
     Raises:
-        HeldError: somebody is writing there.
-        OSError: it is no folder (a link to one is none), or the disk said no.
+        HeldError: another process writes there.
+        OSError: it is no folder (or a link to one), or the disk failed.
     """
     at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -169,6 +177,6 @@ def _lock(fd: int) -> None:
 
 
 def sign_guard(guard_fd: int) -> None:
-    """Say in a guard who has it now."""
+    """Write our process id into a guard that we hold."""
     os.ftruncate(guard_fd, 0)
     os.pwrite(guard_fd, f"pid {os.getpid()}".encode(), 0)

@@ -1,4 +1,7 @@
-"""Partials: one writer's unfinished bytes in a folder of its own, held by a guard the child inherits."""
+"""Partials: one writer's unfinished bytes in a folder of its own, held by a guard that its program inherits.
+
+`acquire` takes the partial of one file, `acquire_batch` a folder for many small files.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import secrets
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -17,9 +20,11 @@ from orchestrator.store import locks
 from orchestrator.store.store import disk, file_mode, make_folder, make_own, open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from orchestrator.store.store import Store
+
+Taken = TypeVar("Taken")
 
 
 @dataclass(slots=True)
@@ -28,7 +33,7 @@ class Info:
 
     `backend` wrote them last; `length` is what the source said; `etags` maps a source's URL to the ETag under
     which it gave bytes, `modified` to its Last-Modified then; `sources` are the URLs that gave any, in order;
-    `piece_bytes` of the last job. `mended`: it was a wrong file, of which the bad pieces are to be fetched again.
+    `piece_bytes` of the last job. `repaired`: it was a wrong file, of which the bad pieces are to be fetched again.
     `adopted` is the path, inode and time of change (nanoseconds) of the user's unfinished download that its bytes are,
     or are to be. `condemned` maps a source's URL to when (seconds since the epoch) it gave wrong bytes of this file,
     and how they were wrong.
@@ -45,15 +50,34 @@ class Info:
     condemned: dict[str, tuple[float, str]] = field(default_factory=dict)
 
 
-class Partial:
-    """One writer's folder; `close` lets the guard go, `discard` removes the folder as well, `release` does either.
+class WriterFolder:
+    """One writer's folder: held by a flock on its guard, which is free once the writer and its programs are gone."""
+
+    def __init__(self, folder: str, guard_fd: int) -> None:
+        self.folder = folder
+        self.guard_fd = guard_fd
+
+    def close(self) -> None:
+        """Let the guard go; the bytes stay for the next writer."""
+        os.close(self.guard_fd)
+
+    def discard(self) -> None:
+        """Remove the folder, and its parent where nobody else is in it."""
+        parent = os.path.dirname(self.folder)
+        with suppress(OSError), locks.alone(parent):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            os.rmdir(parent)
+        os.close(self.guard_fd)
+
+
+class Partial(WriterFolder):
+    """The unfinished bytes of one file; `release` closes or discards it, as is useful.
 
     Whatever changes it raises OSError where the disk says no.
     """
 
     def __init__(self, folder: str, guard_fd: int) -> None:
-        self.folder = folder
-        self.guard_fd = guard_fd
+        super().__init__(folder, guard_fd)
         self.file = f"{folder}/f"  # short: programs add suffixes of up to 12 bytes
         self._saved = read_whole(f"{folder}/info.json")
         self.info = self._read_info()
@@ -139,56 +163,68 @@ class Partial:
         else:
             self.discard()
 
-    def close(self) -> None:
-        """Let the guard go; the bytes stay for the next writer."""
-        os.close(self.guard_fd)
-
-    def discard(self) -> None:
-        """Remove the folder, and its parent where nobody else is in it."""
-        parent = os.path.dirname(self.folder)
-        with suppress(OSError), locks.alone(parent):
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.rmdir(parent)
-        os.close(self.guard_fd)
-
 
 def acquire(store: Store, key: str) -> Partial:
     """Take the right to write the bytes of `key` (a sha256, or an artifact's).
 
-    Gives a new folder, or a dead writer's, adopted by renaming it.
+    The guard is a flock that the program inherits: it is free exactly when writer and programs are gone. Whoever
+    takes a folder, or removes it, is alone by a short flock on the key's folder.
 
-    The guard is a flock that the child inherits: it is free exactly when the last of them is gone. Who scans
-    and takes, or removes, is alone by a short flock on the digest's folder.
+    Returns:
+        The partial, in a new folder or in a dead writer's, which is renamed.
 
     Raises:
         HeldError: another live orch (or its child) on this host is fetching this now.
         StoreError: the disk said no.
         Stopped: a stop was asked for.
     """
-    parent = store.partials(key)
+    return _take_alone(store, store.partials(key), _take)
+
+
+def _take_alone(store: Store, parent: str, take: Callable[[str], Taken]) -> Taken:
+    """Make a folder of writers where there is none, and `take` something in it while no other orch does."""
     with disk(parent):
         while True:
             make_folder(parent, private=True)
             with locks.alone(parent, store.stop) as still_there:
                 if still_there:
-                    return _take(parent)
+                    return take(parent)
+
+
+def _guard_dead(parent: str, dead: list[tuple[str, int]], held: Callable[[str, HeldError], None]) -> None:
+    """Take the guards of all folders whose writers are gone, into `dead`; `held` is told of each that is in use."""
+    for folder in locks.writer_folders(parent):
+        try:
+            dead.append((folder, locks.take_guard(folder)))
+        except PermissionError:
+            continue  # another user's, of a store that is not shared: not ours to take over
+        except HeldError as error:
+            held(folder, error)
+
+
+def _make_writer_folder(parent: str) -> tuple[str, int]:
+    folder = f"{parent}/{secrets.token_hex(8)}"
+    make_folder(folder, private=True)
+    return folder, locks.take_guard(folder)
+
+
+def _refuse(_: str, error: HeldError) -> None:
+    raise error
 
 
 def _take(parent: str) -> Partial:
     guarded: list[tuple[str, int]] = []
     try:
-        for folder in locks.writer_folders(parent):
-            with suppress(PermissionError):  # another user's, of a store that is not shared: not ours to take over
-                guarded.append((folder, locks.take_guard(folder)))
+        _guard_dead(parent, guarded, _refuse)
         guarded.sort(key=lambda entry: _allocated(f"{entry[0]}/f"))
-        mine = f"{parent}/{secrets.token_hex(8)}"
         if guarded:
+            mine = f"{parent}/{secrets.token_hex(8)}"
             os.rename(guarded[-1][0], mine)
             for name in set(os.listdir(mine)) - {"guard"}:
                 make_own(f"{mine}/{name}")
         else:
-            make_folder(mine, private=True)
-            guarded.append((mine, locks.take_guard(mine)))
+            guarded.append(_make_writer_folder(parent))
+            mine = guarded[-1][0]
         locks.sign_guard(guarded[-1][1])
         partial = Partial(mine, guarded[-1][1])
         for folder, fd in guarded[:-1]:
@@ -233,38 +269,22 @@ def read_whole(path: str) -> bytes | None:
         return None
 
 
-class BatchFolder:
-    """One writer's folder; `close` lets the guard go, `discard` removes the folder as well."""
+class BatchFolder(WriterFolder):
+    """The unfinished bytes of many small files, each under its digest."""
 
-    def __init__(self, folder: str, guard_fd: int) -> None:
-        self.folder = folder
-        self.guard_fd = guard_fd
-
-    def file(self, sha256: str) -> str:
-        """Where the bytes of a digest go, or those of an artifact's key."""
-        return f"{self.folder}/{sha256}"
+    def file(self, key: str) -> str:
+        """Where the bytes of an artifact go, by its key."""
+        return f"{self.folder}/{key}"
 
     def sizes(self) -> dict[str, int]:
-        """What lies here, by name: the size of each file, by one listing."""
+        """What lies here, by name: the size of each file in bytes, by one listing."""
         return {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}
-
-    def close(self) -> None:
-        """Let the guard go; the bytes stay for whoever wants one of them next."""
-        os.close(self.guard_fd)
-
-    def discard(self) -> None:
-        """Remove the folder, and its parent where nobody else is in it."""
-        parent = os.path.dirname(self.folder)
-        with suppress(OSError), locks.alone(parent):
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.rmdir(parent)
-        os.close(self.guard_fd)
 
 
 def acquire_batch(store: Store, sizes: Mapping[str, int]) -> tuple[BatchFolder | None, dict[str, HeldError]]:
-    """Take the right to write the bytes of these digests, whose sizes are known.
+    """Take the right to write the bytes of these keys, whose sizes (bytes) are known.
 
-    Whole files of dead writers' bundles move in, and are proof of nothing yet.
+    Whole files of dead writers' batches move in, and are proof of nothing yet.
 
     Returns:
         The folder for all that nobody else is fetching (None where that is nothing), and who has the rest.
@@ -273,49 +293,37 @@ def acquire_batch(store: Store, sizes: Mapping[str, int]) -> tuple[BatchFolder |
         StoreError: the disk said no.
         Stopped: a stop was asked for.
     """
-    parent = store.bundles
-    with disk(parent):
-        while True:
-            make_folder(parent, private=True)
-            with locks.alone(parent, store.stop) as still_there:
-                if still_there:
-                    return _take_batch(parent, sizes)
+    return _take_alone(store, store.bundles, lambda parent: _take_batch(parent, sizes))
 
 
 def _take_batch(parent: str, sizes: Mapping[str, int]) -> tuple[BatchFolder | None, dict[str, HeldError]]:
     held: dict[str, HeldError] = {}
     dead: list[tuple[str, int]] = []
     try:
-        for folder in locks.writer_folders(parent):
-            try:
-                dead.append((folder, locks.take_guard(folder)))
-            except PermissionError:
-                continue  # another user's, of a store that is not shared: not ours to take over
-            except HeldError as error:
-                held.update(dict.fromkeys(sizes.keys() & _wanted_of(folder), error))
-        mine = {sha256: size for sha256, size in sizes.items() if sha256 not in held}
-        bundle = _make_batch(parent, mine) if mine else None
-        if bundle is not None:
+        _guard_dead(
+            parent, dead, lambda folder, error: held.update(dict.fromkeys(sizes.keys() & _wanted_of(folder), error))
+        )
+        mine = {key: size for key, size in sizes.items() if key not in held}
+        batch = _make_batch(parent, mine) if mine else None
+        if batch is not None:
             for folder, _ in dead:
-                _inherit_files(folder, bundle, mine)
+                _inherit_files(folder, batch, mine)
     finally:
         for _, fd in dead:
             os.close(fd)
-    return bundle, held
+    return batch, held
 
 
-def _make_batch(parent: str, digests: Mapping[str, int]) -> BatchFolder:
-    folder = f"{parent}/{secrets.token_hex(8)}"
-    make_folder(folder, private=True)
-    bundle = BatchFolder(folder, locks.take_guard(folder))
+def _make_batch(parent: str, keys: Mapping[str, int]) -> BatchFolder:
+    batch = BatchFolder(*_make_writer_folder(parent))
     try:
-        locks.sign_guard(bundle.guard_fd)
-        with open(f"{folder}/wanted", "w", encoding="ascii", opener=open_file) as file:
-            file.write("\n".join(digests))
+        locks.sign_guard(batch.guard_fd)
+        with open(f"{batch.folder}/wanted", "w", encoding="ascii", opener=open_file) as file:
+            file.write("\n".join(keys))
     except BaseException:
-        bundle.close()
+        batch.close()
         raise
-    return bundle
+    return batch
 
 
 def _wanted_of(folder: str) -> frozenset[str]:
@@ -326,7 +334,7 @@ def _wanted_of(folder: str) -> frozenset[str]:
         return frozenset()
 
 
-def _inherit_files(folder: str, bundle: BatchFolder, sizes: Mapping[str, int]) -> None:
+def _inherit_files(folder: str, batch: BatchFolder, sizes: Mapping[str, int]) -> None:
     """Take over the whole files that a dead writer left; where nothing useful stays behind, its folder goes."""
     others = False
     for entry in list(os.scandir(folder)):  # all at once: it changes under us
@@ -334,8 +342,8 @@ def _inherit_files(folder: str, bundle: BatchFolder, sizes: Mapping[str, int]) -
         if size is None:
             others = others or _is_digest(entry.name)
         elif entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size == size:
-            os.rename(entry.path, bundle.file(entry.name))
-            make_own(bundle.file(entry.name))
+            os.rename(entry.path, batch.file(entry.name))
+            make_own(batch.file(entry.name))
         else:
             os.unlink(entry.path)  # so small that the rest of it is not worth a resume
     if not others:
@@ -343,15 +351,15 @@ def _inherit_files(folder: str, bundle: BatchFolder, sizes: Mapping[str, int]) -
 
 
 def batch_remains(store: Store) -> dict[str, int]:
-    """All digests that some bundle wants, and the bytes that lie there: what need not be asked of the disk again."""
+    """All keys that some batch wants, and the bytes that lie there: what need not be asked of the disk again."""
     found: dict[str, int] = {}
     try:
         folders = [entry.path for entry in os.scandir(store.bundles)]
     except OSError:
         return found
     for folder in folders:
-        for sha256 in _wanted_of(folder):
-            found.setdefault(sha256, 0)
+        for key in _wanted_of(folder):
+            found.setdefault(key, 0)
         with suppress(OSError):
             found.update((e.name, e.stat().st_blocks * 512) for e in os.scandir(folder) if _is_digest(e.name))
     return found

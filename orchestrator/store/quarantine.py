@@ -1,4 +1,7 @@
-"""Quarantine: wrong bytes from the wire, kept for a look; and what had to make room, kept until its owner says."""
+"""The quarantine: wrong bytes that a source sent, up to 10 GiB; and files moved from their places, until emptied.
+
+Each is `quarantine/<found digest>/bytes` with a note, `about.json`, beside it.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,37 @@ import re
 import shutil
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from orchestrator.store.store import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from orchestrator.model import Range
     from orchestrator.store.store import Store
 
-LIMIT_BYTES = 10 * 1024**3  # of what came over the wire; what a user may have made is never dropped
+LIMIT_BYTES = 10 * 1024**3  # of wrong bytes from sources; a file that a user may have made is never dropped
 WIRE, DISPLACED = "wire", "displaced"
-_WRITTEN_INTO = "written into: "  # how older versions noted where a displaced file stood
+_WRITTEN_INTO = "written into: "  # how older versions noted the place of a displaced file
 
 
-class Kept(NamedTuple):
-    """One thing in quarantine: `name` is its folder's, `path` where its bytes lie, `size` what they take.
+class QuarantineEntry(NamedTuple):
+    """One file in quarantine.
 
-    `origin` is where it stood (or the source that sent it), `when` ISO 8601 in UTC, `why` a phrase; `place` is the
-    path that it can be put back to, "" for what came over the wire; `bad` the ranges that were kept where it is
-    not whole, and `expected` the digest whose bytes the rest has.
+    Attributes:
+        name: of its folder in the quarantine.
+        path: of its bytes.
+        size_bytes: what they take on the disk.
+        kind: WIRE or DISPLACED.
+        found: the digest of its bytes.
+        origin: its former place, or the source that sent it.
+        when: ISO 8601, UTC.
+        why: a phrase.
+        place: the path to restore it to; empty for WIRE.
+        model: that it belonged to; empty where unknown.
+        bad: the ranges that were kept, where only those were.
+        expected: the digest of the blob that has the rest of its bytes.
     """
 
     name: str
@@ -47,83 +60,81 @@ class Kept(NamedTuple):
 
 
 def move_in(store: Store, path: str, found: str, about: Mapping[str, str], *, kind: str = WIRE) -> str:
-    """Move wrong bytes out of the way: `path` goes to quarantine/<found>/bytes with `about` beside it.
+    """Move the file at `path` to the quarantine; of a symbolic link the link itself.
 
-    Of `kind` WIRE they are what a source sent. DISPLACED they stood at a place: they have a folder of their own,
-    and stay until somebody empties it. A link is moved itself, never what it leads to.
+    Args:
+        found: the digest of its bytes.
+        about: what to note beside it.
+        kind: WIRE for what a source sent; DISPLACED for a file that was at a place: it gets a folder of its own, and
+            stays until the user empties the quarantine.
 
     Returns:
-        The folder they lie in now.
+        The folder that it is in now.
 
     Raises:
-        StoreError: they could not be moved; `path` is then still there.
+        StoreError: it could not be moved, and is still at `path`.
     """
     with disk(store.quarantine):
         folder = _folder(store, found, kind, path, about)
         try:
             _move(path, f"{folder}/bytes", LIMIT_BYTES if kind == WIRE else None)
         except OSError:
-            _forget(folder)
+            _remove_folder(folder)
             raise
-    _make_room(store, keep=os.path.basename(folder))
+    _trim(store, keep=os.path.basename(folder))
     return folder
 
 
 def secure(store: Store, path: str, found: str, about: Mapping[str, str]) -> str:
-    """Give what stands at `path` a second name in quarantine (or a copy of it), before it is replaced.
+    """Put a second link to the file at `path` (or a copy) into the quarantine, before the file is replaced.
 
     Returns:
-        The folder it lies in; `release` forgets it, where the place was not replaced after all.
+        The folder that it is in; `release` removes it again, if the file was not replaced after all.
 
     Raises:
-        StoreError: the disk said no; nothing has changed.
+        StoreError: the disk failed; nothing has changed.
     """
     with disk(store.quarantine):
         folder = _folder(store, found, DISPLACED, path, about)
         try:
-            _double(path, f"{folder}/bytes")
+            _link_or_copy(path, f"{folder}/bytes")
         except OSError:
-            _forget(folder)
+            _remove_folder(folder)
             raise
     return folder
 
 
 def release(folder: str) -> None:
-    """Forget what `secure` kept: it still stands at its place."""
-    _forget(folder)
+    """Remove what `secure` put into the quarantine: the file is still at its place."""
+    _remove_folder(folder)
 
 
-def keep(
+def keep_ranges(
     store: Store, path: str, found: str, bad: Sequence[Range], about: Mapping[str, str], *, kind: str = WIRE
 ) -> str:
-    """Copy just the bad ranges of a file, to where they lie in it: quarantine/<found>/bytes is sparse.
+    """Copy only the bad ranges of a file to the quarantine, at their offsets, as a sparse file.
 
     Returns:
-        The folder they lie in now.
+        The folder that they are in.
 
     Raises:
-        StoreError: the disk said no.
+        StoreError: the disk failed.
     """
     with disk(store.quarantine):
         folder = _folder(store, found, kind, path, about)
         try:
             with open(path, "rb") as source, open(f"{folder}/bytes", "wb") as target:
-                for begin, end in bad:
-                    start = begin
-                    source.seek(start)
-                    target.seek(start)
-                    while start < end and (block := source.read(min(1 << 20, end - start))):
-                        start += target.write(block)
+                _copy_ranges(source, target, bad)
                 target.truncate(os.fstat(source.fileno()).st_size)
         except OSError:
-            _forget(folder)
+            _remove_folder(folder)
             raise
-    _make_room(store, keep=os.path.basename(folder))
+    _trim(store, keep=os.path.basename(folder))
     return folder
 
 
-def listed(store: Store) -> list[Kept]:
-    """All that lies in quarantine, oldest first.
+def entries(store: Store) -> list[QuarantineEntry]:
+    """All files in quarantine, oldest first.
 
     Raises:
         StoreError: it cannot be read.
@@ -133,47 +144,47 @@ def listed(store: Store) -> list[Kept]:
             names = os.listdir(store.quarantine)
         except FileNotFoundError:
             return []
-    found = [kept for name in names if (kept := _read(f"{store.quarantine}/{name}")) is not None]
-    return sorted(found, key=lambda kept: (kept.when, kept.name))
+    found = [entry for name in names if (entry := _read_entry(f"{store.quarantine}/{name}")) is not None]
+    return sorted(found, key=lambda entry: (entry.when, entry.name))
 
 
-def restore(store: Store, kept: Kept, to: str) -> None:
-    """Put something back at `to`, where nothing may stand, and forget it here.
+def restore(store: Store, entry: QuarantineEntry, to: str) -> None:
+    """Move a file from the quarantine to `to`, where nothing may be.
 
     Raises:
-        FileExistsError: something stands there.
-        OSError: the disk said no; what was kept is still here.
+        FileExistsError: something is there.
+        OSError: the disk failed; the file is still in quarantine.
     """
     from orchestrator import files
 
     os.makedirs(os.path.dirname(to), exist_ok=True)
-    if kept.bad:
-        _rebuild(store, kept, to)
+    if entry.bad:
+        _restore_ranges(store, entry, to)
     else:
         try:
-            files.rename_new(kept.path, to)
+            files.rename_new(entry.path, to)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            _copy_new(kept.path, to)
-            os.unlink(kept.path)
-    _forget(os.path.dirname(kept.path))
+            _copy_new(entry.path, to)
+            os.unlink(entry.path)
+    _remove_folder(os.path.dirname(entry.path))
 
 
-def drop(kept: Kept) -> None:
-    """Remove something for good.
+def drop(entry: QuarantineEntry) -> None:
+    """Delete a file from the quarantine.
 
     Raises:
-        OSError: the disk said no.
+        OSError: the disk failed.
     """
-    shutil.rmtree(os.path.dirname(kept.path))
+    shutil.rmtree(os.path.dirname(entry.path))
 
 
 def _folder(store: Store, found: str, kind: str, path: str, about: Mapping[str, str]) -> str:
-    """Make the folder of one thing, with its note: that is there before the bytes are.
+    """Make the folder for one file and write its note, before the bytes come.
 
-    What came over the wire has one folder a digest: the same bytes again are the same. What was displaced has each
-    its own, for it stood somewhere.
+    Wrong bytes of a source have one folder a digest, since the same bytes again tell nothing new. A displaced file has
+    always its own, since each had a place.
     """
     os.makedirs(store.quarantine, exist_ok=True)
     name = folder = ""
@@ -184,24 +195,24 @@ def _folder(store: Store, found: str, kind: str, path: str, about: Mapping[str, 
             os.mkdir(folder)
             break
         except FileExistsError:
-            if kind == WIRE and _kind(_note(folder)) == WIRE:
+            if kind == WIRE and _kind(_read_note(folder)) == WIRE:
                 break
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     note = {"found": found, "time": when, "kind": kind, **about}
     if kind == DISPLACED:
         note["place"] = about.get("place", path)
-    _describe(store, folder, note)
+    _write_note(store, folder, note)
     return folder
 
 
-def _describe(store: Store, folder: str, note: Mapping[str, str]) -> None:
+def _write_note(store: Store, folder: str, note: Mapping[str, str]) -> None:
     from orchestrator import files
 
     mode = os.stat(store.path).st_mode & 0o666
     files.write_atomic(f"{folder}/about.json", json.dumps(note).encode("ascii"), mode=mode)
 
 
-def _note(folder: str) -> dict[str, str]:
+def _read_note(folder: str) -> dict[str, str]:
     try:
         with open(f"{folder}/about.json", encoding="utf-8") as file:
             return {str(key): str(value) for key, value in json.load(file).items()}
@@ -210,25 +221,25 @@ def _note(folder: str) -> dict[str, str]:
 
 
 def _kind(note: Mapping[str, str]) -> str:
-    """Where something came from; what says nothing of it may be a user's."""
+    """WIRE or DISPLACED; a note that does not say it may be of a user's file."""
     if "kind" in note:
         return note["kind"]
     return WIRE if note and not note.get("source", "").startswith(_WRITTEN_INTO) else DISPLACED
 
 
-def _read(folder: str) -> Kept | None:
+def _read_entry(folder: str) -> QuarantineEntry | None:
     path = f"{folder}/bytes"
     try:
         status = os.lstat(path)
     except OSError:
-        return None  # a note whose bytes never came
-    note = _note(folder)
+        return None  # only a note: its bytes were never moved in
+    note = _read_note(folder)
     kind, source = _kind(note), note.get("source", "")
     place = note.get("place", source.removeprefix(_WRITTEN_INTO)) if kind == DISPLACED else ""
     when = note.get("time") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(os.lstat(folder).st_mtime))
     usual = "a source sent wrong bytes" if kind == WIRE else "its bytes were not those that are wanted"
     size = min(status.st_size, status.st_blocks * 512) if note.get("bad") else status.st_size
-    return Kept(
+    return QuarantineEntry(
         os.path.basename(folder),
         path,
         size,
@@ -244,8 +255,8 @@ def _read(folder: str) -> Kept | None:
     )
 
 
-def _forget(folder: str) -> None:
-    """Remove a folder whose bytes are elsewhere, or never came."""
+def _remove_folder(folder: str) -> None:
+    """Remove the folder of a file whose bytes are elsewhere now, or were never moved in."""
     for name in ("bytes", "about.json"):
         with suppress(OSError):
             os.unlink(f"{folder}/{name}")
@@ -254,36 +265,36 @@ def _forget(folder: str) -> None:
 
 
 def _move(path: str, target: str, limit: int | None) -> None:
-    """Move a file, or a link itself; from another disk it is copied, and gone only once the copy is whole.
+    """Move a file, or a symbolic link; to another disk it is copied, and removed once the copy is whole.
 
-    Of what is larger than `limit` bytes there only the note is kept.
+    To another disk a file of more than `limit` bytes is not copied: only its note is kept.
     """
     try:
         os.rename(path, target)
     except OSError as error:
-        if error.errno != errno.EXDEV:  # st_dev would not tell: two mounts may share it and still not rename
+        if error.errno != errno.EXDEV:  # st_dev would not tell: rename fails between two mounts of one device
             raise
         with suppress(FileNotFoundError):
-            os.unlink(target)  # the same wrong bytes, sent before
+            os.unlink(target)  # the same wrong bytes came before
         if limit is None or os.lstat(path).st_size <= limit:
             _copy_new(path, target)
         os.unlink(path)
 
 
-def _double(path: str, target: str) -> None:
+def _link_or_copy(path: str, target: str) -> None:
     try:
         os.link(path, target, follow_symlinks=False)
-    except OSError as error:  # another disk, no links there, or another's file (fs.protected_hardlinks)
+    except OSError as error:  # another disk, one without hard links, or another user's file (fs.protected_hardlinks)
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
         _copy_new(path, target)
 
 
 def _copy_new(path: str, target: str) -> None:
-    """Copy a file (with its times and mode) or a link to where nothing stands.
+    """Copy a file (with its times and mode) or a symbolic link to a path where nothing is.
 
     Raises:
-        OSError: the disk said no; nothing is left at `target` then.
+        OSError: the disk failed; nothing is left at `target`.
     """
     if os.path.islink(path):
         os.symlink(os.readlink(path), target)
@@ -295,24 +306,36 @@ def _copy_new(path: str, target: str) -> None:
         shutil.copystat(path, target)
 
 
-def _rebuild(store: Store, kept: Kept, to: str) -> None:
-    """Make a file again of which only the ranges were kept that differ from a blob."""
+def _copy_ranges(source: BinaryIO, target: BinaryIO, ranges: Iterable[tuple[int, int]]) -> None:
+    """Copy byte ranges to the same offsets of another file; a range ends early where `source` does."""
+    for start, end in ranges:
+        at = start
+        source.seek(at)
+        target.seek(at)
+        while at < end and (block := source.read(min(1 << 20, end - at))):
+            at += target.write(block)
+
+
+def _restore_ranges(store: Store, entry: QuarantineEntry, to: str) -> None:
+    """Restore a file of which only the ranges were kept that differ from a blob.
+
+    Raises:
+        FileNotFoundError: the blob is gone.
+        FileExistsError: something is at `to`.
+        OSError: the disk failed.
+    """
     from orchestrator import files
     from orchestrator.store import blobs
 
-    blob, folder = store.blob(kept.expected), os.path.dirname(to)
+    blob, folder = store.blob(entry.expected), os.path.dirname(to)
     if not os.path.isfile(blob):
         raise FileNotFoundError(errno.ENOENT, "the rest of its bytes is no longer in the store", blob)
-    temporary = f"{os.path.dirname(kept.path)}/whole"
+    temporary = f"{os.path.dirname(entry.path)}/whole"
     blobs.copy(blob, temporary)
     try:
         os.chmod(temporary, 0o644)
-        with open(kept.path, "rb") as bad, open(temporary, "r+b") as whole:
-            for start, end in kept.bad:
-                bad.seek(start)
-                whole.seek(start)
-                while start < end and (block := bad.read(min(1 << 20, end - start))):
-                    start += whole.write(block)
+        with open(entry.path, "rb") as bad, open(temporary, "r+b") as whole:
+            _copy_ranges(bad, whole, entry.bad)
             whole.truncate(os.fstat(bad.fileno()).st_size)
         try:
             files.rename_new(temporary, to)
@@ -326,11 +349,11 @@ def _rebuild(store: Store, kept: Kept, to: str) -> None:
             os.unlink(temporary)
 
 
-def _make_room(store: Store, keep: str) -> None:
-    """Drop the oldest that came over the wire until the rest of it fits; the newest stays whatever its size."""
-    entries = list(_wire(store))
-    total = sum(size for _, size, _ in entries)
-    for _, size, name in sorted(entries):
+def _trim(store: Store, keep: str) -> None:
+    """Delete the oldest wrong bytes of sources until the rest is within the limit; the folder `keep` stays."""
+    wire = list(_wire_entries(store))
+    total = sum(size for _, size, _ in wire)
+    for _, size, name in sorted(wire):
         if total <= LIMIT_BYTES:
             return
         if name != keep:
@@ -338,11 +361,11 @@ def _make_room(store: Store, keep: str) -> None:
             total -= size
 
 
-def _wire(store: Store) -> Iterator[tuple[float, int, str]]:
+def _wire_entries(store: Store) -> Iterator[tuple[float, int, str]]:
+    """The wrong bytes of sources: (mtime of the folder, bytes on the disk, as some are sparse; name) of each."""
     for name in os.listdir(store.quarantine):
         folder = f"{store.quarantine}/{name}"
         with suppress(OSError):  # gone meanwhile
-            kept = os.lstat(f"{folder}/bytes")
-            if _kind(_note(folder)) == WIRE:
-                # Some are sparse.
-                yield os.stat(folder).st_mtime, min(kept.st_size, kept.st_blocks * 512), name
+            status = os.lstat(f"{folder}/bytes")
+            if _kind(_read_note(folder)) == WIRE:
+                yield os.stat(folder).st_mtime, min(status.st_size, status.st_blocks * 512), name

@@ -1,4 +1,4 @@
-"""Records of what orch placed where: written before the rename, never read when all is well."""
+"""Records of what orch placed where: written before a place is made, not read by a sync with nothing to do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import stat
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
@@ -13,13 +15,15 @@ from orchestrator.store.store import disk
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 
     from orchestrator.store.store import Store
 
-ADOPTED = "adopted"  # the `link` of a file that was there before us: it is its owner's
-MARK = "mark"  # the `link` of a small file that a framework wants beside its weights: its digest is all of it
-_MENDING = "mending-"
+ADOPTED = "adopted"  # the `link` of a file that stood there before orch: it is its owner's
+MARK = "mark"  # the `link` of a small text that a framework wants beside its weights; its record has no inode
+PREVIOUS_MOST = 8  # versions before that one place remembers: what is older is nobody's way back
+_LATEST_S = 1 << 37  # the year 6325: a time that is later is none
+_REPAIR = "mending-"
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged record may raise
 
 
@@ -33,7 +37,9 @@ class PlaceRecord(_PlaceEntry, total=False):
 
     `dev`, `inode`, `size` (bytes) and `mtime_ns` are those of the place itself once it stood there; `old` is the
     digest of the version that stands there until then. Records of older versions have neither. `born_ns` is the time
-    of birth: a number of an inode is given again to the next file, often at once.
+    of birth: a number of an inode is given again to the next file, often at once. `previous` are the digests that the
+    place held before, newest first, each with the time of its replacement in whole seconds since the epoch; at most
+    `PREVIOUS_MOST`, and none that an older orch replaced.
     """
 
     how: str
@@ -43,10 +49,11 @@ class PlaceRecord(_PlaceEntry, total=False):
     size: int
     mtime_ns: int
     born_ns: int
+    previous: tuple[tuple[str, int], ...]
 
 
 class RecordFile(NamedTuple):
-    """What one manifest made from this store: which host it is on, and its places; `problem` where it is damaged."""
+    """The record of one manifest: its host and its places; `problem` says why it cannot be read, "" where it can."""
 
     file: str
     host: str
@@ -56,7 +63,7 @@ class RecordFile(NamedTuple):
 
 
 class Sharer(NamedTuple):
-    """A place that shared an inode with wrong bytes, and is to be made again: its record's file, path and link."""
+    """A place that shared an inode with wrong bytes and must be made again: its record's file, its path, its link."""
 
     record: str
     path: str
@@ -74,7 +81,7 @@ def record(
     A record that is damaged is kept aside, under a name that ends in `.damaged`.
 
     Returns:
-        What is to be told of a damaged record; else nothing.
+        A warning for the user where the record was damaged, else "".
 
     Raises:
         StoreError: the disk said no.
@@ -97,20 +104,39 @@ def record(
 
 
 def _merged(known: PlaceRecord | None, new: PlaceRecord) -> PlaceRecord:
-    """What is to be recorded of a place: until the new file stands there, what stands there now stays known."""
-    whole = "inode" in new or new["link"] in (ADOPTED, MARK)
-    if known is None or whole or known["link"] == ADOPTED:
+    """Merge what is recorded of a place with what is new: until the new file stands there, the old one stays known."""
+    if known is None:
         return new
-    merged: PlaceRecord = {**known, **new}
-    if known["sha256"] != new["sha256"]:
+    whole = "inode" in new or new["link"] in (ADOPTED, MARK)
+    merged = new.copy() if whole or known["link"] == ADOPTED else PlaceRecord(**{**known, **new})
+    if not whole and known["link"] != ADOPTED and known["sha256"] != new["sha256"]:
         merged["old"] = known["sha256"]
+    merged.pop("previous", None)
+    if previous := _previous(known, new):
+        merged["previous"] = previous
     return merged
+
+
+def _previous(known: PlaceRecord, new: PlaceRecord) -> tuple[tuple[str, int], ...]:
+    """List the digests that a place held before `new`, each with the time of its replacement.
+
+    A version counts as replaced once that is about to happen, and again when the new file stands there.
+    """
+    if MARK in (known["link"], new["link"]):
+        return ()  # a framework's small file, of which no blob is kept
+    replaced = known["sha256"] if known["sha256"] != new["sha256"] else ""
+    if not replaced and "inode" in new:
+        replaced = known.get("old", "")
+    previous = [each for each in known.get("previous", ()) if each[0] not in (replaced, new["sha256"])]
+    if replaced not in ("", new["sha256"]):
+        previous.insert(0, (replaced, int(time.time())))
+    return tuple(previous[:PREVIOUS_MOST])
 
 
 def finish(
     store: Store, host: str, manifest: str, made: Mapping[str, str], stop: threading.Event | None = None
 ) -> None:
-    """Add to the record what now stands at places that were made: `made` says how, by path.
+    """Record inode, size and time of places that were just made; `made` says how each was, by path.
 
     Raises:
         StoreError, Stopped: as `record`.
@@ -126,7 +152,7 @@ def finish(
 
 
 def seen(place: str, sha256: str, link: str, how: str) -> PlaceRecord:
-    """What is to be recorded of a place that stands, by its `lstat`."""
+    """Describe a place that stands, by its `lstat`, as its record has it."""
     made: PlaceRecord = {"sha256": sha256, "link": link, "how": how}
     with suppress(OSError):
         status = os.lstat(place)
@@ -138,7 +164,7 @@ def seen(place: str, sha256: str, link: str, how: str) -> PlaceRecord:
 
 
 def born_ns(path: str) -> int | None:
-    """When the file at `path` itself was made (statx(2), STATX_BTIME), in ns since the epoch; None where unknown."""
+    """Read when the file at `path` itself was made (statx(2), STATX_BTIME), in ns since the epoch; None: unknown."""
     import ctypes
     import struct
 
@@ -156,12 +182,17 @@ def born_ns(path: str) -> int | None:
 def is_inode(made: PlaceRecord, status: os.stat_result, path: str) -> bool:
     """Whether a record names this very inode.
 
-    The numbers of devices change with a boot on some file systems: then size and mtime must be the same as well.
+    The numbers of devices change with a boot on some file systems: then size and mtime must be the same as well; of a
+    folder, which gets another mtime with each file, the time of birth must be.
     """
     if made.get("inode") != status.st_ino:
         return False
-    if "born_ns" in made and born_ns(path) not in (None, made["born_ns"]):
-        return False  # another file, that was given the number of ours
+    if "born_ns" in made:
+        born = born_ns(path)
+        if born not in (None, made["born_ns"]):
+            return False  # another file, that was given the number of ours
+        if born is not None and stat.S_ISDIR(status.st_mode):
+            return True
     return made.get("dev") == status.st_dev or (made.get("size"), made.get("mtime_ns")) == (
         status.st_size,
         status.st_mtime_ns,
@@ -169,14 +200,35 @@ def is_inode(made: PlaceRecord, status: os.stat_result, path: str) -> bool:
 
 
 def of(store: Store, manifest: str) -> dict[str, PlaceRecord]:
-    """What was made for one manifest, by place; nothing where its record is damaged."""
+    """Read the places of one manifest, by path; none where its record is damaged."""
     with suppress(OSError, *_DAMAGE):
         return _item(_path(store, manifest))
     return {}
 
 
+def read(store: Store, manifest: str, unless: Container[str] = ()) -> RecordFile | None:
+    """Read the record of one manifest, without the places in `unless`; None where there is none."""
+    path = _path(store, manifest)
+    return _record_file(path, unless) if os.path.exists(path) else None
+
+
+def forget(store: Store, manifest: str, gone: Collection[str], stop: threading.Event | None = None) -> None:
+    """Take places from a manifest's record; it stays, by what else it names, and where it names nothing any more.
+
+    Raises:
+        StoreError: the disk said no.
+        Stopped: a stop was asked for while another orch was writing.
+    """
+    path = _path(store, manifest)
+    with _writing(store, path, stop):
+        record = _record_file(path)
+        left = {place: entry for place, entry in record.places.items() if place not in gone}
+        if not record.problem and left != record.places:
+            _write(store, path, {"host": record.host, "manifest": record.manifest, "places": left})
+
+
 def made(store: Store) -> Iterator[tuple[str, str, PlaceRecord]]:
-    """Go through all records that can be read: (record file, place, what was made there)."""
+    """Go through the places of all records that can be read: (record file, path, what was made there)."""
     for path in _files(store):
         with suppress(OSError, *_DAMAGE):
             for place, entry in _item(path).items():
@@ -184,35 +236,34 @@ def made(store: Store) -> Iterator[tuple[str, str, PlaceRecord]]:
 
 
 def records(store: Store) -> list[RecordFile]:
-    """All records, damaged ones too."""
-    found = []
-    for file in _files(store):
-        try:
-            places = _item(file)
-            with open(file, encoding="utf-8") as text:
-                whole = json.load(text)
-            found.append(RecordFile(file, str(whole["host"]), str(whole["manifest"]), places))
-        except (OSError, *_DAMAGE) as error:
-            found.append(RecordFile(file, "", "", {}, str(error) or type(error).__name__))
-    return found
+    """Read all records, damaged ones too."""
+    return [_record_file(file) for file in _files(store)]
+
+
+def _record_file(file: str, unless: Container[str] = ()) -> RecordFile:
+    """Read one record; with its `problem` where it is damaged, or is not there."""
+    try:
+        return _load(file, unless)
+    except (OSError, *_DAMAGE) as error:
+        return RecordFile(file, "", "", {}, str(error) or type(error).__name__)
 
 
 def begin_repair(store: Store, key: str, sharers: Sequence[Sharer], stop: threading.Event | None = None) -> None:
-    """Write down, before they are taken away, the places that must be made again; a kill loses none of them.
+    """Write down which places will be removed and must be made again, so that a kill loses none of them.
 
     Raises:
         StoreError, Stopped: as `record`.
     """
-    path = f"{store.places}/{_MENDING}{key}"
+    path = f"{store.places}/{_REPAIR}{key}"
     with _writing(store, path, stop):
         todo = dict.fromkeys((*to_repair(store, key), *sharers))
         _write(store, path, {"places": list(todo)})
 
 
 def to_repair(store: Store, key: str) -> list[Sharer]:
-    """The places that a run took away, and did not come to make again."""
+    """Read the places that a run removed and did not make again."""
     try:
-        with open(f"{store.places}/{_MENDING}{key}", encoding="utf-8") as file:
+        with open(f"{store.places}/{_REPAIR}{key}", encoding="utf-8") as file:
             return [
                 Sharer(str(r), str(p), str(how), int(dev), int(ino))
                 for r, p, how, dev, ino in json.load(file)["places"]
@@ -222,12 +273,12 @@ def to_repair(store: Store, key: str) -> list[Sharer]:
 
 
 def end_repair(store: Store, key: str) -> None:
-    """Forget the places of `begin_mending`: they stand.
+    """Forget the places that `begin_repair` wrote down: they stand again.
 
     Raises:
         StoreError: the disk said no.
     """
-    path = f"{store.places}/{_MENDING}{key}"
+    path = f"{store.places}/{_REPAIR}{key}"
     with disk(path), suppress(FileNotFoundError):
         os.unlink(path)
 
@@ -245,7 +296,7 @@ def _path(store: Store, manifest: str) -> str:
 
 @contextmanager
 def _writing(store: Store, path: str, stop: threading.Event | None) -> Iterator[None]:
-    """Be the only one who writes a record of this store."""
+    """Hold the lock of all records of this store."""
     from orchestrator import files
 
     with disk(path), files.locked(store.places, stop):
@@ -262,7 +313,7 @@ def _write(store: Store, path: str, content: Mapping[str, object]) -> None:
 
 
 def _keep_aside(path: str) -> str:
-    """Give a damaged record another name; nothing that lies there already is replaced."""
+    """Rename a damaged record to a name that is free, and give that name."""
     from orchestrator import files
 
     for number in range(1, 1000):
@@ -274,19 +325,24 @@ def _keep_aside(path: str) -> str:
 
 
 def _item(path: str) -> dict[str, PlaceRecord]:
-    """Read the places of one record; one that is not there has none.
+    """Read the places of one record; one that is not there has none. Raises as `_load`."""
+    try:
+        return _load(path).places
+    except FileNotFoundError:
+        return {}
+
+
+def _load(path: str, unless: Container[str] = ()) -> RecordFile:
+    """Read one record, without the places in `unless`.
 
     Raises:
         OSError: it cannot be read.
         ValueError, KeyError, TypeError, AttributeError: it is damaged.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            whole = json.load(file)
-    except FileNotFoundError:
-        return {}
-    _ = whole["host"], whole["manifest"]
-    return {str(place): _entry(entry) for place, entry in whole["places"].items()}
+    with open(path, encoding="utf-8") as file:
+        whole = json.load(file)
+    places = {str(place): _entry(entry) for place, entry in whole["places"].items() if place not in unless}
+    return RecordFile(path, str(whole["host"]), str(whole["manifest"]), places)
 
 
 def _entry(entry: Mapping[str, object]) -> PlaceRecord:
@@ -300,4 +356,12 @@ def _entry(entry: Mapping[str, object]) -> PlaceRecord:
         found["dev"], found["inode"], found["size"], found["mtime_ns"] = facts
         if isinstance(born := entry.get("born_ns"), int):
             found["born_ns"] = born
+    if previous := _previous_of(entry.get("previous")):
+        found["previous"] = previous
     return found
+
+
+def _previous_of(listed: object) -> tuple[tuple[str, int], ...]:
+    """Read the versions before of one place; what is no pair of a digest and a time is left out."""
+    pairs = [each for each in listed if isinstance(each, list) and len(each) == 2] if isinstance(listed, list) else []
+    return tuple((str(digest), when) for digest, when in pairs if isinstance(when, int) and 0 < when < _LATEST_S)

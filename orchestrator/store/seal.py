@@ -1,6 +1,8 @@
-"""The seal: size and the mtime's nanoseconds that prove a file untouched since its digest was checked.
+"""The seal: nanoseconds of a file's mtime, derived from its digest, that prove it unchanged since it was checked.
 
-It finds accidents, not forgers: every write changes mtime, also through mmap or another hard link.
+Every write changes the mtime, also one through mmap or another hard link. A seal finds accidents, not forgers.
+Where a file system keeps no nanoseconds, or a file may not be touched, `seals.jsonl` in the local state remembers the
+file's size, times and inode instead.
 """
 
 from __future__ import annotations
@@ -17,28 +19,32 @@ if TYPE_CHECKING:
     from orchestrator.store.store import Store
 
 _SECOND_NS = 10**9
+_FILE = "seals.jsonl"
+_COMPACTED = "compacted"  # key of the line that says how long the file was, in bytes, when it was last shortened
+_SLACK_BYTES = 1 << 14
+_sealed_here: dict[tuple[str, str], list[object]] = {}  # what this process sealed, by state folder and file
 
 
 def nanoseconds(sha256: str) -> int:
-    """The nanoseconds that a sealed file of this digest carries."""
+    """The nanoseconds of the mtime of a sealed file with this digest."""
     return int(sha256[:12], 16) % _SECOND_NS
 
 
 def fits(store: Store, status: os.stat_result, sha256: str, size: int | None) -> bool:
-    """Whether a file's status (one `stat`) carries the seal of `sha256`; a size of None is not compared."""
+    """Whether a file's status (one stat) has the seal of `sha256`; a size of None is not compared."""
     if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
         return False
     if status.st_mtime_ns % _SECOND_NS == nanoseconds(sha256):
         return True
-    # Some file systems keep no nanoseconds, or hundreds of them: there the local state remembers.
+    # Some file systems keep no nanoseconds, or only multiples of 100: then the local state tells.
     return _knows(store, status, sha256)
 
 
 def seal(store: Store, path: str, sha256: str, *, read_only: bool = True) -> None:
-    """Seal a file whose digest was just checked; `read_only` takes the write bits away (mode 0444).
+    """Seal a file whose digest was just checked; `read_only` also sets its mode to 0444.
 
     Raises:
-        OSError: the file is gone or not ours.
+        OSError: the file is gone, or owned by somebody else.
     """
     if read_only:
         os.chmod(path, 0o444)
@@ -46,16 +52,19 @@ def seal(store: Store, path: str, sha256: str, *, read_only: bool = True) -> Non
     whole_s = status.st_mtime_ns // _SECOND_NS * _SECOND_NS
     os.utime(path, ns=(status.st_atime_ns, whole_s + nanoseconds(sha256)))
     if read_only and os.stat(path).st_mtime_ns % _SECOND_NS != nanoseconds(sha256):
-        # The clock of this file system is coarse: a write in the very second of the sealing must show too.
+        # This file system keeps whole seconds: a write in the second of the sealing must change the mtime too.
         os.utime(path, ns=(status.st_atime_ns, whole_s - 2 * _SECOND_NS))
     remember(store, path, sha256)
 
 
 def attest(store: Store, path: str, sha256: str, *, touch: bool = True, read_only: bool = False) -> None:
-    """Seal a right file where we may; else the local state remembers that it is right.
+    """Seal a file that is right; where that is not possible, remember in the local state that it is right.
 
-    Without `touch` the file itself stays as it is: it is what somebody's link leads to. What can be kept nowhere
-    (a root that is read-only, a home that is another's) is read again by the next run.
+    Args:
+        touch: False leaves the file as it is, because a user's link leads to it.
+        read_only: also set its mode to 0444.
+
+    Where neither can be written (a read-only root, another user's home) the next run reads the file again.
     """
     with suppress(OSError):
         if touch:
@@ -67,9 +76,9 @@ def attest(store: Store, path: str, sha256: str, *, touch: bool = True, read_onl
 
 
 def remember(store: Store, path: str, sha256: str) -> None:
-    """Keep a sealed file's facts in the local state where it does not carry the nanoseconds of its seal.
+    """Remember a right file in the local state, where its mtime does not have the nanoseconds of its seal.
 
-    A state that cannot be written costs one more reading by the next run: this one remembers by itself.
+    If the state cannot be written, this process still remembers, and the next run reads the file once more.
 
     Raises:
         OSError: the file is gone.
@@ -80,19 +89,15 @@ def remember(store: Store, path: str, sha256: str) -> None:
     from orchestrator.files import locked
 
     key, facts = _key(status), _facts(status, sha256)
-    _own[store.state, key] = facts
+    _sealed_here[store.state, key] = facts
     with suppress(OSError):
         os.makedirs(store.state, mode=0o700, exist_ok=True)
-        with locked(store.state, store.stop):  # or what is added while another run shortens the file would be lost
+        with locked(
+            store.state, store.stop
+        ):  # or a line would be lost that is added while another run shortens the file
             with open(f"{store.state}/{_FILE}", "ab") as file:
                 file.write(_line(key, facts, path))
             _compact(f"{store.state}/{_FILE}")
-
-
-_FILE = "seals.jsonl"
-_COMPACTED = "compacted"  # a line that says how many bytes were left when the file was shortened last
-_SLACK_BYTES = 1 << 14
-_own: dict[tuple[str, str], list[object]] = {}  # what this process sealed, by state folder and file
 
 
 def _line(key: str, facts: object, path: str = "") -> bytes:
@@ -102,13 +107,13 @@ def _line(key: str, facts: object, path: str = "") -> bytes:
 
 
 def was_judged(store: Store, status: os.stat_result) -> bool:
-    """Whether the local state knows this very inode as it was: another status now means that it was changed."""
-    return (store.state, _key(status)) in _own or _key(status) in _remembered(store)
+    """Whether the local state remembers this inode: if its seal does not fit now, the file was changed since."""
+    return (store.state, _key(status)) in _sealed_here or _key(status) in _remembered(store)
 
 
 def _knows(store: Store, status: os.stat_result, sha256: str) -> bool:
     key, facts = _key(status), _facts(status, sha256)
-    return _own.get((store.state, key)) == facts or _remembered(store).get(key) == facts
+    return _sealed_here.get((store.state, key)) == facts or _remembered(store).get(key) == facts
 
 
 def _key(status: os.stat_result) -> str:
@@ -120,7 +125,7 @@ def _facts(status: os.stat_result, sha256: str) -> list[object]:
 
 
 def _remembered(store: Store) -> dict[str, list[object]]:
-    """The remembered seals; the last line of a file wins, a damaged line is skipped."""
+    """The remembered files, by `_key`; the last line of a file counts, a damaged line is skipped."""
     path = f"{store.state}/{_FILE}"
     try:
         status = os.stat(path)
@@ -139,7 +144,7 @@ def _read(path: str, _as_of: tuple[int, int]) -> dict[str, list[object]]:
 
 
 def _lines(file: Iterable[bytes]) -> Iterator[tuple[str, list[object], str]]:
-    """The lines that are whole: a file's key, its facts, and its path (of older lines: none)."""
+    """Parse the lines: a file's key, its facts, and its path (empty in lines of older versions)."""
     import json
 
     for line in file:
@@ -152,7 +157,7 @@ def _lines(file: Iterable[bytes]) -> Iterator[tuple[str, list[object], str]]:
 
 
 def _compact(path: str) -> None:
-    """Once the file has doubled, keep what still stands: one line a file, none of what is gone or was changed."""
+    """Shorten the file once it has doubled: keep one line for each file that still is as it was remembered."""
     size = os.stat(path).st_size
     if size <= _SLACK_BYTES:
         return
@@ -165,7 +170,7 @@ def _compact(path: str) -> None:
         lines = list(_lines(file))
     known = {key: facts for key, facts, _ in lines}
     file_state: dict[str, bytes] = {}
-    for key, facts, name in lines:  # any of a file's names will do: a place goes, its blob stays
+    for key, facts, name in lines:  # any of an inode's names will do: a place may be gone while its blob stays
         if name and key not in file_state and known.get(key) == facts:
             with suppress(OSError):
                 status = os.stat(name)

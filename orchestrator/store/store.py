@@ -1,4 +1,4 @@
-"""Where things lie in a store, and whether it may be trusted."""
+"""The paths and modes of a store's files, and opening a store that only trusted users may write."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ FOLDERS = ("blobs", "blobs/sha256", "partial", "quarantine", "places")
 
 
 class Store(msgspec.Struct, frozen=True, gc=False):
-    """A store at `path` (absolute); making this value touches no disk.
+    """A store at `path` (absolute); making this value does not touch the disk.
 
-    `state` is the folder of this host's local state, for file systems that keep no nanoseconds; whoever waits for
-    another orch in this store gives up once `stop` is set.
+    `state` is the folder of this host's local state, for file systems that keep no nanoseconds. Waits for another orch
+    in this store end once `stop` is set.
     """
 
     path: str
@@ -40,36 +40,36 @@ class Store(msgspec.Struct, frozen=True, gc=False):
     stop: threading.Event | None = None
 
     def blob(self, sha256: str) -> str:
-        """Path of a complete, verified, sealed file. (Of a key that is no sha256: a path where nothing ever is.)"""
+        """The path of a complete, verified, sealed file (of a key that is no sha256: where no file ever is)."""
         return f"{self.path}/blobs/sha256/{sha256}"
 
     def alias(self, pin: Pin) -> str:
-        """Path of a weaker digest: a relative symlink to the blob of the same bytes, where one was ever here."""
+        """The path of a weaker digest: a relative symlink to the blob with these bytes, if one was ever here."""
         return f"{self.path}/blobs/{pin.kind}/{pin.hex}"
 
     def partials(self, key: str) -> str:
-        """Folder of all writers' unfinished bytes of one sha256, or of the `key` of bytes whose sha256 is not known."""
+        """The folder with every writer's partial of one sha256 (or of the `key` of a file whose sha256 is unknown)."""
         return f"{self.path}/partial/{key if '-' in key else f'sha256-{key}'}"
 
     @property
     def bundles(self) -> str:
-        """Folder of all writers' unfinished bundles of small files."""
+        """The folder with every writer's unfinished batches of small files."""
         return f"{self.path}/partial/bundles"
 
     @property
     def quarantine(self) -> str:
-        """Folder of wrong bytes, each below its found digest."""
+        """The folder of quarantined files, each below the digest of its bytes."""
         return f"{self.path}/quarantine"
 
     @property
     def places(self) -> str:
-        """Folder of the records of what was placed where."""
+        """The folder of the records of what was placed where."""
         return f"{self.path}/places"
 
 
 @contextmanager
 def disk(path: str) -> Iterator[None]:
-    """Turn an OSError about `path` into a StoreError that says what to type next."""
+    """Turn an OSError in the block into a StoreError about `path` that says what to type next."""
     try:
         yield
     except OSError as error:
@@ -77,9 +77,9 @@ def disk(path: str) -> Iterator[None]:
 
 
 def folder_mode(parent: str) -> int:
-    """The mode of a folder made in `parent`: the parent's, its setgid bit included, whatever the umask.
+    """The mode for a new folder in `parent`: the parent's own, setgid bit included, whatever the umask.
 
-    All of a store takes its modes from the store's folder so, and what a group shares stays shared.
+    In this way everything in a store gets its mode from the store's folder, and what a group shares stays shared.
 
     Raises:
         OSError: `parent` is gone.
@@ -88,15 +88,15 @@ def folder_mode(parent: str) -> int:
 
 
 def file_mode(parent: str) -> int:
-    """The mode of a file made in `parent`: what the parent's says of reading and writing. Raises as `folder_mode`."""
+    """The mode for a new file in `parent`: the read and write bits of the parent's. Raises as `folder_mode`."""
     return folder_mode(parent) & 0o666
 
 
 def make_folder(path: str, *, private: bool = False) -> None:
-    """Make a folder of the store where there is none; a `private` one is for those only who may write there.
+    """Make a folder of the store if it is missing; a `private` one is closed to users who may not write there.
 
     Raises:
-        OSError: the disk said no.
+        OSError: the disk failed.
     """
     mode = folder_mode(os.path.dirname(path))
     if private:
@@ -106,25 +106,27 @@ def make_folder(path: str, *, private: bool = False) -> None:
         os.mkdir(path, mode & 0o777)
     except FileExistsError:
         return
-    with suppress(FileNotFoundError):  # already removed, by a writer who found it empty
+    with suppress(FileNotFoundError):  # removed by a writer who found it empty
         if stat.S_IMODE(os.stat(path).st_mode) != mode:
             os.chmod(path, mode)
 
 
 def open_file(path: str, flags: int) -> int:
-    """Open a file of the store, made first where there is none; no symbolic link is followed (an `opener` of open()).
+    """Open a file of the store, and make it first if it is missing (usable as the `opener` of open()).
+
+    Symbolic links are not followed.
 
     Raises:
-        OSError: the disk said no; with O_EXCL: it is there.
+        OSError: the disk failed; with O_EXCL: the file exists.
     """
     return _open(path, flags, file_mode(os.path.dirname(path)))
 
 
 def open_lock(path: str, flags: int = os.O_RDWR) -> int:
-    """Open a file of the store that is locked by flock: whoever may not write there cannot hold up those who may.
+    """Open a lock file of the store; users who may not write there cannot open it, and so cannot block others.
 
     Raises:
-        OSError: the disk said no.
+        OSError: the disk failed.
     """
     writers = folder_mode(os.path.dirname(path)) & 0o222
     return _open(path, flags, writers | writers << 1)
@@ -138,7 +140,7 @@ def _open(path: str, flags: int, mode: int) -> int:
                 return os.open(path, flags & ~os.O_CREAT)
             except FileNotFoundError:
                 pass
-        with NewFile(os.path.dirname(path)) as new:  # so that nobody meets it with another mode
+        with NewFile(os.path.dirname(path)) as new:  # so that it never has another mode
             os.fchmod(new.fd, mode)
             try:
                 new.publish(path, replace=False)
@@ -149,12 +151,12 @@ def _open(path: str, flags: int, mode: int) -> int:
 
 
 def make_own(path: str) -> None:
-    """Make a dead writer's file ours: another user's is copied, holes kept, for only an owner may seal a file.
+    """Make a dead writer's file ours: replace another user's by a copy (holes kept), since only its owner may seal it.
 
-    What cannot be read, or is no file, goes.
+    What cannot be read, or is no file, is removed.
 
     Raises:
-        OSError: the disk said no.
+        OSError: the disk failed.
     """
     status = os.lstat(path)
     if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
@@ -182,7 +184,7 @@ def _copy_data(source: int, target: int) -> None:
     while at < size:
         try:
             at = os.lseek(source, at, os.SEEK_DATA)
-        except OSError:  # only a hole is left
+        except OSError:  # the rest is a hole
             return
         end = os.lseek(source, at, os.SEEK_HOLE)
         os.lseek(target, at, os.SEEK_SET)
@@ -191,7 +193,10 @@ def _copy_data(source: int, target: int) -> None:
 
 
 def hold(fd: int, how: int, stop: threading.Event | None) -> None:
-    """Take a flock and, while another has it, ask again and again whether a stop was asked for.
+    """Take a flock; while another process has it, poll, and obey a stop.
+
+    Args:
+        how: LOCK_SH or LOCK_EX.
 
     Raises:
         OSError: the file system has no locks.
@@ -208,43 +213,43 @@ def hold(fd: int, how: int, stop: threading.Event | None) -> None:
 
 
 def open_store(path: str, state: str) -> Store:
-    """Make the store's folders where they are missing and see that nobody else can plant bytes in it.
+    """Open a store: make its missing folders, and check that not every user may write into them.
 
     Raises:
         StoreError: it cannot be made or written, or every user may write into it.
     """
     store = Store(path, state)
     if not path.isprintable():
-        # aria2c takes a line break in its folder's name for the end of it, writes elsewhere and exits 0.
+        # aria2c cuts its folder's name at a line break, writes elsewhere and exits 0.
         raise StoreError(f"store: {path!r} has control characters in its name", "choose another one: --store DIR")
     with disk(path):
-        _make_whole_path(path)
+        _make_folders(path)
         mode = os.stat(path).st_mode
         if not stat.S_ISDIR(mode):
             raise StoreError(f"store: {path} is not a folder", "choose another one: --store DIR")
-        _refuse_open(path, mode)
+        _refuse_world_writable(path, mode)
         for name in FOLDERS:
             make_folder(f"{path}/{name}")
-            _refuse_open(f"{path}/{name}", os.stat(f"{path}/{name}").st_mode)
+            _refuse_world_writable(f"{path}/{name}", os.stat(f"{path}/{name}").st_mode)
         tag = f"{path}/CACHEDIR.TAG"
         if not os.path.lexists(tag):
             with suppress(FileExistsError), open(tag, "x", encoding="ascii", opener=open_file) as file:
                 file.write(CACHEDIR_TAG)
-        if not os.access(path, os.W_OK | os.X_OK):  # with all folders there, nothing above has told it
+        if not os.access(path, os.W_OK | os.X_OK):  # where all folders exist, nothing above has noticed it
             raise StoreError(f"store: {path} cannot be written", f"choose another one: --store DIR (`ls -ld {path}`)")
     return store
 
 
-def _make_whole_path(path: str) -> None:
-    """Make a folder and those above it, none of which everyone may write, also under umask 0."""
+def _make_folders(path: str) -> None:
+    """Make a folder and its missing parents, with a mode that not everyone may write, even under umask 0."""
     if not os.path.isdir(path):
         if (above := os.path.dirname(path)) != path:
-            _make_whole_path(above)
+            _make_folders(above)
         with suppress(FileExistsError):
             os.mkdir(path, 0o775)
 
 
-def _refuse_open(folder: str, mode: int) -> None:
+def _refuse_world_writable(folder: str, mode: int) -> None:
     if mode & stat.S_IWOTH:
         raise StoreError(
             f"store: {folder} can be written by everyone, so its bytes prove nothing", f"chmod o-w {folder}"

@@ -1,8 +1,9 @@
-"""Unpacked archives: what is in each, kept under the archive's digest, so that one stat a file judges a tree."""
+"""The listings of unpacked archives, stored by the archive's digest: with them one stat a file checks a tree."""
 
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,7 +23,7 @@ Listing: TypeAlias = "Mapping[str, tuple[int, str]]"
 
 
 def read(store: Store, sha256: str) -> Listing:
-    """What the archive of this digest holds; nothing where that is not known (or the listing is damaged)."""
+    """The listing of the archive of this digest; empty where it is unknown or damaged."""
     try:
         with open(_path(store, sha256), "rb") as file:
             return msgspec.json.decode(file.read(), type=dict[str, tuple[int, str]])
@@ -31,10 +32,10 @@ def read(store: Store, sha256: str) -> Listing:
 
 
 def write(store: Store, sha256: str, listing: Listing) -> None:
-    """Keep what an archive holds, before its first tree appears.
+    """Write an archive's listing, before its first tree is placed.
 
     Raises:
-        StoreError: the disk said no.
+        StoreError: the disk is full or cannot be written.
     """
     if read(store, sha256) == listing:
         return
@@ -45,7 +46,7 @@ def write(store: Store, sha256: str, listing: Listing) -> None:
 
 
 def standing_in(store: Store, folder: str) -> list[Listing]:
-    """The listings of all archives of which a file stands in `folder`, by its name and its seal."""
+    """The listings of all archives of which at least one whole file is in `folder`, by its name and seal."""
     try:
         names = sorted(os.listdir(f"{store.places}/trees"))
     except OSError:
@@ -55,7 +56,7 @@ def standing_in(store: Store, folder: str) -> list[Listing]:
 
 
 def is_whole(store: Store, folder: str, name: str, listings: Iterable[Listing]) -> bool:
-    """Whether `name` in `folder` is itself, behind no link, a file of one of these listings, by its seal."""
+    """Whether the file `name` in `folder` is one of these listings' file, by its seal, and behind no link."""
     path = f"{folder}/{name}"
     try:
         status = os.lstat(path)
@@ -69,7 +70,7 @@ def is_whole(store: Store, folder: str, name: str, listings: Iterable[Listing]) 
 
 
 def is_behind_link(folder: str, name: str) -> bool:
-    """Whether a symbolic link stands on the way from `folder`, itself included, to the file `name` in it."""
+    """Whether `folder`, the file `name` in it, or a folder between them is a symbolic link."""
     path = folder
     for part in name.split("/"):
         if os.path.islink(path):
@@ -79,7 +80,7 @@ def is_behind_link(folder: str, name: str) -> bool:
 
 
 def broken(store: Store, folder: str, listing: Listing) -> list[str]:
-    """The files of a tree that are missing or whose seal is broken; one stat a file."""
+    """The names of a tree's files that are missing or whose seal is broken, by one stat a file."""
     found = []
     for name, (size, sha256) in listing.items():
         try:
@@ -89,6 +90,24 @@ def broken(store: Store, folder: str, listing: Listing) -> list[str]:
             pass
         found.append(name)
     return found
+
+
+def has_all(store: Store, folder: str, sha256: str) -> bool:
+    """Whether all files of the archive of this digest are in `folder`, by their seals, none of them behind a link."""
+    listing = read(store, sha256)
+    return bool(listing) and all(is_whole(store, folder, name, [listing]) for name in listing)
+
+
+def has_sizes(folder: str, listing: Listing) -> bool:
+    """Whether `folder` has all files of a listing, by their names and sizes; links are followed."""
+    for name, (size, _) in listing.items():
+        try:
+            status = os.stat(f"{folder}/{name}")
+        except OSError:
+            return False
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            return False
+    return bool(listing)
 
 
 def _path(store: Store, sha256: str) -> str:

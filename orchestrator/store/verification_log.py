@@ -1,7 +1,7 @@
 """When this machine last read a file's bytes and found them right: `reads.jsonl` in the local state.
 
-Not the access time, which every reader sets and most mounts do not, nor the modification time, by which backups would
-take each verified file for a new one. To lose it costs one more reading.
+The access time would not do (every reader sets it, most mounts do not), nor the modification time (a backup would take
+every verified file for a new one). Losing the log costs one more reading.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Line = tuple[Key, float]
 
 
 class VerificationLog:
-    """The readings remembered in `folder`; `now` is the time in seconds since the epoch."""
+    """The log in `folder`; `now` is the time in seconds since the epoch."""
 
     def __init__(self, folder: str, now: float) -> None:
         self._path, self._now = f"{folder}/reads.jsonl", now
@@ -32,23 +32,23 @@ class VerificationLog:
             self._rewrite()
 
     def age_s(self, status: os.stat_result, sha256: str) -> float | None:
-        """How long ago a file with this status was read as it is; None where that is not known."""
+        """How many seconds ago the file, as its status is now, was read and right; None where that is unknown."""
         when = self._known.get(_key(status, sha256))
         return None if when is None or when > self._now else self._now - when
 
     def add(self, read: Iterable[tuple[os.stat_result, str]]) -> None:
-        """Remember files that were read and are right: the status from before, and the digest."""
+        """Record files that were read and are right: the status of each before it was read, and its sha256."""
         lines = [(_key(status, sha256), self._now) for status, sha256 in read]
         if not lines:
             return
         self._known.update(lines)
-        with suppress(OSError):  # a disk that says no hurts nobody
+        with suppress(OSError):  # a disk that cannot be written is ignored
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             with open(self._path, "ab") as file:
                 file.write(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
 
     def _read(self) -> tuple[dict[Key, float], int]:
-        """All that is not too old, the last line of a file counting, and how many lines that took."""
+        """Read the records that are not too old (the last line of a file counts), and the number of lines."""
         known: dict[Key, float] = {}
         count = 0
         with suppress(OSError), open(self._path, "rb") as file:
@@ -61,7 +61,7 @@ class VerificationLog:
         return known, count
 
     def _rewrite(self) -> None:
-        """Write each file's last line only; what another process adds in this moment may be lost."""
+        """Keep each file's last line only; a line that another process adds at this moment may be lost."""
         from orchestrator.files import write_atomic
 
         with suppress(OSError):

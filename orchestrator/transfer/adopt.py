@@ -1,4 +1,4 @@
-"""Unfinished downloads of others beside a place: taken into the partial where nobody uses them, and judged as all."""
+"""Adopt an unfinished download of another program: go on with what lies beside a place, where nobody uses it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.backends import aria2c, control
+from orchestrator.backends import aria2_control, aria2c
 from orchestrator.errors import HeldError
 from orchestrator.events import Noticed
 from orchestrator.files import store_error
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from orchestrator.model import Artifact
     from orchestrator.store import Store
     from orchestrator.store.partials import Partial
-    from orchestrator.transfer.context import RunContext
+    from orchestrator.transfer.run_context import RunContext
 
 SUFFIXES = (".part", ".incomplete", ".partial")  # browsers, yt-dlp and curl's habit; huggingface_hub; wget's habit
-_THEIRS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ELOOP)  # the folder or the file forbids it
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ELOOP)  # the folder or the file forbids it
 SMALL_BYTES = 1 << 20  # is fetched in less time than it takes to look around
 
 
 class Find(NamedTuple):
-    """An unfinished file: its good bytes by its program's word, and aria2's state where that program wrote it."""
+    """An unfinished file: how many good bytes it claims, its length where that is known, and aria2c's state file."""
 
     path: str
     good_bytes: int
@@ -44,24 +44,24 @@ def offered(store: Store, artifact: Artifact) -> Find | None:
     """
     if artifact.size is not None and artifact.size <= SMALL_BYTES:
         return None
-    if blobs.blob_state(store, artifact.sha256, artifact.size) != "absent" or not _is_clear(artifact):
+    if blobs.blob_state(store, artifact.sha256, artifact.size) != "absent" or not _holds_no_file(artifact):
         return None
-    found = [find for path in _names(artifact) if (find := _look(path, artifact.size)) is not None]
+    found = [find for path in _possible_paths(artifact) if (find := _read_unfinished(path, artifact.size)) is not None]
     return max(found, key=lambda find: find.good_bytes, default=None)
 
 
 def adopt(run: RunContext, artifact: Artifact) -> None:
-    """Move what is offered into the artifact's partial, and say so.
+    """Move the best unfinished file of another program into the artifact's partial, and say so.
 
     It is moved only where no process has it open, and copied where another name leads to the same bytes, or another
     user could write them; it is never taken instead of more bytes of our own. The digest judges it in the end: nobody
     is blamed for what it holds.
 
     Raises:
-        StoreError: our disk said no; what was offered is where it was.
+        StoreError: our disk said no; the unfinished file is where it was.
         Stopped: a stop was asked for.
     """
-    best, orphans = offered(run.store, artifact), _orphans(artifact)
+    best, orphans = offered(run.store, artifact), _find_sidecars(artifact)
     if best is None and not orphans:
         return
     if best is not None and (by := user(best)):
@@ -72,16 +72,16 @@ def adopt(run: RunContext, artifact: Artifact) -> None:
     except HeldError:
         return
     try:
-        _finish(partial, orphans)
+        _remove_sidecars(partial, orphans)
         if best is not None:
             good = PartialState(partial, artifact.size).good_bytes()
             if best.good_bytes > good:
                 _take(partial, best)
                 run.emit(Noticed(f"{artifact.name}: going on with {best.path}, {best.good_bytes:,} bytes of it"))
             elif partial.info.adopted == _identity(best.path, os.lstat(best.path)):
-                _remove(best)  # a run that was ended had copied it all
+                _remove_original(best)  # a run that was ended had copied it all
     except OSError as error:
-        if error.errno not in _THEIRS:  # fetching it anew would only fill the disk further
+        if error.errno not in _FORBIDDEN:  # fetching it anew would only fill the disk further
             raise store_error(error, run.store.path) from error
         where = best.path if best else orphans[0]
         run.emit(Noticed(f"{artifact.name}: {where} is left alone: {error.strerror or error}"))
@@ -89,24 +89,29 @@ def adopt(run: RunContext, artifact: Artifact) -> None:
         partial.release()
 
 
-def _orphans(artifact: Artifact) -> list[str]:
-    """Names whose aria2 state is there and whose bytes are not."""
-    return [path for path in _names(artifact) if os.path.lexists(path + aria2c.SIDECAR) and not os.path.lexists(path)]
+def _find_sidecars(artifact: Artifact) -> list[str]:
+    """The paths whose aria2c state file is there and whose bytes are not."""
+    return [
+        path
+        for path in _possible_paths(artifact)
+        if os.path.lexists(path + aria2c.SIDECAR) and not os.path.lexists(path)
+    ]
 
 
-def _finish(partial: Partial, orphans: list[str]) -> None:
-    """Remove the state of a file that a run took, which was ended before it did so itself."""
+def _remove_sidecars(partial: Partial, orphans: list[str]) -> None:
+    """Remove the state files of a file that an earlier run adopted and did not come to remove them."""
     for path in orphans:
         if partial.info.adopted is not None and partial.info.adopted[0] == path:
             os.unlink(path + aria2c.SIDECAR)
 
 
-def _is_clear(artifact: Artifact) -> bool:
+def _holds_no_file(artifact: Artifact) -> bool:
+    """Whether no place has a file, but for one that aria2c has not finished."""
     paths = (place.path for wanted in artifact.wanted for place in wanted.places)
     return not any(os.path.lexists(path) and not os.path.lexists(path + aria2c.SIDECAR) for path in paths)
 
 
-def _names(artifact: Artifact) -> list[str]:
+def _possible_paths(artifact: Artifact) -> list[str]:
     """The files that a place, or the URL's last name in its folder, may have been begun as."""
     found: dict[str, None] = {}
     for wanted in artifact.wanted:
@@ -122,15 +127,15 @@ def _names(artifact: Artifact) -> list[str]:
     return [path for name in found for path in (name, *(name + suffix for suffix in SUFFIXES))]
 
 
-def _look(path: str, size: int | None) -> Find | None:
-    """What an unfinished file claims; None where there is none, or it is of another file."""
+def _read_unfinished(path: str, size: int | None) -> Find | None:
+    """Read what an unfinished file claims; None where there is none, or it is of another file."""
     try:
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size > size):
             return None
         state = partials.read_whole(path + aria2c.SIDECAR)
         if state is not None:
-            length = control.length(state)
+            length = aria2_control.length(state)
             if length is None or (size is not None and length != size):
                 return None
             missing = total(aria2c.missing(state, length, status.st_size))
@@ -148,7 +153,7 @@ def _look(path: str, size: int | None) -> Find | None:
 
 
 def _take(partial: Partial, find: Find) -> None:
-    """Make it the partial's bytes: moved, or copied from another disk or where others have a hand on it.
+    """Make an unfinished file the partial's: moved, or copied from another disk or where others could write it.
 
     Whose bytes they are is on the disk before they move: a run that ends anywhere leaves them where they were, or in
     a partial that claims them.
@@ -165,15 +170,15 @@ def _take(partial: Partial, find: Find) -> None:
         partial.info.adopted = _identity(find.path, status) if movable else None
         writer, suffix = (PREFIX_WRITER, None) if find.control is None else (aria2c.NAME, aria2c.SIDECAR)
         partial.change_writer(writer, 0, suffix, find.control)
-        if not (movable and _moved(find.path, partial.file)):
+        if not (movable and _try_rename(find.path, partial.file)):
             blobs.copy(f"/proc/self/fd/{fd}", partial.file)
     finally:
         os.close(fd)
     if movable:
-        _remove(find)
+        _remove_original(find)
 
 
-def _moved(path: str, target: str) -> bool:
+def _try_rename(path: str, target: str) -> bool:
     """Rename it; false where that leads to another disk.
 
     Raises:
@@ -188,8 +193,8 @@ def _moved(path: str, target: str) -> bool:
     return True
 
 
-def _remove(find: Find) -> None:
-    """Remove what is in the partial by now: the bytes, where they were copied, and then their state."""
+def _remove_original(find: Find) -> None:
+    """Remove the original, which is in the partial by now: the bytes, where they were copied, then their state."""
     with suppress(FileNotFoundError):
         os.unlink(find.path)
     if find.control is not None:

@@ -1,7 +1,8 @@
-"""Many small files of one host by one program, proved by one sha256sum, made durable together.
+"""Download many small files of one host with one program, verify them together, make them durable together.
 
-A bundle asks each source once. What it leaves over is not its business: another bundle's, or the loop's. What ends the
-program as a whole is the host's fault, waited for once and not file by file.
+A batch asks each source once. What it leaves over is another batch's matter, or a download's. What ends the program as
+a whole is the host's fault, which is waited for once and not file by file; what a program says of one of many files is
+no verdict on it: the file is judged by its bytes.
 """
 
 from __future__ import annotations
@@ -12,45 +13,67 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from orchestrator.backends import aria2c
-from orchestrator.backends.base import Job, Want
-from orchestrator.errors import HeldError, Stopped
-from orchestrator.events import Failed, Mismatched, Noticed, Progressed, Started, Verified, Waiting
+from orchestrator.backends.base import Want
+from orchestrator.errors import Stopped
+from orchestrator.events import Failed, Waiting
 from orchestrator.faults import Fault, Kind
-from orchestrator.files import store_error
-from orchestrator.formats import wrong_file
-from orchestrator.process import run_program
-from orchestrator.store import blobs, partials, quarantine
+from orchestrator.store import partials
 from orchestrator.store.store import disk
-from orchestrator.transfer.attempt import environment
-from orchestrator.transfer.context import FirstSeen
-from orchestrator.transfer.disk_full import check_limit, full, refine_fault
-from orchestrator.transfer.download import LOCK_POLL_S
-from orchestrator.transfer.monitor import PROGRESS_S
+from orchestrator.transfer import attempt, disk_full
+from orchestrator.transfer.acquire import acquire
+from orchestrator.transfer.check import FinishedFile, check_files, quarantine_file
+from orchestrator.transfer.masking import without_secrets
+from orchestrator.transfer.monitor import BatchMonitor
 from orchestrator.transfer.retry import MIN_GAIN_BYTES, Attempt
-from orchestrator.transfer.shown import shown_command, without_login
 from orchestrator.urls import host_of
-from orchestrator.verify import check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from orchestrator.backends.base import Backend, Exit
-    from orchestrator.errors import OrchError
+    from orchestrator.backends.base import Backend
+    from orchestrator.errors import HeldError, OrchError
     from orchestrator.model import Artifact
     from orchestrator.sources.route import Route
-    from orchestrator.transfer.context import RunContext
     from orchestrator.transfer.download import Receipt
-    from orchestrator.verify.check import Verdict
+    from orchestrator.transfer.run_context import RunContext
 
 
-OVERRUN_BYTES = 4 << 20  # beyond all sizes together: what the program reports is written as well
-LEAST = 8  # small files live by round trips: a share by their bytes would starve them
+LEAST_CONNECTIONS = 8  # small files live by round trips: a share by their bytes would starve them
 
 _OF_ALL = (Kind.NETWORK, Kind.STALLED, Kind.TLS, Kind.BROKEN)  # what else a program tells is one file's matter
 
 
+@dataclass(slots=True)
+class BatchItem:
+    """One small file, of known size: what was tried for it, and where its bytes come from now.
+
+    `came` is how the blob came to be: over the wire, from here, or not at all yet; `error` what ends it for good.
+    `host_failed`: what ended its last batch was no matter of this file alone. `wait_s` is waited before the next one.
+    """
+
+    artifact: Artifact
+    url: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+    came: Literal["", "wire", "here"] = ""
+    error: OrchError | None = None
+    host_failed: bool = False
+    wait_s: float = 0.0
+
+    @property
+    def title(self) -> tuple[str, str]:
+        """Model and file, as events name them."""
+        first = self.artifact.wanted[0]
+        return first.model, first.file
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+        assert self.artifact.size is not None
+        return self.artifact.size
+
+
 def fetch_batch(run: RunContext, backend: Backend, way: Route, items: Sequence[BatchItem], receipt: Receipt) -> None:
-    """Make blobs of as many as one run of `backend` on their `url` brings; each load says what became of it.
+    """Make blobs of as many as one run of `backend` on their `url` brings; each item says what became of it.
 
     Raises:
         StoreError: the disk is full or read-only.
@@ -58,26 +81,20 @@ def fetch_batch(run: RunContext, backend: Backend, way: Route, items: Sequence[B
     """
     began = run.context.monotonic()
     _wait(run, items)
-    waiting, told = {item.artifact.key: item for item in items}, False
+    by_key = {item.artifact.key: item for item in items}
+
+    def take(wanted: tuple[Artifact, ...]) -> tuple[partials.BatchFolder | None, Mapping[str, HeldError]]:
+        return partials.acquire_batch(run.store, {each.key: by_key[each.key].size for each in wanted})
+
     try:
-        while waiting:
-            bundle, held = partials.acquire_batch(run.store, {key: item.size for key, item in waiting.items()})
-            # Only now: who had them may have finished just before.
-            for key in [key for key, item in waiting.items() if is_here(run, item)]:
-                waiting.pop(key).came = "here"
-            if bundle is not None:
-                mine = [item for key, item in waiting.items() if key not in held]
-                _BatchRun(run, backend, way, bundle, mine, receipt).carry()
-            waiting = {key: item for key, item in waiting.items() if key in held}
-            if waiting and not run.wait:
-                for key, item in waiting.items():
-                    item.error = held[key]
-                return
-            if waiting:
-                _tell_who(run, waiting, held, told=told)
-                told = True
-                if run.context.sleep(LOCK_POLL_S):
-                    raise Stopped("stopped while waiting for another orch")
+        for acquired in acquire(run, [item.artifact for item in items], take):
+            for key, sha256 in acquired.stored.items():
+                item = by_key[key]
+                item.artifact, item.came = msgspec.structs.replace(item.artifact, sha256=sha256), "here"
+            for key, error in acquired.held.items():
+                by_key[key].error = error
+            if acquired.folder is not None:
+                _BatchRun(run, backend, way, acquired.folder, [by_key[key] for key in acquired.mine], receipt).carry()
     finally:
         receipt.seconds = run.context.monotonic() - began
 
@@ -86,53 +103,46 @@ def _wait(run: RunContext, items: Sequence[BatchItem]) -> None:
     """Wait once for all of them, where the host failed before."""
     item = max(items, key=lambda item: item.wait_s)
     if item.wait_s:
-        wanted = item.artifact.wanted[0]
-        run.emit(Waiting(wanted.model, wanted.file, round(item.wait_s, 1), item.attempts[-1].fault.message))
+        run.emit(Waiting(*item.title, round(item.wait_s, 1), item.attempts[-1].fault.message))
         if run.context.sleep(item.wait_s):
             raise Stopped("stopped while waiting")
 
 
-def _tell_who(run: RunContext, waiting: dict[str, BatchItem], held: dict[str, HeldError], *, told: bool) -> None:
-    if not told:
-        key, item = next(iter(waiting.items()))
-        more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
-        run.emit(Noticed(f"{item.artifact.name}{more}: waiting, {held[key].message}"))
-
-
 class _BatchRun:
-    """One bundle's folder and the loads that go into it."""
+    """One batch's folder and the items that go into it."""
 
     def __init__(
         self,
         run: RunContext,
         backend: Backend,
         way: Route,
-        bundle: partials.BatchFolder,
+        folder: partials.BatchFolder,
         items: list[BatchItem],
         receipt: Receipt,
     ) -> None:
-        self._run, self._backend, self._way, self._bundle = run, backend, way, bundle
+        self._run, self._backend, self._way, self._folder = run, backend, way, folder
         self._items, self._receipt = items, receipt
-        self._blamed: set[int] = set()  # loads whose own bytes were wrong
+        self._blamed: set[int] = set()  # items whose own bytes were wrong
 
     def carry(self) -> None:
-        """Run the program for what is not here, judge all that is, commit what is right."""
+        """Run the program for what is not here, check all that is, commit what is right; let the folder go."""
         finished = False
         for item in self._items:
             item.host_failed = False
         try:
             for item in self._items:  # none at all where who had them finished just before
-                check_limit(self._run.store, item.artifact.name, item.size)
+                disk_full.check_limit(self._run.store, item.artifact.name, item.size)
             here = self._whole()
             before = {id(item) for item in here}
             self._receipt.bytes_reused += sum(item.size for item in here)
             absent = [item for item in self._items if id(item) not in before]
             fault = self._run_program(absent) if absent else None
             if fault is not None:
-                fault = refine_fault(fault, self._bundle.folder, max(self._bundle.sizes().values(), default=0))
+                longest = max(self._folder.sizes().values(), default=0)
+                fault = disk_full.refine_fault(fault, self._folder.folder, longest)
             if fault is not None and fault.kind is Kind.DISK:
-                raise full(self._run.store, absent[0].artifact.name, fault)
-            self._judge(self._ended(), before)
+                raise disk_full.full(self._run.store, absent[0].artifact.name, fault)
+            self._check(self._ended(), before)
             if fault is not None and fault.kind in _OF_ALL:
                 self._blame_host(absent, fault)
             finished = True
@@ -141,130 +151,82 @@ class _BatchRun:
                 raise
         finally:
             if finished:
-                self._bundle.discard()
+                self._folder.discard()
             else:
-                self._bundle.close()
+                self._folder.close()
 
     def _whole(self) -> list[BatchItem]:
-        """The loads whose file is here with the right size: one listing."""
-        sizes = self._bundle.sizes()
+        """The items whose file is here with the right size: one listing."""
+        sizes = self._folder.sizes()
         return [item for item in self._items if sizes.get(item.artifact.key) == item.size]
 
     def _ended(self) -> list[BatchItem]:
-        """The loads whose file is here, whatever its size: a digest says more than a manifest's `size:`."""
-        sizes = self._bundle.sizes()
+        """The items whose file is here, whatever its size: a digest says more than a manifest's `size:`."""
+        sizes = self._folder.sizes()
         begun = {name.removesuffix(aria2c.SIDECAR) for name in sizes if name.endswith(aria2c.SIDECAR)}
         return [item for item in self._items if item.artifact.key in sizes.keys() - begun]
 
     def _run_program(self, items: list[BatchItem]) -> Fault | None:
-        run, url = self._run, items[0].url
+        limits, url = self._run.connection_limits, items[0].url
         with (
-            run.connection_limits.file(sum(item.size for item in items)) as ticket,
-            run.connection_limits.connections(
-                run.context, host_of(url), ticket, self._way.connections, least=LEAST
+            limits.file(sum(item.size for item in items)) as ticket,
+            limits.connections(
+                self._run.context, host_of(url), ticket, self._way.connections, least=LEAST_CONNECTIONS
             ) as number,
         ):
             return self._run_with(items, min(number, len(items)))
 
     def _run_with(self, items: list[BatchItem], connections: int) -> Fault | None:
-        run, backend, bundle = self._run, self._backend, self._bundle
-        program = run.programs[backend.NAME].path
-        job = Job(
-            wants=tuple(Want((item.url,), bundle.file(item.artifact.key), item.size, 0) for item in items),
-            folder=bundle.folder,
-            connections=connections,
-            timeout_s=max(4, int(run.stall_s)),
-            ca=self._way.ca,
-            proxy=self._way.proxy,
-            user_agent=self._way.user_agent,
-            bearer=self._way.bearer,
+        run, folder = self._run, self._folder
+        wants = tuple(Want((item.url,), folder.file(item.artifact.key), item.size, 0) for item in items)
+        size = sum(item.size for item in items)
+        launch = attempt.Launch(
+            backend=self._backend,
+            job=attempt.make_job(
+                run, self._way, wants, folder.folder, connections=connections, bearer=self._way.bearer
+            ),
+            title=items[0].title,
+            sources=(items[0].url,),
+            have_bytes=0,
+            size_bytes=size,
+            guard_fd=folder.guard_fd,
         )
-        first, size = items[0], sum(item.size for item in items)
-        name = (first.artifact.wanted[0].model, first.artifact.wanted[0].file)
-        shown = shown_command(backend, job, program)
-        run.emit(Started(*name, backend.NAME, first.url, shown, 0, size, files=len(items)))
-        exit_: Exit | None = None
         try:
-            exit_ = run_program(
-                backend.command(job),
-                program,
-                stop=run.context.stop,
-                folder=job.folder,
-                environ=environment(run.context.environ),
-                watch=_BatchMonitor(run, name, size, len(items)),
-                stall_s=run.stall_s,
-                keep_fd=bundle.guard_fd,
-            )
+            exit_ = attempt.start(run, launch, BatchMonitor(run, launch, size))
         finally:
-            sizes = bundle.sizes()
+            sizes = folder.sizes()
             landed = sum(sizes.get(item.artifact.key, 0) for item in items)
             self._receipt.bytes_fetched += landed
-        run.emit(Progressed(*name, min(landed, size), size, len(items)))
-        if exit_.ended == "stopped":
-            raise Stopped("stopped; what was fetched is kept")
-        fault = backend.diagnose(job, exit_)
-        return fault and replace(fault, message=without_login(fault.message, self._way.proxy))
+        fault = attempt.read_end(run, launch, exit_, min(landed, size), "what was fetched")
+        return fault and replace(fault, message=without_secrets(fault.message, self._way))
 
-    def _judge(self, whole: list[BatchItem], before: set[int]) -> None:
-        """One check for all; the good ones become blobs in one commit, the wrong ones go to quarantine."""
-        run, sizes = self._run, self._bundle.sizes()
-        paths = [self._bundle.file(item.artifact.key) for item in whole]
-        pairs = zip(whole, paths, strict=True)
-        pinned = [(item.artifact.sha256, p) for item, p in pairs if item.artifact.sha256]
-        judged = check.check(run.context, pinned, run.stall_s)
-        if line := check.complaint(judged, run.told):
-            run.emit(Noticed(line))
-        verdicts = iter(judged)
-        found = [self._fits(item, path, verdicts) for item, path in zip(whole, paths, strict=True)]
-        for item, sha256 in zip(whole, found, strict=True):
-            if sha256:  # named before it is there, as in the loop
-                blobs.learn(run.store, sha256, item.artifact.pins)
-        blobs.commit(run.store, [(path, sha256) for path, sha256 in zip(paths, found, strict=True) if sha256])
-        for item, path, sha256 in zip(whole, paths, found, strict=True):
-            artifact, wanted = item.artifact, item.artifact.wanted[0]
-            if sha256:
-                item.artifact = msgspec.structs.replace(artifact, sha256=sha256)
-                item.came = "here" if id(item) in before else "wire"
-                run.emit(Verified(wanted.model, wanted.file, sha256))
-                if (notice := artifact.misjudged(sizes[artifact.key])) is not None:
-                    run.emit(Noticed(notice))
-                continue
-            if sizes[artifact.key] != item.size:
-                continue  # cut off, or another file: the loop looks at the source
-            source = "an earlier run" if id(item) in before else item.url
-            digest = check.digest(path, run.context.stop)
-            what = check.diagnose_file(path, wrong_file.expected_file(wanted))
-            about = {"expected": artifact.expected, "source": source, "model": wanted.model}
-            folder = quarantine.move_in(run.store, path, digest, about)
-            run.emit(Mismatched(wanted.model, wanted.file, source, artifact.expected, digest, folder, what.words))
-            if id(item) not in before:
-                self._blame(item, Fault(Kind.CORRUPT, artifact.contradicted(digest, what.after), hint=what.hint))
+    def _check(self, items: list[BatchItem], before: set[int]) -> None:
+        """Check all files at once; the right ones become blobs, the wrong ones go to quarantine.
 
-    def _fits(self, item: BatchItem, path: str, verdicts: Iterator[Verdict]) -> str:
-        """The sha256 of a right file; empty for a wrong one.
-
-        Raises:
-            StoreError: it cannot be read.
+        A whole file of another size than `size:` is committed where its digest is right. Where it is wrong too, it was
+        cut off, or is another file: it is no verdict on the source, which the item's own download asks.
         """
-        if item.artifact.sha256:
-            verdict = next(verdicts)
-            if verdict.error is not None:
-                raise store_error(verdict.error, path)
-            if not verdict.is_good:
-                return ""
-        return self._prove(item, path)
+        sizes = self._folder.sizes()
+        files = [self._finished(item, is_inherited=id(item) in before) for item in items]
+        digests = check_files(self._run, files)
+        for item, file, sha256 in zip(items, files, digests, strict=True):
+            if sha256:
+                item.artifact = msgspec.structs.replace(item.artifact, sha256=sha256)
+                item.came = "here" if file.is_inherited else "wire"
+            elif sizes[item.artifact.key] == item.size:
+                fault = quarantine_file(self._run, file)
+                if not file.is_inherited:
+                    self._blame(item, fault)
 
-    def _prove(self, item: BatchItem, path: str) -> str:
-        """The sha256 of a file that fits its own, if it has one, and all its pins; else empty."""
-        artifact, findings = item.artifact, self._run.findings
-        if not artifact.pins and findings is None:
-            return artifact.sha256
-        found = check.digests(path, [pin.kind for pin in artifact.pins], stop=self._run.context.stop)
-        if not found.fit(artifact.sha256, artifact.pins):
-            return ""
-        if findings is not None:
-            findings[artifact.key] = FirstSeen(found, item.url, "")
-        return found.sha256
+    def _finished(self, item: BatchItem, *, is_inherited: bool) -> FinishedFile:
+        return FinishedFile(
+            artifact=item.artifact,
+            path=self._folder.file(item.artifact.key),
+            sources=() if is_inherited else (item.url,),
+            source=item.url,
+            is_inherited=is_inherited,
+            names=item.artifact.pins,
+        )
 
     def _blame_host(self, absent: list[BatchItem], fault: Fault) -> None:
         """Book a fault that ended all of it on each file that is still wanted, and tell it once."""
@@ -278,64 +240,10 @@ class _BatchRun:
             self._tell(absent[0], fault)
 
     def _blame(self, item: BatchItem, fault: Fault) -> None:
-        """Book an attempt, as the loop will read it."""
+        """Book an attempt, as the item's own download will read it."""
         self._blamed.add(id(item))
         item.attempts.append(Attempt(self._backend.NAME, item.url, fault))
         self._tell(item, fault)
 
     def _tell(self, item: BatchItem, fault: Fault) -> None:
-        wanted = item.artifact.wanted[0]
-        self._run.emit(
-            Failed(wanted.model, wanted.file, self._backend.NAME, item.url, fault.kind.value, fault.message, 0)
-        )
-
-
-class _BatchMonitor:
-    """Called some five times a second: progress by the bytes written, which costs nothing however many files."""
-
-    def __init__(self, run: RunContext, name: tuple[str, str], size: int, files: int) -> None:
-        self._run, self._name, self._size, self._files = run, name, size, files
-        self._told = run.context.monotonic()
-
-    def __call__(self, written_bytes: int) -> str | None:
-        """Do what is due; a word ends the program."""
-        if written_bytes > self._size + OVERRUN_BYTES:
-            return "overrun"
-        now = self._run.context.monotonic()
-        if now - self._told >= PROGRESS_S:
-            self._told = now
-            self._run.emit(Progressed(*self._name, min(written_bytes, self._size), self._size, self._files))
-        return None
-
-
-@dataclass(slots=True)
-class BatchItem:
-    """One small file, of known size: what was tried for it, and where its bytes come from now.
-
-    `came` is how the blob came to be: over the wire, from here, or not at all yet; `error` what no other way mends.
-    `host_failed`: what ended its last bundle was no matter of this file alone. `wait_s` is waited before the next one.
-    """
-
-    artifact: Artifact
-    url: str = ""
-    attempts: list[Attempt] = field(default_factory=list)
-    came: Literal["", "wire", "here"] = ""
-    error: OrchError | None = None
-    host_failed: bool = False
-    wait_s: float = 0.0
-
-    @property
-    def size(self) -> int:
-        """The size in bytes."""
-        assert self.artifact.size is not None
-        return self.artifact.size
-
-
-def is_here(run: RunContext, item: BatchItem) -> bool:
-    """Whether the store has a load's bytes; their sha256 is known then."""
-    artifact = item.artifact
-    sha256 = artifact.sha256 or blobs.find(run.store, artifact.pins)
-    if blobs.blob_state(run.store, sha256, item.size) != "sealed":
-        return False
-    item.artifact = msgspec.structs.replace(artifact, sha256=sha256)
-    return True
+        self._run.emit(Failed(*item.title, self._backend.NAME, item.url, fault.kind.value, fault.message, 0))

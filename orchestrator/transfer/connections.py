@@ -1,16 +1,17 @@
-"""Connections: a host never sees more of them than it may, over all files of a run."""
+"""How many connections each file gets: a host never sees more than its limit, over all files of a run."""
 
 from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
+from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from orchestrator.context import Context
 
@@ -76,6 +77,26 @@ class ConnectionLimits:
             with self._changed:
                 self._used[host] -= taken
                 self._changed.notify_all()
+
+    @contextmanager
+    def shares(self, context: Context, ticket: int, limits: Mapping[str, int | None]) -> Iterator[dict[str, int]]:
+        """Take the connections of one file to several sources at once; a source that has none free is left out.
+
+        Args:
+            context: the run's context.
+            ticket: the file's, from `file`.
+            limits: maps each source's URL to its host's own limit (None: it has none); the first is waited for.
+
+        Raises:
+            Stopped: a stop was asked for while waiting.
+        """
+        with ExitStack() as stack:
+            taken: dict[str, int] = {}
+            for url, limit in limits.items():
+                part = self.connections(context, host_of(url), ticket, limit, wait=not taken)
+                if number := stack.enter_context(part):
+                    taken[url] = number
+            yield taken
 
     def _share(self, ticket: int, most: int) -> int:
         """This file's part of what runs now and what runs next."""

@@ -1,4 +1,4 @@
-"""Whether our own disk or limits are why a program ended, and what to type then."""
+"""Tell a full disk, and limits of this process, from faults of sources and programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNEXPLAINED = (Kind.NETWORK, Kind.STALLED, Kind.BROKEN, Kind.UNRESUMABLE)  # as
 
 
 def refine_fault(fault: Fault, folder: str, longest: int) -> Fault:
-    """A fault that a full disk or a limit explains is the disk's, whatever the program made of it.
+    """Make a fault the disk's where a full disk or a limit explains it, whatever the program made of it.
 
     `longest` is the size of the longest file that the program wrote in `folder`, in bytes.
 
@@ -39,7 +39,7 @@ def refine_fault(fault: Fault, folder: str, longest: int) -> Fault:
 
 
 def check_limit(store: Store, name: str, size: int | None) -> None:
-    """See that a file of `size` bytes may be written at all: some programs try for ever (setrlimit(2)).
+    """Check that a file of `size` bytes may be written at all: some programs try for ever (setrlimit(2)).
 
     Raises:
         StoreError: this process may write no file of that size.
@@ -51,7 +51,7 @@ def check_limit(store: Store, name: str, size: int | None) -> None:
 
 
 def full(store: Store, name: str, fault: Fault) -> StoreError:
-    """The error for people that a fault of the disk's makes."""
+    """Make the error for people out of a fault of the disk."""
     path, message = store.path, f"{name}: {fault.message}"
     if fault.errno:
         known = store_error(OSError(fault.errno, os.strerror(fault.errno)), path)

@@ -1,30 +1,53 @@
-"""One artifact's whole effort: ask policy, run a backend, diagnose, verify, commit. The only loop."""
+"""Download one file: the loop that asks for the next step, runs a program, verifies what it left, commits it.
+
+`Download` holds all state of one transfer, and nothing outside this file changes it: the other files of this room take
+values and return values.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import HeldError, NoBackendError, Stopped
-from orchestrator.events import Noticed, Waiting
-from orchestrator.faults import Kind
-from orchestrator.formats.wrong_file import EMPTY, EMPTY_PIN, EMPTY_PIN_HINT
-from orchestrator.programs import install_hint
-from orchestrator.store import blobs, partials, store
-from orchestrator.transfer import disk_full, wrong_sources
-from orchestrator.transfer.attempt import try_once
+from msgspec.structs import replace as replace_struct
+
+from orchestrator.backends import by_name
+from orchestrator.backends.base import Trait
+from orchestrator.errors import Stopped
+from orchestrator.events import Failed, Noticed, Waiting
+from orchestrator.faults import Fault, Kind, Remedy
+from orchestrator.files import reason
+from orchestrator.sources.knowledge import SourceStats
+from orchestrator.sources.stats import AttemptRecord
+from orchestrator.store import store
+from orchestrator.transfer import attempt, check, disk_full, repair, revalidate
+from orchestrator.transfer.acquire import acquire, take_partial
+from orchestrator.transfer.candidates import COMPARES, Candidates
 from orchestrator.transfer.explain import explain_failure
-from orchestrator.transfer.monitor import book
-from orchestrator.transfer.repair import keep_good
+from orchestrator.transfer.monitor import FileMonitor, SpeedMonitor, Throughput, refine_fault, throughput
+from orchestrator.transfer.partial import PartialState
 from orchestrator.transfer.retry import Attempt, GiveUp, Try, next_step
-from orchestrator.transfer.revalidate import here_already, names, revalidate, still_as_begun
-from orchestrator.transfer.state import Download
+from orchestrator.transfer.revalidate import ONE_VERSION_HINT, Reply
+from orchestrator.urls import host_of
+from orchestrator.verify.pieces import decode
+from orchestrator.verify.stream import Stream, StreamVerdict
 
 if TYPE_CHECKING:
-    from orchestrator.model import Artifact
-    from orchestrator.transfer.context import RunContext
+    from collections.abc import Mapping
 
-LOCK_POLL_S = 0.5
+    from orchestrator.backends.base import Backend, Exit
+    from orchestrator.model import Artifact
+    from orchestrator.sources.http import SourceAnswer
+    from orchestrator.store.partials import Info, Partial
+    from orchestrator.transfer.run_context import RunContext
+
+ASK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
+SPLIT_BYTES = 1 << 20  # a larger file is asked for in several ranges at once: are they honoured?
+MOST_COMPANIONS = 3
+CONDEMNED_S = 24 * 3600.0  # a mirror that was repaired is asked again the next day
+FULL_BYTES = 1 << 20
+_BY_ASKING = (Kind.CORRUPT, Kind.UNRESUMABLE, Kind.REFUSED)
 
 
 @dataclass(slots=True)
@@ -54,32 +77,30 @@ def fetch(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:
         Stopped: a stop was asked for; the partial stays.
     """
     with store.disk(run.store.path):  # what no attempt accounts for, from the first file here to the last
-        _fetch(run, artifact, receipt)
+        for acquired in acquire(run, (artifact,), lambda wanted: take_partial(run, wanted)):
+            for held in acquired.held.values():
+                raise held
+            if acquired.stored:  # another orch finished it while we waited
+                receipt.sha256 = acquired.stored[artifact.key]
+                if acquired.folder is not None:
+                    acquired.folder.release()
+            elif acquired.folder is not None:
+                _fetch_into(run, artifact, acquired.folder, receipt)
 
 
-def _fetch(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:
-    partial = _acquire(run, artifact)
-    if partial is None:  # another orch finished it while we waited
-        receipt.sha256 = artifact.sha256 or blobs.find(run.store, artifact.pins)
-        return
+def _fetch_into(run: RunContext, artifact: Artifact, partial: Partial, receipt: Receipt) -> None:
+    """Fetch into a partial that is ours, and let it go: it is removed once its bytes are a blob."""
     try:
         disk_full.check_limit(run.store, artifact.name, artifact.size)
-        download = Download(run, artifact, partial)
+        download = Download(run, artifact, partial, receipt)
     except BaseException:
         partial.release()
         raise
     began, committed = run.context.monotonic(), False
     try:
-        if artifact.is_unpinned and (sha256 := here_already(download)):
-            receipt.sha256, committed = sha256, True
-            return
-        receipt.bytes_reused += download.on_disk.good_bytes()
-        with run.connection_limits.file(artifact.size or 0) as download.ticket:
-            _loop(download, receipt)
-        receipt.sha256, committed = download.found, True
+        download.run()
+        committed = True
     finally:
-        download.drop_stream()
-        receipt.bytes_fetched += download.bytes_fetched
         receipt.seconds = run.context.monotonic() - began
         if committed:
             partial.discard()
@@ -87,144 +108,579 @@ def _fetch(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:
             partial.release()
 
 
-def _acquire(run: RunContext, artifact: Artifact) -> partials.Partial | None:
-    """Take the right to write, or wait for who has it; None once the blob is there."""
-    told = False
-    while True:
-        sha256 = artifact.sha256 or blobs.find(run.store, artifact.pins)
-        if sha256 and blobs.blob_state(run.store, sha256, artifact.size) == "sealed":
-            return None
+class Download:
+    """The transfer of one artifact into its partial; the only writer of this state."""
+
+    def __init__(self, run: RunContext, artifact: Artifact, partial: Partial, receipt: Receipt) -> None:
+        self._run, self._artifact, self._receipt = run, artifact, receipt
+        self._on_disk = PartialState(partial, artifact.size)
+        self._title = (artifact.wanted[0].model, artifact.wanted[0].file)
+        self._stats = run.known or SourceStats(run.context)
+        self._ticket = 0  # of the run's connection limits
+        # What was tried: also by batches, before this download.
+        self._attempts = receipt.attempts
+        self._restarted: set[str] = set()  # sources for which all was thrown away: the next time is no progress
+        self._suspect: set[str] = set()  # sources that failed: asked by us before they are tried again
+        # What sources have answered to requests of our own; the sets are explained in `Candidates`.
+        self._answers: dict[str, SourceAnswer] = {}
+        self._first_replies: dict[str, Reply | None] = {}  # the first reply of a source, until an attempt has used it
+        self._odd: set[str] = set()
+        self._bare: set[str] = set()
+        self._fickle: set[str] = set()
+        self._size_hint = ""  # where all sources contradict `size:`
+        # Which bytes are here, and whose they are.
+        self._most_good_bytes = self._on_disk.good_bytes()  # only more than there ever were are progress
+        self._is_inherited = self._on_disk.good_bytes() > 0  # bytes of an earlier run: its sources may have changed
+        self._given: list[repair.Given] = []  # which source brought what, since all that is here was judged last
+        self._has_pieces = decode(artifact.pieces, artifact.size) is not None
+        self._is_repaired = False  # what was good of a wrong file was kept
+        self._versions_differ = False  # what is here may be of two versions of the file
+        self._is_isolated = artifact.is_unpinned  # each source must show what it gives by itself
+        # What the program that runs, or ran last, did.
+        self._stream: Stream | None = None
+        self._throughput = Throughput()
+        self._candidates = Candidates(
+            run=run,
+            artifact=artifact,
+            on_disk=self._on_disk,
+            stats=self._stats,
+            attempts=self._attempts,
+            answers=self._answers,
+            odd=self._odd,
+            bare=self._bare,
+            fickle=self._fickle,
+        )
+
+    def run(self) -> None:
+        """Fetch the artifact; fill in the receipt, whose sha256 is set once the blob is there.
+
+        Raises:
+            As `fetch`.
+        """
         try:
-            return partials.acquire(run.store, artifact.key)
-        except HeldError as held:
-            if not run.wait:
-                raise
-            if not told:
-                run.emit(Noticed(f"{artifact.name}: waiting, {held.message}"))
-                told = True
-        if run.context.sleep(LOCK_POLL_S):
-            raise Stopped("stopped while waiting for another orch")
+            if self._artifact.is_unpinned and self._find_version():
+                return
+            self._receipt.bytes_reused += self._on_disk.good_bytes()
+            with self._run.connection_limits.file(self._artifact.size or 0) as self._ticket:
+                self._loop()
+        finally:
+            self._drop_stream()
 
+    @property
+    def _partial(self) -> Partial:
+        return self._on_disk.partial
 
-def _loop(download: Download, receipt: Receipt) -> None:
-    run = download.run
-    options, download.attempts = _options(download), receipt.attempts
-    bundled = len(receipt.attempts)  # tries in bundles, which have waited for the host already
-    download.emit_left_out(options)
-    if download.on_disk.is_complete() and _settle(download, "", "") is None:
-        return
-    shunned = wrong_sources.remembered(download)
-    while True:
-        options = _options(download)  # each look, and each source whose answers are odd, may change them
-        asked = {url: programs for url, programs in options.items() if url not in shunned}
-        step = next_step(asked, receipt.attempts, retries=run.retries, jitter=run.context.jitter())
-        if isinstance(step, GiveUp) and any(options[url] for url in shunned):
-            for url, why in shunned.items():
-                run.emit(Noticed(f"{download.artifact.name}: {url} is asked last: it gave {why} in an earlier run"))
-            wrong_sources.pardon(download)
-            shunned = {}
-            continue
-        if isinstance(step, GiveUp):
-            raise explain_failure(download, receipt.attempts, step.fault)
-        if download.needs_token_probe(step.source):
-            download.first_probe[step.source] = revalidate(download, step.source)
-            continue
-        if len(receipt.attempts) == bundled:
-            step = replace(step, wait_s=0.0)
-        _wait(download, step, receipt)
-        attempts = _try(download, step)
-        own = next((attempt.fault for attempt in attempts or () if attempt.source == step.source), None)
-        book(download, step.backend, step.source, own)
-        if attempts is None:
-            receipt.backend, receipt.source = step.backend, step.source
+    @property
+    def _info(self) -> Info:
+        return self._on_disk.partial.info
+
+    # The loop.
+
+    def _loop(self) -> None:
+        run = self._run
+        batched = len(self._attempts)  # tries of batches, which have waited for the host already
+        self._tell_left_out(self._options())
+        if self._on_disk.is_complete() and self._check("", "") is None:
             return
-        for attempt in attempts:
-            receipt.attempts.append(attempt)
-            download.suspect.add(attempt.source)
-            download.emit_failed(attempt)
-            if attempt.fault.kind is Kind.DISK:
-                raise disk_full.full(run.store, download.artifact.name, attempt.fault)
+        condemned = self._load_condemned()
+        while True:
+            options = self._options()  # each answer, and each source whose answers are odd, may change them
+            asked = {url: programs for url, programs in options.items() if url not in condemned}
+            step = next_step(asked, self._attempts, retries=run.retries, jitter=run.context.jitter())
+            if isinstance(step, GiveUp) and any(options[url] for url in condemned):
+                for url, why in condemned.items():
+                    run.emit(Noticed(f"{self._artifact.name}: {url} is asked last: it gave {why} in an earlier run"))
+                self._info.condemned.clear()
+                condemned = {}
+                continue
+            if isinstance(step, GiveUp):
+                proxies = self._candidates.proxies()
+                raise explain_failure(run, self._artifact.name, self._attempts, step.fault, proxies)
+            if step.source not in self._first_replies and self._candidates.route(step.source).bearer is not None:
+                self._ask_first(step.source)  # must its program be given the token?
+                continue
+            if len(self._attempts) == batched:
+                step = replace(step, wait_s=0.0)
+            self._wait(step)
+            attempts = self._try(step)
+            own = next((each.fault for each in attempts or () if each.source == step.source), None)
+            self._record(step, own)
+            if attempts is None:
+                self._receipt.backend, self._receipt.source = step.backend, step.source
+                return
+            for each in attempts:
+                self._book(each)
 
+    def _options(self) -> dict[str, tuple[str, ...]]:
+        """Each source and the backends that may serve it; first who gave the bytes that an earlier run left."""
+        sources = self._artifact.sources
+        gave = self._info.sources if self._is_inherited else ()
+        first = [s.url for s in sources if s.url in gave and not self._stats.is_doubtful(s, sources)]
+        return self._candidates.options(first)
 
-def _options(download: Download) -> dict[str, tuple[str, ...]]:
-    """Each source and the backends that may serve it; first who gave the bytes that an earlier run left.
+    def _tell_left_out(self, options: Mapping[str, tuple[str, ...]]) -> None:
+        """Tell once a run and host that no program here can serve a source, and why not."""
+        for source in self._artifact.sources:
+            host = host_of(source.url)
+            if not options[source.url] and host not in self._run.left_out:
+                self._run.left_out.add(host)
+                self._run.emit(Noticed(f"{host} is left out: {self._candidates.obstacles(source.url)}"))
 
-    Raises:
-        NoBackendError: there is none for any of them.
-    """
-    options, sources = download.options(), download.artifact.sources
-    if download.inherited:
-        gave = download.on_disk.partial.info.sources
-        first = [s.url for s in sources if s.url in gave and not download.known.is_doubtful(s, sources)]
-        options = {url: options[url] for url in dict.fromkeys((*first, *options))}
-    if not any(options.values()):
-        why = download.obstacles(*options)
-        raise NoBackendError(f"{download.artifact.name}: no usable program: {why}", install_hint(options))
-    return options
+    def _wait(self, step: Try) -> None:
+        if step.wait_s:
+            self._run.emit(Waiting(*self._title, round(step.wait_s, 1), self._attempts[-1].fault.message))
+            if self._run.context.sleep(step.wait_s):
+                raise Stopped("stopped while waiting")
 
+    def _try(self, step: Try) -> tuple[Attempt, ...] | None:
+        """Run one attempt and check what it left; None when the blob is committed, else who failed, if anybody."""
+        on_disk = self._on_disk
+        last = next((each.fault for each in reversed(self._attempts) if each.source == step.source), None)
+        if (step.afresh and not (last and last.mendable)) or self._must_restart(step.source):
+            self._restart(step.source)
+        fault = self._attempt(step.backend, step.source)
+        is_complete = on_disk.is_complete() and (fault is None or fault.kind is not Kind.DISK)
+        if is_complete or on_disk.is_too_long():  # whatever the exit code: it proves nothing either way
+            found = self._check(step.backend, step.source)
+        else:
+            assert fault is not None
+            fault = disk_full.refine_fault(fault, self._partial.folder, self._partial.have)
+            found = (Attempt(step.backend, step.source, fault),)
+        self._drop_stream()
+        if found is None:
+            return None
+        good = on_disk.good_bytes()
+        gained = max(0, good - self._most_good_bytes)
+        self._most_good_bytes = max(good, self._most_good_bytes)
+        return tuple(replace(each, gained_bytes=gained, waited_s=step.wait_s, afresh=step.afresh) for each in found)
 
-def _wait(download: Download, step: Try, receipt: Receipt) -> None:
-    if step.wait_s:
-        download.run.emit(Waiting(*download.talk, round(step.wait_s, 1), receipt.attempts[-1].fault.message))
-        if download.run.context.sleep(step.wait_s):
-            raise Stopped("stopped while waiting")
+    def _must_restart(self, source: str) -> bool:
+        """Whether bytes of several sources may not meet in one file again: they did, and were wrong."""
+        return self._is_isolated and not self._has_pieces and any(url != source for url in self._info.sources)
 
+    def _restart(self, source: str) -> None:
+        """Throw all away for a source. Twice for the same one is no progress: two sources would take turns for ever."""
+        self._empty()
+        if source not in self._restarted:
+            self._restarted.add(source)
+            self._most_good_bytes = 0
 
-def _try(download: Download, step: Try) -> tuple[Attempt, ...] | None:
-    """Run one attempt and judge what it left; None when the blob is committed, else who failed, if anybody."""
-    on_disk = download.on_disk
-    last = next((a.fault for a in reversed(download.attempts) if a.source == step.source), None)
-    if (step.afresh and not (last and last.mendable)) or download.must_restart(step.source):
-        _begin_anew(download, step.source)
-    fault = try_once(download, step.backend, step.source)
-    if on_disk.is_complete() and (fault is None or fault.kind is not Kind.DISK):
-        found = _settle(download, step.backend, step.source)  # whatever the exit code: it proves nothing either way
-    elif on_disk.is_too_long():
-        found = _settle(download, step.backend, step.source)
-    else:
-        assert fault is not None
-        fault = disk_full.refine_fault(fault, on_disk.partial.folder, on_disk.partial.have)
-        found = (Attempt(step.backend, step.source, fault),)
-    download.drop_stream()
-    if found is None:
+    def _empty(self) -> None:
+        """Forget all bytes, those of earlier runs too."""
+        self._partial.empty()
+        self._is_inherited = self._is_repaired = self._versions_differ = False
+        self._given = []
+
+    def _book(self, failed: Attempt) -> None:
+        """Add a failed attempt to what was tried, and tell it."""
+        self._attempts.append(failed)
+        self._suspect.add(failed.source)
+        kept, fault = self._on_disk.good_bytes(), failed.fault
+        self._run.emit(Failed(*self._title, failed.backend, failed.source, fault.kind.value, fault.message, kept))
+        if fault.kind is Kind.DISK:
+            raise disk_full.full(self._run.store, self._artifact.name, fault)
+
+    def _record(self, step: Try, fault: Fault | None) -> None:
+        """Remember an attempt for the order of sources, in this run and the next ones."""
+        did, self._throughput = self._throughput, Throughput()
+        answer, via = self._answers.get(step.source), host_of(step.source)
+        host = host_of(answer.last_url) if answer is not None else self._stats.host(step.source)
+        self._stats.history.add(
+            AttemptRecord(
+                time=round(self._run.context.now(), 3),
+                host=host,
+                backend=step.backend,
+                fetched_bytes=did.fetched_bytes,
+                seconds=round(did.seconds, 3),
+                connections=did.connections,
+                round_trip_s=round(answer.round_trip_s, 4) if answer is not None else None,
+                fault=fault.kind.value if fault is not None else None,
+                via=via if via != host else "",
+            )
+        )
+
+    # Asking a source.
+
+    def _ask(self, url: str, *, strict: bool = False) -> Reply:
+        """Ask a source what it would serve, and remember its answer; an empty reply where it cannot be asked.
+
+        Raises:
+            Stopped: a stop was asked for.
+        """
+        if self._run.context.stop.is_set():
+            raise Stopped("stopped; the partial is kept")
+        if url in self._odd:
+            return Reply()
+        missing = self._on_disk.missing()
+        at = missing[0].start if missing else 0
+        tried = any(each.source == url for each in self._attempts)
+        reply = revalidate.ask(self._run, url, self._candidates.route(url), at, strict=strict, was_tried=tried)
+        if reply.answer is not None:
+            self._answers[url] = reply.answer
+        if reply.is_odd:
+            self._odd.add(url)
+        return reply
+
+    def _ask_first(self, url: str) -> Reply:
+        """Ask a source before its first attempt, which need not ask again."""
+        reply = self._first_replies[url] = self._ask(url)
+        return reply
+
+    def _ask_for_attempt(self, url: str) -> Reply:
+        """Ask a source whose program is about to start; what it said when that was chosen counts once."""
+        first = self._first_replies.get(url)
+        if first is None or (first.answer is None and first.fault is None):
+            return self._ask(url)
+        self._first_replies[url] = None
+        return first
+
+    def _must_ask(self, backend: Backend, source: str, *, resumes: bool) -> bool:
+        if source in self._first_replies or source in self._suspect:
+            return True
+        least = SPLIT_BYTES if Trait.SEGMENTS in backend.TRAITS else ASK_BYTES
+        is_large = (self._on_disk.length() or least) >= least
+        return resumes or self._artifact.is_unpinned or backend.NAME == "axel" or is_large
+
+    def _compare(self, url: str, answer: SourceAnswer, *, resumes: bool) -> Fault | None:
+        """Compare what a source would serve with what is wanted and what is here; remember it where nothing differs."""
+        info, size, unpinned = self._info, self._artifact.size, self._artifact.is_unpinned
+        if answer.encoding and unpinned:
+            return Fault(Kind.CORRUPT, f"the server compresses the file on its way ({answer.encoding})")
+        if size is not None and answer.length not in (None, size) and (fault := self._judge_length(url, answer)):
+            return fault
+        have = self._partial.have
+        if (resumes or (unpinned and have)) and (fault := self._detect_change(url, answer)):
+            if unpinned or (answer.length is not None and answer.length < have):
+                return fault
+            self._versions_differ = True  # or its hosts name one version differently: the digest will tell
+        if resumes:
+            if unpinned and not (self._candidates.is_proven(url, answer) and info.etags.get(url) == answer.etag):
+                return Fault(Kind.UNRESUMABLE, "neither a digest nor an ETag tells whether it is still the same file")
+            if not answer.ranges:
+                return Fault(Kind.UNRESUMABLE, "the source does not honour ranges")
+        if answer.etag:
+            info.etags[url] = answer.etag
+        if answer.modified:
+            info.modified[url] = answer.modified
+        info.length = answer.length if answer.length is not None else info.length
         return None
-    good = on_disk.good_bytes()
-    gained, download.reached = max(0, good - download.reached), max(good, download.reached)
-    return tuple(replace(attempt, gained_bytes=gained, waited_s=step.wait_s, afresh=step.afresh) for attempt in found)
 
+    def _judge_length(self, url: str, answer: SourceAnswer) -> Fault | None:
+        """What another length than `size:` means; where all sources agree on it, it is taken for the file's."""
 
-def _begin_anew(download: Download, source: str) -> None:
-    """Throw all away for a source. Twice for the same one is no progress: two sources would take turns for ever."""
-    download.empty()
-    if source not in download.begun:
-        download.begun.add(source)
-        download.reached = 0
+        def reply_of(other: str) -> Reply:
+            return Reply(self._answers[other]) if other in self._answers else self._ask(other)
 
+        artifact, length = self._artifact, answer.length
+        assert length is not None
+        fault = revalidate.judge_length(
+            self._run,
+            artifact,
+            self._candidates.route(url),
+            answer,
+            lambda: revalidate.all_agree(artifact, url, length, reply_of),
+        )
+        if fault is None:
+            self._artifact = replace_struct(artifact, size=length)
+            self._on_disk.size, self._has_pieces = length, False
+            said = f"`size:` in the manifest says {artifact.size}, every source says {length}"
+            self._size_hint = f"{said}: is the digest that of another version?"
+            self._run.emit(Noticed(f"{artifact.name}: {said}; the digest decides"))
+        return fault
 
-def _settle(download: Download, backend: str, source: str) -> tuple[Attempt, ...] | None:
-    """Check the complete file: commit it when its digests fit (None), send its wrong bytes to quarantine when not.
+    def _detect_change(self, url: str, answer: SourceAnswer) -> Fault | None:
+        """Why a source has another version than the one that was begun; None where it has not."""
+        change = revalidate.detect_change(self._artifact, self._info, url, answer, self._fickle)
+        if change.is_fickle:
+            self._fickle.add(url)
+        return change.fault
 
-    Gives an attempt for each source that is to blame, `source` or another; none where it was an earlier run.
-    """
-    store, artifact, path = download.run.store, download.artifact, download.on_disk.partial.file
-    if artifact.is_unpinned and download.on_disk.is_too_long():
-        return (Attempt(backend, source, download.quarantine()),)
-    if artifact.is_unpinned and (doubt := still_as_begun(download)):
-        return (Attempt(backend, source, doubt),)
-    sha256 = download.prove()
-    if not sha256:
-        kept = keep_good(download, backend, source)
-        attempts = kept if kept is not None else (Attempt(backend, source, download.quarantine()),)
-        wrong_sources.remember(download, attempts)
+    def _doubt_version(self) -> Fault | None:
+        """For a whole file that no digest judges: why it may not be what its source says now.
+
+        A source that could not be asked when the file was begun is believed; one that does not answer now is not.
+        """
+        givers = self._info.sources
+        if len(givers) != 1:
+            return Fault(Kind.UNRESUMABLE, "nobody knows where these bytes came from")
+        reply = self._ask(givers[0], strict=givers[0] in self._answers)
+        return reply.fault if reply.answer is None else self._detect_change(givers[0], reply.answer)
+
+    def _find_version(self) -> bool:
+        """Whether the store has the version that the first source of an unpinned artifact has now."""
+        url = self._artifact.sources[0].url
+        answer = self._ask_first(url).answer
+        self._receipt.sha256 = revalidate.find_version(self._run, self._artifact, url, answer)
+        return bool(self._receipt.sha256)
+
+    # Running a program.
+
+    def _attempt(self, backend_name: str, source: str) -> Fault | None:
+        """Run one backend on one source, and once more where it was our way of asking that made it fail.
+
+        Returns:
+            The fault, or None where the partial is complete by the program's own word, which is still to be proved.
+
+        Raises:
+            Stopped: a stop was asked for; the partial stays.
+        """
+        backend = by_name(backend_name)
+        assert backend is not None
+        was_empty = self._on_disk.good_bytes() == 0
+        fault = self._attempt_once(backend, source)
+        if was_empty and self._should_ask_anew(source, fault):
+            return self._attempt_once(backend, source)
+        return fault
+
+    def _should_ask_anew(self, source: str, fault: Fault | None) -> bool:
+        """Whether an attempt from the first byte failed by the way it asked: the same program asks again at once.
+
+        The server answers a range wrongly and the whole file rightly; or `size:` is wrong, and no file too long for it.
+        """
+        is_odd = self._on_disk.is_too_long() if fault is None else fault.kind in _BY_ASKING or fault.status == 500
+        if not is_odd or not source.startswith("http") or self._candidates.wants_one_answer(source):
+            return False
+        answer = self._ask(source).answer
+        if answer is None:
+            return False
+        if answer.bare:
+            self._bare.add(source)
+            self._drop_stream()
+            self._empty()
+            return True
+        expected = self._artifact.size
+        if self._compare(source, answer, resumes=False) is not None or self._artifact.size == expected:
+            return False
+        self._drop_stream()
+        return not self._on_disk.is_complete()
+
+    def _attempt_once(self, backend: Backend, source: str) -> Fault | None:
+        if fault := self._prepare(backend, source):
+            return fault
+        run, on_disk = self._run, self._on_disk
+        try:
+            urls = (source, *self._companions(backend, source))
+            limits = {url: self._candidates.route(url).connections for url in urls}
+            with run.connection_limits.shares(run.context, self._ticket, limits) as shares:
+                job = attempt.job_of_one_file(self._candidates, shares)
+                launch = attempt.Launch(
+                    backend=backend,
+                    job=attempt.hand_over(on_disk, backend, job),
+                    title=self._title,
+                    sources=tuple(shares),
+                    have_bytes=on_disk.good_bytes(),
+                    size_bytes=on_disk.length(),
+                    guard_fd=self._partial.guard_fd,
+                )
+                missing = on_disk.missing()
+                self._stream = attempt.begin_stream(run, launch, on_disk, self._artifact.sha256)
+                monitor = SpeedMonitor(launch, self._candidates, FileMonitor(run, launch, on_disk))
+                with self._stats.transferring():
+                    exit_ = attempt.start(run, launch, monitor)
+                if self._stream is not None:
+                    state = (on_disk.length() or 0) // (8 * job.piece_bytes) if backend.SIDECAR else 0
+                    self._stream.account(exit_, state_bytes=state)
+                if self._has_pieces and missing is not None:
+                    self._given += repair.given(missing, on_disk.missing() or (), backend.NAME, launch.sources)
+            return self._read_end(launch, exit_, monitor.faster_host)
+        except OSError as error:
+            where = error.filename or self._partial.folder
+            return Fault(Kind.DISK, f"{where}: {reason(error)}", errno=error.errno or 0)
+
+    def _prepare(self, backend: Backend, source: str) -> Fault | None:
+        """Ask the source where that is worth it, and say why the program should not be started."""
+        unpinned, resumes = self._artifact.is_unpinned, self._on_disk.good_bytes() > 0
+        if self._must_ask(backend, source, resumes=resumes):
+            answer, fault, _ = self._ask_for_attempt(source)
+            if fault is not None:
+                return fault
+            is_proven = self._candidates.is_proven(source, answer) or source.startswith(COMPARES)
+            if unpinned and resumes and not is_proven:
+                self._empty()  # nothing tells whether what is here and what would come are of one version
+                resumes = False
+            if answer is not None and (fault := self._compare(source, answer, resumes=resumes)):
+                return fault
+            if answer is not None and answer.bare:
+                self._bare.add(source)
+            if answer is not None and answer.chunked and Trait.CHUNKED not in backend.TRAITS:
+                return Fault(Kind.REFUSED, f"{backend.NAME} would write the chunks' headers into the file")
+        if unpinned and backend.NAME == "axel" and self._candidates.wants_one_answer(source):
+            words = "axel joins several answers, which may be of two versions"
+            return Fault(Kind.REFUSED, words, hint=ONE_VERSION_HINT)
+        if unpinned:  # on the disk before the first byte is: a killed run must not leave bytes of nobody
+            self._info.sources = [source]
+        return None
+
+    def _companions(self, backend: Backend, source: str) -> tuple[str, ...]:
+        """Other sources to ask for the same large file at the same time: they answer, and have the same file."""
+        found, candidates = [source], self._candidates
+        for url in () if self._is_isolated else candidates.companions(backend, source):
+            if len(found) > MOST_COMPANIONS or host_of(url) in map(host_of, found):
+                continue
+            answer = self._ask(url).answer
+            if answer is None or not answer.ranges or candidates.bearer(url) is not None:
+                continue
+            if self._compare(url, answer, resumes=False) is None:
+                found.append(url)
+        return tuple(found[1:])
+
+    def _read_end(self, launch: attempt.Launch, exit_: Exit, faster_host: str) -> Fault | None:
+        """Account for what a program left, and say why it ended; exit 0 with bytes missing is not done."""
+        on_disk, partial, length = self._on_disk, self._partial, self._on_disk.length()
+        source, before = launch.sources[0], launch.have_bytes
+        on_disk.ended_well = exit_.code == 0 and exit_.ended == "itself"
+        after, complete = on_disk.good_bytes(), on_disk.is_complete()
+        landed = max(0, (partial.have if complete else after) - before)
+        if not complete and length is not None:
+            landed = max(landed, min(exit_.written_bytes, length - before))
+        self._receipt.bytes_fetched += landed
+        self._throughput = throughput(launch, exit_, landed)
+        # A program may end before its bytes were counted, and leave a file that is too long to be claimed.
+        wrote = landed or partial.have > launch.job.wants[0].have or length == 0
+        if wrote and not set(launch.sources) <= set(self._info.sources):
+            self._info.sources += [url for url in launch.sources if url not in self._info.sources]
+            partial.save_info()
+        fault = attempt.read_end(self._run, launch, exit_, after, "the partial")
+        if fault is not None:
+            fault = self._refine(fault, source, landed, faster_host)
+            return replace(fault, message=self._candidates.masked(fault.message))
+        return None if complete else self._explain_short(source)
+
+    def _refine(self, fault: Fault, source: str, landed: int, faster_host: str) -> Fault:
+        if fault.slow:
+            return replace(fault, message=f"slower than half of {faster_host}")
+        now, is_suspect = self._run.context.now(), source in self._suspect
+        refined = refine_fault(fault, self._answers.get(source), landed, now, is_suspect=is_suspect)
+        if refined is not None:
+            return refined
+        told = self._ask(source).fault  # the program did not say for how long: the server will
+        return told if told is not None and told.kind is Kind.BUSY else fault
+
+    def _explain_short(self, source: str) -> Fault | None:
+        """Why a program claimed success and bytes are missing: a full disk, another file, or a line that was cut."""
+        status = os.statvfs(self._partial.folder)
+        if status.f_bavail * status.f_frsize < FULL_BYTES:
+            return Fault(Kind.DISK, "the disk is full")
+        answer, fault, _ = self._ask(source)
+        if fault is not None:
+            return fault
+        other = self._compare(source, answer, resumes=False) if answer is not None else None
+        if other is None and self._on_disk.is_complete():
+            return None  # `size:` was wrong
+        if other is None and answer is not None and answer.encoding:
+            other = Fault(Kind.CORRUPT, f"the server compresses the file on its way ({answer.encoding})")
+        if other is None and answer is not None and answer.bare and source not in self._bare:
+            return Fault(Kind.UNRESUMABLE, "the server answers ranges wrongly")
+        if other is None:
+            return Fault(Kind.NETWORK, "ended early: bytes are missing")
+        if other.remedy is Remedy.AFRESH or not os.path.exists(self._partial.file):
+            return other
+        return self._quarantine()  # what it sent is no part of the file: nothing may be appended to it
+
+    # Checking what is here.
+
+    def _check(self, backend: str, source: str) -> tuple[Attempt, ...] | None:
+        """Check the complete file: commit it when its digests fit (None), send its wrong bytes to quarantine when not.
+
+        Gives an attempt for each source that is to blame, `source` or another; none where it was an earlier run.
+        """
+        unpinned = self._artifact.is_unpinned
+        if unpinned and self._on_disk.is_too_long():
+            return (Attempt(backend, source, self._quarantine()),)
+        if unpinned and (doubt := self._doubt_version()):
+            return (Attempt(backend, source, doubt),)
+        stream, self._stream = self._stream, None
+        is_proven = stream is not None and stream.finish() is StreamVerdict.GOOD
+        file = self._finished(is_proven=is_proven)
+        (sha256,) = check.check_files(self._run, (file,))
+        if sha256:
+            self._receipt.sha256 = sha256
+            return None
+        kept = self._keep_good_pieces(file, backend, source)
+        attempts = kept if kept is not None else (Attempt(backend, source, self._quarantine()),)
+        self._condemn(attempts)
         return attempts
-    download.emit_verified(sha256)
-    if (notice := artifact.misjudged(download.on_disk.partial.have)) is not None:
-        download.run.emit(Noticed(notice))
-    if sha256 in EMPTY and artifact.size is None:
-        download.run.emit(Noticed(f"{artifact.name}: {EMPTY_PIN}; if it is not meant to be empty, {EMPTY_PIN_HINT}"))
-    # Named before it is there: a run that ends between the two leaves a name that leads nowhere yet, not a blob that
-    # nobody knows to be this one, and the partial is still here.
-    blobs.learn(store, sha256, names(download))
-    blobs.commit(store, [(path, sha256)])
-    download.found = sha256
-    return None
+
+    def _finished(self, *, is_proven: bool = False) -> check.FinishedFile:
+        """The file that is here, as `check` takes it."""
+        info, artifact = self._info, self._artifact
+        source = info.sources[-1] if info.sources else ""
+        return check.FinishedFile(
+            artifact=artifact,
+            path=self._partial.file,
+            sources=tuple(dict.fromkeys(info.sources)),
+            source=source,
+            is_inherited=self._is_inherited,
+            etag=info.etags.get(source, ""),
+            names=revalidate.names_of(artifact, info, self._fickle),
+            size=artifact.size,
+            is_proven=is_proven,
+        )
+
+    def _quarantine(self) -> Fault:
+        """Send wrong bytes to quarantine.
+
+        Returns:
+            CORRUPT where one source gave them all in this run: it is out. UNRESUMABLE where several did, an
+            earlier run or nobody knows who: from now on each must show what it gives by itself.
+        """
+        file = self._finished()
+        fault = check.quarantine_file(self._run, file)
+        is_mixed = self._is_inherited or self._is_repaired or self._versions_differ or len(file.sources) != 1
+        self._empty()
+        if is_mixed:
+            self._is_isolated = True
+            return Fault(Kind.UNRESUMABLE, "wrong bytes in a file that came from several sources or runs")
+        return replace(fault, hint=self._size_hint or fault.hint)
+
+    def _keep_good_pieces(self, file: check.FinishedFile, backend: str, source: str) -> tuple[Attempt, ...] | None:
+        """Of a complete file with wrong bytes keep the good pieces, if they are known; the bad ones are missing again.
+
+        Returns:
+            An attempt for each source that gave wrong bytes; where several gave them together, they go one by one from
+            now on. Empty where they are of an earlier run. None where no piece is known to be good.
+        """
+        run = self._run
+        damage = repair.examine(file.path, self._artifact, run.context.stop)
+        if damage is None:
+            if self._has_pieces:
+                self._has_pieces = False
+                words = "its piece hashes do not help: `orch lock --update` makes them anew"
+                run.emit(Noticed(f"{self._artifact.name}: {words}"))
+            return None
+        found = repair.attribute(damage.bad, self._given, is_inherited=self._is_inherited)
+        repair.keep_good_pieces(run, file, self._partial, damage, found.givers)
+        was_inherited, self._is_inherited, self._given, self._is_repaired = self._is_inherited, False, [], True
+        if not found.blamed:
+            self._is_isolated = True
+            if was_inherited and check.EARLIER_RUN in found.suspects:
+                return ()
+        return repair.piece_faults(damage, found, backend, source)
+
+    def _condemn(self, attempts: tuple[Attempt, ...]) -> None:
+        """Note on the disk which of these attempts gave wrong bytes: later runs ask their sources last, for a day.
+
+        Raises:
+            OSError: the disk said no.
+        """
+        now = self._run.context.now()
+        wrong = {each.source: (now, each.fault.message) for each in attempts if each.fault.kind is Kind.CORRUPT}
+        if wrong:
+            self._info.condemned.update(wrong)
+            self._partial.save_info()
+
+    def _load_condemned(self) -> dict[str, str]:
+        """The sources that gave wrong bytes in an earlier run, and how; what is old is forgotten."""
+        now, urls = self._run.context.now(), {source.url for source in self._artifact.sources}
+        self._info.condemned = {
+            url: (when, why)
+            for url, (when, why) in self._info.condemned.items()
+            if url in urls and abs(now - when) < CONDEMNED_S  # a clock may have been set back
+        }
+        return {url: why for url, (_, why) in self._info.condemned.items()}
+
+    def _drop_stream(self) -> None:
+        """End the checksum program behind an attempt that did not complete the file."""
+        if self._stream is not None:
+            self._stream.abandon()
+            self._stream = None

@@ -1,4 +1,4 @@
-"""Nothing is left to try: what became of each source, in words, and what to type next."""
+"""Explain a download that failed: what became of each source, and what to type next."""
 
 from __future__ import annotations
 
@@ -15,31 +15,39 @@ if TYPE_CHECKING:
 
     from orchestrator.model import Host
     from orchestrator.transfer.retry import Attempt
-    from orchestrator.transfer.state import Download
+    from orchestrator.transfer.run_context import RunContext
 
-# Where another source said who is wanted, that is what can be mended: HF_ENDPOINT is set where the hub is out of reach.
+# Where another source asked for a token, that is what can be fixed: HF_ENDPOINT is set where the hub is out of reach.
 _LESS_TELLING = (Kind.REFUSED, Kind.NETWORK, Kind.STALLED, Kind.BUSY)
 
 
-def explain_failure(download: Download, attempts: Sequence[Attempt], fault: Fault | None) -> OrchError:
-    """The error for people: wrong bytes before all."""
+def explain_failure(
+    run: RunContext, name: str, attempts: Sequence[Attempt], fault: Fault | None, proxies: Sequence[str]
+) -> OrchError:
+    """The error for people, wrong bytes before all.
+
+    Args:
+        run: the run.
+        name: what people call the artifact.
+        attempts: all that was tried.
+        fault: the one that says most; None where nothing could be tried.
+        proxies: the proxies that its sources were reached through, without credentials.
+    """
     tried = {(attempt.source, attempt.backend): attempt.fault.message for attempt in attempts}
     history = "; ".join(f"{source} ({backend}): {message}" for (source, backend), message in tried.items())
-    name = download.artifact.name
     if fault is not None and fault.kind is Kind.CORRUPT:
         hint = fault.hint or "compare the digest in the manifest with the publisher's"
         return DigestError(
             f"{name}: no source gave the right bytes: {history}",
-            f"{hint}; wrong bytes are kept in {download.run.store.quarantine}",
+            f"{hint}; wrong bytes are kept in {run.store.quarantine}",
         )
     word = fault.kind.value if fault else Kind.NETWORK.value
-    return TransferError(f"{name}: every source failed: {history}", _hint(download, attempts, fault), word)
+    return TransferError(f"{name}: every source failed: {history}", _hint(run, attempts, fault, proxies), word)
 
 
-def _hint(download: Download, attempts: Sequence[Attempt], fault: Fault | None) -> str:
+def _hint(run: RunContext, attempts: Sequence[Attempt], fault: Fault | None, proxies: Sequence[str]) -> str:
     if fault is not None and fault.hint:
         return fault.hint
-    run = download.run
     for attempt in attempts if fault is None or fault.kind in _LESS_TELLING else ():
         if (status := attempt.fault.status) in (401, 403):
             return login(attempt.source, status, run.context.environ, run.hosts, run.context.now())
@@ -52,8 +60,8 @@ def _hint(download: Download, attempts: Sequence[Attempt], fault: Fault | None) 
             return "name the server's CA in the manifest, `hosts: {NAME: {ca: FILE}}`, or set SSL_CERT_FILE"
         case Kind.BROKEN:
             return "see what the program says: `orch sync -v`, or try another one: --backend NAME"
-        case _ if download.proxies():
-            return f"is the proxy right? https_proxy, http_proxy or all_proxy says {', '.join(download.proxies())}"
+        case _ if proxies:
+            return f"is the proxy right? https_proxy, http_proxy or all_proxy says {', '.join(proxies)}"
         case _:
             return wrong_file.LATER
 

@@ -1,4 +1,4 @@
-"""What is held of one artifact: which bytes are here, by the word of the program that wrote them."""
+"""Which bytes of an unfinished file are here, by the word of the program that wrote them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREFIX_WRITER = "curl"  # stands for every program that appends: what is there i
 
 
 class PartialState:
-    """A partial read through the eyes of its last writer; `size` is the manifest's, or None.
+    """A partial as its last writer's state describes it; `size` is the manifest's in bytes, or None.
 
     The claims are hints about progress, never evidence: what is complete goes to the judge.
     """

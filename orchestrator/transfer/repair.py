@@ -1,4 +1,4 @@
-"""A wrong file whose piece hashes are known: which pieces are bad, and a partial that asks for just those."""
+"""Repair a wrong file whose piece hashes are known: find its bad pieces, who gave them, and ask for just those."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator.backends import aria2c
 from orchestrator.backends.base import Job, Want
 from orchestrator.backends.shared import subtract
-from orchestrator.events import Mismatched, Noticed
+from orchestrator.events import Mismatched
 from orchestrator.faults import Fault, Kind
 from orchestrator.store import blobs, quarantine
 from orchestrator.store.partials import Info
+from orchestrator.transfer.check import EARLIER_RUN
 from orchestrator.transfer.retry import Attempt
 from orchestrator.verify import check
 from orchestrator.verify.pieces import decode
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.model import Artifact, Range
     from orchestrator.store import Store
     from orchestrator.store.partials import Partial
-    from orchestrator.transfer.state import Download
+    from orchestrator.transfer.check import FinishedFile
+    from orchestrator.transfer.run_context import RunContext
     from orchestrator.verify.pieces import Pieces
 
 
@@ -73,7 +75,7 @@ def quarantine_pieces(store: Store, path: str, damage: Damage, about: Mapping[st
         StoreError: the disk said no.
     """
     where = " ".join(f"{start}-{end}" for start, end in damage.bad)
-    return quarantine.keep(store, path, damage.found, damage.bad, {**about, "bad": where})
+    return quarantine.keep_ranges(store, path, damage.found, damage.bad, {**about, "bad": where})
 
 
 def request_pieces(partial: Partial, damage: Damage, path: str = "") -> None:
@@ -121,9 +123,6 @@ def _punch(path: str, ranges: tuple[Range, ...]) -> None:
         os.close(fd)
 
 
-EARLIER = "an earlier run"
-
-
 class Given(NamedTuple):
     """A range that came in this run: by which program, and from which sources, of which one gave it."""
 
@@ -137,50 +136,57 @@ def given(before: tuple[Range, ...], after: tuple[Range, ...], backend: str, sou
     return [Given(piece, backend, sources) for piece in subtract(before, after)]
 
 
-def keep_good(download: Download, backend: str, source: str) -> tuple[Attempt, ...] | None:
-    """Of a complete file with wrong bytes keep the good pieces, if they are known; the bad ones are missing again.
+class Attribution(NamedTuple):
+    """Who gave bad pieces: `blamed` maps a source that alone gave one to the program that brought it.
 
-    Returns:
-        An attempt for each source that gave wrong bytes: CORRUPT where it is plain who did. Where several gave a bad
-        piece together, the one that was asked (`backend`, `source`) is only set aside, and from now on each goes
-        alone. Empty where they are of an earlier run. None where no piece is known to be good.
+    `suspects` are sources that may have, together with others (`EARLIER_RUN` among them).
     """
-    artifact, partial, run = download.artifact, download.on_disk.partial, download.run
-    damage = examine(partial.file, artifact, run.context.stop)
-    if damage is None:
-        if download.has_pieces:
-            download.has_pieces = False
-            run.emit(Noticed(f"{artifact.name}: its piece hashes do not help: `orch lock --update` makes them anew"))
-        return None
-    blamed, suspects = _attribute(download, damage.bad)
-    whose = " and ".join(dict.fromkeys((*blamed, *suspects)))
-    about = {"expected": artifact.sha256, "source": whose, "model": download.talk[0]}
-    folder = quarantine_pieces(run.store, partial.file, damage, about)
-    run.emit(Mismatched(*download.talk, whose, artifact.sha256, damage.found, folder, damage.words))
-    request_pieces(partial, damage)
-    was_inherited, download.inherited, download.given, download.repaired = download.inherited, False, [], True
-    if blamed:
-        hint = "add a mirror and run `orch sync` again: the good pieces are kept, the others are fetched"
-        fault = Fault(Kind.CORRUPT, f"wrong bytes: {damage.words}", hint=hint, mendable=True)
-        return tuple(Attempt(program, url, fault) for url, program in blamed.items())
-    download.part()
-    if was_inherited and EARLIER in suspects:
-        return ()
-    fault = Fault(Kind.UNRESUMABLE, f"wrong bytes from several sources: {damage.words}", mendable=True)
-    return (Attempt(backend, source, fault),)
+
+    blamed: dict[str, str]
+    suspects: tuple[str, ...]
+
+    @property
+    def givers(self) -> str:
+        """All of them, in words."""
+        return " and ".join(dict.fromkeys((*self.blamed, *self.suspects)))
 
 
-def _attribute(download: Download, bad: tuple[Range, ...]) -> tuple[dict[str, str], list[str]]:
-    """Who alone gave something bad, with the program that brought it; and who may have, together with others."""
+def attribute(bad: tuple[Range, ...], brought: Sequence[Given], *, is_inherited: bool) -> Attribution:
+    """Say who gave bad ranges; what nobody brought in this run is an earlier one's, where `is_inherited`."""
     blamed: dict[str, str] = {}
     suspects: dict[str, None] = {}
     for hole in bad:
-        brought = [g for g in download.given if g.range.start < hole.end and hole.start < g.range.end]
-        givers = dict.fromkeys(url for g in brought for url in g.sources)
-        if download.inherited and subtract((hole,), tuple(g.range for g in brought)):
-            givers[EARLIER] = None
-        if len(givers) == 1 and brought:
-            blamed[brought[0].sources[0]] = brought[0].backend
+        parts = [part for part in brought if part.range.start < hole.end and hole.start < part.range.end]
+        givers = dict.fromkeys(url for part in parts for url in part.sources)
+        if is_inherited and subtract((hole,), tuple(part.range for part in parts)):
+            givers[EARLIER_RUN] = None
+        if len(givers) == 1 and parts:
+            blamed[parts[0].sources[0]] = parts[0].backend
         else:
-            suspects.update(givers or {EARLIER: None})
-    return blamed, [url for url in suspects if url not in blamed]
+            suspects.update(givers or {EARLIER_RUN: None})
+    return Attribution(blamed, tuple(url for url in suspects if url not in blamed))
+
+
+def keep_good_pieces(run: RunContext, file: FinishedFile, partial: Partial, damage: Damage, givers: str) -> None:
+    """Send the bad pieces of a wrong file to quarantine, tell who gave them, and ask for just them again.
+
+    Raises:
+        OSError, StoreError: the disk said no.
+    """
+    note = {**file.quarantine_note, "source": givers}
+    folder = quarantine_pieces(run.store, file.path, damage, note)
+    run.emit(Mismatched(*file.title, givers, file.artifact.sha256, damage.found, folder, damage.words))
+    request_pieces(partial, damage)
+
+
+def piece_faults(damage: Damage, found: Attribution, backend: str, source: str) -> tuple[Attempt, ...]:
+    """An attempt for each source that gave bad pieces: CORRUPT where it is plain who did.
+
+    Where several gave a bad piece together, the one that was asked (`backend`, `source`) is only set aside.
+    """
+    if found.blamed:
+        hint = "add a mirror and run `orch sync` again: the good pieces are kept, the others are fetched"
+        fault = Fault(Kind.CORRUPT, f"wrong bytes: {damage.words}", hint=hint, mendable=True)
+        return tuple(Attempt(program, url, fault) for url, program in found.blamed.items())
+    fault = Fault(Kind.UNRESUMABLE, f"wrong bytes from several sources: {damage.words}", mendable=True)
+    return (Attempt(backend, source, fault),)

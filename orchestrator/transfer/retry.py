@@ -22,10 +22,10 @@ SLOW_S = 10.0  # a source that was left as slow is taken again before one that m
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run of one backend on one source (or a look that failed): what it gained and why it ended.
+    """One run of one backend on one source (or a request of ours that failed): what it gained and why it ended.
 
     `gained_bytes` are new good bytes; `waited_s` what was waited before it; `afresh` that it began with nothing
-    on purpose; `fault` None only while the transfer's end is not judged yet.
+    on purpose.
     """
 
     backend: str
@@ -79,7 +79,7 @@ def next_step(
     again = [s for s in alive if s in past.stale]
     if again and not past.afresh:
         return Try(past.backends(again[0])[0], again[0], past.wait_s(again[0], jitter), afresh=True)
-    return GiveUp(past.telling())
+    return GiveUp(past.final_fault())
 
 
 class _Attempts:
@@ -164,7 +164,7 @@ class _Attempts:
         step = WAITS_S[min(self.idle[source], len(WAITS_S)) - 1] * (0.75 + 0.5 * jitter)
         return max(step, asked_s)
 
-    def telling(self) -> Fault | None:
+    def final_fault(self) -> Fault | None:
         """The fault that says most: wrong bytes before all, else the last one."""
         for attempt in self._attempts:
             if attempt.fault.kind is Kind.CORRUPT:

@@ -1,4 +1,4 @@
-"""A look at a source in the middle of an effort: what it would serve, against what is wanted and what is here.
+"""Ask a source again in the middle of a download, and compare its answer with what is wanted and what is here.
 
 With a digest all of it is a help: length, ETag and encoding are hints, and the digest judges. Without one they are all
 that tells one version of a file from another.
@@ -7,19 +7,24 @@ that tells one version of a file from another.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
 from orchestrator.formats.wrong_file import expected_file
 from orchestrator.model import Pin
 from orchestrator.store import blobs
-from orchestrator.transfer.context import FirstSeen
+from orchestrator.transfer.run_context import FirstSeen
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
+
+    from orchestrator.model import Artifact
     from orchestrator.sources.http import SourceAnswer
-    from orchestrator.transfer.state import Download
+    from orchestrator.sources.route import Route
+    from orchestrator.store.partials import Info
+    from orchestrator.transfer.run_context import RunContext
 
 
 ONE_VERSION_HINT = (
@@ -28,101 +33,120 @@ ONE_VERSION_HINT = (
 )
 
 
-def revalidate(download: Download, source: str, *, strict: bool = False) -> SourceAnswer | Fault | None:
-    """Ask the source what it would serve; None where it cannot be asked, or only a program can tell.
+class Reply(NamedTuple):
+    """What came of asking a source.
 
-    A look that fails for reasons of our client says nothing of the source: unless `strict`, that is None as well, and
-    a program decides. A silence is believed once a program has failed there too.
+    `fault` is why it has no answer, where that says something of the source; where both are None a program decides.
+    `is_odd`: our client cannot read its answers, and need not ask again.
+    """
+
+    answer: SourceAnswer | None = None
+    fault: Fault | None = None
+    is_odd: bool = False
+
+
+def ask(run: RunContext, url: str, route: Route, at: int, *, strict: bool = False, was_tried: bool = False) -> Reply:
+    """Ask a source what it would serve.
+
+    Args:
+        run: the run; a stop ends the request.
+        url: the source.
+        route: how this machine gets to it.
+        at: the first byte that is missing.
+        strict: whether a failure for reasons of our client is a fault too; else a program decides.
+        was_tried: whether a program has failed there: then a silence is believed.
 
     Raises:
         Stopped: a stop was asked for.
     """
-    if download.run.context.stop.is_set():
-        raise Stopped("stopped; the partial is kept")
-    if not source.startswith("http") or source in download.odd:
-        return None
+    if not url.startswith("http") or route.requirements.proxy.startswith("socks"):
+        return Reply()  # the HTTP client speaks no SOCKS without an extra; curl does
     from orchestrator.sources.http import ODD_ANSWER, ask_source, is_verdict
 
-    way = download.route(source)
-    if way.line.proxy.startswith("socks"):
-        return None  # the HTTP client speaks none without an extra; curl does
-    missing = download.on_disk.missing()
-    at = missing[0].start if missing else 0
-    seen = ask_source(
-        source,
-        proxy=way.proxy,
-        ca=way.ca,
-        user_agent=way.user_agent,
-        bearer=way.bearer,
+    answer = ask_source(
+        url,
+        proxy=route.proxy,
+        ca=route.ca,
+        user_agent=route.user_agent,
+        bearer=route.bearer,
         at=at,
-        stop=download.run.context.stop,
+        stop=run.context.stop,
     )
-    if not isinstance(seen, Fault):
-        download.looks[source] = seen
-        return seen
-    if seen.message == ODD_ANSWER:
-        download.odd.add(source)
-    if not is_verdict(seen):
-        tried = any(attempt.source == source for attempt in download.attempts)
-        return seen if strict or (seen.kind is Kind.STALLED and tried) else None
-    # A refused look condemns nothing: hubs refuse by program. The backend will hear it again. Where a token was
-    # shown it is the token that is refused, and a program that has none would hear nothing better.
-    refused = seen.kind is Kind.REFUSED and seen.status is not None and way.bearer is None
-    return None if refused else seen
+    if not isinstance(answer, Fault):
+        return Reply(answer)
+    is_odd = answer.message == ODD_ANSWER
+    if not is_verdict(answer):
+        counts = strict or (answer.kind is Kind.STALLED and was_tried)
+        return Reply(None, answer if counts else None, is_odd)
+    # A refusal of our own request condemns nothing: hubs refuse by program. The backend will hear it again. Where a
+    # token was sent it is the token that is refused, and a program that has none would hear nothing better.
+    is_refused = answer.kind is Kind.REFUSED and answer.status is not None and route.bearer is None
+    return Reply(None, None if is_refused else answer, is_odd)
 
 
-def compare(download: Download, source: str, seen: SourceAnswer, *, resumes: bool) -> Fault | None:
-    """Hold what the source would serve against what is wanted and what is here; then remember it."""
-    info, expected = download.on_disk.partial.info, download.artifact.size
-    blind = download.artifact.is_unpinned
-    if seen.encoding and blind:
-        return Fault(Kind.CORRUPT, f"the server compresses the file on its way ({seen.encoding})")
-    if seen.length is not None and expected is not None and seen.length != expected:
-        fault = _other_length(download, source, seen)
-        if fault is not None:
-            return fault
-    if (resumes or (blind and download.on_disk.partial.have)) and (fault := changed(download, source, seen)):
-        if blind or (seen.length is not None and seen.length < download.on_disk.partial.have):
-            return fault
-        download.versions_differ = True  # or its hosts name one version differently: the digest will tell
-    if resumes:
-        if blind and not (download.is_proven(source, seen) and info.etags.get(source) == seen.etag):
-            return Fault(Kind.UNRESUMABLE, "neither a digest nor an ETag tells whether it is still the same file")
-        if not seen.ranges:
-            return Fault(Kind.UNRESUMABLE, "the source does not honour ranges")
-    if seen.etag:
-        info.etags[source] = seen.etag
-    if seen.modified:
-        info.modified[source] = seen.modified
-    info.length = seen.length if seen.length is not None else info.length
-    return None
+class Change(NamedTuple):
+    """Whether a source has another version than the one that was begun.
 
-
-def _other_length(download: Download, source: str, seen: SourceAnswer) -> Fault | None:
-    """What it means that a source has another length than `size:` says; None where the digest is to judge.
-
-    `size:` is a help. Where each source that answers has the same other length, it is `size:` that is wrong.
+    `fault` says why; `is_fickle`: the ETag changed and the date did not, as where each of its hosts makes its own.
     """
-    from orchestrator.sources.http import begins_as, other_file
 
-    artifact, stop = download.artifact, download.run.context.stop
-    wanted, way = expected_file(artifact.wanted[0]), download.route(source)
-    what = begins_as(seen, wanted, way, stop=stop)
-    if not what and not artifact.is_unpinned and seen.length is not None and _all_say(download, source, seen.length):
-        download.take_length(seen.length)
+    fault: Fault | None = None
+    is_fickle: bool = False
+
+
+def detect_change(artifact: Artifact, info: Info, url: str, answer: SourceAnswer, fickle: AbstractSet[str]) -> Change:
+    """Say whether what the source would serve is the version that the partial was begun with.
+
+    Args:
+        artifact: what is wanted.
+        info: what was noted of the partial.
+        url: the source.
+        answer: its answer now.
+        fickle: the sources whose ETags are not compared.
+    """
+    unpinned = artifact.is_unpinned
+    hint = ONE_VERSION_HINT if unpinned else ""
+    was = info.modified.get(url, "")
+    if None not in (info.length, answer.length) and info.length != answer.length:
+        words = f"the file's length changed at the source: {answer.length} bytes"
+        return Change(Fault(Kind.UNRESUMABLE, words, hint=hint))
+    if url not in fickle and answer.etag and info.etags.get(url, answer.etag) != answer.etag:
+        words = "the file changed at the source since the partial was begun"
+        is_fickle = bool(was) and was == answer.modified
+        return Change(Fault(Kind.UNRESUMABLE, words, hint=hint), is_fickle)
+    if unpinned and was != answer.modified and (was or url in info.etags):
+        words = "the file changed at the source since the partial was begun (its date did)"
+        return Change(Fault(Kind.UNRESUMABLE, words, hint=hint))
+    return Change()
+
+
+def judge_length(
+    run: RunContext, artifact: Artifact, route: Route, answer: SourceAnswer, is_agreed: Callable[[], bool]
+) -> Fault | None:
+    """What it means that a source has another length than `size:` says; None where the digest is to decide.
+
+    `size:` is a help. Where each source that answers has the same other length (`is_agreed`), it is `size:` that is
+    wrong.
+    """
+    from orchestrator.sources.http import identify_by_head, wrong_length
+
+    wanted = expected_file(artifact.wanted[0])
+    what = identify_by_head(answer, wanted, route, stop=run.context.stop)
+    if not what and not artifact.is_unpinned and answer.length is not None and is_agreed():
         return None
-    words = other_file(seen, wanted, what)
+    words = wrong_length(answer, wanted, what)
     return Fault(Kind.CORRUPT, words.words, hint=words.hint)
 
 
-def _all_say(download: Download, source: str, length: int) -> bool:
-    for other in download.artifact.sources:
-        if other.url == source:
+def all_agree(artifact: Artifact, url: str, length: int, ask_again: Callable[[str], Reply]) -> bool:
+    """Whether no other source of an artifact tells another length than `url` does."""
+    for other in artifact.sources:
+        if other.url == url:
             continue
         if not other.url.startswith("http"):
             return False  # it has its turn, and says it by what it gives
-        seen = download.looks.get(other.url) or revalidate(download, other.url)
-        if seen is not None and not isinstance(seen, Fault) and seen.length not in (None, length):
+        answer = ask_again(other.url).answer
+        if answer is not None and answer.length not in (None, length):
             return False
     return True
 
@@ -132,61 +156,26 @@ def is_proof(etag: str) -> bool:
     return bool(etag) and not etag.startswith("W/")
 
 
-def changed(download: Download, source: str, seen: SourceAnswer) -> Fault | None:
-    """Why what the source would serve is not the version that the partial was begun with."""
-    info, blind = download.on_disk.partial.info, download.artifact.is_unpinned
-    hint = ONE_VERSION_HINT if blind else ""
-    same_length = None in (info.length, seen.length) or info.length == seen.length
-    was = info.modified.get(source, "")
-    if not same_length:
-        words = f"the file's length changed at the source: {seen.length} bytes"
-        return Fault(Kind.UNRESUMABLE, words, hint=hint)
-    if source not in download.fickle and seen.etag and info.etags.get(source, seen.etag) != seen.etag:
-        if was and was == seen.modified:
-            download.fickle.add(source)  # the date is the same: each of its hosts may have an ETag of its own
-        words = "the file changed at the source since the partial was begun"
-        return Fault(Kind.UNRESUMABLE, words, hint=hint)
-    if blind and was != seen.modified and (was or source in info.etags):
-        words = "the file changed at the source since the partial was begun (its date did)"
-        return Fault(Kind.UNRESUMABLE, words, hint=hint)
-    return None
+def names_of(artifact: Artifact, info: Info, fickle: AbstractSet[str]) -> tuple[Pin, ...]:
+    """What the bytes of a partial are known by from now on: the artifact's pins, or the version of its source."""
+    if not artifact.is_unpinned:
+        return artifact.pins
+    told = (url for url in info.sources[:1] if url not in fickle and is_proof(info.etags.get(url, "")))
+    return tuple(_version(url, info.etags[url]) for url in told)
 
 
-def still_as_begun(download: Download) -> Fault | None:
-    """For whole files that no digest judges: whether the source says of them what it said when they were begun.
-
-    A source that could not be asked then is believed now; one that does not answer now is not.
-    """
-    givers = download.on_disk.partial.info.sources
-    if len(givers) != 1:
-        return Fault(Kind.UNRESUMABLE, "nobody knows where these bytes came from")
-    seen = revalidate(download, givers[0], strict=givers[0] in download.looks)
-    return seen if isinstance(seen, Fault) or seen is None else changed(download, givers[0], seen)
-
-
-def names(download: Download) -> tuple[Pin, ...]:
-    """What the bytes of an effort are known by from now on: its pins, or the version that its source gave."""
-    if not download.artifact.is_unpinned:
-        return download.artifact.pins
-    info = download.on_disk.partial.info
-    told = (url for url in info.sources[:1] if url not in download.fickle and is_proof(info.etags.get(url, "")))
-    return tuple(_name(url, info.etags[url]) for url in told)
-
-
-def here_already(download: Download) -> str:
-    """The sha256 of the version that the first source has now, where its bytes are in the store; else empty."""
-    store, url = download.run.store, download.artifact.sources[0].url
-    seen = download.first_probe[url] = revalidate(download, url)  # the first attempt need not look again
-    if seen is None or isinstance(seen, Fault) or not is_proof(seen.etag):
+def find_version(run: RunContext, artifact: Artifact, url: str, answer: SourceAnswer | None) -> str:
+    """The sha256 of the version that a source has now, where its bytes are in the store; else empty."""
+    if answer is None or not is_proof(answer.etag):
         return ""
-    sha256 = blobs.find(store, [_name(url, seen.etag)])
-    if not sha256 or blobs.blob_state(store, sha256, seen.length) != "sealed":
+    sha256 = blobs.find(run.store, [_version(url, answer.etag)])
+    if not sha256 or blobs.blob_state(run.store, sha256, answer.length) != "sealed":
         return ""
-    if download.run.findings is not None:
-        found = check.digests(store.blob(sha256), pieces=True, stop=download.run.context.stop)
-        download.run.findings[download.artifact.key] = FirstSeen(found, url, seen.etag)
+    if run.findings is not None:
+        found = check.digests(run.store.blob(sha256), pieces=True, stop=run.context.stop)
+        run.findings[artifact.key] = FirstSeen(found, url, answer.etag)
     return sha256
 
 
-def _name(url: str, etag: str) -> Pin:
+def _version(url: str, etag: str) -> Pin:
     return Pin("version", hashlib.sha256(f"{url}\n{etag}".encode()).hexdigest())

@@ -1,1 +1,1 @@
-"""Checksums: files judged whole, or behind a download that runs; the programs that judge; hashes of pieces."""
+"""Checksums: check files that are complete or still growing, by external programs; hash them, whole and in pieces."""

@@ -1,4 +1,4 @@
-"""The judge: `sha256sum -c --strict` over many files at once; and the digests of one, of several kinds in one pass."""
+"""Check files against their sha256 by `sha256sum -c --strict`, and compute the digests of a file in one pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ CHUNK_BYTES = 4 << 20
 
 
 class Digests(NamedTuple):
-    """What the bytes of one file are: `pins` of the kinds that were asked for, `pieces` as a lock holds them."""
+    """The digests of one file, and its size in bytes.
+
+    `pins` are the weaker digests that were asked for; `pieces` is the text that a lockfile keeps (`pieces.encode`).
+    """
 
     sha256: str
     size: int
@@ -33,16 +36,21 @@ class Digests(NamedTuple):
     pieces: str = ""
 
     def fit(self, sha256: str, pins: Iterable[Pin], size: int | None = None) -> bool:
-        """Whether these are the bytes meant; an empty `sha256` and a size of None are not compared."""
+        """Whether these are the expected bytes; an empty `sha256` and a size of None are not compared."""
         return sha256 in ("", self.sha256) and size in (None, self.size) and all(pin in self.pins for pin in pins)
 
 
 class Verdict(NamedTuple):
-    """What reading all of a file said of it: good, wrong or unknown.
+    """The result of reading a whole file: good, wrong or unknown.
 
-    Only a digest that was computed over the whole file makes its bytes wrong: a judge that died, was starved or said
-    nothing has said nothing of them. `sha256` is what the bytes are, where that is known; `reason` why a file could
-    not be read (unknown), or how the judge failed over a good one; `error` the disk's own, where it was that.
+    Only a digest that was computed over the whole file makes its bytes wrong; a checksum tool that died, had no memory
+    or printed nothing proves nothing.
+
+    Attributes:
+        word: the result.
+        sha256: the digest of the bytes, where it is known.
+        reason: why the file could not be read (unknown), or how the tool failed over a good file.
+        error: the disk's error, where there was one.
     """
 
     word: Literal["good", "wrong", "unknown"]
@@ -52,35 +60,39 @@ class Verdict(NamedTuple):
 
     @property
     def is_good(self) -> bool:
-        """Whether the bytes are those that are wanted."""
+        """Whether the digest is the expected one."""
         return self.word == "good"
 
     @property
     def is_wrong(self) -> bool:
-        """Whether they are others."""
+        """Whether the digest is another one."""
         return self.word == "wrong"
 
 
 def unreadable(error: OSError) -> Verdict:
-    """The verdict over a file that the disk does not give."""
+    """The verdict on a file that the disk cannot read."""
     return Verdict("unknown", "", error.strerror or str(error), error)
 
 
 def complaint(verdicts: Iterable[Verdict], told: set[str]) -> str:
-    """A line about a judge that failed over right bytes, once for all calls with the same `told`; else empty."""
-    said = next((v.reason for v in verdicts if v.is_good and v.reason), "")
-    if not said or "judge" in told:
+    """A warning about a tool that failed over right bytes; empty where there is none, or `told` says it was given."""
+    reason = next((v.reason for v in verdicts if v.is_good and v.reason), "")
+    if not reason or "tool" in told:
         return ""
-    told.add("judge")
-    return f"{said} over right bytes, which orch then read by itself: that program is broken, or was ended from outside"
+    told.add("tool")
+    return (
+        f"{reason} over right bytes, which orch then read by itself: that program is broken, or was ended from outside"
+    )
 
 
 def check(context: Context, files: Sequence[tuple[str, str]], stall_s: float = 30.0) -> list[Verdict]:
-    """Read every byte of (sha256, path) pairs and say of each whether its digest fits.
+    """Read every byte of (sha256, path) pairs and say of each whether its digest is that.
 
-    `sha256sum -c` answers with one line a file, in order; its exit code alone is not believed (some replacements
-    exit 0 on a wrong digest). Whatever it does not call OK is read again by our own process, whose word is last.
-    `stall_s` is how long it may read nothing.
+    `sha256sum -c` prints one line a file, in order; its exit code alone is not trusted (some replacements exit 0 on a
+    wrong digest). Whatever it does not call OK is read again by our own process, whose result is final.
+
+    Args:
+        stall_s: how many seconds the tool may read nothing before it is ended.
 
     Raises:
         NoBackendError: there is no sha256sum on this machine.
@@ -91,47 +103,50 @@ def check(context: Context, files: Sequence[tuple[str, str]], stall_s: float = 3
     from orchestrator.files import reason as why
     from orchestrator.verify import tools
 
-    judge = tools.reference(context)
+    tool = tools.reference(context)
     sums = os.fsencode("".join(sums_line(*pair) for pair in files))
-    said: list[bool] = []
+    oks: list[bool] = []
     try:
-        exit_ = tools.ask(context, judge, sums, stall_s=stall_s, stdout_bytes=1 << 40)
+        exit_ = tools.ask(context, tool, sums, stall_s=stall_s, stdout_bytes=1 << 40)
     except OSError as error:
-        reason = f"{judge.kind.name} could not be started: {why(error)}"
+        reason = f"{tool.kind.name} could not be started: {why(error)}"
     else:
         if exit_.ended == "stopped":
             raise Stopped("stopped while reading")
-        reason = f"{judge.kind.name} {_ending(exit_)}"
+        reason = f"{tool.kind.name} {_ending(exit_)}"
         # Not splitlines(): a name may hold other separators, such as U+2028.
-        said = [line.endswith(": OK") for line in exit_.stdout.removesuffix("\n").split("\n")]
-        if (exit_.code == 0) != all(said):
-            said = []
-    if len(said) != len(files):
-        said = [False] * len(files)
+        oks = [line.endswith(": OK") for line in exit_.stdout.removesuffix("\n").split("\n")]
+        if (exit_.code == 0) != all(oks):
+            oks = []
+    if len(oks) != len(files):
+        oks = [False] * len(files)
     return [
-        Verdict("good", sha256) if is_right else compare(sha256, path, context.stop, reason)
-        for (sha256, path), is_right in zip(files, said, strict=True)
+        Verdict("good", sha256) if is_ok else compare(sha256, path, context.stop, reason)
+        for (sha256, path), is_ok in zip(files, oks, strict=True)
     ]
 
 
-def check_one(context: Context, judge: ChecksumTool | None, sha256: str, path: str, stall_s: float = 30.0) -> Verdict:
-    """Read every byte of one file by `judge`; whatever but good is confirmed by the reference, and then by us.
+def check_one(context: Context, tool: ChecksumTool | None, sha256: str, path: str, stall_s: float = 30.0) -> Verdict:
+    """Read every byte of one file with `tool`; any result but good is checked again as by `check`.
 
     Raises:
         NoBackendError, Stopped: as `check`.
     """
-    if judge is not None and judge.kind.name != "sha256sum" and "\n" not in path:
+    if tool is not None and tool.kind.name != "sha256sum" and "\n" not in path:
         from orchestrator.verify import tools
 
         with suppress(OSError):
-            exit_ = tools.ask(context, judge, os.fsencode(f"{sha256}  {path}\n"), stall_s=stall_s)
-            if judge.kind.is_good(exit_):
+            exit_ = tools.ask(context, tool, os.fsencode(f"{sha256}  {path}\n"), stall_s=stall_s)
+            if tool.kind.is_good(exit_):
                 return Verdict("good", sha256)
     return check(context, [(sha256, path)], stall_s)[0]
 
 
 def compare(sha256: str, path: str, stop: threading.Event, reason: str = "") -> Verdict:
-    """Compute a file's digest in our own process; `reason` is what is told of a judge that did not call it right.
+    """Compute a file's digest in our own process and compare it.
+
+    Args:
+        reason: how the tool failed; it goes into a good verdict, since it then failed over right bytes.
 
     Raises:
         Stopped: a stop was asked for.
@@ -144,7 +159,7 @@ def compare(sha256: str, path: str, stop: threading.Event, reason: str = "") -> 
 
 
 def _ending(exit_: Exit) -> str:
-    """How a judge ended that did not call a right file right."""
+    """How a tool ended that did not call the file right."""
     if exit_.ended != "itself":
         return f"was ended ({exit_.ended})"
     if exit_.code < 0:
@@ -154,7 +169,7 @@ def _ending(exit_: Exit) -> str:
 
 
 def digest(path: str, stop: threading.Event | None = None) -> str:
-    """Compute the sha256 of a file that failed its check, to file it under what it is (hex).
+    """Compute the sha256 of a file (hex).
 
     Raises:
         OSError: it cannot be read.
@@ -168,36 +183,43 @@ def digests(
 ) -> Digests:
     """Compute a file's sha256, further digests (`kinds` as in `Pin`) and its pieces' hashes, reading it once.
 
-    The hashes run side by side: OpenSSL lets go of the interpreter meanwhile.
+    Each hash has a thread of its own: OpenSSL releases the interpreter lock while it hashes.
 
     Raises:
         OSError: it cannot be read.
         Stopped: a stop was asked for.
     """
-    from orchestrator.verify import pieces as parts
+    from orchestrator.verify import pieces as piece_hashes
 
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        first, others = hashlib.sha256(), {kind: _hasher(kind, size) for kind in kinds}
-        length = parts.piece_bytes(size) if pieces else None
-        cutter = parts.Hasher(length) if length else None
-        with _beside([hasher.update for hasher in others.values()] + ([cutter.update] if cutter else [])) as give:
+        sha256_hasher, others = hashlib.sha256(), {kind: _hasher(kind, size) for kind in kinds}
+        length = piece_hashes.piece_bytes(size) if pieces else None
+        piece_hasher = piece_hashes.Hasher(length) if length else None
+        with _threads(
+            [hasher.update for hasher in others.values()] + ([piece_hasher.update] if piece_hasher else [])
+        ) as give:
             while chunk := file.read(CHUNK_BYTES):
                 if stop is not None and stop.is_set():
                     raise Stopped("stopped while reading")
                 give(chunk)
-                first.update(chunk)
+                sha256_hasher.update(chunk)
     found = tuple(Pin(kind, hasher.hexdigest()) for kind, hasher in others.items())
-    return Digests(first.hexdigest(), size, found, parts.encode(length, cutter.hashes()) if cutter and length else "")
+    return Digests(
+        sha256_hasher.hexdigest(),
+        size,
+        found,
+        piece_hashes.encode(length, piece_hasher.hashes()) if piece_hasher and length else "",
+    )
 
 
 @contextmanager
-def _beside(takers: Sequence[Callable[[bytes], None]]) -> Iterator[Callable[[bytes], None]]:
-    """Threads that each take all blocks given, at most a few behind.
+def _threads(functions: Sequence[Callable[[bytes], None]]) -> Iterator[Callable[[bytes], None]]:
+    """Give blocks to several functions, each in a thread of its own, at most 4 blocks behind.
 
-    No pool: concurrent.futures, imported while another thread forks, leaves its lock released twice (3.11).
+    No pool: concurrent.futures, imported while another thread forks, releases its lock twice (Python 3.11).
     """
-    queues = [queue.Queue[bytes](4) for _ in takers]
+    queues = [queue.Queue[bytes](4) for _ in functions]
 
     def run(take: Callable[[bytes], None], blocks: queue.Queue[bytes]) -> None:
         while block := blocks.get():
@@ -207,14 +229,16 @@ def _beside(takers: Sequence[Callable[[bytes], None]]) -> Iterator[Callable[[byt
         for blocks in queues:
             blocks.put(block)
 
-    crew = [threading.Thread(target=run, args=pair, name="orch-hash") for pair in zip(takers, queues, strict=True)]
-    for thread in crew:
+    threads = [
+        threading.Thread(target=run, args=pair, name="orch-hash") for pair in zip(functions, queues, strict=True)
+    ]
+    for thread in threads:
         thread.start()
     try:
         yield give
     finally:
         give(b"")
-        for thread in crew:
+        for thread in threads:
             thread.join()
 
 
@@ -228,40 +252,26 @@ def _hasher(kind: str, size: int) -> hashlib._Hash:
 
 
 def digest_and_pieces(path: str, length: int, stop: threading.Event) -> tuple[str, tuple[bytes, ...]]:
-    """Compute, by one read, the sha256 of a file (hex) and the hashes of its pieces of `length` bytes.
+    """Compute the sha256 of a file (hex) and the hashes of its pieces of `length` bytes, reading it once.
 
     Raises:
         OSError: it cannot be read.
         Stopped: a stop was asked for.
     """
-    import threading
-    from queue import Queue
-
     from orchestrator.verify.pieces import Hasher
 
-    whole, parts, blocks = hashlib.sha256(), Hasher(length), Queue[bytes](4)
-
-    def take() -> None:
-        while block := blocks.get():
-            parts.update(block)
-
-    beside = threading.Thread(target=take, name="orch-hash")  # hashlib lets other threads run
-    with open(path, "rb") as file:
-        beside.start()
-        try:
-            while chunk := file.read(1 << 22):
-                if stop.is_set():
-                    raise Stopped("stopped while reading")
-                blocks.put(chunk)
-                whole.update(chunk)
-        finally:
-            blocks.put(b"")
-            beside.join()
-    return whole.hexdigest(), parts.hashes()
+    whole, piece_hasher = hashlib.sha256(), Hasher(length)
+    with open(path, "rb") as file, _threads([piece_hasher.update]) as give:
+        while chunk := file.read(CHUNK_BYTES):
+            if stop.is_set():
+                raise Stopped("stopped while reading")
+            give(chunk)
+            whole.update(chunk)
+    return whole.hexdigest(), piece_hasher.hashes()
 
 
 def diagnose_file(path: str, expected: wrong_file.ExpectedFile) -> wrong_file.WrongFile:
-    """Say what a file is whose digest does not fit; nothing where it cannot be read."""
+    """Say what a file with a wrong digest is, by its bytes; empty where they do not tell, or cannot be read."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

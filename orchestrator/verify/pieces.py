@@ -1,6 +1,6 @@
-"""PURE: the hashes of a file's pieces, as one short string in a lock: hints about which of its bytes are bad.
+"""PURE: the hashes of a file's pieces, which a lockfile keeps as one short string: they tell which pieces are bad.
 
-A good piece is kept and a bad one fetched again by these; whether the file is right says its whole digest alone.
+A repair keeps the good pieces and downloads the bad ones again; only the digest of the whole file proves it right.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 LEAST_BYTES = 4 << 20
 MOST_PIECES = 512
-HASH_BYTES = 8  # of each piece's sha256: 5.5 kB of text for 512 pieces, and a mistake in 2**64
+HASH_BYTES = 8  # of each piece's sha256: 5.5 kB of text for 512 pieces; two pieces are alike by chance once in 2**64
 
 
 class Pieces(NamedTuple):
-    """The pieces of a file of `size` bytes: each `length` bytes long but the last, with the beginning of its hash."""
+    """The pieces of a file of `size` bytes, each `length` bytes long (the last may be shorter), with short hashes."""
 
     size: int
     length: int
@@ -32,7 +32,11 @@ class Pieces(NamedTuple):
         return Range(index * self.length, min((index + 1) * self.length, self.size))
 
     def bad(self, found: Sequence[bytes]) -> tuple[Range, ...]:
-        """The ranges that are not right, by what `hashes` found in a file (fewer where it is shorter), joined."""
+        """The ranges whose hashes differ, adjacent ones joined.
+
+        Args:
+            found: the hashes of the file at hand, from its first piece on; fewer where it is shorter.
+        """
         ranges: list[Range] = []
         for index, right in enumerate(self.hashes):
             if index < len(found) and found[index] == right:
@@ -45,7 +49,7 @@ class Pieces(NamedTuple):
 
 
 def piece_bytes(size: int) -> int | None:
-    """The piece length for a file of `size` bytes: 4 MiB, doubled until 512 pieces do; None where one would do."""
+    """The piece length in bytes for a file: 4 MiB, doubled until 512 pieces are enough; None where one piece is."""
     length = LEAST_BYTES
     while size > length * MOST_PIECES:
         length *= 2
@@ -53,7 +57,7 @@ def piece_bytes(size: int) -> int | None:
 
 
 class Hasher:
-    """Hashes a file's pieces while its bytes go by in order, in blocks of any size."""
+    """Hashes the pieces of a file from its bytes in order, in blocks of any size."""
 
     def __init__(self, length: int) -> None:
         self._length, self._left = length, length
@@ -61,17 +65,17 @@ class Hasher:
         self._hashes: list[bytes] = []
 
     def update(self, block: bytes | memoryview) -> None:
-        """Take the next bytes."""
+        """Hash the next bytes."""
         view = memoryview(block)
         while view:
-            part, view = view[: self._left], view[self._left :]
-            self._hash.update(part)
-            self._left -= len(part)
+            piece, view = view[: self._left], view[self._left :]
+            self._hash.update(piece)
+            self._left -= len(piece)
             if not self._left:
                 self._next()
 
     def hashes(self) -> tuple[bytes, ...]:
-        """The hashes of all pieces so far, the last one as far as it goes."""
+        """The hashes of all pieces so far, a last one that is short included."""
         if self._left < self._length:
             self._next()
         return tuple(self._hashes)
@@ -82,7 +86,7 @@ class Hasher:
 
 
 def encode(length: int, hashes: Iterable[bytes]) -> str:
-    """Write `<piece length>:<base64 of the hashes>` for a lock."""
+    """Write `<piece length>:<base64 of the hashes>` for a lockfile."""
     return f"{length}:{base64.b64encode(b''.join(hashes)).decode('ascii')}"
 
 

@@ -1,6 +1,7 @@
-"""The judge behind a running download: `sha256sum -c --strict` fed with the good prefix, done with the last byte.
+"""Check a file while a program still downloads it: feed its good prefix to `sha256sum -c --strict`.
 
-Only for a program that appends: what was fed must be what is there at the end.
+The check then ends soon after the last byte. It is only for a program that appends: the bytes that were fed must be
+those that are there at the end.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ if TYPE_CHECKING:
     from orchestrator.model import Range
     from orchestrator.verify.tools import ChecksumTool
 
-HOLD_BACK_BYTES = 1 << 20  # the newest bytes are left alone until the program is gone
-LOOK_S = 0.05
+HOLD_BACK_BYTES = 1 << 20  # the newest bytes are not fed before the program has ended
+POLL_S = 0.05
 CHUNK_BYTES = 4 << 20
 _PIPE_BYTES = 1 << 20
-_TALK_BYTES = 256 << 10  # what a program may write besides its file: headers, a report, a line a try
+_OUTPUT_BYTES = 256 << 10  # what a program may write besides its file: headers, a report, a line a try
 _STATE_BYTES_PER_S = 8 << 10  # and the state that it saves each second: more for a file of many pieces
 _PUSH_BYTES = 32 << 20  # dirty pages go to the disk behind the download, or the flush at its end takes seconds
 _SYNC_FILE_RANGE_WRITE = 2
 
 
 class StreamVerdict(Enum):
-    """What a streamed check says; only GOOD is believed, the others get a plain check."""
+    """The result of a streamed check; only GOOD is trusted, after the others the file is read again."""
 
     GOOD = "good"
     MISMATCH = "mismatch"
@@ -46,7 +47,7 @@ class StreamVerdict(Enum):
 
 
 def first_hole(fd: int) -> int:
-    """The good prefix of a file that a program fills in order without preallocation (49 us a look)."""
+    """The length of the good prefix of a file that a program fills in order, without preallocation (takes 49 us)."""
     try:
         return os.lseek(fd, 0, os.SEEK_HOLE)
     except OSError as error:
@@ -56,14 +57,14 @@ def first_hole(fd: int) -> int:
 
 
 def end_of_file(fd: int) -> int:
-    """The good prefix of a file that a program only appends to."""
+    """The length of the good prefix of a file that a program only appends to."""
     return os.fstat(fd).st_size
 
 
 def is_clear(path: str, missing: Sequence[Range]) -> bool:
-    """Whether no bytes lie where bytes are missing: what is written over old ones may have been fed before.
+    """Whether the missing ranges of a file hold no bytes: old ones might be fed before they are written over.
 
-    A block at the edge of a range may hold both.
+    A block at the edge of a range, which may hold both, is ignored.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -86,34 +87,37 @@ def is_clear(path: str, missing: Sequence[Range]) -> bool:
 
 
 class Stream:
-    """One streamed check of one file that is still growing by a program that appends.
+    """One streamed check of one file that a program is appending to.
 
-    `prefix` says from a descriptor how many bytes are good so far. The prefix only
-    feeds the hash; claims come from `missing`. A wrong guess costs no more than the plain check.
-    `missing_bytes` is how many the program has to write; `stall_s` how long the judge may take nothing once it could.
+    Args:
+        tool: the checksum tool to feed.
+        prefix: gives, for a descriptor of the file, how many bytes are good so far. It only feeds the hash: where it
+            is wrong, the file is read again, and no more.
+        missing_bytes: how many bytes the program has to write.
+        stall_s: how many seconds the tool may read nothing once all bytes are there.
 
     Raises:
-        OSError: this machine has no descriptor or thread to spare for it.
+        OSError: this machine has no descriptor or thread left.
     """
 
     def __init__(
         self,
         context: Context,
-        judge: ChecksumTool,
+        tool: ChecksumTool,
         sha256: str,
         path: str,
         prefix: Callable[[int], int],
         missing_bytes: int,
         stall_s: float = STALL_S,
     ) -> None:
-        self._context, self._judge, self._path, self._prefix = context, judge, path, prefix
+        self._context, self._tool, self._path, self._prefix = context, tool, path, prefix
         self._missing, self._stall_s = missing_bytes, stall_s
         self._only_appended = False
         self._frugal = _memory_is_limited()
         self._pos = self._pushed = 0
         self._source = -1
         self._final: int | None = None
-        self._moved = (0, 0.0)  # how much was fed when it last had moved, and when that was
+        self._moved = (0, 0.0)  # how much had been fed when that last changed, and when
         self._abandoned = threading.Event()
         self._wake = threading.Event()
         self._exit: Exit | None = None
@@ -122,7 +126,7 @@ class Stream:
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         pipe = os.fdopen(read_end, "rb")
         self._threads: tuple[threading.Thread, ...] = (
-            threading.Thread(target=self._run_judge, args=(sha256, pipe), name="orch-judge", daemon=True),
+            threading.Thread(target=self._run_tool, args=(sha256, pipe), name="orch-tool", daemon=True),
             threading.Thread(target=self._feed, name="orch-feeder", daemon=True),
         )
         try:
@@ -132,22 +136,26 @@ class Stream:
             os.close(self._pipe)
             raise
         if started < len(self._threads):
-            os.close(self._pipe)  # the judge hears that nothing comes
+            os.close(self._pipe)  # the tool sees the end of its input
             self._threads = self._threads[:started]
             self.abandon()
             raise OSError(errno.EAGAIN, "cannot start a thread")
 
     def account(self, exit_: Exit, *, state_bytes: int = 0) -> None:
-        """Take in how the program ended, whose saved state was at most so long; without that nothing is GOOD.
+        """Compare what the program wrote with what was missing; without this call no result is GOOD.
 
-        A program that wrote more than was missing wrote some of it twice, and one that wrote less was not the one
-        that was counted: of neither is it known that what was fed is what is there.
+        A program that wrote more than was missing wrote some of it twice; one that wrote less was not counted right.
+        In both cases the bytes that were fed may not be those that are there.
+
+        Args:
+            exit_: how the program ended.
+            state_bytes: the most that its saved state took.
         """
-        beside = _TALK_BYTES + int((exit_.seconds + 2) * (_STATE_BYTES_PER_S + state_bytes))
+        beside = _OUTPUT_BYTES + int((exit_.seconds + 2) * (_STATE_BYTES_PER_S + state_bytes))
         self._only_appended = self._missing - HOLD_BACK_BYTES <= exit_.written_bytes <= self._missing + beside
 
     def finish(self) -> StreamVerdict:
-        """Send what is left, now that the program's whole group is gone, and wait for the verdict."""
+        """Feed the rest, once the program and its children have ended, and wait for the result."""
         status = self._status()
         if status is None or not self._only_appended:
             self.abandon()
@@ -163,19 +171,19 @@ class Stream:
             return StreamVerdict.UNKNOWN
         if (after.st_ino, after.st_size, after.st_mtime_ns) != (status.st_ino, status.st_size, status.st_mtime_ns):
             return StreamVerdict.UNKNOWN
-        if self._judge.kind.is_good(exit_):
+        if self._tool.kind.is_good(exit_):
             return StreamVerdict.GOOD
-        return StreamVerdict.MISMATCH if self._judge.kind.is_mismatch(exit_) else StreamVerdict.UNKNOWN
+        return StreamVerdict.MISMATCH if self._tool.kind.is_mismatch(exit_) else StreamVerdict.UNKNOWN
 
     def abandon(self) -> None:
-        """End the judge without a verdict."""
+        """End the tool without a result."""
         self._abandoned.set()
         self._join()
         self._close()
 
     @property
     def fed_bytes(self) -> int:
-        """How many bytes the judge has been given so far."""
+        """How many bytes have been fed so far."""
         return self._pos
 
     def _join(self) -> None:
@@ -194,16 +202,16 @@ class Stream:
             os.close(self._source)
             self._source = -1
 
-    def _run_judge(self, sha256: str, pipe: BinaryIO) -> None:
-        """Run the judge; its sums file lies in memory and names what comes through the pipe."""
-        with pipe, suppress(OSError):  # a feeder that waits for a reader must hear that there is none
+    def _run_tool(self, sha256: str, pipe: BinaryIO) -> None:
+        """Run the tool; its sums file is in memory and names the pipe as the file to check."""
+        with pipe, suppress(OSError):  # closing the pipe ends a feeder that waits for a reader
             sums = os.memfd_create("orch-sums")
             try:
-                os.write(sums, f"{sha256}  {self._judge.kind.stdin}\n".encode())
+                os.write(sums, f"{sha256}  {self._tool.kind.stdin}\n".encode())
                 os.lseek(sums, 0, os.SEEK_SET)
                 self._exit = run_program(
-                    self._judge.kind.command(f"/dev/fd/{sums}"),
-                    self._judge.path,
+                    self._tool.kind.command(f"/dev/fd/{sums}"),
+                    self._tool.path,
                     stop=self._context.stop,
                     watch=self._ended_early,
                     stdin=pipe,
@@ -215,7 +223,7 @@ class Stream:
     def _ended_early(self, _: int) -> str | None:
         if self._abandoned.is_set():
             return "stopped"
-        if self._final is None:  # it waits for the download, as it should
+        if self._final is None:  # it waits for the download
             return None
         now = time.monotonic()
         if self._pos != self._moved[0]:
@@ -233,8 +241,8 @@ class Stream:
                     self._send(self._prefix(self._source) - HOLD_BACK_BYTES if final is None else final)
                 if final is not None:
                     return
-                self._wake.wait(LOOK_S)
-        except OSError:  # the judge is gone, or the file system knows no holes: the plain check says
+                self._wake.wait(POLL_S)
+        except OSError:  # the tool has ended, or the file system knows no holes: the file is read again
             return
         finally:
             os.close(self._pipe)
@@ -253,7 +261,7 @@ class Stream:
 
 
 def _memory_is_limited() -> bool:
-    """Whether we run under a cgroup memory limit: there the page cache of what was hashed is better let go."""
+    """Whether this process has a cgroup memory limit: then the page cache of hashed bytes is given back."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
             return int(file.read()) < 1 << 50  # "max" is no number
@@ -261,7 +269,7 @@ def _memory_is_limited() -> bool:
 
 
 def _push(fd: int, start: int, length: int) -> None:
-    """Start writing dirty pages out without waiting (sync_file_range(2)); a hint, no more."""
+    """Start to write dirty pages to the disk without waiting (sync_file_range(2)); failure does not matter."""
     with suppress(AttributeError, OSError):
         call = ctypes.CDLL(None).sync_file_range
         call(fd, ctypes.c_int64(start), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)

@@ -1,4 +1,4 @@
-"""The programs that judge digests: sha256sum is the reference and the default, a faster one must show it can."""
+"""The checksum tools: sha256sum is the reference and the default; a faster one must pass a self-test default."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from orchestrator.process import run_program
 if TYPE_CHECKING:
     from orchestrator.context import Context
 
-STALL_S = 30.0  # a judge that reads nothing for so long is ended
-LARGE_BYTES = 64 << 20  # below this a faster judge gains less than its self-test costs
+STALL_S = 30.0  # a tool that reads nothing for so many seconds is ended
+LARGE_BYTES = 64 << 20  # for smaller files a faster tool gains less than its self-test costs
 _SAMPLE_BYTES = 32 << 20
 _TEST_S = 10.0
 _NOT_STARTED = (126, 127)
@@ -25,10 +25,11 @@ _NOT_STARTED = (126, 127)
 
 @dataclass(frozen=True, slots=True)
 class ToolKind:
-    """How one program is asked about one file by a sums file, and the word that it says when all is well.
+    """How one checksum tool is run on a sums file.
 
-    The word is asked for besides exit 0: uutils' sha256sum 0.0.17 exits 0 on a wrong digest with --status,
-    rhash 1.4.3 on an empty list.
+    `stdin` is its name for standard input in such a file; `word` is what it prints when a file is right. That word is
+    required besides exit 0: uutils' sha256sum 0.0.17 exits 0 on a wrong digest with --status, rhash 1.4.3 on an empty
+    list.
     """
 
     name: str
@@ -37,15 +38,15 @@ class ToolKind:
     word: str
 
     def command(self, sums: str) -> Command:
-        """Ask about the files of a sums file."""
+        """The command that checks the files of a sums file."""
         return Command((self.name, *self.flags, sums))
 
     def is_good(self, exit_: Exit) -> bool:
-        """Whether the program ended by itself, with 0, and said that the file is right."""
+        """Whether the tool ended by itself, with exit 0, and printed that the file is right."""
         return exit_.ended == "itself" and exit_.code == 0 and self.word in exit_.stdout
 
     def is_mismatch(self, exit_: Exit) -> bool:
-        """Whether it said that the file is wrong (to be confirmed by the reference)."""
+        """Whether the tool said that the file is wrong (which the reference is to confirm)."""
         return exit_.ended == "itself" and exit_.code == 1
 
 
@@ -56,14 +57,14 @@ KINDS = (SHA256SUM, RHASH)
 
 @dataclass(frozen=True, slots=True)
 class ChecksumTool:
-    """A judge on this machine: `path` of its program, empty where it is not installed."""
+    """A checksum tool on this machine; `path` is empty where it is not installed."""
 
     kind: ToolKind
     path: str
 
 
 def installed(context: Context) -> tuple[ChecksumTool, ...]:
-    """The judges of this machine; ORCH_SHA256SUM names another sha256sum."""
+    """The checksum tools of this machine; ORCH_SHA256SUM names another sha256sum."""
     found = []
     for kind in KINDS:
         name = context.environ.get("ORCH_SHA256SUM", "") if kind is SHA256SUM else ""
@@ -73,40 +74,43 @@ def installed(context: Context) -> tuple[ChecksumTool, ...]:
 
 def ask(
     context: Context,
-    judge: ChecksumTool,
+    tool: ChecksumTool,
     sums: bytes,
     *,
     content: int | None = None,
     stall_s: float = STALL_S,
     stdout_bytes: int = 64 * 1024,
 ) -> Exit:
-    """Let a judge read the files that `sums` lists; a judge that died, or that stood still, is asked once more.
+    """Run a tool on the files that `sums` lists; once more if it died or hung.
 
-    `content` is a descriptor whose bytes it finds on its stdin; it stays open. `stall_s` is how long a judge may
-    read nothing before it is ended: its reads are what tells a slow disk from a program that hangs.
+    Args:
+        sums: the content of a sums file.
+        content: a descriptor whose bytes the tool gets as its stdin; it stays open.
+        stall_s: how many seconds the tool may read nothing: its reads tell a slow disk from a program that hangs.
+        stdout_bytes: how much of its output to keep.
 
     Raises:
         OSError: this machine has no descriptor, process or memory to spare.
     """
-    listed = _in_memory(sums)
-    by_stdin = content is None and judge.kind is SHA256SUM
-    command = judge.kind.command("-" if by_stdin else f"/dev/fd/{listed}")
-    given = listed if by_stdin else content
+    sums_fd = _in_memory(sums)
+    by_stdin = content is None and tool.kind is SHA256SUM
+    command = tool.kind.command("-" if by_stdin else f"/dev/fd/{sums_fd}")
+    stdin_fd = sums_fd if by_stdin else content
     try:
         exit_ = Exit(126)
         for _ in range(2):
-            os.lseek(listed, 0, os.SEEK_SET)
+            os.lseek(sums_fd, 0, os.SEEK_SET)
             if content is not None:
                 os.lseek(content, 0, os.SEEK_SET)
             exit_ = run_program(
                 command,
-                judge.path,
+                tool.path,
                 stop=context.stop,
                 watch=lambda _: None,
                 stall_s=stall_s,
                 reads=True,
-                keep_fd=None if by_stdin else listed,
-                stdin=None if given is None else os.fdopen(os.dup(given), "rb"),
+                keep_fd=None if by_stdin else sums_fd,
+                stdin=None if stdin_fd is None else os.fdopen(os.dup(stdin_fd), "rb"),
                 stdout_bytes=stdout_bytes,
             )
             died = exit_.ended == "stalled" or exit_.code < 0 or exit_.code in _NOT_STARTED
@@ -114,7 +118,7 @@ def ask(
                 break
         return exit_
     finally:
-        os.close(listed)
+        os.close(sums_fd)
 
 
 def reference(context: Context) -> ChecksumTool:
@@ -123,35 +127,38 @@ def reference(context: Context) -> ChecksumTool:
     Raises:
         NoBackendError: there is none.
     """
-    judge = installed(context)[0]
-    if not judge.path:
-        named = context.environ.get("ORCH_SHA256SUM", "sha256sum")
-        raise NoBackendError(f"no {named} found on PATH", "apt-get install coreutils  (or unset ORCH_SHA256SUM)")
-    return judge
+    tool = installed(context)[0]
+    if not tool.path:
+        name = context.environ.get("ORCH_SHA256SUM", "sha256sum")
+        raise NoBackendError(f"no {name} found on PATH", "apt-get install coreutils  (or unset ORCH_SHA256SUM)")
+    return tool
 
 
 def best_for_large(context: Context) -> ChecksumTool:
-    """The fastest judge that passes this run's self-test; the reference where no other does.
+    """The fastest tool that passes its self-test now; the reference where no other does.
 
     Raises:
         NoBackendError: there is no sha256sum.
     """
-    first = reference(context)
-    return next((j for j in reversed(installed(context)[1:]) if j.path and not weakness(context, j)), first)
+    default = reference(context)
+    return next((j for j in reversed(installed(context)[1:]) if j.path and not weakness(context, j)), default)
 
 
-def weakness(context: Context, judge: ChecksumTool) -> str:
-    """Test a judge: right bytes are good; flipped, missing, malformed and empty are not. Empty where it passes.
+def weakness(context: Context, tool: ChecksumTool) -> str:
+    """Test a tool: it must accept right bytes, and reject flipped, missing, malformed and empty ones.
 
-    All of it lies in memory: a full or read-only disk has no say in this, and nothing is left behind.
+    All files are in memory: a full or read-only disk does not matter, and nothing is left behind.
+
+    Returns:
+        Why the tool is unusable; empty where it passes.
     """
-    if not judge.path:
+    if not tool.path:
         return "not installed"
     right = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
-    named = f"{right}  {judge.kind.stdin}\n"
+    line = f"{right}  {tool.kind.stdin}\n"
     cases = {
-        "right": (True, named, b"hello world"),
-        "flipped": (False, named, b"hello xorld"),
+        "right": (True, line, b"hello world"),
+        "flipped": (False, line, b"hello xorld"),
         "missing": (False, f"{right}  /nonexistent/orch\n", b""),
         "malformed": (False, "nonsense\n", b""),
         "empty": (False, "", b""),
@@ -160,24 +167,24 @@ def weakness(context: Context, judge: ChecksumTool) -> str:
         for case, (good, sums, content) in cases.items():
             sample = _in_memory(content)
             try:
-                exit_ = ask(context, judge, sums.encode(), content=sample, stall_s=_TEST_S)
+                exit_ = ask(context, tool, sums.encode(), content=sample, stall_s=_TEST_S)
             finally:
                 os.close(sample)
-            if judge.kind.is_good(exit_) is not good:
-                return f"{judge.kind.name} failed the self-test: {case}"
+            if tool.kind.is_good(exit_) is not good:
+                return f"{tool.kind.name} failed the self-test: {case}"
     except OSError as error:
-        return f"{judge.kind.name} cannot be tested: {reason(error)}"
+        return f"{tool.kind.name} cannot be tested: {reason(error)}"
     return ""
 
 
-def measure(context: Context, judge: ChecksumTool) -> float:
-    """Measure a judge over 32 MiB of zeros in memory: bytes per second; 0 where it cannot be measured."""
+def measure(context: Context, tool: ChecksumTool) -> float:
+    """Measure a tool on 32 MiB of zeros in memory: its bytes a second; 0 where that fails."""
     with suppress(OSError):
         sample = _in_memory(b"")
         try:
             os.ftruncate(sample, _SAMPLE_BYTES)
             began = time.monotonic()
-            ask(context, judge, f"{'0' * 64}  {judge.kind.stdin}\n".encode(), content=sample)
+            ask(context, tool, f"{'0' * 64}  {tool.kind.stdin}\n".encode(), content=sample)
             return _SAMPLE_BYTES / (time.monotonic() - began)
         finally:
             os.close(sample)
@@ -185,8 +192,8 @@ def measure(context: Context, judge: ChecksumTool) -> float:
 
 
 def _in_memory(content: bytes) -> int:
-    """The descriptor of a file in memory."""
-    fd = os.memfd_create("orch-judge")
+    """Make a file in memory (memfd_create(2)) with this content; its descriptor."""
+    fd = os.memfd_create("orch-tool")
     try:
         view = memoryview(content)
         while view:

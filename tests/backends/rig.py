@@ -25,9 +25,9 @@ from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.programs import find
 from orchestrator.store import open_store, partials
 from orchestrator.transfer.connections import ConnectionLimits
-from orchestrator.transfer.context import RunContext
 from orchestrator.transfer.download import Receipt, fetch
 from orchestrator.transfer.partial import PartialState, total
+from orchestrator.transfer.run_context import Options, RunContext
 from orchestrator.verify import tools
 from tests.rsyncd import FolderOrigin, RsyncOrigin
 from tests.servers import require
@@ -112,10 +112,9 @@ class Rig:
             self.store,
             self._emit,
             programs=find(self.context, [self.backend.NAME]),
-            connection_limits=ConnectionLimits(CONNECTIONS),
+            options=Options(retries=retries, stall_s=stall_s),
+            limits=ConnectionLimits(CONNECTIONS),
             judge=tools.reference(self.context),
-            retries=retries,
-            stall_s=stall_s,
         )
         receipt = Receipt()
         try:

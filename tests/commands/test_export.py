@@ -181,7 +181,9 @@ def test_an_export_that_was_killed_anywhere_goes_on_with_the_same_command(orch: 
         (process.terminate if moment % 2 else process.kill)()
         _, said = process.communicate()
         assert process.returncode in (-9, 0, 130, 143, -15), said
-    (mirror / "manifests").mkdir(parents=True, exist_ok=True)
+    mirror.mkdir(exist_ok=True)
+    if (mirror / ".orch.json").exists():  # on a busy machine all of them may have been killed before it
+        (mirror / "manifests").mkdir(exist_ok=True)
     (mirror / ".orch-0123456789ab").write_bytes(b"half")
     done = export(orch, "mirror", str(mirror), "--json")
     assert done.code == 0, done.out

@@ -57,6 +57,72 @@ def test_what_a_known_manifest_wants_stays_and_the_rest_goes(orch: Orch) -> None
     assert dropped(again) == {}
 
 
+def replaced(orch: Orch, origin: Origin, content: bytes = C, name: str = "a", **keys: object) -> Path:
+    """A new version of a model at the same place."""
+    place = orch.want(name, content, origin.serve(f"/{name}.pth", content), **{"link": "copy", **keys})
+    assert orch.sync().code == 0
+    return place
+
+
+def age(orch: Orch, days: float) -> None:
+    """Let all replacements have been that much earlier."""
+    for path in (orch.store / "places").glob("*.json"):
+        record = json.loads(path.read_text())
+        for entry in record["places"].values():
+            entry["previous"] = [(sha, when - int(days * 86400)) for sha, when in entry.get("previous", [])]
+        path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("link", ["copy", "hard", "symlink"])
+def test_the_version_before_stays_for_a_way_back_with_no_network(orch: Orch, origin: Origin, link: str) -> None:
+    replaced(orch, origin, A, link=link)
+    before = orch.models["a"]
+    place = replaced(orch, origin, link=link)
+    done = orch.run("prune", "--yes", "--json")
+    assert dropped(done) == {}
+    (kept,) = done.named("retained")
+    assert (kept["sha256"], kept["kind"], kept["known_as"]) == (sha256(A), "blob", str(place))
+    assert kept["until"] > kept["time"]
+    orch.models["a"] = before
+    assert orch.sync("--offline").summary["placed"] == 1
+    assert place.read_bytes() == A
+    assert dropped(orch.run("prune", "--yes", "--json", "--keep", "0s")) == {sha256(C): len(C)}
+    assert place.read_bytes() == A
+
+
+def test_how_long_a_version_before_stays_can_be_said(orch: Orch, origin: Origin) -> None:
+    replaced(orch, origin)
+    dry = orch.run("prune", "-n")
+    assert f"kept     {sha256(A)[:16]}" in dry.out and "0 to drop" in dry.out
+    assert "1 previous version is kept" in dry.err and "`--keep 0`" in dry.err
+    age(orch, 20)
+    assert dropped(orch.run("prune", "--yes", "--json")) == {}
+    age(orch, 11)
+    assert [e["sha256"] for e in orch.run("prune", "-n", "--json").named("prunable")] == [sha256(A)]
+    assert orch.run("prune", "-n", "--json", "--keep", "32d").named("prunable") == []
+    orch.environ["ORCH_KEEP"] = "99999999d"
+    assert orch.run("prune", "-n", "--json").named("prunable") == []
+    orch.environ["ORCH_KEEP"] = "0"
+    assert dropped(orch.run("prune", "--yes", "--json")) == {sha256(A): len(A)}
+
+
+def test_a_version_before_stays_only_as_long_as_its_manifest_and_what_is_wanted_is_no_version_before(
+    orch: Orch, origin: Origin
+) -> None:
+    replaced(orch, origin)
+    replaced(orch, origin, A)
+    done = orch.run("prune", "-n", "--json")
+    assert [event["sha256"] for event in done.named("retained")] == [sha256(C)], "A is wanted again"
+    weak = orch.store / "blobs/md5" / hashlib.md5(C).hexdigest()
+    weak.parent.mkdir()
+    weak.symlink_to(f"../sha256/{sha256(C)}")
+    assert dropped(orch.run("prune", "--yes", "--json")) == {}, "nor the name by which a weak pin would find it"
+    orch.manifest.unlink()
+    command = [sys.executable, "-m", "orchestrator", "prune", "--json", "--yes"]
+    subprocess.run(command, cwd=orch.folder, env=orch.env(), capture_output=True, text=True, check=True)
+    assert not orch.blob(C).exists() and not os.path.lexists(weak)
+
+
 def test_dry_run_changes_nothing_and_nobody_to_ask_is_a_usage_error(orch: Orch) -> None:
     orch.models.clear()
     before = sorted(orch.store.rglob("*"))
@@ -130,6 +196,49 @@ def test_manifests_that_are_gone_unreadable_or_on_another_host(orch: Orch, tmp_p
     events = prune()
     assert "is gone" in events[0]["message"]
     assert not orch.blob(A).exists()
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty mount point"])
+def test_a_manifest_whose_disk_is_not_mounted_is_not_taken_for_gone(
+    orch: Orch, origin: Origin, tmp_path: Path, there: str
+) -> None:
+    disk, away = tmp_path / "disk", tmp_path / "away"
+    other = Orch(disk, environ=orch.environ)
+    disk.mkdir()
+    other.want("c", C, origin.serve("/c.pth", C), link="copy")
+    assert other.sync().code == 0
+    other.want("c", A + B, origin.serve("/c.pth", A + B), link="copy")
+    assert other.sync().code == 0
+    del orch.models["b"]
+    unfinished = orch.store / "partial" / f"sha256-{'3' * 64}" / "dd"
+    unfinished.mkdir(parents=True)
+    disk.rename(away)
+    if there != "nothing":
+        disk.mkdir()
+    places = sorted((orch.store / "places").glob("*.json"))
+    done = orch.run("prune", "--yes", "--json")
+    assert set(dropped(done)) == {sha256(B)}, "what is known to be unwanted goes all the same"
+    assert [event["sha256"] for event in done.named("retained")] == [sha256(C)]
+    (said,) = (e["message"] for e in done.named("noticed") if "not mounted" in e["message"])
+    assert str(disk / "team.yaml") in said and str(orch.store / "places") in said
+    assert sorted((orch.store / "places").glob("*.json")) == places
+    assert unfinished.exists(), "that manifest may want to go on with it"
+    if there != "nothing":
+        disk.rmdir()
+    away.rename(disk)
+    (disk / "team.yaml").unlink()
+    assert set(dropped(orch.run("prune", "--yes", "--json"))) >= {sha256(A + B), sha256(C)}, "now it is gone"
+
+
+def test_every_blob_stays_where_a_manifest_without_places_cannot_be_looked_for(orch: Orch, tmp_path: Path) -> None:
+    del orch.models["b"]
+    record = orch.store / "places" / f"{'e' * 64}.json"
+    record.write_text(json.dumps({"host": os.uname().nodename, "manifest": "/nowhere/at/all.yaml", "places": {}}))
+    done = orch.run("prune", "--yes", "--json")
+    assert dropped(done) == {}
+    assert any(f"remove {record}" in event["message"] for event in done.named("noticed"))
+    record.unlink()
+    assert set(dropped(orch.run("prune", "--yes", "--json"))) == {sha256(B)}
 
 
 def test_a_place_that_is_a_symlink_into_the_store_keeps_its_blob(orch: Orch, origin: Origin) -> None:

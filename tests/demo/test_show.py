@@ -1,4 +1,4 @@
-"""`orch demo` from outside: the story in order, nothing left behind, whoever interrupts it."""
+"""`orch demo` as a process: its output in order, nothing left behind, also where it is interrupted."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import yaml
 from orchestrator import api
 from orchestrator.backends import BACKENDS
 from orchestrator.context import Context
-from orchestrator.demo.show import DemoError, Stage
+from orchestrator.demo.show import DemoError, DemoRun
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "manifests" / "demo.yaml"
 LIMIT_S = 60
-STORY = (
+EXPECTED_OUTPUT = (
     "$ cd /",
     "[1/5] Weights",
     "model.safetensors",
@@ -87,9 +87,9 @@ def finish(demo: subprocess.Popen[str]) -> tuple[int, str, str]:
     return demo.returncode, out, err
 
 
-def assert_told(out: str) -> None:
+def assert_printed(out: str) -> None:
     at = 0
-    for line in STORY:
+    for line in EXPECTED_OUTPUT:
         assert line in out[at:], f"{line!r} is missing, or too early, in:\n{out}"
         at = out.index(line, at) + len(line)
     assert "\x1b" not in out
@@ -101,10 +101,10 @@ def assert_nothing_left(box: Path) -> None:
     assert not any((box / "temporary").iterdir())
 
 
-def test_the_story_with_what_this_machine_has(box: Path) -> None:
+def test_the_demo_with_the_programs_of_this_machine(box: Path) -> None:
     code, out, err = finish(start(box))
     assert (code, err) == (0, ""), out
-    assert_told(out)
+    assert_printed(out)
     assert_nothing_left(box)
     shown = out[out.index("version: 1") : out.index("$ orch plan")]
     asked = TEMPLATE.read_text()
@@ -122,7 +122,7 @@ def test_with_the_embedded_aria2c_alone_in_a_folder_that_is_kept(box: Path) -> N
     kept = box / "kept"
     code, out, err = finish(start(box, "--folder", str(kept), ORCH_PROGRAMS=str(box / "programs")))
     assert (code, err) == (0, ""), out
-    assert_told(out)
+    assert_printed(out)
     assert "(embedded)" in out
     assert out.count("not installed") == len(BACKENDS) - 1
     assert_nothing_left(box)
@@ -186,10 +186,10 @@ def wait_for_downloader(demo: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def test_what_does_not_hold_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage = Stage(Context({}, str(tmp_path)))
-    stage.must("water is wet", True)
+    run = DemoRun(Context({}, str(tmp_path)))
+    run.check("water is wet", True)
     with pytest.raises(DemoError, match="fire is cold") as caught:
-        stage.must("fire is cold", False)
+        run.check("fire is cold", False)
     assert caught.value.exit_code == 1
     assert capsys.readouterr().out == "  ok  water is wet\n  NO  fire is cold\n"
 

@@ -26,7 +26,7 @@ from orchestrator.errors import PlacementError, Stopped
 from orchestrator.formats import bounded, decompress, policy, wrong_file
 from orchestrator.formats.bounded import DamagedError, most_bytes, readable
 from orchestrator.model import Place, Wanted
-from orchestrator.placement import allow, unpack
+from orchestrator.placement import allow, archive
 from tests.formats.test_formats import KINDS, PICKLES, TENSORS, tarred, zipped
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # pickletools' and zipfile's own, of noise
@@ -140,7 +140,7 @@ def test_a_small_archive_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.write_bytes(BOMBS[name]())
     length, came = path.stat().st_size, 0
     with soon(), pytest.raises(DamagedError):
-        for member in unpack.members(str(path)):
+        for member in archive.members(str(path)):
             while member.content is not None and (chunk := member.content.read(1 << 20)):
                 came += len(chunk)
                 assert came <= most_bytes(length)
@@ -239,7 +239,7 @@ def fuzz(seed: int, rounds: int, folder: Path) -> None:
         policy.refusal(io.BytesIO(content), length, ("safetensors", "zip", "tar"))
         path.write_bytes(content)
         try:
-            for member in unpack.members(str(path)):
+            for member in archive.members(str(path)):
                 with readable():
                     while member.content is not None and member.content.read(1 << 16):
                         pass

@@ -50,6 +50,7 @@ OTHER_ROADS = (
     "backends.select",
     "commands.plan",
     "demo",
+    "engine.inspect",
     "engine.install",
     "frameworks.catalogue",
     "manifest.diagnose",
@@ -63,7 +64,8 @@ OTHER_ROADS = (
     "store.partials",
     "store.quarantine",
     "store.records",
-    "transfer",
+    "transfer.connections",
+    "transfer.download",
     "transfer.retry",
     "verify",
 )

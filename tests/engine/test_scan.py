@@ -19,9 +19,9 @@ from orchestrator.commands.verify import repair, verify
 from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.engine.run import sync
-from orchestrator.engine.summary import Options
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.workspace import open_workspace
+from orchestrator.transfer.run_context import Options
+from orchestrator.workspace import open_workspace, run_context
 from tests.orch import Done, Orch, made, sha256
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ class Machine(Orch):
         sink = JsonLines(out)
         context = Context(self.env(), str(self.folder))
         space = open_workspace(context, manifests)
-        how = {"hosts": space.hosts, "options": Options(force="--force" in options, offline="--offline" in options)}
+        how = Options(force="--force" in options, offline="--offline" in options)
         work: dict[str, Callable[..., Summary]] = {"status": status, "plan": plan, "sync": sync, "verify": verify}
         run = repair if "--repair" in options else work[command]
-        summary = run(context, space.store, space.wanted, sink, **(how if run not in (status, verify) else {}))
+        summary = run(run_context(context, space, sink, how), space.wanted)
         sink.close(summary)
         return Done(summary.exit_code, out.getvalue(), "")
 

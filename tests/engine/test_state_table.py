@@ -23,10 +23,10 @@ from orchestrator.commands.verify import repair, verify
 from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.engine.run import sync
-from orchestrator.engine.summary import Options
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.store import blobs, open_store
-from orchestrator.workspace import open_workspace
+from orchestrator.transfer.run_context import Options
+from orchestrator.workspace import open_workspace, run_context
 from tests.mounts import loop
 from tests.orch import Done, Orch, made, sha256
 
@@ -86,15 +86,15 @@ present
   offline, no blob | symlink                | 5    | missing    |           |      | none    | works
 
 outdated
-  sync             | all                    | 0    |            | new       |      | right   | nothing | tree: event
+  sync             | all                    | 0    |            | new       |      | right   | nothing |
   status           | all                    | 5    | outdated   | old       |      | right   | works
   plan             | all                    | 0    |            | old       |      | right   | works
-  verify           | all                    | 5    | outdated   | old       |      | right   | works   | tree: old
-  verify --repair  | all                    | 0    |            | new       |      | right   | nothing | tree: event
+  verify           | all                    | 5    | outdated   | old       |      | right   | works
+  verify --repair  | all                    | 0    |            | new       |      | right   | nothing |
   prune            | symlink                | 0    |            | old       |      | right   | works
-  prune            | hard reflink copy tree | 0    |            | old       |      | right   | works   | all: prune
-  sync --offline   | all                    | 0    |            | new       |      | right   | nothing | tree: event
-  sync --force     | all                    | 0    |            | new       |      | right   | nothing | tree: event
+  prune            | hard reflink copy tree | 0    |            | old       |      | right   | works   |
+  sync --offline   | all                    | 0    |            | new       |      | right   | nothing |
+  sync --force     | all                    | 0    |            | new       |      | right   | nothing |
   offline, no blob | all                    | 5    | missing    | old       |      | none    | works
 
 unverified
@@ -109,23 +109,23 @@ unverified
   offline, no blob | all                    | 0    |            | new       |      | ?       | nothing
 
 unverified, user's own
-  sync             | all                    | 0    |            | new       |      | right   | nothing | tree: look
-  status           | all                    | 5    | unverified | new       |      | right   | works   | tree: look
-  plan             | all                    | 0    |            | new       |      | right   | works   | tree: look
-  verify           | all                    | 0    |            | new       |      | right   | works   | tree: look
-  verify --repair  | all                    | 0    |            | new       |      | right   | nothing | tree: look
-  prune            | all                    | 0    |            | new       |      | right   | works   | tree: look
-  sync --offline   | all                    | 0    |            | new       |      | right   | nothing | tree: look
+  sync             | all                    | 0    |            | new       |      | right   | nothing
+  status           | all                    | 5    | unverified | new       |      | right   | works
+  plan             | all                    | 0    |            | new       |      | right   | works
+  verify           | all                    | 0    |            | new       |      | right   | works
+  verify --repair  | all                    | 0    |            | new       |      | right   | nothing
+  prune            | all                    | 0    |            | new       |      | right   | works
+  sync --offline   | all                    | 0    |            | new       |      | right   | nothing
   sync --force     | all                    | 0    |            | new       |      | right   | nothing
   offline, no blob | files                  | 0    |            | new       |      | right   | nothing
-  offline, no blob | tree                   | 0    |            | new       |      | none    | nothing | tree: look
+  offline, no blob | tree                   | 0    |            | new       |      | none    | nothing
 
 unverified, other bytes
   sync             | all                    | 7    | foreign    | mine      |      | right   | refuses
-  status           | all                    | 5    | unverified | mine      |      | right   | refuses | tree: look
+  status           | all                    | 5    | unverified | mine      |      | right   | refuses
   plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
   verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses
-  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: time
+  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
   prune            | all                    | 0    |            | mine      |      | right   | refuses
   sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | mine | right   | nothing
@@ -166,58 +166,48 @@ foreign
   sync             | all                    | 7    | foreign    | mine      |      | right   | refuses
   status           | all                    | 7    | foreign    | mine      |      | right   | refuses
   plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
-  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses | tree: gone
-  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: time
+  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses
+  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
   prune            | all                    | 0    |            | mine      |      | right   | refuses
   sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | mine | right   | nothing
   offline, no blob | all                    | 7    | foreign    | mine      |      | none    | refuses
 
 foreign, where ours was
-  sync             | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  status           | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  plan             | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses | tree: path gone
-  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
-  prune            | all                    | 0    |            | mine      |      | right   | refuses | tree: path
-  sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses | tree: path
+  sync             | all                    | 7    | foreign    | mine      |      | right   | refuses
+  status           | all                    | 7    | foreign    | mine      |      | right   | refuses
+  plan             | all                    | 7    | foreign    | mine      |      | right   | refuses
+  verify           | all                    | 6    | corrupt    | mine      |      | right   | refuses
+  verify --repair  | all                    | 7    | foreign    | mine      |      | right   | refuses
+  prune            | all                    | 0    |            | mine      |      | right   | refuses
+  sync --offline   | all                    | 7    | foreign    | mine      |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | mine | right   | nothing
-  offline, no blob | all                    | 7    | foreign    | mine      |      | none    | refuses | tree: path
+  offline, no blob | all                    | 7    | foreign    | mine      |      | none    | refuses
 
 linked, right bytes
-  sync             | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  status           | all                    | 5    | unverified | link>new  |      | right   | works   | tree: look
-  plan             | all                    | 0    |            | link>new  |      | right   | works   | tree: look
-  verify           | all                    | 0    |            | link>new  |      | right   | works   | tree: look
-  verify --repair  | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  prune            | all                    | 0    |            | link>new  |      | right   | works   | tree: look
-  sync --offline   | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  sync --force     | all                    | 0    |            | link>new  |      | right   | nothing | tree: look
-  offline, no blob | all                    | 0    |            | link>new  |      | ?       | nothing | tree: look
+  sync             | all                    | 0    |            | link>new  |      | right   | nothing
+  status           | all                    | 5    | unverified | link>new  |      | right   | works
+  plan             | all                    | 0    |            | link>new  |      | right   | works
+  verify           | all                    | 0    |            | link>new  |      | right   | works
+  verify --repair  | all                    | 0    |            | link>new  |      | right   | nothing
+  prune            | all                    | 0    |            | link>new  |      | right   | works
+  sync --offline   | all                    | 0    |            | link>new  |      | right   | nothing
+  sync --force     | all                    | 0    |            | link>new  |      | right   | nothing
+  offline, no blob | all                    | 0    |            | link>new  |      | ?       | nothing
 
 linked, other bytes
-  sync             | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
-  status           | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
-  plan             | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
-  verify           | all                    | 6    | corrupt    | link>mine |      | right   | refuses | tree: gone
-  verify --repair  | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name time
+  sync             | all                    | 7    | foreign    | link>mine |      | right   | refuses
+  status           | all                    | 7    | foreign    | link>mine |      | right   | refuses
+  plan             | all                    | 7    | foreign    | link>mine |      | right   | refuses
+  verify           | all                    | 6    | corrupt    | link>mine |      | right   | refuses
+  verify --repair  | all                    | 7    | foreign    | link>mine |      | right   | refuses
   prune            | all                    | 0    |            | link>mine |      | right   | refuses
-  sync --offline   | all                    | 7    | foreign    | link>mine |      | right   | refuses | tree: name
+  sync --offline   | all                    | 7    | foreign    | link>mine |      | right   | refuses
   sync --force     | all                    | 0    |            | new       | link | right   | nothing |
-  offline, no blob | all                    | 7    | foreign    | link>mine |      | none    | refuses | tree: name
+  offline, no blob | all                    | 7    | foreign    | link>mine |      | none    | refuses
 """
 
-BUGS = {
-    "event": "no `replaced` event tells of a tree's new version",
-    "old": "`verify` takes a whole tree of the version before for wrong bytes (6) instead of outdated (5)",
-    "prune": "`prune` drops the blob of the version before at once, not after 30 days",
-    "look": "a folder that orch did not make is foreign without a look at its files: right ones are not adopted, and "
-    "behind a link they are replaced by --force; by their sizes they would be unverified",
-    "time": "`verify --repair` changes the mtime of a user's file in a tree that it then refuses to replace",
-    "gone": "`verify` says absent (5) of a folder that has wrong bytes too (6)",
-    "path": "a folder that a user moved to where a tree of ours stood is taken for ours",
-    "name": "the message does not name what a user's link at a tree's place leads to",
-}
+BUGS = {}
 
 NEW, OLD = made(3000, 1), made(3100, 2)
 SAME = b"mine" + NEW[4:]  # somebody's bytes, as many as are wanted
@@ -315,13 +305,15 @@ class Machine(Orch):
 
     def _command(self, command: str, context: Context, space: Any, sink: Callable[[Event], None]) -> Summary:
         if command == "prune":
-            files = [manifest.file for manifest in space.manifests]
-            return prune(context, space.store, space.wanted, files, agree=lambda _: True, tell=lambda _: None)[0]
-        if command in ("status", "verify"):
-            return {"status": status, "verify": verify}[command](context, space.store, space.wanted, sink)
+            return prune(context, space.store, space, agree=lambda _: True, tell=lambda _: None)[0]
         options = Options(force="--force" in command, offline="offline" in command)
-        run: Any = {"plan": plan, "verify --repair": repair}.get(command, sync)
-        return run(context, space.store, space.wanted, sink, hosts=space.hosts, options=options)
+        work: dict[str, Callable[..., Summary]] = {
+            "plan": plan,
+            "verify --repair": repair,
+            "status": status,
+            "verify": verify,
+        }
+        return work.get(command, sync)(run_context(context, space, sink, options), space.wanted)
 
 
 def absent(machine: Machine) -> None:

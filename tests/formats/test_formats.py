@@ -22,7 +22,7 @@ import safetensors
 from safetensors.numpy import load, save
 
 from orchestrator import formats
-from orchestrator.formats import detect, pickles, zip_directory
+from orchestrator.formats import lfs, pickles, zip_directory
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")  # pickletools' own, of noise
 
@@ -146,7 +146,9 @@ def test_noise_is_no_pickle() -> None:
         head = length.to_bytes(8, "little") + b'{"weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
         assert formats.identify(head + b" " * 99, 1 << 30).format == "safetensors"
         whole = io.BytesIO(head + b"\n\n" + bytes(99))
-        assert pickles.walk(whole, len(head) + 101) in (pickles.Walk.NOWHERE, pickles.Walk.ENDS), length
+        assert pickles.scan(whole, len(head) + 101) in (pickles.ScanResult.NOT_A_PICKLE, pickles.ScanResult.ENDS), (
+            length
+        )
 
 
 def test_whatever_is_damaged_has_an_answer_and_soon() -> None:
@@ -237,5 +239,7 @@ def test_a_broken_safetensors_file_is_told_as_its_own_library_does(why: str) -> 
 
 
 def test_a_pointer_says_what_it_stands_for() -> None:
-    assert formats.pointer(POINTER) == detect.Pointer("ab" * 32, 46830571)
-    assert formats.pointer(POINTER + b"more\n") is None
+    assert lfs.is_exact(POINTER)
+    assert lfs.parse(POINTER.decode()) == lfs.Pointer("ab" * 32, 46830571, is_whole=True)
+    assert not lfs.is_exact(POINTER + b"more\n")
+    assert not lfs.parse("oid sha256:12").is_whole

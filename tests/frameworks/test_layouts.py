@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import pytest
 
+from orchestrator.commands.env import SHELLS
 from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.frameworks.base import LayoutError
@@ -24,7 +25,6 @@ from orchestrator.manifest.parse import parse
 from orchestrator.manifest.types import Framework
 from orchestrator.manifest.values import File, Model
 from orchestrator.model import Link, Place, Repo
-from orchestrator.render.shells import SHELLS
 from tests.formats.test_formats import tarred
 from tests.orch import Done, Orch, made, sha256
 from tests.servers import require
@@ -42,10 +42,10 @@ HUB = "models--org--na.me"
 
 
 def at(framework: str, url: str, value: str = "", **environ: str) -> list[str]:
-    """Where a framework has one file in that environment: its places, then its marks."""
+    """Where a framework has one file in that environment: its places, then its extra files."""
     context = Context(environ={**HOME, **environ}, cwd="/w", read=lambda _: "")
     file = with_layouts(context, Model("m", (), (File("m", url, (), SHA, 3, ()),), ((framework, value),))).files[0]
-    return [p.path for p in file.places] + [m.path for m in file.marks]
+    return [p.path for p in file.places] + [m.path for m in file.extra_files]
 
 
 HUGGING = (f"blobs/{SHA}", f"snapshots/{COMMIT}/sub/b c.json", "refs/main")
@@ -56,7 +56,7 @@ def hub(base: str) -> list[str]:
 
 
 KAGGLE = "google/gemma/pyTorch/2b/7"
-# framework, URL, value, environment -> its places and marks
+# framework, URL, value, environment -> its places and extra files
 TABLE: list[tuple[str, str, str, dict[str, str], list[str]]] = [
     ("torch", URL, "", {}, [f"/h/.cache/torch/hub/checkpoints/{NAME}"]),
     ("torch", URL, "", {"XDG_CACHE_HOME": "/x"}, [f"/x/torch/hub/checkpoints/{NAME}"]),
@@ -219,7 +219,7 @@ def of_repo(framework: str, repo: Repo, commit: str = COMMIT) -> tuple[tuple[Pla
     file = File("1_Pooling/config.json", "https://huggingface.co/x", (), SHA, 3, (), git=GIT)
     model = Model("m", (), (file,), ((framework, ""),), repo=repo, commit=commit)
     result = with_layouts(Context(environ=HOME, cwd="/w"), model).files[0]
-    return result.places, [(m.path, m.text) for m in result.marks]
+    return result.places, [(m.path, m.text) for m in result.extra_files]
 
 
 def test_a_repository_in_the_hubs_cache() -> None:

@@ -534,7 +534,7 @@ def test_lock_and_sync_make_the_cache_that_the_client_makes(
     offline = client(hub, ours, "download", name, *patterns, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
     assert offline.returncode == 0, offline.stderr
     hub.heard.clear()
-    assert orch.sync().summary["present"] == len(repos.chosen(FILES, include, ()))
+    assert orch.sync().summary["present"] == len(repos.select(FILES, include, ()))
     assert hub.heard == []
 
 

@@ -26,9 +26,9 @@ from orchestrator.errors import ExitCode, ManifestError
 from orchestrator.manifest import paths, yaml_reader
 from orchestrator.manifest.diagnose import of_manifest
 from orchestrator.manifest.messages import NOT_YET, schema_problems
-from orchestrator.manifest.positions import marked
+from orchestrator.manifest.positions import find_positions
 from orchestrator.manifest.types import Document, Framework, SiteDocument
-from orchestrator.manifest.yaml_reader import without_own
+from orchestrator.manifest.yaml_reader import without_extensions
 from orchestrator.model import Host, Link, Place, Role, Source, Wanted
 from orchestrator.workspace import open_workspace
 
@@ -794,7 +794,7 @@ def test_a_normal_url_is_plain_ascii_and_stays_as_it_is(scheme: str, host: str, 
 @quick
 @given(odd_text)
 def test_no_place_leaves_its_ground(text: str) -> None:
-    ground = paths.Ground("/srv/team/", ("/data",))
+    ground = paths.PlaceRules("/srv/team/", ("/data",))
     try:
         path, _ = paths.place(text, ground)
     except paths.PathError:
@@ -884,13 +884,13 @@ def test_any_text_gives_a_manifest_or_problems(text: str) -> None:
 def test_the_two_walks_read_the_same(data: object) -> None:
     text = yaml.safe_dump(data, allow_unicode=True)
     try:
-        fast = yaml_reader.plain(text)
+        fast = yaml_reader.load(text)
     except yaml_reader.YamlError:
-        marks = marked(text)
-        assert marks.faults and all(line >= 1 for _, line, _ in marks.faults)
+        positions = find_positions(text)
+        assert positions.faults and all(line >= 1 for _, line, _ in positions.faults)
         return
-    marks = marked(text)
-    assert marks.data == fast and not marks.faults and marks.whole
+    positions = find_positions(text)
+    assert positions.data == fast and not positions.faults and positions.whole
 
 
 def test_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -964,7 +964,7 @@ likely = st.fixed_dictionaries(
 @settings(quick, max_examples=300)
 @given(likely | texts_only)
 def test_schema_and_types_agree(data: object) -> None:
-    stripped = without_own(data)
+    stripped = without_extensions(data)
     try:
         msgspec.convert(stripped, Document, strict=False)
         accepted = True

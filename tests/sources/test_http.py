@@ -23,7 +23,8 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.model import Host
 from orchestrator.sources.connect import interleaved
 from orchestrator.sources.http import MAX_REDIRECTS, SourceAnswer, ask_source, is_verdict, retry_after_s
-from orchestrator.sources.route import ca_bundle, forbidden_address, proxy_for, route_to
+from orchestrator.sources.proxy import ca_bundle, forbidden_address, proxy_for
+from orchestrator.sources.route import route_to
 from tests.servers import require
 
 if TYPE_CHECKING:
@@ -600,17 +601,22 @@ def test_the_order_of_ca_bundles(tmp_path):
     assert ca_bundle({"SSL_CERT_FILE": str(tmp_path)}) == system  # a folder is no bundle
 
 
-def test_the_way_to_a_source(tmp_path):
+def test_the_route_to_a_source(tmp_path):
     ca = str(tmp_path / "ca.pem")
     with open(ca, "w"):
         pass
     hosts = {"files.corp:8443": Host(ca=ca, connections=4), "files.corp": Host(user_agent="team")}
     way = route_to("https://files.corp:8443/f", {"https_proxy": "http://p:1"}, hosts)
-    assert (way.line.scheme, way.line.proxy, way.line.private_ca) == ("https", "http", True)
+    assert (way.requirements.scheme, way.requirements.proxy, way.requirements.private_ca) == ("https", "http", True)
     assert (way.proxy, way.ca, way.connections, way.user_agent) == ("http://p:1", ca, 4, "orch")
     way = route_to("http://files.corp:8080/f", {}, hosts)
-    assert (way.line.proxy, way.line.private_ca, way.connections, way.user_agent) == ("", False, None, "team")
-    assert not route_to("http://files.corp:8443/f", {}, hosts).line.private_ca  # no TLS, no CA
+    assert (way.requirements.proxy, way.requirements.private_ca, way.connections, way.user_agent) == (
+        "",
+        False,
+        None,
+        "team",
+    )
+    assert not route_to("http://files.corp:8443/f", {}, hosts).requirements.private_ca  # no TLS, no CA
     assert route_to("https://elsewhere/f", {}, hosts).ca == ca_bundle({})
     assert os.path.isfile(route_to("https://elsewhere/f", {}, {}).ca)
 

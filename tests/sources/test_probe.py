@@ -15,7 +15,16 @@ from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.sources import probe as room
 from orchestrator.sources.http import FASTEST, SAMPLE_BYTES
 from orchestrator.sources.knowledge import SourceStats
-from orchestrator.sources.probe import HOST_REQUESTS, LARGE_BYTES, Pair, ProbeResult, pairs, prefix_of, probe, worth
+from orchestrator.sources.probe import (
+    HOST_REQUESTS,
+    LARGE_BYTES,
+    ProbeResult,
+    ProbeTarget,
+    is_worth_probing,
+    prefix_of,
+    probe,
+    probe_targets,
+)
 from orchestrator.sources.ranking import Rank
 from orchestrator.sources.route import Routes
 
@@ -51,7 +60,7 @@ def artifact(*sources: tuple[str, Role], size: int | None = len(DATA), name: str
 def ask(
     *urls: str, size: int | None = len(DATA), environ: dict[str, str] | None = None, **how: Any
 ) -> list[ProbeResult]:
-    asked = [Pair(url, url, Role.MIRROR, url, size) for url in urls]
+    asked = [ProbeTarget(url, url, Role.MIRROR, url, size) for url in urls]
     found = probe(asked, Routes(environ or {}, {}).to, stop=Stop(), **how)
     return [found[pair] for pair in asked]
 
@@ -115,7 +124,7 @@ def test_rates_are_measured_and_their_order_is_right(origin: Origin) -> None:
 
 def test_a_body_that_stalls_tells_no_rate(origin: Origin) -> None:
     began = time.monotonic()
-    (found,) = ask(origin.serve("/stall", DATA, stall_after=1000, stall_times=None), patience_s=0.6)
+    (found,) = ask(origin.serve("/stall", DATA, stall_after=1000, stall_times=None), timeout_s=0.6)
     assert found.rate is None or found.rate < 10_000
     assert time.monotonic() - began < 1.5
 
@@ -123,9 +132,9 @@ def test_a_body_that_stalls_tells_no_rate(origin: Origin) -> None:
 def test_the_round_trip_and_the_last_url(origin: Origin) -> None:
     last = origin.serve("/last", DATA, delay_s=0.1)
     (found,) = ask(origin.serve("/first", redirect=last))
-    assert found.look is not None
-    assert found.look.last_url == last
-    assert 0.1 <= found.look.round_trip_s < 0.3
+    assert found.answer is not None
+    assert found.answer.last_url == last
+    assert 0.1 <= found.answer.round_trip_s < 0.3
 
 
 # -- how little it asks, how short it waits
@@ -134,7 +143,7 @@ def test_the_round_trip_and_the_last_url(origin: Origin) -> None:
 def test_at_most_four_requests_a_host_and_a_mebibyte(origin: Origin) -> None:
     with Origin() as served:
         urls = [served.serve(f"/{n}", DATA) for n in range(9)]
-        asked = [Pair(url, served.url, Role.MIRROR, url, len(DATA)) for url in urls]
+        asked = [ProbeTarget(url, served.url, Role.MIRROR, url, len(DATA)) for url in urls]
         found = probe(asked, Routes({}, {}).to, stop=Stop())
         assert len(served.log) <= HOST_REQUESTS
         assert sum(record.sent for record in served.log) <= 2 * SAMPLE_BYTES + HOST_REQUESTS
@@ -147,7 +156,7 @@ def test_redirects_count_for_the_host_where_they_end() -> None:
         target = last.serve("/f", DATA)
         first.serve("/f", redirect=target)
         urls = [f"{first.at(f'127.0.0.{n}')}/f" for n in range(1, 8)]
-        asked = [Pair(url, url, Role.MIRROR, url, len(DATA)) for url in urls]
+        asked = [ProbeTarget(url, url, Role.MIRROR, url, len(DATA)) for url in urls]
         found = probe(asked, Routes({}, {}).to, stop=Stop())
         assert len(last.log) == HOST_REQUESTS
     assert {finding.verdict for finding in found.values()} == {Rank.GOOD}
@@ -156,7 +165,7 @@ def test_redirects_count_for_the_host_where_they_end() -> None:
 def test_a_redirect_loop_is_not_followed_for_long() -> None:
     with Origin() as served:
         url = served.serve("/loop", redirect_loop=True)
-        assert probe([Pair(url, url, Role.MIRROR, url, 1)], Routes({}, {}).to, stop=Stop()) == {}
+        assert probe([ProbeTarget(url, url, Role.MIRROR, url, 1)], Routes({}, {}).to, stop=Stop()) == {}
         assert served.requests("/loop") == HOST_REQUESTS
 
 
@@ -164,7 +173,7 @@ def test_who_is_silent_is_waited_for_once_and_not_condemned(origin: Origin) -> N
     silent = [Origin(silent=True) for _ in range(4)]
     with silent[0], silent[1], silent[2], silent[3]:
         began = time.monotonic()
-        found = ask(origin.serve("/f", DATA), *(s.serve("/f", DATA) for s in silent), patience_s=0.5)
+        found = ask(origin.serve("/f", DATA), *(s.serve("/f", DATA) for s in silent), timeout_s=0.5)
         assert time.monotonic() - began < 1.0
     assert [f.verdict for f in found] == [Rank.GOOD] + [Rank.SILENT] * 4
     assert Rank.SILENT.place < Rank.DEAD.place
@@ -175,18 +184,18 @@ def test_a_stop_ends_it(origin: Origin) -> None:
     stop.set()
     url = origin.serve("/silent", DATA, silent=True)
     began = time.monotonic()
-    probe([Pair(url, url, Role.MIRROR, url, 1)], Routes({}, {}).to, stop=stop)
+    probe([ProbeTarget(url, url, Role.MIRROR, url, 1)], Routes({}, {}).to, stop=stop)
     assert time.monotonic() - began < 0.5
 
 
 def test_what_cannot_be_asked_is_unknown(origin: Origin) -> None:
     url = origin.serve("/f", DATA)
     for what, environ in (("rsync://h/f", {}), (url, {"all_proxy": "socks5://127.0.0.1:1"})):
-        pair = Pair(what, what, Role.MIRROR, what, 1)
+        pair = ProbeTarget(what, what, Role.MIRROR, what, 1)
         assert probe([pair], Routes(environ, {}).to, stop=Stop()) == {}
 
 
-# -- which pairs there are
+# -- which probe_targets there are
 
 
 @pytest.mark.parametrize(
@@ -213,7 +222,7 @@ def test_a_pair_is_asked_for_the_largest_file_below_it() -> None:
     large = artifact(
         ("http://m/l", Role.PREFIX), ("http://o/l", Role.ORIGIN), ("http://p/x/l", Role.MIRROR), size=MIB**2
     )
-    found = pairs([small, large])
+    found = probe_targets([small, large])
     assert [(p.prefix, p.url, p.size) for p in found] == [
         ("http://m/", "http://m/l", MIB**2),
         ("http://o/", "http://o/l", MIB**2),
@@ -223,10 +232,10 @@ def test_a_pair_is_asked_for_the_largest_file_below_it() -> None:
 
 def test_what_is_worth_a_probe() -> None:
     two = (("http://m/s", Role.PREFIX), ("http://o/s", Role.ORIGIN))
-    assert worth(artifact(*two, size=LARGE_BYTES))
-    assert worth(artifact(*two, size=None))
-    assert not worth(artifact(*two, size=LARGE_BYTES - 1))
-    assert not worth(artifact(two[0]))
+    assert is_worth_probing(artifact(*two, size=LARGE_BYTES))
+    assert is_worth_probing(artifact(*two, size=None))
+    assert not is_worth_probing(artifact(*two, size=LARGE_BYTES - 1))
+    assert not is_worth_probing(artifact(two[0]))
 
 
 def test_every_kind_of_fault_of_a_look_has_its_verdict() -> None:

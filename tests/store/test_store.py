@@ -547,7 +547,7 @@ def test_a_live_child_keeps_what_a_dead_orch_held(store, tmp_path):
         from orchestrator import process
         from orchestrator.backends.base import Command
         from orchestrator.store import Store, partials
-        process._leashed = lambda argv: (argv, None)  # a system that has no leash: the child outlives us
+        process._dying_with_us = lambda argv: (argv, None)  # a system without setpriv and prctl: the child outlives us
         partial = partials.acquire(Store(sys.argv[1], sys.argv[1] + "/state"), sys.argv[2])
         open(partial.file, "wb").write(b"bytes")
         told = partial.folder + "/told"
@@ -843,6 +843,54 @@ def test_a_damaged_record_is_empty(store, text):
     assert list(records.made(store)) == []
     records.record(store, "host", "/m/team.yaml", {"/p/b": {"sha256": SHA, "link": "auto"}})
     assert [place for _, place, _ in records.made(store)] == ["/p/b"]
+
+
+def versions(store: Store) -> list[tuple[str, int]]:
+    (made,) = records.of(store, "/m/team.yaml").values()
+    return list(made.get("previous", ()))
+
+
+def test_a_record_remembers_the_versions_before_and_when_each_was_replaced(store, tmp_path, monkeypatch):
+    stands = tmp_path / "a"
+    stands.write_bytes(DATA)
+
+    def place(sha256: str, when: int) -> None:
+        monkeypatch.setattr(time, "time", lambda: float(when))
+        records.record(store, "host", "/m/team.yaml", {str(stands): {"sha256": sha256, "link": "auto"}})
+        monkeypatch.setattr(time, "time", lambda: float(when + 5))
+        records.finish(store, "host", "/m/team.yaml", {str(stands): "copy"})
+
+    place("1", 100)
+    assert versions(store) == []
+    place("2", 200)
+    assert versions(store) == [("1", 205)], "replaced when the new file stands there, not when it was begun"
+    place("1", 300)
+    assert versions(store) == [("2", 305)], "what stands there is no version before"
+    for number in range(3, 20):
+        place(str(number), number * 1000)
+    assert versions(store)[0] == ("18", 19_005)
+    assert len(versions(store)) == records.PREVIOUS_MOST
+    (path,) = Path(store.places).glob("*.json")
+    inode = path.stat().st_ino
+    place("19", 50_000)
+    assert path.stat().st_ino == inode, "nothing changed, so nothing is written"
+
+
+def test_a_replacement_that_never_came_to_its_end_is_remembered_as_well(store):
+    for sha256 in ("1", "2", "2"):
+        records.record(store, "host", "/m/team.yaml", {"/p/a": {"sha256": sha256, "link": "auto"}})
+    assert [sha256 for sha256, _ in versions(store)] == ["1"]
+    assert records.of(store, "/m/team.yaml")["/p/a"]["old"] == "1"
+
+
+@pytest.mark.parametrize("previous", [5, "x", [5], [["a"]], [["a", "b"]], [["a", 1 << 90]], {"a": 1}, None])
+def test_a_record_whose_versions_before_are_damaged_is_read_without_them(store, previous):
+    records.record(store, "host", "/m/team.yaml", {"/p/a": {"sha256": SHA, "link": "auto"}})
+    (path,) = Path(store.places).glob("*.json")
+    whole = json.loads(path.read_text())
+    whole["places"]["/p/a"]["previous"] = previous
+    path.write_text(json.dumps(whole))
+    assert records.of(store, "/m/team.yaml") == {"/p/a": {"sha256": SHA, "link": "auto"}}
 
 
 def test_records_of_names_that_are_no_text(store):

@@ -24,13 +24,12 @@ from orchestrator.demo.server import Origin
 from orchestrator.engine import disk_space, scheduler
 from orchestrator.engine.run import sync
 from orchestrator.engine.scan import scan
-from orchestrator.engine.summary import Options
 from orchestrator.errors import ExitCode, HeldError
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.store import Store, open_store, records
 from orchestrator.store import partials as store_batches
-from orchestrator.transfer.context import RunContext
-from orchestrator.workspace import open_workspace
+from orchestrator.transfer.run_context import Options, RunContext
+from orchestrator.workspace import open_workspace, run_context
 from tests.mounts import tmpfs
 from tests.orch import Done, Orch, made, sha256
 from tests.servers import nginx, require
@@ -182,7 +181,7 @@ def test_what_the_store_has_is_placed_together(orch: Orch, origin: Origin, monke
     context = Context(environ={**os.environ, "HOME": str(orch.folder)}, cwd=str(orch.folder))
     for expected in ("fetched", "placed"):
         space = open_workspace(context, ["team.yaml"])
-        summary = sync(context, space.store, space.wanted, lambda event: None, options=Options(jobs=1))
+        summary = sync(run_context(context, space, lambda event: None, Options(jobs=1)), space.wanted)
         assert (summary.exit_code, getattr(summary, expected)) == (0, 30)
         assert written == [30]
         written.clear()
@@ -197,7 +196,7 @@ def test_connections_are_counted_over_all_bundles(orch: Orch, origin: Origin, mo
     orch.write()
     context = Context(environ={**os.environ, "HOME": str(orch.folder)}, cwd=str(orch.folder))
     space = open_workspace(context, ["team.yaml"])
-    assert sync(context, space.store, space.wanted, lambda event: None, options=Options(connections=8)).exit_code == 0
+    assert sync(run_context(context, space, lambda event: None, Options(connections=8)), space.wanted).exit_code == 0
     assert 4 < origin.peak_connections <= 8
 
 
@@ -208,7 +207,7 @@ def test_a_hosts_own_limit_holds_over_all_bundles(orch: Orch, origin: Origin, mo
     orch.write()
     context = Context(environ={**os.environ, "HOME": str(orch.folder)}, cwd=str(orch.folder))
     space = open_workspace(context, ["team.yaml"])
-    done = sync(context, space.store, space.wanted, lambda event: None, hosts=space.hosts)
+    done = sync(run_context(context, space, lambda event: None), space.wanted)
     assert done.exit_code == 0
     assert origin.peak_connections <= 4
 

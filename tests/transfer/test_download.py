@@ -15,6 +15,8 @@ import pytest
 from orchestrator.backends import wget
 from orchestrator.demo.server import Origin
 from orchestrator.errors import DigestError, StoreError, TransferError
+from orchestrator.events import Event, Mismatched, Verified
+from orchestrator.store import Store, blobs, partials
 from tests.backends.rig import Rig
 from tests.orch import made, sha256
 
@@ -147,6 +149,27 @@ def test_a_program_that_spoils_what_was_good_is_found_out(rig: Scripted, spoils:
     rig.assert_committed(DATA)
 
 
+def test_what_is_told_of_a_wrong_file_and_of_the_right_one_that_follows(rig: Scripted) -> None:
+    """Each at its time: wrong bytes lie in quarantine when they are told, the right ones are a blob."""
+    at_mismatch, at_verified = [], []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Mismatched):
+            at_mismatch.append(os.listdir(event.quarantine))
+        if isinstance(event, Verified):
+            at_verified.append(rig.blobs())
+
+    rig.hear = hear
+    rig.follow({"lies": True}, HONEST)
+    one, two = rig.served(2)
+    receipt = rig.fetch(DATA, one, two)
+    told = [type(event).__name__ for event in rig.events]
+    assert told == ["Started", "Progressed", "Mismatched", "Failed", "Started", "Progressed", "Verified"]
+    assert ("bytes" in at_mismatch[0], at_verified) == (True, [[sha256(DATA)]])
+    assert (receipt.source, receipt.bytes_fetched) == (two, 2 * len(DATA))
+    assert [attempt.source for attempt in receipt.attempts] == [one]
+
+
 @pytest.mark.parametrize("seed", range(24))
 def test_any_history_ends_and_no_wrong_byte_is_a_blob(rig: Scripted, seed: int) -> None:
     chance = random.Random(seed)
@@ -163,4 +186,23 @@ def test_any_history_ends_and_no_wrong_byte_is_a_blob(rig: Scripted, seed: int) 
     # A later run with a program that works ends well, whatever was left.
     rig.follow()
     rig.fetch(DATA, *rig.served(), stall_s=5.0)
+    rig.assert_committed(DATA)
+
+
+def test_a_file_that_another_orch_finished_just_before_is_not_fetched_again(
+    rig: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets its guard go between our look at the blob and our taking of the partial."""
+    acquire = partials.acquire
+
+    def acquire_late(store: Store, key: str) -> partials.Partial:
+        partial = acquire(store, key)
+        with open(f"{partial.folder}/other", "wb") as file:
+            file.write(DATA)
+        blobs.commit(store, [(file.name, key)])
+        return partial
+
+    monkeypatch.setattr(partials, "acquire", acquire_late)
+    receipt = rig.fetch(DATA, *rig.served())
+    assert (rig.runs, receipt.sha256, receipt.bytes_fetched) == (0, sha256(DATA), 0)
     rig.assert_committed(DATA)

@@ -7,8 +7,6 @@ import socket
 import time
 from email.utils import formatdate
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -151,11 +149,9 @@ def test_a_signature_that_ends_in_mid_air_is_renewed_too(
     url: str, ends_in_s: float | None, gained: int, kind: Kind
 ) -> None:
     """The server's clock, or its mind, is another one."""
-    look = SourceAnswer(url, 9, "", True, 0.1, "", ends_in_s=ends_in_s)
-    download: Any = SimpleNamespace(looks={"http://hub/w": look})
-    fault = refine_fault(
-        download, "http://hub/w", Fault(Kind.REFUSED, "server answered 403", 403), gained, lambda: None
-    )
+    answer = SourceAnswer(url, 9, "", True, 0.1, "", ends_in_s=ends_in_s)
+    said = Fault(Kind.REFUSED, "server answered 403", 403)
+    fault = refine_fault(said, answer, gained, time.time(), is_suspect=False)
     assert fault is not None
     assert fault.kind is kind
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.demo.server import Origin
-from orchestrator.transfer.attempt import SHARED_BYTES
+from orchestrator.transfer.candidates import SHARED_BYTES
 from tests.orch import Orch, made
 from tests.servers import require
 

@@ -17,6 +17,8 @@ from orchestrator import manifest
 from orchestrator.demo.server import Origin
 from orchestrator.manifest import lockfile
 from orchestrator.model import Range
+from orchestrator.transfer.check import EARLIER_RUN
+from orchestrator.transfer.repair import Given, attribute
 from orchestrator.verify import pieces
 from tests.orch import Done, Orch, file_digest, made, sha256
 from tests.servers import require
@@ -63,6 +65,24 @@ def test_damaged_pieces_are_none(text: str) -> None:
     assert pieces.decode(text, 3000) is None
     assert pieces.decode(pieces.encode(1000, [b"12345678"] * 3), 3001) is None
     assert pieces.decode(pieces.encode(1000, [b"12345678"] * 3), None) is None
+
+
+@pytest.mark.parametrize(
+    ("inherited", "blamed", "suspects"),
+    [
+        (False, {"one": "wget"}, ("two", "three", EARLIER_RUN)),
+        (True, {}, ("one", EARLIER_RUN, "two", "three")),
+    ],
+)
+def test_who_alone_gave_a_bad_piece_is_blamed(inherited: bool, blamed: dict[str, str], suspects: tuple[str]) -> None:
+    """Of [0, 10) "one" gave a half, the other half is of an earlier run, if there was one; [30, 40) is nobody's."""
+    brought = [
+        Given(Range(0, 5), "wget", ("one",)),
+        Given(Range(10, 20), "aria2c", ("two", "three")),
+        Given(Range(20, 30), "curl", ("four",)),
+    ]
+    found = attribute((Range(0, 10), Range(12, 14), Range(30, 40)), brought, is_inherited=inherited)
+    assert found == (blamed, suspects)
 
 
 @dataclass

@@ -394,7 +394,7 @@ ABLE = {"aria2c", "axel", "curl", "wget"}
     ],
 )
 def test_the_order_of_programs(size, honest, order):
-    choices = rank(ALL, size, HTTPS, honest=honest)
+    choices = rank(ALL, size, HTTPS, ranges_honoured=honest)
     assert [choice.backend.NAME for choice in choices if not choice.obstacle] == order
     assert [choice.obstacle for choice in choices if choice.obstacle] == ["does not speak https"]
     assert all(choice.why for choice in choices)

@@ -16,15 +16,16 @@ from orchestrator.context import Stop
 from orchestrator.demo.faults import replaced
 from orchestrator.demo.server import Origin
 from orchestrator.engine.run import sync
-from orchestrator.engine.summary import Options
 from orchestrator.model import Pin, Place, Role, Source, Wanted
+from orchestrator.store import Store
+from orchestrator.transfer.run_context import Options, RunContext
 from orchestrator.verify import check
 from tests.orch import Orch, made, sha256
 
 if TYPE_CHECKING:
     from orchestrator.context import Context
     from orchestrator.events import Event, Summary
-    from orchestrator.transfer.context import FirstSeen
+    from orchestrator.transfer.run_context import FirstSeen
 
 MIB = 1 << 20
 
@@ -58,7 +59,9 @@ class Machine:
                 context.stop.set()
 
         findings = None if wanted[0].pins else self.findings
-        return sync(context, self.store, wanted, emit, options=Options(retries=1, **options), findings=findings)
+        store = Store(self.store, context.state, context.stop)
+        how = Options(retries=1, **options)
+        return sync(RunContext(context, store, emit, options=how, findings=findings), wanted)
 
     def named(self, name: str) -> list[Any]:
         return [event for event in self.events if type(event).__name__ == name]

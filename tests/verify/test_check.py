@@ -1,4 +1,4 @@
-"""The judge on real files: odd names, wrong bytes, and a `sha256sum` that lies."""
+"""The checksum tools on real files: odd names, wrong bytes, and a `sha256sum` that lies."""
 
 from __future__ import annotations
 
@@ -144,14 +144,14 @@ def test_many_files(context, tmp_path):
     }.items(),
     ids=lambda script: script[0],
 )
-def test_a_judge_that_lies_is_not_believed(context, tmp_path, script):
-    judge = tmp_path / "bin" / "sha256sum"
-    judge.parent.mkdir()
-    judge.write_text(f"#!/bin/sh\n{script[1]}\n")
-    judge.chmod(0o755)
+def test_a_checksum_tool_that_lies_is_not_believed(context, tmp_path, script):
+    tool = tmp_path / "bin" / "sha256sum"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\n{script[1]}\n")
+    tool.chmod(0o755)
     (tmp_path / "f").write_bytes(b"wrong")
     (tmp_path / "g").write_bytes(b"wrong")
-    context = replace(context, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
+    context = replace(context, environ={"PATH": f"{tool.parent}:/usr/bin:/bin"})
     assert is_good(context, [(SHA, str(tmp_path / "f"))]) == [False]
     assert is_good(context, [(SHA, str(tmp_path / "f")), (SHA, str(tmp_path / "g"))]) == [False, False]
     (tmp_path / "f").write_bytes(DATA)  # nor when it says nothing good of a right one
@@ -160,7 +160,7 @@ def test_a_judge_that_lies_is_not_believed(context, tmp_path, script):
     assert verdicts[0].reason.startswith("sha256sum ")
 
 
-def test_the_judge_of_another_family(context, tmp_path):
+def test_the_tool_of_another_family(context, tmp_path):
     """BusyBox writes the same lines; its exit code and its words are its own."""
     program = require("busybox")
     (tmp_path / "bin").mkdir()
@@ -171,7 +171,7 @@ def test_the_judge_of_another_family(context, tmp_path):
     assert is_good(context, pairs) == [True, False]
 
 
-def test_no_judge_at_all(context, tmp_path):
+def test_no_tool_at_all(context, tmp_path):
     (tmp_path / "f").write_bytes(DATA)
     with pytest.raises(NoBackendError) as caught:
         is_good(replace(context, environ={"PATH": str(tmp_path)}), [(SHA, str(tmp_path / "f"))])
@@ -180,12 +180,12 @@ def test_no_judge_at_all(context, tmp_path):
 
 
 def test_a_stop_while_reading(context, tmp_path):
-    judge = tmp_path / "bin" / "sha256sum"
-    judge.parent.mkdir()
-    judge.write_text("#!/bin/sh\nexec sleep 30\n")
-    judge.chmod(0o755)
+    tool = tmp_path / "bin" / "sha256sum"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\nexec sleep 30\n")
+    tool.chmod(0o755)
     (tmp_path / "f").write_bytes(DATA)
-    context = replace(context, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
+    context = replace(context, environ={"PATH": f"{tool.parent}:/usr/bin:/bin"})
     timer = threading.Timer(0.1, context.stop.set)
     timer.start()
     began = time.monotonic()
@@ -209,7 +209,7 @@ def test_digest(tmp_path):
         digest(str(tmp_path / "f"), stop)
 
 
-def test_digest_agrees_with_the_judge(context, tmp_path):
+def test_digest_agrees_with_the_tool(context, tmp_path):
     path = Path(tmp_path, "large")
     with open(path, "wb") as file:
         file.write(DATA * 100)
@@ -220,18 +220,18 @@ def test_digest_agrees_with_the_judge(context, tmp_path):
 
 def scripted(context, tmp_path, script):
     """A world whose sha256sum is that script."""
-    judge = tmp_path / "bin" / "sha256sum"
-    judge.parent.mkdir(exist_ok=True)
-    judge.write_text(f"#!/bin/sh\n{script}\n")
-    judge.chmod(0o755)
-    return replace(context, environ={"PATH": f"{judge.parent}:/usr/bin:/bin"})
+    tool = tmp_path / "bin" / "sha256sum"
+    tool.parent.mkdir(exist_ok=True)
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    return replace(context, environ={"PATH": f"{tool.parent}:/usr/bin:/bin"})
 
 
 REAL = shutil.which("sha256sum")
 
 
 @pytest.mark.parametrize("end", ["kill -9 $$", "kill -STOP $$", "exit 127"])
-def test_a_judge_that_died_or_stands_still_is_asked_again(context, tmp_path, end):
+def test_a_tool_that_died_or_stands_still_is_asked_again(context, tmp_path, end):
     (tmp_path / "f").write_bytes(DATA)
     once = f"[ -e {tmp_path}/done ] || {{ : > {tmp_path}/done; {end}; }}"
     verdicts = check.check(scripted(context, tmp_path, f'{once}; exec {REAL} "$@"'), [(SHA, str(tmp_path / "f"))], 0.5)
@@ -241,7 +241,7 @@ def test_a_judge_that_died_or_stands_still_is_asked_again(context, tmp_path, end
     assert verdicts[0].reason.startswith("sha256sum ")
 
 
-def test_a_broken_judge_is_told_once(context, tmp_path):
+def test_a_broken_tool_is_told_once(context, tmp_path):
     (tmp_path / "f").write_bytes(DATA)
     told: set[str] = set()
     context = scripted(context, tmp_path, 'while read -r _ name; do echo "$name: FAILED"; done; exit 1')
@@ -253,7 +253,7 @@ def test_a_broken_judge_is_told_once(context, tmp_path):
 
 @pytest.mark.parametrize("limit", range(8, 30, 2))
 def test_few_descriptors_condemn_nothing(tmp_path, limit):
-    """The judge may not start, its file may not open: good, or unknown with the system's reason; never wrong."""
+    """The tool may not start, its file may not open: good, or unknown with the system's reason; never wrong."""
     (tmp_path / "f").write_bytes(DATA)
     source = f"""
 import os, resource
@@ -274,13 +274,13 @@ print(verdict.word, verdict.error and verdict.error.errno)
 
 def test_a_self_test_needs_no_disk(context, monkeypatch):
     monkeypatch.setenv("TMPDIR", "/nonexistent")
-    for judge in tools.installed(context):
-        if judge.path:
-            assert tools.weakness(context, judge) == ""
-            assert tools.measure(context, judge) > 0
+    for tool in tools.installed(context):
+        if tool.path:
+            assert tools.weakness(context, tool) == ""
+            assert tools.measure(context, tool) > 0
 
 
-def test_a_judge_that_cannot_be_tested_is_left_out(context, monkeypatch):
+def test_a_tool_that_cannot_be_tested_is_left_out(context, monkeypatch):
     def no_memory(*_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 

@@ -1,4 +1,4 @@
-"""The judge behind a download: ends with the last byte, finds every flipped byte, and says nothing it does not know."""
+"""The tool behind a download: ends with the last byte, finds every flipped byte, and says nothing it does not know."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DATA = made(SIZE)
 
 
 @pytest.fixture(params=[kind.name for kind in KINDS])
-def judge(request: pytest.FixtureRequest, context: Context) -> ChecksumTool:
+def tool(request: pytest.FixtureRequest, context: Context) -> ChecksumTool:
     require(request.param)
     return next(j for j in tools.installed(context) if j.kind.name == request.param)
 
@@ -43,17 +43,17 @@ def grow(path: Path, content: bytes, *, pause_s: float = 0.004) -> None:
 
 @pytest.fixture
 def begin(context: Context, tmp_path: Path) -> Callable[..., tuple[Path, Stream]]:
-    def start(judge: ChecksumTool, prefix: Callable[[int], int] = first_hole) -> tuple[Path, Stream]:
+    def start(tool: ChecksumTool, prefix: Callable[[int], int] = first_hole) -> tuple[Path, Stream]:
         path = tmp_path / f"f{len(os.listdir(tmp_path))}"
-        behind = Stream(context, judge, sha256(DATA), str(path), prefix, SIZE)
+        behind = Stream(context, tool, sha256(DATA), str(path), prefix, SIZE)
         behind.account(Exit(0, written_bytes=SIZE))  # whatever writes it
         return path, behind
 
     return start
 
 
-def test_the_tail_after_the_last_byte_is_short(judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
-    path, behind = begin(judge)
+def test_the_tail_after_the_last_byte_is_short(tool: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
+    path, behind = begin(tool)
     grow(path, DATA, pause_s=0.02)
     time.sleep(0.2)
     fed = behind.fed_bytes
@@ -63,16 +63,16 @@ def test_the_tail_after_the_last_byte_is_short(judge: ChecksumTool, begin: Calla
 
 @pytest.mark.parametrize("decile", range(11))
 def test_a_flipped_byte_is_found_wherever_it_is(
-    judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], decile: int
+    tool: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], decile: int
 ) -> None:
     at = min(SIZE * decile // 10, SIZE - 1)
-    path, behind = begin(judge, end_of_file)
+    path, behind = begin(tool, end_of_file)
     grow(path, DATA[:at] + bytes([DATA[at] ^ 1]) + DATA[at + 1 :], pause_s=0)
     assert behind.finish() is StreamVerdict.MISMATCH
 
 
-def test_a_hole_is_waited_for(judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
-    path, behind = begin(judge)
+def test_a_hole_is_waited_for(tool: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
+    path, behind = begin(tool)
     with path.open("xb", buffering=0) as file:
         file.write(DATA[: 8 * MIB])
         file.seek(16 * MIB)
@@ -86,9 +86,9 @@ def test_a_hole_is_waited_for(judge: ChecksumTool, begin: Callable[..., tuple[Pa
 
 @pytest.mark.parametrize("act", ["short", "replaced", "written after", "never there"])
 def test_what_is_not_known_is_not_said(
-    judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], act: str, monkeypatch: pytest.MonkeyPatch
+    tool: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], act: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, behind = begin(judge)
+    path, behind = begin(tool)
     if act == "never there":
         assert behind.finish() is StreamVerdict.UNKNOWN
         return
@@ -110,9 +110,9 @@ def test_what_is_not_known_is_not_said(
     assert verdict in ((StreamVerdict.MISMATCH,) if act == "short" else (StreamVerdict.UNKNOWN,))
 
 
-def test_an_abandoned_one_leaves_nothing(judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
+def test_an_abandoned_one_leaves_nothing(tool: ChecksumTool, begin: Callable[..., tuple[Path, Stream]]) -> None:
     threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
-    path, behind = begin(judge)
+    path, behind = begin(tool)
     grow(path, DATA[: 4 * MIB], pause_s=0)
     behind.abandon()
     end = time.monotonic() + 5  # the library that runs programs lets its own thread go a moment later
@@ -121,7 +121,7 @@ def test_an_abandoned_one_leaves_nothing(judge: ChecksumTool, begin: Callable[..
     assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == (threads, files)
 
 
-def test_a_judge_that_dies_ends_the_feeder(context: Context, tmp_path: Path) -> None:
+def test_a_tool_that_dies_ends_the_feeder(context: Context, tmp_path: Path) -> None:
     kind = tools.ToolKind("false", (), "-", ": OK")
     path = tmp_path / "f"
     behind = Stream(context, ChecksumTool(kind, require("false")), sha256(DATA), str(path), end_of_file, SIZE)
@@ -134,26 +134,26 @@ def test_a_judge_that_dies_ends_the_feeder(context: Context, tmp_path: Path) -> 
     [("exit 0", "flipped"), ("echo ': OK'; exit 0", "flipped"), ("exit 1", "right")],
     ids=["silent", "says OK to all", "refuses all"],
 )
-def test_a_judge_must_show_that_it_can(context: Context, tmp_path: Path, script: str, case: str) -> None:
-    program = tmp_path / "judge"
+def test_a_tool_must_show_that_it_can(context: Context, tmp_path: Path, script: str, case: str) -> None:
+    program = tmp_path / "tool"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     weakness = tools.weakness(context, ChecksumTool(tools.SHA256SUM, str(program)))
     assert weakness == f"sha256sum failed the self-test: {case if script != 'exit 0' else 'right'}"
 
 
-def test_those_of_this_machine_can(judge: ChecksumTool, context: Context) -> None:
-    assert tools.weakness(context, judge) == ""
+def test_those_of_this_machine_can(tool: ChecksumTool, context: Context) -> None:
+    assert tools.weakness(context, tool) == ""
 
 
 @pytest.mark.parametrize("backend", ["aria2c", "curl", "wget"])
-def test_a_download_is_judged_while_it_runs(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_is_toold_while_it_runs(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the stream's verdict a file is not read again; a flipped byte in it is still found."""
     require(backend)
     from orchestrator.engine.run import sync
-    from orchestrator.engine.summary import Options
+    from orchestrator.transfer.run_context import Options
     from orchestrator.verify import check
-    from orchestrator.workspace import open_workspace
+    from orchestrator.workspace import open_workspace, run_context
 
     read: list[str] = []
     really = check.check
@@ -166,24 +166,24 @@ def test_a_download_is_judged_while_it_runs(tmp_path: Path, backend: str, monkey
         space = open_workspace(context, ["team.yaml"])
         events: list[object] = []
         options = Options(backend=backend, connections=4)
-        assert sync(context, space.store, space.wanted, events.append, options=options).exit_code == 0
+        assert sync(run_context(context, space, events.append, options), space.wanted).exit_code == 0
         assert place.read_bytes() == DATA
         assert read == []
         assert [type(e) for e in events].count(Started) == 1
         place.unlink()
         orch.blob(DATA).unlink()
         origin.serve("/good", DATA, wrong_at=SIZE // 2)
-        assert sync(context, space.store, space.wanted, events.append, options=options).exit_code == 6
+        assert sync(run_context(context, space, events.append, options), space.wanted).exit_code == 6
     assert read
     assert not place.exists()
 
 
-def test_without_holes_the_plain_check_says(context: Context, tmp_path: Path, judge: ChecksumTool) -> None:
+def test_without_holes_the_plain_check_says(context: Context, tmp_path: Path, tool: ChecksumTool) -> None:
     def no_holes(fd: int) -> int:
         raise OSError("this file system tells no holes")
 
     path = tmp_path / "f"
-    behind = Stream(context, judge, sha256(DATA), str(path), no_holes, SIZE)
+    behind = Stream(context, tool, sha256(DATA), str(path), no_holes, SIZE)
     grow(path, DATA, pause_s=0)
     time.sleep(0.3)  # it has looked by now
     assert behind.finish() is StreamVerdict.UNKNOWN
@@ -213,19 +213,17 @@ def test_under_a_memory_limit_the_page_cache_is_let_go(
 
 @pytest.mark.parametrize("written", [0, SIZE - 2 * MIB, SIZE + 2 * MIB, 2 * SIZE])
 def test_nothing_is_good_where_other_bytes_were_written_than_were_missing(
-    judge: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], written: int
+    tool: ChecksumTool, begin: Callable[..., tuple[Path, Stream]], written: int
 ) -> None:
-    path, behind = begin(judge)
+    path, behind = begin(tool)
     behind.account(Exit(0, written_bytes=written))
     grow(path, DATA, pause_s=0)
     assert behind.finish() is StreamVerdict.UNKNOWN
 
 
-def test_nothing_is_good_of_a_program_that_nobody_counted(
-    judge: ChecksumTool, context: Context, tmp_path: Path
-) -> None:
+def test_nothing_is_good_of_a_program_that_nobody_counted(tool: ChecksumTool, context: Context, tmp_path: Path) -> None:
     path = tmp_path / "f"
-    behind = Stream(context, judge, sha256(DATA), str(path), end_of_file, SIZE)
+    behind = Stream(context, tool, sha256(DATA), str(path), end_of_file, SIZE)
     grow(path, DATA, pause_s=0)
     assert behind.finish() is StreamVerdict.UNKNOWN
 
@@ -244,8 +242,8 @@ def test_bytes_where_bytes_are_missing_are_no_clear_ground(tmp_path: Path) -> No
     assert is_clear(str(path), [])
 
 
-def test_a_judge_that_stands_still_is_waited_for_only_so_long(context: Context, tmp_path: Path) -> None:
-    program = tmp_path / "judge"
+def test_a_tool_that_stands_still_is_waited_for_only_so_long(context: Context, tmp_path: Path) -> None:
+    program = tmp_path / "tool"
     program.write_text('#!/bin/sh\nkill -STOP $$\nexec sha256sum "$@"\n')
     program.chmod(0o755)
     path = tmp_path / "f"
@@ -257,7 +255,7 @@ def test_a_judge_that_stands_still_is_waited_for_only_so_long(context: Context, 
     assert behind.finish() is StreamVerdict.UNKNOWN
 
 
-def test_what_rsync_mends_is_judged_when_it_is_done(tmp_path: Path) -> None:
+def test_what_rsync_mends_is_toold_when_it_is_done(tmp_path: Path) -> None:
     """A good half from a server that then is gone, and a copy with another beginning: rsync writes over that half."""
     require("rsync")
     orch = Orch(tmp_path)

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from orchestrator.model import Unresolved, Wanted
 
 
+INTERRUPTED = "interrupted"  # the fault of a file that a stop left
+
+
 class Counts(msgspec.Struct):
     """How a run goes: the summary's counts, filled by many threads under one lock."""
 
-    wanted: Sequence[Wanted]
+    wanted: Sequence[Wanted] = ()
     present: int = 0
     placed: int = 0
     fetched: int = 0
@@ -29,6 +32,7 @@ class Counts(msgspec.Struct):
     bytes_to_fetch: int | None = None
     unresolved: int = 0
     failed: list[events.GaveUp] = msgspec.field(default_factory=list)
+    booked: dict[int, str] = msgspec.field(default_factory=dict)  # by the id of each file wanted
     lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
     def count(self, how: str) -> None:
@@ -36,11 +40,29 @@ class Counts(msgspec.Struct):
         with self.lock:
             setattr(self, how, getattr(self, how) + 1)
 
-    def take_back(self) -> None:
-        """Book one file less as placed: what its framework wants beside it could not be had."""
+    def book(self, wanted: Wanted, how: str) -> bool:
+        """Take it on oneself to tell what became of a file (`failed` too); false where it was told already.
+
+        Whoever waits for all threads tells the files of those that do not come back; those are too late.
+        """
         with self.lock:
-            how = "placed" if self.placed else "fetched"
-            setattr(self, how, getattr(self, how) - 1)
+            if id(wanted) in self.booked:
+                return False
+            self.booked[id(wanted)] = how
+        if how != "failed":
+            self.count(how)
+        return True
+
+    def is_booked(self, wanted: Wanted) -> bool:
+        """Whether it was told what became of a file."""
+        return id(wanted) in self.booked
+
+    def take_back(self, wanted: Wanted) -> None:
+        """Book one file anew that is in place: what its framework wants beside it could not be had."""
+        with self.lock:
+            how = self.booked.pop(id(wanted), "")
+            if how not in ("", "failed"):
+                setattr(self, how, getattr(self, how) - 1)
 
     def moved(self, fetched: int, reused: int) -> None:
         """Book bytes."""
@@ -57,8 +79,14 @@ class Counts(msgspec.Struct):
             self.failed.append(told)
         return told
 
-    def refuse(self, unresolved: Iterable[Unresolved], emit: Callable[[events.Event], None]) -> None:
-        """Book and tell the models that need `orch lock` first: nobody knows their files, so each counts as one."""
+    def begin(
+        self, wanted: Sequence[Wanted], unresolved: Iterable[Unresolved], emit: Callable[[events.Event], None]
+    ) -> None:
+        """Take what is wanted; book and tell the models that need `orch lock` first.
+
+        Nobody knows the files of those, so each counts as one.
+        """
+        self.wanted = wanted
         for model in unresolved:
             code = int(ExitCode.MANIFEST)
             told = events.GaveUp(model.model, "", (), "missing", code, model.message, model.hint)
@@ -96,20 +124,7 @@ def fold(codes: Iterable[int]) -> int:
     return int(kinds.pop()) if kinds else 0
 
 
-class Options(msgspec.Struct, frozen=True):
-    """What a run may do; the contract's defaults. `backend` None: the best; `stall_s` silence that ends a program."""
-
-    backend: str | None = None
-    jobs: int = 4
-    connections: int = 16
-    retries: int = 5
-    stall_s: float = 30.0
-    offline: bool = False
-    wait: bool = True
-    force: bool = False
-
-
 def interrupted() -> TransferError:
     """The failure of a file that a stop left as it was, or half done."""
     message = "interrupted; what was fetched is kept"
-    return TransferError(message, "run the same command again: it goes on from there", "interrupted")
+    return TransferError(message, "run the same command again: it goes on from there", INTERRUPTED)

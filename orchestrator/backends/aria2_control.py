@@ -1,4 +1,4 @@
-"""aria2's control file, read and written."""
+"""Read and write aria2's control file (doc/technical-notes in its source): which pieces of a file are there."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from orchestrator.model import Range
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_CHUNK = 1 << 14  # the grain within a piece
+_CHUNK = 1 << 14  # bytes; a piece is there chunk by chunk
 _HEAD = struct.Struct(">H4sIIQQI")  # version, extension, info hash, piece length, total, uploaded, bitfield
-_COUNT = struct.Struct(">I")  # of the pieces that are partly there
+_COUNT = struct.Struct(">I")  # the number of pieces that are partly there
 _PIECE = struct.Struct(">III")  # index, length, bitfield
 
 
 def read(control: bytes, length: int) -> list[Range] | None:
-    """Every range that is not there; None where this is no whole control file of a file of that length."""
+    """The missing ranges; None where this is no intact control file of a file of `length` bytes."""
     try:
         version, extension, info_hash, size, total, _, room = _HEAD.unpack_from(control)
         count = -(-total // size)
@@ -41,7 +41,7 @@ def read(control: bytes, length: int) -> list[Range] | None:
 
 
 def length(control: bytes) -> int | None:
-    """The length of the file that a control file is about, in bytes; None where it is none, or damaged."""
+    """The length in bytes of the file of a control file; None where it is none, or damaged."""
     try:
         total = int(_HEAD.unpack_from(control)[4])
     except struct.error:
@@ -50,10 +50,11 @@ def length(control: bytes) -> int | None:
 
 
 def write(length: int, size: int, missing: Iterable[Range]) -> bytes:
-    """Ask for these ranges, each from its 16 KiB chunk to the end of its piece of `size` bytes.
+    """Write a control file that asks for these ranges, each enlarged to its 16 KiB chunk and the end of its piece.
 
-    Only the beginning of a piece is ever declared there: where a hole is followed by chunks that are there,
-    aria2c (1.36.0, 1.37.0) takes the piece for complete at the hole's end, writes what the server sends next
+    `size` is the length of a piece in bytes. Only the beginning of a piece is ever declared present: where a hole is
+    followed by chunks that are present,
+    aria2c (1.36.0, 1.37.0) takes the piece for complete at the end of the hole, writes what the server sends next
     into the next piece, and exits 0 over wrong bytes.
     """
     there = [True] * -(-length // size)
@@ -75,7 +76,7 @@ def write(length: int, size: int, missing: Iterable[Range]) -> bytes:
 
 
 def _read_begun(control: bytes, size: int, total: int) -> dict[int, list[bool]] | None:
-    """The chunks of each piece that is partly there; None where a piece cannot be, or anything follows."""
+    """The chunks of each piece that is partly there; None where a piece is impossible, or more bytes follow."""
     begun: dict[int, list[bool]] = {}
     (pieces,) = _COUNT.unpack_from(control)
     offset = _COUNT.size
@@ -91,7 +92,7 @@ def _read_begun(control: bytes, size: int, total: int) -> dict[int, list[bool]] 
 
 
 def _pack(flags: list[bool]) -> bytes:
-    """Bits, most significant first."""
+    """Pack flags into bytes, the most significant bit first."""
     width = -(-len(flags) // 8)
     text = "".join("1" if flag else "0" for flag in flags).ljust(width * 8, "0")
     return int(text or "0", 2).to_bytes(width, "big")

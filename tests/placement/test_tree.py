@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -229,6 +230,8 @@ def test_bytes_changed_under_their_seal_are_verifys_business(placed: tuple[Orch,
     os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert orch.sync().summary["present"] == 1
     assert orch.run("verify", "--json", "team.yaml").summary["exit_code"] == 6
+    assert (orch.run("verify", "--repair", "--json", "team.yaml").code, tree(folder)) == (0, GOOD)
+    assert quarantined(orch) == [made(500, 3)]
 
 
 def test_a_foreign_folder_is_left_unless_forced(tmp_path: Path) -> None:
@@ -318,6 +321,69 @@ def test_a_users_file_where_a_new_version_has_one_needs_force(placed: tuple[Orch
     assert orch.sync().summary["present"] == 1
 
 
+def test_verify_says_that_the_version_before_stands_there(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+
+    def fault() -> tuple[int, str]:
+        summary = orch.run("verify", "--json", "team.yaml").summary
+        return summary["exit_code"], summary["failed"][0]["fault"]
+
+    with Origin() as origin:
+        want(orch, origin, "use4", tar(("saved_model.pb", X, {}), ("new", X, {})))
+        assert fault() == (5, "outdated"), "of the new archive not even the names are known"
+        assert orch.sync().code == 0
+        want(orch, origin, "use4", whole())
+        assert fault() == (5, "outdated")
+        (folder / "saved_model.pb").chmod(0o644)
+        (folder / "saved_model.pb").write_bytes(MINE)
+        assert fault() == (6, "corrupt")
+
+
+def test_an_adopted_folder_stays_its_owner_s(placed: tuple[Orch, Path], tmp_path: Path) -> None:
+    orch, folder = placed
+    copy = tmp_path / "copy"
+    for name, content in GOOD.items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content)
+    shutil.rmtree(folder)
+    for record in orch.store.glob("places/*.json"):
+        record.unlink()
+    copy.rename(folder)
+    modes = {path: path.stat().st_mode for path in folder.rglob("*")}
+    assert (orch.sync().code, orch.sync().summary["present"]) == (0, 1)
+    assert {path: path.stat().st_mode for path in folder.rglob("*")} == modes
+    (folder / "saved_model.pb").write_bytes(MINE)
+    assert orch.run("verify", "--json", "team.yaml").summary["failed"][0]["fault"] == "foreign", "its owner's edit"
+    (folder / "saved_model.pb").write_bytes(GOOD["saved_model.pb"])
+    assert orch.sync().code == 0
+    with Origin() as origin:
+        new = {"saved_model.pb": X, "new": X}
+        want(orch, origin, "use4", tar(*((name, content, {}) for name, content in new.items())))
+        assert (orch.sync().summary["failed"][0]["fault"], tree(folder)) == ("foreign", GOOD)
+        assert orch.sync("--force").code == 0
+    assert tree(folder) == {**GOOD, **new}
+    assert quarantined(orch) == [GOOD["saved_model.pb"]], "what its owner had is not deleted, whatever its seal"
+    assert orch.sync().summary["present"] == 1
+
+
+def test_prune_leaves_an_adopted_folder(placed: tuple[Orch, Path]) -> None:
+    orch, folder = placed
+    theirs = folder.with_name("theirs")
+    shutil.copytree(folder, theirs, copy_function=shutil.copyfile)
+    shutil.rmtree(folder)
+    for record in orch.store.glob("places/*.json"):
+        record.unlink()
+    theirs.rename(folder)
+    assert orch.sync().code == 0
+    orch.models.clear()
+    with Origin() as origin:
+        orch.want("other", X, origin.serve("/other", X), to="other/")
+        orch.write()
+        assert orch.sync().code == 0
+    assert orch.run("prune", "--places", "--yes", "--json", "team.yaml").code == 0
+    assert tree(folder) == GOOD
+
+
 @pytest.mark.parametrize("which", ["the tree", "a folder in it"])
 def test_what_a_link_leads_to_is_never_touched(placed: tuple[Orch, Path], tmp_path: Path, which: str) -> None:
     orch, folder = placed
@@ -333,6 +399,21 @@ def test_what_a_link_leads_to_is_never_touched(placed: tuple[Orch, Path], tmp_pa
     assert orch.sync().summary["failed"][0]["fault"] == "foreign"
     assert (link.is_symlink(), tree(elsewhere), quarantined(orch)) == (True, before, [])
     assert (orch.sync("--force").code, tree(folder), tree(elsewhere)) == (0, GOOD, before)
+
+
+@pytest.mark.parametrize("leads_to", ["an empty folder", "nothing"])
+def test_a_user_s_link_to_nothing_at_a_tree_s_place_is_something(tmp_path: Path, leads_to: str) -> None:
+    orch = Orch(tmp_path)
+    with Origin() as origin:
+        folder = want(orch, origin, "use4", whole())
+        folder.parent.mkdir()
+        folder.symlink_to(tmp_path / "disk2")
+        if leads_to != "nothing":
+            (tmp_path / "disk2").mkdir()
+        for command in ("status", "plan", "sync"):
+            failed = orch.run(command, "--json", "team.yaml").summary["failed"][0]
+            assert (failed["fault"], str(tmp_path / "disk2") in failed["message"]) == ("foreign", True), command
+        assert (orch.sync("--force").code, tree(folder), folder.is_symlink()) == (0, GOOD, False)
 
 
 def test_a_kill_between_any_two_steps_loses_nothing(placed: tuple[Orch, Path]) -> None:

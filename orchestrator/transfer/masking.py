@@ -1,4 +1,4 @@
-"""What is shown of a job: its command made from a second job whose secrets are `***`, and texts without them."""
+"""Mask secrets: show a job's command and a program's words without tokens, signatures and logins."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from orchestrator.backends.base import Backend, Job
+    from orchestrator.sources.route import Route
 
 MASK = "***"
 _MORE = "policy|awsaccesskeyid|googleaccessid|key-pair-id|hdnea|hdnts|x-amz-meta-token|code"
@@ -24,14 +25,14 @@ _LOGIN = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?([^/?#]*)@")
 def shown_command(backend: Backend, job: Job, program: str, hidden: Collection[str] = ()) -> str:
     """The command of a job as one line for a shell, what goes in by stdin as a here-string, without its secrets.
 
-    Of a bundle it is the first file's. The text is made anew from a job that has no secret, so it cannot hold one,
+    Of a batch it is the first file's. The text is made anew from a job that has no secret, so it cannot hold one,
     in whatever way a program is given it.
 
     Args:
         backend: who translates the job.
         job: what the program is given; its bearer, its proxy's login and logins and signatures in URLs are masked.
         program: the path of the program.
-        hidden: sources of the job whose whole query is a secret (a signed URL that our look was redirected to).
+        hidden: sources of the job whose whole query is a secret (a signed URL that our request was redirected to).
     """
     want = job.wants[0]
     sources = tuple(masked_url(url, whole_query=url in hidden) for url in want.sources)
@@ -63,6 +64,21 @@ def masked_url(url: str, *, whole_query: bool = False) -> str:
 def _masked_pair(pair: str) -> str:
     key, equals, _ = pair.partition("=")
     return f"{key}={MASK}" if equals and _SECRET_KEY.fullmatch(unquote(key).strip()) else pair
+
+
+def without_secrets(text: str, route: Route, signature: str = "") -> str:
+    """A text of a program without the secrets that it was given.
+
+    Args:
+        text: what the program said.
+        route: the way to its source: the proxy's login and the token are masked.
+        signature: the query of a signed URL, masked as well.
+    """
+    text = without_login(text, route.proxy)
+    secrets = (route.bearer, signature, signature.replace("&", "&amp;"))
+    for secret in filter(None, secrets):
+        text = text.replace(secret, MASK)
+    return text
 
 
 def without_login(text: str, proxy: str | None) -> str:

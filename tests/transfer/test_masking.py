@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Backend, Job, Trait, Want
-from orchestrator.transfer.shown import masked_url, shown_command, without_login
+from orchestrator.transfer.masking import masked_url, shown_command, without_login
 from tests.orch import Orch
 
 if TYPE_CHECKING:

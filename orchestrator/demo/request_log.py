@@ -1,4 +1,4 @@
-"""What clients asked of the loopback origin and what they got: counted while it happens."""
+"""The log of the loopback origin: every request, what was sent for it, and how often each fault was used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request and what came of it; `status` is 0 while, or because, nothing was answered."""
+    """One request and its answer so far; `status` is 0 before, or without, an answer; `sent` counts body bytes."""
 
     path: str
     query: str
@@ -31,10 +31,10 @@ class RequestRecord:
     sent: int = 0
 
 
-class Live:
-    """A request being answered. Only its own connection's thread writes, so it needs no lock."""
+class LiveRequest:
+    """A request that is being answered. Only its own connection's thread writes to it, so it needs no lock."""
 
-    def __init__(self, request: Request, connection: int, forget: Callable[[Live], None]) -> None:
+    def __init__(self, request: Request, connection: int, forget: Callable[[LiveRequest], None]) -> None:
         host = request.headers.get("host", "")
         self._record = RequestRecord(
             path=request.path,
@@ -48,31 +48,31 @@ class Live:
         )
         self.status, self.sent = 0, 0
         self.names = {"", host.rpartition(":")[0]}  # all together, and this host name
-        self._forget: Callable[[Live], None] | None = forget
+        self._forget: Callable[[LiveRequest], None] | None = forget
 
     def record(self) -> RequestRecord:
         return replace(self._record, status=self.status, sent=self.sent)
 
     def finish(self) -> None:
-        """No longer under way; called before the last block, for the client may be faster than we are."""
+        """Stop to count it as open; called before the last block is sent, because the client may see that one first."""
         forget, self._forget = self._forget, None
         if forget:
             forget(self)
 
 
-class Ledger:
-    """All requests, the answers under way, and the occasions that faults have had."""
+class RequestLog:
+    """All requests, the most that were open at once, and how often each fault was due."""
 
     def __init__(self) -> None:
         self.peaks: Counter[str] = Counter()
         self._open: Counter[str] = Counter()
         self._spent: Counter[tuple[str, str]] = Counter()
-        self._lives: list[Live] = []
+        self._lives: list[LiveRequest] = []
         self._mutex = threading.Lock()
 
-    def begin(self, request: Request, connection: int) -> Live:
-        """Enter a request; its answer is under way until `finish`."""
-        live = Live(request, connection, self._forget)
+    def begin(self, request: Request, connection: int) -> LiveRequest:
+        """Log a request; it counts as open until its `finish`."""
+        live = LiveRequest(request, connection, self._forget)
         with self._mutex:
             self._lives.append(live)
             self._open.update(live.names)
@@ -80,13 +80,17 @@ class Ledger:
         return live
 
     def spend(self, path: str, fault: str, times: int | None, after: int = 0) -> bool:
-        """Count one occasion for a fault; whether it is due: not the first `after` ones, then `times`."""
+        """Count one occasion of a fault on a path.
+
+        Returns:
+            Whether the fault is due: not on the first `after` occasions, then on `times` of them (None: on all).
+        """
         with self._mutex:
             self._spent[path, fault] += 1
             return after < self._spent[path, fault] <= (math.inf if times is None else after + times)
 
     def renew(self, path: str) -> None:
-        """Give the faults of a path all their occasions again."""
+        """Count the faults of a path from 0 again."""
         with self._mutex:
             for key in [key for key in self._spent if key[0] == path]:
                 del self._spent[key]
@@ -102,6 +106,6 @@ class Ledger:
     def requests(self, path: str) -> int:
         return sum(record.path == path for record in self.log())
 
-    def _forget(self, live: Live) -> None:
+    def _forget(self, live: LiveRequest) -> None:
         with self._mutex:
             self._open.subtract(live.names)

@@ -1,0 +1,148 @@
+"""The proxy and the CA bundle for a URL, by the environment's variables; addresses that a redirect must not lead to."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Mapping
+
+
+_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+)
+_PORTS = {"http": 80, "https": 443, "ftp": 21}
+# Cloud metadata services outside the link-local range.
+_METADATA = frozenset(ipaddress.ip_address(a) for a in ("fd00:ec2::254", "100.100.100.200"))
+
+
+def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
+    """Compute the proxy URL for `url` from the variables in either case, `no_proxy` included; None: direct.
+
+    Computed here for all programs, because they read six different subsets of these variables.
+    """
+
+    def value(name: str) -> str:
+        return environ.get(name) or environ.get(name.upper()) or ""
+
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return None
+    proxy = value(f"{parts.scheme}_proxy") or value("all_proxy")
+    if not proxy:
+        return None
+    port = _PORTS.get(parts.scheme)
+    with suppress(ValueError):  # the port is no number, or out of range
+        port = parts.port or port
+    if _is_direct(parts.hostname or "", port, value("no_proxy")):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_direct(host: str, port: int | None, no_proxy: str) -> bool:
+    """Whether a `no_proxy` list names a host: everything that curl, wget, aria2c, Go or Python accept in such a list.
+
+    Entries are separated by commas or blanks: `*`; a domain (with or without a leading `.` or `*.`: it and its hosts);
+    an address (IPv6 with or without brackets); a network with a mask. Names and addresses may have a port.
+    """
+    name, address = host.rstrip("."), _address(host)
+    for entry in no_proxy.lower().replace(",", " ").split():
+        if entry == "*":
+            return True
+        if "/" in entry:
+            network = _network(entry)
+            if address is not None and network is not None and address in network:
+                return True
+            continue
+        wanted, wanted_port = _with_port(entry)
+        if wanted_port not in ("", str(port)):
+            continue
+        if address is not None:
+            if _address(wanted) == address:
+                return True
+            continue
+        domain = wanted.removeprefix("*").strip(".")
+        if domain and (name == domain or name.endswith(f".{domain}")):
+            return True
+    return False
+
+
+def _with_port(entry: str) -> tuple[str, str]:
+    """Split `host:port`; an IPv6 address has a port only behind brackets."""
+    if entry.startswith("["):
+        host, _, rest = entry[1:].partition("]")
+        return host, rest.removeprefix(":")
+    if entry.count(":") > 1:
+        return entry, ""
+    host, _, port = entry.partition(":")
+    return host, port
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(text.replace("[", "").replace("]", ""), strict=False)
+    except ValueError:
+        return None
+
+
+def ca_bundle(environ: Mapping[str, str], named: str | None = None) -> str:
+    """Find the CA bundle (PEM file): the one named for the host, the environment's, the system's, certifi's."""
+    candidates = (named, environ.get("SSL_CERT_FILE"), environ.get("REQUESTS_CA_BUNDLE"), *_BUNDLES)
+    for path in candidates:
+        if path and os.path.isfile(path):
+            return path
+    import certifi
+
+    return certifi.where()
+
+
+def answers_at(proxy: str, timeout_s: float = 2.0) -> str:
+    """Try to connect to a proxy: empty where it listens, else the reason that it does not."""
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        port = parts.port or {"https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080}.get(parts.scheme, 80)
+        with socket.create_connection((parts.hostname or "", port), timeout_s):
+            return ""
+    except (OSError, ValueError) as error:
+        return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def forbidden_address(host: str, timeout_s: float = 10.0, stop: threading.Event | None = None) -> str | None:
+    """The address of `host` (a name or any spelling of an address) if it is link-local or a cloud metadata service.
+
+    Only redirects are checked by it; `2852039166` and `0xA9FEA9FE` are 169.254.169.254 as well.
+
+    Returns:
+        The address that forbids the host; None where none does, or the name was not resolved within `timeout_s`.
+
+    Raises:
+        Stopped: `stop` was set meanwhile.
+    """
+    from orchestrator.sources.connect import resolve
+
+    try:
+        addresses = resolve(host.strip("[]"), 0, timeout_s, stop)
+    except (OSError, UnicodeError):  # there is no such name, it cannot be one, or the lookup took too long
+        return None
+    for _, found in addresses:
+        address = ipaddress.ip_address(str(found[0]).partition("%")[0])
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        if mapped.is_link_local or mapped in _METADATA:
+            return str(mapped)
+    return None

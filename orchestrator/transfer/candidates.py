@@ -1,0 +1,163 @@
+"""Which sources and programs may serve one artifact, by what its sources have answered and what was tried so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from orchestrator.backends import select
+from orchestrator.backends.base import Trait
+from orchestrator.errors import NoBackendError
+from orchestrator.faults import Kind
+from orchestrator.programs import install_hint
+from orchestrator.sources.ranking import FASTER
+from orchestrator.sources.route import Route, route_to
+from orchestrator.transfer.masking import without_secrets
+from orchestrator.transfer.revalidate import is_proof
+from orchestrator.urls import host_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from orchestrator.backends.base import Backend
+    from orchestrator.model import Artifact
+    from orchestrator.sources.http import SourceAnswer
+    from orchestrator.sources.knowledge import SourceStats
+    from orchestrator.transfer.partial import PartialState
+    from orchestrator.transfer.retry import Attempt
+    from orchestrator.transfer.run_context import RunContext
+
+_OF_RANGES = (Kind.REFUSED, Kind.UNRESUMABLE)
+COMPARES = ("rsync:", "file:")  # rsync reads what is here again and compares: it needs no proof that nothing changed
+SHARED_BYTES = 64 << 20  # below this one source is done before a second one has answered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """A view of one download's sources, which only `download.py` changes.
+
+    `answers` are the last answers of sources to a request of our own, by URL; `odd` are sources whose answers our
+    client cannot read, so that only a program can tell; `bare` those that answer ranges wrongly, and are asked for the
+    whole file in one answer; `fickle` those whose ETag changes and tells nothing.
+    """
+
+    run: RunContext
+    artifact: Artifact
+    on_disk: PartialState
+    stats: SourceStats
+    attempts: Sequence[Attempt]
+    answers: Mapping[str, SourceAnswer]
+    odd: AbstractSet[str]
+    bare: AbstractSet[str]
+    fickle: AbstractSet[str]
+
+    # How a source is reached.
+
+    def route(self, url: str) -> Route:
+        """How this machine gets to a source."""
+        return route_to(url, self.run.context.environ, self.run.hosts)
+
+    def bearer(self, url: str) -> str | None:
+        """The token that a program must show to a source: none where redirects led to a signed URL on another host."""
+        bearer, answer = self.route(url).bearer, self.answers.get(url)
+        return bearer if answer is None or host_of(answer.last_url) == host_of(url) else None
+
+    def address(self, url: str) -> str:
+        """What a program is given for a source: its URL, or where our request went with a token that is not for it."""
+        answer = self.answers.get(url)
+        return answer.last_url if answer is not None and self.route(url).bearer and not self.bearer(url) else url
+
+    def masked(self, text: str) -> str:
+        """`text` without the tokens, signatures and proxy logins of all sources."""
+        for source in self.artifact.sources:
+            address = self.address(source.url)
+            signature = address.partition("?")[2] if address != source.url else ""
+            text = without_secrets(text, self.route(source.url), signature)
+        return text
+
+    def proxies(self) -> tuple[str, ...]:
+        """The proxies that the sources are reached through, without their credentials."""
+        found = {self.route(source.url).proxy or "" for source in self.artifact.sources}
+        return tuple(sorted(proxy.rpartition("@")[2] for proxy in found if proxy))
+
+    # What a source may be asked.
+
+    def is_proven(self, url: str, answer: SourceAnswer | None) -> bool:
+        """Whether a source proves that several answers are of one version: by a strong ETag that means something."""
+        return answer is not None and is_proof(answer.etag) and url not in self.fickle
+
+    def wants_one_answer(self, url: str) -> bool:
+        """Whether a source is to be asked for all in one answer: it answers ranges wrongly, or of two versions."""
+        one_version = url.startswith(COMPARES) or self.is_proven(url, self.answers.get(url))
+        return url in self.bare or (self.artifact.is_unpinned and not one_version)
+
+    # Which programs may serve it.
+
+    def choices(self, url: str) -> tuple[select.Choice, ...]:
+        """All backends judged for a source, best first."""
+        usable = [name for name, program in self.run.programs.items() if program.usable]
+        answer = self.answers.get(url)
+        honest = answer.ranges if answer is not None else None
+        if any(a.source == url and a.fault.kind in _OF_RANGES for a in self.attempts):
+            honest = None  # one byte came rightly, and not what a program asked for
+        route = self.route(url)
+        line = route.requirements
+        if route.bearer is not None:  # until it answered, it is hoped to redirect to where no token is needed
+            line = replace(line, hides="token" if answer is not None and self.bearer(url) else "url")
+        ranked = select.rank(usable, self.on_disk.length(), line, ranges_honoured=honest)
+        if url in self.odd:  # the most lenient first
+            ranked = tuple(sorted(ranked, key=lambda c: (bool(c.obstacle), c.backend.NAME != "wget")))
+        return ranked
+
+    def is_served(self, url: str, backend: Backend | None = None) -> bool:
+        """Whether a program here, or just this one, can serve a source."""
+        return any(not c.obstacle and backend in (None, c.backend) for c in self.choices(url))
+
+    def options(self, first: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+        """Each source and the backends that may serve it, best first; `first` are URLs to be asked before the others.
+
+        Raises:
+            NoBackendError: there is none for any of them.
+        """
+        ordered = [source.url for source in self.stats.order(self.artifact.sources)]
+        options = {url: self._backends(url) for url in dict.fromkeys((*first, *ordered))}
+        if not any(options.values()):
+            why = self.obstacles(*options)
+            raise NoBackendError(f"{self.artifact.name}: no usable program: {why}", install_hint(options))
+        return options
+
+    def _backends(self, url: str) -> tuple[str, ...]:
+        """The backends for a source; where its answers are odd those that did not fail on it yet, if any is left."""
+        names = tuple(c.backend.NAME for c in self.choices(url) if not c.obstacle)
+        failed = {a.backend for a in self.attempts if a.source == url} if url in self.odd else set()
+        return tuple(name for name in names if name not in failed) or names
+
+    def obstacles(self, *urls: str) -> str:
+        """Why no program may serve these sources, of those that speak their schemes."""
+        told: dict[str, str] = {}
+        for url in urls:
+            for choice in self.choices(url):
+                name = choice.backend.NAME
+                if select.speaks(choice.backend, url.partition(":")[0]):
+                    program = self.run.programs.get(name)
+                    told[name] = program.problem or choice.obstacle if program else "not asked for"
+        return ", ".join(f"{name}: {why}" for name, why in told.items() if why)
+
+    def companions(self, backend: Backend, url: str) -> Iterator[str]:
+        """Other sources that a program could ask for the same large file at the same time, nearly as fast as `url`."""
+        length = self.on_disk.length()
+        if self.bearer(url) is not None:
+            return  # a token is for one host
+        if self.attempts or length is None or length < SHARED_BYTES or url not in self.answers:
+            return  # after any fault the sources go one by one: nobody is condemned by a mixed file that is wrong
+        if not {Trait.MIRRORS, Trait.IN_ORDER} <= backend.TRAITS:
+            return
+        own_rate, way = self.stats.rate(url, 1) or 0.0, self.route(url)
+        for source in self.artifact.sources:
+            other, theirs, rate = source.url, self.route(source.url), self.stats.rate(source.url, 1)
+            same_way = (theirs.proxy, theirs.ca, theirs.user_agent) == (way.proxy, way.ca, way.user_agent)
+            if other == url or other in self.on_disk.partial.info.condemned or not same_way:
+                continue
+            if rate is not None and rate * FASTER >= own_rate and self.is_served(other, backend):
+                yield other

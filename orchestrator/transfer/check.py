@@ -1,0 +1,160 @@
+"""Finished files: verify them, commit the right ones, send the wrong ones to quarantine and say who gave them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.events import Mismatched, Noticed, Verified
+from orchestrator.faults import Fault, Kind
+from orchestrator.files import store_error
+from orchestrator.formats import wrong_file
+from orchestrator.store import blobs, quarantine
+from orchestrator.transfer.run_context import FirstSeen
+from orchestrator.verify import check
+from orchestrator.verify.tools import LARGE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.model import Artifact, Pin
+    from orchestrator.transfer.run_context import RunContext
+    from orchestrator.verify.check import Verdict
+
+EARLIER_RUN = "an earlier run"  # who gave bytes that were here before this run, as events say it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedFile:
+    """A file that seems to be complete.
+
+    `sources` are the URLs that gave its bytes, in order; `is_inherited`: some are of an earlier run. `source` is the
+    URL that the run's findings name for it, `etag` what that one called this version. `names` are the pins that its
+    bytes are known by from now on. `size` is the one that it must have, in bytes: None where a digest alone decides.
+    `is_proven`: its sha256 was computed and found right while it was written.
+    """
+
+    artifact: Artifact
+    path: str
+    sources: tuple[str, ...]
+    source: str
+    is_inherited: bool = False
+    etag: str = ""
+    names: tuple[Pin, ...] = ()
+    size: int | None = None
+    is_proven: bool = False
+
+    @property
+    def givers(self) -> str:
+        """Who gave its bytes, in words."""
+        return " and ".join((*self.sources, *((EARLIER_RUN,) if self.is_inherited or not self.sources else ())))
+
+    @property
+    def title(self) -> tuple[str, str]:
+        """Model and file, as events name them."""
+        first = self.artifact.wanted[0]
+        return first.model, first.file
+
+    @property
+    def quarantine_note(self) -> dict[str, str]:
+        """What is written beside wrong bytes of it."""
+        source = " ".join(self.sources) or EARLIER_RUN
+        return {"expected": self.artifact.expected, "source": source, "model": self.title[0]}
+
+
+def check_files(run: RunContext, files: Sequence[FinishedFile]) -> list[str]:
+    """Verify files and make blobs of those that are right, in one commit.
+
+    Returns:
+        The sha256 of each; "" where it is wrong, and still where it was.
+
+    Raises:
+        StoreError: one cannot be read, or the disk is full or read-only.
+        Stopped: a stop was asked for.
+    """
+    digests = _verify(run, files)
+    right = [(file, sha256) for file, sha256 in zip(files, digests, strict=True) if sha256]
+    sizes = [os.stat(file.path).st_size for file, _ in right]
+    # Named before it is there: a run that ends between the two leaves a name that leads nowhere yet, not a blob that
+    # nobody knows to be this one, and the partial is still here.
+    for file, sha256 in right:
+        blobs.learn(run.store, sha256, file.names)
+    blobs.commit(run.store, [(file.path, sha256) for file, sha256 in right])
+    for (file, sha256), size in zip(right, sizes, strict=True):
+        artifact = file.artifact
+        run.emit(Verified(*file.title, sha256))
+        if (notice := artifact.misjudged(size)) is not None:
+            run.emit(Noticed(notice))
+        if sha256 in wrong_file.EMPTY and artifact.size is None:
+            hint = f"if it is not meant to be empty, {wrong_file.EMPTY_PIN_HINT}"
+            run.emit(Noticed(f"{artifact.name}: {wrong_file.EMPTY_PIN}; {hint}"))
+    return digests
+
+
+def _verify(run: RunContext, files: Sequence[FinishedFile]) -> list[str]:
+    """The sha256 of each file; "" where it is wrong. One run of a checksum program reads all that have a sha256."""
+    unread = [file for file in files if file.artifact.sha256 and not file.is_proven]
+    verdicts = _read(run, unread)
+    if line := check.complaint(verdicts, run.told):
+        run.emit(Noticed(line))
+    wrong = set()
+    for file, verdict in zip(unread, verdicts, strict=True):
+        if verdict.error is not None:
+            raise store_error(verdict.error, file.path)
+        if not verdict.is_good:
+            wrong.add(file.path)
+    return ["" if file.path in wrong else _compute(run, file) for file in files]
+
+
+def _read(run: RunContext, files: Sequence[FinishedFile]) -> list[Verdict]:
+    if len(files) != 1:
+        return check.check(run.context, [(file.artifact.sha256, file.path) for file in files], run.stall_s)
+    sha256, path = files[0].artifact.sha256, files[0].path
+    judge = run.judge if _size(path) >= LARGE_BYTES else None
+    return [check.check_one(run.context, judge, sha256, path, run.stall_s)]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0  # whoever reads it says why it cannot
+
+
+def _compute(run: RunContext, file: FinishedFile) -> str:
+    """The sha256 of a file that fits its own, if it has one, and all its pins; else "".
+
+    What was found is noted in the run's findings, where it keeps any.
+    """
+    artifact, findings = file.artifact, run.findings
+    if artifact.sha256 and not artifact.pins and findings is None:
+        return artifact.sha256
+    kinds = [pin.kind for pin in artifact.pins]
+    found = check.digests(file.path, kinds, pieces=findings is not None, stop=run.context.stop)
+    if not found.fit(artifact.sha256, artifact.pins, file.size):
+        return ""
+    if artifact.is_unpinned and check.diagnose_file(file.path, wrong_file.expected_file(artifact.wanted[0])):
+        return ""  # a page, a pointer, a file that was cut off: nobody means to pin those
+    if findings is not None:
+        findings[artifact.key] = FirstSeen(found, file.source, file.etag)
+    return found.sha256
+
+
+def quarantine_file(run: RunContext, file: FinishedFile) -> Fault:
+    """Send wrong bytes to quarantine and tell who gave them.
+
+    Returns:
+        The fault of a source that gave all of them.
+
+    Raises:
+        OSError: they cannot be read.
+        StoreError: the disk said no.
+        Stopped: a stop was asked for.
+    """
+    artifact = file.artifact
+    found = check.digest(file.path, run.context.stop)
+    what = check.diagnose_file(file.path, wrong_file.expected_file(artifact.wanted[0]))
+    folder = quarantine.move_in(run.store, file.path, found, file.quarantine_note)
+    run.emit(Mismatched(*file.title, file.givers, artifact.expected, found, folder, what.words))
+    return Fault(Kind.CORRUPT, artifact.contradicted(found, what.after), hint=what.hint)

@@ -1,0 +1,111 @@
+"""`adopt: move`: a user's right file becomes the blob, with no second copy; where it may not, the store gets a copy."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import crashing
+from tests.orch import Orch, made
+
+CONTENT = made(300_000, 5)
+
+
+@pytest.fixture
+def orch(tmp_path: Path) -> Orch:
+    orch = Orch(tmp_path)
+    orch.want("w", CONTENT, "http://127.0.0.1:9/w.bin", to="m/w.bin", adopt="move")
+    return orch
+
+
+def user_file(orch: Orch) -> Path:
+    path = orch.folder / "m/w.bin"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    return path
+
+
+def test_the_file_itself_becomes_the_blob(orch: Orch) -> None:
+    path = user_file(orch)
+    inode, when = path.stat().st_ino, int(path.stat().st_mtime)
+    done = orch.run("sync", "team.yaml", "--json")
+    assert done.code == 0, done.err
+    assert path.read_bytes() == CONTENT
+    assert path.stat().st_ino == inode == orch.blob(CONTENT).stat().st_ino
+    assert int(path.stat().st_mtime) == when
+    assert done.summary["bytes_reused"] == len(CONTENT)
+    assert orch.run("status", "team.yaml").code == 0
+    assert orch.run("verify", "team.yaml").code == 0
+    assert not list(orch.store.rglob(".orch-*"))
+    (record,) = (json.loads(file.read_text()) for file in (orch.store / "places").glob("*.json"))
+    (place,) = record["places"].values()
+    assert place["link"] == "hard"
+    path.unlink()  # and comes back from the store
+    assert orch.run("sync", "--offline", "team.yaml").code == 0
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("why", ["it is not asked for", "another name", "link: copy", "another owner", "overruled"])
+def test_where_it_may_not_the_store_gets_a_copy(orch: Orch, why: str) -> None:
+    path = user_file(orch)
+    words = ["sync", "team.yaml"]
+    if why == "it is not asked for":
+        del orch.models["w"]["adopt"]
+    elif why == "another name":
+        os.link(path, orch.folder / "other")
+    elif why == "link: copy":
+        orch.models["w"]["link"] = "copy"
+    elif why == "another owner":
+        if os.geteuid():
+            pytest.skip("only root gives files away")
+        os.chown(path, 65534, 65534)
+    else:
+        words += ["--adopt", "copy"]
+    mode = stat.S_IMODE(path.stat().st_mode)
+    done = orch.run(*words)
+    assert done.code == 0, done.err
+    assert orch.blob(CONTENT).stat().st_ino != path.stat().st_ino
+    assert (path.read_bytes(), orch.blob(CONTENT).read_bytes()) == (CONTENT, CONTENT)
+    assert stat.S_IMODE(path.stat().st_mode) == mode, "of a user's file only the mtime's nanoseconds change"
+
+
+def test_a_store_elsewhere_gets_a_copy(orch: Orch, tmp_path: Path) -> None:
+    shared = Path("/dev/shm") / f"orch-test-{os.getpid()}"
+    if not shared.parent.is_dir() or shared.parent.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system")
+    path = user_file(orch)
+    try:
+        done = orch.run("sync", "team.yaml", "--store", str(shared))
+        assert done.code == 0, done.err
+        assert "copied into the store, not moved" in done.err
+        assert path.stat().st_nlink == 1
+    finally:
+        subprocess.run(["chmod", "-R", "u+w", str(shared)], check=False)
+        subprocess.run(["rm", "-rf", str(shared)], check=False)
+
+
+def test_wrong_bytes_are_nobody_s_blob(orch: Orch) -> None:
+    path = user_file(orch)
+    path.write_bytes(CONTENT[:-1] + b"!")
+    assert orch.run("sync", "team.yaml").code == 7
+    assert path.read_bytes() == CONTENT[:-1] + b"!"
+    assert not orch.blob(CONTENT).exists()
+
+
+@pytest.mark.parametrize("how", ["kill", "28"])
+def test_killed_or_refused_at_any_change_it_loses_nothing(orch: Orch, how: str) -> None:
+    path = user_file(orch)
+    for _ in crashing.points(orch, how, "sync", "--quiet", "team.yaml", only="/sha256/"):
+        assert path.read_bytes() == CONTENT
+        done = orch.run("sync", "team.yaml")
+        assert done.code == 0, done.err
+        assert path.read_bytes() == CONTENT
+        blob = orch.blob(CONTENT)  # of a place that was sealed and is ours already nothing more is needed
+        assert not blob.exists() or blob.read_bytes() == CONTENT
+        subprocess.run(["rm", "-rf", str(orch.store), str(path)], check=True)
+        path.write_bytes(CONTENT)
