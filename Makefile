@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 TESTS ?= tests
-JOBS ?= 2
+JOBS ?= 3
 
 .PHONY: help demo weights test torture test-pythons test-lowest test-clients clients lint bench clean
 .DEFAULT_GOAL := help

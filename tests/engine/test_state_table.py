@@ -207,7 +207,7 @@ linked, other bytes
   offline, no blob | all                    | 7    | foreign    | link>mine |      | none    | refuses
 """
 
-BUGS = {}
+BUGS: dict[str, str] = {}  # by the names in the last column
 
 NEW, OLD = made(3000, 1), made(3100, 2)
 SAME = b"mine" + NEW[4:]  # somebody's bytes, as many as are wanted

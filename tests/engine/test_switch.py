@@ -223,7 +223,7 @@ def test_killed_between_two_renames_the_next_sync_ends_it(machine: Machine, how:
         assert machine.sync_here(offline=True).code == 0
         machine.pin(2)
         machine.write()
-    assert met == [[1, 1, 1], [2, 1, 1], [2, 2, 1]]
+    assert [sorted(versions) for versions in met] == [[1, 1, 1], [1, 1, 2], [1, 2, 2]], "in whatever order"
     assert machine.versions() == [2, 2, 2]
 
 
