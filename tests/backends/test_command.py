@@ -470,7 +470,7 @@ def test_traits(trait: Trait, names: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.NAME)
 def test_seven_public_names(backend) -> None:
-    imported = {"annotations", "control", "escape", "re", "shared", "struct", "unquote", "from_status"}
+    imported = {"annotations", "aria2_control", "escape", "re", "shared", "struct", "unquote", "from_status"}
     imported |= {"TYPE_CHECKING", "Command", "Fault", "Kind", "Range", "Trait"}
     public = {name for name in vars(backend) if not name.startswith("_")} - imported
     assert public == {"NAME", "TRAITS", "SIDECAR", "command", "diagnose", "missing", "sidecar"}
