@@ -94,7 +94,7 @@ def run_program(
         argv, before_exec = _dying_with_us((program, *command.argv[1:]))
         started = time.monotonic()
         try:
-            child = _retried(lambda: _start(argv, before_exec, given, out, err, env, keep_fd), stop)
+            child = _retried(lambda: _start(argv, before_exec, (given, out, err), env, keep_fd), stop)
         except (OSError, ValueError) as error:  # ValueError: a NUL, or a character that this locale cannot encode
             if isinstance(error, OSError) and error.errno in _SCARCE:
                 raise
@@ -102,7 +102,9 @@ def run_program(
         _running[child.pid] = stop
         try:
             outputs = (err, out) if stdout_bytes <= _OUTPUT_BYTES else (err,)
-            ended, written = _wait(child.pid, stop, watch, stall_s, limit_s, folder, outputs, reads=reads)
+            ended, written = _wait(
+                child.pid, stop, watch, stall_s=stall_s, limit_s=limit_s, folder=folder, outputs=outputs, reads=reads
+            )
         finally:
             child.wait()
             _running.pop(child.pid, None)
@@ -133,9 +135,7 @@ def kill_all(stop: threading.Event | None = None) -> None:
 def _start(
     argv: Sequence[str],
     before_exec: Callable[[], None] | None,
-    given: BinaryIO,
-    out: BinaryIO,
-    err: BinaryIO,
+    streams: tuple[BinaryIO, BinaryIO, BinaryIO],
     env: Mapping[str, str],
     keep_fd: int | None,
 ) -> subprocess.Popen[bytes]:
@@ -144,6 +144,7 @@ def _start(
     Without `before_exec` subprocess uses vfork(2): no page table is copied, and no Python code and no library's fork
     hook runs in the child. Some hooks forbid two forks at once (filelock 4, on Python 3.12).
     """
+    given, out, err = streams
     return subprocess.Popen(  # noqa: S603 - this is the door
         argv,
         stdin=given,
@@ -171,11 +172,11 @@ def _wait(
     pid: int,
     stop: threading.Event,
     watch: Callable[[int], str | None] | None,
+    *,
     stall_s: float | None,
     limit_s: float | None,
     folder: str | None,
     outputs: Sequence[BinaryIO],
-    *,
     reads: bool,
 ) -> tuple[str, int]:
     """Wait until the child's group is gone; return what ended it and how many bytes it wrote."""

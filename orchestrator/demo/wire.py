@@ -163,14 +163,15 @@ def serve_connection(
     while request := wire.read():
         live = log.begin(request, number)
         try:
-            if not _reply(wire, request, live, log, *find(request.path)):
+            content, behaviour = find(request.path)
+            if not _reply(wire, request, live, log, content=content, behaviour=behaviour):
                 return
         finally:
             live.finish()
 
 
 def _reply(
-    wire: Wire, request: Request, live: LiveRequest, log: RequestLog, content: Content, behaviour: Behaviour
+    wire: Wire, request: Request, live: LiveRequest, log: RequestLog, *, content: Content, behaviour: Behaviour
 ) -> bool:
     """Answer one request; returns whether the connection stays open."""
     if behaviour.silent:

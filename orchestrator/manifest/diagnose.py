@@ -81,7 +81,7 @@ def _manifest(
                 kept[name] = set(sound[name])
     entry = msgspec.convert({**empty, **good, "models": sound}, Document, strict=False)
     judged: Problems = []
-    validate.manifest(entry, file, home, judged, data.keys() - good.keys(), lock, resolve=resolve)
+    validate.manifest(entry, file, home, judged, unknown=data.keys() - good.keys(), lock=lock, resolve=resolve)
     # A key that such a model lacks may be there under a misspelt name: report only problems of the keys that it has.
     problems += [
         (key, text) for key, text in judged if key[1:2] and key[1] in kept and key[2:3] and key[2] in kept[key[1]]

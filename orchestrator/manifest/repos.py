@@ -51,6 +51,7 @@ def parse(text: str) -> Repo:
 def model(
     name: str,
     entry: ModelEntry,
+    *,
     tags: tuple[str, ...],
     layouts: tuple[tuple[str, str], ...],
     link: Link,

@@ -59,16 +59,22 @@ def model(name: str, entry: ModelEntry, defaults: Defaults | None, rules: PlaceR
         from orchestrator.manifest import repos  # imported here: few models are repositories
 
         made = repos.model(
-            name, entry, tuple(tags), layouts, link, _places(at, entry, to_paths, rules, problems), problems
+            name,
+            entry,
+            tags=tuple(tags),
+            layouts=layouts,
+            link=link,
+            places=_places(at, entry, to_paths, rules, problems),
+            problems=problems,
         )
         return made if adopt == "copy" else replace(made, adopt=adopt)
     for key in ("include", "exclude"):
         if getattr(entry, key) is not UNSET:
             problems.append(((*at, key), f"`{key}` belongs to a `repo`"))
     if entry.files is UNSET:
-        file = _only_file(at, entry, known, to_paths, link, rules, problems)
+        file = _only_file(at, entry, known, to_paths, link=link, rules=rules, problems=problems)
         return Model(name, tuple(tags), (file,), layouts, link, entry.unpack is True, adopt=adopt)
-    files = _many_files(at, entry, entry.files, to_paths, link, rules, problems)
+    files = _many_files(at, entry, entry.files, to_paths, link=link, rules=rules, problems=problems)
     return Model(name, tuple(tags), files, layouts, link, many=True, adopt=adopt)
 
 
@@ -84,6 +90,7 @@ def _only_file(
     entry: ModelEntry,
     defaults: Defaults,
     to_paths: tuple[str, ...],
+    *,
     link: Link,
     rules: PlaceRules,
     problems: Problems,
@@ -124,6 +131,7 @@ def _many_files(
     entry: ModelEntry,
     files: list[FileEntry],
     to_paths: tuple[str, ...],
+    *,
     link: Link,
     rules: PlaceRules,
     problems: Problems,
@@ -204,9 +212,9 @@ def manifest(
     file: str,
     home: str,
     problems: Problems,
+    *,
     unknown: Collection[str] = (),
     lock: Lock | None = None,
-    *,
     resolve: bool = True,
 ) -> Manifest:
     """Make a manifest of its document.

@@ -185,6 +185,6 @@ def begin_stream(run: RunContext, launch: Launch, on_disk: PartialState, sha256:
         return None
     prefix = first_hole if Trait.IN_ORDER in traits else end_of_file
     try:
-        return Stream(run.context, run.judge, sha256, on_disk.partial.file, prefix, total(missing), run.stall_s)
+        return Stream(run.context, run.judge, sha256, on_disk.partial.file, prefix, total(missing), stall_s=run.stall_s)
     except OSError:  # no descriptor or thread to spare: the plain check says
         return None

@@ -108,6 +108,7 @@ class Stream:
         path: str,
         prefix: Callable[[int], int],
         missing_bytes: int,
+        *,
         stall_s: float = STALL_S,
     ) -> None:
         self._context, self._tool, self._path, self._prefix = context, tool, path, prefix

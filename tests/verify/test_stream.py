@@ -248,7 +248,7 @@ def test_a_tool_that_stands_still_is_waited_for_only_so_long(context: Context, t
     program.chmod(0o755)
     path = tmp_path / "f"
     behind = Stream(
-        context, ChecksumTool(tools.SHA256SUM, str(program)), sha256(DATA), str(path), end_of_file, SIZE, 0.5
+        context, ChecksumTool(tools.SHA256SUM, str(program)), sha256(DATA), str(path), end_of_file, SIZE, stall_s=0.5
     )
     grow(path, DATA, pause_s=0)
     behind.account(Exit(0, written_bytes=SIZE))
