@@ -13,7 +13,7 @@ from orchestrator.engine.scan import RecordIndex, State, blob_size, is_inode, ju
 from orchestrator.errors import HeldError, OrchError, PlacementError, Stopped, StoreError
 from orchestrator.events import Finished, Mismatched, Noticed
 from orchestrator.files import place_error, reason, store_error, temporary
-from orchestrator.formats import wrong_file
+from orchestrator.formats import lfs, wrong_file
 from orchestrator.model import Link, Place
 from orchestrator.placement import allow, link
 from orchestrator.store import blobs, partials, quarantine, records, seal, tree_records
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from orchestrator.store import Store
     from orchestrator.transfer.repair import Damage
     from orchestrator.transfer.run_context import RunContext
-
-POINTER_BYTES = 1024  # git-lfs's own limit for what may be a pointer
 
 
 class UnreadableError(StoreError):
@@ -268,7 +266,7 @@ class Inspection:
         """
         run, sha256 = self.run, self.artifact.sha256
         after = os.stat(path)
-        if (before.st_mtime_ns, before.st_ino, before.st_size) != (after.st_mtime_ns, after.st_ino, after.st_size):
+        if _facts(before) != _facts(after):
             raise _foreign(path, "something is writing into it just now")
         linked = os.path.islink(path)
         ours = self._is_ours(path, read=False)
@@ -289,15 +287,20 @@ class Inspection:
 
     def _record_right(self, wanted: Wanted, path: str, *, ours: bool) -> None:
         """Record what was found right: a copy of what we made there stays ours, all else is its owner's."""
-        run, sha256 = self.run, self.artifact.sha256
-        if path not in {place.path for place in wanted.places}:
+        place = next((place for place in wanted.places if place.path == path), None)
+        if place is None:
             return
         mode = records.ADOPTED
         if not os.path.islink(path) or ours:
-            mode = next((made["link"] for made in self.records.ours(path) if made["sha256"] == sha256), mode)
-        found = "unpacked" if any(place.path == path and place.unpack for place in wanted.places) else "found"
-        how = records.ADOPTED if mode == records.ADOPTED else found
-        made = records.seen(path, sha256, mode, how)
+            made = (each["link"] for each in self.records.ours(path) if each["sha256"] == self.artifact.sha256)
+            mode = next(made, mode)
+        found = "unpacked" if place.unpack else "found"
+        self._record(wanted, path, mode, records.ADOPTED if mode == records.ADOPTED else found)
+
+    def _record(self, wanted: Wanted, path: str, mode: str, how: str) -> None:
+        """Record what stands at a place, by its inode."""
+        run = self.run
+        made = records.seen(path, self.artifact.sha256, mode, how)
         records.record(run.store, run.context.hostname, wanted.manifest, {path: made}, run.context.stop)
 
     def _move_in(self, wanted: Wanted, path: str, status: os.stat_result) -> bool:
@@ -323,15 +326,11 @@ class Inspection:
             run.emit(Noticed(f"{path}: copied into the store, not moved ({reason(error)})"))
             return False
         try:
-            linked = os.lstat(name)
-            before, now = ((s.st_ino, s.st_mtime_ns, s.st_size) for s in (status, linked))
-            if before != now:
+            if _facts(os.lstat(name)) != _facts(status):
                 raise _foreign(path, "something is writing into it just now")
-            for number in range(2):  # before, so that a kill leaves it ours; behind, with the seal's time
-                made = records.seen(path, sha256, Link.HARD.value, "found")
-                records.record(run.store, run.context.hostname, wanted.manifest, {path: made}, run.context.stop)
-                if number == 0:
-                    blobs.commit(run.store, [(name, sha256)])
+            self._record(wanted, path, Link.HARD.value, "found")  # before, so that a kill leaves it ours
+            blobs.commit(run.store, [(name, sha256)])
+            self._record(wanted, path, Link.HARD.value, "found")  # with the seal's time
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(name)
@@ -340,8 +339,6 @@ class Inspection:
     def _copy_in(self, path: str) -> None:
         """Give the store its own copy of right bytes; where there is no room the place alone must do."""
         run, sha256 = self.run, self.artifact.sha256
-        from orchestrator.store import partials
-
         try:
             partial = partials.acquire(run.store, sha256)
         except HeldError:
@@ -491,11 +488,11 @@ def check_tree(run: RunContext, wanted: Wanted, folder: str, *, read: bool = Fal
     state = State.SEALED if listing else State.ABSENT
     old = tree_records.standing_in(run.store, folder)
     broken = tree_records.broken(run.store, folder, listing)
-    rotten: set[str] = set()
+    rotten: dict[str, check.Verdict] = {}
     if read:
         whole = [name for name in listing if name not in broken]
         verdicts = check.check(run.context, [(listing[name][1], f"{folder}/{name}") for name in whole])
-        rotten = {name for name, verdict in zip(whole, verdicts, strict=True) if not verdict.is_good}
+        rotten = {name: verdict for name, verdict in zip(whole, verdicts, strict=True) if not verdict.is_good}
     for name in (*broken, *rotten):
         path, (_, sha256) = f"{folder}/{name}", listing[name]
         linked = tree_records.is_behind_link(folder, name)
@@ -504,7 +501,7 @@ def check_tree(run: RunContext, wanted: Wanted, folder: str, *, read: bool = Fal
             state = State.ABSENT
         elif not os.path.isfile(path) or (name not in rotten and tree_records.is_whole(run.store, folder, name, old)):
             state = State.ABSENT  # an earlier archive's, which the new one replaces; or nothing that can be read
-        elif (verdict := check.check(run.context, [(sha256, path)])[0]).error is not None:
+        elif (verdict := rotten.get(name) or check.check(run.context, [(sha256, path)])[0]).error is not None:
             raise place_error(verdict.error, path)
         elif verdict.is_good:
             if linked:
@@ -578,20 +575,21 @@ def read_tree(run: RunContext, wanted: Wanted, folder: str) -> dict[str, str] | 
     """
     listing = tree_records.read(run.store, wanted.sha256)
     files = {name: listing[name][1] for name in tree_records.broken(run.store, folder, listing)}
-    before = [_stat_facts(f"{folder}/{name}") for name in files]
+    before = [_status(f"{folder}/{name}") for name in files]
     verdicts = check.check(run.context, [(sha256, f"{folder}/{name}") for name, sha256 in files.items()])
     for name, verdict in zip(files, verdicts, strict=True):
         if verdict.error is not None:
             raise place_error(verdict.error, f"{folder}/{name}")
     if not listing or not all(verdict.is_good for verdict in verdicts):
         return None
-    if before != [_stat_facts(f"{folder}/{name}") for name in files]:
+    after = [_status(f"{folder}/{name}") for name in files]
+    if list(map(_facts, before)) != list(map(_facts, after)):
         raise _foreign(folder, "something is writing into it just now")
     return files
 
 
-def _stat_facts(path: str) -> tuple[int, int, int] | None:
-    status = _status(path)
+def _facts(status: os.stat_result | None) -> tuple[int, int, int] | None:
+    """What changes where a file is written or replaced; None of one that is not there."""
     return None if status is None else (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
@@ -615,17 +613,13 @@ def _is_tree_right(run: RunContext, wanted: Wanted, folder: str) -> bool:
 def is_pointer_to(path: str, wanted: Wanted) -> bool:
     """Whether a file is a Git LFS pointer to the very bytes that are wanted (git-lfs docs/spec.md)."""
     try:
-        if os.stat(path).st_size > POINTER_BYTES:
+        if os.stat(path).st_size > lfs.LARGEST:
             return False
         with open(path, "rb") as file:
-            text = file.read(POINTER_BYTES)
+            pointer = lfs.parse(file.read(lfs.LARGEST).decode(errors="replace"))
     except OSError:
         return False
-    lines = text.split(b"\n")
-    sizes = [line.removeprefix(b"size ").strip() for line in lines if line.startswith(b"size ")]
-    right = wanted.size is None or sizes == [str(wanted.size).encode()]
-    oid = f"oid sha256:{wanted.sha256}".encode()
-    return bool(wanted.sha256) and text.startswith(wrong_file.POINTER) and oid in map(bytes.strip, lines) and right
+    return pointer.is_whole and pointer.sha256 == wanted.sha256 and wanted.size in (None, pointer.size)
 
 
 def _status(path: str) -> os.stat_result | None:
