@@ -221,10 +221,10 @@ class Inspection:
         if state is State.OBSTRUCTED:
             raise _foreign(path, "something else stands there, of another kind")
         if state is State.OUTDATED:
-            return Due(place, old=self._previous_tree(path))
+            return self._due_tree(place, self._previous_tree(path))
         if self.records.is_our_tree(path):
             checked = check_tree(self.run, wanted, path, read=state is State.WRONG)
-            return None if checked is State.SEALED else Due(place)
+            return None if checked is State.SEALED else self._due_tree(place)
         if state is State.UNVERIFIED and self._take_in_tree(wanted, path):
             return None
         if not self.run.options.force:
@@ -232,7 +232,13 @@ class Inspection:
                 raise _foreign(path, f"a link to {os.readlink(path)} stands there that orch did not make")
             raise _foreign(path, "a foreign folder stands there, with something in it")
         self.run.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))
-        return Due(place)
+        return self._due_tree(place)
+
+    def _due_tree(self, place: Place, old: str = "") -> Due:
+        """A tree that must be made: over the folder there, where that is the very one that we made."""
+        over = link.stamp(place.path)
+        is_ours = over is not None and self.records.has_inode(place.path, os.lstat(place.path))
+        return Due(place, over if is_ours else None, old)
 
     def _take_in_tree(self, wanted: Wanted, path: str) -> bool:
         """Seal and record a folder that is not the one that we made, where all its files are right.

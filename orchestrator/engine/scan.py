@@ -339,13 +339,11 @@ class RecordIndex:
         """
         if path.startswith(self._store.path + "/"):
             return True
-        from orchestrator.store import records  # hashes and JSON, which a run with all in place has no use for
-
         made = self.ours(path)
         digests = {sha256, *(each["sha256"] for each in made)} - {""}
         if any(is_inode(self._store.blob(digest), status) for digest in digests):
             return True
-        if any(records.is_inode(each, status, path) for each in made):
+        if self.has_inode(path, status):
             return True
         # A copy of which the record has no inode: it was made by a run that was killed, or by an older version.
         return any("inode" not in each and seal.fits(self._store, status, each["sha256"], None) for each in made)
@@ -358,12 +356,18 @@ class RecordIndex:
                     return digest
         return ""
 
+    def has_inode(self, path: str, status: os.stat_result) -> bool:
+        """Whether a record of a place names the very inode with this `lstat` as one that we made."""
+        from orchestrator.store import records  # hashes and JSON, which a run with all in place has no use for
+
+        return any(records.is_inode(made, status, path) for made in self.ours(path))
+
     def is_our_tree(self, path: str) -> bool:
         """Whether the very folder at a place is ours: by its inode, as the record has it.
 
         Where the record has none, one whole file of its archive makes the folder ours.
         """
-        from orchestrator.store import records, tree_records
+        from orchestrator.store import tree_records
 
         made = self.ours(path)
         try:
@@ -372,7 +376,7 @@ class RecordIndex:
             return False
         if not made or not stat.S_ISDIR(status.st_mode):
             return False  # a link to a folder is its user's
-        if any(records.is_inode(each, status, path) for each in made):
+        if self.has_inode(path, status):
             return True
         digests = {digest for each in made if "inode" not in each for digest in (each["sha256"], each.get("old", ""))}
         listings = [tree_records.read(self._store, digest) for digest in digests - {""}]

@@ -18,7 +18,7 @@ from orchestrator.errors import PlacementError, Stopped
 from orchestrator.files import exchange, place_error, rename_new, sync_folder
 from orchestrator.formats.bounded import readable
 from orchestrator.placement.archive import ArchiveError, members
-from orchestrator.store import quarantine, records, seal, tree_records
+from orchestrator.store import quarantine, seal, tree_records
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def put(
     sha256: str,
     folder: str,
     *,
+    ours: bool = False,
     force: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> None:
@@ -50,6 +51,7 @@ def put(
     the archive does not have stay, and a file of an archive that somebody changed goes to quarantine.
 
     Args:
+        ours: the folder that stands there is the very one that orch made; with `force` it may be a user's instead.
         force: move a user's file to quarantine, too, where it has the path of one of ours.
         tell: gets a line for each file that was moved.
 
@@ -75,7 +77,7 @@ def put(
             raise PlacementError(f"{folder}: the archive is not unpacked: {problem}", hint) from None
         _check_and_seal(context, store, temporary, listing)
         tree_records.write(store, sha256, listing)
-        TreeInstall(context, store, folder, listing, force=force, tell=tell).install(temporary)
+        TreeInstall(context, store, folder, listing, ours=ours, force=force, tell=tell).install(temporary)
         sync_folder(parent)
     finally:
         os.close(guard)
@@ -252,10 +254,12 @@ class TreeInstall:
         folder: str,
         listing: Listing,
         *,
+        ours: bool,
         force: bool,
         tell: Callable[[str], None] | None,
     ) -> None:
-        self._context, self._store, self._folder, self._listing, self._force = context, store, folder, listing, force
+        self._context, self._store, self._folder, self._listing = context, store, folder, listing
+        self._ours, self._force = ours, force
         self._tell = tell or (lambda _: None)
         self._links: set[str] = set()  # of the user's, which --force replaces
 
@@ -279,20 +283,10 @@ class TreeInstall:
         if not os.path.isdir(self._folder):
             raise self._foreign(self._folder, "a file stands where the folder should be")
         # With --force the folder may be a user's, whose right files were sealed when it was adopted: all of them stay.
-        is_ours = not self._force or self._is_recorded()
+        is_ours = self._ours or not self._force
         old = tree_records.standing_in(self._store, self._folder) if is_ours else []
         if not (self._is_ours_alone(old) and self._exchange(tree)):
             self._install_files(tree, old)
-
-    def _is_recorded(self) -> bool:
-        """Whether a record names this very folder as one that orch made."""
-        status = os.lstat(self._folder)
-        parent, name = os.path.split(self._folder)
-        names = (self._folder, f"{os.path.realpath(parent)}/{name}")
-        return any(
-            place in names and made["link"] != records.ADOPTED and records.is_inode(made, status, place)
-            for _, place, made in records.made(self._store)
-        )
 
     def _replace_link(self, tree: str) -> None:
         """Replace a user's link by the tree (with --force); its target is not touched."""
