@@ -118,10 +118,10 @@ def put_all(
     results: list[str | PlacementError] = [""] * len(places)
     maker = _PlaceMaker(context, store, over or {}, force=force, tell=tell)
     with ExitStack() as held:
-        copies: list[_Copy] = []
+        copies: list[_New] = []
 
         def finish() -> None:
-            verdicts = check.check(context, [(copy.sha256, copy.new.path) for copy in copies])
+            verdicts = check.check(context, [(copy.sha256, copy.path) for copy in copies])
             for copy, verdict in zip(copies, verdicts, strict=True):
                 results[copy.number] = _result_or_error(partial(maker.finish, copy, verdict), copy.place.path)
             copies.clear()
@@ -130,11 +130,10 @@ def put_all(
         for number, (sha256, place) in enumerate(places):
             if place.target:
                 continue
-            made = _result_or_error(partial(maker.put, sha256, place), place.path)
-            if isinstance(made, _Copy):
-                made.number = number
+            made = _result_or_error(partial(maker.put, number, sha256, place), place.path)
+            if isinstance(made, _New):
                 copies.append(made)
-                held.enter_context(made.new)
+                held.callback(made.close)
                 if len(copies) == _COPIES_AT_ONCE:
                     finish()
             else:
@@ -198,21 +197,11 @@ def sweep(store: Store, folders: Iterable[str]) -> None:
 
 
 @dataclass(slots=True)
-class _Copy:
-    """A copy that is not checked yet and has no name."""
-
-    sha256: str
-    new: files.NewFile
-    place: Place
-    number: int = 0
-
-
-@dataclass(slots=True)
 class _New:
-    """What is to be exchanged for one place: a file without a name (`new`), or how to make a link (`make`).
+    """What is to stand at one place: a file without a name (`new`), or how to make a link (`make`).
 
-    `temporary` is its name until it is renamed; `kept` a second name of what it replaces, for as long as that may
-    have to go back; `was_absent` says that nothing stood there.
+    A copy is not checked yet. The rest is of a switch: `temporary` is its name until it is renamed; `kept` a second
+    name of what it replaces, for as long as that may have to go back; `was_absent` says that nothing stood there.
     """
 
     number: int
@@ -225,6 +214,17 @@ class _New:
     kept: str = ""
     was_absent: bool = False
     locks: list[int] = field(default_factory=list)  # descriptors that keep others from sweeping these names
+
+    @property
+    def may_be_copy(self) -> bool:
+        """Whether a copy will do where a link fails: one disk mounted twice, or a blob with all its links used."""
+        return self.how == "hard" and self.place.link is not Link.HARD
+
+    @property
+    def path(self) -> str:
+        """A path by which a program can read the file without a name."""
+        assert self.new is not None
+        return self.new.path
 
     def close(self) -> None:
         """Let go of the files."""
@@ -268,7 +268,7 @@ class _PlaceSwitch:
         return self._check(copies)
 
     def _check(self, copies: Sequence[_New]) -> tuple[int, PlacementError] | None:
-        read = [(copy.sha256, copy.new.path) for copy in copies if copy.new is not None]
+        read = [(copy.sha256, copy.path) for copy in copies]
         for copy, verdict in zip(copies, check.check(self._context, read), strict=True):
             error = _result_or_error(partial(_accept, verdict, copy.place), copy.place.path)
             if isinstance(error, PlacementError):
@@ -279,7 +279,7 @@ class _PlaceSwitch:
         """Make the trees."""
         for number, (sha256, place) in enumerate(self._places):
             if place.unpack:
-                made = _result_or_error(partial(self._maker.put, sha256, place), place.path)
+                made = _result_or_error(partial(self._maker.unpack, sha256, place), place.path)
                 if isinstance(made, PlacementError):
                     return number, made
                 self.results[number] = "unpacked"
@@ -356,39 +356,40 @@ class _PlaceMaker:
         self._device: dict[str, int] = {}
         self._no_reflink: set[int] = set()
 
-    def put(self, sha256: str, place: Place) -> str | _Copy:
+    def unpack(self, sha256: str, place: Place) -> str:
+        """Make a tree."""
+        from orchestrator.placement import tree  # it imports tarfile and zipfile
+
+        over, now = self._over.get(place.path), stamp(place.path)
+        ours = over is not None and now is not None and over[:2] == now[:2]  # the rest changes with each file in it
+        tree.put(self._context, self._store, sha256, place.path, ours=ours, force=self._force, tell=self._tell)
+        return "unpacked"
+
+    def put(self, number: int, sha256: str, place: Place) -> str | _New:
+        """Make one place; of a copy give what is to be checked first, and then to `finish`."""
         if place.unpack:
-            from orchestrator.placement import tree  # it imports tarfile and zipfile
-
-            over, now = self._over.get(place.path), stamp(place.path)
-            ours = over is not None and now is not None and over[:2] == now[:2]  # the rest changes with each file in it
-            tree.put(self._context, self._store, sha256, place.path, ours=ours, force=self._force, tell=self._tell)
-            return "unpacked"
-        folder = self._folder(place.path)
-        blob = self._store.blob(sha256)
-        how = self._how(blob, folder, place)
-        if how == "reflink":
-            if (new := self._reflink(blob, folder, place)) is not None:
-                with new:
-                    self._publish(sha256, new, place)
-                    return how
-            how = self._hard_or_copy(blob, folder, place)
-        if how == "symlink":
-            self._link_at(sha256, place, lambda path: os.symlink(blob, path))
-            return how
-        if how == "hard":
+            return self.unpack(sha256, place)
+        made = self.make(number, sha256, place)
+        if made.make is not None:
             try:
-                self._link_at(sha256, place, lambda path: os.link(blob, path))
-            except OSError:  # one disk mounted twice, or a blob that has all the links it may have
-                if place.link is Link.HARD:
+                self._link_at(sha256, place, made.make)
+            except OSError:
+                if not made.may_be_copy:
                     raise
+                self._copy_instead(made)
             else:
-                with suppress(OSError):
-                    seal.remember(self._store, place.path, sha256)
-                return how
-        return self._copy(blob, sha256, folder, place)
+                if made.how == "hard":
+                    self.remember(sha256, place)
+                return made.how
+        if made.how == "copy":
+            return made
+        try:
+            self._publish(made)
+        finally:
+            made.close()
+        return made.how
 
-    def make(self, number: int, sha256: str, place: Place, others: Collection[str]) -> _New:
+    def make(self, number: int, sha256: str, place: Place, others: Collection[str] = ()) -> _New:
         """Make what is to stand at a place, with no name yet; `others` are the paths that are made with it."""
         folder = self._folder(place.path)
         if place.target:
@@ -403,7 +404,7 @@ class _PlaceMaker:
                 return _New(number, sha256, place, how, new)
             how = self._hard_or_copy(blob, folder, place)
         if how == "copy":
-            return _New(number, sha256, place, how, self._copy(blob, sha256, folder, place).new)
+            return _New(number, sha256, place, how, self._copy(blob, folder))
         link = os.symlink if how == "symlink" else os.link
         return _New(number, sha256, place, how, make=lambda path: link(blob, path))
 
@@ -433,12 +434,11 @@ class _PlaceMaker:
             temporary = self._name_for(made, blob, locked=locked and made.how == "hard")
             try:
                 made.make(temporary)
-            except OSError:  # one disk mounted twice, or a blob that has all the links it may have
-                if made.how != "hard" or made.place.link is Link.HARD:
+            except OSError:
+                if not made.may_be_copy:
                     raise
-                made.how = "copy"
-                made.new = self._copy(blob, made.sha256, os.path.dirname(made.place.path), made.place).new
-                _accept(check.check(self._context, [(made.sha256, made.new.path)])[0], made.place)
+                self._copy_instead(made)
+                _accept(check.check(self._context, [(made.sha256, made.path)])[0], made.place)
             else:
                 made.temporary = temporary
         if made.new is not None:
@@ -448,6 +448,10 @@ class _PlaceMaker:
             made.temporary = temporary
             if not locked:
                 made.close()
+
+    def _copy_instead(self, made: _New) -> None:
+        made.how, made.make = "copy", None
+        made.new = self._copy(self._store.blob(made.sha256), os.path.dirname(made.place.path))
 
     def _name_for(self, made: _New, path: str, *, locked: bool) -> str:
         """A temporary name for a second link to `path`, which is locked where it can be."""
@@ -482,11 +486,11 @@ class _PlaceMaker:
             with suppress(OSError):
                 seal.remember(self._store, place.path, sha256)
 
-    def finish(self, copy: _Copy, verdict: Verdict) -> str:
+    def finish(self, copy: _New, verdict: Verdict) -> str:
         """Give a copy its name, if its bytes are right."""
         _accept(verdict, copy.place)
-        self._publish(copy.sha256, copy.new, copy.place)
-        return "copy"
+        self._publish(copy)
+        return copy.how
 
     def put_alias(self, place: Place, failed: Mapping[str, PlacementError]) -> str:
         """Make a layout's own link to another place of the same file."""
@@ -531,22 +535,22 @@ class _PlaceMaker:
         self._no_reflink.add(self._device[folder])
         return None
 
-    def _copy(self, blob: str, sha256: str, folder: str, place: Place) -> _Copy:
+    def _copy(self, blob: str, folder: str) -> files.NewFile:
         new = files.NewFile(folder, _MODE)
         try:
             blobs.copy_into(blob, new.fd, self._context.stop)
         except BaseException:
             new.__exit__()
             raise
-        return _Copy(sha256, new, place)
+        return new
 
-    def _publish(self, sha256: str, new: files.NewFile, place: Place) -> None:
+    def _publish(self, made: _New) -> None:
         """Seal a new, checked file, flush it, and give it its name."""
-        self._seal(sha256, new)
-        with self._accepting_equal(sha256, place):
-            new.publish(place.path, replace=self._may_replace(place))
-        with suppress(OSError):
-            seal.remember(self._store, place.path, sha256)
+        assert made.new is not None
+        self._seal(made.sha256, made.new)
+        with self._accepting_equal(made.sha256, made.place):
+            made.new.publish(made.place.path, replace=self._may_replace(made.place))
+        self.remember(made.sha256, made.place)
 
     def _seal(self, sha256: str, new: files.NewFile) -> None:
         mode = stat.S_IMODE(os.fstat(new.fd).st_mode)  # by the umask
