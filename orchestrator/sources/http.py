@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,9 @@ class SourceAnswer:
         ends_in_s: for how long the last URL is valid, where it is signed.
         modified: its Last-Modified.
         bare: it answers ranges wrongly, so a program should send no Range.
+        is_other_range: the length stands in the Content-Range of another range than was asked for: it is no proof.
         ipv4_only: an IPv6 address of some host in the redirects does not answer.
+        cookies: the Cookie header that the last URL was sent, where a redirect had set cookies.
     """
 
     last_url: str
@@ -77,7 +79,9 @@ class SourceAnswer:
     ends_in_s: float | None = None
     modified: str = ""
     bare: bool = False
+    is_other_range: bool = False
     ipv4_only: bool = False
+    cookies: str = field(default="", repr=False)
 
 
 def ask_source(
@@ -145,6 +149,7 @@ def ask_source(
                 ) as response:
                     round_trip_s = time.monotonic() - sent[0]
                     status, reply = response.status_code, dict(response.headers)
+                    cookies = str(response.request.headers.get("cookie", ""))
                 if status in (301, 302, 303, 307, 308) and "location" in reply:
                     target = follow(url, reply["location"])
                     if isinstance(target, Fault):
@@ -158,7 +163,13 @@ def ask_source(
                 if isinstance(answer, Fault):
                     return answer
                 bare = answer.bare or "Range" not in headers
-                return replace(answer, ends_in_s=_holds_s(url, reply), ipv4_only=racing.ipv4_only, bare=bare)
+                return replace(
+                    answer,
+                    ends_in_s=_holds_s(url, reply),
+                    ipv4_only=racing.ipv4_only,
+                    bare=bare,
+                    cookies=cookies if "=" in cookies else "",  # without one curl would take it for a file's name
+                )
     except ForbiddenError as error:
         return Fault(Kind.REFUSED, str(error))
     except ImportError:
@@ -266,8 +277,18 @@ def _read(url: str, status: int, headers: Mapping[str, str], round_trip_s: float
         return Fault(Kind.NETWORK, ODD_ANSWER)
     if status == 206 and total:
         honest = (total[1], total[2]) == (str(at), str(at))
+        bare = not honest and at == 0
         return SourceAnswer(
-            url, int(total[3]), etag, honest, round_trip_s, kind, packed, modified=modified, bare=not honest and at == 0
+            url,
+            int(total[3]),
+            etag,
+            honest,
+            round_trip_s,
+            kind,
+            packed,
+            modified=modified,
+            bare=bare,
+            is_other_range=not honest,
         )
     if status == 416 and total and total[3] == "0":
         return SourceAnswer(url, 0, etag, False, round_trip_s, kind, modified=modified)

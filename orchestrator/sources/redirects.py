@@ -164,8 +164,19 @@ def begins_here(source: str, *, proxied: bool, stop: threading.Event | None = No
 
 def host_name(url: str) -> str:
     """The host of a URL, without brackets and port."""
-    authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
-    return authority[1:].partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
+    return host_and_port(url)[0]
+
+
+def host_and_port(url: str) -> tuple[str, str]:
+    """The host of a URL without brackets, and its port: what it says, else its scheme's."""
+    scheme, _, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    if authority.startswith("["):
+        host, _, after = authority[1:].partition("]")
+        port = after.removeprefix(":")
+    else:
+        host, _, port = authority.partition(":")
+    return host, port or ("443" if scheme == "https" else "80")
 
 
 def lookup(host: str, stop: threading.Event | None = None, timeout_s: float = 10.0) -> tuple[str, ...]:
