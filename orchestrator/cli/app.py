@@ -6,6 +6,8 @@ import importlib
 
 import click
 
+from orchestrator import __version__
+
 COMMANDS = {
     "sync": "Make it so: fetch, verify and place what the manifests want.",
     "plan": "Say what sync would do, and why; change nothing.",
@@ -64,9 +66,7 @@ class _LazyGroup(click.Group):
 
 def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
-
-        click.echo(f"orch {version('orch-weights')}")
+        click.echo(f"orch {__version__}")
         ctx.exit()
 
 

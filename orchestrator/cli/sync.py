@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, run_options, workspace
+from orchestrator.cli.session import conclude, context_with_signals, run_options, sink_of, workspace
 
 
 @click.command("sync")
@@ -15,7 +15,7 @@ from orchestrator.cli.session import conclude, context_with_signals, run_options
 @options.where
 @click.option("-n", "--dry-run", is_flag=True, help="As `orch plan`.")
 @options.running
-@options.talk
+@options.logged
 def command(dry_run: bool, **words: Any) -> int:
     """Make it so: fetch, verify and place what the manifests want (default: manifests/team.yaml).
 
@@ -26,13 +26,10 @@ def command(dry_run: bool, **words: Any) -> int:
 
         return foresee(**words)
     context = context_with_signals()
-    from orchestrator import render
     from orchestrator.engine.run import sync
     from orchestrator.workspace import run_context
 
-    sink = render.choose(
-        context.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"], stop=context.stop
-    )
+    sink = sink_of(context, words)
 
     def work() -> Any:
         space = workspace(context, words)

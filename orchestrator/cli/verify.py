@@ -30,7 +30,7 @@ CHECKSUM_FILE = re.compile(
 @click.option("--max-age", metavar="30d", type=options.Duration(), help="Only what was not read since.")
 @click.option("--repair", is_flag=True, help="Fetch what is bad: just the bad pieces where they are known.")
 @options.running
-@options.talk
+@options.logged
 def command(repair: bool, max_age: float | None, **words: Any) -> int:
     """Read every byte again with sha256sum -c: 0 all good, 5 something is missing, 6 wrong bytes.
 
@@ -64,13 +64,11 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
 
 
 def _repair(context: Context, words: dict[str, Any], max_age: float | None) -> int:
-    from orchestrator import render
-    from orchestrator.cli.session import run_options
+    from orchestrator.cli.session import run_options, sink_of
     from orchestrator.commands.verify import repair
     from orchestrator.workspace import run_context
 
-    talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(context.environ, **talk, stop=context.stop, verb="verify")
+    sink = sink_of(context, words, "verify")
 
     def work() -> Summary:
         space = workspace(context, words)
