@@ -96,6 +96,10 @@ running = stack(
         help="How the store gets a right file that is at its place already: as a copy, or the file itself.",
     ),
 )
+unattended = stack(
+    option("--max-time", metavar="4h", type=Duration(), help="Stop then (exit code 9); the next run goes on."),
+    option("--splay", metavar="10m", type=Duration(), help="Begin later by a part of this that is this host's own."),
+)
 adding = stack(
     click.option("--to", multiple=True, metavar="PATH", help="Where the file goes; with a `/` at the end a folder."),
     click.option("--for", "frameworks", multiple=True, metavar="FRAMEWORK", help="Whose own cache it goes into."),

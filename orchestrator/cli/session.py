@@ -11,10 +11,10 @@ import click
 from msgspec.structs import replace
 
 from orchestrator import __version__
-from orchestrator.cli.signals import GRACE_S, SignalWatch
+from orchestrator.cli.signals import GRACE_S, SignalWatch, limit_time
 from orchestrator.context import Context
 from orchestrator.errors import ExitCode, OrchError, Problem, Stopped
-from orchestrator.events import Summary
+from orchestrator.events import Noticed, Summary
 from orchestrator.limits import raise_own
 from orchestrator.render.json_lines import JsonLines
 
@@ -114,6 +114,28 @@ def sink_of(context: Context, words: Mapping[str, Any], verb: str = "sync", *, p
         return render.choose(context.environ, **talk, stop=context.stop, verb=verb, plain=plain, state=context.state)
     except OSError as error:
         raise click.UsageError(f"--log-file {words['log_file']}: {error.strerror}") from error
+
+
+def begin_unattended(context: Context, words: Mapping[str, Any], sink: Sink) -> None:
+    """Wait as `--splay` says, then let `--max-time` run; not on a terminal, where somebody waits.
+
+    The wait is the same for the same host and manifests, and spreads a fleet evenly over the time.
+
+    Raises:
+        Stopped: a stop was asked for meanwhile.
+    """
+    if words["splay"] and not sys.stderr.isatty():
+        import hashlib
+
+        machine = context.read("/etc/machine-id").strip() or context.hostname
+        key = "\0".join((machine, *(os.path.abspath(path) for path in words["manifests"])))
+        part = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64
+        wait_s = part * words["splay"]
+        sink(Noticed(f"beginning in {wait_s:.0f} s (--splay)"))
+        if context.sleep(wait_s):
+            raise Stopped("stopped")
+    if words["max_time"] is not None:
+        limit_time(words["max_time"])
 
 
 def run_options(words: Mapping[str, Any]) -> Options:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, run_options, sink_of, workspace
+from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, run_options, sink_of, workspace
 
 
 @click.command("sync")
@@ -15,6 +15,7 @@ from orchestrator.cli.session import conclude, context_with_signals, run_options
 @options.where
 @click.option("-n", "--dry-run", is_flag=True, help="As `orch plan`.")
 @options.running
+@options.unattended
 @options.logged
 def command(dry_run: bool, **words: Any) -> int:
     """Make it so: fetch, verify and place what the manifests want (default: manifests/team.yaml).
@@ -32,6 +33,7 @@ def command(dry_run: bool, **words: Any) -> int:
     sink = sink_of(context, words)
 
     def work() -> Any:
+        begin_unattended(context, words, sink)
         space = workspace(context, words)
         run = run_context(context, space, sink, run_options(words))
         return sync(run, space.wanted, space.unresolved)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, workspace
+from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, workspace
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -30,6 +30,7 @@ CHECKSUM_FILE = re.compile(
 @click.option("--max-age", metavar="30d", type=options.Duration(), help="Only what was not read since.")
 @click.option("--repair", is_flag=True, help="Fetch what is bad: just the bad pieces where they are known.")
 @options.running
+@options.unattended
 @options.logged
 def command(repair: bool, max_age: float | None, **words: Any) -> int:
     """Read every byte again with sha256sum -c: 0 all good, 5 something is missing, 6 wrong bytes.
@@ -51,6 +52,7 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
 
     def work() -> Summary:
+        begin_unattended(context, words, sink)
         wanted = tuple(w for path in sums for w in read_sums(os.path.abspath(path)))
         space = None
         if manifests or not sums:
@@ -71,6 +73,7 @@ def _repair(context: Context, words: dict[str, Any], max_age: float | None) -> i
     sink = sink_of(context, words, "verify")
 
     def work() -> Summary:
+        begin_unattended(context, words, sink)
         space = workspace(context, words)
         run = run_context(context, space, sink, run_options(words))
         return repair(run, space.wanted, space.unresolved, max_age_s=max_age)

@@ -116,6 +116,8 @@ def closing(summary: Summary, verb: str) -> str:
     reused = f", {amount(summary.bytes_reused)} reused" if summary.bytes_reused else ""
     if summary.exit_code in (130, 143):
         parts.append("interrupted")
+    elif summary.exit_code == 9:
+        parts.append("the time is up (--max-time)")
     elif not summary.ok and not parts:
         parts.append(f"failed (exit code {summary.exit_code})")
     return f"{verb}: {', '.join(parts) or 'nothing wanted'}{moved}{reused} in {summary.seconds:.1f} s"
