@@ -176,6 +176,19 @@ class LeftBehind(msgspec.Struct, frozen=True, gc=False):
     hint: str
 
 
+class Warmed(msgspec.Struct, frozen=True, gc=False):
+    """A file was read into memory, or needed not be, or there was no room: `resident_bytes` of it are there now.
+
+    `resident_bytes` is null where the kernel does not tell.
+    """
+
+    model: str
+    file: str
+    path: str
+    size_bytes: int
+    resident_bytes: int | None
+
+
 class Unanswered(msgspec.Struct, frozen=True, gc=False):
     """A source did not answer when the run asked all of them, before its first download; it is tried last."""
 
@@ -206,6 +219,7 @@ Event = Union[  # noqa: UP007 - a runtime alias, and 3.10 evaluates it
     Measured,
     LeftBehind,
     Unanswered,
+    Warmed,
     Noticed,
 ]
 

@@ -14,10 +14,11 @@ from orchestrator.cli.session import begin_unattended, conclude, context_with_si
 @options.manifests
 @options.where
 @click.option("-n", "--dry-run", is_flag=True, help="As `orch plan`.")
+@click.option("--warm", is_flag=True, help="Then read it into memory, as `orch warm`.")
 @options.running
 @options.unattended
 @options.logged
-def command(dry_run: bool, **words: Any) -> int:
+def command(dry_run: bool, warm: bool, **words: Any) -> int:
     """Make it so: fetch, verify and place what the manifests want (default: manifests/team.yaml).
 
     Running it twice is safe: the second run does nothing.
@@ -36,6 +37,12 @@ def command(dry_run: bool, **words: Any) -> int:
         begin_unattended(context, words, sink)
         space = workspace(context, words)
         run = run_context(context, space, sink, run_options(words))
-        return sync(run, space.wanted, space.unresolved)
+        summary = sync(run, space.wanted, space.unresolved)
+        if warm and summary.ok:
+            from orchestrator.commands import warm as memory
+
+            warmed = memory.warm(run_context(context, space, sink), space.wanted)
+            return summary if warmed.ok else warmed
+        return summary
 
     return conclude(context, sink, work)

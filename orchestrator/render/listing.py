@@ -36,7 +36,7 @@ class Listing:
             case events.LeftBehind():
                 self._hints[shown_lines(event.hint)] = None
                 self._write(line(event) or "")
-            case events.Foreseen() | events.Measured() | events.Noticed():
+            case events.Foreseen() | events.Measured() | events.Noticed() | events.Warmed():
                 self._write(line(event) or "")
             case events.Finished(how="present") | events.Verified():
                 word = "good" if isinstance(event, events.Verified) else "present"

@@ -56,6 +56,8 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
 def _stated(event: Event) -> str:
     if isinstance(event, events.Noticed):
         return shown_lines(event.message)
+    if isinstance(event, events.Warmed):
+        return _warmed(event)
     if isinstance(event, events.LeftBehind):
         size = amount(event.size_bytes)
         manifest = shown_lines(event.manifest)
@@ -68,6 +70,15 @@ def _stated(event: Event) -> str:
     assert isinstance(event, events.Measured)
     needed, free = amount(event.needed_bytes), amount(event.free_bytes)
     return f"room    {shown_lines(event.folder)}: {needed} needed, {free} free"
+
+
+def _warmed(event: events.Warmed) -> str:
+    name, size = label(event.model, event.file), amount(event.size_bytes)
+    if event.resident_bytes is None:
+        return f"{'read':<8} {name}  ({size})"
+    if event.resident_bytes >= event.size_bytes:
+        return f"{'warm':<8} {name}  ({size})"
+    return f"{'cold':<8} {name}  ({amount(event.resident_bytes)} of {size} in memory: there is no room)"
 
 
 def _started(event: events.Started, *, verbose: bool) -> str:
