@@ -63,6 +63,15 @@ class SourceStats:
         left_s = life_s - age_s
         return None if must_renew(left_s, life_s, None, 0.0) else replace(found.answer, ends_in_s=left_s)
 
+    def unanswered(self) -> list[tuple[str, str]]:
+        """The URLs that did not answer the probe, one a host, and why."""
+        by_host = {
+            host_of(url): (url, result.message)
+            for url, result in self._urls.items()
+            if result.verdict in (Rank.DEAD, Rank.SILENT)
+        }
+        return list(by_host.values())
+
     def order(self, sources: Sequence[Source]) -> tuple[Source, ...]:
         """Sort sources into the order in which to try them, by what is known now."""
         if len(sources) < 2:
