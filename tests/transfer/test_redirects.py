@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,3 +239,76 @@ def test_a_length_that_a_wrong_range_tells_is_not_believed(orch: Orch, hub: Orig
     assert done.code == 5, done.summary
     assert f"every source says {10**12}" not in done.out
     assert done.named("started") == [] or backend != "axel"
+
+
+# Behind a SOCKS proxy, where our own client cannot ask.
+
+
+class Socks:
+    """A SOCKS5 proxy (RFC 1928) that takes every name for this machine; `asked` are the names and ports."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"socks5h://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def __enter__(self) -> Socks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError, IndexError):
+            client.recv(512)
+            client.sendall(b"\x05\x00")
+            request = client.recv(512)
+            if request[3] == 3:  # a name
+                name, port = request[5 : 5 + request[4]].decode(), request[5 + request[4] :]
+            else:
+                name, port = socket.inet_ntoa(request[4:8]), request[8:]
+            self.asked.append((name, int.from_bytes(port[:2], "big")))
+            with socket.create_connection(("127.0.0.1", self.asked[-1][1])) as server:
+                client.sendall(b"\x05\x00\x00\x01" + 6 * b"\x00")
+                back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+                back.start()
+                _pump(client, server)
+                back.join(10)
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while block := source.recv(1 << 16):
+            target.sendall(block)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize(("size", "count"), [(3000, 1), (3000, 4), (9 * MIB, 1)])
+def test_behind_socks_each_step_is_judged(orch: Orch, hub: Origin, cdn: Origin, size: int, count: int) -> None:
+    require("curl")
+    files = [made(size, seed) for seed in range(count)]
+    with Socks() as proxy:
+        orch.environ["all_proxy"] = proxy.url
+        places = []
+        for number, content in enumerate(files):
+            cdn.serve(f"/{number}", content)
+            hub.serve(f"/next/{number}", redirect=f"http://cdn.example:{cdn.port}/{number}")
+            hub.serve(f"/{number}", redirect=f"/next/{number}")
+            places.append(orch.want(f"m{number}", content, f"http://hub.example:{hub.port}/{number}"))
+        assert_whole(orch.sync(), places, files)
+        assert {name for name, _ in proxy.asked} == {"hub.example", "cdn.example"}
+        for number in range(count):
+            hub.serve(f"/evil/{number}", redirect=f"http://2852039166:{cdn.port}/{number}")
+            orch.want(f"m{number}", made(size, 100 + number), f"http://hub.example:{hub.port}/evil/{number}")
+        proxy.asked.clear()
+        done = orch.sync("--retries", "0")
+        assert done.code == 5
+        assert {name for name, _ in proxy.asked} == {"hub.example"}
+    assert "link-local or metadata" in done.summary["failed"][0]["message"]
