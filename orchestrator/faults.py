@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -57,7 +57,8 @@ class Fault:
     `retry_at_s` the same as a date in seconds since the epoch. `refused_connection`: nothing listens at the address
     (worth two tries and not five). `slow`: nothing failed, but a faster source is known. `hint` says what to type
     where the bytes that came tell more than the kind. `mendable`: only some pieces are wrong, and the others are
-    kept. `errno` is the system's number of a disk fault, if it is known.
+    kept. `errno` is the system's number of a disk fault, if it is known. `redirects` are redirects that the program met
+    and did not follow: the number of the file in its job, and where to (empty: it does not say).
     """
 
     kind: Kind
@@ -70,6 +71,7 @@ class Fault:
     hint: str = ""
     mendable: bool = False
     errno: int = 0
+    redirects: tuple[tuple[int, str], ...] = field(default=(), repr=False)  # signed URLs: in no message
 
     @property
     def remedy(self) -> Remedy:

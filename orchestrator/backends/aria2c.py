@@ -24,10 +24,12 @@ _TRANSFER_TRAITS = (
     Trait.BUNDLE,
     Trait.APPENDS,
     Trait.IN_ORDER,
+    Trait.FOLLOWS,
 )
 TRAITS = frozenset((*_TRANSFER_TRAITS, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
 SIDECAR = ".aria2"
 
+_NO_PROXY = "http://127.0.0.1:1"  # tcpmux: only root could listen there
 _LEAST_PIECE = 1 << 20  # --piece-length below 1M is exit 28
 
 _FAULTS = {
@@ -44,7 +46,6 @@ _FAULTS = {
     19: (Kind.NETWORK, "name resolution failed"),
     21: (Kind.NETWORK, "ftp command failed"),
     22: (Kind.NETWORK, "bad http answer"),
-    23: (Kind.REFUSED, "too many redirects"),
     29: (Kind.BUSY, "server overloaded"),
     32: (Kind.CORRUPT, "checksum error"),
 }
@@ -63,7 +64,8 @@ def command(job: Job) -> Command:
         "--input-file=-" if many or want.length is None or job.bare else "--metalink-file=-",
         f"--dir={want.path.rpartition('/')[0] or '/'}",  # in argv and not on stdin, where a name would need quoting
         "--stderr=true",  # else errors go to stdout
-        "--console-log-level=error",  # --quiet would hide the errors too
+        # --quiet would hide the errors too; a notice names the target of a redirect.
+        f"--console-log-level={'error' if many else 'notice'}",
         "--enable-color=false",  # colours come even without a terminal
         "--show-console-readout=false",
         "--summary-interval=0",
@@ -106,6 +108,8 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
         return fault
     if len(job.wants) > 1:
         return _diagnose_bundle(exit)
+    if targets := re.findall(r"\[NOTICE\] CUID#\d+ - Redirecting to (\S+)", exit.stderr):
+        return shared.redirected((0, targets[-1]))
     error = _error_text(exit)
     status = re.search(r"status=(\d{3})", error)
     match exit.code:
@@ -115,6 +119,8 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
             return from_status(401)
         case 22 | 29 if status is not None:
             return from_status(int(status[1]))
+        case 23:
+            return shared.redirected((0, ""))
         case 1:
             return _diagnose_exit_1(error)
         case 8:
@@ -172,7 +178,7 @@ def _diagnose_exit_1(error: str) -> Fault:
     if "Invalid checksum" in error:
         return Fault(Kind.CORRUPT, "piece has a wrong checksum")
     if error.startswith("Redirect to "):
-        return Fault(Kind.REFUSED, "redirect to a place that cannot be followed")
+        return shared.redirected((0, ""))
     refused = "Connection refused" in error
     return Fault(
         Kind.NETWORK,
@@ -201,12 +207,24 @@ def _piece_bytes(job: Job) -> int:
 
 
 def _conf(job: Job) -> tuple[tuple[str, ...], tuple[tuple[str, bytes], ...]]:
-    """Options that shut out ~/.aria2/aria2.conf; a proxy with credentials goes into a file, not into argv."""
+    """Options that shut out ~/.aria2/aria2.conf; hosts and a proxy with credentials go into a file, not into argv.
+
+    aria2c cannot be told not to follow redirects. Without a proxy of its own it gets one that does not exist, for all
+    hosts but those of its sources: a redirect to another host ends there.
+    """
     if job.proxy is None:
-        return ("--no-conf=true",), ()
+        hosts = shared.http_hosts(job)
+        if not hosts:
+            return ("--no-conf=true",), ()
+        return _conf_file(job, f"all-proxy={_NO_PROXY}", f"no-proxy={','.join(hosts)}")
     if "@" not in job.proxy:
         return ("--no-conf=true", f"--all-proxy={job.proxy}"), ()
-    return (f"--conf-path={job.folder}/aria2.conf",), (("aria2.conf", f"all-proxy={job.proxy}\n".encode()),)
+    return _conf_file(job, f"all-proxy={job.proxy}")
+
+
+def _conf_file(job: Job, *lines: str) -> tuple[tuple[str, ...], tuple[tuple[str, bytes], ...]]:
+    content = "".join(f"{line}\n" for line in lines).encode()
+    return (f"--conf-path={job.folder}/aria2.conf",), (("aria2.conf", content),)
 
 
 def _input_file(wants: tuple[Want, ...]) -> bytes:

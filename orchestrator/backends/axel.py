@@ -25,7 +25,6 @@ _HEAD = struct.Struct("=Hq")  # number of segments, bytes done; native byte orde
 _SEGMENT = struct.Struct("=qq")  # next byte to fetch, end (excluded)
 _MOST_SEGMENTS = 64
 _TEXTS = (
-    ("Too many redirects", Kind.REFUSED, "too many redirects"),
     ("Unsupported protocol", Kind.REFUSED, "unsupported scheme"),
     ("No state file", Kind.UNRESUMABLE, "no state file beside the partial"),
     ("SSL error: (null)", Kind.NETWORK, "connection lost in the tls handshake"),
@@ -45,7 +44,7 @@ def command(job: Job) -> Command:
         "--quiet",
         f"--num-connections={1 if job.bare else job.connections}",  # a state file's own number wins
         f"--timeout={job.timeout_s}",
-        "--max-redirect=10",
+        "--max-redirect=0",
         *(("--no-proxy",) if job.proxy is None else ()),
         *(("--ipv4",) if job.ipv4_only else ()),
         *((f"--user-agent={job.user_agent}",) if job.user_agent is not None else ()),
@@ -70,6 +69,8 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
         return Fault(Kind.NETWORK, "interrupted from outside")
     if exit.code != 1:
         return shared.broken(exit)
+    if "Too many redirects" in stderr:
+        return shared.redirected((0, ""))  # it names the target only where that has no host
     for words, kind, message in _TEXTS:
         if words in stderr:
             return Fault(kind, message)

@@ -25,12 +25,13 @@ class Trait(Enum):
     MIRRORS = "mirrors"
     BUNDLE = "bundle"
     HIDDEN_HEADERS = "hidden-headers"  # takes secrets and signed URLs by stdin or a file: they are never in argv
-    BEARER = "bearer"  # sends a token to its host, and to no host that this one redirects to
+    BEARER = "bearer"  # takes a token, and shows it to no host that redirects name
     PROXY = "proxy"
     SOCKS = "socks"
     CA = "ca"
     APPENDS = "appends"  # never writes over bytes of its file: it can be hashed while it grows
     IN_ORDER = "in-order"  # fills a sparse file in order: the good prefix ends at the first hole
+    FOLLOWS = "follows"  # follows redirects, and cannot be told not to: it is only given URLs that orch has asked
     CHUNKED = "chunked"  # understands a body in chunks (RFC 9112 7.1)
 
 
@@ -67,7 +68,10 @@ class Job:
         proxy: its URL; None for a direct connection.
         user_agent: the header to send; None: the program's own.
         bearer: the token of the sources' host, for a backend with BEARER.
+        cookies: the Cookie header for the sources' host, which redirects to it have set; only curl takes it.
         ipv4_only: an IPv6 address of the host does not answer; do not wait for it.
+        resolved: `host:port:address[,address]` for the sources' hosts, as orch has judged them: a program that takes
+            them connects nowhere else, whatever the name means by then.
         bare: get the whole file by one request without a Range, because the server answers ranges wrongly, or nothing
             proves that two answers are of one version.
     """
@@ -83,7 +87,9 @@ class Job:
     proxy: str | None = None
     user_agent: str | None = None
     bearer: str | None = field(default=None, repr=False)
+    cookies: str = field(default="", repr=False)
     ipv4_only: bool = False
+    resolved: tuple[str, ...] = ()
     bare: bool = False
 
 

@@ -19,10 +19,11 @@ SIDECAR: str | None = None
 missing = shared.missing_tail
 sidecar = shared.no_sidecar
 
+_MOVED = 47  # it met a redirect
 _KINDS = {
     **dict.fromkeys((5, 6, 7, 8, 12, 16, 18, 30, 52, 55, 56, 92, 95, 96, 97), Kind.NETWORK),
     28: Kind.STALLED,
-    **dict.fromkeys((1, 9, 47, 67), Kind.REFUSED),
+    **dict.fromkeys((1, 9, _MOVED, 67), Kind.REFUSED),
     78: Kind.MISSING,
     **dict.fromkeys((31, 33, 36), Kind.UNRESUMABLE),
     23: Kind.DISK,
@@ -30,8 +31,8 @@ _KINDS = {
 }
 _HOST_KINDS = (Kind.NETWORK, Kind.STALLED, Kind.TLS)  # where these ended every transfer, the host is the cause
 
-# Tabs, because a Retry-After may be a date and an error message has blanks.
-_REPORT = "%{exitcode}\\t%{http_code}\\t%header{retry-after}\\t%{errormsg}\\n"
+# Tabs, because a Retry-After may be a date and an error message has blanks; `urlnum` counts over all blocks.
+_REPORT = "%{exitcode}\\t%{http_code}\\t%header{retry-after}\\t%{errormsg}\\t%{urlnum}\\t%{redirect_url}\\n"
 _PARALLEL = ("--parallel", "--parallel-immediate", "--no-progress-meter")  # `silent` leaves -Z its table of progress
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\t": "\\t", "\n": "\\n", "\r": "\\r", "\v": "\\v"})
 
@@ -59,12 +60,14 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
         return fault
     if len(job.wants) > 1:
         return _diagnose_bundle(exit)
-    status, wait, message = _report(exit)
+    status, wait, target, message = _report(exit)
+    if exit.code == _MOVED and target:
+        return shared.redirected((0, target))
     # --fail is 22, or 56 over HTTP/2 since 8.7; a 416 without Content-Range is 0, and nothing fetched.
     if status >= 400 and exit.code in (0, 22, 56) and job.wants[0].sources[0].startswith("http"):
         return shared.busy_until(from_status(status), wait)
     if exit.code == 0:
-        return None
+        return Fault(Kind.REFUSED, f"server answered {status}", status) if 300 <= status < 400 else None
     if exit.code == 35 and re.search("reset by peer|SYSCALL|unexpected eof", message):
         return Fault(Kind.NETWORK, "connection lost in the tls handshake")
     known = _KINDS.get(exit.code)
@@ -74,28 +77,38 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
 
 
 def _diagnose_bundle(exit: Exit) -> Fault | None:  # noqa: A002
-    """The fault that ended a whole batch; None: its files tell. The exit code is that of any one transfer."""
+    """The fault that ended a whole batch, or its redirects; None: its files tell. The exit code is that of any one."""
     if exit.code == 0:
         return None
-    lines = [line.split("\t") for line in exit.stdout.splitlines()]
-    codes = [int(fields[0]) for fields in lines if len(fields) == 4 and fields[0].isdecimal()] or [exit.code]
+    lines = [fields for line in exit.stdout.split("\n") if (fields := _fields(line))]
+    codes = [int(code) for code, *_ in lines] or [exit.code]
     if 23 in codes:
         return Fault(Kind.DISK, "cannot write the output")
+    if moved := [(int(number), target) for code, *_, number, target in lines if int(code) == _MOVED and target]:
+        return shared.redirected(*moved)
     if all(code in _KINDS for code in codes) and (kind := _KINDS[codes[-1]]) in _HOST_KINDS:
-        message = shared.phrase(_report(exit)[2]) or f"exit {exit.code}"
+        message = shared.phrase(_report(exit)[3]) or f"exit {exit.code}"
         return Fault(kind, message, refused_connection=codes[-1] == 7)
     return shared.broken(exit) if all(code not in _KINDS and code not in (0, 22) for code in codes) else None
 
 
-def _report(exit: Exit) -> tuple[int, str, str]:  # noqa: A002
-    """The HTTP status (0: none), Retry-After and message, from the report or else from stderr."""
-    fields = shared.last_line(exit.stdout).split("\t")
-    if len(fields) != 4 or not fields[1].isdecimal():  # an older curl, or one that was killed
+def _report(exit: Exit) -> tuple[int, str, str, str]:  # noqa: A002
+    """The HTTP status (0: none), Retry-After, target of a redirect and message, from the report or else from stderr."""
+    fields = _fields(shared.last_line(exit.stdout))
+    if fields is None:  # an older curl, or one that was killed
         line = re.search(r"curl: \(\d+\) (.*)", exit.stderr)
-        fields = ["", "0", "", line[1] if line else ""]
-    _, status, wait, message = fields
+        fields = ("", "0", "", line[1] if line else "", "", "")
+    _, status, wait, message, _, target = fields
     named = re.search(r"returned error: (\d{3})", message)  # a proxy's answer to CONNECT stands only there
-    return int(status) or int(named[1] if named else 0), wait, message
+    return int(status) or int(named[1] if named else 0), wait, target, message
+
+
+def _fields(line: str) -> tuple[str, str, str, str, str, str] | None:
+    """The fields of a line of the report; None where it is another line."""
+    code, status, wait, message, number, target = (*line.split("\t"), *6 * ("",))[:6]
+    if not (code.isdecimal() and status.isdecimal()):
+        return None
+    return code, status, wait, message, number, target if number.isdecimal() else ""
 
 
 def _block(want: Want, flags: str, *, bare: bool) -> str:
@@ -111,10 +124,11 @@ def _flags(job: Job) -> str:
         "silent",
         "show-error",
         "fail",
+        # With both a redirect is exit 47, which names its target; without them its page would be written into the file.
         "location",
-        "max-redirs = 10",
+        "max-redirs = 0",
         'proto = "=http,https,ftp"',
-        f'proto-redir = "={_redirect_schemes(job)}"',
+        *(f"resolve = {_quote(entry)}" for entry in job.resolved),
         *(("ipv4",) if job.ipv4_only else ()),
         "globoff",  # brackets and braces in a URL are themselves
         "connect-timeout = 10",
@@ -123,16 +137,11 @@ def _flags(job: Job) -> str:
         f"proxy = {_quote(job.proxy)}" if job.proxy is not None else 'noproxy = "*"',
         *((f"cacert = {_quote(job.ca)}",) if job.ca is not None else ()),
         *((f"user-agent = {_quote(job.user_agent)}",) if job.user_agent is not None else ()),
-        # Unlike a header, a token given so is not sent to the host that a redirect leads to (curl 7.88).
         *((f"oauth2-bearer = {_quote(job.bearer)}",) if job.bearer is not None else ()),
+        *((f"cookie = {_quote(job.cookies)}",) if job.cookies else ()),
         f'write-out = "{_REPORT}"',
     )
     return "".join(f"{line}\n" for line in config)
-
-
-def _redirect_schemes(job: Job) -> str:
-    """The schemes that redirects may lead to: with a token only https, as curl before 7.83 sent it on to http."""
-    return "https" if job.bearer is not None and job.wants[0].sources[0].startswith("https:") else "http,https"
 
 
 def _quote(text: str) -> str:

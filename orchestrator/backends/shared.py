@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from orchestrator.faults import Fault, Kind
 from orchestrator.model import Range
@@ -64,6 +65,22 @@ def subtract(ranges: Iterable[Range], others: Iterable[Range]) -> tuple[Range, .
             for part in (Range(was.start, min(was.end, start)), Range(max(was.start, end), was.end))
         ]
     return merge(left)
+
+
+def redirected(*redirects: tuple[int, str]) -> Fault:
+    """The fault of a program that met redirects, which orch follows itself where they may be followed.
+
+    Each is the number of the file in its job and where the redirect leads; empty where the program does not say.
+    """
+    return Fault(Kind.EXPIRED, "redirects anew", redirects=redirects)
+
+
+def http_hosts(job: Job) -> tuple[str, ...]:
+    """The hosts of a job's sources, without brackets and ports; none where one of them is no http or https URL."""
+    urls = [url for want in job.wants for url in want.sources]
+    if not all(url.startswith("http") for url in urls):
+        return ()
+    return tuple(dict.fromkeys(urlsplit(url).hostname or "" for url in urls))
 
 
 _TOO_LARGE = -25  # SIGXFSZ

@@ -39,7 +39,6 @@ _TEXTS = (  # exit code, words on stderr, what they mean; the first that fits
     (5, "", Kind.TLS, "certificate is not trusted"),
     (6, "", Kind.REFUSED, "login refused"),
     (7, "", Kind.NETWORK, "protocol error"),
-    (8, "redirections exceeded", Kind.REFUSED, "too many redirects"),
     (8, "No such file", Kind.MISSING, "server has no such file"),
     (8, "No such directory", Kind.MISSING, "server has no such file"),
 )
@@ -64,7 +63,7 @@ def command(job: Job) -> Command:
         "--connect-timeout=10",
         "--dns-timeout=10",
         f"--read-timeout={job.timeout_s}",
-        "--max-redirect=10",
+        "--max-redirect=0",
         "--check-certificate",
         *((f"--ca-certificate={job.ca}",) if job.ca is not None else ()),
         *((f"--user-agent={job.user_agent}",) if job.user_agent is not None else ()),
@@ -85,6 +84,9 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002, ARG001
     if status >= 400 and exit.code in (0, 4, 6, 8):
         after = re.findall(r"^  Retry-After: *(.*?)\s*$", stderr, re.MULTILINE | re.IGNORECASE)
         return shared.busy_until(from_status(status), after[-1] if after else "")
+    if exit.code == 8 and "redirections exceeded" in stderr:
+        targets = re.findall(r"^  Location: *(\S.*?)\s*$", stderr, re.MULTILINE | re.IGNORECASE)
+        return shared.redirected((0, targets[-1] if targets else ""))
     if exit.code == 0:
         return None
     for code, words, kind, message in _TEXTS:

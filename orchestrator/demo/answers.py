@@ -46,7 +46,8 @@ class Answer:
 class Case:
     """One request with all that decides its answer.
 
-    `failing`: the fault `status` is due for this request. `changed`: the file has been replaced by now.
+    `failing`: the fault `status` is due for this request. `changed`: the file has been replaced by now. `moved`: the
+    fault `redirect` is due.
     """
 
     request: Request
@@ -54,6 +55,7 @@ class Case:
     behaviour: Behaviour
     failing: bool
     changed: bool
+    moved: bool = True
 
     @property
     def is_ranged(self) -> bool:
@@ -140,6 +142,7 @@ def _authorized_twice(case: Case) -> Answer | None:
 
 def _redirected(case: Case) -> Answer | None:
     where = case.request.path if case.behaviour.redirect_loop else case.behaviour.redirect
+    where = where if case.moved else None
     if where and case.behaviour.redirect_holds_s is not None:
         where += f"?Expires={math.ceil(time.time() + case.behaviour.redirect_holds_s)}"
     return _page(302, (("Location", where),)) if where else None

@@ -26,6 +26,7 @@ class Behaviour:
     status_times: int | None = None  # ... and only so often
     retry_after: str | None = None  # the header, beside `status`
     redirect: str | None = None
+    redirect_after: int = 0  # ... once so many requests were answered with the file
     redirect_holds_s: float | None = None  # it is signed: with an Expires= so many seconds ahead
     signed: bool = False  # 403 where the Expires= of the query is over, or missing
     redirect_loop: bool = False

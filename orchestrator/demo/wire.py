@@ -197,7 +197,8 @@ def _case(request: Request, log: RequestLog, content: Content, behaviour: Behavi
     failing = behaviour.status is not None and log.spend(path, "status", behaviour.status_times, behaviour.status_after)
     changed = requests is not None and log.spend(path, "replace", None, requests)
     changed = changed or (sent is not None and log.sent(path) >= sent)
-    return Case(request, content, behaviour, failing, changed)
+    after = behaviour.redirect_after
+    return Case(request, content, behaviour, failing, changed, not after or log.spend(path, "redirect", None, after))
 
 
 def _end(path: str, log: RequestLog, reply: Answer, behaviour: Behaviour) -> tuple[int, Ending | None]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import httpx2
 
@@ -61,10 +61,15 @@ def trust(ca: str) -> ssl.SSLContext:
 
 
 class Racing:
-    """Makes a client's connections; `ipv4_only` is set once an IPv6 address was silent and an IPv4 one answered."""
+    """Makes a client's connections.
+
+    `ipv4_only` is set once an IPv6 address was silent and an IPv4 one answered. `judge`, where a caller sets one, is
+    shown the addresses of a host before any of them is connected to; what it raises ends the request.
+    """
 
     def __init__(self, stop: threading.Event | None = None) -> None:
         self.ipv4_only = False
+        self.judge: Callable[[Sequence[str]], None] | None = None
         self._stop = stop or threading.Event()
 
     def backend(self) -> Any:
@@ -102,9 +107,12 @@ class Racing:
             TimeoutError: none did within `timeout_s`.
             OSError: there is no such name, or every address refused or was unreachable.
             Stopped: a stop was asked for.
+            Whatever `judge` raises.
         """
         end = time.monotonic() + timeout_s
         addresses = interleaved(resolve(host, port, timeout_s, self._stop))
+        if self.judge is not None:
+            self.judge([str(address[0]) for _, address in addresses])
         sock, silent = _race(addresses, end, self._stop)
         if sock.family == socket.AF_INET and socket.AF_INET6 in silent:
             self.ipv4_only = True

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +19,24 @@ from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind, from_status
 from orchestrator.formats.wrong_file import EMPTY_HINT, HEAD_BYTES, OTHER_VERSION_HINT, ExpectedFile, WrongFile, page
 from orchestrator.sources.connect import STOP_S, client
-from orchestrator.sources.proxy import forbidden_address
+from orchestrator.sources.redirects import (
+    MAX_REDIRECTS,
+    ForbiddenError,
+    begins_here,
+    follow,
+    host_name,
+    is_here,
+    refuse,
+    refuse_name,
+)
 from orchestrator.urls import ends_in_s, host_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator.sources.route import Route
 
 
-MAX_REDIRECTS = 10
 ODD_ANSWER = "the server's answer breaks the rules of HTTP"
 CLOCK_SLACK_S = 5.0
 _RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d{1,6})", re.ASCII)
@@ -36,6 +44,7 @@ _WORD = re.compile(r"[A-Za-z]{1,40}")
 # Statuses of servers that do not understand a Range at all; other errors would come without one too.
 _RANGE_REFUSED = frozenset((400, 405, 406, 412, 416, 500, 501))
 _TOTAL = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)$")
+_DIGITS = 18  # of a length: more are a lie that int() would not even take
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,9 @@ class SourceAnswer:
         ends_in_s: for how long the last URL is valid, where it is signed.
         modified: its Last-Modified.
         bare: it answers ranges wrongly, so a program should send no Range.
+        is_other_range: the length stands in the Content-Range of another range than was asked for: it is no proof.
         ipv4_only: an IPv6 address of some host in the redirects does not answer.
+        cookies: the Cookie header that the last URL was sent, where a redirect had set cookies.
     """
 
     last_url: str
@@ -68,7 +79,9 @@ class SourceAnswer:
     ends_in_s: float | None = None
     modified: str = ""
     bare: bool = False
+    is_other_range: bool = False
     ipv4_only: bool = False
+    cookies: str = field(default="", repr=False)
 
 
 def ask_source(
@@ -80,13 +93,14 @@ def ask_source(
     at: int = 0,
     timeout_s: float = 10.0,
     bearer: str | None = None,
+    source: str = "",
     may_ask: Callable[[str], bool] = lambda _: True,
     stop: threading.Event | None = None,
 ) -> SourceAnswer | Fault:
     """Ask a source what it would serve: request one byte of `url`, follow the redirects, and read only the header.
 
-    Redirects to other schemes, from https to http, and to link-local addresses are refused. A server that answers the
-    range with an error is asked once more without one.
+    `redirects` says which redirects are refused; hosts are judged by the addresses that are connected to. A server that
+    answers the range with an error is asked once more without one.
 
     Args:
         url: http or https.
@@ -95,7 +109,8 @@ def ask_source(
         user_agent: the header to send.
         at: offset of the byte, where a resume would begin: some servers answer a page there, but not at 0.
         timeout_s: for all of it.
-        bearer: the token of the host of `url`; it is sent to no other host.
+        bearer: the token of the host of the source; it is sent to no other host.
+        source: the URL of the manifest, where that one was seen to redirect to `url`; empty where `url` is it.
         may_ask: called before each request with its URL; False ends the question (BUSY).
         stop: ends the question once it is set.
 
@@ -107,11 +122,16 @@ def ask_source(
         Stopped: `stop` was set meanwhile.
     """
     headers = {"Range": f"bytes={at}-{at}", "Accept-Encoding": "identity", "User-Agent": user_agent}
-    host, end = host_of(url), time.monotonic() + timeout_s
+    host = host_of(source or url)
     try:
+        judge = _Judge(source or url, proxied=proxy is not None)
+        if source or proxy is not None:
+            judge.from_here = begins_here(source or url, proxied=proxy is not None, stop=stop)
         session, racing = client(ca=ca, proxy=proxy, timeout_s=timeout_s, stop=stop)
+        racing.judge = judge.addresses
         with time_limit(timeout_s, stop) as trace, session:
             for _ in range(MAX_REDIRECTS + 1):
+                judge.url(url)
                 if not may_ask(url):
                     return Fault(Kind.BUSY, "asked often enough")
                 sent = [time.monotonic()]
@@ -129,8 +149,9 @@ def ask_source(
                 ) as response:
                     round_trip_s = time.monotonic() - sent[0]
                     status, reply = response.status_code, dict(response.headers)
+                    cookies = str(response.request.headers.get("cookie", ""))
                 if status in (301, 302, 303, 307, 308) and "location" in reply:
-                    target = _follow(url, reply["location"], end - time.monotonic(), stop)
+                    target = follow(url, reply["location"])
                     if isinstance(target, Fault):
                         return target
                     url = target
@@ -142,12 +163,50 @@ def ask_source(
                 if isinstance(answer, Fault):
                     return answer
                 bare = answer.bare or "Range" not in headers
-                return replace(answer, ends_in_s=_holds_s(url, reply), ipv4_only=racing.ipv4_only, bare=bare)
+                return replace(
+                    answer,
+                    ends_in_s=_holds_s(url, reply),
+                    ipv4_only=racing.ipv4_only,
+                    bare=bare,
+                    cookies=cookies if "=" in cookies else "",  # without one curl would take it for a file's name
+                )
+    except ForbiddenError as error:
+        return Fault(Kind.REFUSED, str(error))
     except ImportError:
         return Fault(Kind.NETWORK, f"cannot look through this proxy: {(proxy or '').partition(':')[0]}")
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # ValueError: names and numbers
         return _explain(error)
     return Fault(Kind.REFUSED, f"more than {MAX_REDIRECTS} redirects")
+
+
+class _Judge:
+    """Judges the hosts of one chain of redirects: by their addresses, or behind a proxy by their names."""
+
+    def __init__(self, source: str, *, proxied: bool) -> None:
+        self._source, self._proxied = source, proxied
+        self._redirected = False
+        self.from_here = False  # whether the source is on this machine
+
+    def url(self, url: str) -> None:
+        """Judge the URL that is asked next by what it spells.
+
+        Raises:
+            ForbiddenError: it must not be asked.
+        """
+        self._redirected = url != self._source
+        refuse_name(host_name(url), redirected=self._redirected, from_here=self.from_here)
+
+    def addresses(self, addresses: Sequence[str]) -> None:
+        """Judge the addresses of its host before one of them is connected to; a proxy's own are nobody's matter.
+
+        Raises:
+            ForbiddenError: they must not be connected to.
+        """
+        if self._proxied:
+            return
+        if not self._redirected:
+            self.from_here = is_here(addresses)
+        refuse(addresses, redirected=self._redirected, from_here=self.from_here)
 
 
 def is_verdict(fault: Fault) -> bool:
@@ -214,10 +273,22 @@ def _read(url: str, status: int, headers: Mapping[str, str], round_trip_s: float
     etag = headers.get("etag", "")
     packed = headers.get("content-encoding", "").replace("identity", "")
     modified = headers.get("last-modified", "")
+    if total and len(total[3]) > _DIGITS:
+        return Fault(Kind.NETWORK, ODD_ANSWER)
     if status == 206 and total:
         honest = (total[1], total[2]) == (str(at), str(at))
+        bare = not honest and at == 0
         return SourceAnswer(
-            url, int(total[3]), etag, honest, round_trip_s, kind, packed, modified=modified, bare=not honest and at == 0
+            url,
+            int(total[3]),
+            etag,
+            honest,
+            round_trip_s,
+            kind,
+            packed,
+            modified=modified,
+            bare=bare,
+            is_other_range=not honest,
         )
     if status == 416 and total and total[3] == "0":
         return SourceAnswer(url, 0, etag, False, round_trip_s, kind, modified=modified)
@@ -268,23 +339,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     found = _RATE_LIMIT.search(headers.get("ratelimit") or "")
     refilled_s = float(found[1]) if found else None
     return retry_after_s(headers.get("retry-after")) or refilled_s
-
-
-def _follow(origin: str, location: str, left_s: float, stop: threading.Event | None) -> str | Fault:
-    """The URL that a redirect leads to, or the fault for which it is not followed."""
-    old = httpx2.URL(origin)
-    try:
-        new = old.join(location)
-        address = forbidden_address(new.host, left_s, stop) if new.host != old.host else None
-    except (httpx2.InvalidURL, ValueError):
-        return Fault(Kind.REFUSED, "redirected to something that is no URL")  # for us; a program may read it otherwise
-    if new.scheme not in ("http", "https"):
-        return Fault(Kind.REFUSED, f"redirected to another scheme ({new.scheme})")
-    if old.scheme == "https" and new.scheme == "http":
-        return Fault(Kind.REFUSED, f"redirected from https to http ({new.host})")
-    if address:
-        return Fault(Kind.REFUSED, f"redirected to a link-local or metadata address ({address})")
-    return str(new)
 
 
 def _explain(error: Exception) -> Fault:

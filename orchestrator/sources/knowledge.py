@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.sources.probe import ProbeResult, is_worth_probing, prefix_of, probe, probe_targets
-from orchestrator.sources.ranking import Rank, SourceRating, order
+from orchestrator.sources.ranking import Rank, SourceRating, must_renew, order
 from orchestrator.sources.stats import History
 from orchestrator.urls import host_of
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from orchestrator.context import Context
     from orchestrator.model import Artifact, Host, Source
+    from orchestrator.sources.http import SourceAnswer
+
+FRESH_S = 60.0  # so long an answer to the probe stands for a request before a download
 
 
 class SourceStats:
@@ -28,6 +32,7 @@ class SourceStats:
         self._urls: dict[str, ProbeResult] = {}
         self._prefixes: dict[str, ProbeResult] = {}
         self._hosts: dict[str, ProbeResult] = {}
+        self._asked_s = 0.0  # when, by the context's monotonic clock
         self._last_hosts: dict[str, str] = {}  # where the redirects of a source's host ended
         self._mutex = threading.Lock()
 
@@ -38,12 +43,25 @@ class SourceStats:
         large = [artifact for artifact in artifacts if is_worth_probing(artifact)]
         if not large:
             return
+        self._asked_s = self._context.monotonic()
         found = probe(probe_targets(large), Routes(self._context.environ, hosts).to, stop=self._context.stop)
         for target, result in found.items():
             self._urls[target.url] = self._prefixes[target.prefix] = result
             self._hosts.setdefault(target.host, result)
             if result.answer is not None:
                 self._last_hosts[target.host] = host_of(result.answer.last_url)
+
+    def fresh_answer(self, url: str) -> SourceAnswer | None:
+        """What a source answered to the probe, while that may still be so; None: ask it."""
+        found = self._urls.get(url)
+        age_s = self._context.monotonic() - self._asked_s
+        if found is None or found.answer is None or age_s > FRESH_S:
+            return None
+        life_s = found.answer.ends_in_s
+        if life_s is None:
+            return found.answer
+        left_s = life_s - age_s
+        return None if must_renew(left_s, life_s, None, 0.0) else replace(found.answer, ends_in_s=left_s)
 
     def unanswered(self) -> list[tuple[str, str]]:
         """The URLs that did not answer the probe, one a host, and why."""

@@ -1,4 +1,4 @@
-"""The proxy and the CA bundle for a URL, by the environment's variables; addresses that a redirect must not lead to."""
+"""The proxy and the CA bundle for a URL, by the environment's variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Mapping
 
 
@@ -21,8 +20,6 @@ _BUNDLES = (
     "/etc/ssl/ca-bundle.pem",
 )
 _PORTS = {"http": 80, "https": 443, "ftp": 21}
-# Cloud metadata services outside the link-local range.
-_METADATA = frozenset(ipaddress.ip_address(a) for a in ("fd00:ec2::254", "100.100.100.200"))
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
@@ -121,28 +118,3 @@ def answers_at(proxy: str, timeout_s: float = 2.0) -> str:
             return ""
     except (OSError, ValueError) as error:
         return (getattr(error, "strerror", None) or str(error)).lower()
-
-
-def forbidden_address(host: str, timeout_s: float = 10.0, stop: threading.Event | None = None) -> str | None:
-    """The address of `host` (a name or any spelling of an address) if it is link-local or a cloud metadata service.
-
-    Only redirects are checked by it; `2852039166` and `0xA9FEA9FE` are 169.254.169.254 as well.
-
-    Returns:
-        The address that forbids the host; None where none does, or the name was not resolved within `timeout_s`.
-
-    Raises:
-        Stopped: `stop` was set meanwhile.
-    """
-    from orchestrator.sources.connect import resolve
-
-    try:
-        addresses = resolve(host.strip("[]"), 0, timeout_s, stop)
-    except (OSError, UnicodeError):  # there is no such name, it cannot be one, or the lookup took too long
-        return None
-    for _, found in addresses:
-        address = ipaddress.ip_address(str(found[0]).partition("%")[0])
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        if mapped.is_link_local or mapped in _METADATA:
-            return str(mapped)
-    return None

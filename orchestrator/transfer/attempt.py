@@ -10,6 +10,7 @@ from orchestrator.backends.base import Job, Trait, Want
 from orchestrator.errors import Stopped
 from orchestrator.events import Progressed, Started
 from orchestrator.process import run_program
+from orchestrator.sources.redirects import check_program_url, host_and_port, numeric
 from orchestrator.transfer.connections import USUAL_RATE, piece_bytes, repair_piece_bytes
 from orchestrator.transfer.masking import shown_command
 from orchestrator.transfer.partial import total
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 AXEL_BYTES_PER_S = 256 << 10  # axel never gives up by itself: its time limit, as the rate that we would wait for
+STDOUT_BYTES = 2 << 20  # curl's report on a batch whose files all redirect to signed URLs
 STREAM_BYTES = 4 << 20  # below this a check afterwards is as quick
 
 
@@ -62,7 +64,7 @@ def start(run: RunContext, launch: Launch, monitor: Callable[[int], str | None])
     """
     backend, job = launch.backend, launch.job
     program = run.programs[backend.NAME].path
-    redirected = set(job.wants[0].sources) - set(launch.sources)  # signed URLs that our own requests were led to
+    redirected = set(job.wants[0].sources) - set(launch.sources)  # they may be signed
     shown = shown_command(backend, job, program, redirected)
     have, size, also = launch.have_bytes, launch.size_bytes, launch.sources[1:]
     run.emit(Started(*launch.title, backend.NAME, launch.sources[0], shown, have, size, also, launch.files))
@@ -76,6 +78,7 @@ def start(run: RunContext, launch: Launch, monitor: Callable[[int], str | None])
         stall_s=run.stall_s,
         limit_s=60 + (size or 0) / AXEL_BYTES_PER_S if backend.NAME == "axel" else None,
         keep_fd=launch.guard_fd,
+        stdout_bytes=STDOUT_BYTES,
     )
 
 
@@ -116,8 +119,44 @@ def make_job(run: RunContext, route: Route, wants: tuple[Want, ...], folder: str
     )
 
 
+def judge_hosts(
+    run: RunContext, addresses: Mapping[str, str], route: Route, *, ipv4_only: bool = False
+) -> tuple[str, ...]:
+    """Judge the hosts that a program is about to connect to.
+
+    Args:
+        run: the run.
+        addresses: maps the URLs of the manifest to those that the program is given, where redirects from there ended.
+        route: how this machine gets there.
+        ipv4_only: whether IPv6 addresses are to be left out.
+
+    Returns:
+        The addresses of those hosts that have a name, as `Job.resolved` wants them: it may mean others by the time that
+        the program looks it up.
+
+    Raises:
+        ForbiddenError: nothing is fetched from one of them.
+        Stopped: a stop was asked for.
+    """
+    resolved: dict[str, None] = {}
+    for source, address in addresses.items():
+        if not address.startswith("http"):
+            continue
+        found = check_program_url(address, source, proxied=route.proxy is not None, stop=run.context.stop)
+        host, port = host_and_port(address)
+        usable = [f"[{ip}]" if ":" in ip else ip for ip in found if not (ipv4_only and ":" in ip)]
+        if usable and not numeric(host):
+            resolved[f"{host}:{port}:{','.join(usable)}"] = None
+    return tuple(resolved)
+
+
 def job_of_one_file(candidates: Candidates, shares: Mapping[str, int]) -> Job:
-    """The job for one file; `shares` maps its sources, the first of them asked first, to their connections."""
+    """The job for one file; `shares` maps its sources, the first of them asked first, to their connections.
+
+    Raises:
+        ForbiddenError: nothing is fetched from one of their hosts.
+        Stopped: a stop was asked for.
+    """
     source, run, on_disk = next(iter(shares)), candidates.run, candidates.on_disk
     length, connections, partial = on_disk.length(), sum(shares.values()), on_disk.partial
     answer = candidates.answers.get(source)
@@ -133,18 +172,21 @@ def job_of_one_file(candidates: Candidates, shares: Mapping[str, int]) -> Job:
     pieces = decode(candidates.artifact.pieces, on_disk.size) if partial.info.repaired else None
     if pieces is not None:
         piece, in_order = repair_piece_bytes(total(on_disk.missing() or ()), connections, pieces.length), True
-    addresses = tuple(candidates.address(url) for url in shares)
+    addresses, route = {url: candidates.address(url) for url in shares}, candidates.route(source)
+    ipv4_only = any(each.ipv4_only for each in answers)
     return make_job(
         run,
-        candidates.route(addresses[0]),
-        (Want(addresses, partial.file, length, 0),),
+        route,  # the way by which our own request got there
+        (Want(tuple(addresses.values()), partial.file, length, 0),),
         partial.folder,
         connections=connections,
         per_host=max(shares.values()) if len(shares) > 1 else None,
         piece_bytes=piece,
         in_order=in_order,
         bearer=candidates.bearer(source),
-        ipv4_only=any(each.ipv4_only for each in answers),
+        cookies=answer.cookies if answer is not None else "",
+        ipv4_only=ipv4_only,
+        resolved=judge_hosts(run, addresses, route, ipv4_only=ipv4_only),
         bare=bare,
     )
 

@@ -1,25 +1,29 @@
 """Download many small files of one host with one program, verify them together, make them durable together.
 
-A batch asks each source once. What it leaves over is another batch's matter, or a download's. What ends the program as
-a whole is the host's fault, which is waited for once and not file by file; what a program says of one of many files is
-no verdict on it: the file is judged by its bytes.
+A batch asks each source once. A program that follows no redirects tells where they lead: they are judged here, and the
+files that moved are fetched by a further run, host by host. A program that follows them is only given files of a host
+that was asked whether it redirects, and of one that does the URLs where that ended. What a batch leaves over is another
+batch's matter, or a download's. What ends the program as a whole is the host's fault, which is waited for once and not
+file by file; what a program says of one of many files is no verdict on it: the file is judged by its bytes.
 """
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from orchestrator.backends import aria2c
-from orchestrator.backends.base import Want
+from orchestrator.backends.base import Trait, Want
 from orchestrator.errors import Stopped
 from orchestrator.events import Failed, Waiting
 from orchestrator.faults import Fault, Kind
+from orchestrator.sources.redirects import MAX_REDIRECTS, ForbiddenError, follow
 from orchestrator.store import partials
 from orchestrator.store.store import disk
-from orchestrator.transfer import attempt, disk_full
+from orchestrator.transfer import attempt, disk_full, revalidate
 from orchestrator.transfer.acquire import acquire
 from orchestrator.transfer.check import FinishedFile, check_files, quarantine_file
 from orchestrator.transfer.masking import without_secrets
@@ -122,7 +126,9 @@ class _BatchRun:
     ) -> None:
         self._run, self._backend, self._way, self._folder = run, backend, way, folder
         self._items, self._receipt = items, receipt
-        self._blamed: set[int] = set()  # items whose own bytes were wrong
+        self._blamed: set[int] = set()  # items that have their own fault
+        self._addresses = {id(item): item.url for item in items}  # where their redirects have led so far
+        self._hops: Counter[int] = Counter()
 
     def carry(self) -> None:
         """Run the program for what is not here, check all that is, commit what is right; let the folder go."""
@@ -174,16 +180,84 @@ class _BatchRun:
                 self._run.context, host_of(url), ticket, self._way.connections, least=LEAST_CONNECTIONS
             ) as number,
         ):
-            return self._run_with(items, min(number, len(items)))
+            return self._run_by_host(items, number)
+
+    def _run_by_host(self, items: list[BatchItem], connections: int) -> Fault | None:
+        """Run the program for items of one host, and again for those that were redirected; the fault of the last."""
+        failed = None
+        groups = deque(self._resolve(items))
+        while groups:
+            group = groups.popleft()
+            fault = self._run_with(group, min(connections, len(group)))
+            if fault is not None and fault.redirects:
+                groups += self._follow(group, fault.redirects)
+            elif fault is not None:
+                failed = fault
+                if fault.kind is Kind.DISK:
+                    break
+        return failed
+
+    def _resolve(self, items: list[BatchItem]) -> list[list[BatchItem]]:
+        """The items by the host that the program is sent to: where it would follow redirects, we do so before."""
+        run, host = self._run, host_of(items[0].url)
+        if Trait.FOLLOWS not in self._backend.TRAITS or not items[0].url.startswith("http") or host in run.direct:
+            return [items]
+        first = self._ask(items[0])
+        if first.is_seen and first.end == items[0].url:
+            run.direct.add(host)
+            return [items]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(LEAST_CONNECTIONS, "orch-resolve") as pool:
+            replies = [first, *pool.map(self._ask, items[1:])]
+        by_host: dict[str, list[BatchItem]] = {}
+        for item, reply in zip(items, replies, strict=True):
+            if reply.fault is not None:
+                self._blame(item, reply.fault)
+            elif reply.is_seen:  # else its own download tries another program
+                self._addresses[id(item)] = reply.end
+                by_host.setdefault(host_of(reply.end), []).append(item)
+        return list(by_host.values())
+
+    def _ask(self, item: BatchItem) -> revalidate.Reply:
+        return revalidate.ask(self._run, item.url, self._way, 0)
+
+    def _follow(self, items: list[BatchItem], redirects: Sequence[tuple[int, str]]) -> list[list[BatchItem]]:
+        """The items that were redirected to where they may be fetched from, by their next host."""
+        by_host: dict[str, list[BatchItem]] = {}
+        for number, target in redirects:
+            item = items[number]
+            self._hops[id(item)] += 1
+            url = follow(self._addresses[id(item)], target)
+            if self._hops[id(item)] > MAX_REDIRECTS:
+                url = Fault(Kind.REFUSED, f"more than {MAX_REDIRECTS} redirects")
+            if isinstance(url, Fault):
+                self._blame(item, url)
+            else:
+                self._addresses[id(item)] = url
+                by_host.setdefault(host_of(url), []).append(item)
+        return list(by_host.values())
 
     def _run_with(self, items: list[BatchItem], connections: int) -> Fault | None:
-        run, folder = self._run, self._folder
-        wants = tuple(Want((item.url,), folder.file(item.artifact.key), item.size, 0) for item in items)
+        """Run the program for items that are all at one host by now; none of them where nothing is fetched from it."""
+        run, folder, way = self._run, self._folder, self._way
+        addresses = [self._addresses[id(item)] for item in items]
+        try:
+            resolved = attempt.judge_hosts(run, {items[0].url: addresses[0]}, way)
+        except ForbiddenError as error:
+            for item in items:
+                self._blame(item, Fault(Kind.REFUSED, str(error)))
+            return None
+        wants = tuple(
+            Want((address,), folder.file(item.artifact.key), item.size, 0)
+            for item, address in zip(items, addresses, strict=True)
+        )
+        bearer = way.bearer if host_of(addresses[0]) == host_of(items[0].url) else None
         size = sum(item.size for item in items)
         launch = attempt.Launch(
             backend=self._backend,
             job=attempt.make_job(
-                run, self._way, wants, folder.folder, connections=connections, bearer=self._way.bearer
+                run, way, wants, folder.folder, connections=connections, bearer=bearer, resolved=resolved
             ),
             title=items[0].title,
             sources=(items[0].url,),
@@ -198,7 +272,12 @@ class _BatchRun:
             landed = sum(sizes.get(item.artifact.key, 0) for item in items)
             self._receipt.bytes_fetched += landed
         fault = attempt.read_end(run, launch, exit_, min(landed, size), "what was fetched")
-        return fault and replace(fault, message=without_secrets(fault.message, self._way))
+        if fault is None or fault.redirects:
+            return fault
+        message = without_secrets(fault.message, way)
+        for address in addresses:
+            message = without_secrets(message, way, address.partition("?")[2])
+        return replace(fault, message=message)
 
     def _check(self, items: list[BatchItem], before: set[int]) -> None:
         """Check all files at once; the right ones become blobs, the wrong ones go to quarantine.

@@ -37,9 +37,10 @@ SHARED_BYTES = 64 << 20  # below this one source is done before a second one has
 class Candidates:
     """A view of one download's sources, which only `download.py` changes.
 
-    `answers` are the last answers of sources to a request of our own, by URL; `odd` are sources whose answers our
-    client cannot read, so that only a program can tell; `bare` those that answer ranges wrongly, and are asked for the
-    whole file in one answer; `fickle` those whose ETag changes and tells nothing.
+    `answers` are the last answers of sources to a request of our own, by URL; `ends` are the URLs that their redirects
+    led to; `unseen` are sources that were asked and not heard, so that nobody knows whether they redirect; `odd` those
+    whose answers our client cannot read, so that only a program can tell; `bare` those that answer ranges wrongly, and
+    are asked for the whole file in one answer; `fickle` those whose ETag changes and tells nothing.
     """
 
     run: RunContext
@@ -48,6 +49,8 @@ class Candidates:
     stats: SourceStats
     attempts: Sequence[Attempt]
     answers: Mapping[str, SourceAnswer]
+    ends: Mapping[str, str]
+    unseen: AbstractSet[str]
     odd: AbstractSet[str]
     bare: AbstractSet[str]
     fickle: AbstractSet[str]
@@ -59,14 +62,13 @@ class Candidates:
         return route_to(url, self.run.context.environ, self.run.hosts)
 
     def bearer(self, url: str) -> str | None:
-        """The token that a program must show to a source: none where redirects led to a signed URL on another host."""
-        bearer, answer = self.route(url).bearer, self.answers.get(url)
-        return bearer if answer is None or host_of(answer.last_url) == host_of(url) else None
+        """The token that a program must show to a source: none where redirects led to another host."""
+        bearer = self.route(url).bearer
+        return bearer if bearer is None or host_of(self.address(url)) == host_of(url) else None
 
     def address(self, url: str) -> str:
-        """What a program is given for a source: its URL, or where our request went with a token that is not for it."""
-        answer = self.answers.get(url)
-        return answer.last_url if answer is not None and self.route(url).bearer and not self.bearer(url) else url
+        """What a program is given for a source: its URL, or where its redirects ended when we asked."""
+        return self.ends.get(url, url)
 
     def masked(self, text: str) -> str:
         """`text` without the tokens, signatures and proxy logins of all sources."""
@@ -105,6 +107,8 @@ class Candidates:
         line = route.requirements
         if route.bearer is not None:  # until it answered, it is hoped to redirect to where no token is needed
             line = replace(line, hides="token" if answer is not None and self.bearer(url) else "url")
+        elif self.address(url) != url and "?" in self.address(url):
+            line = replace(line, hides="url")
         ranked = select.rank(usable, self.on_disk.length(), line, ranges_honoured=honest)
         if url in self.odd:  # the most lenient first
             ranked = tuple(sorted(ranked, key=lambda c: (bool(c.obstacle), c.backend.NAME != "wget")))
@@ -128,8 +132,13 @@ class Candidates:
         return options
 
     def _backends(self, url: str) -> tuple[str, ...]:
-        """The backends for a source; where its answers are odd those that did not fail on it yet, if any is left."""
-        names = tuple(c.backend.NAME for c in self.choices(url) if not c.obstacle)
+        """The backends for a source; where its answers are odd those that did not fail on it yet, if any is left.
+
+        Where it was not heard, none that follows redirects or believes any Content-Range, if there is another.
+        """
+        usable = [c.backend for c in self.choices(url) if not c.obstacle]
+        careful = [backend for backend in usable if Trait.SEGMENTS not in backend.TRAITS]
+        names = tuple(backend.NAME for backend in (careful if url in self.unseen and careful else usable))
         failed = {a.backend for a in self.attempts if a.source == url} if url in self.odd else set()
         return tuple(name for name in names if name not in failed) or names
 

@@ -18,7 +18,9 @@ from orchestrator.errors import Stopped
 from orchestrator.events import Failed, Noticed, Waiting
 from orchestrator.faults import Fault, Kind, Remedy
 from orchestrator.files import reason
-from orchestrator.sources.knowledge import SourceStats
+from orchestrator.sources.knowledge import FRESH_S, SourceStats
+from orchestrator.sources.ranking import must_renew
+from orchestrator.sources.redirects import MAX_REDIRECTS, ForbiddenError, follow
 from orchestrator.sources.stats import AttemptRecord
 from orchestrator.store import store
 from orchestrator.transfer import attempt, check, disk_full, repair, revalidate
@@ -27,7 +29,7 @@ from orchestrator.transfer.candidates import COMPARES, Candidates
 from orchestrator.transfer.explain import explain_failure
 from orchestrator.transfer.monitor import FileMonitor, SpeedMonitor, Throughput, refine_fault, throughput
 from orchestrator.transfer.partial import PartialState
-from orchestrator.transfer.retry import Attempt, GiveUp, Try, next_step
+from orchestrator.transfer.retry import MIN_GAIN_BYTES, Attempt, GiveUp, Try, next_step
 from orchestrator.transfer.revalidate import ONE_VERSION_HINT, Reply
 from orchestrator.urls import host_of
 from orchestrator.verify.pieces import decode
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from orchestrator.transfer.run_context import RunContext
 
 ASK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
-SPLIT_BYTES = 1 << 20  # a larger file is asked for in several ranges at once: are they honoured?
 MOST_COMPANIONS = 3
 CONDEMNED_S = 24 * 3600.0  # a mirror that was repaired is asked again the next day
 FULL_BYTES = 1 << 20
@@ -123,7 +124,11 @@ class Download:
         self._suspect: set[str] = set()  # sources that failed: asked by us before they are tried again
         # What sources have answered to requests of our own; the sets are explained in `Candidates`.
         self._answers: dict[str, SourceAnswer] = {}
-        self._first_replies: dict[str, Reply | None] = {}  # the first reply of a source, until an attempt has used it
+        self._asked_s: dict[str, float] = {}  # when
+        self._ends: dict[str, str] = {}
+        self._unseen: set[str] = set()
+        self._ready: dict[str, Reply] = {}  # the last reply of a source, until an attempt has used it
+        self._asked: set[str] = set()  # sources that were asked before their first attempt
         self._odd: set[str] = set()
         self._bare: set[str] = set()
         self._fickle: set[str] = set()
@@ -146,6 +151,8 @@ class Download:
             stats=self._stats,
             attempts=self._attempts,
             answers=self._answers,
+            ends=self._ends,
+            unseen=self._unseen,
             odd=self._odd,
             bare=self._bare,
             fickle=self._fickle,
@@ -160,6 +167,7 @@ class Download:
         try:
             if self._artifact.is_unpinned and self._find_version():
                 return
+            self._take_probed()
             self._receipt.bytes_reused += self._on_disk.good_bytes()
             with self._run.connection_limits.file(self._artifact.size or 0) as self._ticket:
                 self._loop()
@@ -196,8 +204,8 @@ class Download:
             if isinstance(step, GiveUp):
                 proxies = self._candidates.proxies()
                 raise explain_failure(run, self._artifact.name, self._attempts, step.fault, proxies)
-            if step.source not in self._first_replies and self._candidates.route(step.source).bearer is not None:
-                self._ask_first(step.source)  # must its program be given the token?
+            if step.source not in self._asked and self._must_ask(step):
+                self._ask_first(step.source)  # it may be another program's then, or need no token
                 continue
             if len(self._attempts) == batched:
                 step = replace(step, wait_s=0.0)
@@ -261,6 +269,7 @@ class Download:
     def _restart(self, source: str) -> None:
         """Throw all away for a source. Twice for the same one is no progress: two sources would take turns for ever."""
         self._empty()
+        self._ready.pop(source, None)  # it was asked at another byte
         if source not in self._restarted:
             self._restarted.add(source)
             self._most_good_bytes = 0
@@ -301,8 +310,19 @@ class Download:
 
     # Asking a source.
 
-    def _ask(self, url: str, *, strict: bool = False) -> Reply:
+    def _take_probed(self) -> None:
+        """Take what sources said to the run's probe; where bytes are here, the answer at the next one says more."""
+        if self._artifact.is_unpinned or self._on_disk.good_bytes():
+            return
+        for source in self._artifact.sources:
+            if answer := self._stats.fresh_answer(source.url):
+                self._asked.add(source.url)
+                self._ready[source.url] = self._remember(source.url, Reply(answer, end=answer.last_url, is_seen=True))
+
+    def _ask(self, url: str, *, begin: str = "", strict: bool = False) -> Reply:
         """Ask a source what it would serve, and remember its answer; an empty reply where it cannot be asked.
+
+        `begin` is where a redirect led that a program met; empty: ask the source itself.
 
         Raises:
             Stopped: a stop was asked for.
@@ -310,40 +330,75 @@ class Download:
         if self._run.context.stop.is_set():
             raise Stopped("stopped; the partial is kept")
         if url in self._odd:
-            return Reply()
+            return self._remember(url, Reply(end=begin or url))
         missing = self._on_disk.missing()
         at = missing[0].start if missing else 0
         tried = any(each.source == url for each in self._attempts)
-        reply = revalidate.ask(self._run, url, self._candidates.route(url), at, strict=strict, was_tried=tried)
+        route = self._candidates.route(url)
+        reply = revalidate.ask(self._run, url, route, at, begin=begin, strict=strict, was_tried=tried)
+        return self._remember(url, reply)
+
+    def _remember(self, url: str, reply: Reply) -> Reply:
         if reply.answer is not None:
             self._answers[url] = reply.answer
+            self._asked_s[url] = self._run.context.monotonic()
+        self._ends[url] = reply.end or url
+        if url.startswith("http"):
+            (self._unseen.discard if reply.is_seen else self._unseen.add)(url)
         if reply.is_odd:
             self._odd.add(url)
         return reply
 
     def _ask_first(self, url: str) -> Reply:
         """Ask a source before its first attempt, which need not ask again."""
-        reply = self._first_replies[url] = self._ask(url)
+        self._asked.add(url)
+        reply = self._ready[url] = self._ask(url)
         return reply
 
     def _ask_for_attempt(self, url: str) -> Reply:
         """Ask a source whose program is about to start; what it said when that was chosen counts once."""
-        first = self._first_replies.get(url)
-        if first is None or (first.answer is None and first.fault is None):
-            return self._ask(url)
-        self._first_replies[url] = None
-        return first
+        ready, asked_s = self._ready.pop(url, None), self._asked_s.get(url, 0.0)
+        is_old = ready is not None and ready.answer is not None and self._run.context.monotonic() - asked_s > FRESH_S
+        if ready is not None and not is_old:
+            return ready
+        last = next((each for each in reversed(self._attempts) if each.source == url), None)
+        if last is not None and last.gained_bytes >= MIN_GAIN_BYTES and last.fault.kind is not Kind.EXPIRED:
+            return self._ask_end(url)
+        return self._ask(url)
 
-    def _must_ask(self, backend: Backend, source: str, *, resumes: bool) -> bool:
-        if source in self._first_replies or source in self._suspect:
-            return True
-        least = SPLIT_BYTES if Trait.SEGMENTS in backend.TRAITS else ASK_BYTES
-        is_large = (self._on_disk.length() or least) >= least
-        return resumes or self._artifact.is_unpinned or backend.NAME == "axel" or is_large
+    def _ask_end(self, url: str, *, strict: bool = False) -> Reply:
+        """Ask where the redirects of a source ended last time, and the source itself only if that one has nothing."""
+        address = self._candidates.address(url)
+        if address != url:
+            reply = self._ask(url, begin=address)
+            if reply.answer is not None or reply.fault is not None:
+                return reply
+        return self._ask(url, strict=strict)
+
+    def _ask_afterwards(self, url: str) -> Reply:
+        """Ask a source once its program has ended; an answer stands for the question before its next attempt."""
+        reply = self._ask_end(url)
+        if reply.answer is not None:
+            self._ready[url] = reply
+        return reply
+
+    def _must_ask(self, step: Try) -> bool:
+        """Whether to ask a source before its first attempt.
+
+        A request of our own is what tells where redirects end. A small file is asked for at once, by a program that
+        follows none: it tells as much.
+        """
+        backend = by_name(step.backend)
+        assert backend is not None
+        is_large = (self._on_disk.length() or ASK_BYTES) >= ASK_BYTES or Trait.SEGMENTS in backend.TRAITS
+        has_token = self._candidates.route(step.source).bearer is not None
+        return has_token or is_large or self._artifact.is_unpinned or self._on_disk.good_bytes() > 0
 
     def _compare(self, url: str, answer: SourceAnswer, *, resumes: bool) -> Fault | None:
         """Compare what a source would serve with what is wanted and what is here; remember it where nothing differs."""
         info, size, unpinned = self._info, self._artifact.size, self._artifact.is_unpinned
+        if answer.is_other_range and size is not None:
+            answer = replace(answer, length=None)
         if answer.encoding and unpinned:
             return Fault(Kind.CORRUPT, f"the server compresses the file on its way ({answer.encoding})")
         if size is not None and answer.length not in (None, size) and (fault := self._judge_length(url, answer)):
@@ -403,7 +458,7 @@ class Download:
         givers = self._info.sources
         if len(givers) != 1:
             return Fault(Kind.UNRESUMABLE, "nobody knows where these bytes came from")
-        reply = self._ask(givers[0], strict=givers[0] in self._answers)
+        reply = self._ask_end(givers[0], strict=givers[0] in self._answers)
         return reply.fault if reply.answer is None else self._detect_change(givers[0], reply.answer)
 
     def _find_version(self) -> bool:
@@ -428,9 +483,43 @@ class Download:
         assert backend is not None
         was_empty = self._on_disk.good_bytes() == 0
         fault = self._attempt_once(backend, source)
+        for _ in range(MAX_REDIRECTS):
+            if fault is None or not fault.redirects:
+                break
+            ((_, target),) = fault.redirects
+            fault = self._follow(source, target) or self._attempt_once(backend, source)
+        if fault is not None and fault.redirects:
+            return Fault(Kind.REFUSED, f"redirects {backend.NAME} again and again")
         if was_empty and self._should_ask_anew(source, fault):
             return self._attempt_once(backend, source)
         return fault
+
+    def _follow(self, source: str, target: str) -> Fault | None:
+        """Follow a redirect that a program met, which had been given the last URL that we knew.
+
+        Args:
+            source: the source.
+            target: where the redirect leads; empty where the program does not say: we ask the source.
+
+        Returns:
+            Why it is not followed.
+        """
+        address = self._candidates.address(source)
+        if target:
+            url = follow(address, target)
+            if isinstance(url, Fault):
+                return url
+            reply = self._ask(source, begin=url)
+            if reply.answer is None and reply.is_seen:  # the program alone was given the cookies for it
+                reply = self._ask(source)
+        else:
+            reply = self._ask(source)
+            if reply.fault is None and reply.end == address:
+                return Fault(Kind.REFUSED, "redirects this program, and does not redirect orch")
+        if reply.fault is None:
+            self._asked.add(source)
+            self._ready[source] = reply
+        return reply.fault
 
     def _should_ask_anew(self, source: str, fault: Fault | None) -> bool:
         """Whether an attempt from the first byte failed by the way it asked: the same program asks again at once.
@@ -440,7 +529,7 @@ class Download:
         is_odd = self._on_disk.is_too_long() if fault is None else fault.kind in _BY_ASKING or fault.status == 500
         if not is_odd or not source.startswith("http") or self._candidates.wants_one_answer(source):
             return False
-        answer = self._ask(source).answer
+        answer = self._ask_afterwards(source).answer
         if answer is None:
             return False
         if answer.bare:
@@ -462,6 +551,8 @@ class Download:
             urls = (source, *self._companions(backend, source))
             limits = {url: self._candidates.route(url).connections for url in urls}
             with run.connection_limits.shares(run.context, self._ticket, limits) as shares:
+                if fault := self._renew(source):  # connections may have been waited for
+                    return fault
                 job = attempt.job_of_one_file(self._candidates, shares)
                 launch = attempt.Launch(
                     backend=backend,
@@ -483,6 +574,8 @@ class Download:
                 if self._has_pieces and missing is not None:
                     self._given += repair.given(missing, on_disk.missing() or (), backend.NAME, launch.sources)
             return self._read_end(launch, exit_, monitor.faster_host)
+        except ForbiddenError as error:
+            return Fault(Kind.REFUSED, str(error))
         except OSError as error:
             where = error.filename or self._partial.folder
             return Fault(Kind.DISK, f"{where}: {reason(error)}", errno=error.errno or 0)
@@ -490,9 +583,12 @@ class Download:
     def _prepare(self, backend: Backend, source: str) -> Fault | None:
         """Ask the source where that is worth it, and say why the program should not be started."""
         unpinned, resumes = self._artifact.is_unpinned, self._on_disk.good_bytes() > 0
-        if self._must_ask(backend, source, resumes=resumes):
-            answer, fault, _ = self._ask_for_attempt(source)
-            if fault is not None:
+        if source in self._asked or source in self._suspect:
+            reply = self._ask_for_attempt(source)
+            answer = reply.answer
+            if reply.fault is not None:
+                return reply.fault
+            if fault := self._refuse_unheard(backend, source, reply):
                 return fault
             is_proven = self._candidates.is_proven(source, answer) or source.startswith(COMPARES)
             if unpinned and resumes and not is_proven:
@@ -502,6 +598,8 @@ class Download:
                 return fault
             if answer is not None and answer.bare:
                 self._bare.add(source)
+                if backend.NAME == "axel" and answer.is_other_range:
+                    return Fault(Kind.REFUSED, "axel would believe the Content-Range, which is wrong")
             if answer is not None and answer.chunked and Trait.CHUNKED not in backend.TRAITS:
                 return Fault(Kind.REFUSED, f"{backend.NAME} would write the chunks' headers into the file")
         if unpinned and backend.NAME == "axel" and self._candidates.wants_one_answer(source):
@@ -511,13 +609,40 @@ class Download:
             self._info.sources = [source]
         return None
 
+    def _refuse_unheard(self, backend: Backend, source: str, reply: Reply) -> Fault | None:
+        """Why an unheard source is not given to a program that follows redirects, or believes any Content-Range."""
+        if reply.answer is not None or Trait.SEGMENTS not in backend.TRAITS or not source.startswith("http"):
+            return None
+        if reply.is_seen and Trait.FOLLOWS in backend.TRAITS:
+            return None
+        unheard = reply.unheard
+        if unheard is not None and unheard.remedy is Remedy.AGAIN:
+            return unheard
+        why = f": {unheard.message}" if unheard is not None else ""
+        return Fault(Kind.REFUSED, f"{backend.NAME} is only given sources that answer orch{why}")
+
+    def _renew(self, source: str) -> Fault | None:
+        """Ask for a new signed URL where most of the time of the one that we have is over.
+
+        Returns:
+            Why there is none.
+        """
+        answer, now = self._answers.get(source), self._run.context.monotonic()
+        if answer is None or answer.ends_in_s is None or self._candidates.address(source) == source:
+            return None
+        left_s = answer.ends_in_s - (now - self._asked_s[source])
+        if must_renew(left_s, answer.ends_in_s, None, 0.0):
+            return self._ask(source).fault
+        self._answers[source], self._asked_s[source] = replace(answer, ends_in_s=left_s), now
+        return None
+
     def _companions(self, backend: Backend, source: str) -> tuple[str, ...]:
         """Other sources to ask for the same large file at the same time: they answer, and have the same file."""
         found, candidates = [source], self._candidates
         for url in () if self._is_isolated else candidates.companions(backend, source):
             if len(found) > MOST_COMPANIONS or host_of(url) in map(host_of, found):
                 continue
-            answer = self._ask(url).answer
+            answer = self._ask_for_attempt(url).answer
             if answer is None or not answer.ranges or candidates.bearer(url) is not None:
                 continue
             if self._compare(url, answer, resumes=False) is None:
@@ -541,8 +666,11 @@ class Download:
             self._info.sources += [url for url in launch.sources if url not in self._info.sources]
             partial.save_info()
         fault = attempt.read_end(self._run, launch, exit_, after, "the partial")
-        if fault is not None:
+        if fault is not None and fault.redirects and len(launch.sources) > 1:  # nobody knows whose: they go one by one
+            fault = replace(fault, redirects=())
+        if fault is not None and not fault.redirects:
             fault = self._refine(fault, source, landed, faster_host)
+        if fault is not None:
             return replace(fault, message=self._candidates.masked(fault.message))
         return None if complete else self._explain_short(source)
 
@@ -550,10 +678,12 @@ class Download:
         if fault.slow:
             return replace(fault, message=f"slower than half of {faster_host}")
         now, is_suspect = self._run.context.now(), source in self._suspect
-        refined = refine_fault(fault, self._answers.get(source), landed, now, is_suspect=is_suspect)
+        is_redirected = self._candidates.address(source) != source
+        answer = self._answers.get(source)
+        refined = refine_fault(fault, answer, landed, now, is_suspect=is_suspect, is_redirected=is_redirected)
         if refined is not None:
             return refined
-        told = self._ask(source).fault  # the program did not say for how long: the server will
+        told = self._ask_afterwards(source).fault  # the program did not say for how long: the server will
         return told if told is not None and told.kind is Kind.BUSY else fault
 
     def _explain_short(self, source: str) -> Fault | None:
@@ -561,9 +691,10 @@ class Download:
         status = os.statvfs(self._partial.folder)
         if status.f_bavail * status.f_frsize < FULL_BYTES:
             return Fault(Kind.DISK, "the disk is full")
-        answer, fault, _ = self._ask(source)
-        if fault is not None:
-            return fault
+        reply = self._ask_afterwards(source)
+        answer = reply.answer
+        if reply.fault is not None:
+            return reply.fault
         other = self._compare(source, answer, resumes=False) if answer is not None else None
         if other is None and self._on_disk.is_complete():
             return None  # `size:` was wrong

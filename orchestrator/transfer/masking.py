@@ -30,7 +30,7 @@ def shown_command(backend: Backend, job: Job, program: str, hidden: Collection[s
 
     Args:
         backend: who translates the job.
-        job: what the program is given; its bearer, its proxy's login and logins and signatures in URLs are masked.
+        job: what the program is given; its bearer, cookies, proxy login, and logins and signatures in URLs are masked.
         program: the path of the program.
         hidden: sources of the job whose whole query is a secret (a signed URL that our request was redirected to).
     """
@@ -41,6 +41,7 @@ def shown_command(backend: Backend, job: Job, program: str, hidden: Collection[s
         wants=(replace(want, sources=sources),),
         proxy=masked_url(job.proxy) if job.proxy is not None else None,
         bearer=MASK if job.bearer is not None else None,
+        cookies=MASK if job.cookies else "",
     )
     command = backend.command(harmless)
     line = shlex.join((program, *command.argv[1:]))

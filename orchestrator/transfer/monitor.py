@@ -95,6 +95,7 @@ class BatchMonitor:
 
 WINDOW_S = 3.0
 START_S = 1.0  # connections are made: no measure yet
+_ENDED = (401, 403, 404, 410)  # what servers say of a signed URL whose time is over: the last two only of a redirect
 _PASSING = frozenset((Remedy.AGAIN, Remedy.RESOLVE))
 
 
@@ -173,7 +174,13 @@ class SpeedMonitor:
 
 
 def refine_fault(
-    fault: Fault, answer: SourceAnswer | None, gained_bytes: int, now: float, *, is_suspect: bool
+    fault: Fault,
+    answer: SourceAnswer | None,
+    gained_bytes: int,
+    now: float,
+    *,
+    is_suspect: bool,
+    is_redirected: bool = False,
 ) -> Fault | None:
     """Say more exactly what the end of a program meant, with the clock and the answers that a backend has not.
 
@@ -183,16 +190,18 @@ def refine_fault(
         gained_bytes: how many bytes the program brought.
         now: seconds since the epoch.
         is_suspect: whether the source has failed before.
+        is_redirected: whether the program was given the URL that the source redirected us to.
 
     Returns:
         The fault; None where only the server can tell for how long it is busy.
     """
+    is_signed = is_redirected or (answer is not None and answer.ends_in_s is not None)
+    ended = _ENDED if is_redirected else _ENDED[:2]
+    if fault.status in ended and gained_bytes >= MIN_GAIN_BYTES and is_signed:
+        return Fault(Kind.EXPIRED, f"the signed URL ended ({fault.status})", fault.status)
     if fault.kind is Kind.MISSING and answer is not None and not is_suspect:
         # Our request found it: this program was led elsewhere, by a redirect that each of them reads in its own way.
         return replace(fault, kind=Kind.REFUSED)
-    is_signed = answer is not None and answer.ends_in_s is not None
-    if fault.status in (401, 403) and gained_bytes >= MIN_GAIN_BYTES and is_signed:
-        return Fault(Kind.EXPIRED, f"the signed URL ended ({fault.status})", fault.status)
     if fault.kind is not Kind.BUSY or fault.retry_after_s is not None:
         return fault
     if fault.retry_at_s is not None:

@@ -37,34 +37,56 @@ class Reply(NamedTuple):
     """What came of asking a source.
 
     `fault` is why it has no answer, where that says something of the source; where both are None a program decides.
-    `is_odd`: our client cannot read its answers, and need not ask again.
+    `is_odd`: our client cannot read its answers, and need not ask again. `end` is the URL that redirects led to so far;
+    `is_seen`: that one was heard to answer, and not with another redirect. `unheard` is what our client met instead.
     """
 
     answer: SourceAnswer | None = None
     fault: Fault | None = None
     is_odd: bool = False
+    end: str = ""
+    is_seen: bool = False
+    unheard: Fault | None = None
 
 
-def ask(run: RunContext, url: str, route: Route, at: int, *, strict: bool = False, was_tried: bool = False) -> Reply:
-    """Ask a source what it would serve.
+def ask(
+    run: RunContext,
+    url: str,
+    route: Route,
+    at: int,
+    *,
+    begin: str = "",
+    strict: bool = False,
+    was_tried: bool = False,
+) -> Reply:
+    """Ask a source what it would serve, and where its redirects end.
 
     Args:
         run: the run; a stop ends the request.
         url: the source.
         route: how this machine gets to it.
         at: the first byte that is missing.
+        begin: where to begin, if a program was redirected there; empty: at the source itself.
         strict: whether a failure for reasons of our client is a fault too; else a program decides.
         was_tried: whether a program has failed there: then a silence is believed.
 
     Raises:
         Stopped: a stop was asked for.
     """
-    if not url.startswith("http") or route.requirements.proxy.startswith("socks"):
-        return Reply()  # the HTTP client speaks no SOCKS without an extra; curl does
+    if not can_ask(url, route):
+        return Reply(end=begin or url)
     from orchestrator.sources.http import ODD_ANSWER, ask_source, is_verdict
 
+    reached = [begin or url]
+
+    def note(hop: str) -> bool:
+        reached.append(hop)
+        return True
+
     answer = ask_source(
-        url,
+        begin or url,
+        source=url if begin else "",
+        may_ask=note,
         proxy=route.proxy,
         ca=route.ca,
         user_agent=route.user_agent,
@@ -73,15 +95,20 @@ def ask(run: RunContext, url: str, route: Route, at: int, *, strict: bool = Fals
         stop=run.context.stop,
     )
     if not isinstance(answer, Fault):
-        return Reply(answer)
-    is_odd = answer.message == ODD_ANSWER
+        return Reply(answer, None, False, answer.last_url, True)
+    is_odd, end, is_seen = answer.message == ODD_ANSWER, reached[-1], answer.status is not None
     if not is_verdict(answer):
         counts = strict or (answer.kind is Kind.STALLED and was_tried)
-        return Reply(None, answer if counts else None, is_odd)
+        return Reply(None, answer if counts else None, is_odd, end, is_seen, answer)
     # A refusal of our own request condemns nothing: hubs refuse by program. The backend will hear it again. Where a
     # token was sent it is the token that is refused, and a program that has none would hear nothing better.
     is_refused = answer.kind is Kind.REFUSED and answer.status is not None and route.bearer is None
-    return Reply(None, None if is_refused else answer, is_odd)
+    return Reply(None, None if is_refused else answer, is_odd, end, is_seen)
+
+
+def can_ask(url: str, route: Route) -> bool:
+    """Whether our client can ask a source: it speaks HTTP, and no SOCKS without an extra (curl does)."""
+    return url.startswith("http") and not route.requirements.proxy.startswith("socks")
 
 
 class Change(NamedTuple):

@@ -59,8 +59,8 @@ class RunContext(msgspec.Struct, frozen=True):
     `findings`, where a caller gives one, takes what each fetched file turned out to be, by the artifact's key; pieces
     are hashed then. The rest is what `prepare` finds out for a run that fetches: `programs` by name, `judge` which
     reads large files (None: sha256sum does), `known` what the run knows of its sources, `limits` how many connections
-    each host may get. `left_out` are the hosts of which it was told that no program here can serve them, `told` what
-    else is told once a run.
+    each host may get. `direct` are the hosts that did not redirect when one of their small files was asked for,
+    `left_out` those of which it was told that no program here can serve them, `told` what else is told once a run.
     """
 
     context: Context
@@ -74,6 +74,7 @@ class RunContext(msgspec.Struct, frozen=True):
     judge: ChecksumTool | None = None
     known: SourceStats | None = None
     limits: ConnectionLimits | None = None
+    direct: set[str] = msgspec.field(default_factory=set)
     left_out: set[str] = msgspec.field(default_factory=set)
     told: set[str] = msgspec.field(default_factory=set)
 

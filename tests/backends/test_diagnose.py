@@ -159,14 +159,6 @@ HANDSHAKE = "SSL/TLS handshake failure: "
         (
             FRESH,
             1,
-            aria2_bare(1, "Redirect to file:///etc/passwd failed."),
-            REFUSED,
-            None,
-            "redirect to a place that cannot be followed",
-        ),
-        (
-            FRESH,
-            1,
             aria2_bare(1, "Failed to establish connection, cause: Connection refused"),
             NETWORK,
             None,
@@ -235,7 +227,6 @@ HANDSHAKE = "SSL/TLS handshake failure: "
             None,
             "name resolution failed",
         ),
-        (FRESH, 23, aria2(23, "Too many redirects: count=20"), REFUSED, None, "too many redirects"),
         (
             FRESH,
             28,
@@ -576,14 +567,6 @@ BUSY_TEXT = "503 Service Unavailable"
             None,
             "unsupported scheme",
         ),
-        (
-            8,
-            headers("302 Found", "  Location: /loop/f\n") * 11 + "10 redirections exceeded.\n",
-            REFUSED,
-            None,
-            None,
-            "too many redirects",
-        ),
         (8, "No such file 'f'.\n\n", MISSING, None, None, "server has no such file"),
         (
             8,
@@ -611,14 +594,6 @@ def test_wget(code, stderr, kind, status, wait_s, message) -> None:
         (FRESH, 1, "ERROR 403: Forbidden.\n", REFUSED, 403, "server answered 403"),
         (FRESH, 1, "ERROR 503: Service Unavailable.\n", BUSY, 503, "server answered 503"),
         (FRESH, 1, "ERROR 500: Internal Server Error.\n", NETWORK, 500, "server answered 500"),
-        (
-            FRESH,
-            1,
-            "Too many redirects.\nERROR 302: Tue, 24 Nov 2026 12:57:53 GMT.\n",
-            REFUSED,
-            None,
-            "too many redirects",
-        ),
         (
             FRESH,
             1,
@@ -873,3 +848,49 @@ def test_what_the_disk_does_not_take_is_the_disks_matter(backend, exit_: Exit, h
     fault = backend.diagnose(FRESH, exit_)
     assert fault.kind is DISK
     assert hint in fault.hint
+
+
+NOTICE = "\n11/24 12:53:40 [NOTICE] CUID#7 - Redirecting to http://cdn.example/f?sig=1\n"
+REFUSED_THERE = aria2_bare(1, "Failed to establish connection, cause: Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("backend", "code", "out", "err", "target"),
+    [
+        (curl, 47, "47\t302\t\tMaximum (0) redirects followed\t0\thttp://cdn.example/f?sig=1\n", "", True),
+        (
+            wget,
+            8,
+            "",
+            headers("302 Found", "  Location: http://cdn.example/f?sig=1\n") + "0 redirections exceeded.\n",
+            True,
+        ),
+        (axel, 1, "", "Too many redirects.\nERROR 302: Tue, 24 Nov 2026 12:57:53 GMT.\n", False),
+        (aria2c, 1, "", NOTICE + REFUSED_THERE, True),
+        (aria2c, 3, "", NOTICE + aria2(3, "Resource not found"), True),
+        (aria2c, 1, "", aria2_bare(1, "Redirect to file:///etc/passwd failed."), False),
+        (aria2c, 23, "", aria2(23, "Too many redirects: count=20"), False),
+    ],
+)
+def test_a_redirect_is_told_and_not_followed(backend, code: int, out: str, err: str, target: bool) -> None:
+    fault = backend.diagnose(FRESH, Exit(code, out, err))
+    assert (fault.kind, fault.message) == (Kind.EXPIRED, "redirects anew")
+    assert fault.redirects == ((0, "http://cdn.example/f?sig=1" if target else ""),)
+    assert "cdn.example" not in repr(fault)  # its signature is a secret
+
+
+def test_the_redirects_of_a_bundle() -> None:
+    lines = (
+        "0\t200\t\t\t0\t",
+        "47\t302\t\tMaximum (0) redirects followed\t2\thttp://cdn.example/2",
+        "7\t000\t\tFailed to connect\t1\t",
+        "47\t307\t\tMaximum (0) redirects followed\t3\thttp://cdn.example/3",
+    )
+    job = replace(FRESH, wants=FRESH.wants * 4)
+    fault = curl.diagnose(job, Exit(47, "".join(f"{line}\n" for line in lines), ""))
+    assert fault is not None
+    assert fault.redirects == ((2, "http://cdn.example/2"), (3, "http://cdn.example/3"))
+
+
+def test_a_redirect_to_nowhere_is_no_file() -> None:
+    assert curl.diagnose(FRESH, Exit(0, "0\t304\t\t\t0\t\n", "")) == Fault(REFUSED, "server answered 304", 304)

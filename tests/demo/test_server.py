@@ -224,6 +224,7 @@ def test_header_flood(origin):
         ({"status": 503, "status_times": 2}, (503, 503, 200, 200), ("whole",) * 4),
         ({"status": 403, "status_after": 2}, (200, 200, 403, 403), ("whole",) * 4),
         ({"status": 403, "status_after": 1, "status_times": 1}, (200, 403, 200, 200), ("whole",) * 4),
+        ({"redirect": "/x", "redirect_after": 2}, (200, 200, 302, 302), ("whole",) * 4),
         ({"cut_after": 9, "cut_times": 1}, (200,) * 4, ("cut", "whole", "whole", "whole")),
         ({"stall_after": 9, "stall_times": 2}, (200,) * 4, ("stall", "stall", "whole", "whole")),
     ],

@@ -23,7 +23,8 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.model import Host
 from orchestrator.sources.connect import interleaved
 from orchestrator.sources.http import MAX_REDIRECTS, SourceAnswer, ask_source, is_verdict, retry_after_s
-from orchestrator.sources.proxy import ca_bundle, forbidden_address, proxy_for
+from orchestrator.sources.proxy import ca_bundle, proxy_for
+from orchestrator.sources.redirects import ForbiddenError, check_program_url
 from orchestrator.sources.route import route_to
 from tests.servers import require
 
@@ -218,6 +219,15 @@ METADATA = [
     "[fe80::1]",
     "[fd00:ec2::254]",
     "100.100.100.200",
+    "168.63.129.16",
+    "192.0.0.192",
+    "[fd20:ce::254]",
+    "[64:ff9b::169.254.169.254]",
+    "[64:ff9b:1::a9fe:a9fe]",
+    "[::169.254.169.254]",
+    "[2002:a9fe:a9fe::1]",
+    "[2001:0:5ef5:79fd::5601:5601]",
+    "[fe80::1%25lo]",
     "169\u3002254\u3002169\u3002254",
 ]
 
@@ -232,14 +242,43 @@ def test_a_redirect_to_the_metadata_service_is_refused(host, port):
         assert time.monotonic() - began < 1
 
 
-@pytest.mark.parametrize("host", [*METADATA, "\uff11\uff16\uff19.254.169.254"])
-def test_every_spelling_of_a_forbidden_address(host):
-    assert forbidden_address(host) in {"169.254.169.254", "169.254.1.1", "fe80::1", "fd00:ec2::254", "100.100.100.200"}
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
+@pytest.mark.parametrize("host", [*METADATA, "169.254.169.254.", "\uff11\uff16\uff19.254.169.254"])
+def test_every_spelling_of_a_forbidden_address(host, proxied):
+    with pytest.raises(ForbiddenError, match="link-local or metadata"):
+        check_program_url(f"http://{host}/x", "http://127.0.0.1/", proxied=proxied)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.1", "[::1]", "no.such.name.invalid", "", "a" * 99])
 def test_other_hosts_are_not_forbidden(host):
-    assert forbidden_address(host) is None
+    check_program_url(f"http://{host}/x", "http://127.0.0.1/", proxied=False)
+
+
+HERE = ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "2130706433"]
+
+
+@pytest.mark.parametrize("host", HERE)
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
+def test_only_this_machine_may_redirect_to_this_machine(host, proxied):
+    there = f"http://{host}:8080/x"
+    check_program_url(there, "http://localhost/", proxied=proxied)
+    with pytest.raises(ForbiddenError, match="an address of this machine"):
+        check_program_url(there, "http://10.0.0.1/", proxied=proxied)
+
+
+def test_what_a_manifest_names_itself():
+    check_program_url("http://169.254.7.7/f", "http://169.254.7.7/f", proxied=False)  # a machine on the same cable
+    with pytest.raises(ForbiddenError, match=r"a metadata address \(169.254.169.254\): no file is fetched from there"):
+        check_program_url("http://2852039166/f", "http://2852039166/f", proxied=False)
+    found = fault("http://169.254.169.254/latest/meta-data/")
+    assert (found.kind, "no file is fetched from there" in found.message) == (Kind.REFUSED, True)
+
+
+def test_a_name_behind_a_proxy_is_judged_by_what_it_spells():
+    where = "http://metadata.google.internal/computeMetadata/v1/"
+    with Canned(f"HTTP/1.1 302 Found\r\nLocation: {where}\r\n\r\n".encode()) as proxy:
+        found = fault("http://hub.example/f", proxy=proxy.url)
+    assert found == Fault(Kind.REFUSED, "redirected to a cloud's metadata service (metadata.google.internal)")
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,8 @@ def test_from_nginx(orch: Orch, tmp_path: Path, backend: str | None) -> None:
         for name, content in files.items():
             orch.want(name, content, f"{server.url}/{name}")
         done = orch.sync(*(("--backend", backend) if backend else ()))
-        assert server.counts() == {f"/{name}": 1 for name in files}
+        looks = {"/m0000": 1} if backend == "aria2c" else {}  # does this host redirect? aria2c would follow
+        assert server.counts() == {f"/{name}": 1 + looks.get(f"/{name}", 0) for name in files}
     assert (done.code, done.summary["fetched"], done.summary["bytes_fetched"]) == (0, len(files), len(files) * SIZE)
     assert_in_place(orch, files)
     if backend == "wget":  # which knows no bundles

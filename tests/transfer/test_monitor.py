@@ -164,17 +164,16 @@ def test_a_signature_that_ends_in_mid_air_is_renewed_too(
 )
 def test_retry_after_is_obeyed(orch: Orch, backend: str, as_date: bool) -> None:
     require(backend)
-    content = made(100_000)  # too small for a look: the program hears it first
+    content = made(100_000)  # too small for a request of our own, but that aria2c is only given what answered one
     with Origin() as origin:
         said = formatdate(time.time() + 4, usegmt=True) if as_date else "2"
-        times = 2 if backend == "aria2c" else 1  # aria2c does not tell the header: a look asks again
-        url = origin.serve("/w", content, status=503, retry_after=said, status_times=times)
+        url = origin.serve("/w", content, status=503, retry_after=said, status_times=1)
         orch.want("w", content, url)
         done = orch.run("sync", "--json", "--backend", backend, "team.yaml")
         assert done.code == 0
         busy = [record.started_s for record in origin.log if record.status == 503]
         well = [record.started_s for record in origin.log if record.status != 503]
-    assert len(busy) == times
+    assert len(busy) == 1
     assert min(well) - busy[-1] >= (0.5 if as_date else 1.95)
     assert min(well) - busy[-1] < 5
     assert len(done.named("waiting")) == 1
