@@ -10,6 +10,7 @@ from orchestrator.backends.base import Job, Trait, Want
 from orchestrator.errors import Stopped
 from orchestrator.events import Progressed, Started
 from orchestrator.process import run_program
+from orchestrator.transfer.child_bounds import child_bounds
 from orchestrator.transfer.connections import USUAL_RATE, piece_bytes, repair_piece_bytes
 from orchestrator.transfer.masking import shown_command
 from orchestrator.transfer.partial import total
@@ -76,6 +77,7 @@ def start(run: RunContext, launch: Launch, monitor: Callable[[int], str | None])
         stall_s=run.stall_s,
         limit_s=60 + (size or 0) / AXEL_BYTES_PER_S if backend.NAME == "axel" else None,
         keep_fd=launch.guard_fd,
+        bounds=child_bounds(backend.NAME, job, size),
     )
 
 
