@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import Stopped, TransferError
+from orchestrator.formats.bounded import MOST_VALUES, has_too_many_values
 from orchestrator.sources.http import time_limit
 from orchestrator.sources.proxy import forbidden_address
 from orchestrator.text import shown
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
 BODY_BYTES = 64 << 20
 TOTAL_BYTES = 256 << 20  # of all answers about one repository
-# Each value of a JSON text costs up to 230 bytes of memory (CPython 3.11, a dict of one key); a page of the Hugging
-# Face hub has some 10,000, and the list of a million files two million.
-VALUES = 4_000_000
 REQUESTS = 1_000  # the Hugging Face hub lists a thousand files a page
 ANSWER_S = 180.0  # for one answer, from the request to its last byte
 _PORTS = {"http": 80, "https": 443}
@@ -115,8 +113,8 @@ class HubTransport:
         finally:
             answer.close()
         body = b"".join(chunks)
-        if sum(body.count(mark) for mark in (b",", b"{", b"[")) > VALUES:
-            raise self._error(f"answers more than {VALUES} values at once")
+        if has_too_many_values(body):
+            raise self._error(f"answers more than {MOST_VALUES} values at once")
         whole = self._http.Response(
             answer.status_code, headers=answer.headers, content=body, extensions=answer.extensions
         )
