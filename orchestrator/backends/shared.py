@@ -69,7 +69,10 @@ def subtract(ranges: Iterable[Range], others: Iterable[Range]) -> tuple[Range, .
 
 _TOO_LARGE = -25  # SIGXFSZ
 _TOO_LARGE_HINT = "raise the limit on file sizes: `ulimit -f unlimited`; a FAT32 disk takes none of 4 GiB: --store DIR"
-_NO_MEMORY = r"bad_alloc|out of memory|memory exhausted|Cannot allocate memory"  # aria2c, curl and rsync, wget, axel
+# As they say it themselves: wget prints a server's words too, indented.
+_NO_MEMORY = re.compile(
+    r"bad_alloc|^(?:curl|wget|axel|rsync)\b.*(?:out of memory|memory exhausted|Cannot allocate memory)", re.M | re.I
+)
 _EXTERNAL_SIGNALS = (-1, -2, -9, -15)  # HUP, INT, KILL (the kernel out of memory, too), TERM
 
 
@@ -90,7 +93,7 @@ def ended(exit: Exit) -> Fault | None:  # noqa: A002
             return Fault(Kind.DISK, "the disk is full")
         case "oversized":
             return Fault(Kind.CORRUPT, "sent more than the file has")
-        case _ if re.search(_NO_MEMORY, exit.stderr):  # a source may send headers without an end
+        case _ if _NO_MEMORY.search(exit.stderr):  # a source may send headers without an end
             return Fault(Kind.REFUSED, "ran out of the memory that a download may take")
         case _ if exit.code == _TOO_LARGE or "File too large" in exit.stderr:  # EFBIG in words
             return Fault(Kind.DISK, "the file is larger than may be written here", hint=_TOO_LARGE_HINT)

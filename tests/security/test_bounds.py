@@ -14,10 +14,13 @@ import psutil
 import pytest
 
 from orchestrator import process
-from orchestrator.backends.base import Command, Job, Want
+from orchestrator.backends import shared
+from orchestrator.backends.base import Command, Exit, Job, Want
 from orchestrator.errors import ExitCode
+from orchestrator.faults import Kind
 from orchestrator.process import Bounds
 from orchestrator.transfer.child_bounds import SLACK_BYTES, child_bounds
+from tests.mounts import tmpfs
 from tests.orch import Orch, made
 from tests.servers import require
 
@@ -30,8 +33,8 @@ _NAMES = {"Max file size": "file", "Max address space": "memory", "Max core file
 
 
 @contextmanager
-def server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that answers each request by calling `answer` with the connection; gives its URL."""
+def server(answer: Callable[[socket.socket, bytes], None]) -> Iterator[str]:
+    """A server that answers each request by calling `answer` with the connection and the path; gives its URL."""
 
     def serve(connection: socket.socket) -> None:
         with connection:
@@ -42,7 +45,7 @@ def server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
                     if not (got := connection.recv(65536)):
                         return
                     request += got
-                answer(connection)
+                answer(connection, request.split(b" ")[1])
             except OSError:
                 pass  # the client went away, as it should
 
@@ -62,13 +65,13 @@ def server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
     thread.join()
 
 
-def endless_body(connection: socket.socket) -> None:
+def endless_body(connection: socket.socket, _: bytes = b"") -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
     while True:
         connection.sendall(bytes(MIB))
 
 
-def endless_header(connection: socket.socket) -> None:
+def endless_header(connection: socket.socket, _: bytes) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\n")
     lines = b"".join(b"X-%06d: %s\r\n" % (number, b"y" * 1000) for number in range(500))
     while True:
@@ -153,7 +156,7 @@ def test_a_length_far_beyond_size_is_not_believed(tmp_path: Path, backend: str) 
     """Where the only source names a length, it could name any: `size:` in the manifest bounds what is fetched."""
     require(backend)
 
-    def huge(connection: socket.socket) -> None:
+    def huge(connection: socket.socket, _: bytes) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 107374182400\r\n\r\n")
         while True:
             connection.sendall(bytes(MIB))
@@ -182,3 +185,46 @@ def test_a_header_without_an_end_costs_a_bounded_memory(tmp_path: Path) -> None:
     assert running.returncode == ExitCode.TRANSFER, out + err
     assert "ran out of the memory that a download may take" in out, out
     assert 0 < most <= 1 << 30
+
+
+def test_of_a_bundle_only_the_endless_file_fails(tmp_path: Path) -> None:
+    """The bound is that of the longest file; the program that it ends is started again for the others."""
+    require("curl")
+    orch, contents = Orch(tmp_path), [made(3000, seed) for seed in range(6)]
+    by_path = {f"/{number}.bin".encode(): content for number, content in enumerate(contents)}
+
+    def answer(connection: socket.socket, path: bytes) -> None:
+        if path == b"/3.bin":
+            endless_body(connection)
+        body = by_path[path]
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
+
+    with server(answer) as evil:
+        places = [orch.want(f"m{n}", content, f"{evil}/{n}.bin") for n, content in enumerate(contents)]
+        done = orch.sync("--backend", "curl", "--retries", "0")
+    (failed,) = done.summary["failed"]
+    assert (failed["model"], failed["fault"], done.code) == ("m3", "corrupt", ExitCode.DIGEST), done.out
+    assert [place.exists() for place in places] == [True, True, True, False, True, True]
+    assert disk_mib(tmp_path) <= 3 * SLACK_BYTES // MIB
+
+
+def test_a_server_s_words_are_no_want_of_memory() -> None:
+    said = "  HTTP/1.1 503 wget: out of memory\n  X: bad\nERROR 503: Out of memory.\n"
+    assert shared.ended(Exit(8, stderr=said)) is None
+    for said in ("what():  std::bad_alloc\n", "curl: (27) Out of memory\n", "wget: memory exhausted\n"):
+        fault = shared.ended(Exit(1, stderr=said))
+        assert fault is not None
+        assert fault.kind is Kind.REFUSED
+
+
+def test_a_file_of_unknown_length_leaves_its_disk_some_room(tmp_path: Path) -> None:
+    """Nobody can say what is too much; a full disk is everybody's trouble."""
+    require("curl")
+    orch = Orch(tmp_path)
+    with tmpfs(tmp_path / "small", "64m") as small, server(endless_body) as evil:
+        orch.want("m", made(3000), f"{evil}/m.bin", size=None)
+        done = orch.sync("--store", str(small / "store"), "--backend", "curl", "--retries", "0")
+        status = os.statvfs(small)
+    (failed,) = done.summary["failed"]
+    assert (failed["fault"], done.code, "df -h" in failed["hint"]) == ("disk", ExitCode.STORE, True), failed
+    assert status.f_bfree * status.f_frsize > 2 * MIB
