@@ -7,7 +7,7 @@ CLIENTS := .venv-clients
 TESTS ?= tests
 JOBS ?= 3
 
-.PHONY: help demo weights test torture test-pythons test-lowest test-clients clients lint bench lock audit wheel clean
+.PHONY: help demo weights test torture fuzz test-pythons test-lowest test-clients clients lint bench lock audit wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -28,6 +28,10 @@ torture: $(VENV)/.ready-dev  ## Kill orch and its programs, fill and break disks
 	@rm -f build/torture.json; seed=$${ORCH_TORTURE_SEED:-$$(date +%s)}; echo "ORCH_TORTURE_SEED=$$seed" >&2; \
 	  ORCH_TORTURE_SEED=$$seed ORCH_TORTURE_ROUNDS=$${ORCH_TORTURE_ROUNDS:-750} ORCH_BROKEN_DISK_EVERY=4 \
 	  $(BIN)/python -m pytest -n 0 -s tests/torture tests/engine/test_broken_disk.py
+
+# Bounded by FUZZ_SECONDS for all readers together; what it finds is written to build/fuzz, with the seed that it prints.
+fuzz: $(VENV)/.ready-dev  ## Mutate manifests, lists, archives, records, hub answers ...: nothing may hang or raise
+	@$(BIN)/python -m tests.fuzz --seconds $${FUZZ_SECONDS:-60} $${FUZZ_SEED:+--seed $$FUZZ_SEED}
 
 clients: $(CLIENTS)/.ready  ## Install real torch, keras, transformers ... for the tests (3.5 GB)
 

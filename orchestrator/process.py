@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import select
 import signal
 import subprocess
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import psutil
 
@@ -35,8 +36,26 @@ _SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _PR_SET_PDEATHSIG = 1
 _running: dict[int, threading.Event] = {}  # the leader of each group that runs now, and the event that stops it
 # `setpriv` asks for a signal when we die. If we died before that, the signal never comes, but the parent is another.
-_CHECK_PARENT = 'test "$PPID" = {pid} || exit 126; unset PWD OLDPWD SHLVL; exec "$@"'
+_CHECK_PARENT = 'test "$PPID" = {pid} || exit 126; {limits}unset PWD OLDPWD SHLVL; exec "$@"'
 _SETPRIV = ("--pdeathsig", "TERM", "--")
+# The shell's letter of a limit, and its unit in bytes. POSIX has 512 for -f (bash has 1024, and so allows twice as
+# much); -v is in KiB in dash, bash, ksh and busybox.
+_ULIMITS = {resource.RLIMIT_FSIZE: ("f", 512), resource.RLIMIT_AS: ("v", 1024), resource.RLIMIT_CORE: ("c", 512)}
+
+
+class Bounds(NamedTuple):
+    """What the kernel lets a child do (setrlimit(2)); None: as much as we may ourselves.
+
+    `file_bytes` is how long a file may become that it writes; `memory_bytes` how much memory it may map, used or not.
+    `is_room` tells that `file_bytes` is no length of a file but the room that its disk has.
+    """
+
+    file_bytes: int | None = None
+    memory_bytes: int | None = None
+    is_room: bool = False
+
+
+UNBOUNDED = Bounds()
 
 
 def run_program(
@@ -53,6 +72,7 @@ def run_program(
     keep_fd: int | None = None,
     stdin: BinaryIO | None = None,
     stdout_bytes: int = 64 * 1024,
+    bounds: Bounds = UNBOUNDED,
 ) -> Exit:
     """Run a command and wait for its end, in the calling thread.
 
@@ -73,6 +93,7 @@ def run_program(
         keep_fd: the only descriptor that the child inherits, besides its standard ones.
         stdin: the child's standard input instead of the command's; it is closed here.
         stdout_bytes: how much of the end of its standard output to return.
+        bounds: the limits that the child is given before it begins; a lower one of our own stays in force.
 
     Returns:
         The exit; a program that cannot be started has code 126 and the reason as stderr.
@@ -93,7 +114,8 @@ def run_program(
         given = stdin or stack.enter_context(_retried(lambda: _memory(command.stdin), stop))
         out = stack.enter_context(_retried(_memory, stop))
         err = stack.enter_context(_retried(_memory, stop))
-        argv, before_exec = _dying_with_us((program, *command.argv[1:]))
+        limits = _lower_limits(bounds)
+        argv, before_exec = _dying_with_us((program, *command.argv[1:]), limits)
         started = time.monotonic()
         try:
             child = _retried(lambda: _start(argv, before_exec, (given, out, err), env, keep_fd), stop)
@@ -113,6 +135,8 @@ def run_program(
             end = time.monotonic() + 1.0
             while _signal_group(child.pid, 0) and time.monotonic() < end:  # rsync's receiver still holds the guard
                 time.sleep(0.005)
+        if ended == "itself" and resource.RLIMIT_FSIZE in limits:
+            ended = _met_limit(child.returncode, limits[resource.RLIMIT_FSIZE], folder, bounds) or ended
         return Exit(
             code=child.returncode,
             stdout=_tail(out, stdout_bytes),
@@ -319,10 +343,50 @@ def _signal_group(pid: int, number: int) -> bool:
     return False
 
 
-def _dying_with_us(argv: Sequence[str]) -> tuple[Sequence[str], Callable[[], None] | None]:
+def _lower_limits(bounds: Bounds) -> dict[int, int]:
+    """The limits to set in a child, in bytes: those of `bounds` that are lower than our own; it dumps no core.
+
+    A core would be a copy of its memory, tokens too, in our working folder.
+    """
+    wanted = {
+        resource.RLIMIT_FSIZE: bounds.file_bytes,
+        resource.RLIMIT_AS: bounds.memory_bytes,
+        resource.RLIMIT_CORE: 0,
+    }
+    limits = {}
+    for which_, value in wanted.items():
+        own = resource.getrlimit(which_)[0]
+        if value is not None and (own == resource.RLIM_INFINITY or own > value):
+            limits[which_] = value
+    return limits
+
+
+def _met_limit(code: int, limit: int, folder: str | None, bounds: Bounds) -> str | None:
+    """What to call the end of a child that our limit on the length of its files stopped; None where it did not.
+
+    The kernel sends it SIGXFSZ. Of a child of its own that was stopped so, rsync's receiver, only the file tells.
+    """
+    if code == 0:
+        return None
+    try:
+        stopped = code == -signal.SIGXFSZ or (
+            folder is not None
+            and any(entry.stat(follow_symlinks=False).st_size >= limit for entry in os.scandir(folder))
+        )
+    except OSError:
+        return None
+    return ("full" if bounds.is_room else "oversized") if stopped else None
+
+
+def _dying_with_us(argv: Sequence[str], limits: Mapping[int, int]) -> tuple[Sequence[str], Callable[[], None] | None]:
     """Make a child end when this process dies: by setpriv and a shell in front of it, else by prctl before exec.
 
-    Both ask the kernel for the signal first and then check that we still live, so no moment is left uncovered.
+    Both ask the kernel for the signal first and then check that we still live, so no moment is left uncovered. Both
+    set the child's limits there too: they hold from its first instruction on.
+
+    Args:
+        argv: the child's command line.
+        limits: what the child is limited to, in bytes, by the number of the limit.
 
     Returns:
         The command line to run, and the function to call between fork and exec, if any.
@@ -332,7 +396,8 @@ def _dying_with_us(argv: Sequence[str]) -> tuple[Sequence[str], Callable[[], Non
     if setpriv and os.path.basename(os.path.realpath(setpriv)) != "busybox" and which("/bin/sh", ""):
         # The shell's $0 repeats setpriv's part, so that ps and pgrep show the whole line.
         name = " ".join(("setpriv", *_SETPRIV))
-        return (setpriv, *_SETPRIV, "/bin/sh", "-c", _CHECK_PARENT.format(pid=own), name, *argv), None
+        script = _CHECK_PARENT.format(pid=own, limits=_ulimit(limits))
+        return (setpriv, *_SETPRIV, "/bin/sh", "-c", script, name, *argv), None
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
     except (OSError, AttributeError):
@@ -342,8 +407,16 @@ def _dying_with_us(argv: Sequence[str]) -> tuple[Sequence[str], Callable[[], Non
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != own:
             os._exit(126)
+        for which_, value in limits.items():
+            resource.setrlimit(which_, (value, value))
 
     return argv, between_fork_and_exec
+
+
+def _ulimit(limits: Mapping[int, int]) -> str:
+    """The same limits as commands of a shell; one that its system does not have is left out without a word."""
+    commands = ((*_ULIMITS[which_], value) for which_, value in limits.items())
+    return "".join(f"ulimit -{letter} {-(-value // unit)} 2>/dev/null; " for letter, unit, value in commands)
 
 
 @contextmanager

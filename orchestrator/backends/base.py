@@ -118,9 +118,9 @@ class Exit:
         code: its exit code; negative for a signal.
         stdout, stderr: the last kilobytes of each.
         ended: who ended it: `itself`, or we: it received nothing for too long (`stalled`), wrote more than the file's
-            length (`overrun`), ran too long (`timeout`), filled the disk (`full`), a stop was asked for (`stopped`),
-            another source is faster (`slow`), the signed URL expires soon (`expiring`), or it reconnects again and
-            again without receiving a byte (`hammering`).
+            length (`overrun`; `oversized` where the kernel stopped it), ran too long (`timeout`), filled the disk
+            (`full`), a stop was asked for (`stopped`), another source is faster (`slow`), the signed URL expires soon
+            (`expiring`), or it reconnects again and again without receiving a byte (`hammering`).
         seconds: how long it ran.
         written_bytes: what it wrote of its file and its state.
     """
@@ -128,9 +128,9 @@ class Exit:
     code: int
     stdout: str = ""
     stderr: str = ""
-    ended: Literal["itself", "stalled", "overrun", "timeout", "full", "stopped", "slow", "expiring", "hammering"] = (
-        "itself"
-    )
+    ended: Literal[
+        "itself", "stalled", "overrun", "oversized", "timeout", "full", "stopped", "slow", "expiring", "hammering"
+    ] = "itself"
     seconds: float = 0.0
     written_bytes: int = 0
 

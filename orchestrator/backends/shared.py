@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -85,6 +86,10 @@ def http_hosts(job: Job) -> tuple[str, ...]:
 
 _TOO_LARGE = -25  # SIGXFSZ
 _TOO_LARGE_HINT = "raise the limit on file sizes: `ulimit -f unlimited`; a FAT32 disk takes none of 4 GiB: --store DIR"
+# As they say it themselves: wget prints a server's words too, indented.
+_NO_MEMORY = re.compile(
+    r"bad_alloc|^(?:curl|wget|axel|rsync)\b.*(?:out of memory|memory exhausted|Cannot allocate memory)", re.M | re.I
+)
 _EXTERNAL_SIGNALS = (-1, -2, -9, -15)  # HUP, INT, KILL (the kernel out of memory, too), TERM
 
 
@@ -103,6 +108,10 @@ def ended(exit: Exit) -> Fault | None:  # noqa: A002
             return Fault(Kind.REFUSED, "began again and again, and brought no byte")
         case "full":
             return Fault(Kind.DISK, "the disk is full")
+        case "oversized":
+            return Fault(Kind.CORRUPT, "sent more than the file has")
+        case _ if _NO_MEMORY.search(exit.stderr):  # a source may send headers without an end
+            return Fault(Kind.REFUSED, "ran out of the memory that a download may take")
         case _ if exit.code == _TOO_LARGE or "File too large" in exit.stderr:  # EFBIG in words
             return Fault(Kind.DISK, "the file is larger than may be written here", hint=_TOO_LARGE_HINT)
         case "overrun":

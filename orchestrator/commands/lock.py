@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from orchestrator import workspace
 from orchestrator.commands.locked_manifest import LockedManifest, changes, fits, is_needed, open_locked, save, select
+from orchestrator.engine.bugs import foreseen
 from orchestrator.engine.run import sync
 from orchestrator.errors import DigestError, OrchError, Stopped
 from orchestrator.events import Finished, Foreseen, GaveUp, Noticed, Summary
@@ -21,6 +22,7 @@ from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedFile, LockedModel, fingerprint
 from orchestrator.store import Store, blobs
 from orchestrator.summary import fold
+from orchestrator.text import shown
 from orchestrator.transfer.run_context import Options
 from orchestrator.verify import check, pieces
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.context import Context
     from orchestrator.events import Event
     from orchestrator.hubs.resolve import ListedModel
+    from orchestrator.hubs.sanity import Missing
     from orchestrator.manifest import File, Model
     from orchestrator.model import Host, Wanted
     from orchestrator.transfer.run_context import FirstSeen
@@ -132,12 +135,10 @@ class _Locking:
                     continue
                 try:
                     item = LockItem(locked, model, listed(self._context, model, self._space.hosts))
-                except Stopped:
-                    raise
-                except OrchError as error:
-                    self._fail(model.name, "", error)
+                    self._aim(item, known)
+                except Exception as error:
+                    self._fail(model.name, "", foreseen(self._context, self._store.path, error))
                     continue
-                self._aim(item, known)
                 items.append(item)
         return items
 
@@ -217,10 +218,8 @@ class _Locking:
                         files = ledger.files(item.listed, known, item.to_fetch)
                         made = LockedModel(fingerprint(model), files, item.listed.commit)
                         self._count(placed=len(item.listed.model.files) - len(item.to_fetch))
-                except Stopped:
-                    raise
-                except OrchError as error:
-                    self._fail(model.name, "", error)
+                except Exception as error:
+                    self._fail(model.name, "", foreseen(self._context, self._store.path, error))
                     continue
                 if made is not None:
                     models[model.name] = made
@@ -447,6 +446,7 @@ def bad_header(model: str, path: str, fault: str) -> LockError:
     return LockError(f"{model}/{path}: {fault}", "it was cut off, or is another file: ask whoever published it")
 
 
-def _incomplete(model: str, missing: tuple[str, ...], why: str) -> LockError:
-    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-    return LockError(f"{model}: {missing[0]}{more} is missing: {why}", "look at `include`, `exclude` or `files`")
+def _incomplete(model: str, missing: Missing, why: str) -> LockError:
+    more = f" (and {missing.number - 1} more)" if missing.number > 1 else ""
+    message = f"{model}: {shown(missing.first)}{more} is missing: {why}"
+    return LockError(message, "look at `include`, `exclude` or `files`")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import BugError, OrchError
 from orchestrator.files import place_error, store_error
+from orchestrator.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 KEPT = 20  # files of tracebacks, the newest
 MOST_BYTES = 256 << 10  # in one of them: one cause may meet a hundred thousand files
+MOST_LETTERS = 500  # of an exception's own words, which may quote foreign bytes
 REPORT = "please report it"
 _paths: dict[str, str] = {}  # by folder: all tracebacks of one process go into one file
 
@@ -44,7 +46,7 @@ def bug(context: Context, error: Exception) -> BugError:
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     where = f" at {os.path.basename(last.tb_frame.f_code.co_filename)}:{last.tb_lineno}" if last is not None else ""
-    message = f"this is a bug in orch: {type(error).__name__}: {error}{where}"
+    message = f"this is a bug in orch: {type(error).__name__}: {shown(str(error)[:MOST_LETTERS])}{where}"
     path = _keep(context, error)
     return BugError(message, f"{REPORT}, with {path}" if path else REPORT)
 

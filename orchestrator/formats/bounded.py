@@ -34,6 +34,10 @@ BROKEN = (
 )
 LARGEST = 10**19  # no size in a sound file is larger
 _TIMES, _BESIDES = 100, 64 << 20
+# A value of a JSON text costs up to 230 bytes of memory (CPython 3.11, a dict of one key). The headers and listings of
+# the largest models have some hundred thousand.
+MOST_VALUES = 4_000_000
+_ENTRIES, _ENTRY_BYTES = 100_000, 512  # an archive's entries: each a file of the disk, and an object in memory
 
 
 class DamagedError(Exception):
@@ -43,6 +47,16 @@ class DamagedError(Exception):
 def most_bytes(length: int) -> int:
     """Return how many bytes an archive of `length` bytes may unpack to: a hundred times as many, and 64 MiB."""
     return _TIMES * length + _BESIDES
+
+
+def most_entries(length: int) -> int:
+    """Return how many entries an archive of `length` bytes may have: in a plain tar each takes 512 bytes or more."""
+    return _ENTRIES + length // _ENTRY_BYTES
+
+
+def has_too_many_values(text: bytes) -> bool:
+    """Whether a JSON text would become more values than MOST_VALUES, which is counted before it is parsed."""
+    return sum(text.count(mark) for mark in (b",", b"{", b"[")) > MOST_VALUES
 
 
 def too_much(length: int) -> DamagedError:

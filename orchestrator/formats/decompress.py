@@ -14,7 +14,7 @@ import tarfile
 import zipfile
 from typing import IO, TYPE_CHECKING, Any
 
-from orchestrator.formats.bounded import DamagedError, most_bytes, readable, too_much
+from orchestrator.formats.bounded import DamagedError, most_bytes, most_entries, readable, too_much
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,8 +25,10 @@ _SKIP_BYTES = 1 << 20
 _COMPRESSIONS: tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...] = (
     (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
     (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\0", lzma.LZMAFile),
+    (b"\xfd7zXZ\0", lambda file: _Xz(file)),
 )
+_XZ_MEMORY = 256 << 20  # bytes; `xz -9` needs 65 MiB
+_XZ_CHUNK = 64 << 10
 _LONG_NUMBER = re.compile(rb"[0-9]{100}")  # tarfile's own expressions take quadratic time on a long number
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile cannot limit what the other methods unpack
 
@@ -59,7 +61,7 @@ def tar_entries(
     file.seek(0)
     opened = next((opener for magic, opener in _COMPRESSIONS if head.startswith(magic)), None)
     source = _Source(opened(file) if opened else file, length, check_stop)
-    total = at = 0
+    total = at = count = 0
     with readable(), tarfile.open(fileobj=source, mode="r:") as tar:  # type: ignore[call-overload]
         while True:
             check_stop()
@@ -70,10 +72,13 @@ def tar_entries(
                 return
             tar.members.clear()  # tarfile would keep all entries in memory
             total += entry.size
+            count += 1
             if entry.size < 0 or tar.offset <= at:
                 raise DamagedError("it leads back to what was read")
             if total > most_bytes(length):
                 raise too_much(length)
+            if count > most_entries(length):
+                raise DamagedError(f"it has more than {most_entries(length)} entries")
             at = tar.offset
             yield entry, tar.extractfile(entry) if entry.isreg() else None
 
@@ -93,6 +98,8 @@ def zip_entries(
     file.seek(0)
     total = 0
     with readable(), zipfile.ZipFile(file) as archive:
+        if len(archive.infolist()) > most_entries(length):
+            raise DamagedError(f"it has more than {most_entries(length)} entries")
         for entry in archive.infolist():
             check_stop()
             total += entry.file_size
@@ -105,6 +112,47 @@ def zip_entries(
                 raise DamagedError(f"an entry is packed by a method that orch does not read ({entry.compress_type})")
             with archive.open(entry) as content:
                 yield entry, content
+
+
+class _Xz:
+    """The content of an xz file; unlike lzma.LZMAFile with a bound on the memory that its header may ask for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._decoder, self._rest = file, self._new(), b""
+
+    @staticmethod
+    def _new() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+    def read(self, size: int) -> bytes:
+        """Read `size` bytes; fewer only at the end.
+
+        Raises:
+            EOFError: the file is cut off.
+            LZMAError: it is damaged, or needs too much memory.
+        """
+        got = b""
+        while len(got) < size:
+            if self._decoder.eof and not self._begin_stream():
+                break
+            if self._decoder.needs_input and not self._rest:
+                self._rest = self._file.read(_XZ_CHUNK)
+                if not self._rest:
+                    raise EOFError("it ends in the middle")
+            chunk, self._rest = self._rest, b""
+            got += self._decoder.decompress(chunk, size - len(got))
+        return got
+
+    def _begin_stream(self) -> bool:
+        """Go on with the next stream, if there is one: several may follow each other, with zeros between them."""
+        rest = self._decoder.unused_data.lstrip(b"\0")
+        while not rest:
+            chunk = self._file.read(_XZ_CHUNK)
+            if not chunk:
+                return False
+            rest = chunk.lstrip(b"\0")
+        self._decoder, self._rest = self._new(), rest
+        return True
 
 
 class _Source:

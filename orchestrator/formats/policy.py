@@ -7,6 +7,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from orchestrator.formats import detect, members, pickles, safetensors, zip_directory
 from orchestrator.formats.bounded import DamagedError, readable
 from orchestrator.formats.detect import describe
+from orchestrator.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -117,5 +118,5 @@ def _refuse_entries(entries: Iterable[members.ArchiveEntry], allow: tuple[str, .
         if refused is None and any(item.format in ARCHIVES for item in entry.formats):
             refused = Refusal("an archive of its own")
         if refused is not None:
-            return Refusal(f"an archive with {refused.words} in it ({entry.name})", refused.word)
+            return Refusal(f"an archive with {refused.words} in it ({shown(entry.name)})", refused.word)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.formats.bounded import BROKEN, LARGEST
+from orchestrator.formats.bounded import BROKEN, LARGEST, has_too_many_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +46,8 @@ def safetensors_fault(head: bytes, length: int) -> str:
         return f"its header wants {_bytes(whole - length)} more than the file has"
     if len(head) < whole:
         return ""
+    if has_too_many_values(head[8:whole]):
+        return "its header has more values than that of any model"
     try:
         header = json.loads(head[8:whole].decode(), object_pairs_hook=_once)
     except BROKEN:
@@ -61,7 +63,7 @@ def whole_bytes(head: bytes) -> int | None:
     None where `head` does not hold the whole header, or the header is not sound.
     """
     whole = header_bytes(head)
-    if not whole or len(head) < whole:
+    if not whole or len(head) < whole or has_too_many_values(head[8:whole]):
         return None
     try:
         header = json.loads(head[8:whole])

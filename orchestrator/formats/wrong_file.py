@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator.formats import lfs, safetensors
 from orchestrator.formats.bounded import BROKEN
 from orchestrator.formats.html_page import is_html
+from orchestrator.text import shown
 
 if TYPE_CHECKING:
     from orchestrator.model import Wanted
@@ -200,4 +201,4 @@ def _match(pattern: bytes, text: bytes) -> str:
 
 
 def _line(text: bytes) -> str:
-    return " ".join(text.decode("utf-8", "replace").split())[:120]
+    return shown(" ".join(text.decode("utf-8", "replace").split())[:120])

@@ -85,7 +85,7 @@ class _HuggingFace(HubClient):
         http = import_module(type(client.get_session()).__module__.partition(".")[0])
         self._http_error: type[Exception] = http.HTTPError
         hooks = {"response": [_raise_busy]}
-        client.set_client_factory(lambda: http.Client(**self._http_options, event_hooks=hooks))
+        client.set_client_factory(lambda: http.Client(**self._client_options(http), event_hooks=hooks))
         token = self._route.bearer or False
         self._api = client.HfApi(endpoint=self._endpoint, token=token, library_name=USER_AGENT)
 
@@ -175,7 +175,7 @@ class _HuggingFace(HubClient):
     def _revisions(self) -> tuple[str, ...]:
         try:
             refs = self._api.list_repo_refs(self._repo.name)
-        except (self._http_error, OSError, ValueError):
+        except (self._http_error, OSError, ValueError, TransferError):
             return ()
         return tuple(ref.name for ref in (*refs.branches, *refs.tags))
 

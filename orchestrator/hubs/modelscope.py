@@ -77,7 +77,7 @@ class _ModelScope(HubClient):
         headers = {"User-Agent": self._route.user_agent}
         if self._route.bearer is not None:
             headers["Authorization"] = f"Bearer {self._route.bearer}"
-        self._client = httpx2.Client(**self._http_options, headers=headers)
+        self._client = httpx2.Client(**self._client_options(httpx2), headers=headers)
 
     def resolve(self, include: Sequence[str], exclude: Sequence[str]) -> Resolved:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self._repo.name, re.ASCII):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from orchestrator.errors import ExitCode, OrchError, Stopped, TransferError
+from orchestrator.formats.bounded import BROKEN
+from orchestrator.hubs.transport import HubTransport
 from orchestrator.manifest import repos
 from orchestrator.manifest.clash import find_clashes
 from orchestrator.manifest.paths import PathError, relative
@@ -82,14 +84,16 @@ class HubClient:
         self._name = repos.spec(repo)
         self._endpoint = endpoint.rstrip("/")
         self._route = route_to(self._endpoint + "/", context.environ, hosts)
-        # For httpx and httpx2 alike: the proxy and the CAs that everything else here uses.
-        self._http_options: dict[str, Any] = {
-            "verify": trust(self._route.ca),
-            "proxy": self._route.proxy,
-            "trust_env": False,
-            "follow_redirects": True,
-            "timeout": TIMEOUT_S,
-        }
+
+    def _client_options(self, http: Any) -> dict[str, Any]:
+        """The options of a client of `http`, which is httpx or httpx2: the proxy and CAs of all else here, and bounds.
+
+        Raises:
+            ImportError: the proxy's scheme needs a package that is not installed.
+        """
+        options = {"verify": trust(self._route.ca), "proxy": self._route.proxy}
+        transport = HubTransport(http, options, self._endpoint, self._name, self._context.stop)
+        return {"transport": transport, "trust_env": False, "follow_redirects": True, "timeout": TIMEOUT_S}
 
     def _retried(self, request: Callable[[], T]) -> T:
         """Return what `request` returns; while the hub is busy, call it again after the time that the hub asks for.
@@ -119,7 +123,7 @@ def refuse_odd_answers(repo: Repo) -> Iterator[None]:
     """Turn what the code below raises on an answer of an unknown form into a HubError."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+    except BROKEN as error:
         hint = "is it a hub? look at HF_ENDPOINT or MODELSCOPE_ENDPOINT, and try again later"
         raise HubError(f"{repos.spec(repo)}: the hub's answer is none that a hub gives", hint) from error
 

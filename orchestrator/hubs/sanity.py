@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from orchestrator import formats
 from orchestrator.faults import Fault
@@ -22,7 +22,6 @@ _PREFIX = re.compile(r"-([a-f0-9]{8,64})\.")
 _DATE = re.compile(r"(19|20)\d{6}")  # yolo-20240131.pt has a date in its name and no digest
 # transformers, safetensors and others: model-00001-of-00003.safetensors.
 _SHARD = re.compile(r"(.*?)-(\d{5})-of-(\d{5})(\..+)?")
-_MOST_MISSING = 1000
 INDEX = ".index.json"
 INDEX_BYTES = 64 << 20  # a larger file is no index
 
@@ -33,36 +32,54 @@ def named_digest(name: str) -> str:
     return prefixes[-1] if prefixes and not _DATE.fullmatch(prefixes[-1]) else ""
 
 
-def missing_shards(paths: Iterable[str]) -> tuple[str, ...]:
-    """Return the shards that are missing beside others: of `a-00001-of-00003.bin` there must be three.
+class _Index(msgspec.Struct):
+    """An index, as much of it as is looked at: 64 MiB of other JSON become no values."""
 
-    At most 1,000 are returned.
+    weight_map: dict[str, str]
+
+
+class Missing(NamedTuple):
+    """Files that are missing beside others: the first of them by name, and how many they are."""
+
+    first: str
+    number: int
+
+
+def missing_shards(paths: Iterable[str]) -> Missing | None:
+    """Return the shards that are missing beside others: of `a-00001-of-00003.bin` there must be three; None if none is.
+
+    They are counted and not listed: a forged name calls for 99,999 others, and a repository may have many such names.
     """
     here = set(paths)
-    sets = {(match[1], match[3], match[4] or "") for path in here if (match := _SHARD.fullmatch(path))}
-    wanted = (f"{stem}-{n:05d}-of-{count}{suffix}" for stem, count, suffix in sets for n in range(1, int(count) + 1))
-    # A forged name may call for 99,999 others.
-    return tuple(sorted(islice((name for name in wanted if name not in here), _MOST_MISSING)))
+    numbers: dict[tuple[str, str, str], set[int]] = {}
+    for path in here:
+        if match := _SHARD.fullmatch(path):
+            numbers.setdefault((match[1], match[3], match[4] or ""), set()).add(int(match[2]))
+    firsts, count = [], 0
+    for (stem, total, suffix), found in numbers.items():
+        wanted = range(1, int(total) + 1)
+        lacking = len(wanted) - len(found.intersection(wanted))
+        if lacking:
+            count += lacking
+            firsts.append(f"{stem}-{next(n for n in wanted if n not in found):05d}-of-{total}{suffix}")
+    return Missing(min(firsts), count) if firsts else None
 
 
-def missing_of_index(path: str, text: str | bytes, paths: Iterable[str]) -> tuple[str, ...] | None:
-    """Return the files that an index names and that are not among `paths`.
+def missing_of_index(path: str, text: str | bytes, paths: Iterable[str]) -> Missing | None:
+    """Return the files that an index names and that are not among `paths`; None if none is, or the text is no index.
 
     Args:
         path: the index's own path, `*.index.json`.
         text: its content: JSON whose `weight_map` maps tensors to files beside it.
         paths: the model's files.
-
-    Returns:
-        The missing paths, sorted; None if the text is no such index.
     """
     try:
-        names = set(json.loads(text)["weight_map"].values())
-        folder = f"{path.rpartition('/')[0]}/" if "/" in path else ""
-        wanted = {folder + name for name in names}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        names = set(msgspec.json.decode(text, type=_Index).weight_map.values())
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return tuple(sorted(wanted.difference(paths)))
+    folder = f"{path.rpartition('/')[0]}/" if "/" in path else ""
+    lacking = {folder + name for name in names}.difference(paths)
+    return Missing(min(lacking), len(lacking)) if lacking else None
 
 
 SUFFIX = ".safetensors"

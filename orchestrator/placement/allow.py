@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import PlacementError, Stopped
+from orchestrator.formats.bounded import DamagedError
 from orchestrator.formats.policy import refusal
 
 if TYPE_CHECKING:
     import threading
 
     from orchestrator.model import Wanted
+
+
+LIMIT_S = 300.0  # for one file, and for each so many bytes of it a second more: a slow disk is no bomb
+LIMIT_BYTES = 1 << 20
 
 
 def check(path: str, wanted: Wanted, stop: threading.Event | None = None) -> None:
@@ -24,16 +30,19 @@ def check(path: str, wanted: Wanted, stop: threading.Event | None = None) -> Non
         Stopped: a stop was asked for.
     """
 
+    end = time.monotonic() + LIMIT_S
+
     def raise_if_stopped() -> None:
         if stop is not None and stop.is_set():
             raise Stopped("stopped while reading")
+        if time.monotonic() > end + size / LIMIT_BYTES:
+            raise DamagedError(f"it takes longer than {LIMIT_S + size / LIMIT_BYTES:.0f} s to read")
 
     unpacked = bool(wanted.places) and all(place.unpack for place in wanted.places)
     try:
         with open(path, "rb") as file:
-            refused = refusal(
-                file, os.fstat(file.fileno()).st_size, wanted.allow, unpacked=unpacked, check_stop=raise_if_stopped
-            )
+            size = os.fstat(file.fileno()).st_size
+            refused = refusal(file, size, wanted.allow, unpacked=unpacked, check_stop=raise_if_stopped)
     except OSError as error:
         raise PlacementError(f"cannot read {path}: {error.strerror}", f"look at it: `ls -l {path}`") from error
     if refused is None:

@@ -11,6 +11,7 @@ from orchestrator.errors import Stopped
 from orchestrator.events import Progressed, Started
 from orchestrator.process import run_program
 from orchestrator.sources.redirects import check_program_url, host_and_port, numeric
+from orchestrator.transfer.child_bounds import child_bounds
 from orchestrator.transfer.connections import USUAL_RATE, piece_bytes, repair_piece_bytes
 from orchestrator.transfer.masking import shown_command
 from orchestrator.transfer.partial import total
@@ -79,6 +80,7 @@ def start(run: RunContext, launch: Launch, monitor: Callable[[int], str | None])
         limit_s=60 + (size or 0) / AXEL_BYTES_PER_S if backend.NAME == "axel" else None,
         keep_fd=launch.guard_fd,
         stdout_bytes=STDOUT_BYTES,
+        bounds=child_bounds(backend.NAME, job, size),
     )
 
 

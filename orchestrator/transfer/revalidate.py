@@ -31,6 +31,7 @@ ONE_VERSION_HINT = (
     "name the digest of the file that is meant (`--sha256`, or `sha256:` in the manifest), "
     "or try again when it is not being replaced"
 )
+_TIMES, _BESIDES_BYTES = 2, 64 << 20  # how far a source's length may be beyond a manifest's `size:`
 
 
 class Reply(NamedTuple):
@@ -153,13 +154,15 @@ def judge_length(
     """What it means that a source has another length than `size:` says; None where the digest is to decide.
 
     `size:` is a help. Where each source that answers has the same other length (`is_agreed`), it is `size:` that is
-    wrong.
+    wrong; but of a length far beyond it no byte is fetched, since whoever serves the file could name any.
     """
     from orchestrator.sources.http import identify_by_head, wrong_length
 
     wanted = expected_file(artifact.wanted[0])
     what = identify_by_head(answer, wanted, route, stop=run.context.stop)
-    if not what and not artifact.is_unpinned and answer.length is not None and is_agreed():
+    most = _TIMES * (artifact.size or 0) + _BESIDES_BYTES
+    is_near = answer.length is not None and answer.length <= most
+    if not what and not artifact.is_unpinned and is_near and is_agreed():
         return None
     words = wrong_length(answer, wanted, what)
     return Fault(Kind.CORRUPT, words.words, hint=words.hint)

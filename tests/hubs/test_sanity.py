@@ -64,9 +64,14 @@ def test_the_digest_in_a_name(name: str, digest: str) -> None:
 def test_shards_that_are_not_there() -> None:
     assert sanity.missing_shards(["a/m-00001-of-00003.bin", "a/m-00003-of-00003.bin", "b.json"]) == (
         "a/m-00002-of-00003.bin",
+        1,
     )
-    assert sanity.missing_shards(["m-00001-of-00001.safetensors", "x-1-of-2.bin"]) == ()
+    assert sanity.missing_shards(["m-00001-of-00001.safetensors", "x-1-of-2.bin"]) is None
+    assert sanity.missing_shards([f"m{n}-00002-of-99999.bin" for n in range(400)]) == (
+        "m0-00001-of-99999.bin",
+        400 * 99998,
+    )
     index = json.dumps({"weight_map": {"x": "m-1.bin", "y": "m-2.bin", "z": "m-1.bin"}})
-    assert sanity.missing_of_index("a/m.index.json", index, ["a/m-1.bin"]) == ("a/m-2.bin",)
-    assert sanity.missing_of_index("m.index.json", index, ["m-1.bin", "m-2.bin"]) == ()
+    assert sanity.missing_of_index("a/m.index.json", index, ["a/m-1.bin"]) == ("a/m-2.bin", 1)
+    assert sanity.missing_of_index("m.index.json", index, ["m-1.bin", "m-2.bin"]) is None
     assert sanity.missing_of_index("m.index.json", "[]", []) is None

@@ -58,7 +58,7 @@ def test_an_end_without_a_reason_on_a_full_disk_is_the_disks(tmp_path: Path) -> 
     script.parent.mkdir()
     script.write_text(
         "#!/bin/sh\ncase $* in *--version*) echo curl 8.0.0; exit;; esac\n"
-        "head -c 16777216 /dev/zero > $HOME/filler 2>/dev/null\nexit 113\n"
+        "for n in 0 1 2 3 4 5 6 7; do head -c 1048576 /dev/zero > $HOME/filler$n; done 2>/dev/null\nexit 113\n"
     )
     script.chmod(0o755)
     orch, content = Orch(tmp_path, environ={"ORCH_PROGRAMS": str(script.parent)}), made(2 * MIB)
@@ -70,7 +70,7 @@ def test_an_end_without_a_reason_on_a_full_disk_is_the_disks(tmp_path: Path) -> 
             done = orch.sync("--store", str(small / "store"), "--jobs", "1", *only)
             told = {(f["fault"], "df -h" in f["hint"]) for f in done.summary["failed"]}
             assert (done.code, told) == (ExitCode.STORE, {("disk", True)}), done.out
-            for filler in small.rglob("filler"):
+            for filler in small.rglob("filler*"):
                 filler.unlink()
 
 
