@@ -60,13 +60,25 @@ class Host(msgspec.Struct, frozen=True, gc=False):
     """What a manifest or site file says of one host.
 
     `ca` is the absolute path of a PEM file; `connections` the most at once; `token_env` the name of the environment
-    variable that holds the host's Bearer token.
+    variable that holds the host's Bearer token; `plain` lets it go over http.
     """
 
     ca: str | None = None
     connections: int | None = None
     user_agent: str | None = None
     token_env: str | None = None
+    plain: bool = False
+
+    def completed(self, other: Host) -> Host:
+        """Return this entry, with each key that it leaves open taken from `other`; `plain` goes with its token."""
+        token = self if self.token_env else other
+        return Host(
+            self.ca or other.ca,
+            self.connections or other.connections,
+            self.user_agent or other.user_agent,
+            token.token_env,
+            token.plain,
+        )
 
 
 class Trust(msgspec.Struct, frozen=True, gc=False):

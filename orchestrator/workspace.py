@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
-from orchestrator.model import Trust
+from orchestrator.model import Host, Trust
 from orchestrator.store import Store
 from orchestrator.transfer.run_context import Options, RunContext
+from orchestrator.urls import host_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Event
     from orchestrator.manifest import Manifest, Site
     from orchestrator.manifest.lockfile import Lock
-    from orchestrator.model import Host, Unresolved, Wanted
+    from orchestrator.model import Unresolved, Wanted
 
 
 DEFAULT_MANIFEST = "manifests/team.yaml"
@@ -202,7 +204,7 @@ def _with_layouts(context: Context, manifest: Manifest, text: str) -> Manifest:
             problems.append(Problem(manifest.file, line, path, str(problem)))
     if problems:
         raise ManifestError(tuple(problems))
-    return msgspec.structs.replace(manifest, models=tuple(models))
+    return replace(manifest, models=tuple(models))
 
 
 def hint_for(problems: Sequence[Problem]) -> str:
@@ -328,9 +330,19 @@ def _folder(context: Context, text: str, said_by: str) -> str:
 
 
 def _hosts(loaded: Sequence[Manifest], site: Site | None) -> dict[str, Host]:
-    hosts: dict[str, Host] = dict(site.hosts) if site else {}
+    """The `hosts:` of all, key by key: what the site file says stands, then what an earlier manifest says.
+
+    A word of the site file for a host without a port counts for its ports too.
+    """
+    ours = site.hosts if site else {}
+    hosts: dict[str, Host] = dict(ours)
     for manifest in loaded:
-        hosts.update(manifest.hosts)
+        for name, host in manifest.hosts.items():
+            known, whole = hosts.get(name, Host()), ours.get(host_name(name))
+            if whole is not None and name not in ours:
+                same = whole if name.endswith(":443") else replace(whole, token_env=None, plain=False)
+                known = known.completed(same)
+            hosts[name] = known.completed(host)
     return hosts
 
 

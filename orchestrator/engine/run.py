@@ -168,9 +168,12 @@ def prepare(run: RunContext, fetching: Sequence[Artifact]) -> RunContext:
 
     from orchestrator.engine.background import BackgroundCall
     from orchestrator.programs import find_backends
+    from orchestrator.sources.auth import withheld
     from orchestrator.transfer.connections import ConnectionLimits
     from orchestrator.verify import tools
 
+    for why in withheld((source.url for artifact in fetching for source in artifact.sources), run.hosts):
+        run.emit(events.Noticed(why))
     sizes = [artifact.size or 0 for artifact in fetching]
     choose = tools.best_for_large if max(sizes) >= tools.LARGE_BYTES else tools.reference
     # What is waited for, none of which needs another.

@@ -105,6 +105,10 @@ class HostEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         ]
         | UnsetType
     ) = UNSET
+    plain: (
+        Annotated[bool, Meta(title="plain", description="The token may go over http, where anybody can read it.")]
+        | UnsetType
+    ) = UNSET
 
 
 Prefixes = Annotated[

@@ -353,7 +353,10 @@ def _hosts(entries: dict[str, HostEntry] | None, beside: str, problems: Problems
             if not agent.isascii() or has_unseen(agent) or agent != agent.strip():
                 problems.append(((*at, "user_agent"), "expected printable ASCII without outer blanks"))
         connections = None if entry.connections is UNSET else entry.connections
-        hosts[name] = Host(ca, connections, agent, None if entry.token_env is UNSET else entry.token_env)
+        if entry.plain is True and entry.token_env is UNSET:
+            problems.append(((*at, "plain"), "`plain` belongs to a `token_env`"))
+        token_env = None if entry.token_env is UNSET else entry.token_env
+        hosts[name] = Host(ca, connections, agent, token_env, entry.plain is True)
     return hosts
 
 
