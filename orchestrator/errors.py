@@ -67,6 +67,13 @@ class ManifestError(OrchError):
         self.problems = problems
 
 
+class ConsentError(OrchError):
+    """A manifest asks for what only the site file may allow, and that was seen when it was to be done."""
+
+    exit_code = ExitCode.MANIFEST
+    usual_fault = "refused"
+
+
 class NoBackendError(OrchError):
     """No downloader on this machine can do what is wanted."""
 

@@ -11,7 +11,8 @@ import msgspec
 from msgspec.structs import replace
 
 from orchestrator import manifest as manifests
-from orchestrator.errors import ManifestError, Problem
+from orchestrator.errors import ManifestError, PlacementError, Problem
+from orchestrator.manifest.trust import SITE_FILE, place_fault
 from orchestrator.model import Host, Trust
 from orchestrator.store import Store
 from orchestrator.transfer.run_context import Options, RunContext
@@ -101,19 +102,23 @@ def open_workspace(
 
     Raises:
         ManifestError: with every problem of every file, or for a name in `only` that no manifest has.
+        PlacementError: a place or the store is in a folder where the site file does not let manifests put anything.
     """
     paths = paths or (DEFAULT_MANIFEST,)
     problems: list[Problem] = []
     loaded: list[Manifest] = []
     texts: dict[str, str] = {}
     here = _site(context, problems)
+    trust, shared = (here.trust, here.shared) if here else (Trust(), False)
     base = _folder(context, root, "--root") if root is not None else None
     layout_context = _with_caches(context, caches)
     for path in dict.fromkeys(os.path.abspath(os.path.join(context.cwd, path)) for path in paths):
         try:
             texts[path] = read_text(path)
             lock = read_lock(path) if resolve else None
-            manifest = manifests.parse(texts[path], path, context.home, root=base, lock=lock, resolve=resolve)
+            manifest = manifests.parse(
+                texts[path], path, context.home, root=base, lock=lock, resolve=resolve, trust=trust
+            )
             loaded.append(_with_layouts(layout_context, manifest, texts[path]) if resolve else manifest)
         except ManifestError as error:
             problems += error.problems
@@ -124,7 +129,6 @@ def open_workspace(
             else f"the working folder {context.cwd} was removed: `cd` to one that is there"
         )
         raise ManifestError(tuple(problems), gone or hint_for(problems))
-    trust, shared = (here.trust, here.shared) if here else (Trust(), False)
     if not resolve:
         path = _store(context, loaded, here, store)
         return Workspace(tuple(loaded), (), path, _hosts(loaded, here), (), texts, trust, shared)
@@ -136,7 +140,7 @@ def open_workspace(
     unresolved = tuple(u for m in loaded for u in m.unresolved)
     if only:
         wanted, unresolved = _select(wanted, unresolved, only)
-    if outside := leads_out(loaded, wanted, texts):
+    if outside := leads_out(loaded, wanted, texts, trust):
         raise ManifestError(outside, "replace the symlink by a folder, or allow its target: `allow_absolute: [...]`")
     path = _store(context, loaded, here, store)
     return Workspace(tuple(loaded), wanted, path, _hosts(loaded, here), unresolved, texts, trust, shared)
@@ -290,8 +294,13 @@ def unknown_name(word: str, pool: set[str]) -> ManifestError:
 def _store(context: Context, loaded: Sequence[Manifest], site: Site | None, flag: str | None) -> str:
     if named := flag or context.environ.get("ORCH_STORE"):
         return _folder(context, named, "--store" if flag else "ORCH_STORE")
-    if written := next((m.store for m in loaded if m.store), None) or (site.store if site else None):
+    if written := next((m.store for m in loaded if m.store), None):
+        roots = site.trust.roots if site else None
+        if why := place_fault(os.path.realpath(written), _real_roots(roots)):
+            raise PlacementError(f"{written} leads to {os.path.realpath(written)}: {why}", _allowed_by(written))
         return written
+    if site and site.store:
+        return site.store
     if not (cache := context.base_folder("XDG_CACHE_HOME", ".cache")):
         raise ManifestError((Problem("", 0, "", "no home folder is known, so there is no place for a store"),), NO_HOME)
     return os.path.join(cache, "orch")
@@ -346,13 +355,19 @@ def _hosts(loaded: Sequence[Manifest], site: Site | None) -> dict[str, Host]:
     return hosts
 
 
-def leads_out(loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: Mapping[str, str]) -> tuple[Problem, ...]:
+def leads_out(
+    loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: Mapping[str, str], trust: Trust
+) -> tuple[Problem, ...]:
     """Find the places that a symlink on their path takes out of the root; each folder costs one lstat.
 
     Args:
         loaded: the manifests.
         wanted: the files whose places to check.
         texts: the manifests' texts by absolute path, to find the lines.
+        trust: of the site file.
+
+    Raises:
+        PlacementError: none leads out, and one leads to where the site file does not let manifests put anything.
     """
     known: dict[str, str] = {"/": "/"}
     inside: dict[str, set[str]] = {m.file: set() for m in loaded}  # folders that were checked, and lie inside
@@ -366,18 +381,36 @@ def leads_out(loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: Mappi
 
     named_below = {m.file: tuple(f"{top.rstrip('/')}/" for top in (m.root, *m.allow_absolute)) for m in loaded}
     allowed = {m.file: [real(folder) for folder in (m.root, *m.allow_absolute)] for m in loaded}
-    problems = []
+    roots = _real_roots(trust.roots)
+    problems, refused = [], []
     for w in wanted:
         good = inside[w.manifest]
         for place in w.places:
             named = place.path.rpartition("/")[0]
-            if named in good or not place.path.startswith(named_below[w.manifest]):  # a framework's cache
+            if named in good:
+                continue
+            is_cache = not place.path.startswith(named_below[w.manifest])  # a framework's: the user's environment says
+            if is_cache and roots is None:
                 continue
             folder = real(named or "/")
-            if any(folder == top or folder.startswith(top.rstrip("/") + "/") for top in allowed[w.manifest]):
+            if is_cache or any(
+                folder == top or folder.startswith(top.rstrip("/") + "/") for top in allowed[w.manifest]
+            ):
                 good.add(named)
+                if (roots is not None or folder != named) and (why := place_fault(folder, roots)):
+                    refused.append(f"{w.model}: {place.path} leads to {folder}: {why}")
             else:
                 path = f"models > {w.model} > to"
                 line = manifests.locate(texts[w.manifest], w.manifest, path)
                 problems.append(Problem(w.manifest, line, path, f"a symlink leads out of root: to {folder}"))
+    if refused and not problems:
+        raise PlacementError("\n".join(refused), _allowed_by("FOLDER"))
     return tuple(problems)
+
+
+def _real_roots(roots: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return None if roots is None else tuple(os.path.realpath(root) for root in roots)
+
+
+def _allowed_by(folder: str) -> str:
+    return f"if it is meant, allow it in {SITE_FILE}: `trust: {{roots: [{folder}]}}`, with all other folders in use"

@@ -102,10 +102,16 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
         OrchError, Stopped.
     """
     from orchestrator.engine import disk_space
+    from orchestrator.engine.private_sources import without_private
     from orchestrator.engine.scheduler import Scheduler
 
-    groups = group(todo)
-    fetching = [artifact for artifact, same in groups if _needs_download(run, artifact, same)]
+    groups, fetching = [], []
+    for artifact, same in group(todo):
+        if not _needs_download(run, artifact, same):
+            groups.append((artifact, same))
+        elif allowed := without_private(run, artifact, same):
+            groups.append((allowed, same))
+            fetching.append(allowed)
     disk_space.check_room(disk_space.needs(run.store, todo, {artifact.key for artifact in fetching}))
     run = prepare(run, fetching)
     run.emit(events.Planned(len(run.counts.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
