@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     PLACEMENT = 7
     STORE = 8
     WORK = 10
+    SIGNATURE = 11
     BUG = 70
     HELD = 75
     INTERRUPTED = 130
@@ -71,6 +72,13 @@ class ConsentError(OrchError):
     """A manifest asks for what only the site file may allow, and that was seen when it was to be done."""
 
     exit_code = ExitCode.MANIFEST
+    usual_fault = "refused"
+
+
+class SignatureError(OrchError):
+    """A manifest or its lock file lacks a valid signature where one is required, or none can be made."""
+
+    exit_code = ExitCode.SIGNATURE
     usual_fault = "refused"
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, PlacementError, Problem
 from orchestrator.manifest.trust import SITE_FILE, place_fault
-from orchestrator.model import Host, Trust
+from orchestrator.model import Host, Signers, Trust
 from orchestrator.store import Store
 from orchestrator.transfer.run_context import Options, RunContext
 from orchestrator.urls import host_name
@@ -33,16 +33,52 @@ NO_HOME = "set HOME, or name the store: --store DIR"
 HUBS = (("HF_ENDPOINT", "https://huggingface.co/"), ("MODELSCOPE_ENDPOINT", "https://modelscope.cn/"))
 
 
+class Reader(msgspec.Struct, frozen=True):
+    """Reads manifests and lock files; each must have been signed by one of `signers`, if there are any."""
+
+    context: Context
+    signers: Signers | None = None
+
+    def text(self, path: str) -> str:
+        """Read a manifest or a lock file as UTF-8, once: what is checked is what is returned.
+
+        Raises:
+            ManifestError: it is missing, unreadable, or not UTF-8.
+            SignatureError: it lacks a valid signature.
+        """
+        content = _content(path)
+        if self.signers is not None:
+            from orchestrator.signatures import check
+
+            check(self.context, path, content, self.signers)
+        return _decoded(content, path)
+
+    def lock(self, manifest: str) -> Lock | None:
+        """Read the lock file beside a manifest; None if there is none.
+
+        Raises:
+            ManifestError: it is damaged, or was written by a newer orch.
+            SignatureError: it lacks a valid signature.
+        """
+        path = manifests.lock_path(manifest)
+        if not os.path.exists(path):
+            return None
+        from orchestrator.manifest.lockfile import read
+
+        return read(self.text(path), path)
+
+
 class Workspace(msgspec.Struct, frozen=True):
     """What a run is about: manifests, the files that they want, settings of hosts, the store's absolute path.
 
     `unresolved` are models that need `orch lock` first; `texts` are the manifests' texts by absolute path; `trust` and
-    `shared` are those of the site file.
+    `shared` are those of the site file; `reader` reads more of the same.
     """
 
     manifests: tuple[Manifest, ...]
     wanted: tuple[Wanted, ...]
     store: str
+    reader: Reader
     hosts: dict[str, Host] = msgspec.field(default_factory=dict)
     unresolved: tuple[Unresolved, ...] = ()
     texts: dict[str, str] = msgspec.field(default_factory=dict)
@@ -88,6 +124,7 @@ def open_workspace(
     root: str | None = None,
     caches: str | None = None,
     resolve: bool = True,
+    require_signature: bool = False,
 ) -> Workspace:
     """Read the manifests with their locks, and the site file.
 
@@ -99,10 +136,12 @@ def open_workspace(
         root: the base of relative places, instead of the manifests' own `root:`.
         caches: one folder for the caches of all frameworks.
         resolve: if false, manifests stay as they are written, without their locks: no file is wanted.
+        require_signature: manifests and locks must be signed, as if the site file said `signed_by:`.
 
     Raises:
         ManifestError: with every problem of every file, or for a name in `only` that no manifest has.
         PlacementError: a place or the store is in a folder where the site file does not let manifests put anything.
+        SignatureError: a manifest or a lock lacks the signature that is required.
     """
     paths = paths or (DEFAULT_MANIFEST,)
     problems: list[Problem] = []
@@ -110,12 +149,13 @@ def open_workspace(
     texts: dict[str, str] = {}
     here = _site(context, problems)
     trust, shared = (here.trust, here.shared) if here else (Trust(), False)
+    read = reader(context, here, require_signature=require_signature)
     base = _folder(context, root, "--root") if root is not None else None
     layout_context = _with_caches(context, caches)
     for path in dict.fromkeys(os.path.abspath(os.path.join(context.cwd, path)) for path in paths):
         try:
-            texts[path] = read_text(path)
-            lock = read_lock(path) if resolve else None
+            texts[path] = read.text(path)
+            lock = read.lock(path) if resolve else None
             manifest = manifests.parse(
                 texts[path], path, context.home, root=base, lock=lock, resolve=resolve, trust=trust
             )
@@ -131,7 +171,7 @@ def open_workspace(
         raise ManifestError(tuple(problems), gone or hint_for(problems))
     if not resolve:
         path = _store(context, loaded, here, store)
-        return Workspace(tuple(loaded), (), path, _hosts(loaded, here), (), texts, trust, shared)
+        return Workspace(tuple(loaded), (), path, read, _hosts(loaded, here), (), texts, trust, shared)
     extra = hub_mirror(context)
     wanted = tuple(w for m in loaded for w in manifests.wanted(m, here, extra))
     by_layout = any(model.layouts for m in loaded for model in m.models)
@@ -143,40 +183,48 @@ def open_workspace(
     if outside := leads_out(loaded, wanted, texts, trust):
         raise ManifestError(outside, "replace the symlink by a folder, or allow its target: `allow_absolute: [...]`")
     path = _store(context, loaded, here, store)
-    return Workspace(tuple(loaded), wanted, path, _hosts(loaded, here), unresolved, texts, trust, shared)
+    return Workspace(tuple(loaded), wanted, path, read, _hosts(loaded, here), unresolved, texts, trust, shared)
 
 
 def read_text(path: str) -> str:
-    """Read a manifest as UTF-8.
+    """Read a manifest as UTF-8, whoever signed it.
 
     Raises:
         ManifestError: it is missing, unreadable, or not UTF-8.
     """
+    return _decoded(_content(path), path)
+
+
+def _content(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read().decode("utf-8")
+            return file.read()
     except OSError as error:
         problem = Problem(path, 0, "", (error.strerror or str(error)).lower())
         raise ManifestError((problem,), f"look at it: `ls -ld {path}`") from error
+
+
+def _decoded(content: bytes, path: str) -> str:
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        is_wide = error.object.startswith((b"\xff\xfe", b"\xfe\xff"))
+        line = content[: error.start].count(b"\n") + 1
+        is_wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         why = "UTF-16 text: save it as UTF-8 (`iconv -f UTF-16 -t UTF-8 FILE > NEW`)" if is_wide else "not UTF-8 text"
         raise ManifestError((Problem(path, 0 if is_wide else line, "", why),)) from error
 
 
-def read_lock(manifest: str) -> Lock | None:
-    """Read the lock file beside a manifest; None if there is none.
+def reader(context: Context, site: Site | None, *, require_signature: bool = False) -> Reader:
+    """Return what reads manifests: with signatures where the site file, the variable or the caller requires them.
 
-    Raises:
-        ManifestError: it is damaged, or was written by a newer orch.
+    Who may sign is what the site file says, else `orch/allowed_signers` in the user's configuration.
     """
-    path = manifests.lock_path(manifest)
-    if not os.path.exists(path):
-        return None
-    from orchestrator.manifest.lockfile import read
-
-    return read(read_text(path), path)
+    signers = site.signed_by if site else None
+    word = context.environ.get("ORCH_REQUIRE_SIGNATURE", "").lower()
+    if signers is None and (require_signature or word not in ("", "0", "false", "no", "off", "n", "f")):
+        base = context.base_folder("XDG_CONFIG_HOME", ".config") or "/etc"
+        signers = Signers(os.path.join(base, "orch/allowed_signers"))
+    return Reader(context, signers)
 
 
 def _with_caches(context: Context, folder: str | None) -> Context:

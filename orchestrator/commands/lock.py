@@ -19,6 +19,7 @@ from orchestrator.hubs.resolve import LIST, MANIFEST, ListedModel, LockError, ba
 from orchestrator.hubs.sanity import INDEX, INDEX_BYTES, missing_of_index, missing_shards, named_digest
 from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedFile, LockedModel, fingerprint
+from orchestrator.signatures import signature_path
 from orchestrator.store import Store, blobs
 from orchestrator.summary import fold
 from orchestrator.transfer.run_context import Options
@@ -85,7 +86,7 @@ class _Locking:
     ) -> None:
         self._context, self._space, self._emit, self._asked, self._options = context, space, emit, asked, options
         self._began = context.monotonic()
-        self._all_locked = [open_locked(manifest) for manifest in space.manifests]
+        self._all_locked = [open_locked(manifest, space.reader) for manifest in space.manifests]
         self._chosen = select(self._all_locked, asked.only)
         self._anew = select(self._all_locked, asked.update) if asked.update is not None else {}
         self._site, self._extra = workspace.site(context), workspace.hub_mirror(context)
@@ -118,6 +119,10 @@ class _Locking:
         for locked, models in zip(self._all_locked, found, strict=True):
             if save(locked, models):
                 self._emit(Noticed(f"{locked.path}: written"))
+                if os.path.lexists(signature_path(locked.path)):
+                    self._emit(
+                        Noticed(f"its signature fits no more: sign it again, `orch sign {locked.manifest.file}`")
+                    )
         return self._end()
 
     # What there is to do.
