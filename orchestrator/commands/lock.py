@@ -15,7 +15,7 @@ from orchestrator.errors import DigestError, OrchError, Stopped
 from orchestrator.events import Finished, Foreseen, GaveUp, Noticed, Summary
 from orchestrator.faults import Fault
 from orchestrator.hubs import sanity
-from orchestrator.hubs.resolve import LIST, MANIFEST, ListedModel, LockError, bare, listed
+from orchestrator.hubs.resolve import LIST, MANIFEST, SIGNED, ListedModel, LockError, bare, listed
 from orchestrator.hubs.sanity import INDEX, INDEX_BYTES, missing_of_index, missing_shards, named_digest
 from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedFile, LockedModel, fingerprint
@@ -281,7 +281,7 @@ def must_fetch(
     todo = []
     for file in found.model.files:
         if file.sha256:
-            unknown = file.size is None and found.digest_sources.get(file.name) == LIST
+            unknown = file.size is None and found.digest_sources.get(file.name) in (LIST, SIGNED)
             index = file.name.endswith(INDEX) and (file.size or 0) <= INDEX_BYTES
             if (unknown or index) and blobs.blob_state(store, file.sha256, file.size) != "sealed":
                 todo.append(file)

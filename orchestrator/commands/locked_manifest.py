@@ -50,8 +50,9 @@ def open_locked(manifest: Manifest, reader: Reader) -> LockedManifest:
 
 
 def is_needed(model: Model) -> bool:
-    """Whether a model needs a lock, because it is a repository or a file of it has no sha256."""
-    return model.repo is not None or any(not file.sha256 for file in model.files)
+    """Whether a model needs a lock: it is a repository, a file of it has no sha256, or its publisher signed it."""
+    signed = model.signature is not None
+    return signed or model.repo is not None or any(not file.sha256 for file in model.files)
 
 
 def fits(model: Model, known: LockedModel | None) -> bool:

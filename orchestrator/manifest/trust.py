@@ -132,6 +132,8 @@ def _urls(manifest: Manifest) -> Iterator[tuple[Key, str]]:
         yield from ((("mirrors", number, "urls", n), url) for n, url in enumerate(rule.urls))
     for model in manifest.models:
         at: Key = ("models", model.name)
+        if model.signature is not None and "://" in model.signature.url:
+            yield (*at, "signature", "url"), model.signature.url
         if model.repo is not None:
             yield (*at, "repo"), repos.file_url(model.repo, "main", "x")
             continue

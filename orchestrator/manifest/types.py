@@ -23,6 +23,31 @@ class FileEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fals
     size: Size | UnsetType = UNSET
 
 
+class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A publisher's signature of a model, in the format of OpenSSF Model Signing, and who must have made it."""
+
+    url: Annotated[Text, Meta(title="URL", description="Where it is: a URL, or its path in the model's `repo`.")]
+    key: (
+        Annotated[Text, Meta(title="key", description="A PEM file of the publisher's key; relative to this file.")]
+        | UnsetType
+    ) = UNSET
+    certificates: (
+        Annotated[
+            Text,
+            Meta(title="certificates", description="A PEM file of the CAs of the publisher's certificate."),
+        ]
+        | UnsetType
+    ) = UNSET
+    identity: (
+        Annotated[Text, Meta(title="identity", description="Who signed it with sigstore, as an e-mail address.")]
+        | UnsetType
+    ) = UNSET
+    issuer: (
+        Annotated[Text, Meta(title="issuer", description="The OpenID issuer that vouches for the identity.")]
+        | UnsetType
+    ) = UNSET
+
+
 class ModelEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     """One model: one file (`url`), several (`files`), or those of a hub repository (`repo`)."""
 
@@ -59,6 +84,7 @@ class ModelEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fal
         Annotated[bool, Meta(title="unpack", description="The places are folders that hold the archive's content.")]
         | UnsetType
     ) = UNSET
+    signature: SignatureEntry | UnsetType = UNSET
     for_: For = msgspec.field(default=UNSET, name="for")
     to: To = UNSET
     link: LinkMode = UNSET
@@ -323,6 +349,7 @@ TITLES = {
     "PrefixEntry": "prefix mirror",
     "HostEntry": "host",
     "Defaults": "defaults",
+    "SignatureEntry": "signature",
     "TrustEntry": "trust",
     "SignersEntry": "signers",
     "Link": "link",

@@ -19,11 +19,12 @@ from orchestrator.manifest.types import (
     HostEntry,
     ModelEntry,
     PrefixEntry,
+    SignatureEntry,
     SignersEntry,
     SiteDocument,
     TrustEntry,
 )
-from orchestrator.manifest.values import File, Manifest, Model, Prefix, Site
+from orchestrator.manifest.values import File, Manifest, Model, Prefix, PublisherSignature, Site
 from orchestrator.model import Host, Link, Pin, Place, Signers, Trust
 from orchestrator.text import fault_of_name, has_unseen
 from orchestrator.urls import UrlError
@@ -246,7 +247,10 @@ def manifest(
     ]
     rules = PlaceRules(root.rstrip("/") + "/", None if "allow_absolute" in unknown else tuple(allowed))
     defaults = None if "defaults" in unknown else entry.defaults or Defaults()
-    models = tuple(model(n, m, defaults, rules, problems) for n, m in entry.models.items())
+    models = tuple(
+        _with_signature(model(n, m, defaults, rules, problems), m.signature, beside, problems)
+        for n, m in entry.models.items()
+    )
     unresolved: tuple[Unresolved, ...] = ()
     if resolve:
         models, unresolved = lockfile.merged(file, models, lock, problems)
@@ -262,6 +266,27 @@ def manifest(
         unresolved,
         tuple(entry.allow or ()),
     )
+
+
+def _with_signature(value: Model, entry: SignatureEntry | UnsetType, beside: str, problems: Problems) -> Model:
+    """Return a model with its publisher's signature, where `entry` names one."""
+    if entry is UNSET:
+        return value
+    at: Key = ("models", value.name, "signature")
+    url = entry.url
+    if "://" in url or value.repo is None:
+        url = _url((*at, "url"), url, problems)
+    else:
+        url = _checked(paths.relative, url, (*at, "url"), problems)
+    named = [name for name in ("key", "certificates", "identity") if getattr(entry, name) is not UNSET]
+    if len(named) != 1 or (entry.identity is UNSET) != (entry.issuer is UNSET):
+        problems.append((at, "say by whom: `key: FILE`, `certificates: FILE`, or `identity:` with `issuer:`"))
+    key, certificates = (
+        _checked(lambda t: paths.named_file(t, beside), text, (*at, name), problems) if text is not UNSET else ""
+        for name, text in (("key", entry.key), ("certificates", entry.certificates))
+    )
+    identity, issuer = (text if text is not UNSET else "" for text in (entry.identity, entry.issuer))
+    return replace(value, signature=PublisherSignature(url, key, certificates, identity, issuer))
 
 
 def site(entry: SiteDocument, file: str, home: str, problems: Problems) -> Site:
