@@ -15,6 +15,7 @@ from orchestrator.errors import ManifestError, PlacementError, Problem
 from orchestrator.manifest.trust import SITE_FILE, place_fault
 from orchestrator.model import Host, Signers, Trust
 from orchestrator.store import Store
+from orchestrator.summary import Counts
 from orchestrator.transfer.run_context import Options, RunContext
 from orchestrator.urls import host_name
 
@@ -91,12 +92,14 @@ def run_context(
 ) -> RunContext:
     """Make what all stages of one run over a workspace share."""
     store = Store(space.store, context.state, context.stop)
+    counts = Counts(manifest=", ".join(manifest.file for manifest in space.manifests), store=space.store)
     return RunContext(
         context,
         store,
-        emit,
+        counts.watched(emit),
         hosts=space.hosts,
         options=options or Options(),
+        counts=counts,
         trust=space.trust,
         shared=space.shared,
     )
