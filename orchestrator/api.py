@@ -26,13 +26,24 @@ def load(
     store: str | None = None,
     root: str | None = None,
     caches: str | None = None,
+    require_signature: bool = False,
 ) -> Workspace:
     """Read manifests (none: manifests/team.yaml) and the site file; `caches` is one folder for all frameworks' caches.
 
     Raises:
         ManifestError: every problem at once.
+        PlacementError: a place or the store is where the site file does not let manifests put anything.
+        SignatureError: a manifest or a lock lacks the signature that is required.
     """
-    return open_workspace(Context.real(), manifests, only=only, store=store, root=root, caches=caches)
+    return open_workspace(
+        Context.real(),
+        manifests,
+        only=only,
+        store=store,
+        root=root,
+        caches=caches,
+        require_signature=require_signature,
+    )
 
 
 def plan(

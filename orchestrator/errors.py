@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     STORE = 8
     TIME = 9
     WORK = 10
+    SIGNATURE = 11
     BUG = 70
     HELD = 75
     INTERRUPTED = 130
@@ -66,6 +67,20 @@ class ManifestError(OrchError):
     def __init__(self, problems: tuple[Problem, ...], hint: str = "") -> None:
         super().__init__("\n".join(str(p) for p in problems), hint)
         self.problems = problems
+
+
+class ConsentError(OrchError):
+    """A manifest asks for what only the site file may allow, and that was seen when it was to be done."""
+
+    exit_code = ExitCode.MANIFEST
+    usual_fault = "refused"
+
+
+class SignatureError(OrchError):
+    """A manifest or its lock file lacks a valid signature where one is required, or none can be made."""
+
+    exit_code = ExitCode.SIGNATURE
+    usual_fault = "refused"
 
 
 class NoBackendError(OrchError):

@@ -60,13 +60,48 @@ class Host(msgspec.Struct, frozen=True, gc=False):
     """What a manifest or site file says of one host.
 
     `ca` is the absolute path of a PEM file; `connections` the most at once; `token_env` the name of the environment
-    variable that holds the host's Bearer token.
+    variable that holds the host's Bearer token; `plain` lets it go over http.
     """
 
     ca: str | None = None
     connections: int | None = None
     user_agent: str | None = None
     token_env: str | None = None
+    plain: bool = False
+
+    def completed(self, other: Host) -> Host:
+        """Return this entry, with each key that it leaves open taken from `other`; `plain` goes with its token."""
+        token = self if self.token_env else other
+        return Host(
+            self.ca or other.ca,
+            self.connections or other.connections,
+            self.user_agent or other.user_agent,
+            token.token_env,
+            token.plain,
+        )
+
+
+class Trust(msgspec.Struct, frozen=True, gc=False):
+    """What the site file lets manifests ask for: `trust:`. A key that is None leaves the default rule as it is.
+
+    `roots` are absolute folders below which places may be; `schemes` those of URLs; `hosts` names of hosts, and
+    `token_env` names of variables, both as patterns with `*` and `?`.
+    """
+
+    roots: tuple[str, ...] | None = None
+    schemes: tuple[str, ...] | None = None
+    hosts: tuple[str, ...] | None = None
+    token_env: tuple[str, ...] | None = None
+
+
+class Signers(msgspec.Struct, frozen=True, gc=False):
+    """Who may sign manifests: the absolute path of an `allowed_signers` file, see ssh-keygen(1).
+
+    `identities` are the principals of that file that count; if empty, all do.
+    """
+
+    allowed_signers: str
+    identities: tuple[str, ...] = ()
 
 
 class Repo(msgspec.Struct, frozen=True, gc=False):

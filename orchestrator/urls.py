@@ -131,6 +131,12 @@ def host(text: str) -> str:
     return _authority("https", text)
 
 
+def host_name(text: str) -> str:
+    """Return a normalised host without its port, where it has one."""
+    name, colon, port = text.rpartition(":")
+    return name if colon and port.isdecimal() and (":" not in name or name.endswith("]")) else text
+
+
 def last_name(url: str) -> str:
     """Return the file name at the end of a normalised URL's path, percent-decoded.
 

@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from orchestrator import manifest as manifests
-from orchestrator.errors import ManifestError, Problem
+from orchestrator.errors import ManifestError, PlacementError, Problem
+from orchestrator.manifest.trust import SITE_FILE, place_fault
+from orchestrator.model import Host, Signers, Trust
 from orchestrator.store import Store
 from orchestrator.summary import Counts
 from orchestrator.transfer.run_context import Options, RunContext
+from orchestrator.urls import host_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Event
     from orchestrator.manifest import Manifest, Site
     from orchestrator.manifest.lockfile import Lock
-    from orchestrator.model import Host, Unresolved, Wanted
+    from orchestrator.model import Unresolved, Wanted
 
 
 DEFAULT_MANIFEST = "manifests/team.yaml"
@@ -30,18 +34,57 @@ NO_HOME = "set HOME, or name the store: --store DIR"
 HUBS = (("HF_ENDPOINT", "https://huggingface.co/"), ("MODELSCOPE_ENDPOINT", "https://modelscope.cn/"))
 
 
+class Reader(msgspec.Struct, frozen=True):
+    """Reads manifests and lock files; each must have been signed by one of `signers`, if there are any."""
+
+    context: Context
+    signers: Signers | None = None
+
+    def text(self, path: str) -> str:
+        """Read a manifest or a lock file as UTF-8, once: what is checked is what is returned.
+
+        Raises:
+            ManifestError: it is missing, unreadable, or not UTF-8.
+            SignatureError: it lacks a valid signature.
+        """
+        content = _content(path)
+        if self.signers is not None:
+            from orchestrator.signatures import check
+
+            check(self.context, path, content, self.signers)
+        return _decoded(content, path)
+
+    def lock(self, manifest: str) -> Lock | None:
+        """Read the lock file beside a manifest; None if there is none.
+
+        Raises:
+            ManifestError: it is damaged, or was written by a newer orch.
+            SignatureError: it lacks a valid signature.
+        """
+        path = manifests.lock_path(manifest)
+        if not os.path.exists(path):
+            return None
+        from orchestrator.manifest.lockfile import read
+
+        return read(self.text(path), path)
+
+
 class Workspace(msgspec.Struct, frozen=True):
     """What a run is about: manifests, the files that they want, settings of hosts, the store's absolute path.
 
-    `unresolved` are models that need `orch lock` first; `texts` are the manifests' texts by absolute path.
+    `unresolved` are models that need `orch lock` first; `texts` are the manifests' texts by absolute path; `trust` and
+    `shared` are those of the site file; `reader` reads more of the same.
     """
 
     manifests: tuple[Manifest, ...]
     wanted: tuple[Wanted, ...]
     store: str
+    reader: Reader
     hosts: dict[str, Host] = msgspec.field(default_factory=dict)
     unresolved: tuple[Unresolved, ...] = ()
     texts: dict[str, str] = msgspec.field(default_factory=dict)
+    trust: Trust = Trust()
+    shared: bool = False
 
 
 def run_context(
@@ -50,8 +93,16 @@ def run_context(
     """Make what all stages of one run over a workspace share."""
     store = Store(space.store, context.state, context.stop)
     counts = Counts(manifest=", ".join(manifest.file for manifest in space.manifests), store=space.store)
-    emit = counts.watched(emit)
-    return RunContext(context, store, emit, hosts=space.hosts, options=options or Options(), counts=counts)
+    return RunContext(
+        context,
+        store,
+        counts.watched(emit),
+        hosts=space.hosts,
+        options=options or Options(),
+        counts=counts,
+        trust=space.trust,
+        shared=space.shared,
+    )
 
 
 @contextmanager
@@ -76,6 +127,7 @@ def open_workspace(
     root: str | None = None,
     caches: str | None = None,
     resolve: bool = True,
+    require_signature: bool = False,
 ) -> Workspace:
     """Read the manifests with their locks, and the site file.
 
@@ -87,22 +139,29 @@ def open_workspace(
         root: the base of relative places, instead of the manifests' own `root:`.
         caches: one folder for the caches of all frameworks.
         resolve: if false, manifests stay as they are written, without their locks: no file is wanted.
+        require_signature: manifests and locks must be signed, as if the site file said `signed_by:`.
 
     Raises:
         ManifestError: with every problem of every file, or for a name in `only` that no manifest has.
+        PlacementError: a place or the store is in a folder where the site file does not let manifests put anything.
+        SignatureError: a manifest or a lock lacks the signature that is required.
     """
     paths = paths or (DEFAULT_MANIFEST,)
     problems: list[Problem] = []
     loaded: list[Manifest] = []
     texts: dict[str, str] = {}
     here = _site(context, problems)
+    trust, shared = (here.trust, here.shared) if here else (Trust(), False)
+    read = reader(context, here, require_signature=require_signature)
     base = _folder(context, root, "--root") if root is not None else None
     layout_context = _with_caches(context, caches)
     for path in dict.fromkeys(os.path.abspath(os.path.join(context.cwd, path)) for path in paths):
         try:
-            texts[path] = read_text(path)
-            lock = read_lock(path) if resolve else None
-            manifest = manifests.parse(texts[path], path, context.home, root=base, lock=lock, resolve=resolve)
+            texts[path] = read.text(path)
+            lock = read.lock(path) if resolve else None
+            manifest = manifests.parse(
+                texts[path], path, context.home, root=base, lock=lock, resolve=resolve, trust=trust
+            )
             loaded.append(_with_layouts(layout_context, manifest, texts[path]) if resolve else manifest)
         except ManifestError as error:
             problems += error.problems
@@ -114,7 +173,8 @@ def open_workspace(
         )
         raise ManifestError(tuple(problems), gone or hint_for(problems))
     if not resolve:
-        return Workspace(tuple(loaded), (), _store(context, loaded, here, store), _hosts(loaded, here), (), texts)
+        path = _store(context, loaded, here, store)
+        return Workspace(tuple(loaded), (), path, read, _hosts(loaded, here), (), texts, trust, shared)
     extra = hub_mirror(context)
     wanted = tuple(w for m in loaded for w in manifests.wanted(m, here, extra))
     by_layout = any(model.layouts for m in loaded for model in m.models)
@@ -123,43 +183,51 @@ def open_workspace(
     unresolved = tuple(u for m in loaded for u in m.unresolved)
     if only:
         wanted, unresolved = _select(wanted, unresolved, only)
-    if outside := leads_out(loaded, wanted, texts):
+    if outside := leads_out(loaded, wanted, texts, trust):
         raise ManifestError(outside, "replace the symlink by a folder, or allow its target: `allow_absolute: [...]`")
     path = _store(context, loaded, here, store)
-    return Workspace(tuple(loaded), wanted, path, _hosts(loaded, here), unresolved, texts)
+    return Workspace(tuple(loaded), wanted, path, read, _hosts(loaded, here), unresolved, texts, trust, shared)
 
 
 def read_text(path: str) -> str:
-    """Read a manifest as UTF-8.
+    """Read a manifest as UTF-8, whoever signed it.
 
     Raises:
         ManifestError: it is missing, unreadable, or not UTF-8.
     """
+    return _decoded(_content(path), path)
+
+
+def _content(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read().decode("utf-8")
+            return file.read()
     except OSError as error:
         problem = Problem(path, 0, "", (error.strerror or str(error)).lower())
         raise ManifestError((problem,), f"look at it: `ls -ld {path}`") from error
+
+
+def _decoded(content: bytes, path: str) -> str:
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        is_wide = error.object.startswith((b"\xff\xfe", b"\xfe\xff"))
+        line = content[: error.start].count(b"\n") + 1
+        is_wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         why = "UTF-16 text: save it as UTF-8 (`iconv -f UTF-16 -t UTF-8 FILE > NEW`)" if is_wide else "not UTF-8 text"
         raise ManifestError((Problem(path, 0 if is_wide else line, "", why),)) from error
 
 
-def read_lock(manifest: str) -> Lock | None:
-    """Read the lock file beside a manifest; None if there is none.
+def reader(context: Context, site: Site | None, *, require_signature: bool = False) -> Reader:
+    """Return what reads manifests: with signatures where the site file, the variable or the caller requires them.
 
-    Raises:
-        ManifestError: it is damaged, or was written by a newer orch.
+    Who may sign is what the site file says, else `orch/allowed_signers` in the user's configuration.
     """
-    path = manifests.lock_path(manifest)
-    if not os.path.exists(path):
-        return None
-    from orchestrator.manifest.lockfile import read
-
-    return read(read_text(path), path)
+    signers = site.signed_by if site else None
+    word = context.environ.get("ORCH_REQUIRE_SIGNATURE", "").lower()
+    if signers is None and (require_signature or word not in ("", "0", "false", "no", "off", "n", "f")):
+        base = context.base_folder("XDG_CONFIG_HOME", ".config") or "/etc"
+        signers = Signers(os.path.join(base, "orch/allowed_signers"))
+    return Reader(context, signers)
 
 
 def _with_caches(context: Context, folder: str | None) -> Context:
@@ -191,7 +259,7 @@ def _with_layouts(context: Context, manifest: Manifest, text: str) -> Manifest:
             problems.append(Problem(manifest.file, line, path, str(problem)))
     if problems:
         raise ManifestError(tuple(problems))
-    return msgspec.structs.replace(manifest, models=tuple(models))
+    return replace(manifest, models=tuple(models))
 
 
 def hint_for(problems: Sequence[Problem]) -> str:
@@ -277,8 +345,13 @@ def unknown_name(word: str, pool: set[str]) -> ManifestError:
 def _store(context: Context, loaded: Sequence[Manifest], site: Site | None, flag: str | None) -> str:
     if named := flag or context.environ.get("ORCH_STORE"):
         return _folder(context, named, "--store" if flag else "ORCH_STORE")
-    if written := next((m.store for m in loaded if m.store), None) or (site.store if site else None):
+    if written := next((m.store for m in loaded if m.store), None):
+        roots = site.trust.roots if site else None
+        if why := place_fault(os.path.realpath(written), _real_roots(roots)):
+            raise PlacementError(f"{written} leads to {os.path.realpath(written)}: {why}", _allowed_by(written))
         return written
+    if site and site.store:
+        return site.store
     if not (cache := context.base_folder("XDG_CACHE_HOME", ".cache")):
         raise ManifestError((Problem("", 0, "", "no home folder is known, so there is no place for a store"),), NO_HOME)
     return os.path.join(cache, "orch")
@@ -317,19 +390,35 @@ def _folder(context: Context, text: str, said_by: str) -> str:
 
 
 def _hosts(loaded: Sequence[Manifest], site: Site | None) -> dict[str, Host]:
-    hosts: dict[str, Host] = dict(site.hosts) if site else {}
+    """The `hosts:` of all, key by key: what the site file says stands, then what an earlier manifest says.
+
+    A word of the site file for a host without a port counts for its ports too.
+    """
+    ours = site.hosts if site else {}
+    hosts: dict[str, Host] = dict(ours)
     for manifest in loaded:
-        hosts.update(manifest.hosts)
+        for name, host in manifest.hosts.items():
+            known, whole = hosts.get(name, Host()), ours.get(host_name(name))
+            if whole is not None and name not in ours:
+                same = whole if name.endswith(":443") else replace(whole, token_env=None, plain=False)
+                known = known.completed(same)
+            hosts[name] = known.completed(host)
     return hosts
 
 
-def leads_out(loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: Mapping[str, str]) -> tuple[Problem, ...]:
+def leads_out(
+    loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: Mapping[str, str], trust: Trust
+) -> tuple[Problem, ...]:
     """Find the places that a symlink on their path takes out of the root; each folder costs one lstat.
 
     Args:
         loaded: the manifests.
         wanted: the files whose places to check.
         texts: the manifests' texts by absolute path, to find the lines.
+        trust: of the site file.
+
+    Raises:
+        PlacementError: none leads out, and one leads to where the site file does not let manifests put anything.
     """
     known: dict[str, str] = {"/": "/"}
     inside: dict[str, set[str]] = {m.file: set() for m in loaded}  # folders that were checked, and lie inside
@@ -343,18 +432,36 @@ def leads_out(loaded: Sequence[Manifest], wanted: Sequence[Wanted], texts: Mappi
 
     named_below = {m.file: tuple(f"{top.rstrip('/')}/" for top in (m.root, *m.allow_absolute)) for m in loaded}
     allowed = {m.file: [real(folder) for folder in (m.root, *m.allow_absolute)] for m in loaded}
-    problems = []
+    roots = _real_roots(trust.roots)
+    problems, refused = [], []
     for w in wanted:
         good = inside[w.manifest]
         for place in w.places:
             named = place.path.rpartition("/")[0]
-            if named in good or not place.path.startswith(named_below[w.manifest]):  # a framework's cache
+            if named in good:
+                continue
+            is_cache = not place.path.startswith(named_below[w.manifest])  # a framework's: the user's environment says
+            if is_cache and roots is None:
                 continue
             folder = real(named or "/")
-            if any(folder == top or folder.startswith(top.rstrip("/") + "/") for top in allowed[w.manifest]):
+            if is_cache or any(
+                folder == top or folder.startswith(top.rstrip("/") + "/") for top in allowed[w.manifest]
+            ):
                 good.add(named)
+                if (roots is not None or folder != named) and (why := place_fault(folder, roots)):
+                    refused.append(f"{w.model}: {place.path} leads to {folder}: {why}")
             else:
                 path = f"models > {w.model} > to"
                 line = manifests.locate(texts[w.manifest], w.manifest, path)
                 problems.append(Problem(w.manifest, line, path, f"a symlink leads out of root: to {folder}"))
+    if refused and not problems:
+        raise PlacementError("\n".join(refused), _allowed_by("FOLDER"))
     return tuple(problems)
+
+
+def _real_roots(roots: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return None if roots is None else tuple(os.path.realpath(root) for root in roots)
+
+
+def _allowed_by(folder: str) -> str:
+    return f"if it is meant, allow it in {SITE_FILE}: `trust: {{roots: [{folder}]}}`, with all other folders in use"

@@ -61,6 +61,7 @@ def put(context: Context, sink: Sink, manifest: str, drafts: Sequence[Draft]) ->
         ManifestError, PlacementError: as of `commands.add.put_into`; nothing is changed.
     """
     from orchestrator.commands.add import put_into
+    from orchestrator.signatures import signature_path
 
     path = os.path.abspath(os.path.join(context.cwd, manifest))
     is_new = not os.path.lexists(path)
@@ -76,6 +77,8 @@ def put(context: Context, sink: Sink, manifest: str, drafts: Sequence[Draft]) ->
     click.echo(f"{shown_lines(manifest)}: {names} more{' (a new manifest)' if is_new else ''}", err=True)
     verb = "lock" if unpinned else "sync"
     why = "  (it finds the digests)" if unpinned else ""
+    if os.path.lexists(signature_path(path)):
+        click.echo(f"next: orch sign {shown_lines(manifest)}  (its signature fits no more)", err=True)
     click.echo(f"next: orch {verb} {shown_lines(manifest)}{why}", err=True)
     return Summary(ok=True, exit_code=0, models=len(added))
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "warm": "Read what is in place into memory, before a program needs it.",
     "lock": "Find out digests, sizes and commits that the manifests do not say; write team.lock.json.",
     "path": "Print a model's first place.",
+    "sign": "Sign manifests and locks with an SSH key.",
     "get": "Fetch one thing now, without a manifest, and print the lines for one.",
     "add": "Put a model into a manifest.",
     "import": "Make models of a list: SHA256SUMS, Metalink, LFS pointers, a pooch registry.",
@@ -75,8 +76,8 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 all in place, 1 several kinds of failure, 2 usage, 3 manifest, 4 no usable backend, "
-    "5 transfer failed, 6 digest mismatch, 7 placement, 8 store, 9 --max-time, 70 a bug, 75 held by another orch, "
-    "130/143 interrupted.",
+    "5 transfer failed, 6 digest mismatch, 7 placement, 8 store, 9 --max-time, 11 signature, 70 a bug, "
+    "75 held by another orch, 130/143 interrupted.",
 )
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def app() -> None:

@@ -19,6 +19,7 @@ from orchestrator.render.listing import Listing
 @click.command("env")
 @options.manifests
 @options.caches
+@options.signed
 @click.option("--shell", type=click.Choice(SHELLS), help="Whose lines to print (default: by $SHELL).")
 @click.option("--offline", is_flag=True, help="With the switches that keep the frameworks off the network.")
 @options.json
@@ -34,7 +35,7 @@ def command(**words: Any) -> int:
     shell = words["shell"] or of_user(context.environ.get("SHELL", ""))
 
     def work() -> Summary:
-        found = environment(context, words["manifests"], words["caches"])
+        found = environment(context, words["manifests"], words["caches"], require_signature=words["require_signature"])
         for name, value in {**found.variables, **(found.offline if words["offline"] else {})}.items():
             if isinstance(sink, JsonLines):
                 sink.write("variable", {"name": name, "value": value})

@@ -44,7 +44,8 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
     sink = sink_of(context, words, "lock", plain=bool(update) and not yes)
 
     def work() -> Any:
-        space = open_workspace(context, manifests, store=words["store"], root=words["root"], resolve=False)
+        settings = {name: words[name] for name in ("store", "root", "require_signature")}
+        space = open_workspace(context, manifests, resolve=False, **settings)
         if check:
             from orchestrator.commands.lock_check import find_drift
 

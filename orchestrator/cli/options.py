@@ -67,7 +67,8 @@ quiet = option("--quiet", "-q", is_flag=True, help="Print nothing unless somethi
 verbose = option("--verbose", "-v", is_flag=True, help="Show each program's command, ready to paste.")
 json = option("--json", is_flag=True, help="One JSON object a line on stdout, the summary last.")
 caches = option("--caches", metavar="DIR", type=click.Path(), help="One folder for all frameworks' caches.")
-where = stack(only, store, root, caches)
+signed = option("--require-signature", is_flag=True, help="Take only manifests and locks with a valid signature.")
+where = stack(only, store, root, caches, signed)
 talk = stack(quiet, verbose, json)
 logged = stack(
     talk,

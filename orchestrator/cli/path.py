@@ -21,6 +21,7 @@ from orchestrator.render.listing import Listing
 @options.store
 @options.root
 @options.caches
+@options.signed
 @options.json
 def command(name: str, **words: Any) -> int:
     """Print the first place of the model NAME, one line (for a model of several files: of its first)."""
@@ -31,7 +32,7 @@ def command(name: str, **words: Any) -> int:
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
 
     def work() -> Summary:
-        settings = {name: words[name] for name in ("store", "root", "caches")}
+        settings = {name: words[name] for name in ("store", "root", "caches", "require_signature")}
         space = open_workspace(context, words["manifests"], **settings)
         place = first_place(context, space, name)
         if isinstance(sink, JsonLines):

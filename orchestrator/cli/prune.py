@@ -35,6 +35,7 @@ WHAT = {
 @click.command("prune")
 @options.manifests
 @options.store
+@options.signed
 @options.option(
     "--keep",
     default="30d",
@@ -69,7 +70,8 @@ def command(**words: Any) -> int:
 
     def read() -> Workspace | None:
         paths = words["manifests"] or ([DEFAULT_MANIFEST] if os.path.exists(DEFAULT_MANIFEST) else [])
-        return open_workspace(context, paths, store=words["store"]) if paths else None
+        settings = {name: words[name] for name in ("store", "require_signature")}
+        return open_workspace(context, paths, **settings) if paths else None
 
     def work() -> Summary:
         space = read()

@@ -40,6 +40,7 @@ class _WrappingCommand(click.Command):
 @click.command("run", cls=_WrappingCommand, options_metavar="[OPTIONS]")
 @options.manifests
 @options.caches
+@options.signed
 def command(argv: list[str], **words: Any) -> int:
     """Run a command with its frameworks' variables set and kept off the network: `orch run -- python train.py`.
 
@@ -50,7 +51,9 @@ def command(argv: list[str], **words: Any) -> int:
 
     try:
         with context.stop.raising():
-            found = environment(context, words["manifests"], words["caches"])
+            found = environment(
+                context, words["manifests"], words["caches"], require_signature=words["require_signature"]
+            )
     except Stopped:
         return context.stop.code or int(ExitCode.INTERRUPTED)
     except Exception as error:

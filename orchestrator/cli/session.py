@@ -80,12 +80,19 @@ def workspace(context: Context, words: Mapping[str, Any]) -> Workspace:
 
     Raises:
         ManifestError: every problem at once.
+        PlacementError, SignatureError: as of `open_workspace`.
     """
     from orchestrator.workspace import open_workspace
 
     caches = words.get("caches")
     space = open_workspace(
-        context, words["manifests"], only=words["only"], store=words["store"], root=words["root"], caches=caches
+        context,
+        words["manifests"],
+        only=words["only"],
+        store=words["store"],
+        root=words["root"],
+        caches=caches,
+        require_signature=words["require_signature"],
     )
     if caches and not words.get("quiet"):
         from orchestrator.frameworks.catalogue import below, reads_no_variable

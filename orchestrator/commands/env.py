@@ -12,7 +12,7 @@ from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.frameworks.base import LayoutError
 from orchestrator.frameworks.catalogue import below, by_name, reads_no_variable
-from orchestrator.workspace import DEFAULT_MANIFEST, hint_for, read_text
+from orchestrator.workspace import DEFAULT_MANIFEST, hint_for, reader, site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,22 +28,27 @@ class Environment(msgspec.Struct, frozen=True):
     unread_frameworks: tuple[str, ...]
 
 
-def environment(context: Context, paths: Sequence[str], caches: str | None) -> Environment:
+def environment(
+    context: Context, paths: Sequence[str], caches: str | None, *, require_signature: bool = False
+) -> Environment:
     """Collect the variables of the frameworks in the `for:` of some manifests. No lock is needed.
 
     Args:
         context: the environment.
         paths: the manifests; if empty, manifests/team.yaml.
         caches: one folder for the caches of all frameworks, if there is one.
+        require_signature: the manifests must be signed, as if the site file said `signed_by:`.
 
     Raises:
         ManifestError: with every problem of every file.
+        SignatureError: a manifest lacks the signature that is required.
     """
+    trusted = reader(context, site(context), require_signature=require_signature)
     problems: list[Problem] = []
     frameworks: dict[str, str] = {}
     for path in dict.fromkeys(os.path.abspath(os.path.join(context.cwd, p)) for p in paths or (DEFAULT_MANIFEST,)):
         try:
-            manifest = manifests.parse(read_text(path), path, context.home, resolve=False)
+            manifest = manifests.parse(trusted.text(path), path, context.home, resolve=False)
         except ManifestError as error:
             problems += error.problems
             continue

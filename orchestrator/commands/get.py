@@ -19,7 +19,7 @@ from orchestrator.frameworks.base import LayoutError
 from orchestrator.frameworks.catalogue import with_layouts
 from orchestrator.hubs.resolve import MANIFEST, listed
 from orchestrator.manifest.edit import Draft, block, insert
-from orchestrator.model import Pin
+from orchestrator.model import Pin, Trust
 from orchestrator.store import Store, blobs
 from orchestrator.transfer.run_context import Options, RunContext
 
@@ -126,7 +126,15 @@ class _Getting:
             if not (again and isinstance(event, Finished) and event.how == "placed"):  # it was told when it came
                 self._emit(event)
 
-        run = RunContext(self._context, self._store, emit, hosts=self._hosts, options=self._options, findings=findings)
+        run = RunContext(
+            self._context,
+            self._store,
+            emit,
+            hosts=self._hosts,
+            options=self._options,
+            findings=findings,
+            trust=Trust(("/",), urls.SCHEMES),  # no manifest asks for it, but who runs the command
+        )
         return sync(run, wanted)
 
     def _final(self) -> Draft:

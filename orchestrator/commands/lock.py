@@ -16,10 +16,11 @@ from orchestrator.errors import DigestError, OrchError, Stopped
 from orchestrator.events import Finished, Foreseen, GaveUp, Noticed, Summary
 from orchestrator.faults import Fault
 from orchestrator.hubs import sanity
-from orchestrator.hubs.resolve import LIST, MANIFEST, ListedModel, LockError, bare, listed
+from orchestrator.hubs.resolve import LIST, MANIFEST, SIGNED, ListedModel, LockError, bare, listed
 from orchestrator.hubs.sanity import INDEX, INDEX_BYTES, missing_of_index, missing_shards, named_digest
 from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedFile, LockedModel, fingerprint
+from orchestrator.signatures import signature_path
 from orchestrator.store import Store, blobs
 from orchestrator.summary import fold
 from orchestrator.text import shown
@@ -88,7 +89,7 @@ class _Locking:
     ) -> None:
         self._context, self._space, self._emit, self._asked, self._options = context, space, emit, asked, options
         self._began = context.monotonic()
-        self._all_locked = [open_locked(manifest) for manifest in space.manifests]
+        self._all_locked = [open_locked(manifest, space.reader) for manifest in space.manifests]
         self._chosen = select(self._all_locked, asked.only)
         self._anew = select(self._all_locked, asked.update) if asked.update is not None else {}
         self._site, self._extra = workspace.site(context), workspace.hub_mirror(context)
@@ -121,6 +122,10 @@ class _Locking:
         for locked, models in zip(self._all_locked, found, strict=True):
             if save(locked, models):
                 self._emit(Noticed(f"{locked.path}: written"))
+                if os.path.lexists(signature_path(locked.path)):
+                    self._emit(
+                        Noticed(f"its signature fits no more: sign it again, `orch sign {locked.manifest.file}`")
+                    )
         return self._end()
 
     # What there is to do.
@@ -275,7 +280,7 @@ def must_fetch(
     todo = []
     for file in found.model.files:
         if file.sha256:
-            unknown = file.size is None and found.digest_sources.get(file.name) == LIST
+            unknown = file.size is None and found.digest_sources.get(file.name) in (LIST, SIGNED)
             index = file.name.endswith(INDEX) and (file.size or 0) <= INDEX_BYTES
             if (unknown or index) and blobs.blob_state(store, file.sha256, file.size) != "sealed":
                 todo.append(file)

@@ -45,7 +45,7 @@ def find_drift(context: Context, space: Workspace, emit: Callable[[Event], None]
         ManifestError: a lock file cannot be read, or no manifest has a name of `only`.
     """
     began = context.monotonic()
-    all_locked = [open_locked(manifest) for manifest in space.manifests]
+    all_locked = [open_locked(manifest, space.reader) for manifest in space.manifests]
     selected = select(all_locked, only)
     failed: list[GaveUp] = []
     present, stopped = 0, False

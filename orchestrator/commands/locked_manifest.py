@@ -11,41 +11,48 @@ from orchestrator import files
 from orchestrator.events import Changed
 from orchestrator.manifest import lock_path
 from orchestrator.manifest.lockfile import Lock, LockedFile, LockedModel, fingerprint, read, write
-from orchestrator.workspace import read_text, unknown_name
+from orchestrator.workspace import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from orchestrator.manifest import Manifest, Model
+    from orchestrator.workspace import Reader
 
 
 class LockedManifest(msgspec.Struct, frozen=True):
-    """One manifest without its lock's values, and the lock file: its path, its text ("" if missing) and its content."""
+    """One manifest without its lock's values, and the lock file: its path, its text ("" if missing) and its content.
+
+    `reader` read it, and reads it again before it is written.
+    """
 
     manifest: Manifest
     path: str
     text: str
     lock: Lock
+    reader: Reader
 
     def known(self, model: Model) -> LockedModel | None:
         """Return the lock's entry of a model, whether or not it still fits; None if there is none."""
         return self.lock.models.get(model.name)
 
 
-def open_locked(manifest: Manifest) -> LockedManifest:
+def open_locked(manifest: Manifest, reader: Reader) -> LockedManifest:
     """Read the lock file beside a manifest; without one, the lock is empty.
 
     Raises:
         ManifestError: the lock file cannot be used, and must not be overwritten.
+        SignatureError: it lacks the signature that is required.
     """
     path = lock_path(manifest.file)
-    text = read_text(path) if os.path.lexists(path) else ""
-    return LockedManifest(manifest, path, text, read(text, path) if text else Lock({}))
+    text = reader.text(path) if os.path.lexists(path) else ""
+    return LockedManifest(manifest, path, text, read(text, path) if text else Lock({}), reader)
 
 
 def is_needed(model: Model) -> bool:
-    """Whether a model needs a lock, because it is a repository or a file of it has no sha256."""
-    return model.repo is not None or any(not file.sha256 for file in model.files)
+    """Whether a model needs a lock: it is a repository, a file of it has no sha256, or its publisher signed it."""
+    signed = model.signature is not None
+    return signed or model.repo is not None or any(not file.sha256 for file in model.files)
 
 
 def fits(model: Model, known: LockedModel | None) -> bool:
@@ -111,7 +118,7 @@ def save(locked: LockedManifest, models: Mapping[str, LockedModel]) -> bool:
         return False
     try:
         with files.locked(os.path.dirname(os.path.realpath(locked.path))):
-            now = open_locked(locked.manifest)
+            now = open_locked(locked.manifest, locked.reader)
             whole = dict(now.lock.models)
             for name in locked.lock.models.keys() | models.keys():
                 if models.get(name) == locked.lock.models.get(name):

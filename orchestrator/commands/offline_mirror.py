@@ -22,6 +22,7 @@ from orchestrator.errors import DigestError, ManifestError, OrchError, Placement
 from orchestrator.manifest import lock_path
 from orchestrator.model import Place
 from orchestrator.placement import link
+from orchestrator.signatures import signature_path
 from orchestrator.summary import Counts
 from orchestrator.verify import check
 from orchestrator.workspace import read_text
@@ -300,6 +301,8 @@ def write_metadata(folder: str, rules: Mapping[str, Prefix], good: Mapping[str, 
         for source, called in ((manifest, name), (lock_path(manifest), lock_path(name))):
             if os.path.exists(source):
                 _write(folder, f"{MANIFESTS}/{called}", read_text(source))
+            if os.path.exists(signature_path(source)):
+                _write(folder, f"{MANIFESTS}/{signature_path(called)}", read_text(signature_path(source)))
     sums = {path: entry.wanted.sha256 for path, entry in good.items()}
     if os.path.exists(f"{folder}/{SUMS}"):
         for old in checksums.parse(sums_text(f"{folder}/{SUMS}")).entries:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.commands import left_places
 from orchestrator.commands.left_places import LeftPlaces
-from orchestrator.errors import ExitCode, ManifestError, Stopped
+from orchestrator.errors import ExitCode, ManifestError, PlacementError, SignatureError, Stopped
 from orchestrator.events import Summary
 from orchestrator.files import reason
 from orchestrator.manifest import lock_path
@@ -325,7 +325,7 @@ def _add_recorded(context: Context, store: Store, found: GcRoots, manifest: str,
         return
     try:
         space = open_workspace(context, [manifest])
-    except ManifestError as error:
+    except (ManifestError, PlacementError, SignatureError) as error:
         found.digests |= recorded | _digests_in(manifest) | _digests_in(lock_path(manifest))
         first = error.message.partition("\n")[0]
         found.notes.append(f"what {manifest} placed from here stays, since it cannot be read: {first}")

@@ -102,10 +102,16 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
         OrchError, Stopped.
     """
     from orchestrator.engine import disk_space
+    from orchestrator.engine.private_sources import without_private
     from orchestrator.engine.scheduler import Scheduler
 
-    groups = group(todo)
-    fetching = [artifact for artifact, same in groups if _needs_download(run, artifact, same)]
+    groups, fetching = [], []
+    for artifact, same in group(todo):
+        if not _needs_download(run, artifact, same):
+            groups.append((artifact, same))
+        elif allowed := without_private(run, artifact, same):
+            groups.append((allowed, same))
+            fetching.append(allowed)
     disk_space.check_room(disk_space.needs(run.store, todo, {artifact.key for artifact in fetching}))
     run = prepare(run, fetching)
     run.emit(events.Planned(len(run.counts.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
@@ -169,9 +175,12 @@ def prepare(run: RunContext, fetching: Sequence[Artifact]) -> RunContext:
 
     from orchestrator.engine.background import BackgroundCall
     from orchestrator.programs import find_backends
+    from orchestrator.sources.auth import withheld
     from orchestrator.transfer.connections import ConnectionLimits
     from orchestrator.verify import tools
 
+    for why in withheld((source.url for artifact in fetching for source in artifact.sources), run.hosts):
+        run.emit(events.Noticed(why))
     sizes = [artifact.size or 0 for artifact in fetching]
     choose = tools.best_for_large if max(sizes) >= tools.LARGE_BYTES else tools.reference
     # What is waited for, none of which needs another.

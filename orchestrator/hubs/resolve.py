@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest"
 LIST = "publisher's list"
+SIGNED = "publisher's signature"
 _NAMED = 3  # how many names of a list an error shows
 
 
@@ -63,9 +64,22 @@ def listed(context: Context, model: Model, hosts: Mapping[str, Host]) -> ListedM
         LockError: the publisher's list has no digest of a file, or several.
         HubError: the hub has no such repository, revision or file.
         TransferError: a server does not answer.
-        NoBackendError: the hub's client is not installed.
+        NoBackendError: the hub's client is not installed, or what checks a publisher's signature.
+        SignatureError, DigestError: the publisher's signature is not valid, or says other digests.
         Stopped: a stop was asked for.
     """
+    found = _listed_by_others(context, model, hosts)
+    if model.signature is None:
+        return found
+    from orchestrator.hubs.publisher import signed_digests, with_signed_digests
+
+    signed = signed_digests(context, model, found.commit, hosts)
+    proved, names = with_signed_digests(found.model, signed)
+    return replace(found, model=proved, digest_sources={**found.digest_sources, **dict.fromkeys(names, SIGNED)})
+
+
+def _listed_by_others(context: Context, model: Model, hosts: Mapping[str, Host]) -> ListedModel:
+    """Resolve a model by its hub, the publisher's lists and the manifest."""
     if model.repo is not None:
         return _of_repo(model, _ask_hub(context, model, hosts))
     digest_sources = {file.name: MANIFEST for file in model.files if file.sha256}

@@ -131,6 +131,8 @@ def fingerprint(model: Model) -> str:
         words = []
         for file in sorted(model.files, key=lambda file: file.name):
             words += [file.name, file.url, file.sha256, file.sums, *(f"{pin.kind}:{pin.hex}" for pin in file.pins)]
+    if model.signature is not None:
+        words.append(f"signed:{':'.join(model.signature.words)}")
     text = " ".join(word for word in words if word)
     if len(text) <= _SHORT:
         return text

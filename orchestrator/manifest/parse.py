@@ -9,6 +9,7 @@ import msgspec
 from orchestrator import urls
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.manifest import validate
+from orchestrator.manifest.trust import refusals
 from orchestrator.manifest.types import Document, SiteDocument
 from orchestrator.manifest.values import Manifest, Prefix, Site
 from orchestrator.manifest.yaml_reader import YamlError, load, without_extensions
@@ -20,10 +21,18 @@ if TYPE_CHECKING:
 
     from orchestrator.manifest.lockfile import Lock
     from orchestrator.manifest.values import File, Problems
+    from orchestrator.model import Trust
 
 
 def parse(
-    text: str, file: str, home: str = "", *, root: str | None = None, lock: Lock | None = None, resolve: bool = True
+    text: str,
+    file: str,
+    home: str = "",
+    *,
+    root: str | None = None,
+    lock: Lock | None = None,
+    resolve: bool = True,
+    trust: Trust | None = None,
 ) -> Manifest:
     """Parse a manifest.
 
@@ -34,6 +43,7 @@ def parse(
         root: an absolute path to use instead of the text's own `root:`.
         lock: gives what the text does not pin.
         resolve: if false, what the text does not pin stays open: files without sha256, repositories without files.
+        trust: of the site file; None for a text that the user wrote just now.
 
     Raises:
         ManifestError: with every problem of the text, in the order of lines.
@@ -49,6 +59,8 @@ def parse(
     if root is not None:
         entry = msgspec.structs.replace(entry, root=root)
     manifest = validate.manifest(entry, file, home, problems, lock=lock, resolve=resolve)
+    if trust is not None and not problems:
+        problems += refusals(manifest, trust, root_is_given=root is not None)
     if problems:
         from orchestrator.manifest.diagnose import with_lines
 

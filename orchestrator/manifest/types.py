@@ -23,6 +23,31 @@ class FileEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fals
     size: Size | UnsetType = UNSET
 
 
+class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A publisher's signature of a model, in the format of OpenSSF Model Signing, and who must have made it."""
+
+    url: Annotated[Text, Meta(title="URL", description="Where it is: a URL, or its path in the model's `repo`.")]
+    key: (
+        Annotated[Text, Meta(title="key", description="A PEM file of the publisher's key; relative to this file.")]
+        | UnsetType
+    ) = UNSET
+    certificates: (
+        Annotated[
+            Text,
+            Meta(title="certificates", description="A PEM file of the CAs of the publisher's certificate."),
+        ]
+        | UnsetType
+    ) = UNSET
+    identity: (
+        Annotated[Text, Meta(title="identity", description="Who signed it with sigstore, as an e-mail address.")]
+        | UnsetType
+    ) = UNSET
+    issuer: (
+        Annotated[Text, Meta(title="issuer", description="The OpenID issuer that vouches for the identity.")]
+        | UnsetType
+    ) = UNSET
+
+
 class ModelEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     """One model: one file (`url`), several (`files`), or those of a hub repository (`repo`)."""
 
@@ -59,6 +84,7 @@ class ModelEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fal
         Annotated[bool, Meta(title="unpack", description="The places are folders that hold the archive's content.")]
         | UnsetType
     ) = UNSET
+    signature: SignatureEntry | UnsetType = UNSET
     for_: For = msgspec.field(default=UNSET, name="for")
     to: To = UNSET
     link: LinkMode = UNSET
@@ -105,6 +131,10 @@ class HostEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         ]
         | UnsetType
     ) = UNSET
+    plain: (
+        Annotated[bool, Meta(title="plain", description="The token may go over http, where anybody can read it.")]
+        | UnsetType
+    ) = UNSET
 
 
 Prefixes = Annotated[
@@ -142,12 +172,60 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     defaults: Defaults | None = None
 
 
+class TrustEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What manifests may ask for here. A key that is absent leaves its default rule; one that is there is the rule."""
+
+    roots: (
+        Annotated[list[Text], Meta(title="roots", description="Folders below which places may be, and nowhere else.")]
+        | UnsetType
+    ) = UNSET
+    schemes: (
+        Annotated[
+            list[Literal["https", "http", "ftp", "rsync", "file"]],
+            Meta(
+                title="schemes",
+                description="Schemes that URLs may have; `file` includes files that others cannot read.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    hosts: (
+        Annotated[list[Text], Meta(title="hosts", description="Hosts that URLs may name; `*` stands for any text.")]
+        | UnsetType
+    ) = UNSET
+    token_env: (
+        Annotated[
+            list[Text], Meta(title="variables", description="Variables that `token_env` may name; `*` for any text.")
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class SignersEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Who must have signed each manifest and its lock file."""
+
+    allowed_signers: Annotated[
+        Text,
+        Meta(title="allowed signers", description="A file of keys as ssh-keygen(1) has it; relative to this file."),
+    ]
+    identities: (
+        Annotated[list[Text], Meta(title="identities", min_length=1, description="Only these signers of that file.")]
+        | UnsetType
+    ) = UNSET
+
+
 class SiteDocument(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """orch site file: what belongs to a machine or an office."""
 
     mirrors: Prefixes = None
     hosts: Hosts = None
     store: Store = UNSET
+    trust: TrustEntry | None = None
+    shared: Annotated[bool, Meta(title="shared", description="The store's group may write into its folders.")] = False
+    signed_by: Annotated[
+        Text | SignersEntry | UnsetType,
+        Meta(title="signed by", description="Each manifest and lock needs a signature of one of these signers."),
+    ] = UNSET
 
 
 # `$` alone would accept a trailing newline, hence `$(?!\n)`.
@@ -271,6 +349,9 @@ TITLES = {
     "PrefixEntry": "prefix mirror",
     "HostEntry": "host",
     "Defaults": "defaults",
+    "SignatureEntry": "signature",
+    "TrustEntry": "trust",
+    "SignersEntry": "signers",
     "Link": "link",
 }
 # Where a team may add keys of its own, `x-...`.

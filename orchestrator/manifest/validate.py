@@ -12,9 +12,20 @@ from orchestrator import urls
 from orchestrator.manifest import lockfile, paths
 from orchestrator.manifest.clash import find_clashes, message
 from orchestrator.manifest.paths import PathError, PlaceRules
-from orchestrator.manifest.types import Defaults, Document, FileEntry, HostEntry, ModelEntry, PrefixEntry, SiteDocument
-from orchestrator.manifest.values import File, Manifest, Model, Prefix, Site
-from orchestrator.model import Host, Link, Pin, Place
+from orchestrator.manifest.types import (
+    Defaults,
+    Document,
+    FileEntry,
+    HostEntry,
+    ModelEntry,
+    PrefixEntry,
+    SignatureEntry,
+    SignersEntry,
+    SiteDocument,
+    TrustEntry,
+)
+from orchestrator.manifest.values import File, Manifest, Model, Prefix, PublisherSignature, Site
+from orchestrator.model import Host, Link, Pin, Place, Signers, Trust
 from orchestrator.text import fault_of_name, has_unseen
 from orchestrator.urls import UrlError
 
@@ -236,7 +247,10 @@ def manifest(
     ]
     rules = PlaceRules(root.rstrip("/") + "/", None if "allow_absolute" in unknown else tuple(allowed))
     defaults = None if "defaults" in unknown else entry.defaults or Defaults()
-    models = tuple(model(n, m, defaults, rules, problems) for n, m in entry.models.items())
+    models = tuple(
+        _with_signature(model(n, m, defaults, rules, problems), m.signature, beside, problems)
+        for n, m in entry.models.items()
+    )
     unresolved: tuple[Unresolved, ...] = ()
     if resolve:
         models, unresolved = lockfile.merged(file, models, lock, problems)
@@ -254,6 +268,27 @@ def manifest(
     )
 
 
+def _with_signature(value: Model, entry: SignatureEntry | UnsetType, beside: str, problems: Problems) -> Model:
+    """Return a model with its publisher's signature, where `entry` names one."""
+    if entry is UNSET:
+        return value
+    at: Key = ("models", value.name, "signature")
+    url = entry.url
+    if "://" in url or value.repo is None:
+        url = _url((*at, "url"), url, problems)
+    else:
+        url = _checked(paths.relative, url, (*at, "url"), problems)
+    named = [name for name in ("key", "certificates", "identity") if getattr(entry, name) is not UNSET]
+    if len(named) != 1 or (entry.identity is UNSET) != (entry.issuer is UNSET):
+        problems.append((at, "say by whom: `key: FILE`, `certificates: FILE`, or `identity:` with `issuer:`"))
+    key, certificates = (
+        _checked(lambda t: paths.named_file(t, beside), text, (*at, name), problems) if text is not UNSET else ""
+        for name, text in (("key", entry.key), ("certificates", entry.certificates))
+    )
+    identity, issuer = (text if text is not UNSET else "" for text in (entry.identity, entry.issuer))
+    return replace(value, signature=PublisherSignature(url, key, certificates, identity, issuer))
+
+
 def site(entry: SiteDocument, file: str, home: str, problems: Problems) -> Site:
     """Make a site file's value of its document; what is wrong is added to `problems`."""
     beside = posixpath.dirname(file)
@@ -262,7 +297,33 @@ def site(entry: SiteDocument, file: str, home: str, problems: Problems) -> Site:
         _folder(("store",), entry.store, beside, home, problems),
         _prefixes(entry.mirrors, problems),
         _hosts(entry.hosts, beside, problems),
+        _trust(entry.trust or TrustEntry(), beside, home, problems),
+        entry.shared,
+        _signers(entry.signed_by, beside, home, problems),
     )
+
+
+def _trust(entry: TrustEntry, beside: str, home: str, problems: Problems) -> Trust:
+    roots = None
+    if entry.roots is not UNSET:
+        roots = tuple(
+            _checked(lambda t: paths.folder(t, beside, home), text, ("trust", "roots", number), problems)
+            for number, text in enumerate(entry.roots)
+        )
+    schemes, hosts, variables = (
+        None if words is UNSET else tuple(words) for words in (entry.schemes, entry.hosts, entry.token_env)
+    )
+    return Trust(roots, schemes, None if hosts is None else tuple(host.lower() for host in hosts), variables)
+
+
+def _signers(entry: str | SignersEntry | UnsetType, beside: str, home: str, problems: Problems) -> Signers | None:
+    if entry is UNSET:
+        return None
+    at: Key = ("signed_by",) if isinstance(entry, str) else ("signed_by", "allowed_signers")
+    text = entry if isinstance(entry, str) else entry.allowed_signers
+    path = _checked(lambda t: paths.folder(t, beside, home), text, at, problems)
+    named = () if isinstance(entry, str) or entry.identities is UNSET else tuple(entry.identities)
+    return Signers(path, named)
 
 
 def _clashes(models: tuple[Model, ...], problems: Problems) -> None:
@@ -317,7 +378,10 @@ def _hosts(entries: dict[str, HostEntry] | None, beside: str, problems: Problems
             if not agent.isascii() or has_unseen(agent) or agent != agent.strip():
                 problems.append(((*at, "user_agent"), "expected printable ASCII without outer blanks"))
         connections = None if entry.connections is UNSET else entry.connections
-        hosts[name] = Host(ca, connections, agent, None if entry.token_env is UNSET else entry.token_env)
+        if entry.plain is True and entry.token_env is UNSET:
+            problems.append(((*at, "plain"), "`plain` belongs to a `token_env`"))
+        token_env = None if entry.token_env is UNSET else entry.token_env
+        hosts[name] = Host(ca, connections, agent, token_env, entry.plain is True)
     return hosts
 
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-from orchestrator.model import Link
+from orchestrator.model import Link, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.model import ExtraFile, Host, Pin, Place, Repo, Unresolved
+    from orchestrator.model import ExtraFile, Host, Pin, Place, Repo, Signers, Unresolved
 
 
 class File(msgspec.Struct, frozen=True, gc=False):
@@ -36,12 +36,33 @@ class File(msgspec.Struct, frozen=True, gc=False):
     extra_files: tuple[ExtraFile, ...] = ()
 
 
+class PublisherSignature(msgspec.Struct, frozen=True, gc=False):
+    """Where a publisher's signature of a model is, and who must have made it: one of a key, CAs, or an identity.
+
+    `url` is a URL, or a path in the model's repository; `key` and `certificates` are absolute paths of PEM files, ""
+    where they are not it; `identity` and `issuer` are sigstore's.
+    """
+
+    url: str
+    key: str = ""
+    certificates: str = ""
+    identity: str = ""
+    issuer: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What a lock was made with: another one is no longer the same; the folder of a file does not count."""
+        files = (self.key.rpartition("/")[2], self.certificates.rpartition("/")[2])
+        return tuple(word for word in (self.url, *files, self.identity, self.issuer) if word)
+
+
 class Model(msgspec.Struct, frozen=True, gc=False):
     """One model, with its files in the manifest's order.
 
     `layouts` are (framework, value or "") of `for:`. A hub's repository (`repo`) gets its files and its `commit` from
     the lock; `folders` are the absolute folders of its `to:`. `many` is true for a model that is written with
-    `files:`. `adopt` is how the store gets a right file that stands at a place already.
+    `files:`. `adopt` is how the store gets a right file that stands at a place already. `signature` is its
+    publisher's, which a lock checks.
     """
 
     name: str
@@ -57,6 +78,7 @@ class Model(msgspec.Struct, frozen=True, gc=False):
     commit: str = ""
     many: bool = False
     adopt: Literal["copy", "move"] = "copy"
+    signature: PublisherSignature | None = None
 
 
 class Prefix(msgspec.Struct, frozen=True, gc=False):
@@ -85,12 +107,19 @@ class Manifest(msgspec.Struct, frozen=True, gc=False):
 
 
 class Site(msgspec.Struct, frozen=True, gc=False):
-    """A site file: the store, the prefix mirrors and the hosts of a machine or an office."""
+    """A site file: the store, the prefix mirrors and the hosts of a machine or an office, and what it lets others do.
+
+    `shared` is true where the group of the store's folders may write into them. `signed_by` says who must have signed
+    each manifest; None: nobody need.
+    """
 
     file: str
     store: str | None
     mirrors: tuple[Prefix, ...]
     hosts: Mapping[str, Host]
+    trust: Trust = Trust()
+    shared: bool = False
+    signed_by: Signers | None = None
 
 
 Key: TypeAlias = "tuple[str | int, ...]"

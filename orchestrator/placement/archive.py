@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from orchestrator.formats import decompress
 from orchestrator.formats.bounded import BROKEN, readable
 from orchestrator.formats.bounded import DamagedError as ArchiveError
+from orchestrator.manifest.trust import name_fault
 from orchestrator.text import NAME_BYTES, has_unseen, shown
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def safe(name: str) -> str:
         raise ArchiveError(f"`{shown(name)[:80]}` in it has backslashes, as some Windows programs write them")
     if has_unseen(name) or any(len(part.encode(errors="replace")) > NAME_BYTES for part in parts):
         raise ArchiveError(f"`{shown(name)[:80]}` in it cannot be a file's name")
+    if fault := name_fault("/".join(parts)):
+        raise ArchiveError(f"a name in it: {fault}")
     return "/".join(parts)
 
 

@@ -1,46 +1,87 @@
 """Find the token that a host is to be shown, and say what helps where it refuses one.
 
-A token is bound to its host. Where HF_ENDPOINT names another machine, that is a third party: unlike the hub's client,
-orch does not send it the hub's token, since a mirror has no login of its own and may do anything with a token. A user
-who trusts it says so: `hosts: {NAME: {token_env: HF_TOKEN}}`. An endpoint on this machine (a tunnel or a cache of the
-user's own) gets the token.
+A token is bound to its scheme, host and port. Where HF_ENDPOINT names another machine, that is a third party: unlike
+the hub's client, orch does not send it the hub's token, since a mirror has no login of its own and may do anything with
+a token. A user who trusts it says so: `hosts: {NAME: {token_env: HF_TOKEN}}`. An endpoint on this machine (a tunnel or
+a cache of the user's own) gets the token.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from orchestrator.urls import host_of, split
+from orchestrator.urls import host_name, host_of, split
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from orchestrator.model import Host
 
 HUB = "https://huggingface.co"
 _TRUE = ("1", "ON", "YES", "TRUE")
+_USUAL_PORTS = {"https": "443", "http": "80", "ftp": "21"}
+
+
+class NamedToken(NamedTuple):
+    """The token that a `hosts:` entry names for a URL: its variable, and why it is not sent; "" where it is."""
+
+    variable: str
+    withheld: str
 
 
 def token_for(url: str, environ: Mapping[str, str], hosts: Mapping[str, Host]) -> str | None:
     """Find the Bearer token (RFC 6750) for the host of `url`; None where there is none."""
-    named = named_by(url, hosts)
+    named = named_token(url, hosts)
     if named is not None:
-        return _clean(environ.get(named, ""))
+        return None if named.withheld else _clean(environ.get(named.variable, ""))
     return hub_token(environ) if _is_hub(url, environ) else None
 
 
-def named_by(url: str, hosts: Mapping[str, Host]) -> str | None:
-    """The environment variable that a manifest or the site file names for the token of the host of `url`."""
-    entry = host_entry(url, hosts)
-    return entry.token_env if entry is not None else None
+def named_token(url: str, hosts: Mapping[str, Host]) -> NamedToken | None:
+    """The token that a manifest or the site file names for `url`; None where none is named.
+
+    It is bound to scheme, host and port: an entry without a port means the scheme's own, https is a must except on
+    this machine and where the entry says `plain: true`.
+    """
+    scheme, name, port = _address(url)
+    exact, by_name = hosts.get(f"{name}:{port}"), hosts.get(name)
+    entry = exact if exact is not None and exact.token_env else by_name
+    if entry is None or not entry.token_env:
+        return None
+    reasons = []
+    if entry is by_name and port != _USUAL_PORTS.get(scheme):
+        reasons.append(f"`hosts` names it for {name} without a port, which means {_USUAL_PORTS.get(scheme)}")
+    if scheme != "https" and not entry.plain and not _is_this_machine(url):
+        reasons.append("over http everybody on the way could read it")
+    if not reasons:
+        return NamedToken(entry.token_env, "")
+    why = f"{entry.token_env} is not sent to {host_of(url)}: {', and '.join(reasons)}"
+    return NamedToken(entry.token_env, f"{why}; if it is meant: {_entry(url, entry.token_env)}")
+
+
+def withheld(urls: Iterable[str], hosts: Mapping[str, Host]) -> tuple[str, ...]:
+    """Why named tokens are not sent to the hosts of `urls`, and what to write if they are meant; each is told once."""
+    if not any(host.token_env for host in hosts.values()):
+        return ()
+    known = {url[: url.find("/", url.find("://") + 3) + 1]: None for url in urls if url.startswith("http")}
+    named = (named_token(url, hosts) for url in known)
+    return tuple(dict.fromkeys(token.withheld for token in named if token is not None and token.withheld))
 
 
 def host_entry(url: str, hosts: Mapping[str, Host]) -> Host | None:
-    """The `hosts:` entry for the host of `url`: by its name with the port, else by its name."""
-    netloc = split(url).authority
-    return hosts.get(netloc) or hosts.get(netloc.rpartition(":")[0])
+    """What `hosts:` says of the host of `url`, but its token: by its name with the port, and by its name."""
+    _, name, port = _address(url)
+    exact, by_name = hosts.get(f"{name}:{port}"), hosts.get(name)
+    return exact.completed(by_name) if exact is not None and by_name is not None else exact or by_name
+
+
+def _address(url: str) -> tuple[str, str, str]:
+    """Scheme, host and port of a URL; the port of the scheme where the URL has none."""
+    scheme, authority, *_ = split(url)
+    name = host_name(authority)
+    return scheme, name, authority[len(name) + 1 :] or _USUAL_PORTS.get(scheme, "")
 
 
 def hub_token(environ: Mapping[str, str]) -> str | None:
@@ -69,22 +110,28 @@ def hub_token(environ: Mapping[str, str]) -> str | None:
 def advice(url: str, status: int, environ: Mapping[str, str], hosts: Mapping[str, Host]) -> str:
     """The hint for a host that answered 401 or 403: which variable or login would help."""
     host = host_of(url).partition("://")[2]
-    named = named_by(url, hosts)
+    named = named_token(url, hosts)
     if named is not None:
-        if not environ.get(named):
-            return f"{named} is not set: `hosts` names it as the token of {host}"
-        return f"{host} does not accept the token in {named}: is it right, and may it read this?"
+        if named.withheld:
+            return named.withheld
+        if not environ.get(named.variable):
+            return f"{named.variable} is not set: `hosts` names it as the token of {host}"
+        return f"{host} does not accept the token in {named.variable}: is it right, and may it read this?"
     if _is_hub(url, environ):
         return _hub_advice(url, status, hub_token(environ) is not None)
     if _is_endpoint(url, environ):
-        return f"the hub's token goes to no other host by itself; if you trust {host}: {_entry(host, 'HF_TOKEN')}"
+        return f"the hub's token goes to no other host by itself; if you trust {host}: {_entry(url, 'HF_TOKEN')}"
     if host == "modelscope.cn" or host.endswith(".modelscope.cn"):
-        return f"name its token: {_entry(host, 'MODELSCOPE_API_TOKEN')}; https://modelscope.cn/my/myaccesstoken has it"
-    return f"{host} wants a login (name its token: {_entry(host, 'NAME')}), or refuses this program: see `orch sync -v`"
+        return f"name its token: {_entry(url, 'MODELSCOPE_API_TOKEN')}; https://modelscope.cn/my/myaccesstoken has it"
+    return f"{host} wants a login (name its token: {_entry(url, 'NAME')}), or refuses this program: see `orch sync -v`"
 
 
-def _entry(host: str, variable: str) -> str:
-    return f"`hosts: {{{host}: {{token_env: {variable}}}}}`"
+def _entry(url: str, variable: str) -> str:
+    """The `hosts:` entry by which the token in `variable` is sent to the host of `url`."""
+    host = host_of(url).partition("://")[2]
+    key = f'"{host}"' if ":" in host else host
+    plain = ", plain: true" if url.startswith("http:") and not _is_this_machine(url) else ""
+    return f"`hosts: {{{key}: {{token_env: {variable}{plain}}}}}`"
 
 
 def _hub_advice(url: str, status: int, has_token: bool) -> str:

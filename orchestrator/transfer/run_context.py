@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from orchestrator.model import Trust
 from orchestrator.summary import Counts
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class RunContext(msgspec.Struct, frozen=True):
     reads large files (None: sha256sum does), `known` what the run knows of its sources, `limits` how many connections
     each host may get. `direct` are the hosts that did not redirect when one of their small files was asked for,
     `left_out` those of which it was told that no program here can serve them, `told` what else is told once a run.
+    `trust` and `shared` are those of the site file.
     """
 
     context: Context
@@ -77,6 +79,8 @@ class RunContext(msgspec.Struct, frozen=True):
     direct: set[str] = msgspec.field(default_factory=set)
     left_out: set[str] = msgspec.field(default_factory=set)
     told: set[str] = msgspec.field(default_factory=set)
+    trust: Trust = Trust()
+    shared: bool = False
 
     @property
     def connection_limits(self) -> ConnectionLimits:

@@ -647,7 +647,7 @@ def test_the_route_to_a_source(tmp_path):
     hosts = {"files.corp:8443": Host(ca=ca, connections=4), "files.corp": Host(user_agent="team")}
     way = route_to("https://files.corp:8443/f", {"https_proxy": "http://p:1"}, hosts)
     assert (way.requirements.scheme, way.requirements.proxy, way.requirements.private_ca) == ("https", "http", True)
-    assert (way.proxy, way.ca, way.connections, way.user_agent) == ("http://p:1", ca, 4, "orch")
+    assert (way.proxy, way.ca, way.connections, way.user_agent) == ("http://p:1", ca, 4, "team")
     way = route_to("http://files.corp:8080/f", {}, hosts)
     assert (way.requirements.proxy, way.requirements.private_ca, way.connections, way.user_agent) == (
         "",

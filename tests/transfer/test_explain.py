@@ -194,7 +194,7 @@ SAYS: dict[str, Callable[[], str]] = {
     "or set HF_TOKEN": lambda: login("https://huggingface.co/a/b/resolve/main/c", 401, {}, {}, 0),
     "does not accept the token": lambda: login("https://huggingface.co/a", 401, {"HF_TOKEN": "x"}, {}, 0),
     "ask for access": lambda: login("https://huggingface.co/a", 403, {"HF_TOKEN": "x"}, {}, 0),
-    "{token_env: HF_TOKEN}": lambda: login(
+    "{token_env: HF_TOKEN, plain: true}": lambda: login(
         "http://hub.corp:8080/a", 401, {"HF_ENDPOINT": "http://hub.corp:8080"}, {}, 0
     ),
     "{token_env: MODELSCOPE_API_TOKEN}": lambda: login("https://www.modelscope.cn/a", 403, {}, {}, 0),

@@ -1,0 +1,76 @@
+"""Refuse `file:` sources that only root may read: the store, and a lock's digest, would show them to everybody."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from msgspec.structs import replace
+
+from orchestrator import events
+from orchestrator.errors import ConsentError
+from orchestrator.manifest.trust import SITE_FILE
+from orchestrator.model import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.engine.scan import FileState
+    from orchestrator.model import Artifact
+    from orchestrator.transfer.run_context import RunContext
+
+
+def without_private(run: RunContext, artifact: Artifact, same: Sequence[FileState]) -> Artifact | None:
+    """Leave out the sources of an artifact that only root may read, where root is who asks.
+
+    What other users may read of their own they may copy. A site mirror is the site file's own word, and so is a
+    `trust: schemes:` that lists `file`.
+
+    Returns:
+        The artifact with the other sources; None where there are none, and each of `same` was told to have failed.
+    """
+    if os.geteuid() != 0 or "file" in (run.trust.schemes or ()):
+        return artifact
+    asked = [s for s in artifact.sources if s.scheme == "file" and s.role is not Role.SITE]
+    private = {source: path for source in asked if (path := _private_path(source.url, artifact.wanted[0].manifest))}
+    if not private:
+        return artifact
+    sources = tuple(source for source in artifact.sources if source not in private)
+    path = next(iter(private.values()))
+    message = f"{artifact.name}: only root may read {path}, and a manifest may not have it copied to where others may"
+    allow = f"allow it in {SITE_FILE}: `trust: {{schemes: [file, ...]}}`, with all others in use"
+    hint = f"`chmod o+r` (and `o+x` for the folders above it) if it is no secret, or {allow}"
+    if sources:
+        run.emit(events.Noticed(f"{message}: left out; {hint}"))
+        return replace(artifact, sources=sources)
+    for file_state in same:
+        run.fail(file_state.wanted, ConsentError(message, hint))
+    return None
+
+
+def _private_path(url: str, manifest: str) -> str:
+    """The file that a `file:` URL leads to, if not all may read it; a user's own manifest may name that user's files.
+
+    Of what is missing or no file the program says so itself.
+    """
+    path = os.path.realpath(unquote(url.removeprefix("file://"), errors="replace").replace("\0", "?"))
+    try:
+        status = os.lstat(path)
+        owner = os.stat(manifest).st_uid if manifest.startswith("/") else 0
+        folders = [os.lstat(folder).st_mode for folder in _folders_above(path)]
+    except OSError:
+        return ""
+    if not stat.S_ISREG(status.st_mode) or (owner == status.st_uid != 0):
+        return ""
+    is_public = status.st_mode & stat.S_IROTH and all(mode & stat.S_IXOTH for mode in folders)
+    return "" if is_public else path
+
+
+def _folders_above(path: str) -> list[str]:
+    folders = []
+    while path != "/":
+        path = os.path.dirname(path)
+        folders.append(path)
+    return folders
