@@ -40,8 +40,10 @@ def fits(store: Store, status: os.stat_result, sha256: str, size: int | None) ->
     return _knows(store, status, sha256)
 
 
-def seal(store: Store, path: str, sha256: str, *, read_only: bool = True) -> None:
-    """Seal a file whose digest was just checked; `read_only` also sets its mode to 0444.
+def seal(store: Store, path: str | int, sha256: str, *, read_only: bool = True, name: str = "") -> None:
+    """Seal a file whose digest was just checked, by its path or its descriptor; `read_only` also sets its mode to 0444.
+
+    `name` is a path by which it can be found later, where `path` is none.
 
     Raises:
         OSError: the file is gone, or owned by somebody else.
@@ -54,7 +56,7 @@ def seal(store: Store, path: str, sha256: str, *, read_only: bool = True) -> Non
     if read_only and os.stat(path).st_mtime_ns % _SECOND_NS != nanoseconds(sha256):
         # This file system keeps whole seconds: a write in the second of the sealing must change the mtime too.
         os.utime(path, ns=(status.st_atime_ns, whole_s - 2 * _SECOND_NS))
-    remember(store, path, sha256)
+    remember(store, path, sha256, name=name)
 
 
 def attest(store: Store, path: str, sha256: str, *, touch: bool = True, read_only: bool = False) -> None:
@@ -75,7 +77,7 @@ def attest(store: Store, path: str, sha256: str, *, touch: bool = True, read_onl
             remember(store, path, sha256)
 
 
-def remember(store: Store, path: str, sha256: str) -> None:
+def remember(store: Store, path: str | int, sha256: str, *, name: str = "") -> None:
     """Remember a right file in the local state, where its mtime does not have the nanoseconds of its seal.
 
     If the state cannot be written, this process still remembers, and the next run reads the file once more.
@@ -96,7 +98,7 @@ def remember(store: Store, path: str, sha256: str) -> None:
             store.state, store.stop
         ):  # or a line would be lost that is added while another run shortens the file
             with open(f"{store.state}/{_FILE}", "ab") as file:
-                file.write(_line(key, facts, path))
+                file.write(_line(key, facts, name or str(path)))
             _compact(f"{store.state}/{_FILE}")
 
 
