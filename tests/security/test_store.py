@@ -10,6 +10,8 @@ import json
 import os
 import stat
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,9 @@ import pytest
 
 from orchestrator.demo.server import Origin
 from orchestrator.errors import StoreError
+from orchestrator.sources.stats import AttemptRecord, History
 from orchestrator.store import Store, blobs, intake, open_store, partials, quarantine, records, seal, tree_records
+from orchestrator.store.verification_log import VerificationLog
 from tests.orch import Orch, made, python_for_all
 
 if TYPE_CHECKING:
@@ -456,3 +460,65 @@ def test_a_dead_writers_files_with_another_name_are_copied(store: Store, tmp_pat
     held = partials.acquire(store, SHA)
     assert (Path(held.file).read_bytes(), os.stat(held.file).st_nlink) == (b"12345", 1)
     held.discard()
+
+
+# -- the local state
+
+
+@as_root
+def test_the_local_state_of_another_is_not_believed_and_not_written(store: Store, tmp_path: Path) -> None:
+    """`sudo` with the caller's HOME: he could say there that his bytes are right, or have root write elsewhere."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    os.utime(path, (10**9, 10**9))
+    state = folder(Path(store.state), 0o755)
+    seal.remember(store, str(path), SHA)
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700, "who can open it could hold its lock"
+    lines = (state / "seals.jsonl").read_bytes()
+
+    def believed() -> bool:
+        source = "import os, sys; from orchestrator.store import Store, seal\n"
+        source += "print(seal.fits(Store('', sys.argv[1]), os.stat(sys.argv[2]), sys.argv[3], None))"
+        done = subprocess.run([sys.executable, "-c", source, store.state, path, SHA], capture_output=True, text=True)
+        return done.stdout == "True\n"
+
+    assert believed()
+    folder(state, 0o755, OTHER, OTHER)
+    assert not believed()
+    for name in ("runs.jsonl", "reads.jsonl", "seals.jsonl"):
+        (state / name).unlink(missing_ok=True)
+        (state / name).symlink_to(victim)
+    for owner in (OTHER, 0):
+        folder(state, 0o755, owner, owner)
+        History(store.state, time.time).add(AttemptRecord(time.time(), "host", "curl", 1, 1.0))
+        VerificationLog(store.state, time.time()).add([(path.stat(), SHA)])
+        seal.remember(store, str(path), SHA)
+    assert victim.read_bytes() == b"precious"
+    assert lines
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "large", *BOMBS])
+def test_the_local_state_is_read_within_limits(store: Store, tmp_path: Path, kind: str) -> None:
+    for name in ("runs.jsonl", "reads.jsonl", "seals.jsonl"):
+        spoil(Path(store.state, name), kind)
+    (tmp_path / "file").write_bytes(DATA)
+    status = (tmp_path / "file").stat()
+    history = History(store.state, time.time)
+    history.add(AttemptRecord(time.time(), "host", "curl", 1 << 21, 1.0))
+    assert history.rate("host") is not None
+    log = VerificationLog(store.state, time.time())
+    log.add([(status, SHA)])
+    assert log.age_s(status, SHA) is not None
+    assert not seal.fits(store, status, SHA, None)
+
+
+def test_an_attempt_with_impossible_numbers_is_no_measurement(store: Store) -> None:
+    lines = [
+        f'{{"time":{time.time()},"host":"h","backend":"curl","bytes":{size},"seconds":{seconds}}}'
+        for size, seconds in ((2 << 70, 1.0), (-5, 1.0), (2 << 20, -1.0), (2 << 20, 1e300))
+    ]
+    os.makedirs(store.state)
+    Path(store.state, "runs.jsonl").write_text("\n".join(lines) + "\n")
+    assert History(store.state, time.time).rate("h") is None
