@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # of a link it opens the link itself: open(2)
+_CHUNK_BYTES = 1 << 20
 _MOST_LINKS = 40  # in one path, as in Linux: path_resolution(7)
 
 
@@ -58,12 +59,12 @@ class Folder:
         """A path to `name` for a program that this process starts."""
         return f"/proc/{os.getpid()}/fd/{self.fd}/{name}"
 
-    def below(self, names: str, *, make: bool = False) -> Folder:
+    def below(self, names: str, *, make: bool = False, mode: int = 0o777) -> Folder:
         """Open the folder `names` (a relative path) below this one; a link on the way is refused.
 
         Args:
             names: components without `..`; empty gives this folder once more.
-            make: make what is missing.
+            make: make what is missing, with `mode` less the umask.
 
         Raises:
             OSError: one is missing, no folder, or a link (ENOTDIR).
@@ -71,7 +72,7 @@ class Folder:
         fd = os.dup(self.fd)
         try:
             for name in filter(None, names.split("/")):
-                fd = _step(fd, name, make=make)
+                fd = _step(fd, name, make=make, mode=mode)
                 _refuse_link(fd, f"{self.path}/{names}")
         except BaseException:
             os.close(fd)
@@ -173,7 +174,7 @@ class _Walk:
             leads_to = _name_of(self.fd)
             raise self._error(
                 f"{where} is a link of another user's (uid {owner}) to {leads_to}, which is not his",
-                f"name {leads_to} itself, or let the site file trust it: `trust: {{roots: [{leads_to}]}}`",
+                f"name {leads_to} itself, or {self._or_else(leads_to)}",
             )
 
     def _judge(self) -> None:
@@ -184,8 +185,13 @@ class _Walk:
             where = _name_of(self.fd)
             raise self._error(
                 f"{where} can be written by everyone, so anyone could exchange what root puts there",
-                f"`chmod o-w {where}`, or let the site file trust it: `trust: {{roots: [{where}]}}`",
+                f"`chmod o-w {where}`, or {self._or_else(where)}",
             )
+
+    def _or_else(self, folder: str) -> str:
+        if self._error is StoreError:
+            return "choose another store: --store DIR"
+        return f"let the site file trust it: `trust: {{roots: [{folder}]}}`"
 
     def _is_trusted(self) -> bool:
         where = _name_of(self.fd) if self._trusted else ""
@@ -204,14 +210,14 @@ def read_regular(path: str, limit_bytes: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
         found = bytearray()
-        while chunk := file.read(limit_bytes + 1 - len(found)):
+        while chunk := file.read(min(_CHUNK_BYTES, limit_bytes + 1 - len(found))):  # read(n) allocates n bytes first
             found += chunk
         if len(found) > limit_bytes:
             raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", path)
         return bytes(found)
 
 
-def _step(fd: int, name: str, *, make: bool) -> int:
+def _step(fd: int, name: str, *, make: bool, mode: int = 0o777) -> int:
     """Open `name` in the folder `fd`, and close `fd`; a link is opened itself.
 
     Raises:
@@ -223,7 +229,7 @@ def _step(fd: int, name: str, *, make: bool) -> int:
         if not make:
             raise
         with suppress(FileExistsError):  # another process made it meanwhile
-            os.mkdir(name, dir_fd=fd)
+            os.mkdir(name, mode, dir_fd=fd)
         found = os.open(name, _LOOK, dir_fd=fd)
     mode = os.fstat(found).st_mode
     if not stat.S_ISDIR(mode) and not stat.S_ISLNK(mode):

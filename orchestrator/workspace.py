@@ -91,7 +91,7 @@ def run_context(
     context: Context, space: Workspace, emit: Callable[[Event], None], options: Options | None = None
 ) -> RunContext:
     """Make what all stages of one run over a workspace share."""
-    store = Store(space.store, context.state, context.stop)
+    store = Store(space.store, context.state, context.stop, space.shared)
     counts = Counts(manifest=", ".join(manifest.file for manifest in space.manifests), store=space.store)
     return RunContext(
         context,
@@ -285,6 +285,11 @@ def site(context: Context) -> Site | None:
 def store_path(context: Context, site: Site | None, flag: str | None) -> str:
     """Return the store's path where no manifest is involved: `flag`, $ORCH_STORE, the site file's, or the default."""
     return _store(context, (), site, flag)
+
+
+def store_at(context: Context, site: Site | None, path: str) -> Store:
+    """Return the store at a path where no manifest is involved, shared if the site file says so."""
+    return Store(path, context.state, context.stop, site is not None and site.shared)
 
 
 def _site(context: Context, problems: list[Problem]) -> Site | None:

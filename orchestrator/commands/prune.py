@@ -19,7 +19,7 @@ from orchestrator.manifest import lock_path
 from orchestrator.store import Store, blobs, gc, locks, records
 from orchestrator.store.gc import Garbage
 from orchestrator.store.store import disk
-from orchestrator.workspace import open_workspace
+from orchestrator.workspace import open_workspace, site, store_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -69,7 +69,7 @@ def prune(
         ManifestError: a named manifest cannot be read any more.
         StoreError: the disk said no.
     """
-    store = Store(store_path, context.state, context.stop)
+    store = store_at(context, site(context), store_path)
     nothing = Summary(ok=True, exit_code=0, bytes_freed=0)
     if not os.path.isdir(store.path):
         return nothing, []
@@ -91,7 +91,7 @@ def prune(
                 removed, failed = _remove_places(store, left, {each.path for each in agreed}, tell)
                 if space is not None:
                     left_places.forget(store, space, left, removed)
-                dropped = [each for each in agreed if each.path in removed or _drops(each)]
+                dropped = [each for each in agreed if each.path in removed or _drops(context, each)]
         except Stopped:
             return Summary(ok=False, exit_code=context.stop.code or int(ExitCode.INTERRUPTED), bytes_freed=0), []
     code = int(ExitCode.PLACEMENT) if failed else 0
@@ -128,8 +128,8 @@ def _as_garbage(left: LeftPlaces) -> list[Garbage]:
     ]
 
 
-def _drops(entry: Garbage) -> bool:
-    return entry.kind not in PLACES and gc.drop(entry)
+def _drops(context: Context, entry: Garbage) -> bool:
+    return entry.kind not in PLACES and gc.drop(entry, context.stop)
 
 
 def _with_last_names(shown: list[Garbage]) -> list[Garbage]:
