@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from orchestrator.manifest import repos
 from orchestrator.urls import host_name, split
 
 if TYPE_CHECKING:
@@ -128,6 +127,8 @@ def _allow(path: str) -> str:
 
 
 def _urls(manifest: Manifest) -> Iterator[tuple[Key, str]]:
+    from orchestrator.manifest.repos import file_url  # imported here: few site files narrow URLs
+
     for number, rule in enumerate(manifest.mirrors):
         yield from ((("mirrors", number, "urls", n), url) for n, url in enumerate(rule.urls))
     for model in manifest.models:
@@ -135,7 +136,7 @@ def _urls(manifest: Manifest) -> Iterator[tuple[Key, str]]:
         if model.signature is not None and "://" in model.signature.url:
             yield (*at, "signature", "url"), model.signature.url
         if model.repo is not None:
-            yield (*at, "repo"), repos.file_url(model.repo, "main", "x")
+            yield (*at, "repo"), file_url(model.repo, "main", "x")
             continue
         for number, file in enumerate(model.files):
             yield from _of_file((*at, "files", number) if model.many else at, file)
