@@ -131,7 +131,8 @@ def place(text: str, rules: PlaceRules) -> tuple[str, bool]:
     if not text.startswith("/"):
         return check_length((rules.base + "/".join(names)).rstrip("/")), is_folder
     path = "/" + "/".join(names)
-    if rules.allowed is not None and not any(path.startswith(f.rstrip("/") + "/") for f in rules.allowed):
+    inside = f"{path}/" if is_folder else path  # a folder's files are what is placed
+    if rules.allowed is not None and not any(inside.startswith(f.rstrip("/") + "/") for f in rules.allowed):
         raise PathError("an absolute path must be below a folder of `allow_absolute:`")
     return check_length(path.rstrip("/")), is_folder
 

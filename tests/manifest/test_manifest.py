@@ -223,6 +223,7 @@ def test_a_root_from_elsewhere_stands_in_for_the_text_s_own() -> None:
         ("[b, w/, b, ./b]", ["/srv/team/manifests/b", "/srv/team/manifests/w/a.pth"]),
         ("/data/b", ["/data/b"]),
         ("/data/w/", ["/data/w/a.pth"]),
+        ("/data/", ["/data/a.pth"]),
         ("[store, b]", ["/srv/team/manifests/b"]),
         ("store", []),
     ],
