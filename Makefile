@@ -77,7 +77,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
   --no-emit-find-links --custom-compile-command 'make lock' $(UPGRADE) pyproject.toml
 lock: $(VENV)/.ready-dev  ## Lock what pyproject.toml asks for by version and sha256: requirements*.lock
 	@$(COMPILE) $(RUNTIME) -o requirements.lock
-	@$(COMPILE) $(RUNTIME) --extra dev -c requirements.lock -o requirements-dev.lock
+	@$(COMPILE) $(RUNTIME) --extra dev --extra signing -c requirements.lock -o requirements-dev.lock
 	@$(COMPILE) --extra audit -c requirements.lock -o requirements-audit.lock
 
 audit: $(VENV)/.ready-dev  ## Ask PyPI for published holes of the locked releases (needs a network, so it is not in the gate)

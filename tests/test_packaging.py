@@ -28,7 +28,7 @@ RUNTIME = [
 ]
 LOCKS = {
     "requirements.lock": RUNTIME,
-    "requirements-dev.lock": [*RUNTIME, *EXTRAS["dev"]],
+    "requirements-dev.lock": [*RUNTIME, *EXTRAS["dev"], *EXTRAS["signing"]],
     "requirements-audit.lock": EXTRAS["audit"],
     "tests/requirements.txt": [],
 }
