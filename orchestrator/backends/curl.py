@@ -59,7 +59,7 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     if fault is not None:
         return fault
     if len(job.wants) > 1:
-        return _diagnose_bundle(exit)
+        return _diagnose_bundle(job, exit)
     status, wait, target, message = _report(exit)
     if exit.code == _MOVED and target:
         return shared.redirected((0, target))
@@ -76,7 +76,7 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     return Fault(known, shared.phrase(message) or f"exit {exit.code}", refused_connection=exit.code == 7)
 
 
-def _diagnose_bundle(exit: Exit) -> Fault | None:  # noqa: A002
+def _diagnose_bundle(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     """The fault that ended a whole batch, or its redirects; None: its files tell. The exit code is that of any one."""
     if exit.code == 0:
         return None
@@ -84,7 +84,8 @@ def _diagnose_bundle(exit: Exit) -> Fault | None:  # noqa: A002
     codes = [int(code) for code, *_ in lines] or [exit.code]
     if 23 in codes:
         return Fault(Kind.DISK, "cannot write the output")
-    if moved := [(int(number), target) for code, *_, number, target in lines if int(code) == _MOVED and target]:
+    moved = [(int(number), target) for code, *_, number, target in lines if int(code) == _MOVED and target]
+    if moved and len({number for *_, number, _ in lines}) == len(lines) and max(moved)[0] < len(job.wants):
         return shared.redirected(*moved)
     if all(code in _KINDS for code in codes) and (kind := _KINDS[codes[-1]]) in _HOST_KINDS:
         message = shared.phrase(_report(exit)[3]) or f"exit {exit.code}"

@@ -142,7 +142,7 @@ class _BatchRun:
             before = {id(item) for item in here}
             self._receipt.bytes_reused += sum(item.size for item in here)
             absent = [item for item in self._items if id(item) not in before]
-            fault = self._run_program(absent) if absent else None
+            fault, met_by = self._run_program(absent) if absent else (None, [])
             if fault is not None:
                 longest = max(self._folder.sizes().values(), default=0)
                 fault = disk_full.refine_fault(fault, self._folder.folder, longest)
@@ -150,7 +150,7 @@ class _BatchRun:
                 raise disk_full.full(self._run.store, absent[0].artifact.name, fault)
             self._check(self._ended(), before)
             if fault is not None and fault.kind in _OF_ALL:
-                self._blame_host(absent, fault)
+                self._blame_host(met_by, fault)
             finished = True
         except OSError:
             with disk(self._run.store.path):
@@ -172,7 +172,8 @@ class _BatchRun:
         begun = {name.removesuffix(aria2c.SIDECAR) for name in sizes if name.endswith(aria2c.SIDECAR)}
         return [item for item in self._items if item.artifact.key in sizes.keys() - begun]
 
-    def _run_program(self, items: list[BatchItem]) -> Fault | None:
+    def _run_program(self, items: list[BatchItem]) -> tuple[Fault | None, list[BatchItem]]:
+        """Run the program for items of one host; what ended it as a whole, and for which of them."""
         limits, url = self._run.connection_limits, items[0].url
         with (
             limits.file(sum(item.size for item in items)) as ticket,
@@ -182,9 +183,10 @@ class _BatchRun:
         ):
             return self._run_by_host(items, number)
 
-    def _run_by_host(self, items: list[BatchItem], connections: int) -> Fault | None:
-        """Run the program for items of one host, and again for those that were redirected; the fault of the last."""
-        failed = None
+    def _run_by_host(self, items: list[BatchItem], connections: int) -> tuple[Fault | None, list[BatchItem]]:
+        """Run the program, and again for those that were redirected; the last fault of a run, and all that met one."""
+        failed: Fault | None = None
+        met_by: list[BatchItem] = []
         groups = deque(self._resolve(items))
         while groups:
             group = groups.popleft()
@@ -193,9 +195,10 @@ class _BatchRun:
                 groups += self._follow(group, fault.redirects)
             elif fault is not None:
                 failed = fault
+                met_by += group
                 if fault.kind is Kind.DISK:
                     break
-        return failed
+        return failed, met_by
 
     def _resolve(self, items: list[BatchItem]) -> list[list[BatchItem]]:
         """The items by the host that the program is sent to: where it would follow redirects, we do so before."""
