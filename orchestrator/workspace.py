@@ -12,6 +12,7 @@ import msgspec
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.store import Store
+from orchestrator.summary import Counts
 from orchestrator.transfer.run_context import Options, RunContext
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def run_context(
 ) -> RunContext:
     """Make what all stages of one run over a workspace share."""
     store = Store(space.store, context.state, context.stop)
-    return RunContext(context, store, emit, hosts=space.hosts, options=options or Options())
+    counts = Counts(manifest=", ".join(manifest.file for manifest in space.manifests), store=space.store)
+    emit = counts.watched(emit)
+    return RunContext(context, store, emit, hosts=space.hosts, options=options or Options(), counts=counts)
 
 
 @contextmanager
