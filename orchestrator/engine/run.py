@@ -16,12 +16,11 @@ from orchestrator.store import blobs, open_store
 from orchestrator.summary import interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from orchestrator.context import Context
     from orchestrator.engine.scheduler import Scheduler
     from orchestrator.events import Summary
-    from orchestrator.model import Host, Source, Unresolved, Wanted
+    from orchestrator.model import Source, Unresolved, Wanted
     from orchestrator.sources.knowledge import SourceStats
     from orchestrator.transfer.run_context import RunContext
 
@@ -153,12 +152,19 @@ def _write_extra_files(run: RunContext, marked: Sequence[Wanted]) -> None:
             run.fail(w, foreseen(context, store.path, error, [wish.path for wish in w.extra_files]))
 
 
-def _ask(context: Context, fetching: Sequence[Artifact], hosts: Mapping[str, Host]) -> SourceStats:
-    """Find out which of the run's sources answer, and how fast."""
+def _ask(run: RunContext, fetching: Sequence[Artifact]) -> SourceStats:
+    """Find out which of the run's sources answer, and how fast; one of them that trips us up is no other's matter."""
+    from orchestrator.engine.bugs import bug
     from orchestrator.sources.knowledge import SourceStats
 
-    known = SourceStats(context)
-    known.ask(fetching, hosts)
+    known = SourceStats(run.context)
+    try:
+        known.ask(fetching, run.hosts)
+    except (OrchError, OSError):
+        raise
+    except Exception as error:
+        told = bug(run.context, error)
+        run.emit(events.Noticed(f"the sources were not compared: {told.message}; {told.hint}"))
     return known
 
 
@@ -184,7 +190,7 @@ def prepare(run: RunContext, fetching: Sequence[Artifact]) -> RunContext:
     sizes = [artifact.size or 0 for artifact in fetching]
     choose = tools.best_for_large if max(sizes) >= tools.LARGE_BYTES else tools.reference
     # What is waited for, none of which needs another.
-    judge, known = BackgroundCall(choose, context), BackgroundCall(_ask, context, fetching, run.hosts)
+    judge, known = BackgroundCall(choose, context), BackgroundCall(_ask, run, fetching)
     BackgroundCall(import_module, "orchestrator.sources.http")  # its HTTP client takes 55 ms, and waits well too
     programs = find_backends(context, options.backend, run.emit)
     asked = known.result(context.stop)

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.formats.bounded import BROKEN, LARGEST, has_too_many_values
+from orchestrator.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,7 +98,7 @@ def _tensors(header: dict[str, Any], room: int) -> str:
             sound = all(map(_is_count, (start, end, *shape)))
         except BROKEN:
             sound = False
-        name = name[:80].encode(errors="replace").decode()
+        name = shown(name[:80].encode(errors="replace").decode())
         if not sound:
             return f"its header says nothing sound of `{name}`"
         if bits is not None and _product(shape, bits) != (end - start) * 8:

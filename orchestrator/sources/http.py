@@ -313,7 +313,7 @@ def _is_empty(status: int, headers: Mapping[str, str]) -> bool:
 def _holds_s(url: str, headers: Mapping[str, str]) -> float | None:
     """For how many seconds a signed URL is still valid, by the server's clock where ours differs by 5 s or more."""
     now = time.time()
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, OverflowError):
         theirs = parsedate_to_datetime(headers.get("date", "")).timestamp()
         now = now if abs(theirs - now) < CLOCK_SLACK_S else theirs + 1  # a Date is cut to whole seconds
     return ends_in_s(url, now)
@@ -327,7 +327,7 @@ def retry_after_s(value: str | None) -> float | None:
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

@@ -48,6 +48,24 @@ blobs.commit = commit
 """
 
 
+PROBE = """
+from orchestrator.sources import knowledge
+def probe(*_, **__):
+    raise ZeroDivisionError('odd')
+knowledge.probe = probe
+"""
+
+
+def test_a_run_goes_on_without_its_probe(orch: Orch) -> None:
+    """What one source of one file answers must not end the run of all."""
+    content = made(9 * MIB)
+    with Origin() as origin, Origin() as mirror:
+        orch.want("m", content, origin.serve("/m", content), mirrors=[mirror.serve("/m", content)])
+        done = broken(orch, PROBE, "sync", "--json", "team.yaml")
+    assert (done.code, done.summary["fetched"]) == (0, 1)
+    assert any("the sources were not compared: this is a bug" in event["message"] for event in done.named("noticed"))
+
+
 @pytest.mark.parametrize("size", [5000, 3 * MIB], ids=["in a bundle", "alone"])
 @pytest.mark.parametrize(
     ("error", "fault", "code"),

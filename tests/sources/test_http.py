@@ -353,6 +353,7 @@ def test_retry_after_in_seconds_and_as_a_date(origin, status):
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
         ("Mon, 01 Jan 0001 00:00:00 -0000", 0.0),
         ("Mon, 99 Foo 2015", None),
+        (f"Fri, 31 Dec 2027 23:{'5' * 60}:59 GMT", None),
     ],
 )
 def test_retry_after_values(value, seconds):
