@@ -69,11 +69,12 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verified(msgspec.Struct, frozen=True, gc=False):
-    """The digest of a whole file was computed and is right."""
+    """The digest of a whole file was computed and is right; `size_bytes` is 0 where it is not told here."""
 
     model: str
     file: str
     sha256: str
+    size_bytes: int = 0
 
 
 class Mismatched(msgspec.Struct, frozen=True, gc=False):

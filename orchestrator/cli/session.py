@@ -111,9 +111,35 @@ def sink_of(context: Context, words: Mapping[str, Any], verb: str = "sync", *, p
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose", "log_file", "log_format")}
     try:
-        return render.choose(context.environ, **talk, stop=context.stop, verb=verb, plain=plain, state=context.state)
+        sink = render.choose(context.environ, **talk, stop=context.stop, verb=verb, plain=plain, state=context.state)
     except OSError as error:
         raise click.UsageError(f"--log-file {words['log_file']}: {error.strerror}") from error
+    return with_metrics(context, words, sink)
+
+
+def with_metrics(context: Context, words: Mapping[str, Any], sink: Sink) -> Sink:
+    """Make a command's sink write the metrics too, where it was asked to.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    if not words.get("metrics"):
+        return sink
+    from orchestrator.render import metrics
+    from orchestrator.render.sink import Tee
+
+    path = os.path.abspath(words["metrics"])
+    if why := metrics.refusal(path):
+        raise click.UsageError(f"--metrics {words['metrics']}: {why}")
+    return Tee(sink, metrics.Metrics(path, manifests_of(context, words), context.monotonic, context.now))
+
+
+def manifests_of(context: Context, words: Mapping[str, Any]) -> str:
+    """The paths of a command's manifests as the summary has them, also where they could not be read."""
+    from orchestrator.workspace import DEFAULT_MANIFEST
+
+    named = words["manifests"] or (DEFAULT_MANIFEST,)
+    return ", ".join(dict.fromkeys(os.path.abspath(os.path.join(context.cwd, path)) for path in named))
 
 
 def begin_unattended(context: Context, words: Mapping[str, Any], sink: Sink) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, workspace
+from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, with_metrics, workspace
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -49,7 +49,8 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     from orchestrator.store import Store
     from orchestrator.transfer.run_context import RunContext
 
-    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
+    listing = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
+    sink = with_metrics(context, words, listing)
 
     def work() -> Summary:
         begin_unattended(context, words, sink)

@@ -52,7 +52,7 @@ class VerifiedFiles(NamedTuple):
         """What to tell of a file that is right."""
         w = self.wanted
         if self.was_read:
-            return events.Verified(w.model, w.file, w.sha256)
+            return events.Verified(w.model, w.file, w.sha256, w.size or 0)
         return events.Finished(w.model, w.file, "present", size_bytes=w.size or 0)
 
 
