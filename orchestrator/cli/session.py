@@ -117,6 +117,14 @@ def sink_of(context: Context, words: Mapping[str, Any], verb: str = "sync", *, p
     return with_metrics(context, words, sink)
 
 
+def recorded(context: Context, words: Mapping[str, Any], sink: Sink, command: str) -> Sink:
+    """Make the sink of a command that changes something add it to the history of runs too."""
+    from orchestrator.cli.recorder import Recorder
+    from orchestrator.render.sink import Tee
+
+    return Tee(sink, Recorder(context, command, manifests_of(context, words) if "manifests" in words else ""))
+
+
 def with_metrics(context: Context, words: Mapping[str, Any], sink: Sink) -> Sink:
     """Make a command's sink write the metrics too, where it was asked to.
 

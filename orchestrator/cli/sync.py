@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, run_options, sink_of, workspace
+from orchestrator.cli.session import (
+    begin_unattended,
+    conclude,
+    context_with_signals,
+    recorded,
+    run_options,
+    sink_of,
+    workspace,
+)
 
 
 @click.command("sync")
@@ -31,7 +39,7 @@ def command(dry_run: bool, warm: bool, **words: Any) -> int:
     from orchestrator.engine.run import sync
     from orchestrator.workspace import run_context
 
-    sink = sink_of(context, words)
+    sink = recorded(context, words, sink_of(context, words), "sync")
 
     def work() -> Any:
         begin_unattended(context, words, sink)

@@ -67,11 +67,11 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
 
 
 def _repair(context: Context, words: dict[str, Any], max_age: float | None) -> int:
-    from orchestrator.cli.session import run_options, sink_of
+    from orchestrator.cli.session import recorded, run_options, sink_of
     from orchestrator.commands.verify import repair
     from orchestrator.workspace import run_context
 
-    sink = sink_of(context, words, "verify")
+    sink = recorded(context, words, sink_of(context, words, "verify"), "verify --repair")
 
     def work() -> Summary:
         begin_unattended(context, words, sink)
