@@ -228,7 +228,8 @@ Event = Union[  # noqa: UP007 - a runtime alias, and 3.10 evaluates it
 class Warned(msgspec.Struct, frozen=True, gc=False):
     """What somebody should look at although the run may have gone well.
 
-    `host` is the source's. `urgent`: it sent wrong bytes; else it sent nothing.
+    `host` is the source's, or empty where a hook failed. `urgent`: it sent wrong bytes, or it is a hook; else it sent
+    nothing.
     """
 
     host: str

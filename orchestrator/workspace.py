@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Event
     from orchestrator.manifest import Manifest, Site
     from orchestrator.manifest.lockfile import Lock
+    from orchestrator.manifest.values import Hooks
     from orchestrator.model import Host, Unresolved, Wanted
 
 
@@ -33,7 +34,8 @@ HUBS = (("HF_ENDPOINT", "https://huggingface.co/"), ("MODELSCOPE_ENDPOINT", "htt
 class Workspace(msgspec.Struct, frozen=True):
     """What a run is about: manifests, the files that they want, settings of hosts, the store's absolute path.
 
-    `unresolved` are models that need `orch lock` first; `texts` are the manifests' texts by absolute path.
+    `unresolved` are models that need `orch lock` first; `texts` are the manifests' texts by absolute path; `hooks` are
+    the site file's.
     """
 
     manifests: tuple[Manifest, ...]
@@ -42,6 +44,7 @@ class Workspace(msgspec.Struct, frozen=True):
     hosts: dict[str, Host] = msgspec.field(default_factory=dict)
     unresolved: tuple[Unresolved, ...] = ()
     texts: dict[str, str] = msgspec.field(default_factory=dict)
+    hooks: Hooks | None = None
 
 
 def run_context(
@@ -126,7 +129,8 @@ def open_workspace(
     if outside := leads_out(loaded, wanted, texts):
         raise ManifestError(outside, "replace the symlink by a folder, or allow its target: `allow_absolute: [...]`")
     path = _store(context, loaded, here, store)
-    return Workspace(tuple(loaded), wanted, path, _hosts(loaded, here), unresolved, texts)
+    hooks = here.hooks if here else None
+    return Workspace(tuple(loaded), wanted, path, _hosts(loaded, here), unresolved, texts, hooks=hooks)
 
 
 def read_text(path: str) -> str:

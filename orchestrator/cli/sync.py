@@ -8,6 +8,7 @@ import click
 
 from orchestrator.cli import options
 from orchestrator.cli.session import (
+    Hooked,
     begin_unattended,
     conclude,
     context_with_signals,
@@ -41,9 +42,12 @@ def command(dry_run: bool, warm: bool, **words: Any) -> int:
 
     sink = recorded(context, words, sink_of(context, words), "sync")
 
+    hooked = Hooked(context, words, sink)
+
     def work() -> Any:
         begin_unattended(context, words, sink)
         space = workspace(context, words)
+        hooked.began(space)
         run = run_context(context, space, sink, run_options(words))
         summary = sync(run, space.wanted, space.unresolved)
         if warm and summary.ok:
@@ -53,4 +57,4 @@ def command(dry_run: bool, warm: bool, **words: Any) -> int:
             return summary if warmed.ok else warmed
         return summary
 
-    return conclude(context, sink, work)
+    return conclude(context, sink, work, hooked)

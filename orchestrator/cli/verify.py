@@ -67,16 +67,19 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
 
 
 def _repair(context: Context, words: dict[str, Any], max_age: float | None) -> int:
-    from orchestrator.cli.session import recorded, run_options, sink_of
+    from orchestrator.cli.session import Hooked, recorded, run_options, sink_of
     from orchestrator.commands.verify import repair
     from orchestrator.workspace import run_context
 
     sink = recorded(context, words, sink_of(context, words, "verify"), "verify --repair")
 
+    hooked = Hooked(context, words, sink)
+
     def work() -> Summary:
         begin_unattended(context, words, sink)
         space = workspace(context, words)
+        hooked.began(space)
         run = run_context(context, space, sink, run_options(words))
         return repair(run, space.wanted, space.unresolved, max_age_s=max_age)
 
-    return conclude(context, sink, work)
+    return conclude(context, sink, work, hooked)

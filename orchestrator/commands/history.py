@@ -95,7 +95,7 @@ def record(
         models=tuple(models[:_MOST]),
         failures=tuple(FailedFile(f.model, f.file, f.fault) for f in summary.failed[:_MOST]),
         sources=tuple(msgspec.structs.replace(sums, seconds=round(sums.seconds, 3)) for sums in largest),
-        warnings=tuple(WarnedOf(host_name(f"://{w.host}"), w.urgent) for w in summary.warnings[:_MOST]),
+        warnings=tuple(WarnedOf(host_name(f"://{w.host}"), w.urgent) for w in summary.warnings[:_MOST] if w.host),
     )
 
 

@@ -142,12 +142,23 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     defaults: Defaults | None = None
 
 
+class HooksEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Programs that `sync` and `verify --repair` start, one after the other; they get the summary on stdin."""
+
+    start: Programs = UNSET
+    changed: Programs = UNSET
+    failed: Programs = UNSET
+    always: Programs = UNSET
+    limit: Annotated[int, Meta(title="limit", ge=1, le=3600, description="Seconds that each program may take.")] = 60
+
+
 class SiteDocument(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """orch site file: what belongs to a machine or an office."""
 
     mirrors: Prefixes = None
     hosts: Hosts = None
     store: Store = UNSET
+    hooks: HooksEntry | None = None
 
 
 # `$` alone would accept a trailing newline, hence `$(?!\n)`.
@@ -252,6 +263,13 @@ Formats = Annotated[
     ),
 ]
 Patterns = Annotated[list[Text], Meta(min_length=1)]
+Programs = Annotated[
+    list[Text | Patterns] | UnsetType,
+    Meta(
+        title="programs",
+        description="A program with its arguments, as a list, or a list of such lists. There is no shell in between.",
+    ),
+]
 Store = Annotated[
     Text | UnsetType,
     Meta(title="store", description="Where complete files are kept. `~/` is expanded."),
@@ -271,6 +289,7 @@ TITLES = {
     "PrefixEntry": "prefix mirror",
     "HostEntry": "host",
     "Defaults": "defaults",
+    "HooksEntry": "hooks",
     "Link": "link",
 }
 # Where a team may add keys of its own, `x-...`.

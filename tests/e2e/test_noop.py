@@ -49,6 +49,7 @@ OTHER_ROADS = (
     "backends",
     "backends.select",
     "commands.history",
+    "commands.hooks",
     "commands.plan",
     "demo",
     "engine.inspect",
