@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from orchestrator.demo.server import Origin
 from tests.orch import Orch, made
+from tests.servers import require
 
 # Keeps what it is given, in one file a hook and run.
 KEEP = """#!/bin/sh
@@ -182,3 +185,48 @@ def test_a_wrong_hook_is_told_with_its_line(tmp_path: Path, hooks: dict[str, Any
     assert done.code == 3
     assert message in done.named("problem")[0]["message"]
     assert done.named("problem")[0]["path"].startswith("hooks")
+
+
+def test_the_examples_of_the_docs(tmp_path: Path) -> None:
+    require("curl")
+    page = (Path(__file__).resolve().parents[2] / "docs/monitoring.md").read_text("utf-8")
+    example = page.split("```yaml\n")[1].split("```")[0]
+    asked: list[tuple[str, str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked.append((self.command, self.path, json.loads(body) if body else None))
+            self.send_response(200)
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    orch = Orch(tmp_path)
+    _program(tmp_path, '#!/bin/sh\necho "$*" >"$(dirname "$0")/told/reloaded"\n', "systemctl")
+    orch.environ["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    for host in ("hc-ping.com", "hooks.slack.com"):
+        example = example.replace(f"https://{host}", f"http://127.0.0.1:{server.server_port}")
+    site = _site(orch)
+    site.write_text(example)
+    try:
+        with Origin() as origin:
+            orch.want("one", made(3000), origin.serve("/one", made(3000)))
+            done = orch.sync()
+        assert (done.code, done.summary["warnings"]) == (0, [])
+        assert (tmp_path / "told/reloaded").read_text() == "reload vllm\n"
+        assert [(method, path) for method, path, _ in asked] == [("GET", "/UUID/start"), ("POST", "/UUID/0")]
+        assert asked[1][2]["event"] == "summary"
+        asked.clear()
+        orch.models["one"]["url"] = 5
+        assert orch.sync().code == 3
+        assert [path for _, path, _ in asked] == ["/services/T000/B000/XXXX", "/UUID/3"]
+        assert asked[0][2] == {"text": "orch failed on gpu01"}
+    finally:
+        server.shutdown()
+        server.server_close()
