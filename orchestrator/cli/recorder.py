@@ -33,7 +33,7 @@ class Recorder:
         if isinstance(event, events.Finished):
             if event.how != "present":
                 self._changed[event.model] = None
-        elif isinstance(event, (events.Started, events.Progressed, events.Failed)):
+        elif isinstance(event, (events.Started, events.Progressed, events.Failed, events.Unanswered)):
             if self._traffic is None:
                 from orchestrator.render.traffic import Traffic
 
@@ -57,5 +57,5 @@ class Recorder:
             sources=self._traffic.hosts if self._traffic else (),
             models=tuple(self._changed),
         )
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             add(self._context.state, made)

@@ -82,8 +82,8 @@ def record(
         command=command,
         exit_code=summary.exit_code,
         seconds=round(summary.seconds, 3),
-        manifest=manifest,
-        host=summary.host,
+        manifest=shown(manifest),
+        host=shown(summary.host),
         version=summary.version,
         files=summary.files,
         present=summary.present,
@@ -149,7 +149,7 @@ def read(
             lines = file.read(_READ_BYTES).splitlines()
     except OSError:
         return []
-    chosen = []
+    chosen, shown_paths = [], {shown(path) for path in manifests}
     for line in lines:
         if len(line) > _LINE_BYTES:
             continue
@@ -158,7 +158,7 @@ def read(
             datetime.fromtimestamp(found.time)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError, OSError):
             continue
-        if found.time >= since and (not manifests or not {*found.manifest.split(", ")}.isdisjoint(manifests)):
+        if found.time >= since and (not manifests or not shown_paths.isdisjoint(found.manifest.split(", "))):
             chosen.append(found)
     chosen.sort(key=lambda run: run.time)
     return chosen if last is None else chosen[max(0, len(chosen) - last) :]

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from orchestrator.events import Event
 
 LOCAL = "local file"  # the host of `file:` URLs
+PROBE = "probe"
 _HOST_CHARACTERS = 253  # the longest name of the DNS: RFC 1035 2.3.4
 
 
 class HostTraffic(msgspec.Struct, omit_defaults=True, rename={"received_bytes": "bytes"}):
-    """What one program received from one host; `faults` are the numbers of failed attempts by fault.
+    """What one program received from one host, and in how many seconds: those of several files at once count once.
 
-    A program that reads from several hosts at once counts for the first of them.
+    `faults` are the numbers of failed attempts by fault. A program that reads from several hosts at once counts for the
+    first of them. The backend `PROBE` is orch's own question to all sources, before the first download.
     """
 
     host: str
@@ -34,10 +36,10 @@ class HostTraffic(msgspec.Struct, omit_defaults=True, rename={"received_bytes": 
 
 
 class _Transfer:
-    """The running attempt on one file, or on the small files that share a program."""
+    """The running attempt on one file, or on the small files that share a program; it was looked at `last`."""
 
-    def __init__(self, sums: HostTraffic, have_bytes: int, began: float) -> None:
-        self.sums, self.have_bytes, self.began = sums, have_bytes, began
+    def __init__(self, key: tuple[str, str], have_bytes: int, last: float) -> None:
+        self.key, self.have_bytes, self.last = key, have_bytes, last
 
 
 class Traffic:
@@ -48,6 +50,7 @@ class Traffic:
         self._lock = threading.Lock()
         self._sums: dict[tuple[str, str], HostTraffic] = {}
         self._transfers: dict[tuple[str, str], _Transfer] = {}
+        self._counted: dict[tuple[str, str], float] = {}  # up to when the seconds of each sum are counted
 
     def add(self, event: Event) -> None:
         """Take one event."""
@@ -55,21 +58,29 @@ class Traffic:
             case events.Started():
                 with self._lock:
                     sums = self._of(event.source, event.backend)
-                    self._transfers[event.model, event.file] = _Transfer(sums, event.have_bytes, self._clock())
+                    key = (sums.host, sums.backend)
+                    self._transfers[event.model, event.file] = _Transfer(key, event.have_bytes, self._clock())
             case events.Progressed():
                 with self._lock:
                     transfer = self._transfers.get((event.model, event.file))
                     if transfer is not None:
-                        now = self._clock()
-                        transfer.sums.received_bytes += max(0, event.done_bytes - transfer.have_bytes)
-                        transfer.sums.seconds += now - transfer.began
-                        transfer.have_bytes, transfer.began = event.done_bytes, now
+                        self._move(transfer, event.done_bytes)
             case events.Failed():
                 with self._lock:
                     faults = self._of(event.source, event.backend).faults
                     faults[event.fault] = faults.get(event.fault, 0) + 1
+            case events.Unanswered():
+                with self._lock:
+                    self._of(event.source, PROBE).faults["network"] = 1
             case _:
                 pass
+
+    def _move(self, transfer: _Transfer, done_bytes: int) -> None:
+        now, sums = self._clock(), self._sums[transfer.key]
+        sums.received_bytes += max(0, done_bytes - transfer.have_bytes)
+        sums.seconds += now - max(transfer.last, self._counted.get(transfer.key, transfer.last))
+        self._counted[transfer.key] = now
+        transfer.have_bytes, transfer.last = done_bytes, now
 
     @property
     def hosts(self) -> tuple[HostTraffic, ...]:
