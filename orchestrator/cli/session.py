@@ -159,9 +159,8 @@ def sink_of(context: Context, words: Mapping[str, Any], verb: str = "sync", *, p
 def recorded(context: Context, words: Mapping[str, Any], sink: Sink, command: str) -> Sink:
     """Make the sink of a command that changes something add it to the history of runs too."""
     from orchestrator.cli.recorder import Recorder
-    from orchestrator.render.sink import Tee
 
-    return Tee(sink, Recorder(context, command, manifests_of(context, words) if "manifests" in words else ""))
+    return Recorder(sink, context, command, manifests_of(context, words) if "manifests" in words else "")
 
 
 def with_metrics(context: Context, words: Mapping[str, Any], sink: Sink) -> Sink:
