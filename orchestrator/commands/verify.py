@@ -16,6 +16,7 @@ from orchestrator.files import place_error, store_error
 from orchestrator.formats import wrong_file
 from orchestrator.model import Pin, Place, Wanted
 from orchestrator.store.verification_log import VerificationLog
+from orchestrator.summary import INTERRUPTED
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def verify(
 def give_up(run: RunContext, unread: Iterable[Wanted]) -> None:
     """Tell the files that a stop left unread."""
     for w in unread:
-        run.fail(w, TransferError("interrupted before it was read", "run `orch verify` again"))
+        run.fail(w, TransferError("interrupted before it was read", "run `orch verify` again", INTERRUPTED))
 
 
 def read(run: RunContext, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[VerifiedFiles]:

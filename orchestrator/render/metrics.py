@@ -42,6 +42,7 @@ HELP = {
 }
 AREAS = ("blobs", "partial", "quarantine")
 _LOOKED_AT = ("orch_model_", "orch_store_")  # kept from the last file where a run ended before it looked
+_INTERRUPTED = "interrupted"  # summary.INTERRUPTED
 _LIMIT_BYTES = 64 << 20  # 100,000 models take 40 MB
 _MODE = 0o644  # node_exporter is another user
 
@@ -65,6 +66,7 @@ class Metrics:
         self._sizes: dict[str, dict[str, int]] = {}  # of the files that are in place, by model
         self._verified: dict[str, set[str]] = {}
         self._failed: set[str] = set()
+        self._unknown: set[str] = set()  # a stop came before anybody had looked
 
     def __call__(self, event: Event) -> None:
         """Book one event."""
@@ -81,7 +83,7 @@ class Metrics:
             case events.GaveUp():
                 with self._lock:
                     self._sizes.setdefault(event.model, {}).pop(event.file, None)
-                    self._failed.add(event.model)
+                    (self._unknown if event.fault == _INTERRUPTED else self._failed).add(event.model)
             case _:
                 self._traffic.add(event)
 
@@ -105,11 +107,14 @@ class Metrics:
         samples[self._name("orch_build_info", version=summary.version)] = 1
         for model, sizes in self._sizes.items():
             verified = self._name("orch_model_verified_timestamp_seconds", model=model)
-            samples[self._name("orch_model_present", model=model)] = float(model not in self._failed)
-            samples[self._name("orch_model_size_bytes", model=model)] = sum(sizes.values())
-            if sizes and sizes.keys() <= self._verified.get(model, set()) and model not in self._failed:
+            present = self._name("orch_model_present", model=model)
+            size = self._name("orch_model_size_bytes", model=model)
+            samples[present], samples[size] = float(model not in self._failed), sum(sizes.values())
+            if model in self._unknown - self._failed:
+                samples[present], samples[size] = before.get(present, 0), before.get(size, samples[size])
+            elif sizes and sizes.keys() <= self._verified.get(model, set()) and model not in self._failed:
                 samples[verified] = now
-            elif verified in before:
+            if verified not in samples and verified in before:
                 samples[verified] = before[verified]
         samples[self._name("orch_run_last_timestamp_seconds")] = now
         samples[success] = now if summary.ok else before.get(success, 0)

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.demo.server import Origin
-from orchestrator.events import Finished, Summary
+from orchestrator.events import Finished, GaveUp, Summary
 from orchestrator.render.metrics import HELP, Metrics, read, refusal
 from tests.orch import Orch, made
 from tests.servers import require
@@ -126,6 +126,26 @@ def test_an_interrupted_run_writes_it_too(tmp_path: Path) -> None:
     assert found["orch_run_exit_code"][0][1] == 143
     assert found["orch_run_last_success_timestamp_seconds"][0][1] == 0, "never"
     assert _by(found, "orch_model_present", "model") == {"slow": 0}
+
+
+def test_what_a_stop_left_unread_is_as_it_was(tmp_path: Path) -> None:
+    orch, path = Orch(tmp_path), tmp_path / "m.prom"
+    large = made(32 << 20)
+    with Origin() as origin:
+        orch.want("one", large, origin.serve("/one", large))
+        assert orch.sync("--metrics", path.name).code == 0
+    done = orch.run("verify", "--json", "--max-time", "0.001s", "--metrics", path.name, "team.yaml")
+    assert done.code == 9
+    assert {failed["fault"] for failed in done.summary["failed"]} <= {"interrupted"}
+    found = _read(path)
+    assert found["orch_run_exit_code"][0][1] == 9
+    assert _by(found, "orch_model_present", "model") == {"one": 1}
+    for model, fault in (("one", "interrupted"), ("new", "interrupted"), ("bad", "network")):
+        sink = Metrics(str(path), str(orch.manifest), lambda: 0.0, lambda: 1e9)
+        sink(GaveUp(model, "f", (), fault, 5, "", ""))
+        sink.close(Summary(ok=False, exit_code=9, files=1))
+        expected = {"one": 1, "new": 0, "bad": 0}[model]
+        assert _by(_read(path), "orch_model_present", "model") == {model: expected}
 
 
 def _close(path: Path, *events: Finished, manifest: str = "/m.yaml") -> None:
