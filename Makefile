@@ -72,7 +72,7 @@ bench: $(VENV)/.ready-dev  ## Measure against the peers, in the same run
 # What is locked stays; UPGRADE=--upgrade takes the newest releases. The files name no index, so they serve with each
 # one that has the same files; a test compares them with pyproject.toml.
 UPGRADE ?=
-RUNTIME := --extra embedded --extra hub --extra metrics --extra build
+RUNTIME := --extra embedded --extra hub --extra build
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command 'make lock' $(UPGRADE) pyproject.toml
 lock: $(VENV)/.ready-dev  ## Lock what pyproject.toml asks for by version and sha256: requirements*.lock

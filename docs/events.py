@@ -26,6 +26,7 @@ This page is made from the types in `orchestrator/events.py` (`python docs/event
 # Lines that one command alone writes: their fields differ from case to case.
 OTHERS = {
     "lines": "`orch get`: the lines by which a manifest has what was fetched.",
+    "run": "`orch history`: one run of the past; `time` is its end.",
 }
 
 
@@ -63,7 +64,9 @@ def page() -> str:
         parts.append("| field | type |\n|---|---|")
         rows = [(key, field) for key, field in made["properties"].items() if key not in ("event", "time")]
         parts.append("\n".join(f"| `{key}` | {_type(field)} |" for key, field in rows) + "\n")
-    return "\n".join(parts)
+    parts.append("## Lines of one command\n\nTheir fields differ from case to case.\n")
+    parts += [f"* `{name}`: {words}" for name, words in OTHERS.items()]
+    return "\n".join([*parts, ""])
 
 
 def _text(struct: type[msgspec.Struct]) -> str:

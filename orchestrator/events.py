@@ -69,11 +69,12 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verified(msgspec.Struct, frozen=True, gc=False):
-    """The digest of a whole file was computed and is right."""
+    """The digest of a whole file was computed and is right; `size_bytes` is 0 where it is not told here."""
 
     model: str
     file: str
     sha256: str
+    size_bytes: int = 0
 
 
 class Mismatched(msgspec.Struct, frozen=True, gc=False):
@@ -227,7 +228,8 @@ Event = Union[  # noqa: UP007 - a runtime alias, and 3.10 evaluates it
 class Warned(msgspec.Struct, frozen=True, gc=False):
     """What somebody should look at although the run may have gone well.
 
-    `host` is the source's. `urgent`: it sent wrong bytes; else it sent nothing.
+    `host` is the source's, or empty where a hook failed. `urgent`: it sent wrong bytes, or it is a hook; else it sent
+    nothing.
     """
 
     host: str

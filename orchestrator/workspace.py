@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Event
     from orchestrator.manifest import Manifest, Site
     from orchestrator.manifest.lockfile import Lock
+    from orchestrator.manifest.values import Hooks
     from orchestrator.model import Unresolved, Wanted
 
 
@@ -72,8 +73,8 @@ class Reader(msgspec.Struct, frozen=True):
 class Workspace(msgspec.Struct, frozen=True):
     """What a run is about: manifests, the files that they want, settings of hosts, the store's absolute path.
 
-    `unresolved` are models that need `orch lock` first; `texts` are the manifests' texts by absolute path; `trust` and
-    `shared` are those of the site file; `reader` reads more of the same.
+    `unresolved` are models that need `orch lock` first; `texts` are the manifests' texts by absolute path; `trust`,
+    `shared` and `hooks` are those of the site file; `reader` reads more of the same.
     """
 
     manifests: tuple[Manifest, ...]
@@ -85,6 +86,7 @@ class Workspace(msgspec.Struct, frozen=True):
     texts: dict[str, str] = msgspec.field(default_factory=dict)
     trust: Trust = Trust()
     shared: bool = False
+    hooks: Hooks | None = None
 
 
 def run_context(
@@ -186,7 +188,8 @@ def open_workspace(
     if outside := leads_out(loaded, wanted, texts, trust):
         raise ManifestError(outside, "replace the symlink by a folder, or allow its target: `allow_absolute: [...]`")
     path = _store(context, loaded, here, store)
-    return Workspace(tuple(loaded), wanted, path, read, _hosts(loaded, here), unresolved, texts, trust, shared)
+    hooks = here.hooks if here else None
+    return Workspace(tuple(loaded), wanted, path, read, _hosts(loaded, here), unresolved, texts, trust, shared, hooks)
 
 
 def read_text(path: str) -> str:

@@ -21,6 +21,7 @@ COMMANDS = {
     "add": "Put a model into a manifest.",
     "import": "Make models of a list: SHA256SUMS, Metalink, LFS pointers, a pooch registry.",
     "export": "Write it for other tools, or as a mirror for machines without the network.",
+    "history": "Say what ran on this machine, from where, and how fast.",
     "prune": "Drop what no manifest wants from the store, and dead downloads.",
     "quarantine": "List what was displaced or came with wrong bytes; put it back, or drop it.",
     "env": "Print the variables by which frameworks find their files.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, run_options, sink_of
+from orchestrator.cli.session import conclude, context_with_signals, recorded, run_options, sink_of
 from orchestrator.render.json_lines import JsonLines
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
     from orchestrator.cli.add import entry_defaults
     from orchestrator.commands.add import EntryDefaults, of
 
-    sink = sink_of(context, words, "get")
+    sink = recorded(context, words, sink_of(context, words, "get"), "get")
     lines: list[str] = []
 
     def work() -> Summary:

@@ -100,6 +100,12 @@ running = stack(
 unattended = stack(
     option("--max-time", metavar="4h", type=Duration(), help="Stop then (exit code 9); the next run goes on."),
     option("--splay", metavar="10m", type=Duration(), help="Begin later by a part of this that is this host's own."),
+    option(
+        "--metrics",
+        metavar="FILE.prom",
+        type=click.Path(dir_okay=False),
+        help="Write the state after the run for Prometheus (node_exporter's textfile collector).",
+    ),
 )
 adding = stack(
     click.option("--to", multiple=True, metavar="PATH", help="Where the file goes; with a `/` at the end a folder."),

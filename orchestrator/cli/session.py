@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 _watches: dict[Stop, SignalWatch] = {}  # of this process: one
 
 
-def conclude(context: Context, sink: Sink, work: Callable[[], Summary]) -> int:
+def conclude(context: Context, sink: Sink, work: Callable[[], Summary], hooked: Hooked | None = None) -> int:
     """Do the work and close the sink with its summary, also where an error or a signal ended it before one was made.
+
+    The hooks that the summary calls for run before: the summary is the last line.
 
     Returns:
         The exit code.
@@ -62,8 +65,44 @@ def conclude(context: Context, sink: Sink, work: Callable[[], Summary]) -> int:
     summary = replace(summary, host=context.hostname, version=__version__)
     if watch is not None:
         watch.code = summary.exit_code
+        watch.last_words = lambda _: sink.close(summary)
+    if hooked is not None:
+        limit_time(None)  # it is for the work
+        summary = hooked.ended(summary)
+    if watch is not None:
+        watch.last_words = None
     sink.close(summary)
     return summary.exit_code
+
+
+class Hooked:
+    """The site file's hooks around one command; where there are none, nothing is imported for them."""
+
+    def __init__(self, context: Context, words: Mapping[str, Any], sink: Sink) -> None:
+        self._context, self._words, self._sink = context, words, sink
+        self._space: Workspace | None = None
+
+    def began(self, space: Workspace) -> None:
+        """Run those of the start, once the workspace is open."""
+        self._space = space
+        if space.hooks is not None and space.hooks.start:
+            from orchestrator.commands.hooks import run_start
+
+            run_start(self._context, self._sink, space.hooks, manifests_of(self._context, self._words))
+
+    def ended(self, summary: Summary) -> Summary:
+        """Run those of the end, and add to the summary's warnings what failed of them."""
+        hooks = self._space.hooks if self._space is not None else None
+        if self._space is None:  # something was wrong with the manifests
+            from orchestrator.workspace import site
+
+            with suppress(OrchError):
+                hooks = found.hooks if (found := site(self._context)) else None
+        if hooks is None:
+            return summary
+        from orchestrator.commands.hooks import run_end
+
+        return run_end(self._context, self._sink, hooks, summary, manifests_of(self._context, self._words))
 
 
 def foreseen(context: Context, error: Exception) -> OrchError:
@@ -118,9 +157,42 @@ def sink_of(context: Context, words: Mapping[str, Any], verb: str = "sync", *, p
 
     talk = {name: words[name] for name in ("json", "quiet", "verbose", "log_file", "log_format")}
     try:
-        return render.choose(context.environ, **talk, stop=context.stop, verb=verb, plain=plain, state=context.state)
+        sink = render.choose(context.environ, **talk, stop=context.stop, verb=verb, plain=plain, state=context.state)
     except OSError as error:
         raise click.UsageError(f"--log-file {words['log_file']}: {error.strerror}") from error
+    return with_metrics(context, words, sink)
+
+
+def recorded(context: Context, words: Mapping[str, Any], sink: Sink, command: str) -> Sink:
+    """Make the sink of a command that changes something add it to the history of runs too."""
+    from orchestrator.cli.recorder import Recorder
+
+    return Recorder(sink, context, command, manifests_of(context, words) if "manifests" in words else "")
+
+
+def with_metrics(context: Context, words: Mapping[str, Any], sink: Sink) -> Sink:
+    """Make a command's sink write the metrics too, where it was asked to.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    if not words.get("metrics"):
+        return sink
+    from orchestrator.render import metrics
+    from orchestrator.render.sink import Tee
+
+    path = os.path.abspath(words["metrics"])
+    if why := metrics.refusal(path):
+        raise click.UsageError(f"--metrics {words['metrics']}: {why}")
+    return Tee(sink, metrics.Metrics(path, manifests_of(context, words), context.monotonic, context.now))
+
+
+def manifests_of(context: Context, words: Mapping[str, Any]) -> str:
+    """The paths of a command's manifests as the summary has them, also where they could not be read."""
+    from orchestrator.workspace import DEFAULT_MANIFEST
+
+    named = words["manifests"] or (DEFAULT_MANIFEST,)
+    return ", ".join(dict.fromkeys(os.path.abspath(os.path.join(context.cwd, path)) for path in named))
 
 
 def begin_unattended(context: Context, words: Mapping[str, Any], sink: Sink) -> None:

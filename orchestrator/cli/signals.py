@@ -27,9 +27,9 @@ def code_of(number: int) -> int:
     return {signal.SIGINT: 130, signal.SIGALRM: 9}.get(signal.Signals(number), 143)
 
 
-def limit_time(seconds: float) -> None:
-    """Ask the command to stop so many seconds from now, as a signal does; its exit code is then 9."""
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+def limit_time(seconds: float | None) -> None:
+    """Ask the command to stop so many seconds from now, as a signal does; its exit code is then 9. None: no longer."""
+    signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else max(seconds, 1e-3))
 
 
 def install_handlers(handler: Callable[[int, FrameType | None], object]) -> None:
@@ -69,7 +69,7 @@ class SignalWatch:
     signals too, by a pipe, and ends the process `grace_s` seconds after the first.
 
     Attributes:
-        last_words: writes the summary for an exit code, before that thread ends the process.
+        last_words: writes the summary for an exit code, before that thread ends the process; None once it is written.
         code: the exit code once the work is done; signals no longer change it.
     """
 
@@ -141,7 +141,7 @@ class SignalWatch:
         process = sys.modules.get("orchestrator.process")
         if process is not None:
             process.kill_all()
-        if self.code is None and self.last_words is not None:
+        if self.last_words is not None:
             # In a thread, because its output may be what everything hangs on.
             words = threading.Thread(target=self.last_words, args=(code,), daemon=True)
             words.start()

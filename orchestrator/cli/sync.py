@@ -7,7 +7,16 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, run_options, sink_of, workspace
+from orchestrator.cli.session import (
+    Hooked,
+    begin_unattended,
+    conclude,
+    context_with_signals,
+    recorded,
+    run_options,
+    sink_of,
+    workspace,
+)
 
 
 @click.command("sync")
@@ -31,11 +40,14 @@ def command(dry_run: bool, warm: bool, **words: Any) -> int:
     from orchestrator.engine.run import sync
     from orchestrator.workspace import run_context
 
-    sink = sink_of(context, words)
+    sink = recorded(context, words, sink_of(context, words), "sync")
+
+    hooked = Hooked(context, words, sink)
 
     def work() -> Any:
         begin_unattended(context, words, sink)
         space = workspace(context, words)
+        hooked.began(space)
         run = run_context(context, space, sink, run_options(words))
         summary = sync(run, space.wanted, space.unresolved)
         if warm and summary.ok:
@@ -45,4 +57,4 @@ def command(dry_run: bool, warm: bool, **words: Any) -> int:
             return summary if warmed.ok else warmed
         return summary
 
-    return conclude(context, sink, work)
+    return conclude(context, sink, work, hooked)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, workspace
+from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, with_metrics, workspace
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -49,7 +49,8 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     from orchestrator.store import Store
     from orchestrator.transfer.run_context import RunContext
 
-    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
+    listing = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
+    sink = with_metrics(context, words, listing)
 
     def work() -> Summary:
         begin_unattended(context, words, sink)
@@ -66,16 +67,19 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
 
 
 def _repair(context: Context, words: dict[str, Any], max_age: float | None) -> int:
-    from orchestrator.cli.session import run_options, sink_of
+    from orchestrator.cli.session import Hooked, recorded, run_options, sink_of
     from orchestrator.commands.verify import repair
     from orchestrator.workspace import run_context
 
-    sink = sink_of(context, words, "verify")
+    sink = recorded(context, words, sink_of(context, words, "verify"), "verify --repair")
+
+    hooked = Hooked(context, words, sink)
 
     def work() -> Summary:
         begin_unattended(context, words, sink)
         space = workspace(context, words)
+        hooked.began(space)
         run = run_context(context, space, sink, run_options(words))
         return repair(run, space.wanted, space.unresolved, max_age_s=max_age)
 
-    return conclude(context, sink, work)
+    return conclude(context, sink, work, hooked)

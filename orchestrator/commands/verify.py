@@ -17,6 +17,7 @@ from orchestrator.formats import wrong_file
 from orchestrator.model import Pin, Place, Wanted
 from orchestrator.store import blobs
 from orchestrator.store.verification_log import VerificationLog
+from orchestrator.summary import INTERRUPTED
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class VerifiedFiles(NamedTuple):
         """What to tell of a file that is right."""
         w = self.wanted
         if self.was_read:
-            return events.Verified(w.model, w.file, w.sha256)
+            return events.Verified(w.model, w.file, w.sha256, w.size or 0)
         return events.Finished(w.model, w.file, "present", size_bytes=w.size or 0)
 
 
@@ -95,7 +96,7 @@ def verify(
 def give_up(run: RunContext, unread: Iterable[Wanted]) -> None:
     """Tell the files that a stop left unread."""
     for w in unread:
-        run.fail(w, TransferError("interrupted before it was read", "run `orch verify` again"))
+        run.fail(w, TransferError("interrupted before it was read", "run `orch verify` again", INTERRUPTED))
 
 
 def read(run: RunContext, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[VerifiedFiles]:

@@ -214,6 +214,16 @@ class SignersEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     ) = UNSET
 
 
+class HooksEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Programs that `sync` and `verify --repair` start, one after the other; they get the summary on stdin."""
+
+    start: Programs = UNSET
+    changed: Programs = UNSET
+    failed: Programs = UNSET
+    always: Programs = UNSET
+    limit: Annotated[int, Meta(title="limit", ge=1, le=3600, description="Seconds that each program may take.")] = 60
+
+
 class SiteDocument(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """orch site file: what belongs to a machine or an office."""
 
@@ -226,6 +236,7 @@ class SiteDocument(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         Text | SignersEntry | UnsetType,
         Meta(title="signed by", description="Each manifest and lock needs a signature of one of these signers."),
     ] = UNSET
+    hooks: HooksEntry | None = None
 
 
 # `$` alone would accept a trailing newline, hence `$(?!\n)`.
@@ -330,6 +341,13 @@ Formats = Annotated[
     ),
 ]
 Patterns = Annotated[list[Text], Meta(min_length=1)]
+Programs = Annotated[
+    list[Text | Patterns] | UnsetType,
+    Meta(
+        title="programs",
+        description="A program with its arguments, as a list, or a list of such lists. There is no shell in between.",
+    ),
+]
 Store = Annotated[
     Text | UnsetType,
     Meta(title="store", description="Where complete files are kept. `~/` is expanded."),
@@ -352,6 +370,7 @@ TITLES = {
     "SignatureEntry": "signature",
     "TrustEntry": "trust",
     "SignersEntry": "signers",
+    "HooksEntry": "hooks",
     "Link": "link",
 }
 # Where a team may add keys of its own, `x-...`.

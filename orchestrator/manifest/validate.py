@@ -16,6 +16,7 @@ from orchestrator.manifest.types import (
     Defaults,
     Document,
     FileEntry,
+    HooksEntry,
     HostEntry,
     ModelEntry,
     PrefixEntry,
@@ -24,16 +25,16 @@ from orchestrator.manifest.types import (
     SiteDocument,
     TrustEntry,
 )
-from orchestrator.manifest.values import File, Manifest, Model, Prefix, PublisherSignature, Site
+from orchestrator.manifest.values import File, Hooks, Manifest, Model, Prefix, PublisherSignature, Site
 from orchestrator.model import Host, Link, Pin, Place, Signers, Trust
-from orchestrator.text import fault_of_name, has_unseen
+from orchestrator.text import fault_of_name, fault_of_text, has_unseen
 from orchestrator.urls import UrlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from orchestrator.manifest.lockfile import Lock
-    from orchestrator.manifest.types import FileEntry, ModelEntry
+    from orchestrator.manifest.types import FileEntry, HooksEntry, ModelEntry
     from orchestrator.manifest.values import Key, Problems
     from orchestrator.model import Unresolved
 
@@ -300,6 +301,7 @@ def site(entry: SiteDocument, file: str, home: str, problems: Problems) -> Site:
         _trust(entry.trust or TrustEntry(), beside, home, problems),
         entry.shared,
         _signers(entry.signed_by, beside, home, problems),
+        hooks=_hooks(entry.hooks, file, problems) if entry.hooks is not None else None,
     )
 
 
@@ -324,6 +326,30 @@ def _signers(entry: str | SignersEntry | UnsetType, beside: str, home: str, prob
     path = _checked(lambda t: paths.folder(t, beside, home), text, at, problems)
     named = () if isinstance(entry, str) or entry.identities is UNSET else tuple(entry.identities)
     return Signers(path, named)
+
+
+def _hooks(entry: HooksEntry, file: str, problems: Problems) -> Hooks:
+    """Check the programs by their words alone: which of them are here is known when they run."""
+    found: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for name in ("start", "changed", "failed", "always"):
+        listed = getattr(entry, name)
+        if listed is UNSET or not listed:
+            continue
+        if all(isinstance(word, str) for word in listed):
+            found[name] = (tuple(listed),)
+        elif any(isinstance(word, str) for word in listed):
+            problems.append((("hooks", name), "expected one program with its arguments, or lists of such, not both"))
+        else:
+            found[name] = tuple(tuple(words) for words in listed)
+        for words in found.get(name, ()):
+            fault = fault_of_text(words[0])
+            if fault is None and "/" in words[0] and not words[0].startswith("/"):
+                fault = "is a relative path: write the program's name, or an absolute path"
+            if fault is not None:
+                problems.append((("hooks", name), f"the program's name {fault}"))
+            elif any("\0" in word for word in words):
+                problems.append((("hooks", name), "a NUL cannot stand in an argument"))
+    return Hooks(file, **found, limit_s=entry.limit)
 
 
 def _clashes(models: tuple[Model, ...], problems: Problems) -> None:

@@ -106,6 +106,17 @@ class Manifest(msgspec.Struct, frozen=True, gc=False):
     allow: tuple[str, ...] = ()
 
 
+class Hooks(msgspec.Struct, frozen=True, gc=False):
+    """The programs, each with its arguments, that runs start; `file` is the site file, `limit_s` for each of them."""
+
+    file: str
+    start: tuple[tuple[str, ...], ...] = ()
+    changed: tuple[tuple[str, ...], ...] = ()
+    failed: tuple[tuple[str, ...], ...] = ()
+    always: tuple[tuple[str, ...], ...] = ()
+    limit_s: int = 60
+
+
 class Site(msgspec.Struct, frozen=True, gc=False):
     """A site file: the store, the prefix mirrors and the hosts of a machine or an office, and what it lets others do.
 
@@ -120,6 +131,7 @@ class Site(msgspec.Struct, frozen=True, gc=False):
     trust: Trust = Trust()
     shared: bool = False
     signed_by: Signers | None = None
+    hooks: Hooks | None = None
 
 
 Key: TypeAlias = "tuple[str | int, ...]"

@@ -107,6 +107,9 @@ class Lines:
                 return
             for text in self._held:
                 self._write(text)
+            for warning in summary.warnings if self._quiet else ():
+                if not warning.host:
+                    self._write(f"warning: {shown_lines(warning.message)}")
             self._write(closing(summary, self.verb))
 
     def _due(self, warnings: Sequence[Warned]) -> list[str]:

@@ -48,6 +48,8 @@ HEAVY = (
 OTHER_ROADS = (
     "backends",
     "backends.select",
+    "commands.history",
+    "commands.hooks",
     "commands.plan",
     "demo",
     "engine.inspect",
@@ -60,6 +62,8 @@ OTHER_ROADS = (
     "process",
     "programs",
     "render.bars",
+    "render.metrics",
+    "render.traffic",
     "sources",
     "store.partials",
     "store.quarantine",
