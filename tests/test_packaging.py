@@ -23,7 +23,6 @@ RUNTIME = [
     *PROJECT["project"]["dependencies"],
     *EXTRAS["embedded"],
     *EXTRAS["hub"],
-    *EXTRAS["metrics"],
     *EXTRAS["build"],
 ]
 LOCKS = {
