@@ -69,6 +69,29 @@ class Host(msgspec.Struct, frozen=True, gc=False):
     token_env: str | None = None
 
 
+class Trust(msgspec.Struct, frozen=True, gc=False):
+    """What the site file lets manifests ask for: `trust:`. A key that is None leaves the default rule as it is.
+
+    `roots` are absolute folders below which places may be; `schemes` those of URLs; `hosts` names of hosts, and
+    `token_env` names of variables, both as patterns with `*` and `?`.
+    """
+
+    roots: tuple[str, ...] | None = None
+    schemes: tuple[str, ...] | None = None
+    hosts: tuple[str, ...] | None = None
+    token_env: tuple[str, ...] | None = None
+
+
+class Signers(msgspec.Struct, frozen=True, gc=False):
+    """Who may sign manifests: the absolute path of an `allowed_signers` file, see ssh-keygen(1).
+
+    `identities` are the principals of that file that count; if empty, all do.
+    """
+
+    allowed_signers: str
+    identities: tuple[str, ...] = ()
+
+
 class Repo(msgspec.Struct, frozen=True, gc=False):
     """A hub's repository: `hub` is hf or modelscope, `name` ORG/NAME, `revision` "" the hub's default branch."""
 

@@ -11,6 +11,7 @@ import msgspec
 
 from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
+from orchestrator.model import Trust
 from orchestrator.store import Store
 from orchestrator.transfer.run_context import Options, RunContext
 
@@ -32,7 +33,8 @@ HUBS = (("HF_ENDPOINT", "https://huggingface.co/"), ("MODELSCOPE_ENDPOINT", "htt
 class Workspace(msgspec.Struct, frozen=True):
     """What a run is about: manifests, the files that they want, settings of hosts, the store's absolute path.
 
-    `unresolved` are models that need `orch lock` first; `texts` are the manifests' texts by absolute path.
+    `unresolved` are models that need `orch lock` first; `texts` are the manifests' texts by absolute path; `trust` and
+    `shared` are those of the site file.
     """
 
     manifests: tuple[Manifest, ...]
@@ -41,6 +43,8 @@ class Workspace(msgspec.Struct, frozen=True):
     hosts: dict[str, Host] = msgspec.field(default_factory=dict)
     unresolved: tuple[Unresolved, ...] = ()
     texts: dict[str, str] = msgspec.field(default_factory=dict)
+    trust: Trust = Trust()
+    shared: bool = False
 
 
 def run_context(
@@ -48,7 +52,15 @@ def run_context(
 ) -> RunContext:
     """Make what all stages of one run over a workspace share."""
     store = Store(space.store, context.state, context.stop)
-    return RunContext(context, store, emit, hosts=space.hosts, options=options or Options())
+    return RunContext(
+        context,
+        store,
+        emit,
+        hosts=space.hosts,
+        options=options or Options(),
+        trust=space.trust,
+        shared=space.shared,
+    )
 
 
 @contextmanager
@@ -110,8 +122,10 @@ def open_workspace(
             else f"the working folder {context.cwd} was removed: `cd` to one that is there"
         )
         raise ManifestError(tuple(problems), gone or hint_for(problems))
+    trust, shared = (here.trust, here.shared) if here else (Trust(), False)
     if not resolve:
-        return Workspace(tuple(loaded), (), _store(context, loaded, here, store), _hosts(loaded, here), (), texts)
+        path = _store(context, loaded, here, store)
+        return Workspace(tuple(loaded), (), path, _hosts(loaded, here), (), texts, trust, shared)
     extra = hub_mirror(context)
     wanted = tuple(w for m in loaded for w in manifests.wanted(m, here, extra))
     by_layout = any(model.layouts for m in loaded for model in m.models)
@@ -123,7 +137,7 @@ def open_workspace(
     if outside := leads_out(loaded, wanted, texts):
         raise ManifestError(outside, "replace the symlink by a folder, or allow its target: `allow_absolute: [...]`")
     path = _store(context, loaded, here, store)
-    return Workspace(tuple(loaded), wanted, path, _hosts(loaded, here), unresolved, texts)
+    return Workspace(tuple(loaded), wanted, path, _hosts(loaded, here), unresolved, texts, trust, shared)
 
 
 def read_text(path: str) -> str:

@@ -142,12 +142,60 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     defaults: Defaults | None = None
 
 
+class TrustEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What manifests may ask for here. A key that is absent leaves its default rule; one that is there is the rule."""
+
+    roots: (
+        Annotated[list[Text], Meta(title="roots", description="Folders below which places may be, and nowhere else.")]
+        | UnsetType
+    ) = UNSET
+    schemes: (
+        Annotated[
+            list[Literal["https", "http", "ftp", "rsync", "file"]],
+            Meta(
+                title="schemes",
+                description="Schemes that URLs may have; `file` includes files that others cannot read.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    hosts: (
+        Annotated[list[Text], Meta(title="hosts", description="Hosts that URLs may name; `*` stands for any text.")]
+        | UnsetType
+    ) = UNSET
+    token_env: (
+        Annotated[
+            list[Text], Meta(title="variables", description="Variables that `token_env` may name; `*` for any text.")
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class SignersEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Who must have signed each manifest and its lock file."""
+
+    allowed_signers: Annotated[
+        Text,
+        Meta(title="allowed signers", description="A file of keys as ssh-keygen(1) has it; relative to this file."),
+    ]
+    identities: (
+        Annotated[list[Text], Meta(title="identities", min_length=1, description="Only these signers of that file.")]
+        | UnsetType
+    ) = UNSET
+
+
 class SiteDocument(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """orch site file: what belongs to a machine or an office."""
 
     mirrors: Prefixes = None
     hosts: Hosts = None
     store: Store = UNSET
+    trust: TrustEntry | None = None
+    shared: Annotated[bool, Meta(title="shared", description="The store's group may write into its folders.")] = False
+    signed_by: Annotated[
+        Text | SignersEntry | UnsetType,
+        Meta(title="signed by", description="Each manifest and lock needs a signature of one of these signers."),
+    ] = UNSET
 
 
 # `$` alone would accept a trailing newline, hence `$(?!\n)`.
@@ -271,6 +319,8 @@ TITLES = {
     "PrefixEntry": "prefix mirror",
     "HostEntry": "host",
     "Defaults": "defaults",
+    "TrustEntry": "trust",
+    "SignersEntry": "signers",
     "Link": "link",
 }
 # Where a team may add keys of its own, `x-...`.

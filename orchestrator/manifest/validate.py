@@ -12,9 +12,19 @@ from orchestrator import urls
 from orchestrator.manifest import lockfile, paths
 from orchestrator.manifest.clash import find_clashes, message
 from orchestrator.manifest.paths import PathError, PlaceRules
-from orchestrator.manifest.types import Defaults, Document, FileEntry, HostEntry, ModelEntry, PrefixEntry, SiteDocument
+from orchestrator.manifest.types import (
+    Defaults,
+    Document,
+    FileEntry,
+    HostEntry,
+    ModelEntry,
+    PrefixEntry,
+    SignersEntry,
+    SiteDocument,
+    TrustEntry,
+)
 from orchestrator.manifest.values import File, Manifest, Model, Prefix, Site
-from orchestrator.model import Host, Link, Pin, Place
+from orchestrator.model import Host, Link, Pin, Place, Signers, Trust
 from orchestrator.text import fault_of_name, has_unseen
 from orchestrator.urls import UrlError
 
@@ -262,7 +272,33 @@ def site(entry: SiteDocument, file: str, home: str, problems: Problems) -> Site:
         _folder(("store",), entry.store, beside, home, problems),
         _prefixes(entry.mirrors, problems),
         _hosts(entry.hosts, beside, problems),
+        _trust(entry.trust or TrustEntry(), beside, home, problems),
+        entry.shared,
+        _signers(entry.signed_by, beside, home, problems),
     )
+
+
+def _trust(entry: TrustEntry, beside: str, home: str, problems: Problems) -> Trust:
+    roots = None
+    if entry.roots is not UNSET:
+        roots = tuple(
+            _checked(lambda t: paths.folder(t, beside, home), text, ("trust", "roots", number), problems)
+            for number, text in enumerate(entry.roots)
+        )
+    schemes, hosts, variables = (
+        None if words is UNSET else tuple(words) for words in (entry.schemes, entry.hosts, entry.token_env)
+    )
+    return Trust(roots, schemes, None if hosts is None else tuple(host.lower() for host in hosts), variables)
+
+
+def _signers(entry: str | SignersEntry | UnsetType, beside: str, home: str, problems: Problems) -> Signers | None:
+    if entry is UNSET:
+        return None
+    at: Key = ("signed_by",) if isinstance(entry, str) else ("signed_by", "allowed_signers")
+    text = entry if isinstance(entry, str) else entry.allowed_signers
+    path = _checked(lambda t: paths.folder(t, beside, home), text, at, problems)
+    named = () if isinstance(entry, str) or entry.identities is UNSET else tuple(entry.identities)
+    return Signers(path, named)
 
 
 def _clashes(models: tuple[Model, ...], problems: Problems) -> None:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-from orchestrator.model import Link
+from orchestrator.model import Link, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.model import ExtraFile, Host, Pin, Place, Repo, Unresolved
+    from orchestrator.model import ExtraFile, Host, Pin, Place, Repo, Signers, Unresolved
 
 
 class File(msgspec.Struct, frozen=True, gc=False):
@@ -85,12 +85,19 @@ class Manifest(msgspec.Struct, frozen=True, gc=False):
 
 
 class Site(msgspec.Struct, frozen=True, gc=False):
-    """A site file: the store, the prefix mirrors and the hosts of a machine or an office."""
+    """A site file: the store, the prefix mirrors and the hosts of a machine or an office, and what it lets others do.
+
+    `shared` is true where the group of the store's folders may write into them. `signed_by` says who must have signed
+    each manifest; None: nobody need.
+    """
 
     file: str
     store: str | None
     mirrors: tuple[Prefix, ...]
     hosts: Mapping[str, Host]
+    trust: Trust = Trust()
+    shared: bool = False
+    signed_by: Signers | None = None
 
 
 Key: TypeAlias = "tuple[str | int, ...]"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from orchestrator.model import Trust
 from orchestrator.summary import Counts
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class RunContext(msgspec.Struct, frozen=True):
     are hashed then. The rest is what `prepare` finds out for a run that fetches: `programs` by name, `judge` which
     reads large files (None: sha256sum does), `known` what the run knows of its sources, `limits` how many connections
     each host may get. `left_out` are the hosts of which it was told that no program here can serve them, `told` what
-    else is told once a run.
+    else is told once a run. `trust` and `shared` are those of the site file.
     """
 
     context: Context
@@ -76,6 +77,8 @@ class RunContext(msgspec.Struct, frozen=True):
     limits: ConnectionLimits | None = None
     left_out: set[str] = msgspec.field(default_factory=set)
     told: set[str] = msgspec.field(default_factory=set)
+    trust: Trust = Trust()
+    shared: bool = False
 
     @property
     def connection_limits(self) -> ConnectionLimits:

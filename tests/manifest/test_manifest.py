@@ -29,7 +29,7 @@ from orchestrator.manifest.messages import NOT_YET, schema_problems
 from orchestrator.manifest.positions import find_positions
 from orchestrator.manifest.types import Document, Framework, SiteDocument
 from orchestrator.manifest.yaml_reader import without_extensions
-from orchestrator.model import Host, Link, Place, Role, Source, Wanted
+from orchestrator.model import Host, Link, Place, Role, Signers, Source, Trust, Wanted
 from orchestrator.workspace import open_workspace
 
 REPO = Path(__file__).resolve().parents[2]
@@ -306,6 +306,21 @@ def test_site_file() -> None:
         (4, "store", "only `~/` is expanded"),
     ]
 
+    text = "shared: true\ntrust: {roots: [~/m, data], schemes: [https], hosts: ['*.E.org'], token_env: []}\n"
+    site = manifest.parse_site(
+        text + "signed_by: {allowed_signers: signers, identities: [ann]}", "/etc/orch.yaml", HOME
+    )
+    assert site.trust == Trust(("/home/ann/m", "/etc/data"), ("https",), ("*.e.org",), ())
+    assert (site.shared, site.signed_by) == (True, Signers("/etc/signers", ("ann",)))
+    assert manifest.parse_site("signed_by: ~/signers", "/etc/orch.yaml", HOME).signed_by == Signers("/home/ann/signers")
+    with pytest.raises(ManifestError) as caught:
+        manifest.parse_site("trust:\n roots: []\n schemes: [gopher]\n root: [/]\nsigned_by: {}", "/etc/orch.yaml")
+    assert [(p.line, p.path) for p in caught.value.problems] == [
+        (3, "trust > schemes > 0"), (4, "trust > root"), (5, "signed_by")
+    ]  # fmt: skip
+
+    with pytest.raises(ManifestError, match=r"orch.yaml:1 trust > roots > 0: only `~/` is expanded"):
+        manifest.parse_site("trust: {roots: [~x]}", "/etc/orch.yaml", HOME)
     with pytest.raises(ManifestError, match=r"orch.yaml:1 store: the path begins with `-`"):
         manifest.parse_site("store: -s", "/etc/orch.yaml")
 
