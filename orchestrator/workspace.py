@@ -51,7 +51,7 @@ def run_context(
     context: Context, space: Workspace, emit: Callable[[Event], None], options: Options | None = None
 ) -> RunContext:
     """Make what all stages of one run over a workspace share."""
-    store = Store(space.store, context.state, context.stop)
+    store = Store(space.store, context.state, context.stop, trusted=space.trust.roots or ())
     return RunContext(
         context,
         store,

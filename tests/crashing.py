@@ -39,6 +39,19 @@ def points(orch: Orch, how: str, *words: str, only: str = "", most: int = 1000) 
         yield ended.returncode
 
 
+def _whole(path: Any, folder: Any) -> str:
+    """The path of a file that a call names by a descriptor, or in a folder that is open."""
+    if isinstance(path, int):
+        return os.readlink(f"/proc/self/fd/{path}")
+    path = os.fsdecode(path)
+    if isinstance(folder, int) and folder >= 0 and not path.startswith("/"):
+        path = f"/proc/self/fd/{folder}/{path}"
+    if path.startswith("/proc/self/fd/"):
+        fd, slash, name = path.removeprefix("/proc/self/fd/").partition("/")
+        path = os.readlink(f"/proc/self/fd/{fd}") + slash + name
+    return path
+
+
 def main() -> None:
     """Stand in for the console script."""
     number, how, root, *words = sys.argv[1:]
@@ -55,7 +68,7 @@ def main() -> None:
             path = values[_TARGET.get(event, 0)]
         else:
             return
-        path = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fsdecode(path)
+        path = _whole(path, values[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1)
         if os.getpid() != me or root not in path:
             return
         with turn:

@@ -82,7 +82,10 @@ class _Getting:
     ) -> None:
         self._context, self._draft, self._emit, self._options = context, draft, emit, options
         self._site, self._extra = workspace.site(context), workspace.hub_mirror(context)
-        self._store = Store(workspace.store_path(context, self._site, store), context.state, context.stop)
+        trusted = (self._site.trust.roots if self._site else None) or ()
+        self._store = Store(
+            workspace.store_path(context, self._site, store), context.state, context.stop, trusted=trusted
+        )
         self._hosts = dict(self._site.hosts) if self._site else {}
         self._facts: list[_Fact] = []
 

@@ -11,6 +11,7 @@ from orchestrator.events import Summary
 from orchestrator.files import place_error
 from orchestrator.store import Store, locks, quarantine
 from orchestrator.store.store import disk
+from orchestrator.workspace import site
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,8 @@ def restore(context: Context, store_path: str, name: str, to: str = "") -> str:
         PlacementError: something is at the target, or its folder cannot be written.
         StoreError: the quarantine cannot be read.
     """
-    store = Store(store_path, context.state)
+    here = site(context)
+    store = Store(store_path, context.state, trusted=(here.trust.roots if here else None) or ())
     entry = _named(quarantine.entries(store), name)
     target = os.path.abspath(os.path.join(context.cwd, to)) if to else entry.place
     if not target:

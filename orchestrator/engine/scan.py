@@ -145,7 +145,8 @@ def _judge_link(store: Store, path: str, sha256: str, place: Place | None) -> St
 
 def leads_into(store: Store, text: str) -> bool:
     """Whether a symbolic link with this text is one of ours: it leads to a blob of the store."""
-    return text.startswith((f"{store.path}/blobs/", f"{os.path.realpath(store.path)}/blobs/"))
+    folder, _, name = text.rpartition("/blobs/sha256/")
+    return name.isalnum() and folder in (store.path, os.path.realpath(store.path))
 
 
 def _has_no_seal(store: Store, status: os.stat_result, wanted: Wanted) -> bool:

@@ -40,8 +40,10 @@ def fits(store: Store, status: os.stat_result, sha256: str, size: int | None) ->
     return _knows(store, status, sha256)
 
 
-def seal(store: Store, path: str, sha256: str, *, read_only: bool = True) -> None:
+def seal(store: Store, path: str, sha256: str, *, read_only: bool = True, name: str = "") -> None:
     """Seal a file whose digest was just checked; `read_only` also sets its mode to 0444.
+
+    `name` is its own path, where `path` leads to it by a descriptor.
 
     Raises:
         OSError: the file is gone, or owned by somebody else.
@@ -54,30 +56,34 @@ def seal(store: Store, path: str, sha256: str, *, read_only: bool = True) -> Non
     if read_only and os.stat(path).st_mtime_ns % _SECOND_NS != nanoseconds(sha256):
         # This file system keeps whole seconds: a write in the second of the sealing must change the mtime too.
         os.utime(path, ns=(status.st_atime_ns, whole_s - 2 * _SECOND_NS))
-    remember(store, path, sha256)
+    remember(store, path, sha256, name)
 
 
-def attest(store: Store, path: str, sha256: str, *, touch: bool = True, read_only: bool = False) -> None:
+def attest(
+    store: Store, path: str, sha256: str, *, touch: bool = True, read_only: bool = False, name: str = ""
+) -> None:
     """Seal a file that is right; where that is not possible, remember in the local state that it is right.
 
     Args:
         touch: False leaves the file as it is, because a user's link leads to it.
         read_only: also set its mode to 0444.
+        name: its own path, where `path` leads to it by a descriptor.
 
     Where neither can be written (a read-only root, another user's home) the next run reads the file again.
     """
     with suppress(OSError):
         if touch:
-            seal(store, path, sha256, read_only=read_only)
+            seal(store, path, sha256, read_only=read_only, name=name)
             return
     with suppress(OSError):
         if not _knows(store, os.stat(path), sha256):
-            remember(store, path, sha256)
+            remember(store, path, sha256, name)
 
 
-def remember(store: Store, path: str, sha256: str) -> None:
+def remember(store: Store, path: str, sha256: str, name: str = "") -> None:
     """Remember a right file in the local state, where its mtime does not have the nanoseconds of its seal.
 
+    `name` is its own path, where `path` leads to it by a descriptor.
     If the state cannot be written, this process still remembers, and the next run reads the file once more.
 
     Raises:
@@ -96,7 +102,7 @@ def remember(store: Store, path: str, sha256: str) -> None:
             store.state, store.stop
         ):  # or a line would be lost that is added while another run shortens the file
             with open(f"{store.state}/{_FILE}", "ab") as file:
-                file.write(_line(key, facts, path))
+                file.write(_line(key, facts, name or path))
             _compact(f"{store.state}/{_FILE}")
 
 

@@ -32,12 +32,14 @@ class Store(msgspec.Struct, frozen=True, gc=False):
     """A store at `path` (absolute); making this value does not touch the disk.
 
     `state` is the folder of this host's local state, for file systems that keep no nanoseconds. Waits for another orch
-    in this store end once `stop` is set.
+    in this store end once `stop` is set. `trusted` are the folders below which the site file lets places be, whoever
+    may write there.
     """
 
     path: str
     state: str
     stop: threading.Event | None = None
+    trusted: tuple[str, ...] = ()
 
     def blob(self, sha256: str) -> str:
         """The path of a complete, verified, sealed file (of a key that is no sha256: where no file ever is)."""

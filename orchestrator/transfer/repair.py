@@ -12,6 +12,8 @@ from orchestrator.backends.base import Job, Want
 from orchestrator.backends.shared import subtract
 from orchestrator.events import Mismatched
 from orchestrator.faults import Fault, Kind
+from orchestrator.files import rename_new
+from orchestrator.folders import open_regular
 from orchestrator.store import blobs, quarantine
 from orchestrator.store.partials import Info
 from orchestrator.transfer.check import EARLIER_RUN
@@ -94,7 +96,11 @@ def request_pieces(partial: Partial, damage: Damage, path: str = "") -> None:
     partial.info = Info(length=size, repaired=True, condemned=partial.info.condemned)
     partial.change_writer(aria2c.NAME, damage.pieces.length, aria2c.SIDECAR, aria2c.sidecar(job, damage.bad))
     if path and not _move(path, partial.file):
-        blobs.copy(path, partial.file)
+        fd = open_regular(path)
+        try:
+            blobs.copy(f"/proc/self/fd/{fd}", partial.file)
+        finally:
+            os.close(fd)
     os.chmod(partial.file, 0o600)
     os.truncate(partial.file, size)
     _punch(partial.file, damage.bad)
@@ -105,9 +111,10 @@ def _move(path: str, target: str) -> bool:
     with suppress(OSError):
         status = os.lstat(path)
         if status.st_nlink == 1 and status.st_uid == os.geteuid():  # its owner could write it after it was judged
-            os.chmod(path, 0o600)
             os.rename(path, target)
-            return True
+            if os.path.samestat(os.lstat(target), status):
+                return True
+            rename_new(target, path)  # somebody put another file there just now
     return False
 
 
