@@ -216,6 +216,31 @@ class _Walk:
         return any(where == root or where.startswith(f"{root.rstrip('/')}/") for root in self._trusted)
 
 
+def refuse_anothers(path: str, variable: str) -> None:
+    """See that a folder which anyone could have made before us, below a temporary one, is this user's or root's.
+
+    Args:
+        path: the folder, which need not be there.
+        variable: the environment variable that names another one.
+
+    Raises:
+        PlacementError: it is another user's, or a link of his.
+        OSError: it cannot be looked at.
+    """
+    try:
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode) and status.st_uid in (0, os.geteuid()):
+            status = os.stat(path)
+    except FileNotFoundError:
+        return
+    if status.st_uid not in (0, os.geteuid()):
+        raise PlacementError(
+            f"{path} is another user's (uid {status.st_uid}), who can exchange what is put there",
+            f"set {variable} to a folder of your own",
+            "foreign",
+        )
+
+
 class Folders:
     """Folders opened by path, each once: of many only those that were used last stay open."""
 

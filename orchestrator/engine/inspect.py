@@ -60,15 +60,22 @@ class Due(NamedTuple):
 class Inspection:
     """Reads what stands at all places of one artifact, and its blob, in one thread.
 
-    `artifact` has its sha256 once right bytes were read; `was_quarantined` says whether wrong bytes of ours were taken
+    `judged_folders` are folders in which places may be, as far as this run knows, and takes more of them. `artifact`
+    has its sha256 once right bytes were read; `was_quarantined` says whether wrong bytes of ours were taken
     away, `reused_bytes` how many bytes of files that were here before us are right.
     """
 
     def __init__(
-        self, run: RunContext, records: RecordIndex, artifact: Artifact, file_states: Sequence[FileState]
+        self,
+        run: RunContext,
+        records: RecordIndex,
+        artifact: Artifact,
+        file_states: Sequence[FileState],
+        *,
+        judged_folders: set[str],
     ) -> None:
         self.run, self.records, self.artifact, self.file_states = run, records, artifact, file_states
-        self.folders = Folders(run.store.trusted)
+        self.folders, self._judged_folders = Folders(run.store.trusted), judged_folders
         self.was_quarantined = False
         self.reused_bytes = 0
 
@@ -88,6 +95,8 @@ class Inspection:
                 continue
             try:
                 place = links.get(path)
+                if place is not None:
+                    link.judge_folder(self.run.store, place, self._judged_folders)
                 due = (
                     self._judge_tree(wanted, place, state)
                     if place is not None and place.unpack

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from orchestrator.errors import PlacementError
 from orchestrator.store import seal
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def blob_size(store: Store, sha256: str) -> int | None:
 def judge(store: Store, records: RecordIndex, wanted: Wanted, path: str, place: Place | None) -> State:
     """Say what stands at one path: the only function that decides it. `place` is None for the blob itself."""
     sha256 = wanted.sha256
+    if place is not None and place.own is not None and _is_anothers(place.own):
+        return State.OBSTRUCTED
     if place is not None and place.unpack:
         return _judge_tree(store, records, path, sha256)
     state = look_at(store, path, sha256, wanted.size)
@@ -125,6 +128,17 @@ def judge(store: Store, records: RecordIndex, wanted: Wanted, path: str, place: 
     if wanted.size in (None, own.st_size) or (sha256 and seal.fits(store, own, sha256, None)):
         return State.UNVERIFIED
     return State.FOREIGN if blob_size(store, sha256) != own.st_size else State.UNVERIFIED
+
+
+def _is_anothers(own: tuple[str, str]) -> bool:
+    """Whether a folder that must be this user's is another's, who could forge any seal in it."""
+    from orchestrator.folders import refuse_anothers
+
+    try:
+        refuse_anothers(*own)
+    except (PlacementError, OSError):
+        return True
+    return False
 
 
 def _judge_link(store: Store, path: str, sha256: str, place: Place | None) -> State:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from orchestrator import files
 from orchestrator.errors import PlacementError
 from orchestrator.files import NewFile, place_error
-from orchestrator.folders import Folder, Folders
+from orchestrator.folders import Folder, Folders, open_folder, refuse_anothers
 from orchestrator.model import Link
 from orchestrator.store import blobs, extra_files, records, seal
 from orchestrator.verify import check
@@ -59,6 +59,28 @@ def stamp(path: str) -> Stamp | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def judge_folder(store: Store, place: Place, judged: set[str]) -> None:
+    """See, before a byte is fetched for a place, that its folder, or what is there of it, may be used.
+
+    Args:
+        judged: the folders of which that is known; takes this one.
+
+    Raises:
+        PlacementError: as `open_folder`; or the folder must be this user's, and is another's.
+    """
+    folder = os.path.dirname(place.path)
+    if folder in judged:
+        return
+    with suppress(OSError):  # told when the place is made
+        if place.own is not None:
+            refuse_anothers(*place.own)
+        above = folder
+        while not os.path.isdir(above):
+            above = os.path.dirname(above)
+        open_folder(above, trusted=store.trusted).close()
+    judged.add(folder)
 
 
 def put(
@@ -562,8 +584,12 @@ class _PlaceMaker:
             PlacementError: it is a folder that no place may be in.
             OSError: it cannot be made or opened.
         """
+        if place.own is not None:
+            refuse_anothers(*place.own)
         folder, name = self._folders.in_folder(place.path, make=True)
         if folder.path not in self._swept:  # later there may be names of ours that no lock protects
+            if place.own is not None and self._folders.open(place.own[0]).owner() not in (0, os.geteuid()):
+                raise PlacementError(f"{place.own[0]} was exchanged just now", f"set {place.own[1]}", "foreign")
             self._swept.add(folder.path)
             sweep(self._store, folder)
         return folder, name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import shutil
 import stat
@@ -347,6 +348,28 @@ def test_prune_removes_nothing_behind_his_link(orch: Orch, origin: Origin, publi
 # -- which folders
 
 
+def test_root_places_nothing_where_everyone_may_write(orch: Orch, origin: Origin, public_path: Path) -> None:
+    open_ = public_path / "open"
+    open_.mkdir()
+    open_.chmod(0o777)
+    orch.top["allow_absolute"] = [str(open_)]
+    place = orch.want("m", DATA, origin.serve("/w.pth", DATA), to=f"{open_}/models/w.pth")
+    for command in ("plan", "sync"):
+        done = orch.run(command, "--json", "team.yaml")
+        (failed,) = done.summary["failed"]
+        assert (done.code, f"chmod o-w {open_}" in failed["hint"], "everyone" in failed["message"]) == (7, True, True)
+    assert not orch.blob(DATA).exists()
+    site = public_path / "home/.config/orch.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text(json.dumps({"trust": {"roots": [str(open_), str(public_path)]}}))
+    assert orch.sync().code == 0
+    assert Path(place).read_bytes() == DATA
+    open_.chmod(0o1777)
+    site.unlink()
+    orch.want("n", NEWER, origin.serve("/n.pth", NEWER), to=f"{open_}/models/n.pth")
+    assert orch.sync().code == 0
+
+
 def test_a_groups_folders_work_as_ever(orch: Orch, origin: Origin, public_path: Path) -> None:
     big = public_path / "big"
     (big / "models" / "member").mkdir(parents=True)
@@ -364,6 +387,37 @@ def test_a_groups_folders_work_as_ever(orch: Orch, origin: Origin, public_path: 
     second.write_bytes(b"changed")
     assert orch.sync().code == 0
     assert second.read_bytes() == NEWER
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "forged"])
+def test_tfhub_never_uses_a_temporary_folder_of_another_user(
+    orch: Orch, origin: Origin, public_path: Path, kind: str
+) -> None:
+    tmp = public_path / "tmp"
+    tmp.mkdir()
+    tmp.chmod(0o1777)
+    tar = archive(saved_model=DATA)
+    orch.environ["TMPDIR"] = str(tmp)
+    orch.want("m", tar, origin.serve("/t.tar", tar))
+    del orch.models["m"]["to"]
+    orch.models["m"]["for"] = {"tfhub": "https://tfhub.dev/x/1"}
+    cache = tmp / "tfhub_modules"
+    if kind == "forged":  # all is there, with whole seals
+        assert orch.sync().code == 0
+        his(cache)
+    elif kind == "folder":
+        cache.mkdir()
+        his(cache)
+    else:
+        (public_path / "elsewhere").mkdir()
+        cache.symlink_to(public_path / "elsewhere")
+        his(cache)
+    assert orch.run("status", "team.yaml").code != 0
+    for command in ("plan", "sync"):
+        done = orch.run(command, "--json", "team.yaml")
+        assert (done.code, done.summary["failed"][0]["hint"]) == (7, "set TFHUB_CACHE_DIR to a folder of your own")
+    orch.environ["TFHUB_CACHE_DIR"] = str(public_path / "own")
+    assert orch.sync().code == 0
 
 
 # -- files of the user's own that orch writes
