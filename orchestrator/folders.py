@@ -65,12 +65,12 @@ class Folder:
         """A path to `name` for a program that this process starts."""
         return f"/proc/{os.getpid()}/fd/{self.fd}/{name}"
 
-    def below(self, names: str, *, make: bool = False) -> Folder:
+    def below(self, names: str, *, make: bool = False, mode: int = 0o777) -> Folder:
         """Open the folder `names` (a relative path) below this one; a link on the way is refused.
 
         Args:
             names: components without `..`; empty gives this folder once more.
-            make: make what is missing.
+            make: make what is missing, with `mode` less the umask.
 
         Raises:
             OSError: one is missing, no folder, or a link (ENOTDIR).
@@ -79,7 +79,7 @@ class Folder:
         try:
             for name in filter(None, names.split("/")):
                 before = fd
-                fd, status = _step(before, name, make=make)
+                fd, status = _step(before, name, make=make, mode=mode)
                 os.close(before)
                 if stat.S_ISLNK(status.st_mode):
                     raise NotADirectoryError(errno.ENOTDIR, "a link stands where a folder should be", self.path)
@@ -198,7 +198,7 @@ class _Walk:
             leads_to = _name_of(self.fd)
             raise self._error(
                 f"{where} is a link of another user's (uid {owner}) to {leads_to}, which is not his",
-                f"name {leads_to} itself, or let the site file trust it: `trust: {{roots: [{leads_to}]}}`",
+                f"name {leads_to} itself, or {self._or_else(leads_to)}",
             )
 
     def _judge(self, mode: int) -> None:
@@ -208,8 +208,13 @@ class _Walk:
             where = _name_of(self.fd)
             raise self._error(
                 f"{where} can be written by everyone, so anyone could exchange what root puts there",
-                f"`chmod o-w {where}`, or let the site file trust it: `trust: {{roots: [{where}]}}`",
+                f"`chmod o-w {where}`, or {self._or_else(where)}",
             )
+
+    def _or_else(self, folder: str) -> str:
+        if self._error is StoreError:
+            return "choose another store: --store DIR"
+        return f"let the site file trust it: `trust: {{roots: [{folder}]}}`"
 
     def _is_trusted(self) -> bool:
         where = _name_of(self.fd) if self._trusted else ""
@@ -300,7 +305,7 @@ def read_regular(path: str, limit_bytes: int) -> bytes:
         return bytes(found)
 
 
-def _step(fd: int, name: str, *, make: bool) -> tuple[int, os.stat_result]:
+def _step(fd: int, name: str, *, make: bool, mode: int = 0o777) -> tuple[int, os.stat_result]:
     """Open `name`, a folder or a link, in the folder `fd`; a link is opened itself.
 
     Raises:
@@ -312,7 +317,7 @@ def _step(fd: int, name: str, *, make: bool) -> tuple[int, os.stat_result]:
         if not make:
             raise
         with suppress(FileExistsError):  # another process made it meanwhile
-            os.mkdir(name, 0o777 if os.geteuid() else 0o775, dir_fd=fd)
+            os.mkdir(name, mode if os.geteuid() else mode & ~stat.S_IWOTH, dir_fd=fd)
         found = os.open(name, _LOOK, dir_fd=fd)
     status = os.fstat(found)
     if not stat.S_ISDIR(status.st_mode) and not stat.S_ISLNK(status.st_mode):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import sys
 import tempfile
 from contextlib import suppress
@@ -15,10 +14,11 @@ from orchestrator import workspace
 from orchestrator.backends import BACKENDS
 from orchestrator.context import which
 from orchestrator.engine.disk_space import existing_parent, human
-from orchestrator.errors import ExitCode, ManifestError, NoBackendError
+from orchestrator.errors import ExitCode, ManifestError, NoBackendError, StoreError
 from orchestrator.events import Summary
 from orchestrator.programs import EMBEDDED_AGE, RESERVE, find, install_hint, known_hole, system_hint, upgrade_hint
 from orchestrator.store import blobs
+from orchestrator.store.store import judge_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +57,7 @@ def examine(context: Context, store: str | None, tell: Callable[[Check], None]) 
         *site_checks,
         *_hub(context),
         *_tokens(context, site),
-        *store_checks(workspace.store_path(context, site, store)),
+        *store_checks(workspace.store_path(context, site, store), shared=site is not None and site.shared),
         *_state(context),
     ):
         tell(check)
@@ -229,8 +229,11 @@ LOW_BYTES, LOW_INODES = 1 << 30, 1000
 _NS = 123_456_789
 
 
-def store_checks(path: str) -> Iterator[Check]:
-    """Check that the store at `path` can be made and trusted, what its disk can do, and how much is free there."""
+def store_checks(path: str, *, shared: bool = False) -> Iterator[Check]:
+    """Check that the store at `path` can be made and trusted, what its disk can do, and how much is free there.
+
+    `shared` is what the site file says of it.
+    """
     if not path.isprintable():
         yield _failed(f"{path!r} has control characters in its name", "choose another one: --store DIR")
         return
@@ -241,10 +244,11 @@ def store_checks(path: str) -> Iterator[Check]:
     if not os.access(parent, os.W_OK | os.X_OK):
         yield _failed(f"{path} cannot be {'written' if parent == path else 'made'}", f"ls -ld {parent}")
         return
-    if parent == path and os.stat(path).st_mode & stat.S_IWOTH:
-        yield _failed(f"{path} can be written by everyone, so its bytes prove nothing", f"chmod o-w {path}")
-    else:
+    try:
+        judge_store(path, shared=shared)
         yield Check("store", PASS, f"{path}  {'exists' if parent == path else 'will be made'}")
+    except StoreError as refused:
+        yield _failed(refused.message.removeprefix("store: "), refused.hint)
     try:
         folder = tempfile.mkdtemp(prefix=".orch-doctor-", dir=parent)
     except OSError as error:

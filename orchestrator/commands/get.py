@@ -20,7 +20,7 @@ from orchestrator.frameworks.catalogue import with_layouts
 from orchestrator.hubs.resolve import MANIFEST, listed
 from orchestrator.manifest.edit import Draft, block, insert
 from orchestrator.model import Pin
-from orchestrator.store import Store, blobs
+from orchestrator.store import blobs
 from orchestrator.transfer.run_context import Options, RunContext
 
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ class _Getting:
     ) -> None:
         self._context, self._draft, self._emit, self._options = context, draft, emit, options
         self._site, self._extra = workspace.site(context), workspace.hub_mirror(context)
-        trusted = (self._site.trust.roots if self._site else None) or ()
-        self._store = Store(
-            workspace.store_path(context, self._site, store), context.state, context.stop, trusted=trusted
-        )
+        self._store = workspace.store_at(context, self._site, workspace.store_path(context, self._site, store))
         self._hosts = dict(self._site.hosts) if self._site else {}
         self._facts: list[_Fact] = []
 

@@ -19,7 +19,7 @@ from orchestrator.manifest import lock_path
 from orchestrator.store import Store, blobs, gc, locks, records
 from orchestrator.store.gc import Garbage
 from orchestrator.store.store import disk
-from orchestrator.workspace import open_workspace
+from orchestrator.workspace import open_workspace, site, store_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -69,7 +69,7 @@ def prune(
         ManifestError: a named manifest cannot be read any more.
         StoreError: the disk said no.
     """
-    store = Store(store_path, context.state, context.stop)
+    store = store_at(context, site(context), store_path)
     nothing = Summary(ok=True, exit_code=0, bytes_freed=0)
     if not os.path.isdir(store.path):
         return nothing, []

@@ -10,8 +10,8 @@ from orchestrator.errors import ManifestError, PlacementError, Problem
 from orchestrator.events import Summary
 from orchestrator.files import place_error
 from orchestrator.store import Store, locks, quarantine
-from orchestrator.store.store import disk
-from orchestrator.workspace import site
+from orchestrator.store.store import disk, judge_store
+from orchestrator.workspace import site, store_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +47,8 @@ def restore(context: Context, store_path: str, name: str, to: str = "") -> str:
         PlacementError: something is at the target, or its folder cannot be written.
         StoreError: the quarantine cannot be read.
     """
-    here = site(context)
-    store = Store(store_path, context.state, trusted=(here.trust.roots if here else None) or ())
+    store = store_at(context, site(context), store_path)
+    judge_store(store.path, shared=store.shared)
     entry = _named(quarantine.entries(store), name)
     target = os.path.abspath(os.path.join(context.cwd, to)) if to else entry.place
     if not target:
@@ -90,7 +90,7 @@ def empty(
         StoreError: an entry cannot be deleted.
         Stopped: a stop was asked for while waiting.
     """
-    store = Store(store_path, context.state)
+    store = store_at(context, site(context), store_path)
     entries = kept(context, store_path, older_s=older_s)
     if not entries or not agree(entries):
         return Summary(ok=True, exit_code=0, bytes_freed=0), []

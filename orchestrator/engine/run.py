@@ -66,7 +66,7 @@ def execute(run: RunContext, todo: list[FileState]) -> None:
     context, store = run.context, run.store
     with ExitStack() as stack:
         try:
-            open_store(store.path, store.state)
+            open_store(store.path, store.state, shared=store.shared)
             stack.enter_context(locks.shared(context, store, lambda why: run.emit(events.Noticed(why))))
             for manifest in {file_state.wanted.manifest for file_state in todo}:
                 if damaged := records.record(store, context.hostname, manifest, {}, context.stop):

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import HeldError, Stopped
-from orchestrator.store.store import disk, hold, open_lock
+from orchestrator.store.store import disk, hold, judge_store, open_lock
 
 if TYPE_CHECKING:
     import threading
@@ -43,8 +43,10 @@ def exclusive(context: Context, store: Store, tell: Callable[[str], None], *, wa
 
     Raises:
         HeldError: another run uses the store, and `wait` is false.
-        StoreError, Stopped: as `shared`.
+        StoreError: as `shared`, or somebody could change the store who is not trusted.
+        Stopped: as `shared`.
     """
+    judge_store(store.path, shared=store.shared)
     with _store_lock(context, store, fcntl.LOCK_EX, tell, wait=wait):
         yield
 

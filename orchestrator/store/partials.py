@@ -17,7 +17,8 @@ import msgspec
 from orchestrator.errors import HeldError
 from orchestrator.files import write_atomic
 from orchestrator.store import locks
-from orchestrator.store.store import disk, file_mode, make_folder, make_own, open_file
+from orchestrator.store.intake import make_own
+from orchestrator.store.store import disk, file_mode, make_folder, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator.errors import Stopped, StoreError
-from orchestrator.files import LOCK_POLL_S, NewFile, store_error
+from orchestrator.files import LOCK_POLL_S, NewFile, store_error, sweep, sync_folder
+from orchestrator.folders import open_folder
+from orchestrator.store.trust import judge_folder, refuse_in_folder_of, shares_group
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
+    from orchestrator.folders import Folder
     from orchestrator.model import Pin
 
 CACHEDIR_TAG = (
@@ -26,19 +30,21 @@ CACHEDIR_TAG = (
     "# For information about cache directory tags see https://bford.info/cachedir/\n"
 )
 FOLDERS = ("blobs", "blobs/sha256", "partial", "quarantine", "places")
+_NO_LOCKS = (errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class Store(msgspec.Struct, frozen=True, gc=False):
     """A store at `path` (absolute); making this value does not touch the disk.
 
     `state` is the folder of this host's local state, for file systems that keep no nanoseconds. Waits for another orch
-    in this store end once `stop` is set. `trusted` are the folders below which the site file lets places be, whoever
-    may write there.
+    in this store end once `stop` is set. `shared`: the site file lets the group of its folders write into them.
+    `trusted` are the folders below which the site file lets places be, whoever may write there.
     """
 
     path: str
     state: str
     stop: threading.Event | None = None
+    shared: bool = False
     trusted: tuple[str, ...] = ()
 
     def blob(self, sha256: str) -> str:
@@ -97,20 +103,41 @@ def file_mode(parent: str) -> int:
 def make_folder(path: str, *, private: bool = False) -> None:
     """Make a folder of the store if it is missing; a `private` one is closed to users who may not write there.
 
+    A private one that is there already, of an older orch or of a careless member of the group, is closed as well.
+
     Raises:
-        OSError: the disk failed.
+        StoreError: it is to be private, everyone may write into it, and we may not change that.
+        OSError: something else stands there (a link: NotADirectoryError), or the disk failed.
     """
     mode = folder_mode(os.path.dirname(path))
     if private:
         writers = mode & 0o222
         mode = mode & stat.S_ISGID | writers | writers << 1 | writers >> 1
-    try:
+    is_new = False
+    with suppress(FileExistsError):
         os.mkdir(path, mode & 0o777)
-    except FileExistsError:
+        is_new = True
+    if not is_new and not private:
         return
-    with suppress(FileNotFoundError):  # removed by a writer who found it empty
-        if stat.S_IMODE(os.stat(path).st_mode) != mode:
-            os.chmod(path, mode)
+    try:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:  # removed by a writer who found it empty
+        return
+    try:
+        now = stat.S_IMODE(os.fstat(fd).st_mode)
+        narrowed = mode if is_new else now & (mode | ~0o777)
+        if now != narrowed:
+            _narrow(path, fd, narrowed)
+    finally:
+        os.close(fd)
+
+
+def _narrow(path: str, fd: int, mode: int) -> None:
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", mode)
+    except PermissionError:  # another user's
+        if os.fstat(fd).st_mode & stat.S_IWOTH:
+            raise StoreError(f"store: {path} can be written by everyone", f"chmod o-w {path}") from None
 
 
 def open_file(path: str, flags: int) -> int:
@@ -127,21 +154,47 @@ def open_file(path: str, flags: int) -> int:
 def open_lock(path: str, flags: int = os.O_RDWR) -> int:
     """Open a lock file of the store; users who may not write there cannot open it, and so cannot block others.
 
+    One that they can open, which an older orch made, is closed to them if it is ours.
+
     Raises:
-        OSError: the disk failed.
+        OSError: it is no regular file, or the disk failed.
     """
     writers = folder_mode(os.path.dirname(path)) & 0o222
-    return _open(path, flags, writers | writers << 1)
+    mode = writers | writers << 1
+    fd = _open(path, flags, mode)
+    with suppress(OSError):  # another user's
+        if (now := stat.S_IMODE(os.fstat(fd).st_mode)) & ~mode:
+            os.fchmod(fd, now & mode)
+    return fd
+
+
+@contextmanager
+def locked(path: str, stop: threading.Event | None) -> Iterator[None]:
+    """Hold a lock file of the store alone; where the file system has no locks, nobody is kept out.
+
+    Raises:
+        OSError: it cannot be opened.
+        Stopped: a stop was asked for while another process had it.
+    """
+    fd = open_lock(path)
+    try:
+        try:
+            hold(fd, fcntl.LOCK_EX, stop)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(fd)
 
 
 def _open(path: str, flags: int, mode: int) -> int:
-    flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    """Open a regular file of the store; what else stands there, or a link, is not waited for and not followed."""
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         if not flags & os.O_EXCL:
-            try:
-                return os.open(path, flags & ~os.O_CREAT)
-            except FileNotFoundError:
-                pass
+            with suppress(FileNotFoundError):
+                return _refuse_irregular(os.open(path, flags & ~os.O_CREAT), path)
         with NewFile(os.path.dirname(path)) as new:  # so that it never has another mode
             os.fchmod(new.fd, mode)
             try:
@@ -152,46 +205,37 @@ def _open(path: str, flags: int, mode: int) -> int:
         flags &= ~os.O_EXCL
 
 
-def make_own(path: str) -> None:
-    """Make a dead writer's file ours: replace another user's by a copy (holes kept), since only its owner may seal it.
+def _refuse_irregular(fd: int, path: str) -> int:
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "not a regular file", path)
 
-    What cannot be read, or is no file, is removed.
+
+def open_to_read(path: str) -> int:
+    """Open a file that another may have made for reading: a regular one and no link, never waiting for a writer.
 
     Raises:
-        OSError: the disk failed.
+        OSError: there is none, or it is of another kind (EINVAL; a link ELOOP).
     """
-    status = os.lstat(path)
-    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-        return
-    try:
-        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        os.unlink(path)
-        return
-    try:
-        if not stat.S_ISREG(os.fstat(source).st_mode):
-            os.unlink(path)
-            return
-        with NewFile(os.path.dirname(path)) as new:
-            os.fchmod(new.fd, file_mode(os.path.dirname(path)))
-            _copy_data(source, new.fd)
-            new.publish(path, replace=True)
-    finally:
-        os.close(source)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return _refuse_irregular(os.open(path, flags), path)
 
 
-def _copy_data(source: int, target: int) -> None:
-    size, at = os.fstat(source).st_size, 0
-    os.ftruncate(target, size)
-    while at < size:
-        try:
-            at = os.lseek(source, at, os.SEEK_DATA)
-        except OSError:  # the rest is a hole
-            return
-        end = os.lseek(source, at, os.SEEK_HOLE)
-        os.lseek(target, at, os.SEEK_SET)
-        while at < end and (sent := os.sendfile(target, source, at, min(end - at, 1 << 24))):
-            at += sent
+def replace_file(path: str, content: bytes) -> None:
+    """Replace the content of a file of the store, atomically and durably; a link in its place goes, it is not followed.
+
+    Raises:
+        OSError: it cannot be written; the old content is still there.
+    """
+    folder = os.path.dirname(path)
+    sweep(folder)
+    with NewFile(folder) as new:
+        os.fchmod(new.fd, file_mode(folder))
+        new.write(content)
+        os.fsync(new.fd)
+        new.publish(path, replace=True)
+    sync_folder(folder)
 
 
 def hold(fd: int, how: int, stop: threading.Event | None) -> None:
@@ -214,45 +258,88 @@ def hold(fd: int, how: int, stop: threading.Event | None) -> None:
                 raise Stopped("stopped while waiting for another orch") from None
 
 
-def open_store(path: str, state: str) -> Store:
-    """Open a store: make its missing folders, and check that not every user may write into them.
+def open_store(path: str, state: str, *, shared: bool = False) -> Store:
+    """Open a store: make its missing folders, and check that nobody but who is trusted may change what is in them.
+
+    Args:
+        path: absolute.
+        state: the folder of the local state.
+        shared: whether the site file lets the folders' group write into them, setgid or not.
 
     Raises:
-        StoreError: it cannot be made or written, or every user may write into it.
+        StoreError: it cannot be made or written, or somebody else could change it.
     """
-    store = Store(path, state)
+    store = Store(path, state, shared=shared)
     if not path.isprintable():
         # aria2c cuts its folder's name at a line break, writes elsewhere and exits 0.
         raise StoreError(f"store: {path!r} has control characters in its name", "choose another one: --store DIR")
-    with disk(path):
-        _make_folders(path)
-        mode = os.stat(path).st_mode
-        if not stat.S_ISDIR(mode):
-            raise StoreError(f"store: {path} is not a folder", "choose another one: --store DIR")
-        _refuse_world_writable(path, mode)
+    with disk(path), _make_top(path) as folder:
+        top = judge_folder(folder, shared=shared)
         for name in FOLDERS:
-            make_folder(f"{path}/{name}")
-            _refuse_world_writable(f"{path}/{name}", os.stat(f"{path}/{name}").st_mode)
-        tag = f"{path}/CACHEDIR.TAG"
-        if not os.path.lexists(tag):
-            with suppress(FileExistsError), open(tag, "x", encoding="ascii", opener=open_file) as file:
+            with _naming(f"{path}/{name}"), folder.below(os.path.dirname(name)) as above:
+                make_folder(above.at(os.path.basename(name)))
+        _judge_below(folder, top, shared=shared)
+        if not os.path.lexists(folder.at("CACHEDIR.TAG")):
+            with (
+                suppress(FileExistsError),
+                open(folder.at("CACHEDIR.TAG"), "x", encoding="ascii", opener=open_file) as file,
+            ):
                 file.write(CACHEDIR_TAG)
-        if not os.access(path, os.W_OK | os.X_OK):  # where all folders exist, nothing above has noticed it
+        if not os.access(folder.at(), os.W_OK | os.X_OK):  # where all folders exist, nothing above has noticed it
             raise StoreError(f"store: {path} cannot be written", f"choose another one: --store DIR (`ls -ld {path}`)")
     return store
 
 
-def _make_folders(path: str) -> None:
-    """Make a folder and its missing parents, with a mode that not everyone may write, even under umask 0."""
-    if not os.path.isdir(path):
-        if (above := os.path.dirname(path)) != path:
-            _make_folders(above)
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o775)
+def judge_store(path: str, *, shared: bool = False) -> None:
+    """Refuse a store as `open_store` does, and make nothing; where there is none, refuse where it would be made.
+
+    Raises:
+        StoreError: somebody else could change it.
+    """
+    with disk(path):
+        nearest = _nearest(path)
+        with open_folder(nearest, trusted=(path,), error=StoreError) as folder:
+            if nearest == path:
+                _judge_below(folder, judge_folder(folder, shared=shared), shared=shared)
+            else:
+                refuse_in_folder_of(folder)
 
 
-def _refuse_world_writable(folder: str, mode: int) -> None:
-    if mode & stat.S_IWOTH:
-        raise StoreError(
-            f"store: {folder} can be written by everyone, so its bytes prove nothing", f"chmod o-w {folder}"
-        )
+def _make_top(path: str) -> Folder:
+    """Open the store's folder; make it and its missing parents first, for us alone unless they will be a group's."""
+    nearest = _nearest(path)
+    folder = open_folder(nearest, trusted=(path,), error=StoreError)  # the store itself is judged by its own rule
+    if nearest == path:
+        return folder
+    with folder:
+        refuse_in_folder_of(folder)
+        mode = 0o775 if shares_group(os.fstat(folder.fd)) else 0o755
+        with _naming(path):
+            return folder.below(os.path.relpath(path, nearest), make=True, mode=mode)
+
+
+def _nearest(path: str) -> str:
+    """The path itself, or the nearest folder above it that is there."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _judge_below(folder: Folder, top: os.stat_result, *, shared: bool) -> None:
+    """Judge all folders of a store whose own was judged, but for those of single partials and quarantined files."""
+    more = []
+    with suppress(OSError), os.scandir(folder.at("blobs")) as entries:
+        more = [f"blobs/{entry.name}" for entry in entries if not entry.is_file(follow_symlinks=False)]
+    for name in dict.fromkeys((*FOLDERS, *more, "places/trees")):
+        with _naming(f"{folder.path}/{name}"), suppress(FileNotFoundError), folder.below(name) as each:
+            judge_folder(each, shared=shared, top=top)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Let an OSError in the block name `path`, and not how we came there."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise

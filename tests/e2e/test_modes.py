@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.demo.server import Origin
 from orchestrator.store import open_store
-from orchestrator.store.store import make_own
+from orchestrator.store.intake import make_own
 from tests.orch import Orch, made, python_for_all, sha256
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def test_a_store_for_one_keeps_all_to_him(tmp_path: Path, origin: Origin, umask:
     assert [oct(path.stat().st_mode & 0o777) for path in (orch.blob(SMALL), place)] == ["0o400", "0o400"]
 
 
-@pytest.mark.parametrize(("umask", "made_as"), [(0, 0o775), (0o022, 0o755), (0o077, 0o700), (0o002, 0o775)])
+@pytest.mark.parametrize(("umask", "made_as"), [(0, 0o755), (0o022, 0o755), (0o077, 0o700), (0o002, 0o755)])
 def test_a_store_that_orch_made_is_not_refused_by_it(tmp_path: Path, origin: Origin, umask: int, made_as: int) -> None:
     orch = Orch(tmp_path)
     orch.top["store"] = str(tmp_path / "deep/er/store")
