@@ -112,7 +112,7 @@ def test_of_many_folders_a_few_stay_open_and_whoever_holds_one_keeps_it(tmp_path
     assert os.readlink(held.at()) == f"{tmp_path}/0"
     Path(held.at(name)).touch()
     del folders, held
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what earlier tests left may have been collected
     assert (tmp_path / "0" / "w.pth").exists()
 
 

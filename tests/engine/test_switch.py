@@ -296,7 +296,7 @@ def test_more_folders_than_may_be_held_open(context: Context, store: Store, tmp_
     assert link.switch_all(context, store, places, over) == ["copy"] * 40
     assert [os.listdir(Path(place.path).parent) for _, place in places] == [["w"]] * 40
     assert {Path(place.path).read_bytes() for _, place in places} == {b"0"}
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what earlier tests left may have been collected
 
 
 @pytest.mark.parametrize("how", [Link.AUTO, Link.HARD, Link.COPY])
