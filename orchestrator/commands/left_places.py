@@ -66,9 +66,11 @@ def find(store: Store, host: str, space: Workspace, also: Iterable[Wanted] = ())
     found = LeftPlaces([], [], [])
     named = {place.path for w in space.wanted for place in w.places}
     candidates: list[tuple[RecordFile, str, PlaceRecord]] = []
+    wanted = weak_pins.with_known_sha256(store, space.wanted)
+    extra = {each.path for w in space.wanted if w.extra_files for each in extra_files.of(store, w)}
     for manifest in space.manifests:
         record = records.read(store, manifest.file, unless=named)
-        if record is None or not (unwanted := _unwanted(store, manifest, record, space)):
+        if record is None or not (unwanted := _unwanted(manifest, record, wanted, extra)):
             continue
         if note := _why_unknown(host, manifest, record, space):
             found.notes.append(note)
@@ -140,12 +142,16 @@ def forget(store: Store, space: Workspace, found: LeftPlaces, removed: Collectio
             records.forget(store, manifest, paths, store.stop)
 
 
-def _unwanted(store: Store, manifest: Manifest, record: RecordFile, space: Workspace) -> dict[str, PlaceRecord]:
-    """Give the recorded places of one manifest, other than places of wanted files, that nothing here names."""
+def _unwanted(
+    manifest: Manifest, record: RecordFile, all_wanted: Sequence[Wanted], extra: set[str]
+) -> dict[str, PlaceRecord]:
+    """Give the recorded places of one manifest, other than places of wanted files, that nothing here names.
+
+    `all_wanted` are the files of all manifests, `extra` the paths of their extra files.
+    """
     if not record.places:
         return {}
-    extra = {each.path for w in space.wanted if w.extra_files for each in extra_files.of(store, w)}
-    wanted = [w for w in weak_pins.with_known_sha256(store, space.wanted) if w.manifest == manifest.file]
+    wanted = [w for w in all_wanted if w.manifest == manifest.file]
     digests = {w.sha256 for w in wanted}
     with_layout = {model.name for model in manifest.models if model.layouts}
     by_layout = {w.sha256 for w in wanted if w.model in with_layout}
