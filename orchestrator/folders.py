@@ -130,6 +130,8 @@ def open_folder(
         PlacementError, StoreError: the path leads through another user's link, or a folder that everyone can write.
         OSError: it is missing, no folder, or may not be searched.
     """
+    with suppress(OSError):
+        os.stat(f"{path}/.")  # mounts what is mounted on demand (autofs), which O_PATH alone does not: open(2)
     walk = _Walk(path, tuple(trusted), error, judge_modes=os.geteuid() == 0 and not open_to_all)
     try:
         walk.go(make=make)

@@ -527,6 +527,7 @@ class _PlaceMaker:
                 made.temporary, made.was_absent = "", True
             status = os.lstat(folder.at(name))
             if (status.st_dev, status.st_ino) != made.inode:
+                self.go_back(made)
                 raise _exchanged(made.place.path)
 
     def go_back(self, made: _New) -> None:
