@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # of a link it opens the link itself: open(2)
+_CHUNK_BYTES = 1 << 20
 _MOST_LINKS = 40  # in one path, as in Linux: path_resolution(7)
 _HELD_AT_ONCE = 16  # folders: each holds a descriptor, of which a process may have only 256 (macOS, some services)
 
@@ -300,7 +301,7 @@ def read_regular(path: str, limit_bytes: int) -> bytes:
     """
     with open(open_regular(path), "rb", buffering=0) as file:
         found = bytearray()
-        while chunk := file.read(limit_bytes + 1 - len(found)):
+        while chunk := file.read(min(_CHUNK_BYTES, limit_bytes + 1 - len(found))):  # read(n) allocates n bytes first
             found += chunk
         if len(found) > limit_bytes:
             raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", path)

@@ -185,8 +185,10 @@ def _copy(context: Context, source: str, top: Folder, path: str, sha256: str) ->
 def _sealed(store: Store, entry: ExportEntry) -> str:
     """The path of a file's verified bytes: its blob, else a place; "" if none has the seal."""
     w = entry.wanted
-    paths = (store.blob(w.sha256), *(place.path for place in w.places if not place.unpack))
-    return next((path for path in paths if look_at(store, path, w.sha256, w.size) is State.SEALED), "")
+    blob = store.blob(w.sha256)
+    paths = (blob, *(place.path for place in w.places if not place.unpack))
+    looks = ((path, look_at(store, path, w.sha256, w.size, is_blob=path == blob)) for path in paths)
+    return next((path for path, state in looks if state is State.SEALED), "")
 
 
 def _prepare(top: Folder) -> None:

@@ -91,7 +91,7 @@ def prune(
                 removed, failed = _remove_places(store, left, {each.path for each in agreed}, tell)
                 if space is not None:
                     left_places.forget(store, space, left, removed)
-                dropped = [each for each in agreed if each.path in removed or _drops(each)]
+                dropped = [each for each in agreed if each.path in removed or _drops(context, each)]
         except Stopped:
             return Summary(ok=False, exit_code=context.stop.code or int(ExitCode.INTERRUPTED), bytes_freed=0), []
     code = int(ExitCode.PLACEMENT) if failed else 0
@@ -128,8 +128,8 @@ def _as_garbage(left: LeftPlaces) -> list[Garbage]:
     ]
 
 
-def _drops(entry: Garbage) -> bool:
-    return entry.kind not in PLACES and gc.drop(entry)
+def _drops(context: Context, entry: Garbage) -> bool:
+    return entry.kind not in PLACES and gc.drop(entry, context.stop)
 
 
 def _with_last_names(shown: list[Garbage]) -> list[Garbage]:

@@ -15,6 +15,7 @@ from orchestrator.errors import DigestError, ManifestError, PlacementError, Prob
 from orchestrator.files import place_error, store_error
 from orchestrator.formats import wrong_file
 from orchestrator.model import Pin, Place, Wanted
+from orchestrator.store import blobs
 from orchestrator.store.verification_log import VerificationLog
 from orchestrator.verify import check
 
@@ -110,18 +111,19 @@ def read(run: RunContext, wanted: Sequence[Wanted], max_age_s: float | None) -> 
     reads = VerificationLog(context.state, context.now())
     for start in range(0, len(wanted), BATCH):
         batch = [(w, _files(store, w)) for w in wanted[start : start + BATCH]]
-        due = []
+        due, asked = [], set()
         for w, files in batch:
             for sha256, path, status in files:
                 age_s = reads.age_s(status, sha256) if status and sha256 and max_age_s is not None else None
                 if age_s is None or max_age_s is None or age_s > max_age_s:
-                    due.append((w, sha256, path, status))
+                    asked.add((sha256, path))
+                    if not _is_no_blob(store, w, path):
+                        due.append((w, sha256, path, status))
         verdicts = weak_pins.check_weak(context, [(w, sha256, path) for w, sha256, path, _ in due])
         judged = list(zip(due, verdicts, strict=True))
         right = {(s, path): status for (_, s, path, status), verdict in judged if verdict.is_good}
         unknown = {(s, path): v.error for (_, s, path, _), v in judged if v.error is not None and _stands(path)}
         reads.add((status, s) for (s, _), status in right.items() if status and s)
-        asked = {(s, path) for _, s, path, _ in due}
         computed = {(s, path): v.sha256 for (_, s, path, _), v in judged if v.is_wrong}
         for w, files in batch:
             sizes = [status.st_size for s, path, status in files if status and (s, path) in right and s == w.sha256]
@@ -149,7 +151,7 @@ def _files(store: Store, wanted: Wanted) -> list[File]:
             leaves += [(digest, f"{place.path}/{name}") for name, (_, digest) in listing.items()]
             if not listing:
                 leaves.append((wanted.sha256, place.path))  # which no folder can have
-    if os.path.exists(blob) or not (paths or leaves):
+    if not _is_no_blob(store, wanted, blob) or not (paths or leaves):
         paths.append(blob)
     seen: dict[object, File] = {}
     for sha256, path in (*((wanted.sha256, path) for path in paths), *leaves):
@@ -159,6 +161,11 @@ def _files(store: Store, wanted: Wanted) -> list[File]:
         except OSError:
             seen.setdefault(path, (sha256, path, None))
     return list(seen.values())
+
+
+def _is_no_blob(store: Store, wanted: Wanted, path: str) -> bool:
+    """Whether it is the path of a blob, and none is there, or something else: a link, say, or another user's file."""
+    return path == store.blob(wanted.key) and blobs.status(store, wanted.key) is None
 
 
 def unread_error(store: Store, path: str, error: OSError) -> OrchError:
@@ -190,8 +197,9 @@ def _error(store: Store, records: RecordIndex, found: VerifiedFiles) -> OrchErro
     wrong = [path for path in found.wrong if not any(_is_below(path, folder) for folder in outdated)]
     if not wrong:
         return _outdated(outdated[0])
-    path = next((path for path in wrong if os.path.exists(path)), wrong[0])  # wrong bytes are graver than none
-    if not os.path.exists(path):
+    standing = [path for path in wrong if os.path.exists(path) and not _is_no_blob(store, wanted, path)]
+    path = next(iter(standing), wrong[0])  # wrong bytes are graver than none
+    if not standing:
         hint = "run `orch sync`" if wanted.sources else "fetch it from where the list is from"
         return TransferError(f"{path}: absent", hint, "absent")
     has = dict(found.found).get(path, "")
@@ -370,7 +378,7 @@ def repair(
 def _standing(store: Store, records: RecordIndex, found: VerifiedFiles) -> FileState:
     """What stands where, by what was read: an inode that is wrong is so at each of its names."""
     (file_state,) = scan(store, (found.wanted,), records)
-    wrong = {_inode(path) for path in found.wrong} - {None}
+    wrong = {_inode(path) for path in found.wrong if not _is_no_blob(store, found.wanted, path)} - {None}
     states = {path: _read(path, state, wrong) for path, state in file_state.states}
     doubted = (State.SEALED, State.UNVERIFIED, State.MODIFIED)
     for tree in (place.path for place in found.wanted.places if place.unpack and states[place.path] in doubted):

@@ -376,7 +376,7 @@ class Inspection:
         try:
             partial.empty()
             try:
-                blobs.copy(opened.content, partial.file)
+                blobs.copy(opened.fd, partial.file)
             except OSError as error:
                 run.emit(Noticed(f"{path}: no copy in the store ({reason(error)})"))
                 return

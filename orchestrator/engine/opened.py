@@ -29,7 +29,7 @@ class OpenedFile:
         folder: the open folder that it is in.
         own: the `lstat` of the path itself.
         text: what the link says that stands there; "" where none does.
-        status: that of the file, when it was opened.
+        fd: the descriptor of the file, and `status` its status, when it was opened.
         is_behind_link: whether a link leads to the file, so that it is not in the place's own folder.
     """
 
@@ -42,16 +42,16 @@ class OpenedFile:
             if stat.S_ISLNK(self.own.st_mode):
                 self.text = os.readlink("", dir_fd=own)
                 target = os.path.join(self.folder.at(), self.text)
-            self._fd = open_regular(target, follow=bool(self.text))
+            self.fd = open_regular(target, follow=bool(self.text))
         finally:
             os.close(own)
-        self.status, self.is_behind_link = os.fstat(self._fd), is_behind_link or bool(self.text)
+        self.status, self.is_behind_link = os.fstat(self.fd), is_behind_link or bool(self.text)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        os.close(self.fd)
 
     @property
     def at(self) -> str:
@@ -61,7 +61,7 @@ class OpenedFile:
     @property
     def content(self) -> str:
         """A path of the file itself, for this process and for programs."""
-        return f"/proc/{os.getpid()}/fd/{self._fd}"
+        return f"/proc/{os.getpid()}/fd/{self.fd}"
 
     @property
     def stamp(self) -> Stamp:
@@ -71,11 +71,11 @@ class OpenedFile:
     @property
     def has_other_names(self) -> bool:
         """Whether the file has hard links elsewhere, perhaps where somebody else has his."""
-        return os.fstat(self._fd).st_nlink > 1
+        return os.fstat(self.fd).st_nlink > 1
 
     def is_unchanged(self) -> bool:
         """Whether nothing was written since it was opened, and the path still leads to it."""
-        return facts(os.fstat(self._fd)) == facts(self.status) and is_at(self.at, self.own)
+        return facts(os.fstat(self.fd)) == facts(self.status) and is_at(self.at, self.own)
 
     def attest(self, store: Store, sha256: str, *, ours: bool) -> None:
         """Seal a file that is right; another's that has other names, or that is behind a link, is only remembered."""

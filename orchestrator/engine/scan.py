@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator.errors import PlacementError
-from orchestrator.store import seal
+from orchestrator.store import blobs, seal
+from orchestrator.store.trust import is_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,14 +70,25 @@ class FileState(msgspec.Struct, frozen=True, gc=False):
         return [path for path, state in self.states if state is State.SEALED and path in paths]
 
 
-def look_at(store: Store, path: str, sha256: str, size: int | None, sizes: dict[str, int] | None = None) -> State:
+def look_at(
+    store: Store,
+    path: str,
+    sha256: str,
+    size: int | None,
+    sizes: dict[str, int] | None = None,
+    *,
+    is_blob: bool = False,
+) -> State:
     """Judge one path by its status: SEALED, ABSENT, OBSTRUCTED, UNKNOWN, or UNSEALED.
 
-    `sizes` takes the true size of right bytes for which `size` is wrong.
+    `sizes` takes the true size of right bytes for which `size` is wrong. `is_blob`: it is the path of a blob, which is
+    absent where something else is there than a regular file of somebody who may write into the store.
     """
     nothing = State.ABSENT
     try:
         status = os.lstat(path)
+        if is_blob and not is_trusted(os.path.dirname(path), status):
+            return nothing  # a link, say, or another user's file
         if stat.S_ISLNK(status.st_mode):
             nothing = State.UNSEALED  # a link to nothing is something
             status = os.stat(path)
@@ -101,11 +113,8 @@ def _is_size_wrong(store: Store, status: os.stat_result, sha256: str) -> bool:
 
 def blob_size(store: Store, sha256: str) -> int | None:
     """The true size in bytes of what has this digest; None where the store has no sealed blob of it."""
-    try:
-        status = os.stat(store.blob(sha256))
-    except OSError:
-        return None
-    return status.st_size if sha256 and seal.fits(store, status, sha256, None) else None
+    status = blobs.status(store, sha256) if sha256 else None
+    return status.st_size if status is not None and seal.fits(store, status, sha256, None) else None
 
 
 def judge(store: Store, records: RecordIndex, wanted: Wanted, path: str, place: Place | None) -> State:
@@ -115,7 +124,7 @@ def judge(store: Store, records: RecordIndex, wanted: Wanted, path: str, place: 
         return State.OBSTRUCTED
     if place is not None and place.unpack:
         return _judge_tree(store, records, path, sha256)
-    state = look_at(store, path, sha256, wanted.size)
+    state = look_at(store, path, sha256, wanted.size, is_blob=place is None)
     if state is not State.UNSEALED:
         return state
     own = os.lstat(path)
@@ -230,7 +239,7 @@ def scan(store: Store, wanted: Iterable[Wanted], records: RecordIndex | None = N
         folder = path.rpartition("/")[0]
         if folder in gone:
             return State.ABSENT
-        state = look_at(store, path, want.sha256, want.size, sizes)
+        state = look_at(store, path, want.sha256, want.size, sizes, is_blob=place is None)
         if state is State.ABSENT and folder not in there:
             (there if os.path.isdir(folder or "/") else gone).add(folder)
         return judge(store, records, want, path, place) if state is State.UNSEALED else state

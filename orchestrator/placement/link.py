@@ -557,7 +557,7 @@ class _PlaceMaker:
                 status, blob = os.fstat(fd), self._store.blob(made.sha256)
                 inode = (status.st_dev, status.st_ino)
                 if inode == made.inode or (made.how == "hard" and os.path.samestat(status, os.lstat(blob))):
-                    seal.remember(self._store, f"/proc/self/fd/{fd}", made.sha256, made.place.path)
+                    seal.remember(self._store, f"/proc/self/fd/{fd}", made.sha256, name=made.place.path)
             finally:
                 os.close(fd)
 
@@ -633,7 +633,7 @@ class _PlaceMaker:
         with self._accepting_equal(made):
             made.new.publish(folder.at(name), replace=self._may_replace(made.place, folder.at(name)))
             with suppress(OSError):
-                seal.remember(self._store, made.new.path, made.sha256, made.place.path)
+                seal.remember(self._store, made.new.path, made.sha256, name=made.place.path)
 
     def _seal(self, made: _New) -> None:
         assert made.new is not None

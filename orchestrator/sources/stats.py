@@ -5,7 +5,6 @@ Losing it costs only speed.
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from orchestrator import local_state
 from orchestrator.faults import Kind
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ HALF_LIFE_ATTEMPTS = 5
 OLD_S = 30 * 86400.0
 FAILING_S = 120.0
 FAILING_TIMES = 3
+_MOST = 1 << 63  # of a number in a line: a larger one is damage
 _OF_A_HOST = frozenset(kind.value for kind in (Kind.NETWORK, Kind.STALLED, Kind.BUSY, Kind.TLS))
 
 
@@ -76,7 +77,8 @@ class History:
         with self._mutex:
             _file(self._known(), record)
             with suppress(OSError):
-                _append(self._path, line)
+                if local_state.append(self._path, line) > TRIM_BYTES:
+                    _trim(self._path)
 
     def rate(self, host: str) -> Rate | None:
         """The recent rate of a host: a mean whose weights halve every 5 attempts; None where it is unknown."""
@@ -146,7 +148,7 @@ def _file(hosts: dict[str, _HostPast], record: AttemptRecord) -> None:
 def _read(path: str) -> list[AttemptRecord]:
     """Read the last lines, oldest first; damaged ones are skipped."""
     try:
-        with open(path, "rb") as file:
+        with local_state.open_to_read(path) as file:
             lines = file.read().splitlines()
     except OSError:
         return []
@@ -155,29 +157,15 @@ def _read(path: str) -> list[AttemptRecord]:
 
 def _records(lines: Iterable[bytes]) -> Iterable[AttemptRecord]:
     for line in lines:
-        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            yield msgspec.json.decode(line, type=AttemptRecord)
-
-
-def _append(path: str, line: bytes) -> None:
-    """Append a line by a single write, since other processes append at the same time."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(fd, line)
-        size = os.fstat(fd).st_size
-    finally:
-        os.close(fd)
-    if size > TRIM_BYTES:
-        _trim(path)
+        with suppress(ValueError, RecursionError):
+            record = msgspec.json.decode(line, type=AttemptRecord)
+            if 0 <= record.fetched_bytes < _MOST and 0 <= record.connections < _MOST and 0 <= record.seconds < _MOST:
+                yield record
 
 
 def _trim(path: str) -> None:
     """Keep the last lines only; a line that another process appends at this moment may be lost."""
-    with open(path, "rb") as file:
+    with local_state.open_to_read(path) as file:
         kept = file.read().splitlines(keepends=True)[-READ_LINES:]
     from orchestrator.files import write_atomic
 

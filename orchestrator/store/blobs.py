@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import Stopped
 from orchestrator.files import sync_folder
 from orchestrator.store.seal import fits, remember, seal
-from orchestrator.store.store import disk, folder_mode, make_folder
+from orchestrator.store.store import disk, folder_mode, make_folder, open_to_read
+from orchestrator.store.trust import is_trusted
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable, Sequence
+    from typing import BinaryIO
 
     from orchestrator.model import Pin
     from orchestrator.store.store import Store
@@ -30,13 +32,19 @@ def blob_state(store: Store, sha256: str, size: int | None) -> str:  # noqa: ARG
 
     `size`, which a manifest may give, is not compared: a typo in it does not make a blob wrong.
     """
-    if not sha256:
+    found = status(store, sha256) if sha256 else None
+    if found is None:
         return "absent"
+    return "sealed" if fits(store, found, sha256, None) else "broken"
+
+
+def status(store: Store, sha256: str) -> os.stat_result | None:
+    """The status of a blob, by one lstat; None where none is there, or no regular file of somebody who is trusted."""
     try:
-        status = os.stat(store.blob(sha256))
+        found = os.lstat(store.blob(sha256))
+        return found if is_trusted(f"{store.path}/blobs/sha256", found) else None
     except OSError:
-        return "absent"
-    return "sealed" if fits(store, status, sha256, None) else "broken"
+        return None
 
 
 def commit(store: Store, files: Sequence[tuple[str, str]]) -> None:
@@ -54,34 +62,31 @@ def commit(store: Store, files: Sequence[tuple[str, str]]) -> None:
     if not files:
         return
     with disk(store.path):
+        mode = 0o444 & folder_mode(f"{store.path}/blobs/sha256")
         if len(files) == 1:
-            _flush(files[0][0])
+            _finish(store, files, mode)
         else:
             from concurrent.futures import ThreadPoolExecutor
 
             with ThreadPoolExecutor(min(_FLUSHERS, len(files)), "orch-flush") as pool:
-                list(pool.map(_flush_all, (files[n::_FLUSHERS] for n in range(_FLUSHERS))))
-        mode = 0o444 & folder_mode(f"{store.path}/blobs/sha256")
+                list(pool.map(lambda n: _finish(store, files[n::_FLUSHERS], mode), range(_FLUSHERS)))
         for path, sha256 in files:
-            seal(store, path, sha256)
-            if mode != 0o444:
-                os.chmod(path, mode)
             os.rename(path, store.blob(sha256))
             remember(store, store.blob(sha256), sha256)  # the rename changed the ctime
         sync_folder(f"{store.path}/blobs/sha256")
 
 
-def _flush_all(files: Sequence[tuple[str, str]]) -> None:
-    for path, _ in files:
-        _flush(path)
-
-
-def _flush(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _finish(store: Store, files: Sequence[tuple[str, str]], mode: int) -> None:
+    """Flush and seal files, each by one descriptor: its path may lead elsewhere a moment later."""
+    for path, sha256 in files:
+        fd = open_to_read(path)
+        try:
+            os.fsync(fd)
+            seal(store, fd, sha256, name=path)
+            if mode != 0o444:
+                os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
 
 
 def clone(source: str, target: str) -> bool:
@@ -101,13 +106,15 @@ def clone(source: str, target: str) -> bool:
     return False
 
 
-def clone_into(source: str, fd: int) -> bool:
+def clone_into(source: str | int, fd: int) -> bool:
     """Make the new, empty file `fd` a reflink of `source` (ioctl_ficlone(2)); False where the file system cannot.
+
+    `source` is the path of a regular file, which no link may be; or a descriptor.
 
     Raises:
         OSError: `source` cannot be read.
     """
-    with open(source, "rb") as src:
+    with _open_source(source) as src:
         try:
             fcntl.ioctl(fd, FICLONE, src.fileno())
         except OSError:
@@ -115,8 +122,14 @@ def clone_into(source: str, fd: int) -> bool:
     return True
 
 
-def copy(source: str, target: str, stop: threading.Event | None = None) -> None:
-    """Make the new file `target` a reflink of `source`, or else a copy, and flush it.
+def _open_source(source: str | int) -> BinaryIO:
+    if isinstance(source, str):
+        return open(open_to_read(source), "rb")
+    return open(source, "rb", closefd=False)
+
+
+def copy(source: str | int, target: str, stop: threading.Event | None = None) -> None:
+    """Make the new file `target` a reflink of `source` (as of `clone_into`), or else a copy, and flush it.
 
     Raises:
         OSError: the disk is full or read-only; `target` is removed again.
@@ -131,8 +144,8 @@ def copy(source: str, target: str, stop: threading.Event | None = None) -> None:
             raise
 
 
-def copy_into(source: str, fd: int, stop: threading.Event | None = None) -> None:
-    """Make the new, empty file `fd` a reflink of `source`, or else a copy; it is not flushed.
+def copy_into(source: str | int, fd: int, stop: threading.Event | None = None) -> None:
+    """Make the new, empty file `fd` a reflink of `source` (as of `clone_into`), or else a copy; it is not flushed.
 
     Raises:
         OSError: `source` cannot be read, or the disk is full or read-only.
@@ -140,8 +153,11 @@ def copy_into(source: str, fd: int, stop: threading.Event | None = None) -> None
     """
     if clone_into(source, fd):
         return
-    with open(source, "rb") as src, open(fd, "wb", closefd=False) as dst:
-        while chunk := src.read(_CHUNK_BYTES):
+    with _open_source(source) as src, open(fd, "wb", closefd=False) as dst:
+        src.seek(0)
+        left = os.fstat(src.fileno()).st_size  # whoever goes on writing into it does not hold us up
+        while chunk := src.read(min(_CHUNK_BYTES, left)):
+            left -= len(chunk)
             if stop is not None and stop.is_set():
                 raise Stopped("stopped while copying")
             dst.write(chunk)

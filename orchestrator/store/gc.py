@@ -17,6 +17,7 @@ from orchestrator.files import TEMPORARY
 from orchestrator.store import locks
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from orchestrator.store.store import Store
@@ -75,11 +76,12 @@ def garbage(
     ]
 
 
-def drop(entry: Garbage) -> bool:
+def drop(entry: Garbage, stop: threading.Event | None = None) -> bool:
     """Remove it; false where it is gone, is another thing by now, or is in use.
 
     Raises:
         OSError: the disk said no.
+        Stopped: a stop was asked for while another orch was in its folder.
     """
     try:
         if _identity(os.lstat(entry.path)) != entry.identity:
@@ -89,12 +91,12 @@ def drop(entry: Garbage) -> bool:
             return True
     except FileNotFoundError:
         return False
-    return _drop_writers(entry.path)
+    return _drop_writers(entry.path, stop)
 
 
-def _drop_writers(folder: str) -> bool:
+def _drop_writers(folder: str, stop: threading.Event | None) -> bool:
     parent = os.path.dirname(folder)
-    with locks.alone(parent) as still_there:
+    with locks.alone(parent, stop) as still_there:
         if not still_there or not _is_dead(folder):
             return False
         shutil.rmtree(folder)
@@ -116,13 +118,13 @@ def _partials(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Garba
     for parent in _listed(f"{store.path}/partial"):
         if (match := _KEYED.fullmatch(parent.name)) and parent.is_dir(follow_symlinks=False):
             key = match[2] if match[1] == "sha256" else parent.name
-            for dead in _dead("partial", parent.path, match[2] if match[1] == "sha256" else ""):
+            for dead in _dead("partial", parent.path, match[2] if match[1] == "sha256" else "", store.stop):
                 yield dead._replace(awaited=stays(key, dead.path))
 
 
 def _bundles(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Garbage]:
     if not os.path.islink(store.bundles):
-        for dead in _dead("bundle", store.bundles, ""):
+        for dead in _dead("bundle", store.bundles, "", store.stop):
             names = (entry.name for entry in _listed(dead.path))
             yield dead._replace(awaited=any(stays(name, dead.path) for name in names))
 
@@ -144,10 +146,10 @@ def _is_left(path: str, name: str) -> bool:
     return name.startswith(TEMPORARY) and _is_free(path, os.O_RDONLY)
 
 
-def _dead(kind: str, parent: str, sha256: str) -> Iterator[Garbage]:
+def _dead(kind: str, parent: str, sha256: str, stop: threading.Event | None) -> Iterator[Garbage]:
     if not _listed(parent):
         return
-    with locks.alone(parent):  # whoever comes now must not find a guard taken by us
+    with locks.alone(parent, stop):  # whoever comes now must not find a guard taken by us
         dead = [entry.path for entry in _listed(parent) if entry.is_dir(follow_symlinks=False) and _is_dead(entry.path)]
     for folder in dead:
         inside = [os.lstat(file.path) for file in _listed(folder)]
@@ -181,7 +183,7 @@ def _is_dead(folder: str) -> bool:
 def _is_free(path: str, how: int) -> bool:
     """Whether nobody holds a lock on a file, or it is gone."""
     try:
-        fd = os.open(path, how | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     except OSError:

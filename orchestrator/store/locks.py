@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
+import stat
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -23,6 +26,7 @@ POLL_S = 0.2
 # A child that another thread starts shares our open files, and their locks, from its fork to its exec: during that
 # time a guard that nobody holds looks held. On a slow disk 3 of 80 syncs gave up ten files, "another orch (unknown)".
 _FORK_S, _FORK_POLL_S = 2.0, 0.01
+_SIGNATURE = re.compile("pid [0-9]{1,10}")
 
 
 @contextmanager
@@ -126,7 +130,7 @@ def alone(parent: str, stop: threading.Event | None = None) -> Iterator[bool]:
     try:
         hold(fd, fcntl.LOCK_EX, stop)
         try:
-            still_there = os.path.samestat(os.stat(parent), os.fstat(fd))
+            still_there = os.path.samestat(os.lstat(parent), os.fstat(fd))
         except FileNotFoundError:
             still_there = False
         yield still_there
@@ -135,7 +139,13 @@ def alone(parent: str, stop: threading.Event | None = None) -> Iterator[bool]:
 
 
 def writer_folders(parent: str) -> list[str]:
-    """The writers' folders in `parent`; symbolic links are ignored."""
+    """The writers' folders in `parent`; symbolic links are ignored.
+
+    Raises:
+        OSError: it is missing, no folder, or a link.
+    """
+    if stat.S_ISLNK(os.lstat(parent).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), parent)
     with os.scandir(parent) as entries:
         return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
 
@@ -171,7 +181,8 @@ def _lock(fd: int) -> None:
         except BlockingIOError:
             holder = ""
             with suppress(OSError):
-                holder = os.pread(fd, 64, 0).decode("ascii", "replace")
+                written = os.pread(fd, 64, 0).decode("ascii", "replace")
+                holder = written if _SIGNATURE.fullmatch(written) else "unknown" if written else ""
             if holder or time.monotonic() > end:
                 message = f"another orch ({holder or 'unknown'}) is fetching this"
                 raise HeldError(message, "wait for it, or leave out --no-wait") from None

@@ -5,27 +5,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from orchestrator.errors import HeldError
-from orchestrator.files import write_atomic
+from orchestrator.errors import HeldError, Stopped
+from orchestrator.folders import Folder, read_regular
 from orchestrator.store import locks
 from orchestrator.store.intake import make_own
-from orchestrator.store.store import disk, file_mode, make_folder, open_file
+from orchestrator.store.store import disk, make_folder, open_file, open_there, replace_file
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Mapping
 
     from orchestrator.store.store import Store
 
 Taken = TypeVar("Taken")
+_MOST_BYTES = 1 << 26  # of a state file: aria2's has a bit for each piece, 128 KiB for a file of 1 TiB
+_MOST_LENGTH = 1 << 63
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO)
 
 
 @dataclass(slots=True)
@@ -51,24 +57,58 @@ class Info:
     condemned: dict[str, tuple[float, str]] = field(default_factory=dict)
 
 
+def _info_of(content: bytes | None) -> Info:
+    """Decode the content of `info.json`; where it is damaged nothing is known."""
+    try:
+        info = msgspec.json.decode(content or b"{}", type=Info)
+    except (ValueError, RecursionError):
+        return Info()
+    return info if all(0 <= number < _MOST_LENGTH for number in (info.length or 0, info.piece_bytes)) else Info()
+
+
 class WriterFolder:
     """One writer's folder: held by a flock on its guard, which is free once the writer and its programs are gone."""
 
-    def __init__(self, folder: str, guard_fd: int) -> None:
+    def __init__(self, folder: str, guard_fd: int, stop: threading.Event | None = None) -> None:
+        """Take the folder whose guard this process holds; what works in it goes by its descriptor.
+
+        Raises:
+            OSError: it is gone, or another folder is there by now.
+        """
         self.folder = folder
         self.guard_fd = guard_fd
+        self._stop = stop
+        self._open = _open_guarded(folder, guard_fd)
 
     def close(self) -> None:
         """Let the guard go; the bytes stay for the next writer."""
+        self._open.close()
         os.close(self.guard_fd)
 
     def discard(self) -> None:
-        """Remove the folder, and its parent where nobody else is in it."""
+        """Remove the folder, and its parent where nobody else is in it; once a stop was asked for it may stay."""
         parent = os.path.dirname(self.folder)
-        with suppress(OSError), locks.alone(parent):
-            shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError, Stopped), locks.alone(parent, self._stop):
+            self.clear()
+            os.rmdir(self.folder)
             os.rmdir(parent)
-        os.close(self.guard_fd)
+        self.close()
+
+    def clear(self) -> None:
+        """Remove all that is in the folder.
+
+        Raises:
+            OSError: the disk said no.
+        """
+        for name in os.listdir(self._open.at()):
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        path = self._open.at(name)
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
 
 
 class Partial(WriterFolder):
@@ -77,31 +117,31 @@ class Partial(WriterFolder):
     Whatever changes it raises OSError where the disk says no.
     """
 
-    def __init__(self, folder: str, guard_fd: int) -> None:
-        super().__init__(folder, guard_fd)
+    def __init__(self, folder: str, guard_fd: int, stop: threading.Event | None = None) -> None:
+        super().__init__(folder, guard_fd, stop)
         self.file = f"{folder}/f"  # short: programs add suffixes of up to 12 bytes
-        self._saved = read_whole(f"{folder}/info.json")
-        self.info = self._read_info()
+        self._saved = read_whole(self._open.at("info.json"))
+        self.info = _info_of(self._saved)
 
     @property
     def have(self) -> int:
         """Size of the file in bytes; says nothing about holes."""
         try:
-            return os.stat(self.file).st_size
+            return os.lstat(self.file).st_size
         except FileNotFoundError:  # any other error is the disk's: unreadable bytes are not none
             return 0
 
     def sidecar(self, suffix: str | None) -> bytes | None:
         """The program's state file, or None where there is none."""
-        return read_whole(self.file + suffix) if suffix else None
+        return read_whole(self._open.at(f"f{suffix}")) if suffix else None
 
     def kept_sidecar(self) -> bytes | None:
         """The last good copy of the state file (a full disk empties aria2c's)."""
-        return read_whole(f"{self.folder}/good")
+        return read_whole(self._open.at("good"))
 
     def keep_sidecar(self, content: bytes) -> None:
         """Keep a good copy, written over the old one in place, so that a full disk has the room already."""
-        fd = open_file(f"{self.folder}/good", os.O_WRONLY)
+        fd = open_file(self._open.at("good"), os.O_WRONLY)
         try:
             _grow(fd, len(content))
             os.pwrite(fd, content, 0)
@@ -127,32 +167,33 @@ class Partial(WriterFolder):
 
     def _put(self, suffix: str | None, content: bytes | None) -> None:
         if suffix and content is not None:
-            write_atomic(self.file + suffix, content)
+            replace_file(self._open.at(f"f{suffix}"), content)
             self.keep_sidecar(content)
 
     def _tidy(self, suffix: str | None) -> None:
         keep = {"f", "guard", "info.json", "stdout", "stderr", *((f"f{suffix}", "good") if suffix else ())}
-        for name in os.listdir(self.folder):
-            if name not in keep:
-                os.unlink(f"{self.folder}/{name}")
+        for name in set(os.listdir(self._open.at())) - keep:
+            self._remove(name)
 
     def save_info(self) -> None:
         """Write `info.json` whole or not at all, on the disk when this returns; not where it says so already."""
         content = msgspec.json.encode(self.info)
         if content != self._saved:
-            write_atomic(f"{self.folder}/info.json", content, mode=file_mode(self.folder))
+            replace_file(self._open.at("info.json"), content)
             self._saved = content
 
-    def _read_info(self) -> Info:
-        try:
-            return msgspec.json.decode(self._saved or b"{}", type=Info)
-        except (msgspec.MsgspecError, ValueError):
-            return Info()
+    def open_file(self) -> int:
+        """Open the file to read and write it; no link is followed."""
+        return open_there(self._open.at("f"), os.O_RDWR)
+
+    def remove_file(self) -> None:
+        """Remove the file, if there is one."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._open.at("f"))
 
     def empty(self) -> None:
         """Forget all bytes, but not who gave wrong ones: the next attempt starts from the first."""
-        if os.path.lexists(self.file):
-            os.unlink(self.file)
+        self.remove_file()
         self.write_sidecar(None, None)
         self.info = Info(condemned=self.info.condemned)
         self.save_info()
@@ -179,7 +220,7 @@ def acquire(store: Store, key: str) -> Partial:
         StoreError: the disk said no.
         Stopped: a stop was asked for.
     """
-    return _take_alone(store, store.partials(key), _take)
+    return _take_alone(store, store.partials(key), lambda parent: _take(parent, store.stop))
 
 
 def _take_alone(store: Store, parent: str, take: Callable[[str], Taken]) -> Taken:
@@ -193,14 +234,18 @@ def _take_alone(store: Store, parent: str, take: Callable[[str], Taken]) -> Take
 
 
 def _guard_dead(parent: str, dead: list[tuple[str, int]], held: Callable[[str, HeldError], None]) -> None:
-    """Take the guards of all folders whose writers are gone, into `dead`; `held` is told of each that is in use."""
+    """Take the guards of all folders whose writers are gone, into `dead`; `held` is told of each that is in use.
+
+    What is not ours to take over is left: a folder of another user, of a store that is not shared, or without a guard.
+    """
     for folder in locks.writer_folders(parent):
         try:
             dead.append((folder, locks.take_guard(folder)))
-        except PermissionError:
-            continue  # another user's, of a store that is not shared: not ours to take over
         except HeldError as error:
             held(folder, error)
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
 
 
 def _make_writer_folder(parent: str) -> tuple[str, int]:
@@ -213,7 +258,7 @@ def _refuse(_: str, error: HeldError) -> None:
     raise error
 
 
-def _take(parent: str) -> Partial:
+def _take(parent: str, stop: threading.Event | None) -> Partial:
     guarded: list[tuple[str, int]] = []
     try:
         _guard_dead(parent, guarded, _refuse)
@@ -221,15 +266,15 @@ def _take(parent: str) -> Partial:
         if guarded:
             mine = f"{parent}/{secrets.token_hex(8)}"
             os.rename(guarded[-1][0], mine)
-            for name in set(os.listdir(mine)) - {"guard"}:
-                make_own(f"{mine}/{name}")
+            _own_all(mine, guarded[-1][1])
         else:
             guarded.append(_make_writer_folder(parent))
             mine = guarded[-1][0]
         locks.sign_guard(guarded[-1][1])
-        partial = Partial(mine, guarded[-1][1])
-        for folder, fd in guarded[:-1]:
-            partial.info.condemned = {**Partial(folder, fd).info.condemned, **partial.info.condemned}
+        partial = Partial(mine, guarded[-1][1], stop)
+        for folder, _ in guarded[:-1]:
+            known = _info_of(read_whole(f"{folder}/info.json")).condemned
+            partial.info.condemned = {**known, **partial.info.condemned}
         if len(guarded) > 1:
             partial.save_info()
     except BaseException:
@@ -237,9 +282,44 @@ def _take(parent: str) -> Partial:
             os.close(fd)
         raise
     for folder, fd in guarded[:-1]:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(fd)
+        _remove_dead(folder, fd)
     return partial
+
+
+def _remove_dead(folder: str, guard_fd: int) -> None:
+    try:
+        dead = WriterFolder(folder, guard_fd)
+    except OSError:
+        os.close(guard_fd)
+        return
+    with suppress(OSError):
+        dead.clear()
+        os.rmdir(folder)
+    dead.close()
+
+
+def _own_all(folder: str, guard_fd: int) -> None:
+    with _open_guarded(folder, guard_fd) as inside:
+        for name in set(os.listdir(inside.at())) - {"guard"}:
+            make_own(inside.at(name))
+
+
+def _open_guarded(folder: str, guard_fd: int) -> Folder:
+    """Open the folder whose guard this process holds.
+
+    Raises:
+        OSError: it is gone, or another folder is there by now.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    opened = Folder(folder, os.open(folder, flags))
+    try:
+        if os.path.samestat(os.lstat(opened.at("guard")), os.fstat(guard_fd)):
+            return opened
+    except BaseException:
+        opened.close()
+        raise
+    opened.close()
+    raise OSError(errno.ESTALE, "another folder is there by now", folder)
 
 
 def _grow(fd: int, size: int) -> None:
@@ -256,16 +336,15 @@ def _grow(fd: int, size: int) -> None:
 
 def _allocated(path: str) -> int:
     try:
-        return os.stat(path).st_blocks
+        return os.lstat(path).st_blocks
     except OSError:
         return -1
 
 
 def read_whole(path: str) -> bytes | None:
-    """Read a small file; None where it is not there, or cannot be read."""
+    """Read a small file; None where it is not there, is no regular file, or cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return read_regular(path, _MOST_BYTES)
     except OSError:
         return None
 
@@ -279,7 +358,8 @@ class BatchFolder(WriterFolder):
 
     def sizes(self) -> dict[str, int]:
         """What lies here, by name: the size of each file in bytes, by one listing."""
-        return {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}
+        with os.scandir(self._open.at()) as entries:
+            return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
 
 
 def acquire_batch(store: Store, sizes: Mapping[str, int]) -> tuple[BatchFolder | None, dict[str, HeldError]]:
@@ -294,10 +374,12 @@ def acquire_batch(store: Store, sizes: Mapping[str, int]) -> tuple[BatchFolder |
         StoreError: the disk said no.
         Stopped: a stop was asked for.
     """
-    return _take_alone(store, store.bundles, lambda parent: _take_batch(parent, sizes))
+    return _take_alone(store, store.bundles, lambda parent: _take_batch(parent, sizes, store.stop))
 
 
-def _take_batch(parent: str, sizes: Mapping[str, int]) -> tuple[BatchFolder | None, dict[str, HeldError]]:
+def _take_batch(
+    parent: str, sizes: Mapping[str, int], stop: threading.Event | None
+) -> tuple[BatchFolder | None, dict[str, HeldError]]:
     held: dict[str, HeldError] = {}
     dead: list[tuple[str, int]] = []
     try:
@@ -305,18 +387,24 @@ def _take_batch(parent: str, sizes: Mapping[str, int]) -> tuple[BatchFolder | No
             parent, dead, lambda folder, error: held.update(dict.fromkeys(sizes.keys() & _wanted_of(folder), error))
         )
         mine = {key: size for key, size in sizes.items() if key not in held}
-        batch = _make_batch(parent, mine) if mine else None
+        batch = _make_batch(parent, mine, stop) if mine else None
         if batch is not None:
-            for folder, _ in dead:
-                _inherit_files(folder, batch, mine)
+            for folder, fd in dead:
+                with _open_guarded(folder, fd) as inside:
+                    _inherit_files(inside, batch, mine)
     finally:
         for _, fd in dead:
             os.close(fd)
     return batch, held
 
 
-def _make_batch(parent: str, keys: Mapping[str, int]) -> BatchFolder:
-    batch = BatchFolder(*_make_writer_folder(parent))
+def _make_batch(parent: str, keys: Mapping[str, int], stop: threading.Event | None) -> BatchFolder:
+    folder, guard_fd = _make_writer_folder(parent)
+    try:
+        batch = BatchFolder(folder, guard_fd, stop)
+    except BaseException:
+        os.close(guard_fd)
+        raise
     try:
         locks.sign_guard(batch.guard_fd)
         with open(f"{batch.folder}/wanted", "w", encoding="ascii", opener=open_file) as file:
@@ -328,41 +416,40 @@ def _make_batch(parent: str, keys: Mapping[str, int]) -> BatchFolder:
 
 
 def _wanted_of(folder: str) -> frozenset[str]:
-    try:
-        with open(f"{folder}/wanted", encoding="ascii", errors="replace") as file:
-            return frozenset(file.read().split())
-    except OSError:
-        return frozenset()
+    return frozenset((read_whole(f"{folder}/wanted") or b"").decode("ascii", "replace").split())
 
 
-def _inherit_files(folder: str, batch: BatchFolder, sizes: Mapping[str, int]) -> None:
+def _inherit_files(folder: Folder, batch: BatchFolder, sizes: Mapping[str, int]) -> None:
     """Take over the whole files that a dead writer left; where nothing useful stays behind, its folder goes."""
     others = False
-    for entry in list(os.scandir(folder)):  # all at once: it changes under us
+    with os.scandir(folder.at()) as entries:
+        found = list(entries)  # all at once: it changes under us
+    for entry in found:
         size = sizes.get(entry.name)
         if size is None:
             others = others or _is_digest(entry.name)
         elif entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size == size:
             os.rename(entry.path, batch.file(entry.name))
             make_own(batch.file(entry.name))
-        else:
+        elif not entry.is_dir(follow_symlinks=False):
             os.unlink(entry.path)  # so small that the rest of it is not worth a resume
     if not others:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def batch_remains(store: Store) -> dict[str, int]:
     """All keys that some batch wants, and the bytes that lie there: what need not be asked of the disk again."""
     found: dict[str, int] = {}
     try:
-        folders = [entry.path for entry in os.scandir(store.bundles)]
+        folders = locks.writer_folders(store.bundles)
     except OSError:
         return found
     for folder in folders:
         for key in _wanted_of(folder):
             found.setdefault(key, 0)
-        with suppress(OSError):
-            found.update((e.name, e.stat().st_blocks * 512) for e in os.scandir(folder) if _is_digest(e.name))
+        with suppress(OSError), os.scandir(folder) as entries:
+            digests = (entry for entry in entries if _is_digest(entry.name))
+            found.update((each.name, each.stat(follow_symlinks=False).st_blocks * 512) for each in digests)
     return found
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from orchestrator.files import NewFile, rename_new, write_atomic
-from orchestrator.folders import open_folder, open_regular
+from orchestrator.folders import open_folder, open_regular, read_regular
 from orchestrator.store.store import disk
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 10 * 1024**3  # of wrong bytes from sources; a file that a user may have made is never dropped
 WIRE, DISPLACED = "wire", "displaced"
+_MOST_BYTES = 1 << 26  # of a note: it lists the bad pieces of a file
+_RANGE = re.compile(r"\b([0-9]{1,18})-([0-9]{1,18})\b")
+_DIGEST = re.compile("[0-9a-f]{64}")
 _WRITTEN_INTO = "written into: "  # how older versions noted the place of a displaced file
 
 
@@ -210,9 +213,9 @@ def _write_note(store: Store, folder: str, note: Mapping[str, str]) -> None:
 
 def _read_note(folder: str) -> dict[str, str]:
     try:
-        with open(f"{folder}/about.json", encoding="utf-8") as file:
-            return {str(key): str(value) for key, value in json.load(file).items()}
-    except (OSError, ValueError, AttributeError):
+        note = json.loads(read_regular(f"{folder}/about.json", _MOST_BYTES))
+        return {str(key): str(value) for key, value in note.items()}
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
 
 
@@ -246,8 +249,8 @@ def _read_entry(folder: str) -> QuarantineEntry | None:
         note.get("why") or usual,
         place,
         note.get("model", ""),
-        tuple((int(start), int(end)) for start, end in re.findall(r"(\d+)-(\d+)", note.get("bad", ""))),
-        note.get("expected", ""),
+        tuple((int(start), int(end)) for start, end in _RANGE.findall(note.get("bad", ""))),
+        note.get("expected", "") if _DIGEST.fullmatch(note.get("expected", "")) else "",
     )
 
 
@@ -313,7 +316,7 @@ def _copy_new(path: str, folder: Folder | str, target: str) -> None:
     source = open_regular(path)
     try:
         with NewFile(folder, 0o600) as new:
-            blobs.copy_into(f"/proc/self/fd/{source}", new.fd)
+            blobs.copy_into(source, new.fd)
             status = os.fstat(source)
             with suppress(OSError):
                 os.fchmod(new.fd, status.st_mode & 0o777)

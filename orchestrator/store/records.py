@@ -11,7 +11,8 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from orchestrator.store.store import disk
+from orchestrator.folders import read_regular
+from orchestrator.store.store import disk, locked, replace_file
 
 if TYPE_CHECKING:
     import threading
@@ -24,7 +25,9 @@ MARK = "mark"  # the `link` of a small text that a framework wants beside its we
 PREVIOUS_MOST = 8  # versions before that one place remembers: what is older is nobody's way back
 _LATEST_S = 1 << 37  # the year 6325: a time that is later is none
 _REPAIR = "mending-"
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged record may raise
+_MOST_BYTES = 1 << 28  # a manifest of 100,000 files has a record of 30 MB
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what reading a damaged record may raise
+_NO_RECORD = (errno.ELOOP, errno.EINVAL, errno.EFBIG, errno.ENXIO)  # of `read_regular`: it is no file that we wrote
 
 
 class _PlaceEntry(TypedDict):
@@ -98,7 +101,7 @@ def record(
         if merged == known and not problem and (known or os.path.exists(path)):
             return ""
         kept = _keep_aside(path) if problem else ""
-        _write(store, path, {"host": host, "manifest": manifest, "places": merged})
+        _write(path, {"host": host, "manifest": manifest, "places": merged})
     told = f"warning: the record of what {manifest} placed was damaged ({problem}); it is kept as {kept}"
     return told if problem else ""
 
@@ -224,7 +227,7 @@ def forget(store: Store, manifest: str, gone: Collection[str], stop: threading.E
         record = _record_file(path)
         left = {place: entry for place, entry in record.places.items() if place not in gone}
         if not record.problem and left != record.places:
-            _write(store, path, {"host": record.host, "manifest": record.manifest, "places": left})
+            _write(path, {"host": record.host, "manifest": record.manifest, "places": left})
 
 
 def made(store: Store) -> Iterator[tuple[str, str, PlaceRecord]]:
@@ -257,19 +260,15 @@ def begin_repair(store: Store, key: str, sharers: Sequence[Sharer], stop: thread
     path = f"{store.places}/{_REPAIR}{key}"
     with _writing(store, path, stop):
         todo = dict.fromkeys((*to_repair(store, key), *sharers))
-        _write(store, path, {"places": list(todo)})
+        _write(path, {"places": list(todo)})
 
 
 def to_repair(store: Store, key: str) -> list[Sharer]:
     """Read the places that a run removed and did not make again."""
-    try:
-        with open(f"{store.places}/{_REPAIR}{key}", encoding="utf-8") as file:
-            return [
-                Sharer(str(r), str(p), str(how), int(dev), int(ino))
-                for r, p, how, dev, ino in json.load(file)["places"]
-            ]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    with suppress(OSError, *_DAMAGE):
+        todo = json.loads(read_regular(f"{store.places}/{_REPAIR}{key}", _MOST_BYTES))["places"]
+        return [Sharer(str(r), str(p), str(how), int(dev), int(ino)) for r, p, how, dev, ino in todo]
+    return []
 
 
 def end_repair(store: Store, key: str) -> None:
@@ -297,19 +296,15 @@ def _path(store: Store, manifest: str) -> str:
 @contextmanager
 def _writing(store: Store, path: str, stop: threading.Event | None) -> Iterator[None]:
     """Hold the lock of all records of this store."""
-    from orchestrator import files
-
-    with disk(path), files.locked(store.places, stop):
+    with disk(path), locked(f"{store.places}/.guard", stop or store.stop):
         yield
 
 
-def _write(store: Store, path: str, content: Mapping[str, object]) -> None:
-    from orchestrator import files
-
+def _write(path: str, content: Mapping[str, object]) -> None:
     # No indent: that would be encoded in Python, at 70 us a place.
     text = json.dumps(content, sort_keys=True)
     # surrogateescape in names becomes \udcXX escapes, which are ASCII.
-    files.write_atomic(path, text.encode("ascii"), mode=os.stat(store.path).st_mode & 0o666)
+    replace_file(path, text.encode("ascii"))
 
 
 def _keep_aside(path: str) -> str:
@@ -337,10 +332,14 @@ def _load(path: str, unless: Container[str] = ()) -> RecordFile:
 
     Raises:
         OSError: it cannot be read.
-        ValueError, KeyError, TypeError, AttributeError: it is damaged.
+        ValueError, KeyError, TypeError, AttributeError, RecursionError: it is damaged, or no regular file.
     """
-    with open(path, encoding="utf-8") as file:
-        whole = json.load(file)
+    try:
+        whole = json.loads(read_regular(path, _MOST_BYTES))
+    except OSError as error:
+        if error.errno not in _NO_RECORD:
+            raise
+        raise ValueError(error.strerror) from error
     places = {str(place): _entry(entry) for place, entry in whole["places"].items() if place not in unless}
     return RecordFile(path, str(whole["host"]), str(whole["manifest"]), places)
 

@@ -13,6 +13,8 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from orchestrator import local_state
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -34,16 +36,19 @@ def fits(store: Store, status: os.stat_result, sha256: str, size: int | None) ->
     """Whether a file's status (one stat) has the seal of `sha256`; a size of None is not compared."""
     if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
         return False
-    if status.st_mtime_ns % _SECOND_NS == nanoseconds(sha256):
-        return True
+    try:
+        if status.st_mtime_ns % _SECOND_NS == nanoseconds(sha256):
+            return True
+    except ValueError:  # no digest: the record that named it is damaged
+        return False
     # Some file systems keep no nanoseconds, or only multiples of 100: then the local state tells.
     return _knows(store, status, sha256)
 
 
-def seal(store: Store, path: str, sha256: str, *, read_only: bool = True, name: str = "") -> None:
-    """Seal a file whose digest was just checked; `read_only` also sets its mode to 0444.
+def seal(store: Store, path: str | int, sha256: str, *, read_only: bool = True, name: str = "") -> None:
+    """Seal a file whose digest was just checked, by its path or its descriptor; `read_only` also sets its mode to 0444.
 
-    `name` is its own path, where `path` leads to it by a descriptor.
+    `name` is a path by which it can be found later, where `path` is none.
 
     Raises:
         OSError: the file is gone, or owned by somebody else.
@@ -56,7 +61,7 @@ def seal(store: Store, path: str, sha256: str, *, read_only: bool = True, name: 
     if read_only and os.stat(path).st_mtime_ns % _SECOND_NS != nanoseconds(sha256):
         # This file system keeps whole seconds: a write in the second of the sealing must change the mtime too.
         os.utime(path, ns=(status.st_atime_ns, whole_s - 2 * _SECOND_NS))
-    remember(store, path, sha256, name)
+    remember(store, path, sha256, name=name)
 
 
 def attest(
@@ -77,10 +82,10 @@ def attest(
             return
     with suppress(OSError):
         if not _knows(store, os.stat(path), sha256):
-            remember(store, path, sha256, name)
+            remember(store, path, sha256, name=name)
 
 
-def remember(store: Store, path: str, sha256: str, name: str = "") -> None:
+def remember(store: Store, path: str | int, sha256: str, *, name: str = "") -> None:
     """Remember a right file in the local state, where its mtime does not have the nanoseconds of its seal.
 
     `name` is its own path, where `path` leads to it by a descriptor.
@@ -97,13 +102,13 @@ def remember(store: Store, path: str, sha256: str, name: str = "") -> None:
     key, facts = _key(status), _facts(status, sha256)
     _sealed_here[store.state, key] = facts
     with suppress(OSError):
-        os.makedirs(store.state, mode=0o700, exist_ok=True)
-        with locked(
-            store.state, store.stop
-        ):  # or a line would be lost that is added while another run shortens the file
-            with open(f"{store.state}/{_FILE}", "ab") as file:
-                file.write(_line(key, facts, name or path))
-            _compact(f"{store.state}/{_FILE}")
+        local_state.make_folder(store.state)
+        # Or a line would be lost that is added while another run shortens the file.
+        with locked(store.state, store.stop):
+            _compact(
+                f"{store.state}/{_FILE}",
+                local_state.append(f"{store.state}/{_FILE}", _line(key, facts, name or str(path))),
+            )
 
 
 def _line(key: str, facts: object, path: str = "") -> bytes:
@@ -143,7 +148,7 @@ def _remembered(store: Store) -> dict[str, list[object]]:
 @lru_cache(maxsize=1)  # asked once a file, by runs of many thousands
 def _read(path: str, _as_of: tuple[int, int]) -> dict[str, list[object]]:
     try:
-        with open(path, "rb") as file:
+        with local_state.open_to_read(path) as file:
             return {key: facts for key, facts, _ in _lines(file)}
     except OSError:
         return {}
@@ -162,14 +167,13 @@ def _lines(file: Iterable[bytes]) -> Iterator[tuple[str, list[object], str]]:
             yield key, facts, str(more[0]) if more else ""
 
 
-def _compact(path: str) -> None:
-    """Shorten the file once it has doubled: keep one line for each file that still is as it was remembered."""
-    size = os.stat(path).st_size
+def _compact(path: str, size: int) -> None:
+    """Shorten the file, of `size` bytes, once it has doubled: keep one line for each file that is as remembered."""
     if size <= _SLACK_BYTES:
         return
     from orchestrator.files import write_atomic
 
-    with open(path, "rb") as file:
+    with local_state.open_to_read(path) as file:
         for key, before, _ in _lines([file.readline()]):
             if key == _COMPACTED and isinstance(before, int) and size <= 2 * before + _SLACK_BYTES:
                 return

@@ -190,11 +190,10 @@ def locked(path: str, stop: threading.Event | None) -> Iterator[None]:
 
 def _open(path: str, flags: int, mode: int) -> int:
     """Open a regular file of the store; what else stands there, or a link, is not waited for and not followed."""
-    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         if not flags & os.O_EXCL:
             with suppress(FileNotFoundError):
-                return _refuse_irregular(os.open(path, flags & ~os.O_CREAT), path)
+                return open_there(path, flags & ~(os.O_CREAT | os.O_EXCL))
         with NewFile(os.path.dirname(path)) as new:  # so that it never has another mode
             os.fchmod(new.fd, mode)
             try:
@@ -212,14 +211,18 @@ def _refuse_irregular(fd: int, path: str) -> int:
     raise OSError(errno.EINVAL, "not a regular file", path)
 
 
-def open_to_read(path: str) -> int:
-    """Open a file that another may have made for reading: a regular one and no link, never waiting for a writer.
+def open_there(path: str, flags: int) -> int:
+    """Open a file that another may have made: a regular one and no link, never waiting for it.
 
     Raises:
         OSError: there is none, or it is of another kind (EINVAL; a link ELOOP).
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return _refuse_irregular(os.open(path, flags), path)
+    return _refuse_irregular(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), path)
+
+
+def open_to_read(path: str) -> int:
+    """Open a file that another may have made for reading. Raises as `open_there`."""
+    return open_there(path, os.O_RDONLY)
 
 
 def replace_file(path: str, content: bytes) -> None:

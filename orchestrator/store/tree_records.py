@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator.files import write_atomic
+from orchestrator.folders import read_regular
 from orchestrator.store import seal
-from orchestrator.store.store import disk
+from orchestrator.store.store import disk, make_folder, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,15 +21,23 @@ if TYPE_CHECKING:
 
 # A file's path below the tree -> its size in bytes and its sha256.
 Listing: TypeAlias = "Mapping[str, tuple[int, str]]"
+_MOST_BYTES = 1 << 28
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def read(store: Store, sha256: str) -> Listing:
     """The listing of the archive of this digest; empty where it is unknown or damaged."""
     try:
-        with open(_path(store, sha256), "rb") as file:
-            return msgspec.json.decode(file.read(), type=dict[str, tuple[int, str]])
-    except (OSError, msgspec.DecodeError):
+        listing = msgspec.json.decode(read_regular(_path(store, sha256), _MOST_BYTES), type=dict[str, tuple[int, str]])
+    except (OSError, ValueError, RecursionError):
         return {}
+    is_ours = all(_is_inside(name) and _DIGEST.fullmatch(digest) for name, (_, digest) in listing.items())
+    return listing if is_ours else {}
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name leads to a file below the tree, as all names do that we wrote."""
+    return bool(name) and "\0" not in name and not {"", ".", ".."}.intersection(name.split("/"))
 
 
 def write(store: Store, sha256: str, listing: Listing) -> None:
@@ -41,8 +50,8 @@ def write(store: Store, sha256: str, listing: Listing) -> None:
         return
     path = _path(store, sha256)
     with disk(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_atomic(path, msgspec.json.encode(listing, order="deterministic"))
+        make_folder(os.path.dirname(path))
+        replace_file(path, msgspec.json.encode(listing, order="deterministic"))
 
 
 def standing_in(store: Store, folder: str) -> list[Listing]:

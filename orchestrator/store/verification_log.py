@@ -6,13 +6,15 @@ every verified file for a new one). Losing the log costs one more reading.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from orchestrator import local_state
+
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable
 
 OLD_S = 400 * 86400.0
@@ -43,18 +45,16 @@ class VerificationLog:
             return
         self._known.update(lines)
         with suppress(OSError):  # a disk that cannot be written is ignored
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-            with open(self._path, "ab") as file:
-                file.write(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+            local_state.append(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
 
     def _read(self) -> tuple[dict[Key, float], int]:
         """Read the records that are not too old (the last line of a file counts), and the number of lines."""
         known: dict[Key, float] = {}
         count = 0
-        with suppress(OSError), open(self._path, "rb") as file:
+        with suppress(OSError), local_state.open_to_read(self._path) as file:
             for line in file:
                 count += 1
-                with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                with suppress(ValueError, RecursionError):
                     key, when = msgspec.json.decode(line, type=_Line)
                     if self._now - when < OLD_S:
                         known[key] = when

@@ -9,15 +9,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.backends import aria2_control, aria2c
-from orchestrator.errors import HeldError
+from orchestrator.errors import HeldError, PlacementError
 from orchestrator.events import Noticed
 from orchestrator.files import store_error
-from orchestrator.store import blobs, partials
+from orchestrator.folders import open_folder
+from orchestrator.store import blobs, intake, partials
+from orchestrator.store.store import open_to_read
 from orchestrator.transfer.partial import PREFIX_WRITER, PartialState, total
 from orchestrator.urls import UrlError, last_name
 from orchestrator.verify.stream import first_hole
 
 if TYPE_CHECKING:
+    import threading
+
+    from orchestrator.folders import Folder
     from orchestrator.model import Artifact
     from orchestrator.store import Store
     from orchestrator.store.partials import Partial
@@ -76,15 +81,17 @@ def adopt(run: RunContext, artifact: Artifact) -> None:
         if best is not None:
             good = PartialState(partial, artifact.size).good_bytes()
             if best.good_bytes > good:
-                _take(partial, best)
+                _take(partial, best, run.context.stop)
                 run.emit(Noticed(f"{artifact.name}: going on with {best.path}, {best.good_bytes:,} bytes of it"))
             elif partial.info.adopted == _identity(best.path, os.lstat(best.path)):
-                _remove_original(best)  # a run that was ended had copied it all
-    except OSError as error:
-        if error.errno not in _FORBIDDEN:  # fetching it anew would only fill the disk further
+                with open_folder(os.path.dirname(best.path)) as folder:
+                    _remove_original(folder, best)  # a run that was ended had copied it all
+    except (OSError, PlacementError) as error:
+        if isinstance(error, OSError) and error.errno not in _FORBIDDEN:  # anew it would only fill the disk further
             raise store_error(error, run.store.path) from error
         where = best.path if best else orphans[0]
-        run.emit(Noticed(f"{artifact.name}: {where} is left alone: {error.strerror or error}"))
+        why = error.message if isinstance(error, PlacementError) else error.strerror or error
+        run.emit(Noticed(f"{artifact.name}: {where} is left alone: {why}"))
     finally:
         partial.release()
 
@@ -102,7 +109,8 @@ def _remove_sidecars(partial: Partial, orphans: list[str]) -> None:
     """Remove the state files of a file that an earlier run adopted and did not come to remove them."""
     for path in orphans:
         if partial.info.adopted is not None and partial.info.adopted[0] == path:
-            os.unlink(path + aria2c.SIDECAR)
+            with open_folder(os.path.dirname(path)) as folder:
+                os.unlink(folder.at(os.path.basename(path) + aria2c.SIDECAR))
 
 
 def _holds_no_file(artifact: Artifact) -> bool:
@@ -142,7 +150,7 @@ def _read_unfinished(path: str, size: int | None) -> Find | None:
             return Find(path, length - missing, length, state) if missing < length else None
         if not path.endswith(SUFFIXES):
             return None  # a whole file: the place's own affair
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        fd = open_to_read(path)
         try:
             whole = first_hole(fd) == status.st_size  # else a program with several connections left it, and its state
         finally:
@@ -152,7 +160,7 @@ def _read_unfinished(path: str, size: int | None) -> Find | None:
     return Find(path, status.st_size, None, None) if whole and status.st_size else None
 
 
-def _take(partial: Partial, find: Find) -> None:
+def _take(partial: Partial, find: Find, stop: threading.Event) -> None:
     """Make an unfinished file the partial's: moved, or copied from another disk or where others could write it.
 
     Whose bytes they are is on the disk before they move: a run that ends anywhere leaves them where they were, or in
@@ -160,45 +168,39 @@ def _take(partial: Partial, find: Find) -> None:
 
     Raises:
         OSError: it cannot be taken; it is where it was then.
+        PlacementError: its folder is not to be trusted.
+        Stopped: a stop was asked for.
     """
-    fd = os.open(find.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        status = os.fstat(fd)
-        movable = status.st_nlink == 1 and status.st_uid == os.geteuid()
-        partial.empty()
-        partial.info.length = find.length
-        partial.info.adopted = _identity(find.path, status) if movable else None
-        writer, suffix = (PREFIX_WRITER, None) if find.control is None else (aria2c.NAME, aria2c.SIDECAR)
-        partial.change_writer(writer, 0, suffix, find.control)
-        if not (movable and _try_rename(find.path, partial.file)):
-            blobs.copy(f"/proc/self/fd/{fd}", partial.file)
-    finally:
-        os.close(fd)
-    if movable:
-        _remove_original(find)
+    name = os.path.basename(find.path)
+    with open_folder(os.path.dirname(find.path)) as folder:
+        fd = open_to_read(folder.at(name))
+        try:
+            status = os.fstat(fd)
+            movable = intake.is_ours_alone(status)
+            partial.empty()
+            partial.info.length = find.length
+            partial.info.adopted = _identity(find.path, status) if movable else None
+            writer, suffix = (PREFIX_WRITER, None) if find.control is None else (aria2c.NAME, aria2c.SIDECAR)
+            partial.change_writer(writer, 0, suffix, find.control)
+            if not intake.move_in(folder.at(name), fd, partial.file):
+                blobs.copy(fd, partial.file, stop)
+        finally:
+            os.close(fd)
+        if movable:
+            _remove_original(folder, find, status)
 
 
-def _try_rename(path: str, target: str) -> bool:
-    """Rename it; false where that leads to another disk.
+def _remove_original(folder: Folder, find: Find, status: os.stat_result | None = None) -> None:
+    """Remove the original, which is in the partial by now: the bytes, where they were copied, then their state.
 
-    Raises:
-        OSError: the disk said no.
+    `status` is that of the bytes that were taken: what else is there by now stays.
     """
-    try:
-        os.rename(path, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        return False
-    return True
-
-
-def _remove_original(find: Find) -> None:
-    """Remove the original, which is in the partial by now: the bytes, where they were copied, then their state."""
+    name = os.path.basename(find.path)
     with suppress(FileNotFoundError):
-        os.unlink(find.path)
+        if status is None or os.path.samestat(os.lstat(folder.at(name)), status):
+            os.unlink(folder.at(name))
     if find.control is not None:
-        os.unlink(find.path + aria2c.SIDECAR)
+        os.unlink(folder.at(name + aria2c.SIDECAR))
 
 
 def _identity(path: str, status: os.stat_result) -> tuple[str, int, int]:

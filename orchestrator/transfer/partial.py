@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.backends import BACKENDS, by_name
 from orchestrator.model import Range
+from orchestrator.store.store import open_to_read
 from orchestrator.verify.stream import first_hole
 
 if TYPE_CHECKING:
@@ -56,10 +57,15 @@ class PartialState:
 
     def _has_no_hole(self) -> bool:
         try:
-            with open(self.partial.file, "rb") as file:
-                return first_hole(file.fileno()) == self.partial.have
+            fd = open_to_read(self.partial.file)
         except OSError:
             return False
+        try:
+            return first_hole(fd) == self.partial.have
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
 
     def good_bytes(self) -> int:
         """How many bytes are claimed to be here."""
@@ -75,7 +81,7 @@ class PartialState:
         if writer is None:
             return False
         try:
-            os.stat(self.partial.file)  # not `os.path.exists`, for which a disk that fails is a file that is not there
+            os.lstat(self.partial.file)  # not `os.path.exists`, for which a disk that fails is a file that is not there
         except FileNotFoundError:
             return False
         missing = self.missing()

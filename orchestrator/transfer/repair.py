@@ -12,10 +12,9 @@ from orchestrator.backends.base import Job, Want
 from orchestrator.backends.shared import subtract
 from orchestrator.events import Mismatched
 from orchestrator.faults import Fault, Kind
-from orchestrator.files import rename_new
-from orchestrator.folders import open_regular
-from orchestrator.store import blobs, quarantine
+from orchestrator.store import blobs, intake, quarantine
 from orchestrator.store.partials import Info
+from orchestrator.store.store import open_to_read
 from orchestrator.transfer.check import EARLIER_RUN
 from orchestrator.transfer.retry import Attempt
 from orchestrator.verify import check
@@ -88,46 +87,43 @@ def request_pieces(partial: Partial, damage: Damage, path: str = "") -> None:
 
     Raises:
         OSError: the disk said no; what was at `path` is there or in the partial.
+        PlacementError: the path leads through another user's link, or, as root, a folder that everyone can write.
     """
     size = damage.pieces.size
     job = Job((Want((), partial.file, size, size),), partial.folder, piece_bytes=damage.pieces.length)
-    if path and os.path.lexists(partial.file):
-        os.unlink(partial.file)
+    if path:
+        partial.remove_file()
     partial.info = Info(length=size, repaired=True, condemned=partial.info.condemned)
     partial.change_writer(aria2c.NAME, damage.pieces.length, aria2c.SIDECAR, aria2c.sidecar(job, damage.bad))
-    if path and not _move(path, partial.file):
-        fd = open_regular(path)
-        try:
-            blobs.copy(f"/proc/self/fd/{fd}", partial.file)
-        finally:
-            os.close(fd)
-    os.chmod(partial.file, 0o600)
-    os.truncate(partial.file, size)
-    _punch(partial.file, damage.bad)
-
-
-def _move(path: str, target: str) -> bool:
-    """Move a file of ours that nobody else has a link to, ready to be written; false where that cannot be."""
-    with suppress(OSError):
-        status = os.lstat(path)
-        if status.st_nlink == 1 and status.st_uid == os.geteuid():  # its owner could write it after it was judged
-            os.rename(path, target)
-            if os.path.samestat(os.lstat(target), status):
-                return True
-            rename_new(target, path)  # somebody put another file there just now
-    return False
-
-
-def _punch(path: str, ranges: tuple[Range, ...]) -> None:
-    """Make holes of bad bytes, so that a judge behind the download knows how far all is good; a help, no more."""
-    fd = os.open(path, os.O_WRONLY)
+    if path:
+        _take(path, partial.file)
+    fd = partial.open_file()
     try:
-        with suppress(AttributeError, OSError):
-            call = ctypes.CDLL(None).fallocate64
-            for start, end in ranges:
-                call(fd, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(start), ctypes.c_int64(end - start))
+        os.fchmod(fd, 0o600)
+        os.ftruncate(fd, size)
+        _punch(fd, damage.bad)
     finally:
         os.close(fd)
+
+
+def _take(path: str, target: str) -> None:
+    """Move a file (its path by `Folder.at`) to `target`, ready to be written, if it is ours alone; else copy it."""
+    fd = open_to_read(path)
+    try:
+        if intake.move_in(path, fd, target):
+            os.fchmod(fd, 0o600)
+        else:
+            blobs.copy(fd, target)
+    finally:
+        os.close(fd)
+
+
+def _punch(fd: int, ranges: tuple[Range, ...]) -> None:
+    """Make holes of bad bytes, so that a judge behind the download knows how far all is good; a help, no more."""
+    with suppress(AttributeError, OSError):
+        call = ctypes.CDLL(None).fallocate64
+        for start, end in ranges:
+            call(fd, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(start), ctypes.c_int64(end - start))
 
 
 class Given(NamedTuple):
