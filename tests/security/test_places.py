@@ -438,3 +438,24 @@ def test_a_manifest_behind_his_link_is_not_written(orch: Orch, origin: Origin, p
     (team / "team.yaml").symlink_to(root_file)  # root's own
     assert orch.run("add", url, str(team / "team.yaml")).code == 0
     assert "w.pth" in root_file.read_text() and (team / "team.yaml").is_symlink()
+
+
+def test_a_mirror_on_his_disk_leads_nowhere(orch: Orch, origin: Origin, public_path: Path, secret: Path) -> None:
+    orch.want("m", DATA, origin.serve("/w.pth", DATA))
+    assert orch.sync().code == 0
+    stick = public_path / "stick"
+    stick.mkdir()
+    stick.chmod(0o777)  # as disks without owners are
+    export = ("export", "team.yaml", "--format", "mirror", str(stick))
+    assert orch.run(*export).code == 0
+    (host,) = (path for path in stick.iterdir() if path.name.startswith("127."))
+    shutil.rmtree(host)
+    host.symlink_to(secret.parent)
+    (stick / "README.txt").unlink()
+    os.mkfifo(stick / "README.txt")
+    his(stick, host, stick / "README.txt")
+    assert orch.run(*export).code == 7
+    host.unlink()
+    assert orch.run(*export).code == 0
+    assert (host / "w.pth").read_bytes() == DATA
+    assert "mirror" in (stick / "README.txt").read_text()
