@@ -8,11 +8,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import PlacementError, Stopped, StoreError
+from orchestrator.folders import Folder, open_folder
 
 if TYPE_CHECKING:
     import threading
@@ -28,6 +30,7 @@ _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # renameat2(2)
 _AT_FDCWD = -100
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # the disk's fault, and not this file's
 _OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # the next file fails in the same way
+_MOST_LINKS = 40  # in one path, as in Linux: path_resolution(7)
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)  # "no O_TMPFILE here": open(2), old kernels
 
 
@@ -36,17 +39,21 @@ class NewFile:
 
     Where the file system cannot do that, the file has a name that begins with `TEMPORARY` and is locked; `sweep`
     removes it once its writer is dead. A context manager: a file that was not published is removed at its end.
+
+    Who may write into the folder can exchange a name at any time; so all that is done to the file goes by `fd`, and
+    `publish` looks once more whether it was this file that got the name.
     """
 
-    def __init__(self, folder: str, mode: int = 0o666) -> None:
-        self._folder = folder
+    def __init__(self, folder: Folder | str, mode: int = 0o666) -> None:
+        self._held = folder  # a Folder is open as long as somebody has it
+        self._folder = folder.at() if isinstance(folder, Folder) else folder
         self._name = ""
         try:
-            self.fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+            self.fd = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
         except OSError as error:
-            if error.errno not in _NO_TMPFILE or not os.path.isdir(folder):
+            if error.errno not in _NO_TMPFILE or not os.path.isdir(self._folder):
                 raise
-            self._name = temporary(folder)
+            self._name = temporary(self._folder)
             self.fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,28 +90,26 @@ class NewFile:
             replace: whether what is at `path` may be replaced.
 
         Raises:
-            FileExistsError: something is there, and `replace` is false.
+            FileExistsError: something is there, and `replace` is false; or somebody put another file there just now.
             OSError: it cannot be renamed.
         """
-        if not replace:
-            self._link(path)
-        elif self._name:
-            os.rename(self._name, path)
+        if self._name:
+            (os.rename if replace else rename_new)(self._name, path)
             self._name = ""
         else:
             try:
                 self._link(path)
             except FileExistsError:
-                name = f"{self._folder}/{TEMPORARY}{_random_name()}"  # a rename needs a name to begin with
-                self._link(name)
-                self._name = name
-                os.rename(name, path)
+                if not replace:
+                    raise
+                self._name = f"{self._folder}/{TEMPORARY}{_random_name()}"  # a rename needs a name to begin with
+                self._link(self._name)
+                os.rename(self._name, path)
                 self._name = ""
+        if not os.path.samestat(os.lstat(path), os.fstat(self.fd)):
+            raise FileExistsError(errno.EEXIST, "another file was put there just now", path)
 
     def _link(self, path: str) -> None:
-        if self._name:
-            os.link(self._name, path)
-            return
         # linkat(2) needs AT_SYMLINK_FOLLOW here; Python passes it only if it is given a folder's descriptor.
         own = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -120,39 +125,80 @@ def temporary(folder: str, *, locked: bool = False) -> str:
         folder: where it is to be.
         locked: this process holds a lock on it, so that `sweep` knows at once when its maker is dead.
     """
-    return f"{folder}/{TEMPORARY if locked else _UNLOCKED}{_random_name()}"
+    return f"{folder}/{temporary_name(locked=locked)}"
+
+
+def temporary_name(*, locked: bool = False) -> str:
+    """Return a new name for something that is about to be renamed, as `temporary` does."""
+    return f"{TEMPORARY if locked else _UNLOCKED}{_random_name()}"
 
 
 def write_atomic(path: str, content: bytes, *, mode: int | None = None) -> None:
     """Replace the content of a file atomically and durably: after a crash the old or the new content is there.
 
     Args:
-        path: the file, which need not exist; a symbolic link is followed.
+        path: the file, which need not exist; a symbolic link is followed, another user's only to what is his.
         content: its new content.
         mode: its permission bits; None keeps those of the old file (a new one gets 0666 less the umask).
 
     Raises:
         OSError: it cannot be written; the old content is still there.
+        PlacementError: the path leads through another user's link to what is not his.
     """
-    path = os.path.realpath(path)
-    folder = os.path.dirname(path)
+    folder, name = _follow(path)
+    with folder:
+        write_in(folder, name, content, mode=mode)
+
+
+def write_in(folder: Folder, name: str, content: bytes, *, mode: int | None = None) -> None:
+    """Replace the content of a file of an open folder as `write_atomic` does; of a link the link itself.
+
+    Raises:
+        OSError: it cannot be written; the old content is still there.
+    """
     if mode is None:
         with suppress(FileNotFoundError):
-            mode = os.stat(path).st_mode & 0o7777
+            status = os.lstat(folder.at(name))
+            mode = status.st_mode & 0o7777 if stat.S_ISREG(status.st_mode) else None
     sweep(folder)
     with NewFile(folder) as new:
         if mode is not None:
             os.fchmod(new.fd, mode)
         new.write(content)
         os.fsync(new.fd)
-        new.publish(path, replace=True)
-    sync_folder(folder)
+        new.publish(folder.at(name), replace=True)
+    folder.sync()
 
 
-def sweep(folder: str) -> None:
-    """Remove the temporary files that killed writers left in `folder`; one that cannot be removed stays."""
+def _follow(path: str) -> tuple[Folder, str]:
+    """Open the folder that a file is in, and give its name there, where links at the end of `path` are followed."""
+    owner, path = 0, os.path.join(os.getcwd(), path) if not os.path.isabs(path) else path
+    for _ in range(_MOST_LINKS):
+        above, name = os.path.split(path)
+        if not name:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        folder = open_folder(above, open_to_all=True)
+        if owner not in (0, os.geteuid(), folder.owner()):
+            raise PlacementError(
+                f"{path} is behind a link of another user's (uid {owner}), and its folder is not his",
+                f"name {path} itself (`ls -l {above}`)",
+            )
+        try:
+            status = os.lstat(folder.at(name))
+        except FileNotFoundError:
+            return folder, name
+        if not stat.S_ISLNK(status.st_mode):
+            return folder, name
+        owner = owner if owner not in (0, os.geteuid()) else status.st_uid
+        path = os.path.join(above, os.readlink(folder.at(name)))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def sweep(folder: Folder | str) -> None:
+    """Remove the temporary files that killed writers left in a folder; one that cannot be removed stays."""
+    at = folder.at() if isinstance(folder, Folder) else folder
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(at) as entries:
             leftovers = [e for e in entries if e.name.startswith(TEMPORARY)]
     except OSError:
         return
@@ -163,7 +209,7 @@ def sweep(folder: str) -> None:
                 if time.time() - os.lstat(path).st_ctime > _FRESH_S:
                     os.unlink(path)
                 continue
-            if not entry.is_file():
+            if not entry.is_file(follow_symlinks=False):
                 continue
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:

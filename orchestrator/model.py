@@ -117,7 +117,8 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
     `private`: the framework rewrites the file in place, so it must not share an inode with the blob. `target`: the
     path becomes a symlink with this text, which leads to another place of the same file. `unpack`: the path is a
-    folder that holds the archive's content.
+    folder that holds the archive's content. `own`: a folder above it that must be this user's, as anyone could have
+    made it before, and the environment variable that names another one.
     """
 
     path: str
@@ -125,6 +126,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     private: bool = False
     target: str = ""
     unpack: bool = False
+    own: tuple[str, str] | None = None
 
 
 class ExtraFile(msgspec.Struct, frozen=True, gc=False):

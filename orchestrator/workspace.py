@@ -93,7 +93,7 @@ def run_context(
     context: Context, space: Workspace, emit: Callable[[Event], None], options: Options | None = None
 ) -> RunContext:
     """Make what all stages of one run over a workspace share."""
-    store = Store(space.store, context.state, context.stop, space.shared)
+    store = Store(space.store, context.state, context.stop, space.shared, space.trust.roots or ())
     counts = Counts(manifest=", ".join(manifest.file for manifest in space.manifests), store=space.store)
     return RunContext(
         context,
@@ -291,8 +291,10 @@ def store_path(context: Context, site: Site | None, flag: str | None) -> str:
 
 
 def store_at(context: Context, site: Site | None, path: str) -> Store:
-    """Return the store at a path where no manifest is involved, shared if the site file says so."""
-    return Store(path, context.state, context.stop, site is not None and site.shared)
+    """Return the store at a path where no manifest is involved, with what the site file says of it."""
+    if site is None:
+        return Store(path, context.state, context.stop)
+    return Store(path, context.state, context.stop, site.shared, site.trust.roots or ())
 
 
 def _site(context: Context, problems: list[Problem]) -> Site | None:

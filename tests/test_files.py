@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import files
-from orchestrator.errors import Stopped
+from orchestrator.errors import PlacementError, Stopped
 
 
 @pytest.fixture(params=["unnamed", "named"])
@@ -68,6 +68,35 @@ def test_write_atomic_keeps_the_mode_and_writes_through_a_link(folder: str) -> N
     assert Path(f"{folder}/real/f").read_text() == "new"
     assert os.stat(f"{folder}/real/f").st_mode & 0o777 == 0o640
     assert os.listdir(f"{folder}/real") == ["f"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_write_atomic_follows_another_users_link_to_what_is_his_only(folder: str) -> None:
+    for name, owner in (("his", 65534), ("ours", 0)):
+        os.mkdir(f"{folder}/{name}")
+        os.chown(f"{folder}/{name}", owner, owner)
+        os.symlink(f"{name}/f", f"{folder}/to-{name}")
+        os.lchown(f"{folder}/to-{name}", 65534, 65534)
+    files.write_atomic(f"{folder}/to-his", b"new")
+    assert Path(f"{folder}/his/f").read_bytes() == b"new"
+    with pytest.raises(PlacementError, match="another user's"):
+        files.write_atomic(f"{folder}/to-ours", b"new")
+    assert os.listdir(f"{folder}/ours") == []
+
+
+def test_what_somebody_put_in_a_files_place_is_not_taken_for_it(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.rename
+
+    def exchanged(source: str, target: str) -> None:
+        os.unlink(source)
+        os.symlink("/etc/passwd", source)
+        real(source, target)
+
+    Path(f"{folder}/f").write_text("old")
+    with files.NewFile(folder) as new:
+        monkeypatch.setattr(os, "rename", exchanged)
+        with pytest.raises(FileExistsError, match="just now"):
+            new.publish(f"{folder}/f", replace=True)
 
 
 def test_sweep_takes_the_dead_ones_and_leaves_the_living(own_home: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import PlacementError, StoreError
-from orchestrator.folders import open_folder, read_regular
+from orchestrator.folders import Folders, open_folder, open_regular, read_regular
 
 OTHER = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
@@ -99,3 +99,40 @@ def test_only_small_regular_files_are_read(tmp_path: Path) -> None:
     for name, limit in (("file", 9), ("link", 99), ("fifo", 99)):
         with pytest.raises(OSError, match=name):
             read_regular(f"{tmp_path}/{name}", limit)
+
+
+def test_of_many_folders_a_few_stay_open_and_whoever_holds_one_keeps_it(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    folders = Folders()
+    held, name = folders.in_folder(f"{tmp_path}/0/w.pth", make=True)
+    for number in range(1, 50):
+        folders.open(f"{tmp_path}/{number}", make=True)
+        assert folders.open(f"{tmp_path}/{number}").fd == folders.open(f"{tmp_path}/{number}").fd
+    assert len(os.listdir("/proc/self/fd")) <= before + 20
+    assert os.readlink(held.at()) == f"{tmp_path}/0"
+    Path(held.at(name)).touch()
+    del folders, held
+    assert len(os.listdir("/proc/self/fd")) <= before  # what earlier tests left may have been collected
+    assert (tmp_path / "0" / "w.pth").exists()
+
+
+@as_root
+def test_root_makes_no_folder_that_it_would_refuse(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        for _ in range(2):
+            open_folder(f"{tmp_path}/a/b", make=True).close()
+    finally:
+        os.umask(old)
+
+
+def test_nothing_but_a_regular_file_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "way").symlink_to("fifo")
+    os.mkfifo(tmp_path / "fifo")
+    for name, follow in (("file", False), ("link", True)):
+        os.close(open_regular(f"{tmp_path}/{name}", follow=follow))
+    for name, follow in (("link", False), ("fifo", False), ("way", True), ("", True)):
+        with pytest.raises(OSError, match=str(tmp_path)):
+            open_regular(f"{tmp_path}/{name}", follow=follow)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator.engine import weak_pins
 from orchestrator.engine.scan import is_inode, leads_into
 from orchestrator.files import reason
+from orchestrator.folders import Folder, Folders
+from orchestrator.placement import tree
 from orchestrator.store import extra_files, records, seal, tree_records
 
 if TYPE_CHECKING:
@@ -64,9 +66,11 @@ def find(store: Store, host: str, space: Workspace, also: Iterable[Wanted] = ())
     found = LeftPlaces([], [], [])
     named = {place.path for w in space.wanted for place in w.places}
     candidates: list[tuple[RecordFile, str, PlaceRecord]] = []
+    wanted = weak_pins.with_known_sha256(store, space.wanted)
+    extra = {each.path for w in space.wanted if w.extra_files for each in extra_files.of(store, w)}
     for manifest in space.manifests:
         record = records.read(store, manifest.file, unless=named)
-        if record is None or not (unwanted := _unwanted(store, manifest, record, space)):
+        if record is None or not (unwanted := _unwanted(manifest, record, wanted, extra)):
             continue
         if note := _why_unknown(host, manifest, record, space):
             found.notes.append(note)
@@ -100,23 +104,24 @@ def remove(store: Store, left: LeftPlace) -> bool:
     Raises:
         OSError: the disk said no.
     """
+    folders = Folders(store.trusted, open_to_all=True)
+    folder, name = folders.in_folder(left.path)
     if left.kind == "tree":
-        listings = _listings(store, left.made)
-        for name in left.files:
-            if tree_records.is_whole(store, left.path, name, listings):
-                os.unlink(f"{left.path}/{name}")
-        for folder, _, _ in os.walk(left.path, topdown=False):
-            with suppress(OSError):  # something is in it that is not ours
-                os.rmdir(folder)
+        with folder.below(name) as place:
+            if os.fstat(place.fd).st_ino != left.identity[0]:
+                return False
+            tree.clear(store, place, left.files)
+        with suppress(OSError):  # something is in it that is not ours
+            os.rmdir(folder.at(name))
         return True
     try:
-        status = os.lstat(left.path)
+        status = os.lstat(folder.at(name))
     except FileNotFoundError:
         return False
     if (status.st_ino, status.st_mtime_ns) != left.identity:
         return False
-    os.unlink(left.path)
-    _tidy_hub_cache(left.path)
+    os.unlink(folder.at(name))
+    _tidy_hub_cache(folders, left.path)
     return True
 
 
@@ -137,12 +142,16 @@ def forget(store: Store, space: Workspace, found: LeftPlaces, removed: Collectio
             records.forget(store, manifest, paths, store.stop)
 
 
-def _unwanted(store: Store, manifest: Manifest, record: RecordFile, space: Workspace) -> dict[str, PlaceRecord]:
-    """Give the recorded places of one manifest, other than places of wanted files, that nothing here names."""
+def _unwanted(
+    manifest: Manifest, record: RecordFile, all_wanted: Sequence[Wanted], extra: set[str]
+) -> dict[str, PlaceRecord]:
+    """Give the recorded places of one manifest, other than places of wanted files, that nothing here names.
+
+    `all_wanted` are the files of all manifests, `extra` the paths of their extra files.
+    """
     if not record.places:
         return {}
-    extra = {each.path for w in space.wanted if w.extra_files for each in extra_files.of(store, w)}
-    wanted = [w for w in weak_pins.with_known_sha256(store, space.wanted) if w.manifest == manifest.file]
+    wanted = [w for w in all_wanted if w.manifest == manifest.file]
     digests = {w.sha256 for w in wanted}
     with_layout = {model.name for model in manifest.models if model.layouts}
     by_layout = {w.sha256 for w in wanted if w.model in with_layout}
@@ -287,29 +296,36 @@ def _judge_tree(store: Store, left: LeftPlace, status: os.stat_result, claimed: 
     return left._replace(size_bytes=size, frees_bytes=size, files=ours)
 
 
-def _tidy_hub_cache(path: str) -> None:
+def _tidy_hub_cache(folders: Folders, path: str) -> None:
     """Where a blob or a ref of a hub's cache was removed: remove the links to it, and the folders that are empty then.
 
     A snapshot's file is a link `../../blobs/ETAG` (huggingface_hub's "Understand caching"); orch records only the blob.
     """
-    folder = os.path.dirname(path)
-    repository = os.path.dirname(folder)
-    if os.path.basename(folder) not in ("blobs", "refs") or "--" not in os.path.basename(repository):
+    above, kind = os.path.split(os.path.dirname(path))
+    if kind not in ("blobs", "refs") or "--" not in os.path.basename(above):
         return
-    for above, _, names in os.walk(f"{repository}/snapshots"):
-        for name in names:
-            pointer = f"{above}/{name}"
-            if os.path.islink(pointer) and os.path.normpath(f"{above}/{os.readlink(pointer)}") == path:
-                os.unlink(pointer)
-                _remove_empty(above, repository)
-    _remove_empty(folder, os.path.dirname(repository))
+    hub, name = folders.in_folder(above)
+    with hub.below(name) as repository:
+        with suppress(FileNotFoundError, NotADirectoryError), repository.below("snapshots") as snapshots:
+            _remove_pointers(snapshots, path)
+        for each in ("snapshots", kind):
+            with suppress(OSError):  # something is in it
+                os.rmdir(repository.at(each))
+    with suppress(OSError):
+        os.rmdir(hub.at(name))
 
 
-def _remove_empty(folder: str, top: str) -> None:
-    """Remove a folder and those above it, below `top`, as long as nothing is in them."""
-    while folder.startswith(f"{top}/"):
-        try:
-            os.rmdir(folder)
-        except OSError:
-            return
-        folder = os.path.dirname(folder)
+def _remove_pointers(snapshots: Folder, path: str) -> None:
+    """Remove the links to `path` below a folder, and each folder that is empty then."""
+    changed: set[str] = set()
+    for above, folders, names, fd in os.fwalk(".", topdown=False, dir_fd=snapshots.fd):
+        for name in (*names, *folders):
+            below = os.path.normpath(f"{above}/{name}")
+            with suppress(OSError):  # no link, or something is in the folder
+                if below in changed:
+                    os.rmdir(name, dir_fd=fd)
+                elif os.path.normpath(f"{snapshots.path}/{above}/{os.readlink(name, dir_fd=fd)}") == path:
+                    os.unlink(name, dir_fd=fd)
+                else:
+                    continue
+                changed.add(os.path.normpath(above))

@@ -1,4 +1,7 @@
-"""`orch export --format mirror`: write an offline mirror, a folder of verified files laid out as their URLs."""
+"""`orch export --format mirror`: write an offline mirror, a folder of verified files laid out as their URLs.
+
+The folder may be on somebody's disk: no link in it is followed, and all names in it go by descriptors.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from orchestrator import checksums, events, files, urls
+from orchestrator import checksums, events, urls
 from orchestrator import files as files_
 from orchestrator import manifest as manifests
-from orchestrator.commands.verify import read_text as sums_text
 from orchestrator.engine.scan import State, look_at
 from orchestrator.errors import DigestError, ManifestError, OrchError, PlacementError, Problem, Stopped, TransferError
+from orchestrator.folders import open_folder, open_regular, read_regular
 from orchestrator.manifest import lock_path
 from orchestrator.model import Place
 from orchestrator.placement import link
@@ -33,7 +36,9 @@ if TYPE_CHECKING:
     from orchestrator.commands.export import ExportEntry
     from orchestrator.context import Context
     from orchestrator.events import Event, Summary
+    from orchestrator.folders import Folder
     from orchestrator.manifest import Prefix
+    from orchestrator.model import Wanted
     from orchestrator.store import Store
 
 
@@ -74,14 +79,18 @@ def export(
     if lacking:
         counts.present = len(files) - len(lacking)
         return counts.summary(context.monotonic() - began)
+    top = None
     try:
-        _prepare(folder)
-        with files_.locked(folder, context.stop, lambda: emit(events.Noticed(f"{folder}: waiting for another export"))):
+        top = open_folder(folder, make=True, open_to_all=True)
+        _prepare(top)
+        with files_.locked(
+            top.at(), context.stop, lambda: emit(events.Noticed(f"{folder}: waiting for another export"))
+        ):
             for name in METADATA:
-                refuse_symlinks(folder, name)
-            results = _fill(context, store, folder, paths, here)
+                refuse_symlinks(top, name)
+            results = _fill(context, store, top, paths, here)
             results |= _name_by_queries(
-                folder, base, {path: e for path, e in paths.items() if not isinstance(results[path], OrchError)}
+                top, base, {path: e for path, e in paths.items() if not isinstance(results[path], OrchError)}
             )
             for entry in files:
                 how, w = results[path_of(entry)], entry.wanted
@@ -92,67 +101,83 @@ def export(
                     how = "present" if how == "present" else "placed"
                     emit(events.Finished(w.model, w.file, how, "", "", w.size or 0))
             good = {path: entry for path, entry in paths.items() if not isinstance(results[path], OrchError)}
-            for notice in write_metadata(folder, rules, good):
+            for notice in write_metadata(top, rules, good):
                 emit(events.Noticed(notice))
     except Stopped:
         pass  # the files written so far are whole, and the next export continues from there
     except OSError as error:
-        raise files_.write_error(error, error.filename or folder) from error
+        shown = str(error.filename or folder)
+        raise files_.write_error(error, shown.replace(top.at(), folder) if top else shown) from error
     return counts.summary(context.monotonic() - began, stopped=context.stop.code)
 
 
 def _fill(
-    context: Context, store: Store, folder: str, paths: Mapping[str, ExportEntry], here: Mapping[str, str]
+    context: Context, store: Store, top: Folder, paths: Mapping[str, ExportEntry], here: Mapping[str, str]
 ) -> dict[str, str | OrchError]:
-    """Put each file below `folder`; return how each was made, `present` if it was there, or its error."""
+    """Put each file below the mirror; return how each was made, `present` if it was there, or its error."""
     results: dict[str, str | OrchError] = {}
     todo: list[str] = []
-    for below in sorted({folder, f"{folder}/{MANIFESTS}", *(os.path.dirname(f"{folder}/{path}") for path in paths)}):
-        files_.sweep(below)
+    for below in sorted({"", MANIFESTS, *(os.path.dirname(path) for path in paths)}):
+        with suppress(OSError), top.below(below) as folder:
+            files_.sweep(folder)
     for path, entry in paths.items():
-        w = entry.wanted
         try:
-            refuse_symlinks(folder, path)
+            refuse_symlinks(top, path)
         except PlacementError as error:
             results[path] = error
             continue
-        state = look_at(store, f"{folder}/{path}", w.sha256, w.size)
-        if state is State.UNSEALED and check.check(context, [(w.sha256, f"{folder}/{path}")])[0].is_good:
-            state = State.SEALED  # a disk without nanoseconds, which another machine has written
         results[path] = "present"
-        if state is not State.SEALED:
+        if not _is_there(context, store, top, path, entry.wanted):
             todo.append(path)
     blobs_ = [path for path in todo if here[path] == store.blob(paths[path].wanted.sha256)]
-    places = [(paths[path].wanted.sha256, Place(f"{folder}/{path}")) for path in blobs_]
+    places = [(paths[path].wanted.sha256, Place(f"{top.path}/{path}")) for path in blobs_]
     over = {place.path: found for _, place in places if (found := link.stamp(place.path)) is not None}
-    results.update(zip(blobs_, link.put_all(context, store, places, over), strict=True))
+    real = os.readlink(top.at())
+    on_stick = msgspec.structs.replace(store, trusted=(*store.trusted, real))  # which everyone can write, as disks are
+    results.update(zip(blobs_, link.put_all(context, on_stick, places, over), strict=True))
     for path in todo:
         if path not in blobs_:
-            results[path] = _copy(context, here[path], f"{folder}/{path}", paths[path].wanted.sha256)
+            results[path] = _copy(context, here[path], top, path, paths[path].wanted.sha256)
     return results
 
 
-def _name_by_queries(folder: str, base: str, entries: Mapping[str, ExportEntry]) -> dict[str, PlacementError]:
+def _is_there(context: Context, store: Store, top: Folder, path: str, wanted: Wanted) -> bool:
+    """Whether the mirror has a file, by its seal; or by its bytes, on a disk without nanoseconds."""
+    state = look_at(store, f"{top.at()}/{path}", wanted.sha256, wanted.size)
+    if state is not State.UNSEALED:
+        return state is State.SEALED
+    try:
+        with top.below(os.path.dirname(path)) as folder:
+            fd = open_regular(folder.at(os.path.basename(path)))
+    except OSError:
+        return False
+    try:
+        return check.check(context, [(wanted.sha256, f"/proc/{os.getpid()}/fd/{fd}")])[0].is_good
+    finally:
+        os.close(fd)
+
+
+def _name_by_queries(top: Folder, base: str, entries: Mapping[str, ExportEntry]) -> dict[str, PlacementError]:
     """Give files whose URL has a query the names that file:// and rsync:// ask for; return the failures by path."""
     failed = {}
     for path, entry in entries.items():
-        if "?" in entry.url and not name_by_query(folder, path, entry.url) and not base.startswith("http"):
+        if "?" in entry.url and not name_by_query(top, path, entry.url) and not base.startswith("http"):
             why = f"no file on this disk can be called as {entry.url}, and {base.partition(':')[0]}:// asks for that"
             failed[path] = PlacementError(why, "serve the mirror by http: --url http://HOST/FOLDER/")
     return failed
 
 
-def _copy(context: Context, source: str, target: str, sha256: str) -> str | OrchError:
+def _copy(context: Context, source: str, top: Folder, path: str, sha256: str) -> str | OrchError:
     """Copy a file from a place, since its blob is not in the store, and verify the copy."""
+    target = f"{top.path}/{path}"
     try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with files_.NewFile(os.path.dirname(target)) as new:
-            with open(source, "rb") as src, open(new.fd, "wb", closefd=False) as dst:
+        with top.below(os.path.dirname(path), make=True) as folder, files_.NewFile(folder) as new:
+            with open(open_regular(source, follow=True), "rb") as src, open(new.fd, "wb", closefd=False) as dst:
                 shutil.copyfileobj(src, dst, 1 << 20)
             os.fsync(new.fd)
             if not check.check(context, [(sha256, new.path)])[0].is_good:
                 return DigestError(f"{source}: wrong bytes", f"see `orch verify`; the copy was dropped ({target})")
-            new.publish(target, replace=True)
+            new.publish(folder.at(os.path.basename(path)), replace=True)
     except OSError as error:
         return files_.write_error(error, target)
     return "copy"
@@ -167,21 +192,22 @@ def _sealed(store: Store, entry: ExportEntry) -> str:
     return next((path for path, state in looks if state is State.SEALED), "")
 
 
-def _prepare(folder: str) -> None:
-    """Make the folder, or check that it is a mirror of ours; the marker is written before anything else."""
-    os.makedirs(folder, exist_ok=True)
-    if is_ours(folder):
+def _prepare(top: Folder) -> None:
+    """Check that the folder is empty, or a mirror of ours; the marker is written before anything else."""
+    if is_ours(top):
         return
-    others = [n for n in os.listdir(folder) if n not in (MARKER, *_OF_DISKS) and not n.startswith(files_.TEMPORARY)]
+    there = os.listdir(top.at())
+    others = [n for n in there if n not in (MARKER, *_OF_DISKS) and not n.startswith(files_.TEMPORARY)]
     if others:
-        hint = f"choose an empty folder, or a mirror that orch made (`ls -A {folder}`)"
-        raise PlacementError(f"{folder} has other things in it", hint, "foreign")
-    write_marker(folder, {})
+        hint = f"choose an empty folder, or a mirror that orch made (`ls -A {top.path}`)"
+        raise PlacementError(f"{top.path} has other things in it", hint, "foreign")
+    write_marker(top, {})
 
 
 SITE, SUMS, READ, MANIFESTS = "orch.yaml", "SHA256SUMS", "README.txt", "manifests"
 MARKER = ".orch.json"  # written before anything else, so that an interrupted export is recognised
 METADATA = (MARKER, SITE, SUMS, READ, MANIFESTS)
+_MOST_BYTES = 1 << 28  # of one text in a mirror, such as the SHA256SUMS of a million files
 _FIRST = "# Everything from the mirror that `orch export` made: copy this to ~/.config/orch.yaml."
 README = """\
 A mirror of model weights, made by `orch export --format mirror`. On a machine without the network:
@@ -248,41 +274,43 @@ def prefix(url: str, base: str) -> Prefix:
     return manifests.prefix(origin(url), (f"{base.rstrip('/')}/{quote(_host(url), safe=':')}/",), "--url")
 
 
-def is_ours(folder: str) -> bool:
+def is_ours(top: Folder) -> bool:
     """Whether `orch export` made this folder: it has the marker, or the site file of an older orch without marker."""
-    if read_marker(folder) is not None:
-        return True
-    try:
-        with open(f"{folder}/{SITE}", encoding="utf-8", errors="replace") as file:
-            return file.readline().startswith(_FIRST[:40])
-    except OSError:
-        return False
+    return read_marker(top) is not None or _read(top, SITE).startswith(_FIRST[:40])
 
 
-def read_marker(folder: str) -> dict[str, str] | None:
+def read_marker(top: Folder) -> dict[str, str] | None:
     """Read a mirror's marker: a digest of where each manifest came from, by its name; None if it is no mirror."""
     try:
-        with open(f"{folder}/{MARKER}", "rb") as file:
-            return msgspec.json.decode(file.read(1 << 24), type=_Marker).manifests
-    except (OSError, msgspec.MsgspecError, RecursionError):
+        return msgspec.json.decode(_read(top, MARKER), type=_Marker).manifests
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 
-def write_marker(folder: str, manifests_: Mapping[str, str]) -> None:
+def _read(top: Folder, path: str) -> str:
+    """Read a text of the mirror; "" where there is none, or something else."""
+    try:
+        with top.below(os.path.dirname(path)) as folder:
+            return read_regular(folder.at(os.path.basename(path)), _MOST_BYTES).decode(errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+def write_marker(top: Folder, manifests_: Mapping[str, str]) -> None:
     """Mark a folder as a mirror of ours.
 
     Raises:
         OSError: it cannot be written.
         PlacementError: there is a symbolic link in its place.
     """
-    _write(folder, MARKER, json.dumps({"made_by": "orch export", "manifests": dict(manifests_)}, indent=1) + "\n")
+    _write(top, MARKER, json.dumps({"made_by": "orch export", "manifests": dict(manifests_)}, indent=1) + "\n")
 
 
-def write_metadata(folder: str, rules: Mapping[str, Prefix], good: Mapping[str, ExportEntry]) -> list[str]:
+def write_metadata(top: Folder, rules: Mapping[str, Prefix], good: Mapping[str, ExportEntry]) -> list[str]:
     """Write the manifests with their locks, SHA256SUMS, README and site file; entries of earlier exports stay.
 
     Args:
-        folder: the mirror.
+        top: the mirror.
         rules: the prefix rules by the beginnings of URLs.
         good: the exported files by their paths in the mirror.
 
@@ -295,43 +323,45 @@ def write_metadata(folder: str, rules: Mapping[str, Prefix], good: Mapping[str, 
     """
     notices = []
     for manifest in sorted({entry.wanted.manifest for entry in good.values()}):
-        name = _name_of(folder, manifest)
+        name = _name_of(top, manifest)
         if name != os.path.basename(manifest):
             notices.append(
                 f"{MANIFESTS}/{name}: another manifest called {os.path.basename(manifest)} is in this mirror"
             )
         for source, called in ((manifest, name), (lock_path(manifest), lock_path(name))):
             if os.path.exists(source):
-                _write(folder, f"{MANIFESTS}/{called}", read_text(source))
+                _write(top, f"{MANIFESTS}/{called}", read_text(source))
             if os.path.exists(signature_path(source)):
-                _write(folder, f"{MANIFESTS}/{signature_path(called)}", read_text(signature_path(source)))
+                _write(top, f"{MANIFESTS}/{signature_path(called)}", read_text(signature_path(source)))
     sums = {path: entry.wanted.sha256 for path, entry in good.items()}
-    if os.path.exists(f"{folder}/{SUMS}"):
-        for old in checksums.parse(sums_text(f"{folder}/{SUMS}")).entries:
-            if old.kind == "sha256" and os.path.exists(f"{folder}/{old.path}"):
-                sums.setdefault(old.path, old.hex)
-    _write(folder, SUMS, "".join(checksums.sums_line(sha256, path) for path, sha256 in sorted(sums.items())))
-    _write(folder, READ, README)
-    _write(folder, SITE, _site(folder, rules))
+    for old in checksums.parse(_read(top, SUMS)).entries:
+        if old.kind == "sha256" and os.path.exists(f"{top.at()}/{old.path}"):
+            sums.setdefault(old.path, old.hex)
+    _write(top, SUMS, "".join(checksums.sums_line(sha256, path) for path, sha256 in sorted(sums.items())))
+    _write(top, READ, README)
+    _write(top, SITE, _site(top, rules))
     return notices
 
 
-def refuse_symlinks(folder: str, path: str) -> None:
+def refuse_symlinks(top: Folder, path: str) -> None:
     """Check that no part of `path`, relative to the mirror, is a symbolic link, which could lead out of it.
 
     Raises:
         PlacementError: one is.
     """
-    at = folder
+    at = ""
     for name in path.split("/"):
         at = f"{at}/{name}"
-        if os.path.islink(at):
+        if os.path.islink(f"{top.at()}{at}"):
+            shown = f"{top.path}{at}"
             raise PlacementError(
-                f"{at} is a symbolic link, and a mirror has none there", f"remove it: `rm {shlex.quote(at)}`", "foreign"
+                f"{shown} is a symbolic link, and a mirror has none there",
+                f"remove it: `rm {shlex.quote(shown)}`",
+                "foreign",
             )
 
 
-def name_by_query(folder: str, path: str, url: str) -> bool:
+def name_by_query(top: Folder, path: str, url: str) -> bool:
     """Make a symlink to a file whose name has the URL's query in it, which file:// and rsync:// take for a path.
 
     A slash in the query (Nextcloud: `download?path=%2F&files=x`) makes folders of it.
@@ -345,50 +375,51 @@ def name_by_query(folder: str, path: str, url: str) -> bool:
     if any(name in (".", "..") or "\0" in name for name in names):
         return False
     name = "/".join((path.partition("/")[0], *names))
-    whole = f"{folder}/{name}"
+    above, base = os.path.split(name)
     try:
-        refuse_symlinks(folder, os.path.dirname(name))
-        target = os.path.relpath(f"{folder}/{path}", os.path.dirname(whole))
-        if os.path.islink(whole) and os.readlink(whole) == target:
-            return True
-        os.makedirs(os.path.dirname(whole), exist_ok=True)
-        os.symlink(target, whole)
+        refuse_symlinks(top, above)
+        target = os.path.relpath(path, above)
+        with top.below(above, make=True) as folder:
+            if os.path.islink(folder.at(base)) and os.readlink(folder.at(base)) == target:
+                return True
+            os.symlink(target, folder.at(base))
     except (OSError, PlacementError):
-        return os.path.exists(whole) and os.path.samefile(whole, f"{folder}/{path}")
+        whole = f"{top.at()}/{name}"
+        return os.path.exists(whole) and os.path.samefile(whole, f"{top.at()}/{path}")
     return True
 
 
-def _write(folder: str, path: str, text: str) -> None:
+def _write(top: Folder, path: str, text: str) -> None:
     """Write a text file into the mirror, atomically and only if it changes."""
-    refuse_symlinks(folder, path)
-    content, whole = text.encode(errors="surrogateescape"), f"{folder}/{path}"
-    with suppress(OSError), open(whole, "rb") as file:
-        if file.read() == content:
-            return
-    os.makedirs(os.path.dirname(whole), exist_ok=True)
-    files.write_atomic(whole, content)
+    refuse_symlinks(top, path)
+    above, base = os.path.split(path)
+    if text == _read(top, path):
+        return
+    with top.below(above, make=True) as folder:
+        files_.write_in(folder, base, text.encode(errors="surrogateescape"))
 
 
-def _name_of(folder: str, manifest: str) -> str:
+def _name_of(top: Folder, manifest: str) -> str:
     """A manifest's name in the mirror: its own, or with its folder's name added if another manifest has that."""
-    marker = read_marker(folder) or {}
+    marker = read_marker(top) or {}
     mine = hashlib.sha256(os.fsencode(f"{os.uname().nodename}:{manifest}")).hexdigest()
     stem, ending = os.path.splitext(os.path.basename(manifest))
     beside = os.path.basename(os.path.dirname(manifest)) or "root"
     for name in (f"{stem}{ending}", f"{stem}-{beside}{ending}", f"{stem}-{mine[:12]}{ending}"):
-        path = f"{folder}/{MANIFESTS}/{name}"
+        path = f"{MANIFESTS}/{name}"
         if marker.get(name) == mine:
             return name
-        if name not in marker and (not os.path.lexists(path) or read_text(path) == read_text(manifest)):
+        is_free = not os.path.lexists(f"{top.at()}/{path}")
+        if name not in marker and (is_free or _read(top, path) == read_text(manifest)):
             break
-    write_marker(folder, {**marker, name: mine})
+    write_marker(top, {**marker, name: mine})
     return name
 
 
-def _site(folder: str, rules: Mapping[str, Prefix]) -> str:
+def _site(top: Folder, rules: Mapping[str, Prefix]) -> str:
     """The text of the site file, with the rules of earlier exports; JSON strings are valid YAML."""
-    text = f"{folder}/{SITE}"
-    old = manifests.parse_site(read_text(text), text).mirrors if os.path.exists(text) else ()
+    text = _read(top, SITE)
+    old = manifests.parse_site(text, f"{top.path}/{SITE}").mirrors if text else ()
     base = next(iter(rules.values())).urls[0].rpartition("/")[0].rpartition("/")[0]
     whole = {rule.origin: rule for rule in (*(prefix(rule.origin, base) for rule in old), *rules.values())}
     lines = [_FIRST, "mirrors:"]

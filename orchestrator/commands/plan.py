@@ -15,6 +15,7 @@ from orchestrator.engine.run import group
 from orchestrator.engine.scan import FileState, RecordIndex, State, leads_into, scan, warn_of_size
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
 from orchestrator.formats import wrong_file
+from orchestrator.placement import link
 from orchestrator.programs import find_backends, install_hint
 from orchestrator.sources.route import Routes
 from orchestrator.store import blobs, partials
@@ -69,6 +70,7 @@ class _Planner:
         self._run = run
         store = run.store
         self._records = RecordIndex(store)
+        self._judged_folders: set[str] = set()
         self._programs: dict[str, Program] | None = None
         self._begun, self._bundled = disk_space.with_partials(store), partials.batch_remains(store)
         self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
@@ -121,6 +123,8 @@ class _Planner:
         for path, state in file_state.states:
             if state is State.SEALED:
                 continue
+            if path in links:
+                link.judge_folder(self._run.store, links[path], self._judged_folders)
             if state in (State.OBSTRUCTED, State.UNKNOWN):
                 raise told(path, state, w.size)
             if state in (State.ABSENT, State.OUTDATED) or (self._offer and self._offer.path == path):

@@ -247,7 +247,9 @@ def gc_roots(context: Context, store: Store, space: Workspace | None) -> GcRoots
             continue
         found.placed.update((made["sha256"], path) for path, made in record.places.items())
         recorded = {made["sha256"] for made in record.places.values()}
-        found.digests |= {sha256 for path, sha256 in _made(record) if _leads_in(store, path, sha256)}
+        found.digests |= {
+            made["sha256"] for path, made in record.places.items() if _leads_in(store, path, made["sha256"])
+        }
         if _is_idle(context, record) and record.manifest not in done:
             found.idle.append(record.file)
         if record.host != context.hostname:
@@ -349,10 +351,6 @@ def _digests_in(path: str) -> set[str]:
             return {match.lower() for match in _DIGEST.findall(file.read())}
     except OSError:
         return set()
-
-
-def _made(record: records.RecordFile) -> list[tuple[str, str]]:
-    return [(path, made["sha256"]) for path, made in record.places.items()]
 
 
 def _leads_in(store: Store, path: str, sha256: str) -> bool:

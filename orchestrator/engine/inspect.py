@@ -1,7 +1,12 @@
-"""Read what the status of a place or blob could not settle: adopt right bytes, take wrong ones out of the way."""
+"""Read what the status of a place or blob could not settle: adopt right bytes, take wrong ones out of the way.
+
+Others may write into the folders of places: what stands there is opened once, then read, sealed and compared by its
+descriptor; of a name nothing but the name is removed, by its folder's descriptor.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,10 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from orchestrator.engine import weak_pins
+from orchestrator.engine.opened import Facts, OpenedFile, facts, is_at, open_file, open_in_tree
 from orchestrator.engine.scan import RecordIndex, State, blob_size, is_inode, judge, leads_into, warn_of_size
 from orchestrator.errors import HeldError, OrchError, PlacementError, Stopped, StoreError
 from orchestrator.events import Finished, Mismatched, Noticed
 from orchestrator.files import place_error, reason, store_error, temporary
+from orchestrator.folders import Folders
 from orchestrator.formats import lfs, wrong_file
 from orchestrator.model import Link, Place
 from orchestrator.placement import allow, link
@@ -53,14 +60,22 @@ class Due(NamedTuple):
 class Inspection:
     """Reads what stands at all places of one artifact, and its blob, in one thread.
 
-    `artifact` has its sha256 once right bytes were read; `was_quarantined` says whether wrong bytes of ours were taken
+    `judged_folders` are folders in which places may be, as far as this run knows, and takes more of them. `artifact`
+    has its sha256 once right bytes were read; `was_quarantined` says whether wrong bytes of ours were taken
     away, `reused_bytes` how many bytes of files that were here before us are right.
     """
 
     def __init__(
-        self, run: RunContext, records: RecordIndex, artifact: Artifact, file_states: Sequence[FileState]
+        self,
+        run: RunContext,
+        records: RecordIndex,
+        artifact: Artifact,
+        file_states: Sequence[FileState],
+        *,
+        judged_folders: set[str],
     ) -> None:
         self.run, self.records, self.artifact, self.file_states = run, records, artifact, file_states
+        self.folders, self._judged_folders = Folders(run.store.trusted), judged_folders
         self.was_quarantined = False
         self.reused_bytes = 0
 
@@ -80,6 +95,8 @@ class Inspection:
                 continue
             try:
                 place = links.get(path)
+                if place is not None:
+                    link.judge_folder(self.run.store, place, self._judged_folders)
                 due = (
                     self._judge_tree(wanted, place, state)
                     if place is not None and place.unpack
@@ -107,8 +124,8 @@ class Inspection:
         if state == "absent":
             for file_state in self.file_states:
                 for path in file_state.good:
-                    if os.path.isfile(path):
-                        self._copy_in(path)
+                    with suppress(OSError, PlacementError), open_file(self.folders, path) as opened:
+                        self._copy_in(opened)
                         if blobs.blob_state(run.store, artifact.sha256, artifact.size) == "sealed":
                             return True
         return state == "sealed"
@@ -136,28 +153,36 @@ class Inspection:
             raise _foreign(path, "something else stands there, of another kind")
         if state is State.OUTDATED:
             return Due(spot, over, self._previous(path))
-        before = _status(path)
-        if before is None:
+        if _status(path) is None:
             return self._displace(wanted, spot, over, f"a link to {os.readlink(path)}, where nothing is", "")
-        verdict = None if read else self._read(path, before)
+        with _opened(run, self.folders, path) as opened:
+            return self._judge_opened(wanted, spot, opened, is_place=place is not None, read=read)
+
+    def _judge_opened(
+        self, wanted: Wanted, spot: Place, opened: OpenedFile, *, is_place: bool, read: bool
+    ) -> Due | None:
+        """Read a file for `_judge_file`."""
+        run, path, over = self.run, opened.path, opened.stamp
+        verdict = None if read else self._read(opened)
         if verdict is not None and verdict.is_good:
             self._learn(verdict.sha256)
-            if wanted.allow and place is not None:
-                allow.check(path, wanted, run.context.stop)
-            self._take_in(wanted, path, before)
+            if wanted.allow and is_place:
+                named = msgspec.structs.replace(wanted, file=wanted.file or os.path.basename(path))
+                allow.check(opened.content, named, run.context.stop)
+            self._take_in(wanted, opened)
             return None
         found = verdict.sha256 if verdict is not None else ""
         recorded = self.records.ours(path)
         if found and any(found in (made["sha256"], made.get("old")) for made in recorded):
             return Due(spot, over, found)  # an earlier version that was only touched
-        if not self.artifact.is_unpinned and self._is_ours(path, read=read):
+        if not self.artifact.is_unpinned and self._is_ours(opened, read=read):
             try:
-                quarantine_file(run, self.records, self.artifact, self.file_states, wanted, path)
+                quarantine_file(self, wanted, opened)
             except OSError as error:
                 raise _cannot(run.store, path, error) from error
             self.was_quarantined = True
             return Due(spot, link.stamp(path))  # a link of ours still stands
-        return self._displace(wanted, spot, over, _called(path), found)
+        return self._displace(wanted, spot, over, _called(opened), found, opened.content)
 
     def _previous(self, path: str) -> str:
         """The digest of the version that stands at a place, for whom it is told to."""
@@ -165,42 +190,43 @@ class Inspection:
             return os.path.basename(os.readlink(path))
         return self.records.previous(path, os.lstat(path), self.artifact.sha256)
 
-    def _is_ours(self, path: str, *, read: bool) -> bool:
-        status = os.lstat(path)
-        if os.path.islink(path):
-            return leads_into(self.run.store, os.readlink(path))
-        if self.records.is_ours(path, status, self.artifact.sha256):
+    def _is_ours(self, opened: OpenedFile, *, read: bool) -> bool:
+        if opened.text:
+            return leads_into(self.run.store, opened.text)
+        if self.records.is_ours(opened.path, opened.own, self.artifact.sha256):
             return True
         # Read, and wrong under a whole seal: bytes that rot in a copy of what we made, wherever it was moved from.
-        mine = [made["sha256"] for made in self.records.ours(path)]
-        return read and any(seal.fits(self.run.store, status, sha256, None) for sha256 in mine)
+        mine = [made["sha256"] for made in self.records.ours(opened.path)]
+        return read and any(seal.fits(self.run.store, opened.own, sha256, None) for sha256 in mine)
 
-    def _read(self, path: str, before: os.stat_result) -> check.Verdict | None:
+    def _read(self, opened: OpenedFile) -> check.Verdict | None:
         """Judge the bytes; None where their number alone says that they are others.
 
         Raises:
             PlacementError, UnreadableError: the disk does not give them.
         """
         true_size = blob_size(self.run.store, self.artifact.sha256)
-        if true_size is not None and before.st_size != true_size:
+        if true_size is not None and opened.status.st_size != true_size:
             return None
-        verdict = weak_pins.prove(self.run.context, self.artifact, path)
+        verdict = weak_pins.prove(self.run.context, self.artifact, opened.content)
         if verdict.error is not None:
-            raise _cannot(self.run.store, path, verdict.error)
+            raise _cannot(self.run.store, opened.path, verdict.error)
         return verdict
 
     def _learn(self, sha256: str) -> None:
         blobs.learn(self.run.store, sha256, self.artifact.pins)
         self.artifact = msgspec.structs.replace(self.artifact, sha256=sha256)
 
-    def _displace(self, wanted: Wanted, place: Place, over: link.Stamp | None, what: str, found: str) -> Due:
-        """Say why what stands at a place, and is not ours, may make room.
+    def _displace(
+        self, wanted: Wanted, place: Place, over: link.Stamp | None, what: str, found: str, content: str = ""
+    ) -> Due:
+        """Say why what stands at a place, and is not ours, may make room; `content` is a path of the open file.
 
         Raises:
             PlacementError: it may not.
         """
         path = place.path
-        if not os.path.islink(path) and is_pointer_to(path, wanted):
+        if content and not os.path.islink(path) and is_pointer_to(content, wanted):
             self.run.emit(Noticed(f"{path}: a Git LFS pointer to the very file that is wanted is replaced by it"))
             return Due(place, over, displaced="a Git LFS pointer to the file that was wanted", found=found)
         if self.run.options.force:
@@ -208,10 +234,8 @@ class Inspection:
             return Due(place, over, displaced="replaced (--force)", found=found)
         if self.artifact.is_unpinned:
             raise _foreign(path, "a file stands there, and no digest says whether it is the one that is wanted")
-        raise _foreign(
-            path,
-            f"{what} stands there with other bytes{check.diagnose_file(path, wrong_file.expected_file(wanted)).after}",
-        )
+        why = check.diagnose_file(content, wrong_file.expected_file(wanted)).after if content else ""
+        raise _foreign(path, f"{what} stands there with other bytes{why}")
 
     def _judge_tree(self, wanted: Wanted, place: Place, state: State) -> Due | None:
         """Look into what stands unsealed where an archive is to be unpacked."""
@@ -223,7 +247,7 @@ class Inspection:
         if state is State.OUTDATED:
             return self._due_tree(place, self._previous_tree(path))
         if self.records.is_our_tree(path):
-            checked = check_tree(self.run, wanted, path, read=state is State.WRONG)
+            checked = check_tree(self, wanted, path, read=state is State.WRONG)
             return None if checked is State.SEALED else self._due_tree(place)
         if state is State.UNVERIFIED and self._take_in_tree(wanted, path):
             return None
@@ -255,8 +279,10 @@ class Inspection:
         if wanted.allow:
             each = msgspec.structs.replace(wanted, places=())  # judged by its own bytes, as in the archive
             for name in tree_records.read(run.store, wanted.sha256):
-                allow.check(f"{path}/{name}", each, run.context.stop)
-        _attest_tree(run.store, path, files)
+                with _opened(run, self.folders, f"{path}/{name}") as opened:
+                    named = msgspec.structs.replace(each, file=each.file or os.path.basename(name))
+                    allow.check(opened.content, named, run.context.stop)
+        _attest_tree(run, self.folders, path, files)
         self._record_right(wanted, path, ours=False)
         run.emit(Noticed(f"{path}: bytes are right, adopted"))
         return True
@@ -265,31 +291,29 @@ class Inspection:
         made = (made["sha256"] for made in self.records.ours(path))
         return next((sha256 for sha256 in made if sha256 != self.artifact.sha256), "")
 
-    def _take_in(self, wanted: Wanted, path: str, before: os.stat_result) -> None:
+    def _take_in(self, wanted: Wanted, opened: OpenedFile) -> None:
         """Seal right bytes; a user's own file also goes into the store (reflink or copy) and is recorded.
 
         Of a user's file nothing but the mtime's nanoseconds changes; of what a link leads to nothing at all.
         """
-        run, sha256 = self.run, self.artifact.sha256
-        after = os.stat(path)
-        if _facts(before) != _facts(after):
+        run, sha256, path, size = self.run, self.artifact.sha256, opened.path, opened.status.st_size
+        if not opened.is_unchanged():
             raise _foreign(path, "something is writing into it just now")
-        linked = os.path.islink(path)
-        ours = self._is_ours(path, read=False)
+        ours = self._is_ours(opened, read=False)
         is_blob = path == run.store.blob(sha256)
-        if not linked and not is_blob and blobs.blob_state(run.store, sha256, wanted.size) == "absent":
-            if self._move_in(wanted, path, after):
-                self.reused_bytes += after.st_size
+        if not opened.text and not is_blob and blobs.blob_state(run.store, sha256, wanted.size) == "absent":
+            if self._move_in(wanted, opened):
+                self.reused_bytes += size
                 run.emit(Noticed(f"{path}: bytes are right, moved into the store; the place is a hard link now"))
                 return
-            self._copy_in(path)
-        seal.attest(run.store, path, sha256, touch=ours or not linked, read_only=ours)
+            self._copy_in(opened)
+        opened.attest(run.store, sha256, ours=ours)
         self._record_right(wanted, path, ours=ours)
         if not ours:
-            self.reused_bytes += after.st_size
+            self.reused_bytes += size
         run.emit(Noticed(f"{path}: bytes are right, {'sealed again' if ours else 'adopted'}"))
-        if wanted.size not in (None, after.st_size):
-            warn_of_size(wanted, after.st_size, run.emit)
+        if wanted.size not in (None, size):
+            warn_of_size(wanted, size, run.emit)
 
     def _record_right(self, wanted: Wanted, path: str, *, ours: bool) -> None:
         """Record what was found right: a copy of what we made there stays ours, all else is its owner's."""
@@ -309,7 +333,7 @@ class Inspection:
         made = records.seen(path, self.artifact.sha256, mode, how)
         records.record(run.store, run.context.hostname, wanted.manifest, {path: made}, run.context.stop)
 
-    def _move_in(self, wanted: Wanted, path: str, status: os.stat_result) -> bool:
+    def _move_in(self, wanted: Wanted, opened: OpenedFile) -> bool:
         """Let a user's right file become the blob, of which its place is a hard link then (`adopt: move`).
 
         Only where the manifest or the command asks for it, where the place may be a hard link, and of a file that
@@ -318,7 +342,7 @@ class Inspection:
         Returns:
             Whether it is done. If not, the store gets a copy, as without `adopt: move`.
         """
-        run, sha256 = self.run, self.artifact.sha256
+        run, sha256, path, status = self.run, self.artifact.sha256, opened.path, opened.status
         place = next((place for place in wanted.places if place.path == path), None)
         if (run.options.adopt or wanted.adopt) != "move" or place is None or place.private:
             return False
@@ -327,12 +351,12 @@ class Inspection:
         # Not a partial: a program could be told to go on with one, and would write into the user's file.
         name = temporary(os.path.dirname(run.store.blob(sha256)))
         try:
-            os.link(path, name, follow_symlinks=False)
+            os.link(opened.at, name, follow_symlinks=False)
         except OSError as error:  # the store is on another file system
             run.emit(Noticed(f"{path}: copied into the store, not moved ({reason(error)})"))
             return False
         try:
-            if _facts(os.lstat(name)) != _facts(status):
+            if facts(os.lstat(name)) != facts(status):
                 raise _foreign(path, "something is writing into it just now")
             self._record(wanted, path, Link.HARD.value, "found")  # before, so that a kill leaves it ours
             blobs.commit(run.store, [(name, sha256)])
@@ -342,9 +366,9 @@ class Inspection:
                 os.unlink(name)
         return True
 
-    def _copy_in(self, path: str) -> None:
+    def _copy_in(self, opened: OpenedFile) -> None:
         """Give the store its own copy of right bytes; where there is no room the place alone must do."""
-        run, sha256 = self.run, self.artifact.sha256
+        run, sha256, path = self.run, self.artifact.sha256, opened.path
         try:
             partial = partials.acquire(run.store, sha256)
         except HeldError:
@@ -352,7 +376,7 @@ class Inspection:
         try:
             partial.empty()
             try:
-                blobs.copy(path, partial.file)
+                blobs.copy(opened.fd, partial.file)
             except OSError as error:
                 run.emit(Noticed(f"{path}: no copy in the store ({reason(error)})"))
                 return
@@ -362,14 +386,21 @@ class Inspection:
             partial.discard()
 
 
-def quarantine_file(
-    run: RunContext,
-    known: RecordIndex,
-    artifact: Artifact,
-    file_states: Collection[FileState],
-    wanted: Wanted,
-    path: str,
-) -> list[Sharer]:
+def _opened(run: RunContext, folders: Folders, path: str) -> OpenedFile:
+    """Open what stands at a path.
+
+    Raises:
+        PlacementError, UnreadableError: it is no file, or cannot be read.
+    """
+    try:
+        return open_file(folders, path)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ELOOP):
+            raise _foreign(path, "something else stands there, of another kind") from error
+        raise _cannot(run.store, path, error) from error
+
+
+def quarantine_file(inspection: Inspection, wanted: Wanted, opened: OpenedFile) -> list[Sharer]:
     """Take a wrong file of ours away, together with every place and blob that is the same inode.
 
     It goes to quarantine; or, where its pieces are known and nothing here has the right bytes, only its bad pieces
@@ -381,17 +412,17 @@ def quarantine_file(
 
     Raises:
         StoreError: the disk said no.
-        OSError: the place cannot be read or changed.
+        PlacementError, OSError: the place cannot be read or changed.
         Stopped: a stop was asked for.
     """
-    store, sha256 = run.store, artifact.sha256
-    subject, blob = os.readlink(path) if os.path.islink(path) else path, store.blob(artifact.key)
-    status = os.lstat(subject)
-    needed = not _is_elsewhere(run, artifact, file_states, status)
-    damage = repair.examine(subject, artifact, run.context.stop) if needed else None
-    found = damage.found if damage else check.digest(subject, run.context.stop)
-    words = damage.words if damage else check.diagnose_file(subject, wrong_file.expected_file(wanted)).words
-    shared = _sharers(known, sha256, status)
+    run, artifact, path = inspection.run, inspection.artifact, opened.path
+    store, sha256, status = run.store, artifact.sha256, opened.status
+    subject, blob = store.blob(os.path.basename(opened.text)) if opened.text else path, store.blob(artifact.key)
+    needed = not _is_elsewhere(run, artifact, inspection.file_states, status)
+    damage = repair.examine(opened.content, artifact, run.context.stop) if needed else None
+    found = damage.found if damage else check.digest(opened.content, run.context.stop)
+    words = damage.words if damage else check.diagnose_file(opened.content, wrong_file.expected_file(wanted)).words
+    shared = _sharers(inspection.records, sha256, status)
     about = {
         "expected": artifact.expected,
         "source": f"written into: {path}",
@@ -399,12 +430,14 @@ def quarantine_file(
         "why": "it was changed since it was verified",
     }
     victim = blob if is_inode(blob, status) else subject
-    names = _Names(victim, {subject, *(each.path for each in shared)} - {victim}, status)
+    names = _Names(inspection.folders, victim, {subject, *(each.path for each in shared)} - {victim}, opened)
     shared = [each for each in shared if each.path != path]
     if shared:
         records.begin_repair(store, artifact.key, shared, run.context.stop)
     folder = _donate(run, artifact, names, damage, about) if damage else ""
-    folder = folder or quarantine.move_in(store, victim, found, {**about, "place": path}, kind=quarantine.DISPLACED)
+    if not folder:
+        at = names.at_victim()
+        folder = quarantine.move_in(store, at, found, {**about, "place": path}, kind=quarantine.DISPLACED)
     _unlink(run, names)
     run.emit(Mismatched(wanted.model, wanted.file, path, artifact.expected, found, folder, words))
     return shared
@@ -436,9 +469,26 @@ def _is_elsewhere(
 class _Names(NamedTuple):
     """The names of one inode with wrong bytes: the one that is moved, and the others, which go."""
 
+    folders: Folders
     victim: str
     others: Collection[str]
-    status: os.stat_result
+    opened: OpenedFile
+
+    @property
+    def status(self) -> os.stat_result:
+        """That of the file."""
+        return self.opened.status
+
+    def at_victim(self) -> str:
+        """The path of the name that is moved, by its folder's descriptor.
+
+        Raises:
+            PlacementError: it is another file by now.
+        """
+        folder, name = self.folders.in_folder(self.victim)
+        if not is_at(folder.at(name), self.status):
+            raise _foreign(self.victim, "it was changed just now")
+        return folder.at(name)
 
 
 def _donate(run: RunContext, artifact: Artifact, names: _Names, damage: Damage, about: Mapping[str, str]) -> str:
@@ -456,13 +506,15 @@ def _donate(run: RunContext, artifact: Artifact, names: _Names, damage: Damage, 
         if PartialState(partial, artifact.size).good_bytes() >= damage.pieces.size - damage.bad_bytes:
             return ""
         bad = " ".join(f"{start}-{end}" for start, end in damage.bad)
-        note = {**about, "bad": bad}
-        folder = quarantine.keep_ranges(store, names.victim, damage.found, damage.bad, note, kind=quarantine.DISPLACED)
+        note = {**about, "bad": bad, "place": names.victim}
+        content = names.opened.content
+        folder = quarantine.keep_ranges(store, content, damage.found, damage.bad, note, kind=quarantine.DISPLACED)
         _unlink(run, names)  # nobody may see it change, and it can be moved only if nobody else has it
         with disk(store.path):
-            repair.request_pieces(partial, damage, names.victim)
-            if os.path.lexists(names.victim):
-                os.unlink(names.victim)
+            at = names.at_victim()
+            repair.request_pieces(partial, damage, at)
+            if is_at(at, names.status):
+                os.unlink(at)
         return folder
     finally:
         partial.release()
@@ -473,12 +525,15 @@ def _unlink(run: RunContext, names: _Names) -> None:
     for path in names.others:
         if is_inode(path, names.status):
             try:
-                os.unlink(path)
-            except OSError as error:
-                run.emit(Noticed(f"{path}: it shares the wrong bytes and cannot be removed ({reason(error)})"))
+                folder, name = names.folders.in_folder(path)
+                if is_at(folder.at(name), names.status):
+                    os.unlink(folder.at(name))
+            except (OSError, PlacementError) as error:
+                why = reason(error) if isinstance(error, OSError) else error.message
+                run.emit(Noticed(f"{path}: it shares the wrong bytes and cannot be removed ({why})"))
 
 
-def check_tree(run: RunContext, wanted: Wanted, folder: str, *, read: bool = False) -> State:
+def check_tree(inspection: Inspection, wanted: Wanted, folder: str, *, read: bool = False) -> State:
     """Hash the files of a tree whose seals are broken: wrong ones go to quarantine.
 
     Args:
@@ -490,6 +545,7 @@ def check_tree(run: RunContext, wanted: Wanted, folder: str, *, read: bool = Fal
     Raises:
         StoreError, Stopped, OSError.
     """
+    run = inspection.run
     listing = tree_records.read(run.store, wanted.sha256)
     state = State.SEALED if listing else State.ABSENT
     old = tree_records.standing_in(run.store, folder)
@@ -501,28 +557,37 @@ def check_tree(run: RunContext, wanted: Wanted, folder: str, *, read: bool = Fal
         rotten = {name: verdict for name, verdict in zip(whole, verdicts, strict=True) if not verdict.is_good}
     for name in (*broken, *rotten):
         path, (_, sha256) = f"{folder}/{name}", listing[name]
-        linked = tree_records.is_behind_link(folder, name)
         if not os.path.lexists(path):
             run.emit(Noticed(f"{path} is missing: the archive is unpacked again"))
             state = State.ABSENT
         elif not os.path.isfile(path) or (name not in rotten and tree_records.is_whole(run.store, folder, name, old)):
             state = State.ABSENT  # an earlier archive's, which the new one replaces; or nothing that can be read
-        elif (verdict := rotten.get(name) or check.check(run.context, [(sha256, path)])[0]).error is not None:
-            raise place_error(verdict.error, path)
-        elif verdict.is_good:
-            if linked:
-                seal.remember(run.store, path, sha256)
-            else:
-                seal.attest(run.store, path, sha256, read_only=True)
-                run.emit(Noticed(f"{path}: bytes are right, sealed again"))
         else:
-            found, where = verdict.sha256, ""
-            if not linked:  # what a link leads to is not ours, whoever made the link
-                about = {"expected": sha256, "source": f"written into: {path}", "model": wanted.model, "place": path}
-                where = quarantine.move_in(run.store, path, found, about, kind=quarantine.DISPLACED)
-            run.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, where))
-            state = State.ABSENT
+            try:
+                opened = open_in_tree(inspection.folders, folder, name)
+            except OSError as error:
+                raise place_error(error, path) from error
+            with opened:
+                verdict = rotten.get(name) or check.check(run.context, [(sha256, opened.content)])[0]
+                if verdict.error is not None:
+                    raise place_error(verdict.error, path)
+                if not verdict.is_good:
+                    _quarantine_in_tree(run, wanted, opened, sha256, verdict.sha256)
+                    state = State.ABSENT
+                    continue
+                opened.attest(run.store, sha256, ours=not opened.is_behind_link)
+                if not opened.is_behind_link:
+                    run.emit(Noticed(f"{path}: bytes are right, sealed again"))
     return state
+
+
+def _quarantine_in_tree(run: RunContext, wanted: Wanted, opened: OpenedFile, sha256: str, found: str) -> None:
+    """Take a wrong file of a tree away; what a link leads to is not ours, whoever made the link."""
+    path, where = opened.path, ""
+    if not opened.is_behind_link:
+        about = {"expected": sha256, "source": f"written into: {path}", "model": wanted.model, "place": path}
+        where = quarantine.move_in(run.store, opened.at, found, about, kind=quarantine.DISPLACED)
+    run.emit(Mismatched(wanted.model, wanted.file, path, sha256, found, where))
 
 
 def prove_unwritten(run: RunContext, todo: Sequence[FileState]) -> list[FileState]:
@@ -533,13 +598,13 @@ def prove_unwritten(run: RunContext, todo: Sequence[FileState]) -> list[FileStat
     Returns:
         The others, and those that a stop left unread.
     """
-    records = RecordIndex(run.store)
+    records, folders = RecordIndex(run.store), Folders(run.store.trusted)
     left: list[FileState] = []
     rest = iter(todo)
     for file_state in rest:
         wanted = file_state.wanted
         try:
-            right = all(_is_right(run, records, wanted, *each) for each in file_state.states)
+            right = all(_is_right(run, records, folders, wanted, each) for each in file_state.states)
         except (OrchError, Stopped):  # no sha256sum, or a stop: what was not read is not known
             left += [file_state, *rest]
             break
@@ -551,30 +616,33 @@ def prove_unwritten(run: RunContext, todo: Sequence[FileState]) -> list[FileStat
     return left
 
 
-def _is_right(run: RunContext, records: RecordIndex, wanted: Wanted, path: str, state: State) -> bool:
+def _is_right(
+    run: RunContext, records: RecordIndex, folders: Folders, wanted: Wanted, found: tuple[str, State]
+) -> bool:
     """Whether what stands at one place is right, sealed or not."""
-    store = run.store
+    store, (path, state) = run.store, found
     if state is State.SEALED:
         return True
     place = next((place for place in wanted.places if place.path == path), None)
     if place is not None and place.unpack:
-        return state is State.UNVERIFIED and _is_tree_right(run, wanted, path)
+        return state is State.UNVERIFIED and _is_tree_right(run, folders, wanted, path)
     if state not in (State.UNVERIFIED, State.LINKED, State.MODIFIED, State.FOREIGN):
         return False
     if judge(store, records, wanted, path, place) is State.SEALED:
         return True
-    verdict = weak_pins.prove(run.context, wanted, path)
-    if not verdict.is_good:
-        return False
-    seal.attest(store, path, verdict.sha256, touch=not os.path.islink(path))
-    return True
+    with _opened(run, folders, path) as opened:
+        verdict = weak_pins.prove(run.context, wanted, opened.content)
+        if verdict.is_good:
+            opened.attest(store, verdict.sha256, ours=False)
+    return verdict.is_good
 
 
-def read_tree(run: RunContext, wanted: Wanted, folder: str) -> dict[str, str] | None:
+def read_tree(run: RunContext, wanted: Wanted, folder: str) -> dict[str, tuple[str, Facts]] | None:
     """Hash the files of an archive that stand unsealed in a folder.
 
     Returns:
-        Their digests by name where all are right; None where one is wrong, or the archive's files are not known.
+        By name the digest of each, and what tells that it is still the one that was read, where all are right; None
+        where one is wrong, or the archive's files are not known.
 
     Raises:
         PlacementError: the disk does not give one, or something writes into it.
@@ -588,31 +656,36 @@ def read_tree(run: RunContext, wanted: Wanted, folder: str) -> dict[str, str] | 
             raise place_error(verdict.error, f"{folder}/{name}")
     if not listing or not all(verdict.is_good for verdict in verdicts):
         return None
-    after = [_status(f"{folder}/{name}") for name in files]
-    if list(map(_facts, before)) != list(map(_facts, after)):
-        raise _foreign(folder, "something is writing into it just now")
-    return files
+    found = {}
+    for (name, sha256), first in zip(files.items(), before, strict=True):
+        now = _status(f"{folder}/{name}")
+        if first is None or now is None or facts(first) != facts(now):
+            raise _foreign(folder, "something is writing into it just now")
+        found[name] = (sha256, facts(now))
+    return found
 
 
-def _facts(status: os.stat_result | None) -> tuple[int, int, int] | None:
-    """What changes where a file is written or replaced; None of one that is not there."""
-    return None if status is None else (status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _attest_tree(store: Store, folder: str, files: Mapping[str, str]) -> None:
+def _attest_tree(run: RunContext, folders: Folders, folder: str, files: Mapping[str, tuple[str, Facts]]) -> None:
     """Seal right files of a folder; those behind a link are only remembered."""
-    for name, sha256 in files.items():
-        seal.attest(store, f"{folder}/{name}", sha256, touch=not tree_records.is_behind_link(folder, name))
+    for name, (sha256, read) in files.items():
+        try:
+            opened = open_in_tree(folders, folder, name)
+        except OSError as error:
+            raise place_error(error, f"{folder}/{name}") from error
+        with opened:
+            if facts(opened.status) != read:
+                raise _foreign(folder, "something is writing into it just now")
+            opened.attest(run.store, sha256, ours=False)
 
 
-def _is_tree_right(run: RunContext, wanted: Wanted, folder: str) -> bool:
+def _is_tree_right(run: RunContext, folders: Folders, wanted: Wanted, folder: str) -> bool:
     try:
         files = read_tree(run, wanted, folder)
+        if files is None:
+            return False
+        _attest_tree(run, folders, folder, files)
     except PlacementError:
         return False
-    if files is None:
-        return False
-    _attest_tree(run.store, folder, files)
     return True
 
 
@@ -635,11 +708,9 @@ def _status(path: str) -> os.stat_result | None:
     return None
 
 
-def _called(path: str) -> str:
+def _called(opened: OpenedFile) -> str:
     """What people call a file that orch did not make."""
-    if os.path.islink(path):
-        return f"a link to {os.readlink(path)}, a foreign file,"
-    return "a foreign file"
+    return f"a link to {opened.text}, a foreign file," if opened.text else "a foreign file"
 
 
 def _unknown(path: str) -> PlacementError:

@@ -16,6 +16,8 @@ from orchestrator.engine.bugs import foreseen
 from orchestrator.engine.scan import replaced_models
 from orchestrator.errors import OrchError, PlacementError, Stopped, StoreError
 from orchestrator.events import Finished, Noticed, Placed, Replaced
+from orchestrator.files import place_error
+from orchestrator.folders import Folders
 from orchestrator.model import Link, Place
 from orchestrator.placement import allow, link
 from orchestrator.store import quarantine, records
@@ -230,12 +232,18 @@ def _record(run: RunContext, items: Iterable[InstallItem]) -> None:
 
 def _put(run: RunContext, items: Sequence[InstallItem], *, together: bool) -> None:
     """Make all places; what is displaced has a second name in quarantine before it loses its own."""
-    dues = [(item, due) for item in items for due in item.dues]
     kept: dict[str, str] = {}
-    for item, due in dues:
-        if due.displaced and not due.place.unpack and due.place.path not in kept:
-            about = {"model": item.wanted.model, "expected": item.sha256, "why": due.displaced}
-            kept[due.place.path] = quarantine.secure(run.store, due.place.path, due.found or "unread", about)
+    folders = Folders(run.store.trusted)
+    for item in items:
+        for due in item.dues:
+            try:
+                if due.displaced and not due.place.unpack and due.place.path not in kept:
+                    kept[due.place.path] = _secure(run, folders, item, due)
+            except PlacementError as error:
+                item.error, item.dues = error, ()
+                break
+    failed = together and any(item.error is not None for item in items)
+    dues = [(item, due) for item in items for due in item.dues if not failed]
     make = link.switch_all if together else link.put_all
     results = make(
         run.context,
@@ -260,6 +268,17 @@ def _put(run: RunContext, items: Sequence[InstallItem], *, together: bool) -> No
             continue
         back = f"orch quarantine restore {os.path.basename(second)} --store {run.store.path} --to PATH"
         run.emit(Noticed(f"{path}: what stood there is kept in {second}; to have it back: `{back}`"))
+
+
+def _secure(run: RunContext, folders: Folders, item: InstallItem, due: Due) -> str:
+    """Give what is displaced a second name in quarantine. Raises as `quarantine.secure`; and PlacementError."""
+    path = due.place.path
+    about = {"model": item.wanted.model, "expected": item.sha256, "why": due.displaced, "place": path}
+    try:
+        folder, name = folders.in_folder(path)
+    except OSError as error:
+        raise place_error(error, path) from error
+    return quarantine.secure(run.store, folder.at(name), due.found or "unread", about)
 
 
 def _finish_records(run: RunContext, items: Iterable[InstallItem]) -> None:

@@ -138,18 +138,18 @@ def _write_extra_files(run: RunContext, marked: Sequence[Wanted]) -> None:
         if w.model in failed:
             continue
         try:
-            for wish in extra_files.of(store, w):
-                how = link.write_extra_file(store, context.hostname, w.manifest, wish)
+            for extra in extra_files.of(store, w):
+                how = link.write_extra_file(store, context.hostname, w.manifest, extra)
                 if how in ("made", "back"):
                     run.counts.changed = True
-                    run.emit(events.Placed(w.model, w.file, wish.path, extra_files.LINK))
+                    run.emit(events.Placed(w.model, w.file, extra.path, extra_files.LINK))
                 if how == "back":
-                    run.emit(events.Noticed(f"{wish.path}: somebody had moved it; it says `{wish.text[:80]}` again"))
+                    run.emit(events.Noticed(f"{extra.path}: somebody had moved it; it says `{extra.text[:80]}` again"))
                 elif how == "other":
-                    run.emit(events.Noticed(f"{wish.path}: left as it is; it does not say `{wish.text[:80]}`"))
+                    run.emit(events.Noticed(f"{extra.path}: left as it is; it does not say `{extra.text[:80]}`"))
         except Exception as error:
             run.counts.take_back(w)
-            run.fail(w, foreseen(context, store.path, error, [wish.path for wish in w.extra_files]))
+            run.fail(w, foreseen(context, store.path, error, [extra.path for extra in w.extra_files]))
 
 
 def _ask(run: RunContext, fetching: Sequence[Artifact]) -> SourceStats:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from orchestrator.errors import PlacementError
 from orchestrator.store import blobs, seal
 from orchestrator.store.trust import is_trusted
 
@@ -119,6 +120,8 @@ def blob_size(store: Store, sha256: str) -> int | None:
 def judge(store: Store, records: RecordIndex, wanted: Wanted, path: str, place: Place | None) -> State:
     """Say what stands at one path: the only function that decides it. `place` is None for the blob itself."""
     sha256 = wanted.sha256
+    if place is not None and place.own is not None and _is_anothers(place.own):
+        return State.OBSTRUCTED
     if place is not None and place.unpack:
         return _judge_tree(store, records, path, sha256)
     state = look_at(store, path, sha256, wanted.size, is_blob=place is None)
@@ -134,6 +137,17 @@ def judge(store: Store, records: RecordIndex, wanted: Wanted, path: str, place: 
     if wanted.size in (None, own.st_size) or (sha256 and seal.fits(store, own, sha256, None)):
         return State.UNVERIFIED
     return State.FOREIGN if blob_size(store, sha256) != own.st_size else State.UNVERIFIED
+
+
+def _is_anothers(own: tuple[str, str]) -> bool:
+    """Whether a folder that must be this user's is another's, who could forge any seal in it."""
+    from orchestrator.folders import refuse_anothers
+
+    try:
+        refuse_anothers(*own)
+    except (PlacementError, OSError):
+        return True
+    return False
 
 
 def _judge_link(store: Store, path: str, sha256: str, place: Place | None) -> State:
@@ -154,7 +168,8 @@ def _judge_link(store: Store, path: str, sha256: str, place: Place | None) -> St
 
 def leads_into(store: Store, text: str) -> bool:
     """Whether a symbolic link with this text is one of ours: it leads to a blob of the store."""
-    return text.startswith((f"{store.path}/blobs/", f"{os.path.realpath(store.path)}/blobs/"))
+    folder, _, name = text.rpartition("/blobs/sha256/")
+    return name.isalnum() and folder in (store.path, os.path.realpath(store.path))
 
 
 def _has_no_seal(store: Store, status: os.stat_result, wanted: Wanted) -> bool:

@@ -57,6 +57,7 @@ class Scheduler:
         self._open = 0  # batches under way: each may leave something over
         self._now: dict[threading.Event, BatchTask | Batch] = {}  # what each thread is at, by the event of its end
         self._records = RecordIndex(run.store)
+        self._judged_folders: set[str] = set()
         self._installer = Installer(run, self._records, [each for _, same in groups for each in same])
         self._end: OrchError | None = None
 
@@ -218,7 +219,9 @@ class Scheduler:
         run, receipt = self._run, Receipt(attempts=task.item.attempts)
         if not run.options.offline:
             adopt(run, task.artifact)
-        inspection = Inspection(run, self._records, task.artifact, task.file_states)
+        inspection = Inspection(
+            run, self._records, task.artifact, task.file_states, judged_folders=self._judged_folders
+        )
         try:
             items = _acquire(inspection, receipt)
         finally:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NAME = "tfhub"
 SAFE = (Link.COPY,)  # an archive's files have no blobs of their own to link to
 OFFLINE: dict[str, str] = {}
+_VARIABLE = "TFHUB_CACHE_DIR"
 _NEEDS_VALUE = "tfhub needs the handle as the code that loads it writes it: `for: {tfhub: https://tfhub.dev/...}`"
 
 
@@ -29,9 +30,9 @@ def cache(context: Context) -> str:
     Raises:
         LayoutError: TFHUB_CACHE_DIR is a URL.
     """
-    if named := context.environ.get("TFHUB_CACHE_DIR"):
+    if named := context.environ.get(_VARIABLE):
         if "://" in named:
-            raise LayoutError(f"TFHUB_CACHE_DIR is not a folder of this machine: {named}")
+            raise LayoutError(f"{_VARIABLE} is not a folder of this machine: {named}")
         return base.unexpanded(context, named)
     temporary = next((t for name in ("TMPDIR", "TEMP", "TMP") if (t := context.environ.get(name))), "/tmp")  # noqa: S108
     return f"{base.unexpanded(context, temporary)}/tfhub_modules"
@@ -49,10 +50,12 @@ def layout(context: Context, model: Model, value: str) -> LayoutResult:
         raise LayoutError("tfhub wants one archive a handle")
     import hashlib  # imported here: only a model with a handle needs it
 
-    name = hashlib.sha1(value.encode(), usedforsecurity=False).hexdigest()
-    return LayoutResult(((Place(f"{cache(context)}/{name}", model.link, unpack=True),),))
+    name, folder = hashlib.sha1(value.encode(), usedforsecurity=False).hexdigest(), cache(context)
+    # In the temporary folder anyone may have made it first, and could exchange what is in it.
+    own = None if context.environ.get(_VARIABLE) else (folder, _VARIABLE)
+    return LayoutResult(((Place(f"{folder}/{name}", model.link, unpack=True, own=own),),))
 
 
 def variables(context: Context) -> dict[str, str]:
     """TFHUB_CACHE_DIR, with the folder in use."""
-    return {"TFHUB_CACHE_DIR": cache(context)}
+    return {_VARIABLE: cache(context)}

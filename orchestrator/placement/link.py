@@ -2,10 +2,13 @@
 
 Nothing is replaced that the caller did not inspect: without its word a place is made by a call that replaces nothing
 (link(2), symlink(2), linkat(2)); where it passes the stamp of what it inspected, that is compared at the last moment.
+
+The folder of a place may be another's, or a group's: it is opened once, and all names in it go by that descriptor.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -18,12 +21,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from orchestrator import files
 from orchestrator.errors import PlacementError
 from orchestrator.files import NewFile, place_error
+from orchestrator.folders import Folder, Folders, open_folder, refuse_anothers
 from orchestrator.model import Link
 from orchestrator.store import blobs, extra_files, records, seal
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from orchestrator.context import Context
@@ -41,7 +45,7 @@ _COPIES_AT_ONCE = 16  # each holds a descriptor until it is checked
 _HELD_AT_ONCE = 256  # places of one switch that are held by descriptors, three at most for each
 _TREES = (".orch-tree-", ".orch-new-", ".orch-swap-")
 _SWEEP_EVERY_S = 60.0  # seconds within which a folder is not searched again for the files of dead runs
-_swept: dict[str, float] = {}
+_swept: dict[tuple[int, int], float] = {}  # by device and inode of the folder
 
 
 def stamp(path: str) -> Stamp | None:
@@ -55,6 +59,28 @@ def stamp(path: str) -> Stamp | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def judge_folder(store: Store, place: Place, judged: set[str]) -> None:
+    """See, before a byte is fetched for a place, that its folder, or what is there of it, may be used.
+
+    Args:
+        judged: the folders of which that is known; takes this one.
+
+    Raises:
+        PlacementError: as `open_folder`; or the folder must be this user's, and is another's.
+    """
+    folder = os.path.dirname(place.path)
+    if folder in judged:
+        return
+    with suppress(OSError):  # told when the place is made
+        if place.own is not None:
+            refuse_anothers(*place.own)
+        above = folder
+        while not os.path.isdir(above):
+            above = os.path.dirname(above)
+        open_folder(above, trusted=store.trusted).close()
+    judged.add(folder)
 
 
 def put(
@@ -181,27 +207,28 @@ def switch_all(
         switch.drop()
 
 
-def sweep(store: Store, folders: Iterable[str]) -> None:
-    """Remove the unfinished files of dead runs from these folders; those of a running one stay."""
-    now = time.monotonic()
-    for folder in folders:
-        if now < _swept.get(folder, now):
-            continue
-        _swept[folder] = now + _SWEEP_EVERY_S
-        files.sweep(folder)
-        with suppress(OSError):
-            if any(name.startswith(_TREES) for name in os.listdir(folder)):
-                from orchestrator.placement import tree
+def sweep(store: Store, folder: Folder) -> None:
+    """Remove the unfinished files of dead runs from a folder; those of a running one stay."""
+    now, status = time.monotonic(), os.fstat(folder.fd)
+    key = (status.st_dev, status.st_ino)
+    if now < _swept.get(key, now):
+        return
+    _swept[key] = now + _SWEEP_EVERY_S
+    files.sweep(folder)
+    with suppress(OSError):
+        if any(name.startswith(_TREES) for name in os.listdir(folder.at())):
+            from orchestrator.placement import tree
 
-                tree.sweep(store, folder)
+            tree.sweep(store, folder)
 
 
 @dataclass(slots=True)
 class _New:
     """What is to stand at one place: a file without a name (`new`), or how to make a link (`make`).
 
-    A copy is not checked yet. The rest is of a switch: `temporary` is its name until it is renamed; `kept` a second
-    name of what it replaces, for as long as that may have to go back; `was_absent` says that nothing stood there.
+    A copy is not checked yet. The rest is of a switch: `temporary` is its name until it is renamed, and `inode` tells
+    that it is still this file that has it; `kept` a second name of what it replaces, for as long as that may have to go
+    back; `was_absent` says that nothing stood there.
     """
 
     number: int
@@ -211,6 +238,7 @@ class _New:
     new: files.NewFile | None = None
     make: Callable[[str], None] | None = None
     temporary: str = ""
+    inode: tuple[int, int] | None = None
     kept: str = ""
     was_absent: bool = False
     locks: list[int] = field(default_factory=list)  # descriptors that keep others from sweeping these names
@@ -300,10 +328,10 @@ class _PlaceSwitch:
             error = _result_or_error(partial(self._maker.exchange, made), made.place.path)
             if isinstance(error, PlacementError):
                 for before in reversed(self._made[:count]):
-                    _go_back(before)
+                    self._maker.go_back(before)
                 return made.number, error
         for made in self._made:
-            self._maker.remember(made.sha256, made.place)
+            self._maker.remember(made)
             self.results[made.number] = made.how
         return None
 
@@ -311,10 +339,7 @@ class _PlaceSwitch:
         """Remove what is left under temporary names."""
         for made in self._made:
             made.close()
-            for path in (made.temporary, made.kept):
-                if path:
-                    with suppress(OSError):
-                        os.unlink(path)
+            self._maker.drop_names(made)
 
 
 def _accept(verdict: Verdict, place: Place) -> None:
@@ -331,17 +356,8 @@ def _accept(verdict: Verdict, place: Place) -> None:
         )
 
 
-def _go_back(made: _New) -> None:
-    """Give a place back what it held before the switch; one that is new goes, what cannot go back stays."""
-    with suppress(OSError):
-        if made.kept:
-            os.rename(made.kept, made.place.path)
-        elif made.was_absent:
-            os.unlink(made.place.path)
-
-
 class _PlaceMaker:
-    """Makes places; remembers the device of each folder, and which devices have no reflinks."""
+    """Makes places; keeps the folders open that it used last, and remembers which devices have no reflinks."""
 
     def __init__(
         self,
@@ -353,16 +369,19 @@ class _PlaceMaker:
         tell: Callable[[str], None] | None,
     ) -> None:
         self._context, self._store, self._over, self._force, self._tell = context, store, over, force, tell
-        self._device: dict[str, int] = {}
+        self._folders = Folders(store.trusted)
+        self._swept: set[str] = set()
         self._no_reflink: set[int] = set()
 
     def unpack(self, sha256: str, place: Place) -> str:
         """Make a tree."""
         from orchestrator.placement import tree  # it imports tarfile and zipfile
 
-        over, now = self._over.get(place.path), stamp(place.path)
+        folder, name = self._in_folder(place)
+        over, now = self._over.get(place.path), stamp(folder.at(name))
         ours = over is not None and now is not None and over[:2] == now[:2]  # the rest changes with each file in it
-        tree.put(self._context, self._store, sha256, place.path, ours=ours, force=self._force, tell=self._tell)
+        spot = tree.Spot(folder, name)
+        tree.put(self._context, self._store, sha256, spot, ours=ours, force=self._force, tell=self._tell)
         return "unpacked"
 
     def put(self, number: int, sha256: str, place: Place) -> str | _New:
@@ -372,14 +391,14 @@ class _PlaceMaker:
         made = self.make(number, sha256, place)
         if made.make is not None:
             try:
-                self._link_at(sha256, place, made.make)
+                self._link_at(made, made.make)
             except OSError:
                 if not made.may_be_copy:
                     raise
                 self._copy_instead(made)
             else:
                 if made.how == "hard":
-                    self.remember(sha256, place)
+                    self.remember(made)
                 return made.how
         if made.how == "copy":
             return made
@@ -391,9 +410,9 @@ class _PlaceMaker:
 
     def make(self, number: int, sha256: str, place: Place, others: Collection[str] = ()) -> _New:
         """Make what is to stand at a place, with no name yet; `others` are the paths that are made with it."""
-        folder = self._folder(place.path)
+        folder, _ = self._in_folder(place)
         if place.target:
-            target = os.path.normpath(f"{folder}/{place.target}")
+            target = os.path.normpath(f"{os.path.dirname(place.path)}/{place.target}")
             if target not in others and not os.path.exists(target):
                 raise _leads_nowhere(place, target)
             return _New(number, "", place, "symlink", make=lambda path: os.symlink(place.target, path))
@@ -417,10 +436,11 @@ class _PlaceMaker:
         """
         if not made.temporary:
             self.give_name(made, locked=locked)
-        if self._may_replace(made.place):
-            kept = self._name_for(made, made.place.path, locked=locked)
+        folder, name = self._in_folder(made.place)
+        if self._may_replace(made.place, folder.at(name)):
+            kept = self._name_for(made, folder.at(name), locked=locked)
             with suppress(OSError):  # another user's file: it cannot go back
-                os.link(made.place.path, kept, follow_symlinks=False)
+                os.link(folder.at(name), folder.at(kept), follow_symlinks=False)
                 made.kept = kept
 
     def give_name(self, made: _New, *, locked: bool) -> None:
@@ -429,11 +449,12 @@ class _PlaceMaker:
         Raises:
             OSError: the disk said no.
         """
+        folder, _ = self._in_folder(made.place)
         if made.make is not None:
             blob = self._store.blob(made.sha256)
             temporary = self._name_for(made, blob, locked=locked and made.how == "hard")
             try:
-                made.make(temporary)
+                made.make(folder.at(temporary))
             except OSError:
                 if not made.may_be_copy:
                     raise
@@ -442,27 +463,51 @@ class _PlaceMaker:
             else:
                 made.temporary = temporary
         if made.new is not None:
-            self._seal(made.sha256, made.new)
-            temporary = files.temporary(os.path.dirname(made.place.path), locked=locked)
-            made.new.publish(temporary, replace=False)
+            self._seal(made)
+            temporary = files.temporary_name(locked=locked)
+            made.new.publish(folder.at(temporary), replace=False)
             made.temporary = temporary
-            if not locked:
-                made.close()
+        made.inode = self._inode_of(made, folder.at(made.temporary))
+        if not locked:
+            made.close()
+
+    def _inode_of(self, made: _New, path: str) -> tuple[int, int]:
+        """The device and inode of what was just made at `path`.
+
+        Raises:
+            FileExistsError: it is another file than the one that was made.
+        """
+        status = os.lstat(path)
+        inode = (status.st_dev, status.st_ino)
+        if made.new is not None:
+            own = os.fstat(made.new.fd)
+        elif made.how == "hard":
+            own = os.lstat(self._store.blob(made.sha256))
+        else:
+            if not stat.S_ISLNK(status.st_mode) or os.readlink(path) != self._text(made):
+                raise _exchanged(path)
+            return inode
+        if inode != (own.st_dev, own.st_ino):
+            raise _exchanged(path)
+        return inode
+
+    def _text(self, made: _New) -> str:
+        """What a link that was made says."""
+        return made.place.target or self._store.blob(made.sha256)
 
     def _copy_instead(self, made: _New) -> None:
         made.how, made.make = "copy", None
-        made.new = self._copy(self._store.blob(made.sha256), os.path.dirname(made.place.path))
+        made.new = self._copy(self._store.blob(made.sha256), self._in_folder(made.place)[0])
 
     def _name_for(self, made: _New, path: str, *, locked: bool) -> str:
         """A temporary name for a second link to `path`, which is locked where it can be."""
-        folder = os.path.dirname(made.place.path)
         if locked:
             with suppress(OSError):  # too many open files, another user's, or a symbolic link
                 fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
                 made.locks.append(fd)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return files.temporary(folder, locked=True)
-        return files.temporary(folder)
+                return files.temporary_name(locked=True)
+        return files.temporary_name()
 
     def exchange(self, made: _New) -> None:
         """Rename what was made to its place.
@@ -471,20 +516,50 @@ class _PlaceMaker:
             PlacementError: what stands there is not what was judged.
             OSError: the disk said no.
         """
-        with self._accepting_equal(made.sha256, made.place):
-            if self._may_replace(made.place):
-                os.rename(made.temporary, made.place.path)
+        folder, name = self._in_folder(made.place)
+        with self._accepting_equal(made):
+            if self._may_replace(made.place, folder.at(name)):
+                os.rename(folder.at(made.temporary), folder.at(name))
                 if made.how != "hard":  # of two names of one inode a rename removes neither
                     made.temporary = ""
             else:
-                files.rename_new(made.temporary, made.place.path)
+                files.rename_new(folder.at(made.temporary), folder.at(name))
                 made.temporary, made.was_absent = "", True
+            status = os.lstat(folder.at(name))
+            if (status.st_dev, status.st_ino) != made.inode:
+                self.go_back(made)
+                raise _exchanged(made.place.path)
 
-    def remember(self, sha256: str, place: Place) -> None:
-        """Note in the local state that what stands at a place is right, where its seal does not say it."""
-        if sha256:
-            with suppress(OSError):
-                seal.remember(self._store, place.path, sha256)
+    def go_back(self, made: _New) -> None:
+        """Give a place back what it held before the switch; one that is new goes, what cannot go back stays."""
+        with suppress(OSError, PlacementError):
+            folder, name = self._in_folder(made.place)
+            if made.kept:
+                os.rename(folder.at(made.kept), folder.at(name))
+            elif made.was_absent:
+                os.unlink(folder.at(name))
+
+    def drop_names(self, made: _New) -> None:
+        """Remove what is left of one file of a switch under temporary names."""
+        for temporary in (made.temporary, made.kept):
+            if temporary:
+                with suppress(OSError, PlacementError):
+                    os.unlink(self._in_folder(made.place)[0].at(temporary))
+
+    def remember(self, made: _New) -> None:
+        """Note in the local state that what was made at a place is right, where its seal does not say it."""
+        if not made.sha256 or made.how == "symlink":
+            return
+        with suppress(OSError):
+            folder, name = self._in_folder(made.place)
+            fd = os.open(folder.at(name), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                status, blob = os.fstat(fd), self._store.blob(made.sha256)
+                inode = (status.st_dev, status.st_ino)
+                if inode == made.inode or (made.how == "hard" and os.path.samestat(status, os.lstat(blob))):
+                    seal.remember(self._store, f"/proc/self/fd/{fd}", made.sha256, name=made.place.path)
+            finally:
+                os.close(fd)
 
     def finish(self, copy: _New, verdict: Verdict) -> str:
         """Give a copy its name, if its bytes are right."""
@@ -494,27 +569,33 @@ class _PlaceMaker:
 
     def put_alias(self, place: Place, failed: Mapping[str, PlacementError]) -> str:
         """Make a layout's own link to another place of the same file."""
-        folder = os.path.dirname(place.path)
-        target = os.path.normpath(f"{folder}/{place.target}")
+        target = os.path.normpath(f"{os.path.dirname(place.path)}/{place.target}")
         if target in failed:
             raise failed[target]
         if not os.path.exists(target):
             raise _leads_nowhere(place, target)
-        self._folder(place.path)
-        self._link_at("", place, lambda path: os.symlink(place.target, path))
+        made = _New(0, "", place, "symlink")
+        self._link_at(made, lambda path: os.symlink(place.target, path))
         return "symlink"
 
-    def _folder(self, path: str) -> str:
-        """The folder of a place: made where it is missing, else swept once."""
-        folder = os.path.dirname(path)
-        if folder not in self._device:
-            if os.path.isdir(folder):
-                sweep(self._store, (folder,))
-            os.makedirs(folder, exist_ok=True)
-            self._device[folder] = os.stat(folder).st_dev
-        return folder
+    def _in_folder(self, place: Place) -> tuple[Folder, str]:
+        """The open folder of a place, made where it is missing, else swept once; and the place's name there.
 
-    def _reflink(self, blob: str, folder: str, place: Place) -> files.NewFile | None:
+        Raises:
+            PlacementError: it is a folder that no place may be in.
+            OSError: it cannot be made or opened.
+        """
+        if place.own is not None:
+            refuse_anothers(*place.own)
+        folder, name = self._folders.in_folder(place.path, make=True)
+        if folder.path not in self._swept:  # later there may be names of ours that no lock protects
+            if place.own is not None and self._folders.open(place.own[0]).owner() not in (0, os.geteuid()):
+                raise PlacementError(f"{place.own[0]} was exchanged just now", f"set {place.own[1]}", "foreign")
+            self._swept.add(folder.path)
+            sweep(self._store, folder)
+        return folder, name
+
+    def _reflink(self, blob: str, folder: Folder, place: Place) -> files.NewFile | None:
         """Clone a blob into a file without a name; None where there is no reflink from the one to the other.
 
         Raises:
@@ -530,12 +611,12 @@ class _PlaceMaker:
         new.__exit__()
         if place.link is Link.REFLINK:
             raise PlacementError(
-                f"no reflink to {folder}: the file system has none, or it is another one", "use `link: auto`"
+                f"no reflink to {folder.path}: the file system has none, or it is another one", "use `link: auto`"
             )
-        self._no_reflink.add(self._device[folder])
+        self._no_reflink.add(os.fstat(folder.fd).st_dev)
         return None
 
-    def _copy(self, blob: str, folder: str) -> files.NewFile:
+    def _copy(self, blob: str, folder: Folder) -> files.NewFile:
         new = files.NewFile(folder, _MODE)
         try:
             blobs.copy_into(blob, new.fd, self._context.stop)
@@ -547,86 +628,96 @@ class _PlaceMaker:
     def _publish(self, made: _New) -> None:
         """Seal a new, checked file, flush it, and give it its name."""
         assert made.new is not None
-        self._seal(made.sha256, made.new)
-        with self._accepting_equal(made.sha256, made.place):
-            made.new.publish(made.place.path, replace=self._may_replace(made.place))
-        self.remember(made.sha256, made.place)
+        folder, name = self._in_folder(made.place)
+        self._seal(made)
+        with self._accepting_equal(made):
+            made.new.publish(folder.at(name), replace=self._may_replace(made.place, folder.at(name)))
+            with suppress(OSError):
+                seal.remember(self._store, made.new.path, made.sha256, name=made.place.path)
 
-    def _seal(self, sha256: str, new: files.NewFile) -> None:
-        mode = stat.S_IMODE(os.fstat(new.fd).st_mode)  # by the umask
-        seal.seal(self._store, new.path, sha256)
-        os.fchmod(new.fd, mode)
-        os.fsync(new.fd)
+    def _seal(self, made: _New) -> None:
+        assert made.new is not None
+        mode = stat.S_IMODE(os.fstat(made.new.fd).st_mode)  # by the umask
+        seal.seal(self._store, made.new.path, made.sha256, name=made.place.path)
+        os.fchmod(made.new.fd, mode)
+        os.fsync(made.new.fd)
 
-    def _link_at(self, sha256: str, place: Place, make: Callable[[str], None]) -> None:
+    def _link_at(self, made: _New, make: Callable[[str], None]) -> None:
         """Make a link at a place; by one rename where it replaces what was inspected there."""
-        with self._accepting_equal(sha256, place):
-            if not self._may_replace(place):
-                make(place.path)
+        folder, name = self._in_folder(made.place)
+        with self._accepting_equal(made):
+            if not self._may_replace(made.place, folder.at(name)):
+                make(folder.at(name))
                 return
-            temporary = files.temporary(os.path.dirname(place.path))
+            temporary = files.temporary(folder.at())
             make(temporary)
             try:
-                os.rename(temporary, place.path)
+                os.rename(temporary, folder.at(name))
             finally:  # rename(2) does nothing where both names are of one inode
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
+            self._inode_of(made, folder.at(name))
 
-    def _may_replace(self, place: Place) -> bool:
+    def _may_replace(self, place: Place, path: str) -> bool:
         """Whether a place may be replaced: what is there is what was inspected, or a link of ours; False: it is empty.
+
+        `path` is the place, by its folder's descriptor.
 
         Raises:
             PlacementError: a folder is there.
         """
-        now = stamp(place.path)
+        now = stamp(path)
         if now is None:
             return False
         if now == self._over.get(place.path):
-            if stat.S_ISDIR(os.lstat(place.path).st_mode):
+            if stat.S_ISDIR(os.lstat(path).st_mode):
                 raise _a_folder(place.path)
             return True
-        return self._is_our_link(place)
+        return self._is_our_link(place, path)
 
-    def _is_our_link(self, place: Place) -> bool:
+    def _is_our_link(self, place: Place, path: str) -> bool:
         """Whether a link into the store is there, or a layout's own link whose target is gone."""
         try:
-            text = os.readlink(place.path)
+            text = os.readlink(path)
         except OSError:
             return False
-        return text.startswith(f"{self._store.path}/") or bool(place.target and not os.path.exists(place.path))
+        return text.startswith(f"{self._store.path}/") or bool(place.target and not os.path.exists(path))
 
     @contextmanager
-    def _accepting_equal(self, sha256: str, place: Place) -> Iterator[None]:
+    def _accepting_equal(self, made: _New) -> Iterator[None]:
         """Where a file appeared at a place meanwhile: accept it if it is the right one, else raise `foreign`."""
         try:
             yield
         except FileExistsError:
-            if not self._is_right(sha256, place):
-                raise _foreign(place.path) from None
+            folder, name = self._in_folder(made.place)
+            if not self._is_right(made, folder.at(name)):
+                raise _foreign(made.place.path) from None
 
-    def _is_right(self, sha256: str, place: Place) -> bool:
+    def _is_right(self, made: _New, path: str) -> bool:
         """Whether the file at a place is the right one by its seal, since another orch made it meanwhile."""
-        status = os.lstat(place.path)
+        status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
-            return os.readlink(place.path) in (place.target, self._store.blob(sha256) if sha256 else "")
-        if not sha256:
+            blob = self._store.blob(made.sha256) if made.sha256 else ""
+            return os.readlink(path) in (made.place.target, blob)
+        if not made.sha256:
             return False
-        blob = os.stat(self._store.blob(sha256))
-        shared = (blob.st_dev, blob.st_ino) == (status.st_dev, status.st_ino)
-        return not (shared and place.private) and seal.fits(self._store, status, sha256, blob.st_size)
+        own = os.stat(self._store.blob(made.sha256))
+        shared = os.path.samestat(own, status)
+        return not (shared and made.place.private) and seal.fits(self._store, status, made.sha256, own.st_size)
 
-    def _how(self, blob: str, folder: str, place: Place) -> str:
+    def _how(self, blob: str, folder: Folder, place: Place) -> str:
         """How to make a place first: reflink, hard, symlink or copy."""
         if place.link is not Link.AUTO:
             return str(place.link.value)
-        return "reflink" if self._device[folder] not in self._no_reflink else self._hard_or_copy(blob, folder, place)
+        device = os.fstat(folder.fd).st_dev
+        return "reflink" if device not in self._no_reflink else self._hard_or_copy(blob, folder, place)
 
-    def _hard_or_copy(self, blob: str, folder: str, place: Place) -> str:
+    def _hard_or_copy(self, blob: str, folder: Folder, place: Place) -> str:
         """`hard` where blob and place share a file system and the blob is owned by this user; else `copy`."""
         if place.private:
             return "copy"
         status = os.stat(blob)
-        mine = status.st_dev == self._device[folder] and status.st_uid == os.geteuid()
+        mine = status.st_dev == os.fstat(folder.fd).st_dev and status.st_uid == os.geteuid()
         return "hard" if mine else "copy"
 
 
@@ -646,6 +737,10 @@ def _leads_nowhere(place: Place, target: str) -> PlacementError:
 
 def _a_folder(path: str) -> PlacementError:
     return PlacementError(f"{path} is a folder", f"move it away, or change `to:` ({os.path.basename(path)})")
+
+
+def _exchanged(path: str) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "another file was put there just now", path)
 
 
 def _foreign(path: str) -> PlacementError:
@@ -675,19 +770,19 @@ def write_extra_file(
         return word
     moved = had is not None and records.of(store, manifest).get(extra_file.path) != extra_files.record_of(had)
     records.record(store, host, manifest, {extra_file.path: extra_files.record_of(extra_file.text)})
-    folder = os.path.dirname(extra_file.path)
     try:
-        os.makedirs(folder, exist_ok=True)
-        sweep(store, (folder,))
+        folder, name = Folders(store.trusted).in_folder(extra_file.path, make=True)
+        path = folder.at(name)
+        sweep(store, folder)
         with NewFile(folder) as new:
             new.write(extra_file.text.encode())
             os.fsync(new.fd)
-            if had is not None and extra_files.read_text(extra_file.path) != had:
+            if had is not None and extra_files.read_text(path) != had:
                 return "other"  # it changed just now
             try:
-                new.publish(extra_file.path, replace=had is not None)
+                new.publish(path, replace=had is not None)
             except FileExistsError:
-                return "there" if extra_files.read_text(extra_file.path) == extra_file.text else "other"
+                return "there" if extra_files.read_text(path) == extra_file.text else "other"
     except OSError as error:
         raise place_error(error, extra_file.path) from error
     return "back" if moved else "made"

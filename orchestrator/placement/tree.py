@@ -1,6 +1,8 @@
 """Trees: unpack an archive, check and seal its files, and install them in a folder where other files may be.
 
-Of what is in that folder only the files of archives are ours: everything else stays where it is.
+Of what is in that folder only the files of archives are ours: everything else stays where it is. Others may write into
+it, and into the folder that it is in: all names go by descriptors, and a link leads nowhere. What is unpacked, or taken
+out, lies in a folder that nobody else may enter.
 """
 
 from __future__ import annotations
@@ -15,37 +17,56 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from orchestrator.errors import PlacementError, Stopped
-from orchestrator.files import exchange, place_error, rename_new, sync_folder
+from orchestrator.files import NewFile, exchange, place_error, rename_new, sync_folder
+from orchestrator.folders import Folder, open_regular
 from orchestrator.formats.bounded import readable
 from orchestrator.placement.archive import ArchiveError, members
 from orchestrator.store import quarantine, seal, tree_records
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from orchestrator.context import Context
     from orchestrator.placement.archive import Member
     from orchestrator.store import Store
     from orchestrator.store.tree_records import Listing
+    from orchestrator.verify.check import Verdict
 
 _SWAP = ".orch-swap-"  # a whole tree that is being exchanged with its place; it may hold files of the user
 _CHUNK_BYTES = 1 << 20
 _PREFIX = ".orch-tree-"
 _NEW = ".orch-new-"  # the folder of an unpacking before it is locked
+_INNER = ".orch-t"  # the tree itself in such a folder, which is closed to others
+
+
+class Spot(NamedTuple):
+    """The place of a tree: the open folder that it is in, and its name there."""
+
+    parent: Folder
+    name: str
+
+    @property
+    def path(self) -> str:
+        """For messages and records."""
+        return f"{self.parent.path.rstrip('/')}/{self.name}"
+
+    def at(self) -> str:
+        """The place by its parent's descriptor."""
+        return self.parent.at(self.name)
 
 
 def put(
     context: Context,
     store: Store,
     sha256: str,
-    folder: str,
+    spot: Spot,
     *,
     ours: bool = False,
     force: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> None:
-    """Unpack the archive of this digest into `folder`.
+    """Unpack the archive of this digest into the folder at `spot`.
 
     A folder that holds only our files is exchanged as a whole. Otherwise each file is moved in by itself: files that
     the archive does not have stay, and a file of an archive that somebody changed goes to quarantine.
@@ -62,69 +83,123 @@ def put(
         StoreError: the store's disk failed.
         Stopped: a stop was asked for.
     """
-    parent = os.path.dirname(folder)
-    os.makedirs(parent, exist_ok=True)
-    sweep(store, parent)
-    temporary, guard = _new_folder(parent)
+    sweep(store, spot.parent)
+    aside = _Aside(spot.parent)
     try:
-        unpacking = _Unpacking(context, temporary)
+        unpacking = _Unpacking(context, aside.tree)
         try:
             for member in members(store.blob(sha256), unpacking.raise_if_stopped):
                 unpacking.write(member)
             listing = unpacking.finish()
         except ArchiveError as problem:
             hint = "look at the archive, or leave out `unpack` and say `to:` for it as it is"
-            raise PlacementError(f"{folder}: the archive is not unpacked: {problem}", hint) from None
-        _check_and_seal(context, store, temporary, listing)
+            raise PlacementError(f"{spot.path}: the archive is not unpacked: {problem}", hint) from None
+        _check_and_seal(context, store, aside, listing, spot.path)
         tree_records.write(store, sha256, listing)
-        TreeInstall(context, store, folder, listing, ours=ours, force=force, tell=tell).install(temporary)
-        sync_folder(parent)
+        TreeInstall(context, store, spot, listing, ours=ours, force=force, tell=tell).install(aside)
+        spot.parent.sync()
     finally:
-        os.close(guard)
-        for _ in range(2):  # tried twice, since a disk may fail once; what stays is left to `sweep`
-            shutil.rmtree(temporary, ignore_errors=True)
+        aside.remove()
 
 
-def sweep(store: Store, parent: str) -> None:
-    """Remove the folders of dead runs in `parent`: half unpacked ones whole, exchanged ones except a user's files."""
-    for name in os.listdir(parent):
-        path = f"{parent}/{name}"
+def sweep(store: Store, parent: Folder) -> None:
+    """Remove the folders of dead runs in `parent`: half unpacked ones whole, exchanged ones except a user's files.
+
+    Another user's folders stay.
+    """
+    for name in os.listdir(parent.at()):
         if not name.startswith((_PREFIX, _NEW, _SWAP)):
             continue
         with suppress(OSError):
-            if name.startswith(_NEW):
-                os.rmdir(path)  # if the run that made it still lives, it makes another one
-                continue
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            fd = os.open(parent.at(name), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with Folder(f"{parent.path}/{name}", fd) as left:
+                if left.owner() != _maker(parent):
+                    continue
+                if not name.startswith(_NEW):  # if the run that made that one still lives, it makes another one
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if name.startswith(_SWAP):
+                        _clear_swap(store, left)
+                    else:
+                        _empty(left)
+                os.rmdir(parent.at(name))
+
+
+def _maker(folder: Folder) -> int:
+    """The uid of what this process makes in a folder: on some file systems not its own."""
+    if os.geteuid() == folder.owner():
+        return os.geteuid()
+    with NewFile(folder) as new:
+        return os.fstat(new.fd).st_uid
+
+
+class _Aside:
+    """A folder beside the place that nobody else may enter, for the new tree and, after an exchange, for the old one.
+
+    It is locked, which says that this run lives. `tree` is the path of the folder in it, made with the umask's mode.
+    """
+
+    def __init__(self, parent: Folder) -> None:
+        self._parent = parent
+        while True:
+            self._name = f"{_NEW}{secrets.token_hex(6)}"
+            os.mkdir(parent.at(self._name), 0o700)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if name.startswith(_SWAP):
-                    _clear(store, path)
-                else:
-                    shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(fd)
-
-
-def _new_folder(parent: str) -> tuple[str, int]:
-    """Make a folder in `parent`; its path, and a descriptor whose lock says that this run lives."""
-    while True:
-        made = f"{parent}/{_NEW}{secrets.token_hex(6)}"
-        os.mkdir(made)
-        guard = -1
-        try:
-            guard = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
-            with suppress(OSError):  # a file system without locks, where `sweep` removes nothing
-                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            temporary = f"{parent}/{_PREFIX}{secrets.token_hex(6)}"
-            os.rename(made, temporary)
-        except BaseException as error:
-            if guard >= 0:
-                os.close(guard)
-            if not isinstance(error, FileNotFoundError) or not os.path.isdir(parent):
+                self._open()
+            except FileNotFoundError:
+                if not os.fstat(parent.fd).st_nlink:
+                    raise
+                continue  # another orch removed it before it was locked
+            except BaseException:
+                with suppress(OSError):
+                    os.rmdir(parent.at(self._name))
                 raise
-            continue  # another orch removed it before it was locked
-        return temporary, guard
+            return
+
+    def _open(self) -> None:
+        parent, path = self._parent, f"{self._parent.path}/{self._name}"
+        fd = os.open(parent.at(self._name), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.folder = Folder(path, fd)
+        if self.folder.owner() != _maker(parent):
+            raise PlacementError(f"{path}: another user put his own folder there", f"`ls -la {parent.path}`")
+        if (mode := stat.S_IMODE(os.fstat(fd).st_mode)) & 0o077:  # another folder of ours that was put there
+            with suppress(OSError):  # a file system without modes
+                os.fchmod(fd, mode & ~0o077)
+        with suppress(OSError):  # a file system without locks, where `sweep` removes nothing
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        name = f"{_PREFIX}{secrets.token_hex(6)}"
+        os.rename(parent.at(self._name), parent.at(name))
+        self._name = name
+        os.mkdir(self.folder.at(_INNER))
+
+    @property
+    def tree(self) -> str:
+        """The tree's path, for this process."""
+        return self.folder.at(_INNER)
+
+    def for_child(self, name: str) -> str:
+        """The path of a file of the tree, for a program."""
+        return self.folder.for_child(f"{_INNER}/{name}")
+
+    def exchange(self, path: str) -> bool:
+        """Exchange the tree with the folder at `path` in one step (renameat2(2)); False where that is impossible."""
+        swap = f"{_SWAP}{secrets.token_hex(6)}"
+        os.rename(self._parent.at(self._name), self._parent.at(swap))  # it may hold files of the user from now on
+        try:
+            exchange(self.tree, path)
+        except OSError:
+            os.rename(self._parent.at(swap), self._parent.at(self._name))
+            return False
+        self._name = swap
+        return True
+
+    def remove(self) -> None:
+        """Remove the folder, and all in it that is no user's."""
+        with self.folder:
+            for _ in range(2):  # tried twice, since a disk may fail once; what stays is left to `sweep`
+                if not self._name.startswith(_SWAP):
+                    _empty(self.folder)
+                with suppress(OSError):
+                    os.rmdir(self._parent.at(self._name))
 
 
 class _Unpacking:
@@ -210,26 +285,27 @@ class _Unpacking:
         self._listing[path] = (size, hasher.hexdigest())
 
 
-def _check_and_seal(context: Context, store: Store, folder: str, listing: Listing) -> None:
+def _check_and_seal(context: Context, store: Store, aside: _Aside, listing: Listing, place: str) -> None:
     """Read what was written, seal it, and flush it.
 
     Raises:
         PlacementError: a file has other bytes than were written.
     """
-    names = [(sha256, f"{folder}/{name}") for name, (_, sha256) in listing.items()]
-    if not all(verdict.is_good for verdict in check.check(context, names)):
-        raise PlacementError(f"{folder}: a file came out wrong", "check that disk: `dmesg | tail`")
-    for sha256, path in names:
+    read = [(sha256, aside.for_child(name)) for name, (_, sha256) in listing.items()]
+    if not all(verdict.is_good for verdict in check.check(context, read)):
+        raise PlacementError(f"{place}: a file came out wrong", "check that disk: `dmesg | tail`")
+    for name, (_, sha256) in listing.items():
+        path = f"{aside.tree}/{name}"
         mode = os.stat(path).st_mode & 0o444  # by the umask
-        seal.seal(store, path, sha256)
+        seal.seal(store, path, sha256, name=f"{place}/{name}")
         os.chmod(path, mode)
         fd = os.open(path, os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
-    for parent, _, _ in os.walk(folder):
-        sync_folder(parent)
+    for folder, _, _ in os.walk(aside.tree):
+        sync_folder(folder)
 
 
 class _Step(NamedTuple):
@@ -251,163 +327,191 @@ class TreeInstall:
         self,
         context: Context,
         store: Store,
-        folder: str,
+        spot: Spot,
         listing: Listing,
         *,
         ours: bool,
         force: bool,
         tell: Callable[[str], None] | None,
     ) -> None:
-        self._context, self._store, self._folder, self._listing = context, store, folder, listing
+        self._context, self._store, self._spot, self._listing = context, store, spot, listing
         self._ours, self._force = ours, force
         self._tell = tell or (lambda _: None)
-        self._links: set[str] = set()  # of the user's, which --force replaces
+        self._links: set[str] = set()  # of the user's, which --force replaces; by their names in the tree
 
-    def install(self, tree: str) -> None:
-        """Move the folder `tree`, or its files one by one, to the place, on the same file system.
+    def install(self, aside: _Aside) -> None:
+        """Move the tree, or its files one by one, to the place, on the same file system.
 
         Raises:
             PlacementError: something that is not ours is in the way (`foreign`), or it cannot be read.
             OSError, StoreError: a disk failed. What was moved stays, and the next run goes on from there.
             Stopped: a stop was asked for.
         """
+        spot = self._spot
         try:
-            rename_new(tree, self._folder)
+            rename_new(aside.tree, spot.at())
         except FileExistsError:
             pass
         else:
             return
-        if os.path.islink(self._folder):
-            self._replace_link(tree)
+        if os.path.islink(spot.at()):
+            self._replace_link(aside.tree)
             return
-        if not os.path.isdir(self._folder):
-            raise self._foreign(self._folder, "a file stands where the folder should be")
+        if not os.path.isdir(spot.at()):
+            raise self._foreign(spot.path, "a file stands where the folder should be")
         # With --force the folder may be a user's, whose right files were sealed when it was adopted: all of them stay.
         is_ours = self._ours or not self._force
-        old = tree_records.standing_in(self._store, self._folder) if is_ours else []
-        if not (self._is_ours_alone(old) and self._exchange(tree)):
-            self._install_files(tree, old)
+        with spot.parent.below(spot.name) as place:
+            old = tree_records.standing_in(self._store, _inside(place)) if is_ours else []
+            if not (self._is_ours_alone(place, old) and self._exchange(aside)):
+                self._install_files(aside.tree, place, old)
 
     def _replace_link(self, tree: str) -> None:
         """Replace a user's link by the tree (with --force); its target is not touched."""
-        leads_to = os.readlink(self._folder)
+        spot = self._spot
+        leads_to = os.readlink(spot.at())
         if not self._force:
-            raise self._foreign(self._folder, f"a link to {leads_to} stands there that orch did not make")
-        self._keep_link(self._folder)
-        rename_new(tree, self._folder)
+            raise self._foreign(spot.path, f"a link to {leads_to} stands there that orch did not make")
+        self._keep_link(spot.parent, spot.name)
+        rename_new(tree, spot.at())
 
-    def _is_ours_alone(self, old: list[Listing]) -> bool:
+    def _is_ours_alone(self, place: Folder, old: list[Listing]) -> bool:
         """Whether the folder holds nothing but whole files of archives."""
         known = [*old, self._listing]
         folders = {folder for listing in known for name in listing for folder in _folders_of(name)}
-        for name, entry in _walk(self._folder):
-            if entry.is_dir(follow_symlinks=False):
+        for name, is_folder in _walk(place):
+            if is_folder:
                 if name not in folders:
                     return False
-            elif not tree_records.is_whole(self._store, self._folder, name, known):
+            elif not tree_records.is_whole(self._store, _inside(place), name, known):
                 return False
         return True
 
-    def _exchange(self, tree: str) -> bool:
-        """Exchange the whole folder in one step (renameat2(2)); False where the file system cannot."""
-        swap = f"{os.path.dirname(self._folder)}/{_SWAP}{secrets.token_hex(6)}"
-        os.rename(tree, swap)  # by this name `sweep` knows that it may hold files of the user
-        try:
-            exchange(swap, self._folder)
-        except OSError:
-            os.rename(swap, tree)
+    def _exchange(self, aside: _Aside) -> bool:
+        """Exchange the whole folder in one step; False where the file system cannot."""
+        if not aside.exchange(self._spot.at()):
             return False
-        if left := _clear(self._store, swap):  # files that were added after we had looked
-            for name in left:
-                os.makedirs(os.path.dirname(f"{self._folder}/{name}"), exist_ok=True)
-                with suppress(FileExistsError):  # it stays in the other folder
-                    rename_new(f"{swap}/{name}", f"{self._folder}/{name}")
-            _clear(self._store, swap)
+        if left := _clear_swap(self._store, aside.folder):  # files that were added after we had looked
+            with self._spot.parent.below(self._spot.name) as place, aside.folder.below(_INNER) as before:
+                for name in left:
+                    above, base = os.path.split(name)
+                    with (
+                        before.below(above) as source,
+                        place.below(above, make=True) as target,
+                        suppress(FileExistsError),  # it stays in the other folder
+                    ):
+                        rename_new(source.at(base), target.at(base))
+            _clear_swap(self._store, aside.folder)
         return True
 
-    def _install_files(self, tree: str, old: list[Listing]) -> None:
+    def _install_files(self, tree: str, place: Folder, old: list[Listing]) -> None:
         """Install each file that is missing or wrong; remove whole files of an earlier archive that this one lacks."""
-        steps = [step for name in self._listing if (step := self._plan_step(name, old)) is not None]
-        for path in self._links:
-            self._keep_link(path)
+        steps = [step for name in self._listing if (step := self._plan_step(place, name, old)) is not None]
+        for link in self._links:
+            above, base = os.path.split(link)
+            with place.below(above) as folder:
+                self._keep_link(folder, base)
         touched = set()
         for step in steps:
             self._raise_if_stopped()
-            path = f"{self._folder}/{step.name}"
-            if step.found:
-                self._quarantine(path, step)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            if step.had is not None and not step.found and _stamp(path) not in (None, step.had):
-                raise self._foreign(path, "it was changed just now")
-            if step.had is not None and not step.found:
-                os.rename(f"{tree}/{step.name}", path)
-            else:
-                try:
-                    rename_new(f"{tree}/{step.name}", path)
-                except FileExistsError:
-                    raise self._foreign(path, "a file appeared there just now") from None
-            touched.add(os.path.dirname(path))
-        for folder in touched:
-            sync_folder(folder)
+            path, (above, base) = f"{self._spot.path}/{step.name}", os.path.split(step.name)
+            with place.below(above, make=True) as folder:
+                if step.found:
+                    self._quarantine(folder, base, step)
+                if step.had is not None and not step.found and _stamp(folder.at(base)) not in (None, step.had):
+                    raise self._foreign(path, "it was changed just now")
+                if step.had is not None and not step.found:
+                    os.rename(f"{tree}/{step.name}", folder.at(base))
+                else:
+                    try:
+                        rename_new(f"{tree}/{step.name}", folder.at(base))
+                    except FileExistsError:
+                        raise self._foreign(path, "a file appeared there just now") from None
+            touched.add(above)
+        for above in touched:
+            with place.below(above) as folder:
+                folder.sync()
         for name in {name for listing in old for name in listing if name not in self._listing}:
-            if tree_records.is_whole(self._store, self._folder, name, old):
-                os.unlink(f"{self._folder}/{name}")
-                for folder in _folders_of(name):
-                    with suppress(OSError):  # something is in it
-                        os.rmdir(f"{self._folder}/{folder}")
+            if tree_records.is_whole(self._store, _inside(place), name, old):
+                _remove_file(place, name)
 
-    def _plan_step(self, name: str, old: list[Listing]) -> _Step | None:
+    def _plan_step(self, place: Folder, name: str, old: list[Listing]) -> _Step | None:
         """Decide how to install one file of the new tree; None: it is there already."""
-        path, (_, sha256) = f"{self._folder}/{name}", self._listing[name]
+        inside, (_, sha256) = _inside(place), self._listing[name]
+        shown = f"{self._spot.path}/{name}"
         for folder in reversed(_folders_of(name)):
-            above = f"{self._folder}/{folder}"
+            above = f"{inside}/{folder}"
             if os.path.islink(above):
                 if not self._force:
-                    raise self._foreign(above, "a link stands where a folder of the archive should be")
-                self._links.add(above)
+                    raise self._foreign(
+                        f"{self._spot.path}/{folder}", "a link stands where a folder of the archive should be"
+                    )
+                self._links.add(folder)
                 return _Step(name)
             if os.path.lexists(above) and not os.path.isdir(above):
-                raise self._foreign(above, "a file stands where a folder of the archive should be")
-        had = _stamp(path)
+                raise self._foreign(
+                    f"{self._spot.path}/{folder}", "a file stands where a folder of the archive should be"
+                )
+        had = _stamp(f"{inside}/{name}")
         if had is None:
             return _Step(name)
-        if tree_records.is_whole(self._store, self._folder, name, [self._listing]):
+        if tree_records.is_whole(self._store, inside, name, [self._listing]):
             return None
-        if tree_records.is_whole(self._store, self._folder, name, old):
+        if tree_records.is_whole(self._store, inside, name, old):
             return _Step(name, had)
-        mode = os.lstat(path).st_mode
-        if stat.S_ISLNK(mode) and self._force:
-            self._links.add(path)
+        mode = os.lstat(f"{inside}/{name}").st_mode
+        is_link = stat.S_ISLNK(mode)
+        if is_link and self._force:
+            self._links.add(name)
             return _Step(name)
-        if not stat.S_ISREG(mode) and not (stat.S_ISLNK(mode) and os.path.isfile(path)):
-            raise self._foreign(path, "something that is no file stands where one of the archive should be")
-        verdict = check.check(self._context, [(sha256, path)])[0]
-        if verdict.error is not None:
-            raise place_error(verdict.error, path)
+        if not stat.S_ISREG(mode) and not (is_link and os.path.isfile(f"{inside}/{name}")):
+            raise self._foreign(shown, "something that is no file stands where one of the archive should be")
         was_ours = any(name in listing for listing in old)
+        verdict = self._read(place, name, sha256, is_link=is_link, was_ours=was_ours)
         if verdict.is_good:
-            if stat.S_ISREG(mode):
-                seal.attest(self._store, path, sha256, read_only=was_ours)
-            else:
-                seal.remember(self._store, path, sha256)
             return None
-        if stat.S_ISLNK(mode) or not (was_ours or self._force):
-            raise self._foreign(path, "a file that orch did not make stands where one of the archive should be")
+        if is_link or not (was_ours or self._force):
+            raise self._foreign(shown, "a file that orch did not make stands where one of the archive should be")
         return _Step(name, had, verdict.sha256)
 
-    def _quarantine(self, path: str, step: _Step) -> None:
+    def _read(self, place: Folder, name: str, sha256: str, *, is_link: bool, was_ours: bool) -> Verdict:
+        """Read a file of the folder, and seal it if it is right; what a link leads to is only remembered.
+
+        Raises:
+            PlacementError: it cannot be read.
+        """
+        shown, (above, base) = f"{self._spot.path}/{name}", os.path.split(name)
+        try:
+            with place.below(above) as folder:
+                fd = open_regular(folder.at(base), follow=is_link)
+        except OSError as error:
+            raise place_error(error, shown) from error
+        try:
+            path = f"/proc/{os.getpid()}/fd/{fd}"
+            verdict = check.check(self._context, [(sha256, path)])[0]
+            if verdict.error is not None:
+                raise place_error(verdict.error, shown)
+            if verdict.is_good:
+                touch = not is_link and (was_ours or os.fstat(fd).st_nlink == 1)
+                seal.attest(self._store, path, sha256, touch=touch, read_only=was_ours, name=shown)
+            return verdict
+        finally:
+            os.close(fd)
+
+    def _quarantine(self, folder: Folder, base: str, step: _Step) -> None:
         """Move a file that somebody made or changed to quarantine."""
-        if _stamp(path) != step.had:
+        path = f"{self._spot.path}/{step.name}"
+        if _stamp(folder.at(base)) != step.had:
             raise self._foreign(path, "it was changed just now")
         about = {"expected": self._listing[step.name][1], "source": f"stood at: {path}", "place": path}
-        where = quarantine.move_in(self._store, path, step.found, about, kind=quarantine.DISPLACED)
+        where = quarantine.move_in(self._store, folder.at(base), step.found, about, kind=quarantine.DISPLACED)
         self._tell(f"{path}: it was not the archive's any more; it lies in {where} now")
 
-    def _keep_link(self, path: str) -> None:
+    def _keep_link(self, folder: Folder, base: str) -> None:
         """Move a user's link, which --force replaces, to quarantine; its target is not touched."""
-        leads_to = os.readlink(path)
+        path, leads_to = f"{folder.path}/{base}", os.readlink(folder.at(base))
         about = {"source": f"stood at: {path}", "place": path, "why": "replaced (--force)"}
-        where = quarantine.move_in(self._store, path, "unread", about, kind=quarantine.DISPLACED)
+        where = quarantine.move_in(self._store, folder.at(base), "unread", about, kind=quarantine.DISPLACED)
         self._tell(f"{path}: it was a link to {leads_to}, and is replaced (--force); the link lies in {where} now")
 
     def _foreign(self, path: str, why: str) -> PlacementError:
@@ -419,39 +523,78 @@ class TreeInstall:
             raise Stopped("stopped while placing a tree")
 
 
-def _clear(store: Store, tree: str) -> list[str]:
-    """Remove our files, by their seals, from `tree`, and every folder that is then empty.
+def _inside(folder: Folder) -> str:
+    """The path of an open folder for functions that ask whether a path is a link, as that of a descriptor is."""
+    return f"{folder.at()}/."
+
+
+def _remove_file(place: Folder, name: str) -> None:
+    """Remove a file of a tree, and each folder above it that is empty then."""
+    with suppress(FileNotFoundError, NotADirectoryError), place.below(os.path.dirname(name)) as folder:
+        os.unlink(folder.at(os.path.basename(name)))
+    for above in _folders_of(name):
+        with suppress(OSError), place.below(os.path.dirname(above)) as folder:  # OSError: something is in it
+            os.rmdir(folder.at(os.path.basename(above)))
+
+
+def _clear_swap(store: Store, swap: Folder) -> list[str]:
+    """Clear the tree in an exchanged folder; older versions renamed the tree itself. Returns as `clear`."""
+    try:
+        tree = swap.below(_INNER)
+    except FileNotFoundError:
+        return clear(store, swap)
+    with tree:
+        left = clear(store, tree)
+    with suppress(OSError):
+        os.rmdir(swap.at(_INNER))
+    return left
+
+
+def clear(store: Store, tree: Folder, among: Collection[str] | None = None) -> list[str]:
+    """Remove our files, by their seals, from a folder, and every folder in it that is then empty.
+
+    Args:
+        among: the paths below it of the files that may go, if not all.
 
     Returns:
         The paths of the files that are left.
     """
-    known = tree_records.standing_in(store, tree)
+    known = tree_records.standing_in(store, _inside(tree))
     left = []
-    folders = [tree]
-    for name, entry in _walk(tree):
-        if entry.is_dir(follow_symlinks=False):
-            folders.append(entry.path)
-        elif tree_records.is_whole(store, tree, name, known):
-            os.unlink(entry.path)
-        else:
-            left.append(name)
-    for folder in reversed(folders):
-        with suppress(OSError):
-            os.rmdir(folder)
+    for above, folders, names, fd in os.fwalk(".", topdown=False, dir_fd=tree.fd):
+        for base in names:
+            name = os.path.normpath(f"{above}/{base}")
+            status = os.stat(base, dir_fd=fd, follow_symlinks=False)
+            if (among is None or name in among) and tree_records.is_of(store, status, name, known):
+                os.unlink(base, dir_fd=fd)
+            else:
+                left.append(name)
+        for base in folders:
+            if stat.S_ISLNK(os.stat(base, dir_fd=fd, follow_symlinks=False).st_mode):
+                left.append(os.path.normpath(f"{above}/{base}"))
+            else:
+                with suppress(OSError):  # something is in it
+                    os.rmdir(base, dir_fd=fd)
     return left
 
 
-def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Every entry below a folder with its path there, a folder before its content; links are not followed."""
-    pending = [""]
-    while pending:
-        at = pending.pop()
-        with os.scandir(f"{folder}/{at}") as entries:
-            for entry in list(entries):
-                name = f"{at}/{entry.name}".lstrip("/")
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(name)
-                yield name, entry
+def _empty(folder: Folder) -> None:
+    """Remove all that is in a folder of ours; what cannot be removed stays."""
+    for name in os.listdir(folder.at()):
+        with suppress(OSError):
+            os.unlink(folder.at(name))
+            continue
+        shutil.rmtree(name, ignore_errors=True, dir_fd=folder.fd)
+
+
+def _walk(folder: Folder) -> Iterator[tuple[str, bool]]:
+    """Every entry below a folder: its path there, and whether it is a folder, a folder before its content."""
+    for above, folders, names, fd in os.fwalk(".", dir_fd=folder.fd):
+        for base in folders:
+            is_folder = stat.S_ISDIR(os.stat(base, dir_fd=fd, follow_symlinks=False).st_mode)
+            yield os.path.normpath(f"{above}/{base}"), is_folder
+        for base in names:
+            yield os.path.normpath(f"{above}/{base}"), False
 
 
 def _folders_of(name: str) -> list[str]:

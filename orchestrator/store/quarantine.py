@@ -14,12 +14,14 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from orchestrator.folders import read_regular
+from orchestrator.files import NewFile, rename_new, write_atomic
+from orchestrator.folders import open_folder, open_regular, read_regular
 from orchestrator.store.store import disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from orchestrator.folders import Folder
     from orchestrator.model import Range
     from orchestrator.store.store import Store
 
@@ -67,6 +69,7 @@ def move_in(store: Store, path: str, found: str, about: Mapping[str, str], *, ki
     """Move the file at `path` to the quarantine; of a symbolic link the link itself.
 
     Args:
+        path: where others may write, of `Folder.at`; `about` has its `place` then.
         found: the digest of its bytes.
         about: what to note beside it.
         kind: WIRE for what a source sent; DISPLACED for a file that was at a place: it gets a folder of its own, and
@@ -157,21 +160,15 @@ def restore(store: Store, entry: QuarantineEntry, to: str) -> None:
 
     Raises:
         FileExistsError: something is there.
+        PlacementError: it is in a folder that no place may be in.
         OSError: the disk failed; the file is still in quarantine.
     """
-    from orchestrator import files
-
-    os.makedirs(os.path.dirname(to), exist_ok=True)
-    if entry.bad:
-        _restore_ranges(store, entry, to)
-    else:
-        try:
-            files.rename_new(entry.path, to)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            _copy_new(entry.path, to)
-            os.unlink(entry.path)
+    above, name = os.path.split(to)
+    with open_folder(above, make=True, trusted=store.trusted) as folder:
+        if entry.bad:
+            _restore_ranges(store, entry, folder, name)
+        else:
+            _move_new(entry.path, folder, name)
     _remove_folder(os.path.dirname(entry.path))
 
 
@@ -210,10 +207,8 @@ def _folder(store: Store, found: str, kind: str, path: str, about: Mapping[str, 
 
 
 def _write_note(store: Store, folder: str, note: Mapping[str, str]) -> None:
-    from orchestrator import files
-
     mode = os.stat(store.path).st_mode & 0o666
-    files.write_atomic(f"{folder}/about.json", json.dumps(note).encode("ascii"), mode=mode)
+    write_atomic(f"{folder}/about.json", json.dumps(note).encode("ascii"), mode=mode)
 
 
 def _read_note(folder: str) -> dict[str, str]:
@@ -281,7 +276,18 @@ def _move(path: str, target: str, limit: int | None) -> None:
         with suppress(FileNotFoundError):
             os.unlink(target)  # the same wrong bytes came before
         if limit is None or os.lstat(path).st_size <= limit:
-            _copy_new(path, target)
+            _copy_new(path, os.path.dirname(target), target)
+        os.unlink(path)
+
+
+def _move_new(path: str, folder: Folder, name: str) -> None:
+    """Move a file of the quarantine to a name in `folder`, where nothing may be."""
+    try:
+        rename_new(path, folder.at(name))
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_new(path, folder, folder.at(name))
         os.unlink(path)
 
 
@@ -291,23 +297,34 @@ def _link_or_copy(path: str, target: str) -> None:
     except OSError as error:  # another disk, one without hard links, or another user's file (fs.protected_hardlinks)
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-        _copy_new(path, target)
+        _copy_new(path, os.path.dirname(target), target)
 
 
-def _copy_new(path: str, target: str) -> None:
-    """Copy a file (with its times and mode) or a symbolic link to a path where nothing is.
+def _copy_new(path: str, folder: Folder | str, target: str) -> None:
+    """Copy a file (with its times and permissions) or a symbolic link to `target` in `folder`, where nothing is.
+
+    The copy is this user's: it runs as nobody else (setuid), whatever the file did.
 
     Raises:
-        OSError: the disk failed; nothing is left at `target`.
+        OSError: the disk failed, or it is of another kind; nothing is left at `target`.
     """
     if os.path.islink(path):
         os.symlink(os.readlink(path), target)
         return
     from orchestrator.store import blobs
 
-    blobs.copy(path, target)
-    with suppress(OSError):
-        shutil.copystat(path, target)
+    source = open_regular(path)
+    try:
+        with NewFile(folder, 0o600) as new:
+            blobs.copy_into(source, new.fd)
+            status = os.fstat(source)
+            with suppress(OSError):
+                os.fchmod(new.fd, status.st_mode & 0o777)
+                os.utime(new.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+            os.fsync(new.fd)
+            new.publish(target, replace=False)
+    finally:
+        os.close(source)
 
 
 def _copy_ranges(source: BinaryIO, target: BinaryIO, ranges: Iterable[tuple[int, int]]) -> None:
@@ -320,18 +337,17 @@ def _copy_ranges(source: BinaryIO, target: BinaryIO, ranges: Iterable[tuple[int,
             at += target.write(block)
 
 
-def _restore_ranges(store: Store, entry: QuarantineEntry, to: str) -> None:
+def _restore_ranges(store: Store, entry: QuarantineEntry, folder: Folder, name: str) -> None:
     """Restore a file of which only the ranges were kept that differ from a blob.
 
     Raises:
         FileNotFoundError: the blob is gone.
-        FileExistsError: something is at `to`.
+        FileExistsError: something has that name.
         OSError: the disk failed.
     """
-    from orchestrator import files
     from orchestrator.store import blobs
 
-    blob, folder = store.blob(entry.expected), os.path.dirname(to)
+    blob = store.blob(entry.expected)
     if not os.path.isfile(blob):
         raise FileNotFoundError(errno.ENOENT, "the rest of its bytes is no longer in the store", blob)
     temporary = f"{os.path.dirname(entry.path)}/whole"
@@ -341,13 +357,8 @@ def _restore_ranges(store: Store, entry: QuarantineEntry, to: str) -> None:
         with open(entry.path, "rb") as bad, open(temporary, "r+b") as whole:
             _copy_ranges(bad, whole, entry.bad)
             whole.truncate(os.fstat(bad.fileno()).st_size)
-        try:
-            files.rename_new(temporary, to)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            _copy_new(temporary, to)
-        files.sync_folder(folder)
+        _move_new(temporary, folder, name)
+        folder.sync()
     finally:
         with suppress(OSError):
             os.unlink(temporary)

@@ -64,27 +64,31 @@ def seal(store: Store, path: str | int, sha256: str, *, read_only: bool = True, 
     remember(store, path, sha256, name=name)
 
 
-def attest(store: Store, path: str, sha256: str, *, touch: bool = True, read_only: bool = False) -> None:
+def attest(
+    store: Store, path: str, sha256: str, *, touch: bool = True, read_only: bool = False, name: str = ""
+) -> None:
     """Seal a file that is right; where that is not possible, remember in the local state that it is right.
 
     Args:
         touch: False leaves the file as it is, because a user's link leads to it.
         read_only: also set its mode to 0444.
+        name: its own path, where `path` leads to it by a descriptor.
 
     Where neither can be written (a read-only root, another user's home) the next run reads the file again.
     """
     with suppress(OSError):
         if touch:
-            seal(store, path, sha256, read_only=read_only)
+            seal(store, path, sha256, read_only=read_only, name=name)
             return
     with suppress(OSError):
         if not _knows(store, os.stat(path), sha256):
-            remember(store, path, sha256)
+            remember(store, path, sha256, name=name)
 
 
 def remember(store: Store, path: str | int, sha256: str, *, name: str = "") -> None:
     """Remember a right file in the local state, where its mtime does not have the nanoseconds of its seal.
 
+    `name` is its own path, where `path` leads to it by a descriptor.
     If the state cannot be written, this process still remembers, and the next run reads the file once more.
 
     Raises:

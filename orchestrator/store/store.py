@@ -38,12 +38,14 @@ class Store(msgspec.Struct, frozen=True, gc=False):
 
     `state` is the folder of this host's local state, for file systems that keep no nanoseconds. Waits for another orch
     in this store end once `stop` is set. `shared`: the site file lets the group of its folders write into them.
+    `trusted` are the folders below which the site file lets places be, whoever may write there.
     """
 
     path: str
     state: str
     stop: threading.Event | None = None
     shared: bool = False
+    trusted: tuple[str, ...] = ()
 
     def blob(self, sha256: str) -> str:
         """The path of a complete, verified, sealed file (of a key that is no sha256: where no file ever is)."""

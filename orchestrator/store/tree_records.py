@@ -71,11 +71,13 @@ def is_whole(store: Store, folder: str, name: str, listings: Iterable[Listing]) 
         status = os.lstat(path)
     except OSError:
         return False
-    for listing in listings:
-        size, sha256 = listing.get(name, (0, ""))
-        if sha256 and seal.fits(store, status, sha256, size):
-            return not is_behind_link(folder, name)
-    return False
+    return is_of(store, status, name, listings) and not is_behind_link(folder, name)
+
+
+def is_of(store: Store, status: os.stat_result, name: str, listings: Iterable[Listing]) -> bool:
+    """Whether the file with this `lstat` is the file `name` of one of these listings, by its seal."""
+    files = (listing[name] for listing in listings if name in listing)
+    return any(seal.fits(store, status, sha256, size) for size, sha256 in files)
 
 
 def is_behind_link(folder: str, name: str) -> bool:

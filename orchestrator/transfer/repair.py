@@ -12,7 +12,6 @@ from orchestrator.backends.base import Job, Want
 from orchestrator.backends.shared import subtract
 from orchestrator.events import Mismatched
 from orchestrator.faults import Fault, Kind
-from orchestrator.folders import open_folder
 from orchestrator.store import blobs, intake, quarantine
 from orchestrator.store.partials import Info
 from orchestrator.store.store import open_to_read
@@ -108,17 +107,15 @@ def request_pieces(partial: Partial, damage: Damage, path: str = "") -> None:
 
 
 def _take(path: str, target: str) -> None:
-    """Move a file to `target`, ready to be written, if it is ours alone; else copy it."""
-    folder, name = os.path.split(path)
-    with open_folder(folder) as opened:
-        fd = open_to_read(opened.at(name))
-        try:
-            if intake.move_in(opened.at(name), fd, target):
-                os.fchmod(fd, 0o600)
-            else:
-                blobs.copy(fd, target)
-        finally:
-            os.close(fd)
+    """Move a file (its path by `Folder.at`) to `target`, ready to be written, if it is ours alone; else copy it."""
+    fd = open_to_read(path)
+    try:
+        if intake.move_in(path, fd, target):
+            os.fchmod(fd, 0o600)
+        else:
+            blobs.copy(fd, target)
+    finally:
+        os.close(fd)
 
 
 def _punch(fd: int, ranges: tuple[Range, ...]) -> None:

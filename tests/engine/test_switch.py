@@ -272,7 +272,7 @@ def test_a_rename_that_fails_takes_back_those_before(
     really = os.rename
 
     def refuse(source: str, target: str) -> None:
-        if target == str(folder / "c"):
+        if os.path.realpath(os.path.dirname(target)) == str(folder) and os.path.basename(target) == "c":
             raise PermissionError(1, "Operation not permitted", target)
         really(source, target)
 
@@ -284,6 +284,19 @@ def test_a_rename_that_fails_takes_back_those_before(
     assert content(folder) == {"b": b"old", "c": b"old"}
     assert all(isinstance(result, str) for result in link.switch_all(context, store, places, over))
     assert content(folder) == {"a": b"0", "b": b"1", "c": b"2"}
+
+
+def test_more_folders_than_may_be_held_open(context: Context, store: Store, tmp_path: Path) -> None:
+    places = [(sha256(b"0"), Place(str(tmp_path / "places" / str(n) / "w"), Link.COPY)) for n in range(40)]
+    for _, place in places:
+        Path(place.path).parent.mkdir(parents=True)
+        Path(place.path).write_bytes(b"old")
+    over = {place.path: at for _, place in places if (at := link.stamp(place.path)) is not None}
+    before = len(os.listdir("/proc/self/fd"))
+    assert link.switch_all(context, store, places, over) == ["copy"] * 40
+    assert [os.listdir(Path(place.path).parent) for _, place in places] == [["w"]] * 40
+    assert {Path(place.path).read_bytes() for _, place in places} == {b"0"}
+    assert len(os.listdir("/proc/self/fd")) <= before  # what earlier tests left may have been collected
 
 
 @pytest.mark.parametrize("how", [Link.AUTO, Link.HARD, Link.COPY])

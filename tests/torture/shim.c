@@ -47,6 +47,17 @@ void _exit(int code) { /* Python leaves so where threads must not be waited for 
 }
 
 static void changes(const char *path) {
+    char folder[64], whole[8192];
+    int fd, end = 0;
+    /* a name in a folder that is open */
+    if (path && sscanf(path, "/proc/self/fd/%d%n", &fd, &end) == 1) {
+        snprintf(folder, sizeof folder, "/proc/self/fd/%d", fd);
+        ssize_t length = readlink(folder, whole, 4096);
+        if (length > 0) {
+            snprintf(whole + length, sizeof whole - length, "%s", path + end);
+            path = whole;
+        }
+    }
     if (getpid() != self || !path || (*path == '/' && strncmp(path, below, strlen(below)))) return;
     if (__atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST) == at) {
         kill(self, SIGKILL);
