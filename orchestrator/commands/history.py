@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from orchestrator import local_state
 from orchestrator.render.listing import aligned
 from orchestrator.render.sink import amount
 from orchestrator.render.traffic import HostTraffic, host_name
@@ -106,24 +107,13 @@ def add(state: str, made: RunRecord) -> None:
         OSError: it cannot be written.
     """
     path = f"{state}/history.jsonl"
-    if _append(path, msgspec.json.encode(made) + b"\n") > TRIM_BYTES:
+    if local_state.append(path, msgspec.json.encode(made) + b"\n") > TRIM_BYTES:
         _trim(path)
-
-
-def _append(path: str, line: bytes) -> int:
-    """Append a line by a single write, since other processes append at the same time; return the log's size."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, line)
-        return os.fstat(fd).st_size
-    finally:
-        os.close(fd)
 
 
 def _trim(path: str) -> None:
     """Keep the last half of what the log may be; a line that another process appends at this moment may be lost."""
-    with open(path, "rb") as file:
+    with local_state.open_to_read(path) as file:
         file.seek(-(TRIM_BYTES // 2), os.SEEK_END)
         kept = file.read().partition(b"\n")[2]  # the first line was cut
     from orchestrator.files import write_atomic
@@ -143,7 +133,7 @@ def read(
         last: only so many, the last ones.
     """
     try:
-        with open(f"{state}/history.jsonl", "rb") as file:
+        with local_state.open_to_read(f"{state}/history.jsonl") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _READ_BYTES))
             lines = file.read(_READ_BYTES).splitlines()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import events
 from orchestrator.errors import OrchError
-from orchestrator.files import NewFile, reason, sweep, sync_folder
+from orchestrator.files import reason, write_in
 from orchestrator.folders import open_folder, read_regular
 from orchestrator.render.traffic import Traffic
 from orchestrator.text import shown, shown_lines
@@ -199,13 +199,7 @@ def _number(value: float) -> str:
 def _write(path: str, content: str) -> None:
     """Replace the file, whatever stands there: a link is not followed, for others may write into that folder."""
     with open_folder(os.path.dirname(path)) as folder:
-        sweep(folder.at())
-        with NewFile(folder.at()) as new:
-            os.fchmod(new.fd, _MODE)
-            new.write(content.encode())
-            os.fsync(new.fd)
-            new.publish(folder.at(os.path.basename(path)), replace=True)
-        sync_folder(folder.at())
+        write_in(folder, os.path.basename(path), content.encode(), mode=_MODE)
 
 
 def _reason(error: OSError | OrchError) -> str:

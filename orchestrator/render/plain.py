@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
-from orchestrator import events
+from orchestrator import events, local_state
 from orchestrator.render.sink import error_lines
 from orchestrator.render.totals import Totals
 from orchestrator.render.words import closing, heartbeat, line
@@ -141,7 +141,7 @@ class _Told:
         self._path, self._now = f"{state}/warned.json", time.time()
         self._times: dict[str, float] = {}
         with suppress(OSError, ValueError, TypeError, AttributeError):
-            with open(self._path, encoding="utf-8") as file:
+            with local_state.open_to_read(self._path) as file:
                 known = json.loads(file.read(1 << 20))
             self._times = {str(host): float(when) for host, when in known.items()}
 
@@ -161,5 +161,5 @@ class _Told:
 
         kept = {host: when for host, when in self._times.items() if self._now - when < _FORGET_S}
         with suppress(OSError):
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            local_state.make_folder(os.path.dirname(self._path))
             write_atomic(self._path, json.dumps(kept).encode())
