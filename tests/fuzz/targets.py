@@ -251,11 +251,8 @@ def _state(data: bytes) -> Iterator[str]:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         Path(path).write_bytes(data)
     Path(f"{note}/bytes").write_bytes(b"x")
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        partials.Partial(key, fd)
-    finally:
-        os.close(fd)
+    fd = os.open(f"{key}/guard", os.O_RDWR | os.O_CREAT, 0o600)
+    partials.Partial(key, fd).close()
     tree_records.read(store, DIGEST)
     records.of(store, "/p/team.yaml")
     yield from (entry.problem for entry in records.records(store) if entry.problem)
