@@ -251,7 +251,7 @@ def _state(data: bytes) -> Iterator[str]:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         Path(path).write_bytes(data)
     Path(f"{note}/bytes").write_bytes(b"x")
-    fd = os.open(folder, os.O_RDONLY)
+    fd = os.open(f"{key}/guard", os.O_RDWR | os.O_CREAT)
     try:
         partials.Partial(key, fd)
     finally:
