@@ -20,7 +20,7 @@ import traceback
 from pathlib import Path
 
 from tests.fuzz.mutate import mutated
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.targets import TARGETS, Target, clean_up
 
 INPUT_S = 2.0  # for one input, of this process's own time: machines are busy
 HUNG_S = 60.0  # without a sign of life: a call that no signal interrupts
@@ -56,7 +56,9 @@ def _in_child(target: Target, seed: int, seconds: float, keep: Path) -> bool:
         try:
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            os._exit(_fuzz(target, seed, seconds, now))
+            code = _fuzz(target, seed, seconds, now)
+            clean_up()
+            os._exit(code)
         except BaseException:
             traceback.print_exc()
             os._exit(3)

@@ -354,6 +354,13 @@ def _folder() -> Path:
     return Path(_kept_folder().name)
 
 
+def clean_up() -> None:
+    """Remove what the targets of this process wrote, as one that ends by `os._exit` must."""
+    if _kept_folder.cache_info().currsize:
+        _kept_folder().cleanup()
+        _kept_folder.cache_clear()
+
+
 def _archives() -> list[bytes]:
     """Small archives of every kind, with the oddities that a tar may have."""
     made = []
