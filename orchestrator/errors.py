@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     DIGEST = 6
     PLACEMENT = 7
     STORE = 8
+    TIME = 9
     WORK = 10
     BUG = 70
     HELD = 75

@@ -176,6 +176,26 @@ class LeftBehind(msgspec.Struct, frozen=True, gc=False):
     hint: str
 
 
+class Warmed(msgspec.Struct, frozen=True, gc=False):
+    """A file was read into memory, or needed not be, or there was no room: `resident_bytes` of it are there now.
+
+    `resident_bytes` is null where the kernel does not tell.
+    """
+
+    model: str
+    file: str
+    path: str
+    size_bytes: int
+    resident_bytes: int | None
+
+
+class Unanswered(msgspec.Struct, frozen=True, gc=False):
+    """A source did not answer when the run asked all of them, before its first download; it is tried last."""
+
+    source: str
+    message: str
+
+
 class Noticed(msgspec.Struct, frozen=True, gc=False):
     """A message without an event of its own: a program left out, a lock waited for, a child that had to be killed."""
 
@@ -198,12 +218,29 @@ Event = Union[  # noqa: UP007 - a runtime alias, and 3.10 evaluates it
     Changed,
     Measured,
     LeftBehind,
+    Unanswered,
+    Warmed,
     Noticed,
 ]
 
 
+class Warned(msgspec.Struct, frozen=True, gc=False):
+    """What somebody should look at although the run may have gone well.
+
+    `host` is the source's. `urgent`: it sent wrong bytes; else it sent nothing.
+    """
+
+    host: str
+    message: str
+    urgent: bool
+
+
 class Summary(msgspec.Struct, frozen=True, gc=False):
-    """The counts of a whole run, its last event: files = present + placed + fetched + failed."""
+    """The counts of a whole run, its last event: files = present + placed + fetched + failed.
+
+    `changed`: something was placed, fetched or written. `manifest` has several paths with ", " between them; `host` is
+    this machine's name, `version` that of orch.
+    """
 
     ok: bool
     exit_code: int
@@ -218,11 +255,18 @@ class Summary(msgspec.Struct, frozen=True, gc=False):
     seconds: float = 0.0
     bytes_to_fetch: int | None = None
     bytes_freed: int | None = None
+    changed: bool = False
+    warnings: tuple[Warned, ...] = ()
+    host: str = ""
+    manifest: str = ""
+    store: str = ""
+    version: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as its JSON has it; what only plan or prune count is left out elsewhere."""
         out: dict[str, Any] = {name: getattr(self, name) for name in self.__struct_fields__}
-        out["failed"] = [{name: getattr(f, name) for name in f.__struct_fields__} for f in self.failed]
+        for name in ("failed", "warnings"):
+            out[name] = [{key: getattr(entry, key) for key in entry.__struct_fields__} for entry in out[name]]
         out["seconds"] = round(self.seconds, 3)
         for name in ("bytes_to_fetch", "bytes_freed"):
             if out[name] is None:

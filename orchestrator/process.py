@@ -81,7 +81,9 @@ def run_program(
         OSError: a file in `folder` cannot be written, or this machine has no descriptor, process or memory left.
     """
     env = {"PATH": os.defpath, "HOME": folder or "/nonexistent", **(environ or {}), **command.env, "LC_ALL": "C"}
-    env["PATH"] = os.pathsep.join(entry for entry in env["PATH"].split(os.pathsep) if entry.startswith("/"))
+    env["PATH"] = _absolute(env["PATH"])
+    if "LD_LIBRARY_PATH" in env:
+        env["LD_LIBRARY_PATH"] = _absolute(env["LD_LIBRARY_PATH"].replace(";", ":"))
     with ExitStack() as stack:
         if stdin is not None:
             stack.enter_context(stdin)
@@ -119,6 +121,11 @@ def run_program(
             seconds=time.monotonic() - started,
             written_bytes=max(0, written - _size(out) - _size(err)),
         )
+
+
+def _absolute(folders: str) -> str:
+    """A list of folders without empty and relative ones: they mean the working folder (execvp(3), ld.so(8))."""
+    return ":".join(folder for folder in folders.split(":") if folder.startswith("/"))
 
 
 def _size(file: BinaryIO) -> int:

@@ -9,6 +9,8 @@ import msgspec
 
 from orchestrator import events
 from orchestrator.errors import ExitCode, TransferError
+from orchestrator.faults import Kind
+from orchestrator.urls import split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -18,12 +20,22 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = "interrupted"  # the fault of a file that a stop left
+_OF_A_HOST = frozenset(kind.value for kind in (Kind.NETWORK, Kind.STALLED, Kind.TLS, Kind.REFUSED))
 
 
 class Counts(msgspec.Struct):
-    """How a run goes: the summary's counts, filled by many threads under one lock."""
+    """How a run goes: the summary's counts, filled by many threads under one lock.
+
+    `manifest` and `store` are paths. `changed`: something was written besides what is placed and fetched. `warnings`
+    are by the host and whether it sent wrong bytes; of a host in `served`, which sent a file, only that is told.
+    """
 
     wanted: Sequence[Wanted] = ()
+    manifest: str = ""
+    store: str = ""
+    changed: bool = False
+    warnings: dict[tuple[str, bool], events.Warned] = msgspec.field(default_factory=dict)
+    served: set[str] = msgspec.field(default_factory=set)
     present: int = 0
     placed: int = 0
     fetched: int = 0
@@ -79,6 +91,33 @@ class Counts(msgspec.Struct):
             self.failed.append(told)
         return told
 
+    def watched(self, emit: Callable[[events.Event], None]) -> Callable[[events.Event], None]:
+        """Wrap `emit`, so that what somebody should be warned of is booked."""
+
+        def watching(event: events.Event) -> None:
+            match event:
+                case events.Mismatched():
+                    what = f" ({event.nature})" if event.nature else ""
+                    message = f"wrong bytes from {event.source}{what}; they lie in {event.quarantine}"
+                    self._warn(event.source, message, urgent=True)
+                case events.Failed() if event.fault in _OF_A_HOST:
+                    self._warn(event.source, f"{event.source}: {event.message}", urgent=False)
+                case events.Unanswered():
+                    self._warn(event.source, f"{event.source}: {event.message}", urgent=False)
+                case events.Finished(how="fetched"):
+                    with self.lock:
+                        self.served.add(_host(event.source))
+                case _:
+                    pass
+            emit(event)
+
+        return watching
+
+    def _warn(self, source: str, message: str, *, urgent: bool) -> None:
+        host = _host(source)
+        with self.lock:
+            self.warnings.setdefault((host, urgent), events.Warned(host, message, urgent))
+
     def begin(
         self, wanted: Sequence[Wanted], unresolved: Iterable[Unresolved], emit: Callable[[events.Event], None]
     ) -> None:
@@ -110,7 +149,15 @@ class Counts(msgspec.Struct):
             bytes_reused=self.bytes_reused,
             seconds=seconds,
             bytes_to_fetch=self.bytes_to_fetch,
+            changed=self.changed or (self.bytes_to_fetch is None and self.placed + self.fetched > 0),
+            warnings=tuple(w for w in self.warnings.values() if w.urgent or w.host not in self.served),
+            manifest=self.manifest,
+            store=self.store,
         )
+
+
+def _host(source: str) -> str:
+    return split(source).authority or source
 
 
 def fold(codes: Iterable[int]) -> int:

@@ -13,6 +13,7 @@ from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.model import Trust
 from orchestrator.store import Store
+from orchestrator.summary import Counts
 from orchestrator.transfer.run_context import Options, RunContext
 
 if TYPE_CHECKING:
@@ -52,12 +53,14 @@ def run_context(
 ) -> RunContext:
     """Make what all stages of one run over a workspace share."""
     store = Store(space.store, context.state, context.stop, space.shared)
+    counts = Counts(manifest=", ".join(manifest.file for manifest in space.manifests), store=space.store)
     return RunContext(
         context,
         store,
-        emit,
+        counts.watched(emit),
         hosts=space.hosts,
         options=options or Options(),
+        counts=counts,
         trust=space.trust,
         shared=space.shared,
     )

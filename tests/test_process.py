@@ -596,3 +596,5 @@ def test_no_program_of_the_working_folder_is_found(tmp_path, monkeypatch):
     assert which("tool", f".:bin:{tmp_path}/bin") == f"{tmp_path}/bin/tool"
     assert which("./tool", "") == f"{tmp_path}/tool"  # who names a file means it
     assert run('echo "$PATH"', environ={"PATH": f".:{tmp_path}::/bin:"}).stdout == f"{tmp_path}:/bin\n"
+    libraries = {"LD_LIBRARY_PATH": f"/opt/lib:;lib;.:{tmp_path};"}
+    assert run('echo "$LD_LIBRARY_PATH"', environ=libraries).stdout == f"/opt/lib:{tmp_path}\n"

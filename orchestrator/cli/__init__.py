@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from orchestrator import __version__
 from orchestrator.cli import signals
 
 if TYPE_CHECKING:
@@ -48,7 +49,16 @@ def _run(argv: Sequence[str]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        if "--json" in _options(argv) or os.environ.get("ORCH_JSON", "0") not in ("", "0"):
+            from orchestrator.errors import Problem
+            from orchestrator.events import Summary
+            from orchestrator.render.json_lines import JsonLines
+
+            sink = JsonLines(sys.stdout)
+            sink.problem(Problem("", 0, "", error.format_message()))
+            sink.close(Summary(ok=False, exit_code=int(ExitCode.USAGE), version=__version__))
+        else:
+            error.show()
         return int(ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt, Stopped):
         return int(ExitCode.INTERRUPTED)
@@ -56,6 +66,11 @@ def _run(argv: Sequence[str]) -> int:
         gc.freeze()  # the last collection need not walk what ends with the process
         gc.enable()
     return code if isinstance(code, int) else 0
+
+
+def _options(argv: Sequence[str]) -> Sequence[str]:
+    """The words before `--`: what follows is another command's."""
+    return argv[: argv.index("--")] if "--" in argv else argv
 
 
 def _ignore_stops_in_destructors(unraisable: sys.UnraisableHookArgs) -> None:

@@ -6,11 +6,14 @@ import importlib
 
 import click
 
+from orchestrator import __version__
+
 COMMANDS = {
     "sync": "Make it so: fetch, verify and place what the manifests want.",
     "plan": "Say what sync would do, and why; change nothing.",
     "status": "Say what is in place, by stat alone.",
     "verify": "Read every byte again with sha256sum -c.",
+    "warm": "Read what is in place into memory, before a program needs it.",
     "lock": "Find out digests, sizes and commits that the manifests do not say; write team.lock.json.",
     "path": "Print a model's first place.",
     "get": "Fetch one thing now, without a manifest, and print the lines for one.",
@@ -64,9 +67,7 @@ class _LazyGroup(click.Group):
 
 def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
-
-        click.echo(f"orch {version('orch-weights')}")
+        click.echo(f"orch {__version__}")
         ctx.exit()
 
 
@@ -74,7 +75,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 all in place, 1 several kinds of failure, 2 usage, 3 manifest, 4 no usable backend, "
-    "5 transfer failed, 6 digest mismatch, 7 placement, 8 store, 70 a bug, 75 held by another orch, "
+    "5 transfer failed, 6 digest mismatch, 7 placement, 8 store, 9 --max-time, 70 a bug, 75 held by another orch, "
     "130/143 interrupted.",
 )
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")

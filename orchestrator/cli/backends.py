@@ -23,7 +23,7 @@ def command(**words: Any) -> int:
     context = context_with_signals()
     from orchestrator.backends import BACKENDS, select
     from orchestrator.errors import NoBackendError
-    from orchestrator.programs import find, install_hint
+    from orchestrator.programs import find, install_hint, known_hole
     from orchestrator.sources.route import route_to
     from orchestrator.verify.tools import installed, measure, weakness
 
@@ -34,14 +34,16 @@ def command(**words: Any) -> int:
         for backend in BACKENDS:
             program = programs[backend.NAME]
             traits = sorted(trait.value for trait in backend.TRAITS)
+            warning = known_hole(program)
             if isinstance(sink, JsonLines):
                 fields = {"name": program.name, "path": program.path, "version": program.version}
-                sink.write(
-                    "backend", {**fields, "usable": program.usable, "problem": program.problem, "traits": traits}
-                )
+                state = {"usable": program.usable, "problem": program.problem, "warning": warning}
+                sink.write("backend", {**fields, **state, "traits": traits})
                 continue
             text = program.problem or f"{program.version}  {program.path}{' (embedded)' if program.embedded else ''}"
             click.echo(f"{program.name:<7} {text}\n        {' '.join(traits)}")
+            if warning:
+                click.echo(f"        {program.name} is {warning}")
         for tool in installed(context):
             _show_tool(sink, tool, measure(context, tool) if tool.path else 0.0, weakness(context, tool))
         usable = [name for name, program in programs.items() if program.usable]

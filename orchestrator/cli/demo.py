@@ -7,7 +7,7 @@ import sys
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import context_with_signals, foreseen, tell
+from orchestrator.cli.session import context_with_signals, foreseen
 from orchestrator.render.listing import Listing
 
 _TIDY_S = 10.0  # it leaves nothing behind, which on a busy machine takes longer than a stop
@@ -28,5 +28,5 @@ def command(folder: str | None, verbose: bool) -> int:
         return run_demo(context, folder, verbose=verbose)
     except Exception as error:
         told = foreseen(context, error)
-        tell(Listing(sys.stdout, quiet=True), told)
+        Listing(sys.stdout, quiet=True).tell(told)
         return int(told.exit_code)

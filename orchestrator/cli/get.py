@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, run_options
+from orchestrator.cli.session import conclude, context_with_signals, run_options, sink_of
 from orchestrator.render.json_lines import JsonLines
 
 if TYPE_CHECKING:
@@ -22,19 +23,17 @@ if TYPE_CHECKING:
 @options.adding
 @options.store
 @options.running
-@options.talk
+@options.logged
 def command(what: str, name: str, sha256: str, **words: Any) -> int:
     """Fetch one thing, now, without a manifest; print the lines by which a manifest has it.
 
     It goes into the current folder, a repository into a folder of its name there, or where --to and --for say.
     """
     context = context_with_signals()
-    from orchestrator import render
     from orchestrator.cli.add import entry_defaults
     from orchestrator.commands.add import EntryDefaults, of
 
-    talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(context.environ, **talk, stop=context.stop, verb="get")
+    sink = sink_of(context, words, "get")
     lines: list[str] = []
 
     def work() -> Summary:
@@ -54,8 +53,8 @@ def command(what: str, name: str, sha256: str, **words: Any) -> int:
         got = get(context, draft, sink, store=words["store"], options=run_options(words))
         for digest in got.first_seen:
             sink(Noticed(f"no digest was given: {digest} is the first seen; compare it with the publisher's"))
-        if isinstance(sink, JsonLines) and got.lines:
-            sink.write("lines", {"text": "\n".join(got.lines) + "\n"})
+        if words["json"] and got.lines:
+            JsonLines(sys.stdout).write("lines", {"text": "\n".join(got.lines) + "\n"})
         elif not words["quiet"]:
             lines.extend(got.lines)
         return got.summary

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, run_options
+from orchestrator.cli.session import conclude, context_with_signals, run_options, sink_of
 
 
 @click.command("lock")
@@ -27,7 +27,7 @@ from orchestrator.cli.session import conclude, context_with_signals, run_options
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be resolved and fetched.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before an update is written.")
 @options.fetching
-@options.talk
+@options.logged
 def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **words: Any) -> int:
     """Find out what the manifests do not say: digests, sizes, the commits of hub repositories.
 
@@ -35,15 +35,13 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, **wo
     the store, so the sync that follows fetches nothing again.
     """
     context = context_with_signals()
-    from orchestrator import render
     from orchestrator.workspace import open_workspace
 
     # In `--update team.yaml` the word is a manifest, not the name of a model.
     files = tuple(word for word in update if word.endswith((".yaml", ".yml")) or os.sep in word)
     manifests = (*files, *words["manifests"])
     names = tuple(word for word in update if word not in files and word != "*")
-    talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(context.environ, **talk, stop=context.stop, verb="lock", plain=bool(update) and not yes)
+    sink = sink_of(context, words, "lock", plain=bool(update) and not yes)
 
     def work() -> Any:
         space = open_workspace(context, manifests, store=words["store"], root=words["root"], resolve=False)

@@ -69,6 +69,15 @@ json = option("--json", is_flag=True, help="One JSON object a line on stdout, th
 caches = option("--caches", metavar="DIR", type=click.Path(), help="One folder for all frameworks' caches.")
 where = stack(only, store, root, caches)
 talk = stack(quiet, verbose, json)
+logged = stack(
+    talk,
+    option("--log-file", metavar="FILE", type=click.Path(dir_okay=False), help="Append everything to this file too."),
+    option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        help="Of the log file, or without one of stderr: lines with a time stamp, or JSON.",
+    ),
+)
 fetching = stack(
     option("--backend", metavar="NAME", help="This program or failure: aria2c, axel, curl, wget, rsync."),
     option("--jobs", default=4, show_default=True, type=click.IntRange(1, 256), help="Files at once."),
@@ -86,6 +95,10 @@ running = stack(
         type=click.Choice(["copy", "move"]),
         help="How the store gets a right file that is at its place already: as a copy, or the file itself.",
     ),
+)
+unattended = stack(
+    option("--max-time", metavar="4h", type=Duration(), help="Stop then (exit code 9); the next run goes on."),
+    option("--splay", metavar="10m", type=Duration(), help="Begin later by a part of this that is this host's own."),
 )
 adding = stack(
     click.option("--to", multiple=True, metavar="PATH", help="Where the file goes; with a `/` at the end a folder."),

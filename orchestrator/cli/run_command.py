@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import context_with_signals, foreseen, tell, tell_unread
+from orchestrator.cli.session import context_with_signals, foreseen, tell_unread
 from orchestrator.errors import ExitCode, Stopped
 from orchestrator.render.listing import Listing
 from orchestrator.text import shown_lines
@@ -54,7 +54,7 @@ def command(argv: list[str], **words: Any) -> int:
     except Stopped:
         return context.stop.code or int(ExitCode.INTERRUPTED)
     except Exception as error:
-        tell(Listing(sys.stdout, quiet=True), foreseen(context, error))
+        Listing(sys.stdout, quiet=True).tell(foreseen(context, error))
         return FAILED
     if words["caches"]:
         tell_unread(found.unread_frameworks)

@@ -8,14 +8,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
-from orchestrator.cli.signals import GRACE_S, SignalWatch
+from orchestrator import __version__
+from orchestrator.cli.signals import GRACE_S, SignalWatch, limit_time
 from orchestrator.context import Context
-from orchestrator.errors import ExitCode, ManifestError, OrchError, Stopped
+from orchestrator.errors import ExitCode, OrchError, Problem, Stopped
 from orchestrator.events import Noticed, Summary
 from orchestrator.limits import raise_own
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -37,7 +38,8 @@ def conclude(context: Context, sink: Sink, work: Callable[[], Summary]) -> int:
     began = context.monotonic()
 
     def ended(code: int) -> Summary:
-        return Summary(ok=False, exit_code=code, seconds=context.monotonic() - began)
+        seconds = context.monotonic() - began
+        return Summary(ok=False, exit_code=code, seconds=seconds, host=context.hostname, version=__version__)
 
     watch = _watches.get(context.stop)
     if watch is not None:
@@ -48,12 +50,16 @@ def conclude(context: Context, sink: Sink, work: Callable[[], Summary]) -> int:
     except (Stopped, KeyboardInterrupt, click.Abort):
         summary = ended(context.stop.code or int(ExitCode.INTERRUPTED))
     except click.UsageError as error:
-        error.show()
+        if isinstance(sink, JsonLines):
+            sink.problem(Problem("", 0, "", error.format_message()))
+        else:
+            error.show()
         summary = ended(int(ExitCode.USAGE))
     except Exception as error:
         told = foreseen(context, error)
-        tell(sink, told)
+        sink.tell(told)
         summary = ended(int(told.exit_code))
+    summary = replace(summary, host=context.hostname, version=__version__)
     if watch is not None:
         watch.code = summary.exit_code
     sink.close(summary)
@@ -95,6 +101,43 @@ def workspace(context: Context, words: Mapping[str, Any]) -> Workspace:
     return space
 
 
+def sink_of(context: Context, words: Mapping[str, Any], verb: str = "sync", *, plain: bool = False) -> Sink:
+    """The sink of a command that works on files, by the options that `options.logged` took.
+
+    Raises:
+        UsageError: the log file cannot be opened.
+    """
+    from orchestrator import render
+
+    talk = {name: words[name] for name in ("json", "quiet", "verbose", "log_file", "log_format")}
+    try:
+        return render.choose(context.environ, **talk, stop=context.stop, verb=verb, plain=plain, state=context.state)
+    except OSError as error:
+        raise click.UsageError(f"--log-file {words['log_file']}: {error.strerror}") from error
+
+
+def begin_unattended(context: Context, words: Mapping[str, Any], sink: Sink) -> None:
+    """Wait as `--splay` says, then let `--max-time` run; not on a terminal, where somebody waits.
+
+    The wait is the same for the same host and manifests, and spreads a fleet evenly over the time.
+
+    Raises:
+        Stopped: a stop was asked for meanwhile.
+    """
+    if words["splay"] and not sys.stderr.isatty():
+        import hashlib
+
+        machine = context.read("/etc/machine-id").strip() or context.hostname
+        key = "\0".join((machine, *(os.path.abspath(path) for path in words["manifests"])))
+        part = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64
+        wait_s = part * words["splay"]
+        sink(Noticed(f"beginning in {wait_s:.0f} s (--splay)"))
+        if context.sleep(wait_s):
+            raise Stopped("stopped")
+    if words["max_time"] is not None:
+        limit_time(words["max_time"])
+
+
 def run_options(words: Mapping[str, Any]) -> Options:
     """What a run may do, by the options that `options.running` took."""
     from orchestrator.transfer.run_context import Options
@@ -116,20 +159,6 @@ def tell_unread(frameworks: Iterable[str]) -> None:
     """Say on stderr which frameworks no variable leads, so that no folder of ours is theirs."""
     for name in frameworks:
         print(f"note: no variable leads {name}: it looks where docs/frameworks.md says", file=sys.stderr)
-
-
-def tell(sink: Sink, error: OrchError) -> None:
-    """Say an error that ended the command: a line a problem, and what to type next."""
-    if isinstance(sink, JsonLines):
-        for problem in error.problems if isinstance(error, ManifestError) else ():
-            sink.problem(problem)
-        if not isinstance(error, ManifestError):
-            sink(Noticed(f"{error.message}; {error.hint}" if error.hint else error.message))
-        return
-    for line in error.message.splitlines():
-        print(f"error: {shown_lines(line)}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {shown_lines(error.hint)}", file=sys.stderr)
 
 
 def context_with_signals(grace_s: float = GRACE_S) -> Context:

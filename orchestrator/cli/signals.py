@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: the first asks the command to stop; a second one, or a deadline, ends the process."""
+"""SIGINT, SIGTERM, SIGHUP, --max-time: the first asks the command to stop; a second, or a deadline, ends it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from orchestrator.context import Stop
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)  # SIGALRM: the time of `limit_time` is up
 GRACE_S = 2.5  # to stop children and print the summary: whoever pressed Ctrl-C waits three seconds at most
+TIME_GRACE_S = 30.0  # where --max-time ends a run nobody waits
 REPEAT_S = 1.0  # timeout(1) signals its child and then its group: a repetition within this time is the same request
 _SHOW_CURSOR = b"\x1b[?25h"
 _writing: set[int] = set()  # the end of the pipe that the interpreter writes signals to: one, or none
@@ -23,7 +24,12 @@ _writing: set[int] = set()  # the end of the pipe that the interpreter writes si
 
 def code_of(number: int) -> int:
     """The exit code of a command that this signal ended."""
-    return 130 if number == signal.SIGINT else 143
+    return {signal.SIGINT: 130, signal.SIGALRM: 9}.get(signal.Signals(number), 143)
+
+
+def limit_time(seconds: float) -> None:
+    """Ask the command to stop so many seconds from now, as a signal does; its exit code is then 9."""
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
 
 
 def install_handlers(handler: Callable[[int, FrameType | None], object]) -> None:
@@ -108,8 +114,9 @@ class SignalWatch:
         poll = select.poll()
         poll.register(reading, select.POLLIN)
         began: float | None = None
+        grace_s = self._grace_s
         while True:
-            left_s = None if began is None else max(0.0, began + self._grace_s - time.monotonic())
+            left_s = None if began is None else max(0.0, began + grace_s - time.monotonic())
             ready = poll.poll(None if left_s is None else left_s * 1000)  # not select(2): it ends at descriptor 1,024
             heard = os.read(reading, 64) if ready else b""
             if ready and not heard:
@@ -119,6 +126,7 @@ class SignalWatch:
             if began is None:
                 if numbers:
                     began = time.monotonic()
+                    grace_s = TIME_GRACE_S if numbers[0] == signal.SIGALRM else self._grace_s
                     if self._stop.code is None:
                         self._stop.code = code_of(numbers[0])
                     self._stop.set()  # not in the handler, which may interrupt a holder of the event's own lock

@@ -7,16 +7,18 @@ from typing import Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, run_options, workspace
+from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, run_options, sink_of, workspace
 
 
 @click.command("sync")
 @options.manifests
 @options.where
 @click.option("-n", "--dry-run", is_flag=True, help="As `orch plan`.")
+@click.option("--warm", is_flag=True, help="Then read it into memory, as `orch warm`.")
 @options.running
-@options.talk
-def command(dry_run: bool, **words: Any) -> int:
+@options.unattended
+@options.logged
+def command(dry_run: bool, warm: bool, **words: Any) -> int:
     """Make it so: fetch, verify and place what the manifests want (default: manifests/team.yaml).
 
     Running it twice is safe: the second run does nothing.
@@ -26,17 +28,21 @@ def command(dry_run: bool, **words: Any) -> int:
 
         return foresee(**words)
     context = context_with_signals()
-    from orchestrator import render
     from orchestrator.engine.run import sync
     from orchestrator.workspace import run_context
 
-    sink = render.choose(
-        context.environ, json=words["json"], quiet=words["quiet"], verbose=words["verbose"], stop=context.stop
-    )
+    sink = sink_of(context, words)
 
     def work() -> Any:
+        begin_unattended(context, words, sink)
         space = workspace(context, words)
         run = run_context(context, space, sink, run_options(words))
-        return sync(run, space.wanted, space.unresolved)
+        summary = sync(run, space.wanted, space.unresolved)
+        if warm and summary.ok:
+            from orchestrator.commands import warm as memory
+
+            warmed = memory.warm(run_context(context, space, sink), space.wanted)
+            return summary if warmed.ok else warmed
+        return summary
 
     return conclude(context, sink, work)

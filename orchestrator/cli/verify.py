@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, workspace
+from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, workspace
 from orchestrator.render.json_lines import JsonLines
 from orchestrator.render.listing import Listing
 
@@ -30,7 +30,8 @@ CHECKSUM_FILE = re.compile(
 @click.option("--max-age", metavar="30d", type=options.Duration(), help="Only what was not read since.")
 @click.option("--repair", is_flag=True, help="Fetch what is bad: just the bad pieces where they are known.")
 @options.running
-@options.talk
+@options.unattended
+@options.logged
 def command(repair: bool, max_age: float | None, **words: Any) -> int:
     """Read every byte again with sha256sum -c: 0 all good, 5 something is missing, 6 wrong bytes.
 
@@ -51,6 +52,7 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
 
     def work() -> Summary:
+        begin_unattended(context, words, sink)
         wanted = tuple(w for path in sums for w in read_sums(os.path.abspath(path)))
         space = None
         if manifests or not sums:
@@ -64,15 +66,14 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
 
 
 def _repair(context: Context, words: dict[str, Any], max_age: float | None) -> int:
-    from orchestrator import render
-    from orchestrator.cli.session import run_options
+    from orchestrator.cli.session import run_options, sink_of
     from orchestrator.commands.verify import repair
     from orchestrator.workspace import run_context
 
-    talk = {name: words[name] for name in ("json", "quiet", "verbose")}
-    sink = render.choose(context.environ, **talk, stop=context.stop, verb="verify")
+    sink = sink_of(context, words, "verify")
 
     def work() -> Summary:
+        begin_unattended(context, words, sink)
         space = workspace(context, words)
         run = run_context(context, space, sink, run_options(words))
         return repair(run, space.wanted, space.unresolved, max_age_s=max_age)

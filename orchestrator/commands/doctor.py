@@ -16,7 +16,7 @@ from orchestrator.context import which
 from orchestrator.engine.disk_space import existing_parent, human
 from orchestrator.errors import ExitCode, ManifestError, NoBackendError, StoreError
 from orchestrator.events import Summary
-from orchestrator.programs import find, install_hint
+from orchestrator.programs import EMBEDDED_AGE, RESERVE, find, install_hint, known_hole, system_hint, upgrade_hint
 from orchestrator.store import blobs
 from orchestrator.store.store import judge_store
 
@@ -69,6 +69,8 @@ def examine(context: Context, store: str | None, tell: Callable[[Check], None]) 
 def _programs(programs: Mapping[str, Program]) -> Iterator[Check]:
     """Check which downloaders are installed and can be used."""
     for program in programs.values():
+        if hole := known_hole(program):
+            yield Check(program.name, WARN, f"{program.path} is {hole}", upgrade_hint(program))
         yield _program(program)
     if not any(program.usable for program in programs.values()):
         yield Check("programs", FAIL, "no usable downloader", install_hint(), ExitCode.NO_BACKEND)
@@ -76,13 +78,16 @@ def _programs(programs: Mapping[str, Program]) -> Iterator[Check]:
 
 def _program(program: Program) -> Check:
     name = program.name
-    if not program.path:
+    if not program.path or program.problem == RESERVE:
         if name == "aria2c":
-            return Check(name, WARN, "not installed: large files come over one connection", install_hint())
+            return Check(name, WARN, "not installed: large files come over one connection", system_hint("aria2"))
         return Check(name, PASS, "not installed, not needed")
     if program.problem:
         return Check(name, WARN, f"left out: {program.problem}", f"see what it says: {program.path} --version")
-    here = f"{program.version}  {program.path}{' (embedded)' if program.embedded else ''}"
+    if program.embedded:
+        old = f"embedded: {EMBEDDED_AGE}, with no security updates since"
+        return Check(name, WARN, old, f"install your system's: {system_hint('aria2')}")
+    here = f"{program.version}  {program.path}"
     if _is_script(program.path):
         hint = f"put the real {name} first: `type -a {name}`"
         return Check(name, WARN, f"{here} is a script: a signal may stop it and not its program", hint)

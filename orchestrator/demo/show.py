@@ -160,20 +160,21 @@ class DemoRun:
         """
         self.show_command(f"orch {' '.join(words)}")
         began = self._context.monotonic()
-        # A session of its own: only we receive Ctrl-C, and hand it on, so that the command receives it once.
-        child = subprocess.Popen(  # noqa: S603 - our own interpreter, words of ours
-            [sys.executable, "-m", "orchestrator", *words],
-            cwd=self._folder,
-            env=dict(_child_environ(self._context.environ, self._folder)),
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,  # one stream, so that a log of the demo is whole
-            start_new_session=True,
-        )
+        with self._context.stop.deferred():  # a child that runs and that we do not hold would outlive us
+            # A session of its own: only we receive Ctrl-C, and hand it on, so that the command receives it once.
+            child = subprocess.Popen(  # noqa: S603 - our own interpreter, words of ours
+                [sys.executable, "-m", "orchestrator", *words],
+                cwd=self._folder,
+                env=dict(_child_environ(self._context.environ, self._folder)),
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.STDOUT,  # one stream, so that a log of the demo is whole
+                start_new_session=True,
+            )
         try:
-            code = child.wait()
+            code = None if self._context.stop.is_set() else child.wait()
         finally:
             _end(child)
-        if self._context.stop.is_set():
+        if code is None or self._context.stop.is_set():
             raise Stopped("stopped")
         return code, self._context.monotonic() - began
 

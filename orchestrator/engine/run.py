@@ -136,6 +136,7 @@ def _write_extra_files(run: RunContext, marked: Sequence[Wanted]) -> None:
             for wish in extra_files.of(store, w):
                 how = link.write_extra_file(store, context.hostname, w.manifest, wish)
                 if how in ("made", "back"):
+                    run.counts.changed = True
                     run.emit(events.Placed(w.model, w.file, wish.path, extra_files.LINK))
                 if how == "back":
                     run.emit(events.Noticed(f"{wish.path}: somebody had moved it; it says `{wish.text[:80]}` again"))
@@ -177,11 +178,14 @@ def prepare(run: RunContext, fetching: Sequence[Artifact]) -> RunContext:
     judge, known = BackgroundCall(choose, context), BackgroundCall(_ask, context, fetching, run.hosts)
     BackgroundCall(import_module, "orchestrator.sources.http")  # its HTTP client takes 55 ms, and waits well too
     programs = find_backends(context, options.backend, run.emit)
+    asked = known.result(context.stop)
+    for source, message in asked.unanswered():
+        run.emit(events.Unanswered(source, message))
     return replace(
         run,
         programs=programs,
         judge=judge.result(context.stop),
-        known=known.result(context.stop),
+        known=asked,
         limits=ConnectionLimits(options.connections, options.jobs, sizes),
     )
 

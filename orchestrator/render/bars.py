@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import suppress
 from textwrap import fill
 from typing import TYPE_CHECKING, TextIO
@@ -15,12 +16,14 @@ from rich.text import Text
 
 from orchestrator import events
 from orchestrator.context import Stop
-from orchestrator.render.sink import amount, label
-from orchestrator.render.words import closing, host, label_of, line
+from orchestrator.render.sink import amount, error_lines, label
+from orchestrator.render.totals import Totals
+from orchestrator.render.words import clock, closing, host, label_of, line
 
 if TYPE_CHECKING:
     from rich.progress import Task
 
+    from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
 
 
@@ -44,6 +47,7 @@ class Bars:
         self._bars: dict[tuple[str, str], TaskID] = {}
         self._done: dict[tuple[str, str], int] = {}
         self._total: TaskID | None = None
+        self._totals = Totals()
         self._errors: set[str] = set()
         self._finished: list[events.Finished] = []  # the first few: a run may have a hundred thousand
         self._unlisted = 0
@@ -51,7 +55,7 @@ class Bars:
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=None),
             DownloadedColumn(),
-            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            TimeLeftColumn(self._totals),
             console=self._console,
             transient=True,
             expand=True,
@@ -63,9 +67,10 @@ class Bars:
         with self._stop.deferred(then_raise=True), self._lock, suppress(OSError, ValueError):
             if self._closed:  # an event of a thread that nobody waits for
                 return
+            self._totals.add(event, time.monotonic())
             match event:
                 case events.Planned(_, to_fetch, size) if to_fetch:
-                    self._total = self._progress.add_task("in all", total=size or None)
+                    self._total = self._progress.add_task("in all", total=size or None, sums=True)
                     self._progress.start()
                 case events.Started():
                     self._bar(event)
@@ -129,6 +134,13 @@ class Bars:
         else:
             self._unlisted += 1
 
+    def tell(self, error: OrchError) -> None:
+        """Print an error that ended the command, and what to type next."""
+        with self._lock, suppress(OSError, ValueError):
+            self._progress.stop()
+            for text in error_lines(error):
+                self._console.print(escape(text), soft_wrap=True)
+
     def close(self, summary: Summary) -> None:
         """Remove the bars, and print the table and the closing line."""
         with self._lock, suppress(OSError, ValueError):
@@ -185,3 +197,18 @@ class DownloadedColumn(ProgressColumn):
         if done[-1] == whole[-1]:
             done = done[:-1].rstrip()
         return Text(f"{done}/{whole} {rate:>8}", style="progress.download")
+
+
+class TimeLeftColumn(TimeRemainingColumn):
+    """A column with the time left; of all files together no less than that of the slowest."""
+
+    def __init__(self, totals: Totals) -> None:
+        super().__init__(compact=True, table_column=Column(no_wrap=True))
+        self._totals = totals
+
+    def render(self, task: Task) -> Text:
+        """Draw the column for one bar."""
+        if not task.fields.get("sums"):
+            return super().render(task)
+        left_s = self._totals.left_s()
+        return Text("--:--" if left_s is None else clock(left_s), style="progress.remaining")

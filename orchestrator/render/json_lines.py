@@ -7,8 +7,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from orchestrator.errors import ManifestError
+from orchestrator.events import Noticed
+
 if TYPE_CHECKING:
-    from orchestrator.errors import Problem
+    from orchestrator.errors import OrchError, Problem
     from orchestrator.events import Event, Summary
 
 
@@ -27,6 +30,14 @@ class JsonLines:
     def problem(self, problem: Problem) -> None:
         """Write one problem of a manifest."""
         self.write("problem", {name: getattr(problem, name) for name in problem.__struct_fields__})
+
+    def tell(self, error: OrchError) -> None:
+        """Write an error that ended the command; of a manifest, each problem."""
+        if isinstance(error, ManifestError):
+            for problem in error.problems:
+                self.problem(problem)
+        else:
+            self(Noticed(f"{error.message}; {error.hint}" if error.hint else error.message))
 
     def close(self, summary: Summary) -> None:
         """Write the summary; events that come later, from threads that nobody waits for, are dropped."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from orchestrator import events
-from orchestrator.render.sink import label
+from orchestrator.render.sink import error_lines, label
 from orchestrator.render.words import closing, line
 from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from orchestrator.errors import OrchError
     from orchestrator.events import Event, Summary
 
 
@@ -34,13 +36,18 @@ class Listing:
             case events.LeftBehind():
                 self._hints[shown_lines(event.hint)] = None
                 self._write(line(event) or "")
-            case events.Foreseen() | events.Measured() | events.Noticed():
+            case events.Foreseen() | events.Measured() | events.Noticed() | events.Warmed():
                 self._write(line(event) or "")
             case events.Finished(how="present") | events.Verified():
                 word = "good" if isinstance(event, events.Verified) else "present"
                 self._write(f"{word:<8} {label(event.model, event.file)}")
             case _:
                 return
+
+    def tell(self, error: OrchError) -> None:
+        """Write an error that ended the command to stderr, and what to type next."""
+        for text in error_lines(error):
+            print(text, file=sys.stderr)
 
     def close(self, summary: Summary) -> None:
         """Write the hints and the closing line."""

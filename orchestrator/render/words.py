@@ -11,6 +11,7 @@ from orchestrator.urls import split
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
+    from orchestrator.render.totals import Totals
 
 
 def line(event: Event, *, verbose: bool = False) -> str | None:
@@ -46,14 +47,17 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
             return f"{label(event.model, event.file)}: {event.how}{origin} ({amount(event.size_bytes)})"
         case events.GaveUp():
             return f"error: {shown_lines(event.message)}\nhint: {shown_lines(event.hint)}"
-        case events.Measured() | events.Changed() | events.Replaced() | events.LeftBehind():
+        case events.Unanswered():
+            return f"{host(event.source)}: {shown_lines(event.message)}; it is tried last" if verbose else None
+        case _:
             return _stated(event)
-        case events.Noticed(message):
-            return shown_lines(message)
-    raise AssertionError("unreachable")
 
 
-def _stated(event: events.Measured | events.Changed | events.Replaced | events.LeftBehind) -> str:
+def _stated(event: Event) -> str:
+    if isinstance(event, events.Noticed):
+        return shown_lines(event.message)
+    if isinstance(event, events.Warmed):
+        return _warmed(event)
     if isinstance(event, events.LeftBehind):
         size = amount(event.size_bytes)
         manifest = shown_lines(event.manifest)
@@ -63,8 +67,18 @@ def _stated(event: events.Measured | events.Changed | events.Replaced | events.L
         return f"{label(event.model, event.file)}: {shown_lines(event.to)}: replaced the previous version ({versions})"
     if isinstance(event, events.Changed):
         return f"{label(event.model, event.file)}: {_change(event.old)} -> {_change(event.new)}"
+    assert isinstance(event, events.Measured)
     needed, free = amount(event.needed_bytes), amount(event.free_bytes)
     return f"room    {shown_lines(event.folder)}: {needed} needed, {free} free"
+
+
+def _warmed(event: events.Warmed) -> str:
+    name, size = label(event.model, event.file), amount(event.size_bytes)
+    if event.resident_bytes is None:
+        return f"{'read':<8} {name}  ({size})"
+    if event.resident_bytes >= event.size_bytes:
+        return f"{'warm':<8} {name}  ({size})"
+    return f"{'cold':<8} {name}  ({amount(event.resident_bytes)} of {size} in memory: there is no room)"
 
 
 def _started(event: events.Started, *, verbose: bool) -> str:
@@ -113,9 +127,29 @@ def closing(summary: Summary, verb: str) -> str:
     reused = f", {amount(summary.bytes_reused)} reused" if summary.bytes_reused else ""
     if summary.exit_code in (130, 143):
         parts.append("interrupted")
+    elif summary.exit_code == 9:
+        parts.append("the time is up (--max-time)")
     elif not summary.ok and not parts:
         parts.append(f"failed (exit code {summary.exit_code})")
     return f"{verb}: {', '.join(parts) or 'nothing wanted'}{moved}{reused} in {summary.seconds:.1f} s"
+
+
+def heartbeat(totals: Totals) -> str:
+    """Write how far a run is as one line: `12 %, 46.0M of 381.0M, 1.2M/s, 4:40 left, 3 of 14 files`."""
+    done, size = totals.done_bytes, totals.size_bytes
+    parts = [f"{100 * done // size} %, {amount(done)} of {amount(size)}" if size else amount(done)]
+    parts.append(f"{amount(totals.rate)}/s")
+    if (left_s := totals.left_s()) is not None:
+        parts.append(f"{clock(left_s)} left")
+    parts.append(f"{totals.ended} of {totals.to_fetch} files")
+    return ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Write a time span as `4:40` or `1:02:03`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def host(url: str) -> str:

@@ -45,6 +45,15 @@ class SourceStats:
             if result.answer is not None:
                 self._last_hosts[target.host] = host_of(result.answer.last_url)
 
+    def unanswered(self) -> list[tuple[str, str]]:
+        """The URLs that did not answer the probe, one a host, and why."""
+        by_host = {
+            host_of(url): (url, result.message)
+            for url, result in self._urls.items()
+            if result.verdict in (Rank.DEAD, Rank.SILENT)
+        }
+        return list(by_host.values())
+
     def order(self, sources: Sequence[Source]) -> tuple[Source, ...]:
         """Sort sources into the order in which to try them, by what is known now."""
         if len(sources) < 2:

@@ -1,0 +1,80 @@
+"""Runs that nobody watches: --max-time ends one and the next goes on; --splay spreads a fleet."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.demo.server import Origin
+from tests.orch import Orch, made
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def orch(tmp_path: Path) -> Orch:
+    return Orch(tmp_path)
+
+
+def test_the_time_is_up_and_the_next_night_goes_on(orch: Orch) -> None:
+    content = made(24 * MIB)
+    with Origin(rate=4 * MIB) as origin:
+        place = orch.want("w", content, origin.serve("/w", content))
+        first = orch.sync("--max-time", "2s", "--connections", "1")
+        assert first.code == 9
+        assert [failed["fault"] for failed in first.summary["failed"]] == ["interrupted"]
+        assert first.summary["bytes_fetched"] > 0
+        second = orch.run("sync", "-q", "--max-time", "2s", "--connections", "1", "team.yaml")
+        assert (second.code, second.out, second.err) == (9, "", "")
+        assert orch.run("sync", "--max-time", "1s", "--connections", "1", "team.yaml").code == 9
+        last = orch.sync("--max-time", "60s")
+    assert last.code == 0
+    assert last.summary["bytes_reused"] > 4 * MIB
+    assert place.read_bytes() == content
+
+
+def test_the_time_is_up_while_a_wrong_file_was_found(orch: Orch) -> None:
+    content, wrong = made(24 * MIB), made(3000)
+    with Origin(rate=2 * MIB) as origin:
+        orch.want("w", content, origin.serve("/w", content))
+        orch.want("x", made(3000, 2), origin.serve("/x", wrong), to="models/x")
+        done = orch.run("sync", "-q", "--max-time", "3s", "--connections", "1", "team.yaml")
+    assert done.code == 9
+    assert "/x" in done.err
+
+
+def test_a_run_that_ends_in_time_is_not_disturbed(orch: Orch) -> None:
+    with Origin() as origin:
+        orch.want("w", b"w", origin.serve("/w", b"w"))
+        assert orch.sync("--max-time", "1m").code == 0
+
+
+def test_splay_is_the_same_for_one_host_and_another_for_another_manifest(orch: Orch) -> None:
+    def told(*words: str) -> str:
+        running = orch.start("sync", *words, "--splay", "1000h", "team.yaml")
+        assert running.stderr is not None
+        line = running.stderr.readline()
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 143
+        running.communicate()
+        match = re.fullmatch(r"beginning in (\d+) s \(--splay\)\n", line)
+        assert match, line
+        return match[1]
+
+    (orch.folder / "other.yaml").write_text("version: 1\nmodels: {}\n")
+    assert told() == told() != told("other.yaml")
+
+
+def test_splay_does_not_count_as_time_of_the_run(orch: Orch) -> None:
+    with Origin() as origin:
+        orch.want("w", b"w", origin.serve("/w", b"w"))
+        began = time.monotonic()
+        done = orch.sync("--splay", "3s", "--max-time", "20s")
+        assert done.code == 0
+        match = re.search(r"beginning in (\d+) s", done.named("noticed")[0]["message"])
+        assert match
+        assert time.monotonic() - began >= int(match[1]) - 1
