@@ -103,7 +103,6 @@ def run_context(
         options=options or Options(),
         counts=counts,
         trust=space.trust,
-        shared=space.shared,
     )
 
 

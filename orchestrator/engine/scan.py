@@ -14,7 +14,7 @@ import msgspec
 
 from orchestrator.errors import PlacementError
 from orchestrator.store import blobs, seal
-from orchestrator.store.trust import is_trusted
+from orchestrator.store.owners import is_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

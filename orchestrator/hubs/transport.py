@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import Stopped, TransferError
 from orchestrator.formats.bounded import MOST_VALUES, has_too_many_values
 from orchestrator.sources.http import time_limit
-from orchestrator.sources.redirects import ForbiddenError, begins_here, lookup, refuse
+from orchestrator.sources.redirects import ForbiddenError, check_program_url
 from orchestrator.text import shown
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class HubTransport:
     def __init__(self, http: Any, options: dict[str, Any], endpoint: str, name: str, stop: threading.Event) -> None:
         self._inner = http.HTTPTransport(trust_env=False, **options)
         self._http, self._endpoint, self._name, self._stop = http, endpoint, name, stop
+        self._proxied = options.get("proxy") is not None
         home = _origin(http.URL(endpoint))
         self._home = {home, ("https", home[1], 443)} if home[::2] == ("http", 80) else {home}
         self._requests = self._bytes = 0
@@ -95,10 +96,9 @@ class HubTransport:
         if origin[0] != "https" and all(scheme == "https" for scheme, _, _ in self._home):
             raise self._error(f"leads from https to {where}")
         try:
-            from_here = begins_here(self._endpoint, proxied=False, stop=self._stop)
-            refuse(lookup(origin[1], self._stop), redirected=True, from_here=from_here)
+            check_program_url(str(request.url), self._endpoint, proxied=self._proxied, stop=self._stop)
         except ForbiddenError as error:
-            raise self._error(str(error)) from None
+            raise self._error(f"is {error}") from None
 
     def _whole(self, request: Any, answer: Any) -> Any:
         """The same answer with its body in memory."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
 from orchestrator.files import sync_folder
+from orchestrator.store.owners import is_trusted
 from orchestrator.store.seal import fits, remember, seal
 from orchestrator.store.store import disk, folder_mode, make_folder, open_to_read
-from orchestrator.store.trust import is_trusted
 
 if TYPE_CHECKING:
     import threading

@@ -13,8 +13,8 @@ import stat
 from contextlib import suppress
 
 from orchestrator.files import NewFile, rename_new
+from orchestrator.store.owners import is_own_group
 from orchestrator.store.store import file_mode, open_to_read
-from orchestrator.store.trust import is_own_group
 
 _NOT_TO_BE_READ = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EINVAL, errno.ENXIO)  # what open_to_read(path) raises
 

@@ -15,7 +15,7 @@ import msgspec
 from orchestrator.errors import Stopped, StoreError
 from orchestrator.files import LOCK_POLL_S, NewFile, store_error, sweep, sync_folder
 from orchestrator.folders import open_folder
-from orchestrator.store.trust import judge_folder, refuse_in_folder_of, shares_group
+from orchestrator.store.owners import judge_folder, refuse_in_folder_of, shares_group
 
 if TYPE_CHECKING:
     import threading

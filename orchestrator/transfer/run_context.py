@@ -62,7 +62,7 @@ class RunContext(msgspec.Struct, frozen=True):
     reads large files (None: sha256sum does), `known` what the run knows of its sources, `limits` how many connections
     each host may get. `direct` are the hosts that did not redirect when one of their small files was asked for,
     `left_out` those of which it was told that no program here can serve them, `told` what else is told once a run.
-    `trust` and `shared` are those of the site file.
+    `trust` is the site file's.
     """
 
     context: Context
@@ -80,7 +80,6 @@ class RunContext(msgspec.Struct, frozen=True):
     left_out: set[str] = msgspec.field(default_factory=set)
     told: set[str] = msgspec.field(default_factory=set)
     trust: Trust = Trust()
-    shared: bool = False
 
     @property
     def connection_limits(self) -> ConnectionLimits:
