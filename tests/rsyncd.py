@@ -59,6 +59,7 @@ class FolderOrigin:
             pytest.skip(f"{', '.join(faults)}: not of this scheme")
         self._folder = tempfile.TemporaryDirectory(prefix="orch-origin-")
         self.root = Path(self._folder.name)
+        self.root.chmod(0o755)  # root copies only what everybody may read
 
     def __enter__(self):
         return self

@@ -547,7 +547,7 @@ def test_a_live_child_keeps_what_a_dead_orch_held(store, tmp_path):
         from orchestrator import process
         from orchestrator.backends.base import Command
         from orchestrator.store import Store, partials
-        process._dying_with_us = lambda argv: (argv, None)  # a system without setpriv and prctl: the child outlives us
+        process._dying_with_us = lambda argv, _: (argv, None)  # no setpriv, no prctl: the child outlives us
         partial = partials.acquire(Store(sys.argv[1], sys.argv[1] + "/state"), sys.argv[2])
         open(partial.file, "wb").write(b"bytes")
         told = partial.folder + "/told"
