@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import machine, picture, report
+from benchmarks import history, machine, picture, report
 from benchmarks.bench import Bench
 from benchmarks.measure import BenchError
 from benchmarks.scenarios import SCENARIOS
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _HOUSE = Path(__file__).resolve().parents[1]
 _RESULTS = _HOUSE / "benchmarks" / "RESULTS.md"
+_HISTORY = _HOUSE / "benchmarks" / "HISTORY.md"
+_QUICK = 1 / 8
 _PICTURE = _HOUSE / "docs" / "benchmarks.svg"
 
 
@@ -30,23 +32,31 @@ def main(words: Sequence[str] | None = None) -> int:
     names = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="P", help=f"which: {' '.join(names)} (default: all)")
-    parser.add_argument("--runs", type=int, default=5, help="of each contestant (default: 5)")
-    parser.add_argument("--scale", type=float, default=1.0, help="shrink sizes and numbers, for a smoke run")
+    parser.add_argument("--runs", type=int, help="of each contestant (default: 5; 1 with --quick)")
+    parser.add_argument("--scale", type=float, help="shrink sizes and numbers (default: 1; 1/8 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="all in some two minutes: smaller, and once")
+    parser.add_argument(
+        "--history", action="store_true", help="add a line to benchmarks/HISTORY.md, when all ran in full size"
+    )
     parser.add_argument(
         "--out", type=Path, help="the page (default: benchmarks/RESULTS.md, when all scenarios ran in full size)"
     )
     given = parser.parse_args(words)
-    wanted = [name.upper() for name in given.scenarios] or names
+    wanted = [f"{name[:1].upper()}{name[1:]}" for name in given.scenarios] or names
     if unknown := sorted(set(wanted) - set(names)):
         parser.error(f"no such scenario: {', '.join(unknown)}")
-    if given.runs < 1 or given.scale <= 0:
+    runs = given.runs if given.runs is not None else 1 if given.quick else 5
+    scale = given.scale if given.scale is not None else _QUICK if given.quick else 1.0
+    if runs < 1 or scale <= 0:
         parser.error("--runs and --scale must be more than 0")
-    is_whole = wanted == names and given.scale == 1
+    is_whole = wanted == names and scale == 1
+    if given.history and not is_whole:
+        parser.error("--history needs all scenarios in full size")
     out = given.out or (_RESULTS if is_whole else None)
-    return _measure([s for s in SCENARIOS if s.name in wanted], given.runs, given.scale, out)
+    return _measure([s for s in SCENARIOS if s.name in wanted], runs, scale, out, adds_line=given.history)
 
 
-def _measure(scenarios: Sequence[Scenario], runs: int, scale: float, out: Path | None) -> int:
+def _measure(scenarios: Sequence[Scenario], runs: int, scale: float, out: Path | None, *, adds_line: bool) -> int:
     before = report.load()
     with tempfile.TemporaryDirectory(prefix="orch-bench-") as folder:
         bench = Bench(Path(folder) / "work", runs, scale, _say)
@@ -59,6 +69,10 @@ def _measure(scenarios: Sequence[Scenario], runs: int, scale: float, out: Path |
         return 1
     if out:
         _write(out.resolve(), bench, facts, (before, report.load()))
+    if adds_line:
+        for worse in history.add(_HISTORY, bench.rows, facts, datetime.now(UTC)):
+            _say(f"slower than in the line before: {worse}")
+        _say(f"wrote {_HISTORY}")
     return 0
 
 

@@ -21,18 +21,33 @@ FAR = (*NEAR, "--delay", str(TRIP_S))
 Unit = Literal["x", "s", "MB"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the table: a figure, and what it had to be at most."""
+    """One line of the table: what was done, what it took, and a figure with what that had to be at most.
+
+    Attributes:
+        scenario: the name by which it is run, such as `P1`.
+        done: the work, as a sentence for people who know no scenario.
+        value: the figure, in `unit`.
+        of: what the figure is a multiple of or more than, such as `the wire`; empty where it stands for itself.
+        orch_s, hand_s, wire_s: the medians, in seconds; None where there is none. `wire_s` is computed.
+        hand: how the work is done by hand.
+        must, goal: the most that the figure may be, and the most that it should be.
+        label: the work in a few words, for the picture; empty: the picture does not show it.
+    """
 
     scenario: str
-    what: str
-    seconds: tuple[tuple[str, float], ...]
+    done: str
     value: float
     unit: Unit = "x"
+    of: str = ""
+    orch_s: float | None = None
+    hand_s: float | None = None
+    wire_s: float | None = None
+    hand: str = ""
     must: float | None = None
     goal: float | None = None
-    bar: bool = False  # whether the picture shows it: orch's time over a peer's
+    label: str = ""
 
     @property
     def is_reached(self) -> bool | None:
@@ -70,12 +85,6 @@ class Bench:
         """Give the disk back."""
         shutil.rmtree(self.folder)
         self.folder.mkdir()
-
-
-def pairs(seconds: Mapping[str, float], *names: str, **computed: float) -> tuple[tuple[str, float], ...]:
-    """The medians that a row shows, and what was computed beside them."""
-    measured = tuple((name, seconds[name]) for name in names or tuple(seconds))
-    return measured + tuple((name.replace("_", " "), value) for name, value in computed.items())
 
 
 def numbered(count: int, size: int) -> Iterator[tuple[str, int]]:

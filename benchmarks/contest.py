@@ -8,12 +8,14 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from benchmarks.corpus import GIB, MIB
 from benchmarks.measure import Place, Ran, run, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+_LARGE_BYTES = 64 * MIB
 Commands = list[list[str]]
 
 
@@ -29,6 +31,8 @@ class Contestant:
     prepare: Callable[[Place], Commands]
     check: Callable[[Place], None]
     kept: Place | None = None
+    size_bytes: int = 0  # of what it fetches or reads
+    disk: Path | None = None  # where its place is made; None: in the folder of all
     cwd: Callable[[Place], Path] = lambda place: place.folder
 
 
@@ -39,6 +43,7 @@ class Outcome:
     scenario: str
     name: str
     runs: list[Ran] = field(default_factory=list)
+    size_bytes: int = 0
 
     @property
     def wall_s(self) -> float:
@@ -49,6 +54,11 @@ class Outcome:
         return statistics.median(ran.cpu_s for ran in self.runs)
 
     @property
+    def cpu_s_per_gib(self) -> float | None:
+        """Processor seconds for each GiB; None where its start and end weigh more than its bytes."""
+        return self.cpu_s * GIB / self.size_bytes if self.size_bytes >= _LARGE_BYTES else None
+
+    @property
     def peak_bytes(self) -> float:
         return statistics.median(ran.peak_bytes for ran in self.runs)
 
@@ -57,7 +67,7 @@ def contest(
     scenario: str, contestants: Sequence[Contestant], runs: int, folder: Path, say: Callable[[str], None]
 ) -> list[Outcome]:
     """Let all run in turn, A B A B ..., so that a machine's bad minute meets them all."""
-    outcomes = [Outcome(scenario, contestant.name) for contestant in contestants]
+    outcomes = [Outcome(scenario, contestant.name, size_bytes=contestant.size_bytes) for contestant in contestants]
     for number in range(1, runs + 1):
         for contestant, outcome in zip(contestants, outcomes, strict=True):
             ran = _turn(contestant, folder)
@@ -76,7 +86,7 @@ def fresh(folder: Path) -> Place:
 
 
 def _turn(contestant: Contestant, folder: Path) -> Ran:
-    place = contestant.kept or fresh(folder / "place")
+    place = contestant.kept or fresh((contestant.disk or folder) / "place")
     commands = contestant.prepare(place)
     cwd = contestant.cwd(place)
     ran = together([run(argv, place, cwd) for argv in commands])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+_UNITS = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 _BLOCK_BYTES = MIB  # small: a child's peak memory is never less than that of who started it
 
 
@@ -38,6 +39,15 @@ class Corpus:
         return sum(file.size for file in self.files)
 
     @property
+    def words(self) -> str:
+        """How much it is, for people: `1 GiB`, or `2,000 files of 64 KiB`."""
+        first = self.files[0].size
+        if len(self.files) == 1:
+            return size_words(first)
+        each = f"of {size_words(first)}" if first * len(self.files) == self.total else f"({size_words(self.total)})"
+        return f"{len(self.files):,} files {each}"
+
+    @property
     def sums(self) -> Path:
         """The SHA256SUMS of all, beside the folder."""
         return self.folder.with_name(self.folder.name + ".sha256")
@@ -60,6 +70,12 @@ def make(folder: Path, sizes: Mapping[str, int]) -> Corpus:
     corpus = Corpus(folder, tuple(File(name, size, _digest(folder / name)) for name, size in sizes.items()))
     corpus.sums.write_text(lines_of_sums(corpus.files))
     return corpus
+
+
+def size_words(size: int) -> str:
+    """A size as people write it, in the largest unit of which it is at least one."""
+    unit, name = next(((unit, name) for unit, name in _UNITS if size >= unit), (1, "bytes"))
+    return f"{size / unit:.4g} {name}"
 
 
 def lines_of_sums(files: Iterable[File]) -> str:

@@ -28,6 +28,7 @@ def manifest(
     *,
     mirrors: Sequence[str] = (),
     connections: Mapping[str, int] | None = None,
+    ca: str = "",
 ) -> None:
     """Write team.yaml: a model for each file, all into `models/`; line by line, for it may be long."""
     with (place.folder / "team.yaml").open("w") as out:
@@ -35,6 +36,8 @@ def manifest(
         if connections:
             out.write("hosts:\n")
             out.writelines(f"  {host}: {{connections: {count}}}\n" for host, count in connections.items())
+        elif ca:
+            out.write(f"hosts:\n  {url.partition('://')[2]}: {{ca: {ca}}}\n")
         out.write("models:\n")
         for file in files:
             out.write(f"  {file.name}:\n    url: {url}/{file.name}\n")
@@ -51,12 +54,13 @@ def sync(
     kept: Place | None = None,
     mirrors: Sequence[str] = (),
     connections: Mapping[str, int] | None = None,
+    ca: str = "",
 ) -> Contestant:
     """`orch sync team.yaml`."""
 
     def prepare(place: Place) -> Commands:
         if not kept:
-            manifest(place, corpus.files, url, mirrors=mirrors, connections=connections)
+            manifest(place, corpus.files, url, mirrors=mirrors, connections=connections, ca=ca)
         return [[*program(), "sync", "team.yaml", *flags]]
 
-    return Contestant(name, prepare, lambda place: corpus.check(place.files), kept)
+    return Contestant(name, prepare, lambda place: corpus.check(place.files), kept, size_bytes=corpus.total)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from benchmarks.contest import Commands, Contestant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from benchmarks.corpus import Corpus
@@ -26,19 +26,34 @@ for name in fetcher.registry_files:
 """
 
 
-def by_hand(name: str, corpus: Corpus, command: Callable[[Place], Commands], *, verify: bool = True) -> Contestant:
-    """Fetch into the place's folder, then `sha256sum -c`."""
+def by_hand(
+    name: str,
+    corpus: Corpus,
+    command: Callable[[Place], Commands],
+    *,
+    verify: bool = True,
+    last: Sequence[list[str]] = (),
+) -> Contestant:
+    """Fetch into the place's folder, then `sha256sum -c`, then what is to come `last`."""
 
     def prepare(place: Place) -> Commands:
-        return [*command(place), *([_judge(corpus)] if verify else [])]
+        return [*command(place), *([_judge(corpus)] if verify else []), *last]
 
-    return Contestant(name, prepare, lambda place: corpus.check(place.files), cwd=_files)
+    return Contestant(name, prepare, lambda place: corpus.check(place.files), size_bytes=corpus.total, cwd=_files)
 
 
-def aria2c(corpus: Corpus, url: str, *, verify: bool = True) -> Contestant:
+def aria2c(corpus: Corpus, url: str, *, verify: bool = True, ca: str = "") -> Contestant:
     """One large file with all the connections that aria2c allows."""
     name = "aria2c by hand" if verify else "aria2c alone"
-    return by_hand(name, corpus, lambda _: [[*ARIA2C, _only(corpus, url)]], verify=verify)
+    trust = [f"--ca-certificate={ca}"] if ca else []
+    return by_hand(name, corpus, lambda _: [[*ARIA2C, *trust, _only(corpus, url)]], verify=verify)
+
+
+def curl_alone(corpus: Corpus, url: str, *, ca: str = "") -> Contestant:
+    """One large file on one connection."""
+    trust = ["--cacert", ca] if ca else []
+    words = ["curl", "-sS", "--fail", "-O", *trust, _only(corpus, url)]
+    return by_hand("curl alone", corpus, lambda _: [words], verify=False)
 
 
 def aria2c_list(corpus: Corpus, url: str, jobs: int) -> Contestant:
@@ -57,15 +72,17 @@ def axel(corpus: Corpus, url: str) -> Contestant:
     return by_hand("axel by hand", corpus, lambda _: [["axel", "-q", "-n16", _only(corpus, url)]])
 
 
-def curl(corpus: Corpus, url: str) -> Contestant:
-    """Many files with curl's parallel mode."""
+def curl(corpus: Corpus, url: str, *, durable: bool = False) -> Contestant:
+    """Many files with curl's parallel mode; `durable`: and then `sync -f`, after which they survive a power cut."""
 
     def command(place: Place) -> Commands:
         config = place.folder / "curlrc"
         config.write_text("".join(f'url = "{url}/{f.name}"\noutput = "{f.name}"\n' for f in corpus.files))
         return [["curl", "-sS", "--fail", "-Z", "--parallel-max", "16", "-K", str(config)]]
 
-    return by_hand("curl -Z by hand", corpus, command)
+    if not durable:
+        return by_hand("curl -Z by hand", corpus, command)
+    return by_hand("curl -Z and sync -f by hand", corpus, command, last=[["sync", "-f", "."]])
 
 
 def wget(corpus: Corpus, url: str) -> Contestant:
@@ -90,10 +107,19 @@ def pooch(corpus: Corpus, url: str) -> Contestant | None:
     return by_hand("pooch", corpus, command, verify=False)
 
 
-def judge(corpus: Corpus, *, rhash: bool = False) -> Contestant:
+def judge(corpus: Corpus) -> Contestant:
     """The verification alone, over the files as they lie."""
-    argv = ["rhash", "--sha256", "-c", str(corpus.sums)] if rhash else _judge(corpus)
-    return Contestant(f"{argv[0]} -c alone", lambda _: [argv], lambda _: None, cwd=lambda _: corpus.folder)
+    return _reading("sha256sum -c alone", corpus, _judge(corpus))
+
+
+def openssl(corpus: Corpus) -> Contestant:
+    """The reading alone, by the fastest tool that nearly every machine has."""
+    argv = ["openssl", "dgst", "-sha256", *(file.name for file in corpus.files)]
+    return _reading("openssl dgst alone", corpus, argv)
+
+
+def _reading(name: str, corpus: Corpus, argv: list[str]) -> Contestant:
+    return Contestant(name, lambda _: [argv], lambda _: None, size_bytes=corpus.total, cwd=lambda _: corpus.folder)
 
 
 def _judge(corpus: Corpus) -> list[str]:

@@ -17,14 +17,14 @@ _DIGITS = {"x": 2, "s": 2, "MB": 0}
 
 
 def table(bench: Bench) -> str:
-    """Every row with its medians, its figure, and what that had to be."""
-    heads = ["", "what", "median seconds", "figure", "must", "goal", "reached"]
+    """Every row as a sentence, with its medians, its figure, and what that had to be."""
+    heads = ["", "what was done", "orch", "by hand", "the wire", "figure", "must (goal)", "reached"]
     return _aligned(heads, [_cells(row, bench.scale == 1) for row in bench.rows])
 
 
 def costs(bench: Bench) -> str:
     """What each contestant took: time, processor, memory."""
-    heads = ["", "contestant", "median s", "least s", "most s", "CPU s", "peak MB"]
+    heads = ["", "contestant", "median s", "least s", "most s", "CPU s", "CPU s / GiB", "peak MB"]
     return _aligned(heads, [_cost(outcome) for outcome in bench.outcomes])
 
 
@@ -38,7 +38,11 @@ def remarks(bench: Bench) -> list[str]:
         "orch makes its files durable (fsync) before it calls them good; the programs by hand do not.",
     ]
     if bench.scale != 1:
-        told.insert(0, f"Sizes and numbers x {bench.scale:g}: a smoke run, whose figures mean nothing.")
+        told.insert(
+            0,
+            f"A quick run: sizes and numbers x {bench.scale:g}. Start and end weigh more than in full size, so whether"
+            " a figure is reached is not said.",
+        )
     return told + bench.notes
 
 
@@ -53,14 +57,16 @@ def page(bench: Bench, facts: Mapping[str, str], when: str, loads: tuple[float, 
             "",
             *(f"* {remark}" for remark in remarks(bench)),
             "",
-            f"![orch's time over that of the work by hand]({picture})",
+            f"![How long orch takes, beside the same work by hand]({picture})",
             "",
             "## What was reached",
             "",
             table(bench),
             "",
-            "`must` and `goal` are upper limits of the figure; `reached` is about `must`. Near: our own origin lets"
-            " 16 MiB/s through on each connection. Far: the same with a round trip of 150 ms before each answer.",
+            "Times are medians. `must` and, in brackets, the goal are upper limits of the figure; `reached` is about"
+            " `must`. The wire: the time that the line alone would take, computed. A near server is our own origin,"
+            " which lets 16 MiB/s through on each of 16 connections; a far one has a round trip of 150 ms before each"
+            " answer; one as fast as this machine is nginx on loopback.",
             "",
             "## What it cost",
             "",
@@ -90,16 +96,21 @@ def figure(value: float, unit: str) -> str:
 
 
 def _cells(row: Row, is_whole: bool) -> list[str]:
-    seconds = " · ".join(f"{name} {value:.2f}" for name, value in row.seconds)
-    limits = ["—" if limit is None else f"{limit:g}{_SIGNS[row.unit]}" for limit in (row.must, row.goal)]
-    reached = {True: "yes", False: "**no**", None: "—"}[row.is_reached if is_whole else None]
-    return [row.scenario, row.what, seconds, figure(row.value, row.unit), *limits, reached]
+    done = f"{row.done} By hand: {row.hand}." if row.hand else row.done
+    seconds = ["" if each is None else f"{each:.2f} s" for each in (row.orch_s, row.hand_s, row.wire_s)]
+    said = f"{figure(row.value, row.unit)} {row.of}".rstrip()
+    must = "" if row.must is None else figure(row.must, row.unit)
+    limits = f"{must} ({figure(row.goal, row.unit)})".lstrip() if row.goal is not None else must
+    reached = {True: "yes", False: "**no**", None: ""}[row.is_reached if is_whole else None]
+    return [row.scenario, done, *seconds, said, limits, reached]
 
 
 def _cost(outcome: Outcome) -> list[str]:
     walls = [ran.wall_s for ran in outcome.runs]
     times = (statistics.median(walls), min(walls), max(walls), outcome.cpu_s)
-    return [outcome.scenario, outcome.name, *(f"{value:.2f}" for value in times), f"{outcome.peak_bytes / 1e6:.0f}"]
+    each = "" if outcome.cpu_s_per_gib is None else f"{outcome.cpu_s_per_gib:.2f}"
+    memory = f"{outcome.peak_bytes / 1e6:.0f}"
+    return [outcome.scenario, outcome.name, *(f"{value:.2f}" for value in times), each, memory]
 
 
 def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

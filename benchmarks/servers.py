@@ -21,6 +21,7 @@ from benchmarks.measure import BenchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 _CONFIG = """\
@@ -37,9 +38,12 @@ http {{
   tcp_nopush on;
   keepalive_requests 100000;
   {temporary}
-  server {{ listen 127.0.0.1:{port} backlog=511; root "{root}"; }}
+  server {{ listen 127.0.0.1:{port} backlog=511{tls}; {content} }}
 }}
 """
+_TLS = " ssl; ssl_certificate {prefix}/cert.pem; ssl_certificate_key {prefix}/key.pem"
+# Bytes go on as they come, on as many connections as the clients have.
+_FRONT = "location / {{ proxy_pass {url}; proxy_buffering off; proxy_http_version 1.1; }}"
 
 
 def find(program: str) -> str | None:
@@ -49,9 +53,13 @@ def find(program: str) -> str | None:
 
 @dataclass(slots=True)
 class Server:
-    """A running server; `totals` is there once our own origin ended: requests, sent, peaks by host name."""
+    """A running server; `totals` is there once our own origin ended: requests, sent, peaks by host name.
+
+    `ca` is the file of the authority that signed its certificate; empty for plain http.
+    """
 
     url: str
+    ca: str = ""
     totals: dict[str, Any] = field(default_factory=dict)
 
 
@@ -72,12 +80,23 @@ def origin(folder: Path, *flags: str) -> Iterator[Server]:
         _end(child)
 
 
-@contextmanager
-def nginx(folder: Path) -> Iterator[Server]:
+def nginx(folder: Path, *, tls: bool = False) -> AbstractContextManager[Server]:
     """nginx over a folder: as fast as this machine can."""
+    return _nginx(f'root "{folder}";', tls=tls)
+
+
+def tls_front(behind: Server) -> AbstractContextManager[Server]:
+    """nginx that speaks https to clients and http to another server."""
+    return _nginx(_FRONT.format(url=behind.url), tls=True)
+
+
+@contextmanager
+def _nginx(content: str, *, tls: bool) -> Iterator[Server]:
     program = find("nginx") or "nginx"
     with tempfile.TemporaryDirectory(prefix="orch-bench-nginx-") as made, ExitStack() as stack:
         prefix = Path(made)
+        if tls:
+            _certify(prefix)
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=511))
         port = listener.getsockname()[1]
         config = prefix / "nginx.conf"
@@ -87,7 +106,8 @@ def nginx(folder: Path) -> Iterator[Server]:
                 prefix=prefix,
                 temporary=" ".join(f"{name}_temp_path {prefix}/{name};" for name in _TEMPORARY),
                 port=port,
-                root=folder,
+                tls=_TLS.format(prefix=prefix) if tls else "",
+                content=content,
             )
         )
         argv = [program, "-p", made, "-c", str(config), "-e", str(prefix / "error.log")]
@@ -100,7 +120,34 @@ def nginx(folder: Path) -> Iterator[Server]:
             if child.poll() is not None:
                 raise BenchError(f"nginx did not start:\n{(prefix / 'error.log').read_text()}")
             time.sleep(0.01)
-        yield Server(f"http://127.0.0.1:{port}")
+        if tls:
+            yield Server(f"https://127.0.0.1:{port}", str(prefix / "cert.pem"))
+        else:
+            yield Server(f"http://127.0.0.1:{port}")
+
+
+def _certify(folder: Path) -> None:
+    """Make a key and a certificate of our own for 127.0.0.1, which is its own authority."""
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+            ),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 @contextmanager

@@ -25,6 +25,8 @@ This page is made from the types in `orchestrator/events.py` (`python docs/event
 """
 # Lines that one command alone writes: their fields differ from case to case.
 OTHERS = {
+    "explanation": "`orch explain`: a `code` with its `summary` and `text`.",
+    "exit_code": "`orch explain 8`: an `exit_code`, what it `means`, and the `codes` that usually lead to it.",
     "lines": "`orch get`: the lines by which a manifest has what was fetched.",
     "run": "`orch history`: one run of the past; `time` is its end.",
 }
@@ -59,8 +61,8 @@ def page() -> str:
     parts = [HEAD]
     for struct in (*structs(), events.Warned):
         made = schema()["$defs"][struct.__name__]
-        name = snake(struct.__name__) if struct is not events.Warned else "an entry of `warnings`"
-        parts.append(f"## {name}\n\n{_text(struct)}\n")
+        about = "An entry of the summary's `warnings`, no line of its own.\n\n" if struct is events.Warned else ""
+        parts.append(f"## {snake(struct.__name__)}\n\n{about}{_text(struct)}\n")
         parts.append("| field | type |\n|---|---|")
         rows = [(key, field) for key, field in made["properties"].items() if key not in ("event", "time")]
         parts.append("\n".join(f"| `{key}` | {_type(field)} |" for key, field in rows) + "\n")

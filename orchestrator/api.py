@@ -1,19 +1,32 @@
-"""What `import orchestrator` gives: load, plan, sync, path. Typed, silent, raising the classes of errors.py."""
+"""The Python API: load, plan, sync (also as events, or for asyncio), path. It prints nothing and handles no signal."""
 
 from __future__ import annotations
 
-from posixpath import dirname, normpath
 from typing import TYPE_CHECKING
 
 from orchestrator.context import Context
-from orchestrator.errors import ManifestError, Problem
-from orchestrator.workspace import Workspace, open_workspace, run_context, unknown_name
+from orchestrator.errors import ExitCode, OrchError
+from orchestrator.workspace import Workspace, open_workspace, run_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from orchestrator.events import Event, Summary
     from orchestrator.transfer.run_context import Options
+
+
+class SyncError(OrchError):
+    """`sync(check=True)`: not every file is in place. `summary` says which failed, and why."""
+
+    def __init__(self, summary: Summary) -> None:
+        lines = []
+        for failed in summary.failed:
+            name = f"{failed.model}/{failed.file}: "
+            lines.append(name + failed.message.removeprefix(name))
+        hints = dict.fromkeys(failed.hint for failed in summary.failed if failed.hint)
+        super().__init__("\n".join(lines) or f"sync ended with exit code {summary.exit_code}", "\n".join(hints))
+        self.summary = summary
+        self.exit_code = ExitCode(summary.exit_code)
 
 
 def _silent(_: Event) -> None:
@@ -74,47 +87,130 @@ def sync(
     caches: str | None = None,
     options: Options | None = None,
     emit: Callable[[Event], None] = _silent,
+    check: bool = False,
 ) -> Summary:
-    """Make it so. Look at the summary's `ok`, `exit_code` and `failed`.
+    """Download, verify and install what the manifests list; any thread may call it.
+
+    Args:
+        manifests: paths; none: manifests/team.yaml.
+        only: names of models, or `tag:TAG`.
+        store: the store's folder.
+        root: the base of relative `to:` paths.
+        caches: one folder for all frameworks' caches.
+        options: what the command line's options set.
+        emit: called with each event, from several threads.
+        check: raise where a file could not be put in place.
+
+    Returns:
+        The summary; `ok`, `exit_code` and `failed` tell how it went.
 
     Raises:
-        ManifestError: every problem at once. Failures of files are in the summary.
+        ManifestError: every problem of the manifests at once.
+        SyncError: with `check`, where `summary.ok` is false; without it failures are in the summary alone.
     """
+    space = load(*manifests, only=only, store=store, root=root, caches=caches)
+    return _run(Context.real(), space, options, emit, check=check)
+
+
+async def sync_async(
+    *manifests: str,
+    only: Sequence[str] = (),
+    store: str | None = None,
+    root: str | None = None,
+    caches: str | None = None,
+    options: Options | None = None,
+    emit: Callable[[Event], None] = _silent,
+    check: bool = False,
+) -> Summary:
+    """Run `sync` in a thread, so that the event loop goes on. A task that is cancelled stops the run and waits for it.
+
+    Raises:
+        ManifestError, SyncError: as `sync`.
+        asyncio.CancelledError: the task was cancelled; what was downloaded is kept, and no program is left.
+    """
+    import asyncio
+
+    context = Context.real()
+
+    def work() -> Summary:
+        space = load(*manifests, only=only, store=store, root=root, caches=caches)
+        return _run(context, space, options, emit, check=check)
+
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        _stop(context)
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # taken, so that asyncio does not tell of it as never retrieved
+        raise
+
+
+def sync_events(
+    *manifests: str,
+    only: Sequence[str] = (),
+    store: str | None = None,
+    root: str | None = None,
+    caches: str | None = None,
+    options: Options | None = None,
+) -> Iterator[Event | Summary]:
+    """Run `sync` and give its events as they happen; the last one is the `Summary`.
+
+    Who leaves the loop before its end stops the run.
+
+    Raises:
+        ManifestError: at once, every problem of the manifests.
+    """
+    return _events(Context.real(), load(*manifests, only=only, store=store, root=root, caches=caches), options)
+
+
+def _events(context: Context, space: Workspace, options: Options | None) -> Iterator[Event | Summary]:
+    from concurrent.futures import ThreadPoolExecutor
+    from queue import SimpleQueue
+
+    happened: SimpleQueue[Event | None] = SimpleQueue()
+    with ThreadPoolExecutor(1, "orch-sync") as thread:
+        running = thread.submit(_run, context, space, options, happened.put, check=False)
+        running.add_done_callback(lambda _: happened.put(None))
+        try:
+            while (event := happened.get()) is not None:
+                yield event
+            yield running.result()
+        finally:
+            if not running.done():
+                _stop(context)
+
+
+def _run(
+    context: Context, space: Workspace, options: Options | None, emit: Callable[[Event], None], *, check: bool
+) -> Summary:
     from orchestrator.engine.run import sync as sync_run
 
-    space = load(*manifests, only=only, store=store, root=root, caches=caches)
-    return sync_run(run_context(Context.real(), space, emit, options), space.wanted, space.unresolved)
+    summary = sync_run(run_context(context, space, emit, options), space.wanted, space.unresolved)
+    if check and not summary.ok:
+        raise SyncError(summary)
+    return summary
+
+
+def _stop(context: Context) -> None:
+    """Ask a run in another thread to end, as Ctrl-C does."""
+    context.stop.code = int(ExitCode.INTERRUPTED)
+    context.stop.set()
 
 
 def path(
     name: str, *manifests: str, store: str | None = None, root: str | None = None, caches: str | None = None
 ) -> str:
-    """Give the first place of a model (of its first file); whether it is there yet is `sync`'s business.
+    """Return the path of a model: its file, or the folder of several files or of a repository.
+
+    Whether it is there yet is `sync`'s business.
 
     Raises:
         ManifestError: every problem at once, or no model of this name.
     """
+    from orchestrator.commands.path import model_path
+
     context = Context.real()
-    return first_place(context, open_workspace(context, manifests, store=store, root=root, caches=caches), name)
-
-
-def first_place(context: Context, space: Workspace, name: str) -> str:
-    """Find the first place of a model, by the name that its framework knows it by; the blob where it wants none.
-
-    Raises:
-        ManifestError: no model of this name.
-    """
-    from orchestrator.store import Store
-
-    found = next((w for w in space.wanted if w.model == name), None)
-    if found is None:
-        for model in space.unresolved:
-            if model.model == name:
-                raise ManifestError((Problem(model.manifest, 0, "", model.message),), model.hint)
-        raise unknown_name(name, {w.model for w in space.wanted})
-    if not found.places:
-        store = Store(space.store, context.state)
-        return store.alias(found.pins[0]) if not found.sha256 and found.pins else store.blob(found.sha256)
-    first = found.places[0].path
-    names = (p.path for p in found.places if p.target and normpath(f"{dirname(p.path)}/{p.target}") == first)
-    return next(names, first)
+    space = open_workspace(context, manifests, store=store, root=root, caches=caches, needs_lock=False)
+    return model_path(context, space, name)

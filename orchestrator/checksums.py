@@ -13,7 +13,7 @@ import msgspec
 DIGITS = {"sha256": 64, "sha512": 128, "sha1": 40, "md5": 32}  # hex digits of the kinds of digests that orch knows
 KINDS = {count: kind for kind, count in DIGITS.items()}
 MOST_BYTES = 64 << 20  # half a million lines; a larger file is no list
-SHAPES = "`DIGEST  NAME`, `SHA256 (NAME) = DIGEST` or a digest alone"
+SHAPES = "`CHECKSUM  NAME`, `SHA256 (NAME) = CHECKSUM` or a checksum alone"
 
 _PREFIX = r"(?:(sha256|sha512|sha1|md5):)?"
 _GNU = re.compile(rf"(\\?)(?i:{_PREFIX})([0-9a-fA-F]{{32,128}})([ \t])([ *]?)(.+)", re.S)
@@ -23,7 +23,7 @@ _HEADED = re.compile(r"(?i:SHA256|SHA512|SHA1|MD5) hash of (?:file )?(.+)")  # c
 _TAGS = {"SHA256": "sha256", "SHA2-256": "sha256", "SHA-256": "sha256", "SHA512": "sha512", "SHA2-512": "sha512"}
 _TAGS |= {"SHA-512": "sha512", "SHA1": "sha1", "SHA-1": "sha1", "MD5": "md5"}
 _PIPES = ("-", "stdin", "(stdin)")  # what programs call what came through a pipe
-_MODE = "a digest of `shasum -U`, which is not of the file's bytes, or a name behind one blank"
+_MODE = "a checksum by `shasum -U`, which is not of the file's bytes, or a name after a single space"
 _URL = re.compile(r"(?i)[a-z][a-z0-9+.-]*://.")
 
 
@@ -82,11 +82,11 @@ def decode(content: bytes) -> str:
         ChecksumsError: the content is UTF-16, too large, or no text.
     """
     if len(content) > MOST_BYTES:
-        raise ChecksumsError(f"more than {MOST_BYTES >> 20} MiB: this is no list of digests")
+        raise ChecksumsError(f"more than {MOST_BYTES >> 20} MiB: this is not a list of checksums")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ChecksumsError("UTF-16 text, as PowerShell's `>` writes it", "iconv -f UTF-16 -t UTF-8 LIST > NEW")
     if b"\0" in content:
-        raise ChecksumsError("NUL characters: it is no text, UTF-16 without its mark, or of `sha256sum -z`")
+        raise ChecksumsError("NUL characters: not text, UTF-16 without a byte order mark, or made by `sha256sum -z`")
     return content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
 
 
@@ -112,7 +112,7 @@ def parse(text: str) -> Checksums:
             if tag == "SIZE" and re.fullmatch("[0-9]{1,19}", match[4]):
                 sizes[name] = int(match[4])
             elif tag and tag not in _TAGS:
-                odd.append(Odd(number, f"orch knows no digest called {match[2]}: {', '.join(DIGITS)} are"))
+                odd.append(Odd(number, f"unknown kind of checksum {match[2]}: expected one of {', '.join(DIGITS)}"))
             else:
                 kind = _TAGS.get(tag) or KINDS.get(len(match[4]), "")
                 _keep(_entry(number, name, kind, match[4], escaped=bool(match[1])), entries, odd)
@@ -195,12 +195,12 @@ def _gnu(number: int, match: re.Match[str]) -> Entry | Odd:
     loose = not two or gap == "\t" or name[0] in " \t"
     name = _unescaped(name, escaped)
     if loose and not two and name[0] in "^?":
-        return Odd(number, "a digest that shasum made of other bytes than the file's (`^`: bits, `?`: portable)")
+        return Odd(number, "a checksum that shasum made of other bytes than the file's (`^`: bits, `?`: portable)")
     doubt = ""
     if _URL.match(name):
         pass
     elif re.match(r"[0-9]+[ \t]+\S" if loose else r"(?:[1-9][0-9]{3,}|[0-9]+[ \t])[ \t]+\S", name.lstrip()):
-        doubt = "a digest and a size, or a name that begins with a number"
+        doubt = "a checksum and a size, or a name that begins with a number"
     elif loose and not two and name[0] == "U":
         doubt = _MODE
     entry = _entry(number, name, (kind or "").lower() or KINDS.get(len(digits), ""), digits, escaped=bool(escaped))

@@ -73,6 +73,10 @@ def _jitter() -> float:
     return random.random()
 
 
+def _told(_: int) -> None:
+    """Nobody is told how far a reading is."""
+
+
 def _read(path: str) -> str:
     """Read another program's settings; "" where the file is missing or no text."""
     try:
@@ -108,7 +112,8 @@ class Context:
 
     No other module reads the environment or the wall clock. `monotonic` and `now` return seconds, `now` since the
     epoch; it jumps where somebody sets the clock. `jitter` returns a random number from 0 to 1. `read` returns the
-    text of another program's settings file, "" where there is none.
+    text of another program's settings file, "" where there is none. `reading` is told how many bytes of what is checked
+    were read so far, again and again; for another file it is another one.
     """
 
     environ: Mapping[str, str]
@@ -118,6 +123,7 @@ class Context:
     jitter: Callable[[], float] = _jitter
     now: Callable[[], float] = time.time
     read: Callable[[str], str] = _read
+    reading: Callable[[int], None] = _told
 
     @classmethod
     def real(cls) -> Context:

@@ -29,30 +29,89 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
+# What each code means, as `orch --help` prints it; 125 as of env(1) and timeout(1).
+EXIT_CODES: dict[int, str] = {
+    ExitCode.OK: "success: everything is in place",
+    ExitCode.SEVERAL: "several kinds of failure",
+    ExitCode.USAGE: "wrong options or arguments",
+    ExitCode.MANIFEST: "a manifest, lock file or site file is wrong, or a name is unknown; lock --check: drift",
+    ExitCode.NO_BACKEND: "no usable downloader",
+    ExitCode.TRANSFER: "a download failed; status, verify, path: a file is missing, outdated or not verified yet",
+    ExitCode.DIGEST: "wrong checksum; status: a file was changed since it was verified",
+    ExitCode.PLACEMENT: "an existing file is in the way, or a folder cannot be written",
+    ExitCode.STORE: "the store's disk is full, read-only or failing, or output was lost",
+    ExitCode.TIME: "--max-time was reached; the next run resumes",
+    ExitCode.WORK: "with --exit-code: plan has work to do, sync changed something",
+    ExitCode.SIGNATURE: "a required signature is missing or not valid",
+    ExitCode.BUG: "a bug in orch; the hint names the file with its traceback",
+    ExitCode.HELD: "another orch holds the files, and --no-wait or --lock-wait ended the wait",
+    125: "orch run: the command was not started",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
+    ExitCode.TERMINATED: "ended by SIGTERM or SIGHUP",
+}
+
+# The codes of `orch explain`, by the faults of failed files. Other codes are those that an error is made with.
+CODES = {
+    "network": "network",
+    "stalled": "stalled",
+    "busy": "rate-limited",
+    "expired": "signed-url-expired",
+    "missing": "not-found",
+    "refused": "access-denied",
+    "corrupt": "checksum-mismatch",
+    "tls": "certificate",
+    "unresumable": "not-resumable",
+    "broken": "downloader-failed",
+    "disk": "disk",
+    "lease": "in-use",
+    "placement": "cannot-install",
+    "absent": "absent",
+    "outdated": "outdated",
+    "unverified": "unverified",
+    "seal": "changed",
+    "foreign": "existing-file",
+    "interrupted": "interrupted",
+    "bug": "bug",
+}
+
+
 class OrchError(Exception):
     """Base of all errors that people are meant to read.
 
     `message` is a lower-case phrase without a period; `hint` says what to type next; `fault` is the word for it in
-    the JSON of a failed file.
+    the JSON of a failed file. `shared` says it without the file's name, where many files fail for one reason. `code`
+    names the explanation that `orch explain` has for it.
     """
 
-    exit_code: ClassVar[ExitCode] = ExitCode.SEVERAL
+    exit_code: ExitCode = ExitCode.SEVERAL
     usual_fault: ClassVar[str] = "broken"
+    usual_code: ClassVar[str] = ""
+    shared: str = ""
 
-    def __init__(self, message: str, hint: str = "", fault: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", fault: str = "", *, code: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.fault = fault or self.usual_fault
+        self.code = code or CODES.get(fault) or self.usual_code or CODES[self.usual_fault]
 
 
 class Problem(msgspec.Struct, frozen=True, gc=False):
-    """One thing that is wrong in a file: `line` counts from 1 (0: the whole file), `path` is the key path."""
+    """One thing that is wrong in a file: `line` counts from 1 (0: the whole file), `path` is the key path.
+
+    `code` names its explanation (`orch explain`), "" where it has none. `excerpt` is that line of the file with its
+    secrets masked, "" where it is not shown. `column` and `end_column` count its characters from 1; what is wrong ends
+    before `end_column`; both are 0 where nothing is marked.
+    """
 
     file: str
     line: int
     path: str
     message: str
+    excerpt: str = ""
+    column: int = 0
+    end_column: int = 0
+    code: str = ""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
@@ -66,6 +125,8 @@ class ManifestError(OrchError):
 
     def __init__(self, problems: tuple[Problem, ...], hint: str = "") -> None:
         super().__init__("\n".join(str(p) for p in problems), hint)
+        codes = {problem.code for problem in problems}
+        self.code = codes.pop() if len(codes) == 1 else "manifest"
         self.problems = problems
 
 
@@ -74,6 +135,7 @@ class ConsentError(OrchError):
 
     exit_code = ExitCode.MANIFEST
     usual_fault = "refused"
+    usual_code = "not-allowed"
 
 
 class SignatureError(OrchError):
@@ -81,19 +143,28 @@ class SignatureError(OrchError):
 
     exit_code = ExitCode.SIGNATURE
     usual_fault = "refused"
+    usual_code = "signature"
 
 
 class NoBackendError(OrchError):
     """No downloader on this machine can do what is wanted."""
 
     exit_code = ExitCode.NO_BACKEND
+    usual_code = "no-downloader"
 
 
 class TransferError(OrchError):
-    """A download failed although every source and backend was tried."""
+    """A download failed although every source and backend was tried.
+
+    `shared` is the reason without the file's name, where other files of the same hosts fail for the same one.
+    """
 
     exit_code = ExitCode.TRANSFER
     usual_fault = "network"
+
+    def __init__(self, message: str, hint: str = "", fault: str = "", *, shared: str = "", code: str = "") -> None:
+        super().__init__(message, hint, fault, code=code)
+        self.shared = shared
 
 
 class DigestError(OrchError):
@@ -120,8 +191,10 @@ class StoreError(OrchError):
     exit_code = ExitCode.STORE
     usual_fault = "disk"
 
-    def __init__(self, message: str, hint: str = "", fault: str = "", *, of_one_file: bool = False) -> None:
-        super().__init__(message, hint, fault)
+    def __init__(
+        self, message: str, hint: str = "", fault: str = "", *, of_one_file: bool = False, code: str = ""
+    ) -> None:
+        super().__init__(message, hint, fault, code=code)
         self.of_one_file = of_one_file
 
 

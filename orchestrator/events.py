@@ -23,7 +23,8 @@ class Started(msgspec.Struct, frozen=True, gc=False):
     """A program was started; `command` can be pasted into a shell, `have_bytes` are already here and kept.
 
     `also` are further sources of the same file that are used at the same time. Where `files` small files share one
-    program, name and command are those of the first, sizes those of all.
+    program, name and command are those of the first, sizes those of all. `redirected`: it is started again, for
+    those that were redirected to another host.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Started(msgspec.Struct, frozen=True, gc=False):
     size_bytes: int | None
     also: tuple[str, ...] = ()
     files: int = 1
+    redirected: bool = False
 
 
 class Progressed(msgspec.Struct, frozen=True, gc=False):
@@ -45,6 +47,20 @@ class Progressed(msgspec.Struct, frozen=True, gc=False):
     done_bytes: int
     size_bytes: int | None
     files: int = 1
+
+
+class Reading(msgspec.Struct, frozen=True, gc=False):
+    """Bytes on this machine are read or copied (`doing`: verifying, hashing, copying), and it takes more than 2 s.
+
+    It comes at most every half second, and at the end with `done_bytes` = `size_bytes`. `model` is "" where it tells of
+    all files of the command together.
+    """
+
+    model: str
+    file: str
+    doing: str
+    done_bytes: int
+    size_bytes: int
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False):
@@ -80,7 +96,9 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
 class Mismatched(msgspec.Struct, frozen=True, gc=False):
     """A file has the wrong digest, and was quarantined.
 
-    `source` is the URL or path that it came from, `quarantine` where it is now, `nature` in words what it is.
+    `source` is the URL or path that it came from, `quarantine` where it is now ("": where it was, as nothing may be
+    changed there), `nature` in words what it is. `found` is a sha256; `found_pins` are the digests of the kinds that
+    are expected where no sha256 is, such as `md5:<hex>`.
     """
 
     model: str
@@ -90,6 +108,7 @@ class Mismatched(msgspec.Struct, frozen=True, gc=False):
     found: str
     quarantine: str
     nature: str = ""
+    found_pins: str = ""
 
 
 class Placed(msgspec.Struct, frozen=True, gc=False):
@@ -124,7 +143,11 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class GaveUp(msgspec.Struct, frozen=True, gc=False):
-    """One wanted file failed for good, and what to type next."""
+    """One wanted file failed for good, and what to type next.
+
+    `shared` is the reason without the file's name, where the file's hosts are down: files with the same one are told
+    to people in one line. Empty where the reason is the file's own. `code` is what `orch explain` takes.
+    """
 
     model: str
     file: str
@@ -133,10 +156,15 @@ class GaveUp(msgspec.Struct, frozen=True, gc=False):
     exit_code: int
     message: str
     hint: str
+    shared: str = ""
+    code: str = ""
 
 
 class Foreseen(msgspec.Struct, frozen=True, gc=False):
-    """What a run would do for one file (`action`: place, adopt, mend or fetch); how it would fetch it, and why."""
+    """What a run would do for one file (`action`: place, adopt, mend or fetch); how it would fetch it, and why.
+
+    `have_bytes` are here of an earlier download, which it would resume.
+    """
 
     model: str
     file: str
@@ -145,6 +173,7 @@ class Foreseen(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
     backend: str = ""
     why: str = ""
+    have_bytes: int = 0
 
 
 class Changed(msgspec.Struct, frozen=True, gc=False):
@@ -198,15 +227,20 @@ class Unanswered(msgspec.Struct, frozen=True, gc=False):
 
 
 class Noticed(msgspec.Struct, frozen=True, gc=False):
-    """A message without an event of its own: a program left out, a lock waited for, a child that had to be killed."""
+    """A message without an event of its own: a program left out, a lock waited for, a child that had to be killed.
+
+    `code` is what `orch explain` takes, where it is an error that ended the command.
+    """
 
     message: str
+    code: str = ""
 
 
 Event = Union[  # noqa: UP007 - a runtime alias, and 3.10 evaluates it
     Planned,
     Started,
     Progressed,
+    Reading,
     Failed,
     Waiting,
     Verified,

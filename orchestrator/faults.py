@@ -54,11 +54,13 @@ class Fault:
     """Why one attempt failed.
 
     `status` is the server's HTTP status, if there was one; `retry_after_s` the seconds that it asks to wait, and
-    `retry_at_s` the same as a date in seconds since the epoch. `refused_connection`: nothing listens at the address
-    (worth two tries and not five). `slow`: nothing failed, but a faster source is known. `hint` says what to type
-    where the bytes that came tell more than the kind. `mendable`: only some pieces are wrong, and the others are
-    kept. `errno` is the system's number of a disk fault, if it is known. `redirects` are redirects that the program met
-    and did not follow: the number of the file in its job, and where to (empty: it does not say).
+    `retry_at_s` the same as a date in seconds since the epoch. `refused_connection`: nothing listens at the address.
+    `unresolved`: the host's name has no address, which is no program's fault. `slow`: nothing failed, but a faster
+    source is known. `hint` says what to type where the bytes that came tell more than the kind. `mendable`: only some
+    pieces are wrong, and the others are kept. `errno` is the system's number of a disk fault, if it is known.
+    `redirects` are redirects that the program met and did not follow: the number of the file in its job, and where to
+    (empty: it does not say). `yielded`: nothing failed, it was ended to go on at once with another share of the
+    bandwidth or of a host's connections.
     """
 
     kind: Kind
@@ -66,17 +68,29 @@ class Fault:
     status: int | None = None
     retry_after_s: float | None = None
     refused_connection: bool = False
+    unresolved: bool = False
     retry_at_s: float | None = None
     slow: bool = False
     hint: str = ""
     mendable: bool = False
     errno: int = 0
     redirects: tuple[tuple[int, str], ...] = field(default=(), repr=False)  # signed URLs: in no message
+    yielded: bool = False
 
     @property
     def remedy(self) -> Remedy:
         """The remedy for this fault: its kind's, except that a source of one bad piece may be asked again at last."""
         return Remedy.AFRESH if self.mendable and self.kind is Kind.CORRUPT else REMEDIES[self.kind]
+
+    @property
+    def is_instant(self) -> bool:
+        """Whether it was known at once: such a source may be asked again soon."""
+        return self.refused_connection or self.unresolved
+
+    @property
+    def is_unreachable(self) -> bool:
+        """Whether it may be the whole host's fault: no address, nobody listens, or silence."""
+        return self.is_instant or (self.kind is Kind.STALLED and not self.slow and self.status is None)
 
 
 def from_status(status: int, retry_after_s: float | None = None) -> Fault:

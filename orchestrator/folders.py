@@ -83,7 +83,7 @@ class Folder:
                 fd, status = _step(before, name, make=make, mode=mode)
                 os.close(before)
                 if stat.S_ISLNK(status.st_mode):
-                    raise NotADirectoryError(errno.ENOTDIR, "a link stands where a folder should be", self.path)
+                    raise NotADirectoryError(errno.ENOTDIR, "a link is where a folder should be", self.path)
         except BaseException:
             os.close(fd)
             raise
@@ -118,7 +118,8 @@ def open_folder(
 
     A link in the path is followed if it is this user's or root's; another user's only to a folder of that same user
     (systemd's CHASE_SAFE has this rule). As root, every folder on the way that all users can write, and that has no
-    sticky bit, is refused: anyone could exchange what lies in it.
+    sticky bit, is refused: anyone could exchange what lies in it. The home and the folders above it are not judged:
+    who can exchange the home has the site file in it, which says what is trusted.
 
     Args:
         path: absolute.
@@ -200,18 +201,19 @@ class _Walk:
         if os.fstat(self.fd).st_uid != owner and not self._is_trusted():
             leads_to = _name_of(self.fd)
             raise self._error(
-                f"{where} is a link of another user's (uid {owner}) to {leads_to}, which is not his",
+                f"{where} is a link of another user's (uid {owner}) to {leads_to}, which that user does not own",
                 f"name {leads_to} itself, or {self._or_else(leads_to)}",
             )
 
     def _judge(self, mode: int) -> None:
         if not self._judge_modes or not mode & stat.S_IWOTH or mode & stat.S_ISVTX:
             return
-        if not self._is_trusted():
-            where = _name_of(self.fd)
+        where = _name_of(self.fd)
+        if not self._is_trusted() and not _leads_home(where):
             raise self._error(
-                f"{where} can be written by everyone, so anyone could exchange what root puts there",
+                f"everyone may write to {where}, so anyone could replace what root puts there",
                 f"`chmod o-w {where}`, or {self._or_else(where)}",
+                code="store-access",
             )
 
     def _or_else(self, folder: str) -> str:
@@ -222,6 +224,12 @@ class _Walk:
     def _is_trusted(self) -> bool:
         where = _name_of(self.fd) if self._trusted else ""
         return any(where == root or where.startswith(f"{root.rstrip('/')}/") for root in self._trusted)
+
+
+def _leads_home(folder: str) -> bool:
+    """Whether a folder is the home that $HOME names, or above it."""
+    home = os.environ.get("HOME", "")
+    return os.path.isabs(home) and f"{os.path.realpath(home)}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def refuse_anothers(path: str, variable: str) -> None:
@@ -243,7 +251,7 @@ def refuse_anothers(path: str, variable: str) -> None:
         return
     if status.st_uid not in (0, os.geteuid()):
         raise PlacementError(
-            f"{path} is another user's (uid {status.st_uid}), who can exchange what is put there",
+            f"{path} is another user's (uid {status.st_uid}), who could replace what is put there",
             f"set {variable} to a folder of your own",
             "foreign",
         )

@@ -74,8 +74,12 @@ def start(threads: Sequence[threading.Thread]) -> int:
     return len(threads)
 
 
-def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], name: str) -> list[Result]:
+def side_by_side(
+    work: Callable[[Item], Result], items: Sequence[Item], name: str, most: int | None = None
+) -> list[Result]:
     """Call `work` for all items at once, in threads called `name`; for fewer at once where the limits demand it.
+
+    `most` is for how many at once (None: all).
 
     Returns:
         The results, in the order of the items.
@@ -97,7 +101,8 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], name: st
             except BaseException as error:
                 errors[at] = error
 
-    threads = [threading.Thread(target=take, name=name, daemon=True) for _ in range(files_at_once(len(items)) - 1)]
+    count = files_at_once(len(items) if most is None else min(most, len(items)))
+    threads = [threading.Thread(target=take, name=name, daemon=True) for _ in range(count - 1)]
     started = 0
     if threads:
         with suppress(OSError):

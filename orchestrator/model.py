@@ -28,6 +28,8 @@ class Link(str, Enum):
 class Role(str, Enum):
     """Where a source was named; sources are trusted and tried in this order."""
 
+    DIGEST = "mirror by digest"
+    PEER = "peer"
     SITE = "site mirror"
     MIRROR = "mirror"
     PREFIX = "prefix mirror"
@@ -44,6 +46,13 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     def scheme(self) -> str:
         """The scheme, in lower case."""
         return self.url.partition(":")[0]
+
+
+class StoreBelow(NamedTuple):
+    """A store that is only read: its absolute path, and that of the manifest that names it ("": the site file does)."""
+
+    path: str
+    manifest: str = ""
 
 
 class Pin(NamedTuple):
@@ -92,6 +101,16 @@ class Trust(msgspec.Struct, frozen=True, gc=False):
     schemes: tuple[str, ...] | None = None
     hosts: tuple[str, ...] | None = None
     token_env: tuple[str, ...] | None = None
+
+
+class Swarm(msgspec.Struct, frozen=True, gc=False):
+    """Where the hosts of a swarm find each other: the tracker's announce URL, http or https.
+
+    `ports` are the first and the last that this host may listen on for the others.
+    """
+
+    tracker: str
+    ports: tuple[int, int]
 
 
 class Signers(msgspec.Struct, frozen=True, gc=False):
@@ -146,9 +165,10 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
 
     `manifest` is the manifest's absolute path. `sha256` is 64 lower-case hex digits, or "" where only `pins`, or
     nothing at all, are known. `size` is in bytes, or None. `sources` are in the order of trying. `places` are empty
-    for `to: store`. `extra_files` stand on a model's last file. `pieces` are the hashes of the file's pieces, as
-    `verify.pieces` writes them. `allow` are the formats that may be placed; if empty, all may. `adopt` is how the
-    store gets a right file that stands at a place already: as a copy (or reflink), or the file itself.
+    for `to: store`. `extra_files` stand on a model's last file. `pieces` are the hashes of the file's pieces, and
+    `sha1_pieces` those of its torrent's, as `verify.pieces` writes them. `allow` are the formats that may be placed; if
+    empty, all may. `adopt` is how the store gets a right file that stands at a place already: as a copy (or reflink),
+    or the file itself. `share` is whether others may be given it; None: as its sources tell.
     """
 
     manifest: str
@@ -164,6 +184,8 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     pieces: str = ""
     allow: tuple[str, ...] = ()
     adopt: Literal["copy", "move"] = "copy"
+    share: bool | None = None
+    sha1_pieces: str = ""
 
     @property
     def key(self) -> str:
@@ -194,6 +216,7 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
     wanted: tuple[Wanted, ...]
     pins: tuple[Pin, ...] = ()
     pieces: str = ""
+    sha1_pieces: str = ""
 
     @property
     def key(self) -> str:

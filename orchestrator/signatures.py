@@ -39,7 +39,7 @@ def check(context: Context, path: str, content: bytes, signers: Signers) -> None
         SignatureError: nobody did, or it cannot be found out.
     """
     signature = signature_path(path)
-    sign = f"who may sign it runs `orch sign`; who may is in {signers.allowed_signers}"
+    sign = f"an allowed signer must run `orch sign`; {signers.allowed_signers} lists them"
     _check_allowed_signers(signers.allowed_signers)
     try:
         status = os.stat(signature)
@@ -55,19 +55,19 @@ def check(context: Context, path: str, content: bytes, signers: Signers) -> None
         said = _said(found)
         if "parse signature" in said or "armor" in said:
             raise SignatureError(f"{path}: {signature} is no signature", sign)
-        raise SignatureError(f"{path} is signed by somebody who may not sign: {said}", sign)
+        raise SignatureError(f"{path} is not signed by an allowed signer: {said}", sign)
     ended = None
     for identity in signers.identities or principals:
         ended = _run(context, ("verify", *files, "-n", NAMESPACE, "-I", identity), content)
         if ended.code == 0:
             return
         if "incorrect signature" in ended.stderr:
-            hint = f"look at what changed (`git log -p {path}`); {sign}"
+            hint = f"see what changed (`git log -p {path}`); {sign}"
             raise SignatureError(f"{path} was changed after it was signed, or {signature} is of another file", hint)
     said = _said(ended) if ended is not None else ""
     if signers.identities and not set(principals) & set(signers.identities):
         said = f"the site file's `signed_by: identities:` are {', '.join(signers.identities)}"
-    raise SignatureError(f"{path} is signed by {', '.join(principals)}, whose signature does not count: {said}", sign)
+    raise SignatureError(f"{path} is signed by {', '.join(principals)}, whose signature is not accepted: {said}", sign)
 
 
 def sign(context: Context, content: bytes, key: str) -> bytes:

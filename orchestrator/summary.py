@@ -82,11 +82,16 @@ class Counts(msgspec.Struct):
             self.bytes_fetched += fetched
             self.bytes_reused += reused
 
-    def fail(self, wanted: Wanted, error: OrchError) -> events.GaveUp:
-        """Book one file's failure and give the event that tells it."""
+    def fail(self, wanted: Wanted, error: OrchError, stopped: int | None = None) -> events.GaveUp:
+        """Book one file's failure and give the event that tells it.
+
+        `stopped` is the exit code of the signal that asked for a stop: that of a file which it interrupted.
+        """
         paths = tuple(place.path for place in wanted.places)
-        code = int(error.exit_code)
-        told = events.GaveUp(wanted.model, wanted.file, paths, error.fault, code, error.message, error.hint)
+        code = stopped if stopped is not None and error.fault == INTERRUPTED else int(error.exit_code)
+        told = events.GaveUp(
+            wanted.model, wanted.file, paths, error.fault, code, error.message, error.hint, error.shared, error.code
+        )
         with self.lock:
             self.failed.append(told)
         return told
@@ -98,7 +103,9 @@ class Counts(msgspec.Struct):
             match event:
                 case events.Mismatched():
                     what = f" ({event.nature})" if event.nature else ""
-                    message = f"wrong bytes from {event.source}{what}; they lie in {event.quarantine}"
+                    where = f"; the file was moved to {event.quarantine}" if event.quarantine else ""
+                    name = f"{event.model}/{event.file}" if event.file else event.model
+                    message = f"{name}: checksum mismatch from {event.source}{what}{where}"
                     self._warn(event.source, message, urgent=True)
                 case events.Failed() if event.fault in _OF_A_HOST:
                     self._warn(event.source, f"{event.source}: {event.message}", urgent=False)
@@ -128,7 +135,7 @@ class Counts(msgspec.Struct):
         self.wanted = wanted
         for model in unresolved:
             code = int(ExitCode.MANIFEST)
-            told = events.GaveUp(model.model, "", (), "missing", code, model.message, model.hint)
+            told = events.GaveUp(model.model, "", (), "missing", code, model.message, model.hint, code="not-locked")
             self.unresolved += 1
             self.failed.append(told)
             emit(told)
@@ -173,5 +180,5 @@ def fold(codes: Iterable[int]) -> int:
 
 def interrupted() -> TransferError:
     """The failure of a file that a stop left as it was, or half done."""
-    message = "interrupted; what was fetched is kept"
-    return TransferError(message, "run the same command again: it goes on from there", INTERRUPTED)
+    message = "interrupted; the bytes downloaded so far are kept"
+    return TransferError(message, "run the command again to resume", INTERRUPTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from orchestrator.text import PLAIN_NAME, fault_of_name, fault_of_text, shown
@@ -17,6 +18,12 @@ _CLEAN = re.compile(
     r"(?!\.|.*/\.)[\w./~!$&'()*+,;=:@-]*",
     re.A,
 )
+# Sites of which people paste the address of a page, not that of the file: `manifest.pasted` reads these.
+HUGGING_FACE = ("huggingface.co", "hf.co", "hf-mirror.com")
+SITES = frozenset((
+    *HUGGING_FACE, "modelscope.cn", "dropbox.com", "drive.google.com", "docs.google.com", "github.com", "gitlab.com",
+    "zenodo.org", "civitai.com",
+))  # fmt: skip
 _SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*):"
 _HOST = r"(?:[a-z0-9_][a-z0-9_-]*)(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]"
 _PORT = r"[0-9]{1,5}"
@@ -62,10 +69,15 @@ def normal(url: str) -> str:
         raise UrlError(f"the URL {fault}")
     match = re.match(_SCHEME, url)
     if match is None:
-        raise UrlError("expected a URL such as `https://example.org/file`")
+        is_path = url.startswith(("/", "./", "../", "~/"))
+        raise UrlError(
+            "expected a URL such as `https://example.org/file`" + (", or `file:///folder/file`" if is_path else "")
+        )
     scheme = match[1].lower()
     if scheme not in SCHEMES:
-        raise UrlError(f"scheme `{shown(scheme)}` is not supported: {', '.join(SCHEMES)} are")
+        is_hub = scheme in ("hf", "modelscope")
+        instead = f"; a repository is `repo: {scheme}:ORG/NAME`" if is_hub else ""
+        raise UrlError(f"scheme `{shown(scheme)}` is not supported: {', '.join(SCHEMES)} are{instead}")
     rest = url[match.end() :]
     if not rest.startswith("//"):
         raise UrlError(f"expected `{scheme}://`")
@@ -97,6 +109,33 @@ def masked_text(text: str) -> str:
     text = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
     text = re.sub(r"://\S*@", "://***@", text)
     return re.sub(rf"(?i)\b({SECRETS}|{SIGNATURES})=(?!`)[^\s&;#]+", lambda m: f"{m[1]}=***", text)
+
+
+_TELLING_KEY = r"[\w.-]*(?:token|passw|secret|api_?key|credential|authorization)[\w.-]*"
+_TELLING_WORD = r"\b(?:Bearer|Basic)\s+\S+|\bhf_[A-Za-z0-9]{16,}"
+
+
+def masked_line(line: str, start: int, end: int) -> tuple[str, int, int]:
+    """Return a line of a YAML file with its secrets masked, and where a piece of it then is.
+
+    Masked are what `masked_text` masks, tokens, and the values of keys whose names speak of a secret.
+
+    Args:
+        line: the line.
+        start: the first character of the piece, from 0.
+        end: the character behind it.
+
+    Returns:
+        The line, and the piece's new `start` and `end`; both are -1 where it was masked away.
+    """
+    safe = re.sub(_TELLING_WORD, "***", masked_text(line))
+    safe = re.sub(rf"""(?i)({_TELLING_KEY}["']?\s*:\s*)(?!\*\*\*)[^,}}\s][^,}}]*""", r"\1***", safe)
+    if safe == line:
+        return line, start, end
+    same = next((n for n, (a, b) in enumerate(zip(line, safe, strict=False)) if a != b), min(len(line), len(safe)))
+    if end <= same:
+        return safe, start, end
+    return (safe, start, len(safe)) if start <= same else (safe, -1, -1)
 
 
 def instead(problem: UrlError | str) -> str:
@@ -143,7 +182,9 @@ def last_name(url: str) -> str:
     Raises:
         UrlError: the path ends in no name that a file can have.
     """
-    name = split(url).path.rpartition("/")[2]
+    above, _, name = url.rpartition("/")
+    if above.endswith(":/") or "?" in url or "#" in url:
+        name = split(url).path.rpartition("/")[2]
     if PLAIN_NAME.fullmatch(name):
         return name
     if "%" in name:
@@ -216,11 +257,18 @@ def _folded(path: str) -> str:
     return "/" + "/".join(kept)
 
 
+_BEGIN = re.compile(r"[^:/?#]*://[^/?#]*")  # scheme and authority: RFC 3986, appendix B
 _FIRST_S, _LAST_S = 10**9, 10**11  # seconds since the epoch: a smaller number is a duration, a larger one milliseconds
 
 
 def host_of(url: str) -> str:
     """Return `scheme://name:port` of a URL, the port only where it is not the scheme's default; no login or path."""
+    begin = _BEGIN.match(url)
+    return _host_of(begin[0] if begin else url)
+
+
+@lru_cache(maxsize=256)  # asked several times of each of many thousand files, which have few hosts
+def _host_of(url: str) -> str:
     from urllib.parse import urlsplit
 
     try:

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from orchestrator.context import Context
+from orchestrator.demo.server import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+settings.register_profile("orch", deadline=None)  # a busy machine is no fault of an example
+settings.load_profile("orch")
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 _KEEP = {"ORCH_TEST_REQUIRE"}  # speaks to the tests, not to orch
@@ -44,3 +49,10 @@ def public_path() -> Iterator[Path]:
 def context(own_home: Path, tmp_path: Path) -> Context:
     """The outside as a test sees it."""
     return Context(environ=dict(os.environ), cwd=str(tmp_path))
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    """The loopback origin, on a port of its own."""
+    with Origin() as origin:
+        yield origin

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 LFS = (".safetensors", ".bin", ".pt", ".h5", ".gguf", ".onnx")
 
 
+@lru_cache(maxsize=32)
+def sha256(content: bytes) -> str:
+    """Of a file that is asked for again and again: a whole model has 90 MB."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def git_sha1(content: bytes) -> str:
     """What git calls a file of this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -31,7 +38,7 @@ def git_sha1(content: bytes) -> str:
 
 def pointer(content: bytes) -> bytes:
     """The LFS pointer that git has in the place of `content`."""
-    digest = hashlib.sha256(content).hexdigest()
+    digest = sha256(content)
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(content)}\n".encode()
 
 
@@ -42,6 +49,7 @@ class Repo:
     name: str
     gated: str | bool = False
     private: bool = False
+    card: dict[str, Any] = field(default_factory=dict)  # the metadata of its model card
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
 
@@ -121,6 +129,8 @@ class Server:
                 pass
 
         class Quiet(ThreadingHTTPServer):
+            request_queue_size = 128  # of 5 the sixth connection at once waits a second for its next SYN
+
             def handle_error(self, *_: Any) -> None:  # clients hang up as they like
                 pass
 
@@ -195,8 +205,8 @@ class Hub(Server):
 
     def serve(self, data: bytes, **faults: Any) -> str:
         """Put an LFS file on the CDN (again, with faults); gives its path there."""
-        digest = hashlib.sha256(data).hexdigest()
-        xet = hashlib.sha256(b"xet" + data).hexdigest()  # looks like the file's sha256 and is not
+        digest = sha256(data)
+        xet = sha256(b"xet" + digest.encode())  # looks like the file's sha256 and is not
         large = self.bare_bytes is not None and len(data) > self.bare_bytes
         if faults or digest not in self._served:
             self._served.add(digest)
@@ -247,7 +257,9 @@ class Hub(Server):
             for path, data in sorted(repo.commits[sha].items())
         ]
         about = {"_id": "1", "id": repo.name, "modelId": repo.name, "sha": sha, "private": repo.private, "tags": []}
-        return _json({**about, "gated": repo.gated, "downloads": 0, "likes": 0, "siblings": siblings})
+        return _json(
+            {**about, "gated": repo.gated, "downloads": 0, "likes": 0, "cardData": repo.card, "siblings": siblings}
+        )
 
     def _auth_check(self, heard: Heard, repo: Repo) -> Reply:
         return self._gate(heard, repo) or _json({})
@@ -298,7 +310,7 @@ class Hub(Server):
         if not repo.is_lfs(path):
             where = f"/api/resolve-cache/models/{repo.name}/{sha}/{quote(path, safe='')}"
             return Reply(307, b"Temporary Redirect", (commit, ("Location", where)))
-        digest = hashlib.sha256(data).hexdigest()
+        digest = sha256(data)
         until = int(time.time() + self.holds_s)
         where = f"{self.cdn.url}/lfs/{digest}?Expires={until}&Signature=s{until}~&Key-Pair-Id=K"
         linked = (("X-Linked-Size", str(len(data))), ("X-Linked-Etag", f'"{digest}"'))
@@ -370,9 +382,7 @@ class ModelScope(Server):
                 "Name": entry["path"].rpartition("/")[2],
                 "Type": "blob" if entry["type"] == "file" else "tree",
                 "Size": entry["size"],
-                "Sha256": hashlib.sha256(repo.commits[sha][entry["path"]]).hexdigest()
-                if entry["type"] == "file"
-                else "",
+                "Sha256": sha256(repo.commits[sha][entry["path"]]) if entry["type"] == "file" else "",
                 "Revision": hashlib.sha1(entry["path"].encode()).hexdigest(),  # of the file's own last commit
                 "IsLFS": repo.is_lfs(entry["path"]),
             }
@@ -391,7 +401,7 @@ class ModelScope(Server):
 def _sibling(repo: Repo, path: str, data: bytes) -> dict[str, Any]:
     if not repo.is_lfs(path):
         return {"size": len(data), "blobId": git_sha1(data)}
-    lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": len(pointer(data))}
+    lfs = {"sha256": sha256(data), "size": len(data), "pointerSize": len(pointer(data))}
     return {"size": len(data), "blobId": git_sha1(pointer(data)), "lfs": lfs}
 
 

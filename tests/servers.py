@@ -145,3 +145,36 @@ def _end(child: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
+
+
+@contextlib.contextmanager
+def tracker(*info_hashes: bytes, port: int = 0) -> Iterator[str]:
+    """Run an opentracker on loopback that serves these torrents; gives its announce URL.
+
+    Debian builds it closed: without a list it refuses all. The list is read after chroot(2).
+    """
+    program = require("opentracker")
+    with tempfile.TemporaryDirectory(prefix="orch-tracker-") as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "white.txt").write_text("".join(f"{each.hex()}\n" for each in info_hashes))
+        port = port or _free_port()
+        argv = [program, "-i", "127.0.0.1", "-p", str(port), "-P", str(port), "-d", folder, "-w", "white.txt"]
+        argv += ["-u", "nobody"] if os.geteuid() == 0 else []
+        child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            end = time.monotonic() + 30
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                assert child.poll() is None, "opentracker did not start"
+                assert time.monotonic() < end, "opentracker does not listen"
+                time.sleep(0.02)
+            yield f"http://127.0.0.1:{port}/announce"
+        finally:
+            _end(child)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

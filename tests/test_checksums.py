@@ -128,7 +128,7 @@ def test_what_may_mean_two_things_counts_only_where_a_file_is_called_so(orch: Or
         done = orch.run(*words)
         assert done.code == ExitCode.MANIFEST
         assert done.out.count("\n") <= 1  # the summary, where there is one
-        assert "x.sha256:1: a digest " in done.err
+        assert "x.sha256:1: a checksum " in done.err
     content = made(300)
     (orch.folder / "UNet.pth").write_bytes(content)
     (orch.folder / "x.sha256").write_text(f"{sha256(content)} UNet.pth\n")
@@ -141,7 +141,7 @@ def test_what_may_mean_two_things_counts_only_where_a_file_is_called_so(orch: Or
         (f"{A}  m.pth\n".encode("utf-16"), "UTF-16"),
         (f"{A}  m.pth\n".encode("utf-16-le"), "NUL characters"),
         (f"{A}  m.pth\0{B}  n.pth\0".encode(), "NUL characters"),
-        (f"{A}\n{B}\n".encode(), "several digests and no names"),
+        (f"{A}\n{B}\n".encode(), "several checksums without file names"),
     ],
 )
 def test_what_is_no_text_or_names_nothing_is_told(orch: Orch, content: bytes, said: str) -> None:

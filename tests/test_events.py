@@ -55,7 +55,7 @@ def test_what_the_commands_print_fits_the_schema(tmp_path: Path, schema: dict[st
         assert summary["version"]
         assert [(w["urgent"], w["host"]) for w in summary["warnings"]] == [(True, origin.url.partition("//")[2])]
         assert not check(orch.run("sync", "--json", "team.yaml"))["changed"]
-    for command in (["status"], ["verify"], ["sync", "--backend", "nosuch"], ["prune", "-n"]):
+    for command in (["status"], ["verify"], ["sync", "--backend", "axel"], ["prune", "-n"]):
         check(orch.run(*command, "--json", "team.yaml"))
     orch.models["one"]["sha256"] = "00"
     assert check(orch.run("sync", "--json", "team.yaml"))["exit_code"] == 3

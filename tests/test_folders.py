@@ -55,12 +55,29 @@ def test_root_uses_no_folder_that_everyone_can_write(tmp_path: Path) -> None:
     top = tmp_path / "top"
     (top / "models").mkdir(parents=True)
     top.chmod(0o777)
-    with pytest.raises(StoreError, match="can be written by everyone") as refused:
+    with pytest.raises(StoreError, match="everyone may write") as refused:
         open_folder(f"{top}/models", error=StoreError)
     assert f"chmod o-w {top}" in refused.value.hint
     open_folder(f"{top}/models", trusted=(str(tmp_path),)).close()
     top.chmod(0o1777)
     open_folder(f"{top}/models").close()
+
+
+@as_root
+def test_the_folders_that_lead_to_the_home_are_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("image/home/store", "image/models", "image/home/open/models"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("image", "image/home", "image/home/open"):
+        (tmp_path / folder).chmod(0o777)
+    monkeypatch.setenv("HOME", f"{tmp_path}/image/home")
+    open_folder(f"{tmp_path}/image/home/store", error=StoreError).close()
+    open_folder(f"{tmp_path}/image/models").close()
+    with pytest.raises(PlacementError, match=r"everyone may write to .*/open,"):
+        open_folder(f"{tmp_path}/image/home/open/models")
+    for home in ("", "image/home", f"{tmp_path}/image2/home"):  # none, no absolute path, and another one
+        monkeypatch.setenv("HOME", home)
+        with pytest.raises(PlacementError, match=r"everyone may write to .*/image,"):
+            open_folder(f"{tmp_path}/image/models")
 
 
 def test_below_follows_no_link_at_all(tmp_path: Path) -> None:

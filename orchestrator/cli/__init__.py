@@ -39,11 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     gc.disable()  # enabled once the plan is made: what is imported and read until then lives to the end
+    if len(argv) == 1 and argv[0] in ("-V", "--version"):  # asked by scripts; click's import takes most of the time
+        print(f"orch {__version__}")
+        return 0
     import click
 
+    if "_ORCH_COMPLETE" in os.environ:  # a shell asks for completions
+        from orchestrator.cli import completion  # noqa: F401 - it brings its own way to speak with bash
     from orchestrator.cli.app import app
+    from orchestrator.cli.grammar import tell_usage_error, usage_error_text, warn_of_unknown_variables
     from orchestrator.errors import ExitCode, Stopped
 
+    warn_of_unknown_variables()
     try:
         code = app.main(args=list(argv), prog_name="orch", standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -55,10 +62,10 @@ def _run(argv: Sequence[str]) -> int:
             from orchestrator.render.json_lines import JsonLines
 
             sink = JsonLines(sys.stdout)
-            sink.problem(Problem("", 0, "", error.format_message()))
+            sink.problem(Problem("", 0, "", usage_error_text(error)))
             sink.close(Summary(ok=False, exit_code=int(ExitCode.USAGE), version=__version__))
         else:
-            error.show()
+            tell_usage_error(error)
         return int(ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt, Stopped):
         return int(ExitCode.INTERRUPTED)

@@ -7,36 +7,28 @@ import importlib
 import click
 
 from orchestrator import __version__
-
-COMMANDS = {
-    "sync": "Make it so: fetch, verify and place what the manifests want.",
-    "plan": "Say what sync would do, and why; change nothing.",
-    "status": "Say what is in place, by stat alone.",
-    "verify": "Read every byte again with sha256sum -c.",
-    "warm": "Read what is in place into memory, before a program needs it.",
-    "lock": "Find out digests, sizes and commits that the manifests do not say; write team.lock.json.",
-    "path": "Print a model's first place.",
-    "sign": "Sign manifests and locks with an SSH key.",
-    "get": "Fetch one thing now, without a manifest, and print the lines for one.",
-    "add": "Put a model into a manifest.",
-    "import": "Make models of a list: SHA256SUMS, Metalink, LFS pointers, a pooch registry.",
-    "export": "Write it for other tools, or as a mirror for machines without the network.",
-    "history": "Say what ran on this machine, from where, and how fast.",
-    "prune": "Drop what no manifest wants from the store, and dead downloads.",
-    "quarantine": "List what was displaced or came with wrong bytes; put it back, or drop it.",
-    "env": "Print the variables by which frameworks find their files.",
-    "run": "Run a command under those variables, kept off the network.",
-    "backends": "Show the downloaders of this machine and which would be chosen.",
-    "mirrors": "Show which sources answer, how fast, and whether they honour ranges.",
-    "vcs": "Say which weights belong in git, in Git LFS, or on a server.",
-    "doctor": "Look for what this machine lacks: programs, PATH, proxy, CA, store.",
-    "demo": "Show the whole thing on this machine, with no network.",
-}
+from orchestrator.cli import options
+from orchestrator.cli.grammar import COMMANDS, GROUPS, NO_BREAK
 
 _MODULES = {
     "run": "run_command",
     "import": "import_command",
-}  # where the module cannot have the command's name
+    "list": "list_command",
+}  # where the module cannot have the command's name: a keyword, or a builtin that it would hide in `cli`
+
+
+# What other programs call these: pip, npm, apt, git, brew.
+_OTHER_NAMES = {
+    "rm": "remove",
+    "uninstall": "remove",
+    "update": "lock --update",
+    "upgrade": "lock --update",
+    "install": "sync",
+    "pull": "sync",
+    "download": "get",
+    "fetch": "get",
+    "ls": "list",
+}
 
 
 class _LazyGroup(click.Group):
@@ -49,6 +41,8 @@ class _LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"orchestrator.cli.{_MODULES.get(cmd_name, cmd_name)}").command
+        if not any(param.name == "color" for param in command.params):  # an option of all commands
+            options.color(command)
         return command
 
     def resolve_command(
@@ -57,14 +51,25 @@ class _LazyGroup(click.Group):
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             import difflib
 
-            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            near = difflib.get_close_matches(args[0], [*COMMANDS, "--version"], 1)
+            near = [_OTHER_NAMES[args[0]]] if args[0] in _OTHER_NAMES else near
             hint = f"did you mean `orch {near[0]}`?" if near else "`orch --help` lists the commands"
             raise click.UsageError(f"no such command: {args[0]}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def get_help(self, ctx: click.Context) -> str:
+        """The help, in which no variable is parted from its `env:`."""
+        return super().get_help(ctx).replace(NO_BREAK, " ")
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), line) for name, line in commands.items()])
+        from orchestrator.errors import EXIT_CODES
+
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(int(code)).ljust(width), means) for code, means in EXIT_CODES.items()])
 
 
 def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -76,14 +81,22 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 all in place, 1 several kinds of failure, 2 usage, 3 manifest, 4 no usable backend, "
-    "5 transfer failed, 6 digest mismatch, 7 placement, 8 store, 9 --max-time, 11 signature, 70 a bug, "
-    "75 held by another orch, 130/143 interrupted.",
+    epilog="`orch COMMAND --help` shows a command's options, examples and exit codes. Most options can be set by a "
+    "variable: ORCH_JOBS=8 is --jobs 8.",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@click.option(
+    "--version", "-V", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."
+)
+@options.color
 def app() -> None:
-    """Make every machine hold exactly the model weights that a manifest names.
+    """Sync model weights from a manifest: download, verify and install them.
 
-    orch runs the best downloader that is here, watches it, resumes, changes mirror or program, verifies with
-    sha256sum -c, and puts each file where it belongs.
+    orch runs the best downloader of this machine (aria2c, axel, curl, wget, rsync), resumes, changes to another
+    source or program where one fails, and checks each sha256 before a file reaches its destination.
+
+    \b
+    Examples:
+      orch get https://example.org/resnet50.pth
+      orch sync manifests/team.yaml
+      orch status
     """

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import context_with_signals, foreseen
-from orchestrator.render.listing import Listing
+from orchestrator.cli.session import context_with_signals, tell_error
 
 _TIDY_S = 10.0  # it leaves nothing behind, which on a busy machine takes longer than a stop
 
 
-@click.command("demo")
-@click.option("--folder", metavar="DIR", type=click.Path(), help="Work in this empty folder and keep it.")
+@options.command("demo")
+@options.option("--folder", metavar="DIR", type=click.Path(), help="Work in this empty folder, and keep it.")
 @options.verbose
 def command(folder: str | None, verbose: bool) -> int:
-    """Show the whole thing on this machine, with no network: a good origin, and mirrors that are slow, lie, break.
+    """Run a self-contained demo on local servers: a good origin, and mirrors that are slow, lie or break.
 
-    It ends with 0 when all came out as it should. Without --folder nothing is left behind.
+    It uses no network. Without --folder nothing is left behind.
+
+    \b
+    Example:
+      orch demo --folder /tmp/demo
+
+    Exit codes: 0 everything came out as expected, else 1.
     """
     from orchestrator.demo.show import run_demo
 
@@ -27,6 +30,4 @@ def command(folder: str | None, verbose: bool) -> int:
     try:
         return run_demo(context, folder, verbose=verbose)
     except Exception as error:
-        told = foreseen(context, error)
-        Listing(sys.stdout, quiet=True).tell(told)
-        return int(told.exit_code)
+        return tell_error(context, error)

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, listing
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
     from orchestrator.commands.doctor import Check
     from orchestrator.events import Summary
 
 
-@click.command("doctor")
+@options.command("doctor")
 @options.store
 @options.json
 def command(**words: Any) -> int:
-    """Look for what this machine lacks: programs, PATH, proxy, CA, store. A failed check gives sync's exit code."""
+    """Check this machine: programs, PATH, proxy, certificates, site file, tokens, store.
+
+    \b
+    Example:
+      orch doctor
+
+    Exit codes: 0 all checks passed; a failed check ends with the code that sync would end with.
+    """
     context = context_with_signals()
     from orchestrator.commands.doctor import PASS, examine
     from orchestrator.text import shown_lines
 
-    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
+    sink = listing(context, words)
 
     def tell(check: Check) -> None:
         if isinstance(sink, JsonLines):

@@ -3,54 +3,83 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, workspace
+from orchestrator.cli.session import conclude, context_with_signals, listing, workspace
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.context import Context
     from orchestrator.events import Summary
+    from orchestrator.store import Store
+    from orchestrator.workspace import Workspace
 
 
-@click.command("export")
-@click.argument("manifest", type=click.Path())
-@click.argument("folder", required=False, type=click.Path(), metavar="[DIR]")
-@click.option(
+@options.command("export")
+@options.manifests
+@options.option(
     "--format",
     "form",
     required=True,
-    type=click.Choice(["sha256sums", "metalink", "aria2", "mirror"]),
-    help="For sha256sum -c, any Metalink 4 client, aria2c --input-file; or a folder that serves as a mirror.",
+    type=click.Choice(["sha256sums", "metalink", "aria2", "mirror", "nginx"]),
+    metavar="FORM",
+    help="sha256sums (for sha256sum -c), metalink (Metalink 4), aria2 (for aria2c --input-file), mirror (a folder), "
+    "nginx (the part of nginx.conf that `orch serve` uses).",
 )
-@click.option("--url", metavar="URL", help="Where the other machine finds DIR (default: file:// and its path).")
+@options.option(
+    "--output", "-o", metavar="PATH", type=click.Path(), help="File to write instead of stdout; the mirror's folder."
+)
+@options.option(
+    "--url", metavar="URL", help="Address of the mirror for other machines (default: file:// and its path)."
+)
 @options.where
+@options.serving
 @options.json
-def command(manifest: str, folder: str | None, form: str, url: str | None, **words: Any) -> int:
-    """Write what MANIFEST wants in a form that other tools read: to stdout, or `--format mirror` into DIR.
+def command(manifests: tuple[str, ...], form: str, url: str | None, output: str | None, **words: Any) -> int:
+    """Export the manifests' files in a form for other tools, or build an offline mirror.
 
-    A mirror holds the verified bytes as their URLs lay them out, and a site file by which orch on a machine without
-    the network takes everything from there; a stick, a file server or any web server will do.
+    A mirror has the verified files under the paths of their URLs, and a site file by which orch on a machine without
+    a network takes everything from there: from a stick, a file server or any web server.
+
+    \b
+    Examples:
+      orch export --format sha256sums
+      orch export team.yaml --format mirror -o /media/stick/weights
+
+    Exit codes: 0 exported, 5 a file is not in the store (`orch sync` first), 7 the folder cannot be written.
     """
-    if (form == "mirror") != (folder is not None):
-        raise click.UsageError("`--format mirror` wants a DIR: orch export MANIFEST --format mirror DIR; others print")
+    if form == "mirror" and output is None and len(manifests) > 1:  # as it was said before --output
+        *manifests, output = manifests  # type: ignore[assignment]
+    if form == "mirror" and output is None:
+        raise click.UsageError("a mirror needs a folder: orch export [MANIFEST...] --format mirror -o DIR")
+    folder = output if form == "mirror" else None
     context = context_with_signals()
-    from orchestrator.commands.export import FORMS, encoded, entries
+    from orchestrator.commands.export import FORMS, encoded, entries, write_output
     from orchestrator.store import Store
 
-    sink = (
-        JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False, verb=(folder and "export") or "")
-    )
+    sink = listing(context, words, (folder and "export") or "")
+
+    def written(content: bytes) -> None:
+        if output is not None:
+            write_output(os.path.join(context.cwd, output), content)
+        elif isinstance(sink, JsonLines):
+            sink.write("export", {"format": form, "text": content.decode("utf-8", "surrogateescape")})
+        else:
+            click.echo(content, nl=False)
 
     def work() -> Summary:
         from orchestrator.events import Summary
 
-        space = workspace(context, {**words, "manifests": [manifest]})
+        space = workspace(context, {**words, "manifests": manifests})
         store = Store(space.store, context.state)
+        if form == "nginx":
+            written(_nginx_config(context, space, store, words).encode())
+            return Summary(ok=True, exit_code=0)
         files = entries(space, store)
         if folder is not None:
             from urllib.parse import quote
@@ -59,11 +88,15 @@ def command(manifest: str, folder: str | None, form: str, url: str | None, **wor
 
             path = os.path.abspath(folder)
             return export(context, store, files, path, url or f"file://{quote(path)}/", sink)
-        text = FORMS[form](files)
-        if isinstance(sink, JsonLines):
-            sink.write("export", {"format": form, "text": text})
-        else:
-            click.echo(encoded(text, form), nl=False)
+        written(encoded(FORMS[form](files), form))
         return Summary(ok=True, exit_code=0)
 
     return conclude(context, sink, work)
+
+
+def _nginx_config(context: Context, space: Workspace, store: Store, words: Mapping[str, Any]) -> str:
+    from orchestrator.commands import serve
+    from orchestrator.commands.nginx_config import Cache
+
+    cache = Cache.at(context.cwd, words["cache"], words["cache_size"])
+    return serve.config(context, space, serve.offers(context, space, store), words["listen"], cache)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, listing, paints
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.listing import Listing
+from orchestrator.render.listing import print_table
 
 if TYPE_CHECKING:
     from orchestrator.commands.history import RunRecord
@@ -21,16 +21,23 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-@click.command("history")
+@options.command("history")
 @options.manifests
-@click.option("--since", metavar="30d", type=options.Duration(), help="Only runs that ended within this time.")
-@click.option(
-    "-n", "--last", metavar="N", type=click.IntRange(1), help=f"Only the last N runs (as text: {_SHOWN} by default)."
+@options.option(
+    "--since", metavar="TIME", type=options.Duration(), help="Only runs that ended within this time, such as 30d."
 )
-@click.option("--html", metavar="FILE", type=click.Path(dir_okay=False), help="Write one page with charts.")
+@options.option(
+    "--last",
+    metavar="N",
+    type=click.IntRange(1),
+    help=f"Only the last N runs (default: {_SHOWN}; all in JSON and HTML).",
+)
+@options.option("--html", metavar="FILE", type=click.Path(dir_okay=False), help="Write one page with charts to FILE.")
 @options.json
 def command(manifests: tuple[str, ...], since: float | None, last: int | None, html: str | None, json: bool) -> int:
-    """Say what ran on this machine, from where, and how fast: each sync, get and verify --repair that did something.
+    """Show past runs of this machine: what they downloaded, from where, and how fast.
+
+    Every sync, get and verify --repair that did something is in it.
 
     \b
     Examples:
@@ -38,7 +45,7 @@ def command(manifests: tuple[str, ...], since: float | None, last: int | None, h
       orch history manifests/team.yaml --html history.html
     """
     context = context_with_signals()
-    sink = JsonLines(sys.stdout) if json else Listing(sys.stdout, quiet=False)
+    sink = listing(context, {"json": json})
 
     def work() -> Summary:
         from orchestrator.commands.history import read, report
@@ -56,8 +63,11 @@ def command(manifests: tuple[str, ...], since: float | None, last: int | None, h
             for run in runs:
                 sink.write("run", _fields(run))
         elif not html:
-            for line in report(runs):
-                click.echo(line)
+            if not runs:
+                click.echo("no run that did something is known on this machine")
+            for number, (columns, rows) in enumerate(report(runs)):
+                click.echo("\n" * number, nl=False)
+                print_table(columns, rows, sys.stdout, colour=paints(context, sys.stdout))
         return Summary(ok=True, exit_code=0)
 
     return conclude(context, sink, work)

@@ -9,38 +9,58 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, workspace
+from orchestrator.cli.session import conclude, context_with_signals, listing, paints, workspace
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.listing import Listing
+from orchestrator.render.listing import print_table
+from orchestrator.render.table import Column
+from orchestrator.render.terminal import width, wrap
+from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from orchestrator.commands.mirrors import Mirror
 
-HEADER = ("source", "role", "answers", "trip", "rate", "ranges", "length", "tls", "last seen")
+HEADER = (
+    Column("SOURCE", least=28), Column("ROLE", rank=5), Column("ANSWERS"), Column("TRIP", right=True, rank=3),
+    Column("RATE", right=True), Column("RANGES", rank=1), Column("LENGTH", rank=4), Column("TLS", rank=2),
+    Column("LAST SEEN", least=10, rank=6), Column("NOTE", rank=7),
+)  # fmt: skip
 
 
-@click.command("mirrors")
+@options.command("mirrors")
 @options.manifests
-@options.where
+@options.only
+@options.signed
 @options.json
 def command(**words: Any) -> int:
-    """Show which sources of a MANIFEST answer, how fast, and whether they honour ranges: 5 if a file has none."""
+    """Show which sources of the manifests and which peers answer, how fast, and whether they support ranges.
+
+    \b
+    Example:
+      orch mirrors --only 'llama*' team.yaml
+
+    Exit codes: 0 each file has a source, 5 a file has none.
+    """
     context = context_with_signals()
     from orchestrator.commands.mirrors import survey
-    from orchestrator.render.listing import aligned
 
-    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
+    sink = listing(context, words)
     found: list[Mirror] = []
 
     def work() -> Any:
         space = workspace(context, words)
-        summary = survey(context, space.wanted, found.append, failed.append, hosts=space.hosts)
+        summary = survey(context, space.wanted, found.append, failed.append, hosts=space.hosts, peers=space.peers)
         if isinstance(sink, JsonLines):
             for mirror in found:
                 sink.write("mirror", dataclasses.asdict(mirror))
         else:
-            for line in aligned([HEADER, *map(_row, found)]):
-                click.echo(line)
+            columns = width(sys.stdout)
+            rows = [_row(mirror) for mirror in found]
+            if columns is not None:  # the notes come below: beside the rest there is no room for them
+                rows = [(*row[:-1], "") for row in rows]
+            print_table(HEADER, rows, sys.stdout, colour=paints(context, sys.stdout))
+            if columns is not None:
+                for text in dict.fromkeys(f"{mirror.prefix}: {mirror.message}" for mirror in found if mirror.message):
+                    click.echo(wrap(shown_lines(text), columns))
         for event in failed:
             sink(event)
         return summary
@@ -59,6 +79,5 @@ def _row(mirror: Mirror) -> tuple[str, ...]:
     seen = mirror.seen or {}
     past = f"{amount(seen['bytes_per_s'])}/s " if seen.get("bytes_per_s") else ""
     last = f"{past}{seen['fault'] or 'good'} {seen['time']}" if seen else "never"
-    said = f"{last}  ({mirror.message})" if mirror.message else last
     measured = (trip, rate, words[mirror.ranges], words[mirror.length_right], mirror.tls or "-")
-    return (mirror.prefix, mirror.role, answers, *measured, said)
+    return (mirror.prefix, mirror.role, answers, *measured, last, mirror.message)

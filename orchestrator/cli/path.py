@@ -1,44 +1,72 @@
-"""The command `orch path`: print a model's first place."""
+"""The command `orch path`: print where a model is installed."""
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, listing
+from orchestrator.errors import TransferError
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.listing import Listing
 
 
-@click.command("path")
-@click.argument("name")
+@options.command("path")
+@click.argument("name", shell_complete=options.completing("models"))
 @options.manifests
+@options.option("--file", metavar="FILE", help="Print the path of this file of the model.")
+@options.option("--all", "every", is_flag=True, help="Print the path of each file, a line each.")
+@options.option("--no-check", is_flag=True, help="Print it whether or not the files are there.")
 @options.store
 @options.root
 @options.caches
 @options.signed
 @options.json
-def command(name: str, **words: Any) -> int:
-    """Print the first place of the model NAME, one line (for a model of several files: of its first)."""
+def command(name: str, file: str | None, every: bool, no_check: bool, **words: Any) -> int:
+    """Print the path of an installed model: of its file, or of the folder of several files or a repository.
+
+    \b
+    Examples:
+      python train.py --weights "$(orch path resnet50)"
+      orch path minilm --file config.json team.yaml
+
+    Exit codes: 0 it is in place, 3 no model has this name, 5 a file is missing (`orch sync` first; the path is where
+    it will be), 6 a file was changed since it was verified, 7 a file that orch did not make is in the way. With
+    --no-check only 0 and 3.
+    """
+    if file is not None and every:
+        raise click.UsageError("--file and --all exclude each other")
     context = context_with_signals()
-    from orchestrator.api import first_place
+    from orchestrator.commands.path import file_path, files_of, model_path, refuse_missing
     from orchestrator.workspace import open_workspace
 
-    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
+    sink = listing(context, words, quiet=True)
 
     def work() -> Summary:
         settings = {name: words[name] for name in ("store", "root", "caches", "require_signature")}
-        space = open_workspace(context, words["manifests"], **settings)
-        place = first_place(context, space, name)
-        if isinstance(sink, JsonLines):
-            sink.write("path", {"model": name, "path": place})
-        else:
-            click.echo(os.fsencode(place))  # a path is bytes: no encoding
-        return Summary(ok=True, exit_code=0)
+        space = open_workspace(context, words["manifests"], needs_lock=False, **settings)
+        files = files_of(space, name, file)
+        missing = None
+        try:
+            if not no_check:
+                refuse_missing(context, space, files)
+        except TransferError as error:
+            if error.fault != "absent":
+                raise
+            sink.tell(missing := error)  # before the path: who reads both in one takes the last line
+        one = file is None and not every
+        paths = [model_path(context, space, name)] if one else [file_path(context, space, w) for w in files]
+        for path in paths:
+            if isinstance(sink, JsonLines):
+                sink.write("path", {"model": name, "path": path})
+            else:
+                click.echo(os.fsencode(path))  # a path is bytes: no encoding
+        if missing is not None:
+            return Summary(ok=False, exit_code=int(missing.exit_code))
+        present = 0 if no_check else len(files)
+        return Summary(ok=True, exit_code=0, models=1, files=present, present=present)
 
     return conclude(context, sink, work)

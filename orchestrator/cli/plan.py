@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-import click
-
 from orchestrator.cli import options as cli_options
-from orchestrator.cli.session import conclude, context_with_signals, workspace
+from orchestrator.cli.session import conclude, context_with_signals, listing, workspace
 from orchestrator.cli.streams import let_code_stand
 from orchestrator.errors import ExitCode
-from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.listing import Listing
 
 
-@click.command("plan")
+@cli_options.command("plan")
 @cli_options.manifests
+@cli_options.option("--exit-code", is_flag=True, help="End with 10 where there is work to do.")
 @cli_options.where
-@click.option("--exit-code", is_flag=True, help="End with 10 when there is work to do.")
-@cli_options.running
+@cli_options.backend
+@cli_options.offline
+@cli_options.force
 @cli_options.talk
 def command(exit_code: bool, **words: Any) -> int:
-    """Say what sync would do: what is here, what would be fetched, from where, with which program, and why."""
+    """Show what sync would do, and why: what is in place, what it would download, from where, by which program.
+
+    Nothing is changed, and no network is used. It is `orch sync --dry-run`.
+
+    \b
+    Examples:
+      orch plan
+      orch plan --exit-code team.yaml || orch sync team.yaml
+
+    Exit codes: 0 sync can do all of it, 10 with --exit-code there is work; else the code that sync would end with.
+    """
     return foresee(exit_code=exit_code, **words)
 
 
@@ -38,7 +45,7 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
     from orchestrator.transfer.run_context import Options
     from orchestrator.workspace import run_context
 
-    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="plan")
+    sink = listing(context, words, "plan")
     options = Options(backend=words["backend"], offline=words["offline"], force=words["force"])
     work_to_do = False
 

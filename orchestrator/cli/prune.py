@@ -9,75 +9,93 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, listing, lock_wait_s
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.listing import Listing
-from orchestrator.render.sink import amount
-from orchestrator.text import shown_lines
+from orchestrator.text import shown, shown_lines
+from orchestrator.text import size_text as amount
 
 if TYPE_CHECKING:
     from orchestrator.events import Summary
+    from orchestrator.render.listing import Listing
     from orchestrator.store.gc import Garbage
     from orchestrator.workspace import Workspace
 
 WHAT = {
-    "blob": "unwanted",
-    "partial": "dead",
-    "bundle": "dead",
-    "alias": "dangling",
-    "temporary": "dead",
-    "record": "idle",
-    "place": "left",
-    "tree": "left",
+    "blob": "file",
+    "partial": "download",
+    "bundle": "download",
+    "alias": "alias",
+    "temporary": "leftover",
+    "record": "record",
+    "place": "place",
+    "tree": "place",
 }
 
 
-@click.command("prune")
+@options.command("prune")
 @options.manifests
-@options.store
-@options.signed
 @options.option(
     "--keep",
     default="30d",
     show_default=True,
+    metavar="TIME",
     type=options.Duration(),
-    help="Keep previous versions for this long after they were replaced.",
+    help="Keep previous versions for this long after they were replaced; 0s: no unfinished downloads either.",
 )
-@click.option(
-    "--places", is_flag=True, help="Remove files that orch placed for models that were taken out of the manifests."
+@options.option(
+    "--places", is_flag=True, help="Also remove installed files of models that were taken out of the manifests."
 )
-@click.option("-n", "--dry-run", is_flag=True, help="Say what would go; change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@options.option("--no-wait", is_flag=True, help="Fail (75) where a sync is running.")
+@options.dry_run
+@options.yes
+@options.option("--no-wait", is_flag=True, help="Do not wait for a running sync; exit with 75.")
+@options.option(
+    "--lock-wait",
+    metavar="TIME",
+    type=options.Duration(),
+    help="Wait at most this long for running syncs, then exit with 75 (default: no limit).",
+)
+@options.store
+@options.signed
 @options.json
 def command(**words: Any) -> int:
-    """Drop the blobs that no manifest it knows wants, and what dead downloads left.
+    """Remove unreferenced files and abandoned downloads from the store.
 
-    It touches no place, except with --places: then also what orch placed for models that were taken out of the
-    manifests named here goes, unless it was changed since.
+    A file is kept if a manifest given here (default: manifests/team.yaml), or one ever synced with this store, refers
+    to it. Installed files stay, except with --places: it removes those of models that were taken out of the
+    manifests given here, unless they were changed since. It waits for running syncs.
 
-    Known are the manifests that are named here (without any: manifests/team.yaml, where that is) and all that were
-    synced with this store and are still there. It waits for running syncs.
+    The first word of each line says what goes: file (of the store; no manifest wants it), download (abandoned, or too
+    old to resume), leftover (of a process that was killed), alias (leads to no file any more), record (of a manifest
+    that is gone, with all its files), place (an installed file, with --places).
+
+    \b
+    Examples:
+      orch prune -n
+      orch prune --yes --keep 90d
+      orch prune --places team.yaml
+
+    Exit codes: 0 done, 3 a manifest cannot be read, 8 the store cannot be changed, 75 a sync is running.
     """
     if not (words["dry_run"] or words["yes"] or sys.stdin.isatty()):
-        raise click.UsageError("nobody is there to be asked: say `orch prune --yes`, or look first: `orch prune -n`")
+        raise click.UsageError("not a terminal: use --yes to confirm, or -n to preview")
     context = context_with_signals()
     from orchestrator.commands.prune import prune
-    from orchestrator.workspace import DEFAULT_MANIFEST, open_workspace, site, store_path
+    from orchestrator.workspace import has_manifest, open_workspace, site, store_path, written
 
-    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
+    sink = listing(context, words)
     report = _Report(sink, dry_run=words["dry_run"], yes=words["yes"])
 
     def read() -> Workspace | None:
-        paths = words["manifests"] or ([DEFAULT_MANIFEST] if os.path.exists(DEFAULT_MANIFEST) else [])
+        if not words["manifests"] and not has_manifest(context):
+            return None
         settings = {name: words[name] for name in ("store", "require_signature")}
-        return open_workspace(context, paths, **settings) if paths else None
+        return open_workspace(context, words["manifests"], needs_lock=words["places"], **settings)
 
     def work() -> Summary:
         space = read()
         if space is None and words["places"]:
             raise click.UsageError("whose places? name the manifest: `orch prune --places MANIFEST`")
-        store = space.store if space is not None else store_path(context, site(context), words["store"])
+        store = written(space) if space is not None else store_path(context, site(context), words["store"])
         summary, dropped = prune(
             context,
             store,
@@ -88,7 +106,7 @@ def command(**words: Any) -> int:
             keep_s=words["keep"],
             show_kept=report.show_kept,
             places=words["places"],
-            wait=not words["no_wait"],
+            lock_wait_s=lock_wait_s(words),
         )
         report.end(store, summary, dropped)
         return summary
@@ -129,7 +147,7 @@ class _Report:
                 self._show(entry, "retained", until=until)
             elif self._dry_run:
                 why = f"(previous version, until {until[:10]})"
-                click.echo(f"{'kept':<8} {entry.sha256[:16]}  {amount(entry.frees_bytes)}{_name(entry)}  {why}")
+                click.echo(f"{'kept':<8} {entry.sha256[:12]}  {amount(entry.frees_bytes)}{_name(entry)}  {why}")
         if kept and not self._json:
             size = amount(sum(entry.frees_bytes for entry in kept))
             which = "1 previous version is kept" if len(kept) == 1 else f"{len(kept)} previous versions are kept"
@@ -153,15 +171,15 @@ class _Report:
             return
         if entry.kind in ("place", "tree"):
             frees = amount(entry.frees_bytes) if entry.frees_bytes else "frees nothing by itself"
-            click.echo(f"{WHAT[entry.kind]:<8} {shown_lines(entry.path)}  {frees}")
+            click.echo(f"{WHAT[entry.kind]:<8} {shown(entry.path)}  {frees}")
             return
         frees = amount(entry.frees_bytes) if entry.frees_bytes else "frees nothing, a place has its bytes"
         said = f"  {frees}" if entry.kind not in ("alias", "record") else ""
-        click.echo(f"{WHAT[entry.kind]:<8} {entry.sha256[:16] or os.path.basename(entry.path)}{said}{_name(entry)}")
+        click.echo(f"{WHAT[entry.kind]:<8} {entry.sha256[:12] or os.path.basename(entry.path)}{said}{_name(entry)}")
 
 
 def _name(entry: Garbage) -> str:
-    return f"  {shown_lines(os.path.basename(entry.known_as))}" if entry.known_as else ""
+    return f"  {shown(os.path.basename(entry.known_as))}" if entry.known_as else ""
 
 
 def _iso(when: float) -> str:

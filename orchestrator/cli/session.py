@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from msgspec.structs import replace
 
 from orchestrator import __version__
+from orchestrator.cli import hints, options
+from orchestrator.cli.grammar import tell_usage_error
 from orchestrator.cli.signals import GRACE_S, SignalWatch, limit_time
 from orchestrator.context import Context
 from orchestrator.errors import ExitCode, OrchError, Problem, Stopped
 from orchestrator.events import Noticed, Summary
 from orchestrator.limits import raise_own
 from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.terminal import wants_colour
+from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from orchestrator.context import Stop
+    from orchestrator.render.listing import Listing
     from orchestrator.render.sink import Sink
     from orchestrator.transfer.run_context import Options
     from orchestrator.workspace import Workspace
 
+MOST_NAMED = 10  # files that are not given to others, each with its reason
 _watches: dict[Stop, SignalWatch] = {}  # of this process: one
 
 
@@ -56,7 +63,7 @@ def conclude(context: Context, sink: Sink, work: Callable[[], Summary], hooked: 
         if isinstance(sink, JsonLines):
             sink.problem(Problem("", 0, "", error.format_message()))
         else:
-            error.show()
+            tell_usage_error(error)
         summary = ended(int(ExitCode.USAGE))
     except Exception as error:
         told = foreseen(context, error)
@@ -108,14 +115,24 @@ class Hooked:
 def foreseen(context: Context, error: Exception) -> OrchError:
     """What an error that ended a command means to who reads it."""
     if isinstance(error, OrchError):
-        return error
+        return hints.meant_as_only(context, error)
     from orchestrator.engine import bugs
 
     return bugs.foreseen(context, context.cwd, error)
 
 
-def workspace(context: Context, words: Mapping[str, Any]) -> Workspace:
+def tell_error(context: Context, error: Exception) -> int:
+    """Say what ended a command that has no summary, and return its exit code."""
+    told = foreseen(context, error)
+    listing(context, {"json": False}, quiet=True).tell(told)
+    return int(told.exit_code)
+
+
+def workspace(context: Context, words: Mapping[str, Any], *, needs_lock: bool = True) -> Workspace:
     """Open the manifests that a command was given, by its options; collect garbage only from here on.
+
+    Where models were chosen, or with `needs_lock` false, a model that needs `orch lock` first is told by itself, also
+    where there is no lock file yet.
 
     Raises:
         ManifestError: every problem at once.
@@ -128,9 +145,10 @@ def workspace(context: Context, words: Mapping[str, Any]) -> Workspace:
         context,
         words["manifests"],
         only=words["only"],
-        store=words["store"],
-        root=words["root"],
+        store=words.get("store"),
+        root=words.get("root"),
         caches=caches,
+        needs_lock=needs_lock and not words["only"],
         require_signature=words["require_signature"],
     )
     if caches and not words.get("quiet"):
@@ -155,12 +173,39 @@ def sink_of(context: Context, words: Mapping[str, Any], verb: str = "sync", *, p
     """
     from orchestrator import render
 
+    hints.repeat_what_was_given()
     talk = {name: words[name] for name in ("json", "quiet", "verbose", "log_file", "log_format")}
     try:
-        sink = render.choose(context.environ, **talk, stop=context.stop, verb=verb, plain=plain, state=context.state)
+        where: dict[str, Any] = {"stop": context.stop, "state": context.state, "color": color()}
+        sink = render.choose(context.environ, **talk, **where, verb=verb, plain=plain)
     except OSError as error:
         raise click.UsageError(f"--log-file {words['log_file']}: {error.strerror}") from error
     return with_metrics(context, words, sink)
+
+
+def color() -> str:
+    """What --color chose for the command that runs: `auto`, `always` or `never`."""
+    found = click.get_current_context(silent=True)
+    return str(found.meta.get(options.COLOR, "auto")) if found is not None else "auto"
+
+
+def paints(context: Context, out: TextIO) -> bool:
+    """Whether the command that runs writes colours to `out`."""
+    return wants_colour(color(), context.environ, out)
+
+
+def listing(
+    context: Context, words: Mapping[str, Any], verb: str = "", *, quiet: bool = False, streams: bool = False
+) -> JsonLines | Listing:
+    """The sink of a command whose result is text on stdout; `quiet` (also by --quiet), `streams`: as of `Listing`."""
+    if words["json"]:
+        return JsonLines(sys.stdout)
+    hints.repeat_what_was_given()
+    from orchestrator.render.listing import Listing
+
+    colour = paints(context, sys.stdout)
+    quiet = quiet or words.get("quiet", False)
+    return Listing(sys.stdout, quiet=quiet, verb=verb, colour=colour, streams=streams)
 
 
 def recorded(context: Context, words: Mapping[str, Any], sink: Sink, command: str) -> Sink:
@@ -189,10 +234,9 @@ def with_metrics(context: Context, words: Mapping[str, Any], sink: Sink) -> Sink
 
 def manifests_of(context: Context, words: Mapping[str, Any]) -> str:
     """The paths of a command's manifests as the summary has them, also where they could not be read."""
-    from orchestrator.workspace import DEFAULT_MANIFEST
+    from orchestrator.workspace import manifest_paths
 
-    named = words["manifests"] or (DEFAULT_MANIFEST,)
-    return ", ".join(dict.fromkeys(os.path.abspath(os.path.join(context.cwd, path)) for path in named))
+    return ", ".join(manifest_paths(context, words["manifests"]))
 
 
 def begin_unattended(context: Context, words: Mapping[str, Any], sink: Sink) -> None:
@@ -227,11 +271,33 @@ def run_options(words: Mapping[str, Any]) -> Options:
         connections=words["connections"],
         retries=words["retries"],
         stall_s=words["stall"],
+        wait_for_sources_s=words["wait_for_sources"],
         offline=words["offline"],
-        wait=not words["no_wait"],
+        lock_wait_s=lock_wait_s(words),
         force=words.get("force", False),
         adopt=words.get("adopt"),
+        limit_rate=words["limit_rate"],
     )
+
+
+def lock_wait_s(words: Mapping[str, Any]) -> float:
+    """How many seconds to wait for another run, by --no-wait and --lock-wait; without them as long as it takes."""
+    if words["no_wait"]:
+        return 0.0
+    return math.inf if words["lock_wait"] is None else float(words["lock_wait"])
+
+
+def tell_withheld(verb: str, withheld: Mapping[str, str]) -> None:
+    """Say on stderr which files are not given to others, each with its reason: the first ten, and how many more."""
+    for name, why in list(withheld.items())[:MOST_NAMED]:
+        tell(f"not {verb}: {name}: {why}")
+    if len(withheld) > MOST_NAMED:
+        tell(f"not {verb}: {len(withheld) - MOST_NAMED} more")
+
+
+def tell(text: str) -> None:
+    """Say something on stderr at once, of a command that has no events."""
+    print(shown_lines(text), file=sys.stderr, flush=True)
 
 
 def tell_unread(frameworks: Iterable[str]) -> None:

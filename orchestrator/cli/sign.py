@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, listing
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.listing import Listing
 from orchestrator.text import shown_lines
 
 
-@click.command("sign")
+@options.command("sign")
 @options.manifests
-@options.option(
-    "--key", metavar="FILE", type=click.Path(), help="The SSH key to sign with (default: ~/.ssh/id_ed25519)."
-)
+@options.option("--key", metavar="FILE", type=click.Path(), help="SSH key to sign with (default: ~/.ssh/id_ed25519).")
 @options.json
 def command(manifests: tuple[str, ...], key: str | None, **words: Any) -> int:
-    """Sign each MANIFEST (default: manifests/team.yaml) and its lock file with an SSH key, by files *.sig beside them.
+    """Sign manifests and their lock files with an SSH key; the signatures are files *.sig beside them.
 
-    Whoever syncs with `--require-signature`, or with `signed_by:` in the site file, takes only what is signed by a key
-    of the file `allowed_signers`. A key that ssh-agent holds is used from there.
+    Machines that use `--require-signature`, or `signed_by:` in their site file, accept only manifests signed by a key
+    of their file `allowed_signers`. A key that ssh-agent holds is used from there.
+
+    \b
+    Example:
+      orch sign --key ~/.ssh/release team.yaml
+
+    Exit codes: 0 signed, 11 it cannot be signed.
     """
     context = context_with_signals()
     from orchestrator.commands.sign import sign_manifests
-    from orchestrator.workspace import DEFAULT_MANIFEST
+    from orchestrator.workspace import manifest_paths
 
-    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=False)
+    sink = listing(context, words)
 
     def work() -> Summary:
-        named = dict.fromkeys(manifests or (DEFAULT_MANIFEST,))
-        paths = [os.path.abspath(os.path.join(context.cwd, path)) for path in named]
+        paths = list(manifest_paths(context, manifests))
         signed = sign_manifests(context, paths, os.path.join(context.cwd, key) if key else None)
         for made in signed:
             if isinstance(sink, JsonLines):

@@ -18,7 +18,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)  # SIGA
 GRACE_S = 2.5  # to stop children and print the summary: whoever pressed Ctrl-C waits three seconds at most
 TIME_GRACE_S = 30.0  # where --max-time ends a run nobody waits
 REPEAT_S = 1.0  # timeout(1) signals its child and then its group: a repetition within this time is the same request
-_SHOW_CURSOR = b"\x1b[?25h"
+_ERASE_BARS = b"\r \x1b[J\r"  # as render.terminal.ERASE_ROWS
 _writing: set[int] = set()  # the end of the pipe that the interpreter writes signals to: one, or none
 
 
@@ -147,7 +147,7 @@ class SignalWatch:
             words.start()
             words.join(0.3)
         if "orchestrator.render.bars" in sys.modules and os.isatty(2):
-            _write_raw(2, _SHOW_CURSOR)
+            _write_raw(2, _ERASE_BARS)
         os._exit(self.code if self.code is not None else code)
 
 

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-import click
-
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, workspace
-from orchestrator.render.json_lines import JsonLines
+from orchestrator.cli.session import conclude, context_with_signals, listing, workspace
 from orchestrator.render.listing import Listing
 
 
-@click.command("status")
+@options.command("status")
 @options.manifests
 @options.where
 @options.talk
 def command(**words: Any) -> int:
-    """Say what is in place, by stat alone: 0 all, 5 something is missing, 6 a seal is broken, 7 a foreign file."""
+    """Show what is installed: fast, for it checks the metadata of files and reads no contents.
+
+    \b
+    Examples:
+      orch status
+      orch status --json team.yaml | jq -r 'select(.event == "gave_up") | .model'
+
+    Exit codes: 0 all in place, 5 a file is missing, outdated or not verified yet, 6 a file was changed since it was
+    verified, 7 a file that orch did not make is in the way, 1 several of these.
+    """
     context = context_with_signals()
     from orchestrator.commands.status import status
     from orchestrator.workspace import run_context
 
-    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="status")
+    sink = listing(context, words, "status")
 
     def work() -> Any:
-        space = workspace(context, words)
+        space = workspace(context, words, needs_lock=False)
+        if isinstance(sink, Listing):
+            sink.know(space.wanted)
         whole = None if words["only"] else space
         return status(run_context(context, space, sink), space.wanted, space.unresolved, whole=whole)
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals
+from orchestrator.cli.session import conclude, context_with_signals, listing
 from orchestrator.cli.streams import let_code_stand
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
     from orchestrator.commands.vcs import Row
@@ -22,19 +20,39 @@ if TYPE_CHECKING:
 HEADER = ("file", "size", "tier", "where", "note")
 
 
-@click.command("vcs")
+@options.command("vcs")
 @options.manifests
-@options.option("--git-max", default="100M", show_default=True, type=options.Size(), help="Below it: in git.")
-@options.option("--lfs-max", default="1G", show_default=True, type=options.Size(), help="Up to it: in Git LFS.")
-@click.option("--write", is_flag=True, help="Keep .gitattributes, .gitignore and .sha256 files in line with it.")
+@options.option(
+    "--git-max",
+    default="100M",
+    show_default=True,
+    type=options.Size(),
+    metavar="SIZE",
+    help="Files below this size go to git.",
+)
+@options.option(
+    "--lfs-max",
+    default="1G",
+    show_default=True,
+    type=options.Size(),
+    metavar="SIZE",
+    help="Larger files, up to this size, go to Git LFS.",
+)
+@options.option("--write", is_flag=True, help="Update .gitattributes, .gitignore and .sha256 files accordingly.")
+@options.only
 @options.store
 @options.root
 @options.json
 def command(**words: Any) -> int:
-    """Say which weights belong in git, which in Git LFS, and which on a server with a checksum.
+    """Show which weights belong in git, in Git LFS, or on a server with a checksum.
 
-    --write keeps a block in the work tree's .gitattributes and .gitignore (the rest of them is yours), and a .sha256
-    file beside each weight that is tracked. The block is that of the manifests named: name all of a repository.
+    --write updates a block in the work tree's .gitattributes and .gitignore, leaves the rest of them alone, and writes
+    a .sha256 file beside each tracked weight. The block is that of the manifests given: give all of a repository.
+
+    \b
+    Examples:
+      orch vcs
+      orch vcs --write --git-max 50M team.yaml
     """
     context = context_with_signals()
     let_code_stand()
@@ -42,10 +60,12 @@ def command(**words: Any) -> int:
     from orchestrator.store import Store
     from orchestrator.workspace import open_workspace
 
-    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=True)
+    sink = listing(context, words, quiet=True)
 
     def work() -> Summary:
-        space = open_workspace(context, words["manifests"], store=words["store"], root=words["root"])
+        space = open_workspace(
+            context, words["manifests"], only=words["only"], store=words["store"], root=words["root"]
+        )
         found = vcs.rows(Store(space.store, context.state), space.wanted, words["git_max"], words["lfs_max"])
         unresolved = [(u.model, u.message) for u in space.unresolved]
         _show(sink, found, unresolved)

@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 import os
-import re
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, with_metrics, workspace
-from orchestrator.render.json_lines import JsonLines
+from orchestrator.cli.session import begin_unattended, conclude, context_with_signals, listing, with_metrics, workspace
 from orchestrator.render.listing import Listing
 
 if TYPE_CHECKING:
     from orchestrator.context import Context
     from orchestrator.events import Summary
 
-_KIND = "(sha256|sha512|sha1|md5)"
-CHECKSUM_FILE = re.compile(
-    rf"(?i)(.*[./])?({_KIND}(sums?)?|checksums?)(\.(txt|asc))?"
-)  # w.pth.sha256, SHA256SUMS, checksums.txt
 
-
-@click.command("verify")
+@options.command("verify")
 @click.argument("manifests", nargs=-1, type=click.Path(), metavar="[MANIFEST...|FILE.sha256...]")
+@options.option(
+    "--max-age", metavar="TIME", type=options.Duration(), help="Only files not verified within this time, such as 30d."
+)
+@options.option(
+    "--repair", is_flag=True, help="Download again what is bad, or only its bad pieces where they are known."
+)
 @options.where
-@click.option("--max-age", metavar="30d", type=options.Duration(), help="Only what was not read since.")
-@click.option("--repair", is_flag=True, help="Fetch what is bad: just the bad pieces where they are known.")
 @options.running
 @options.unattended
 @options.logged
 def command(repair: bool, max_age: float | None, **words: Any) -> int:
-    """Read every byte again with sha256sum -c: 0 all good, 5 something is missing, 6 wrong bytes.
+    """Read every installed byte again and compare its checksum.
 
-    With --repair what is wrong or missing is put right, as sync would, and the options of sync count; no pin is
-    ever changed.
+    With --repair, wrong and missing files are downloaded again as `orch sync` does, and the download options apply;
+    without it they have no effect. No checksum in a manifest or lock file is ever changed.
+
+    \b
+    Examples:
+      orch verify
+      orch verify --max-age 30d --repair team.yaml
+      orch verify SHA256SUMS
+
+    Exit codes: 0 all right, 5 a file is missing, 6 wrong checksum, 1 both.
     """
-    sums = [path for path in words["manifests"] if CHECKSUM_FILE.fullmatch(path)]
+    sums = [path for path in words["manifests"] if options.CHECKSUM_FILE.fullmatch(path)]
     manifests = [path for path in words["manifests"] if path not in sums]
     if repair and sums:
         raise click.UsageError(f"--repair needs a manifest: {sums[0]} names no source")
@@ -49,8 +53,8 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
     from orchestrator.store import Store
     from orchestrator.transfer.run_context import RunContext
 
-    listing = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="verify")
-    sink = with_metrics(context, words, listing)
+    shown = listing(context, words, "verify", streams=True)
+    sink = with_metrics(context, words, shown)
 
     def work() -> Summary:
         begin_unattended(context, words, sink)
@@ -59,6 +63,8 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
         if manifests or not sums:
             space = workspace(context, {**words, "manifests": manifests})
             wanted += space.wanted
+        if isinstance(shown, Listing):
+            shown.know(wanted)
         unresolved = space.unresolved if space else ()
         store = Store(space.store if space else "/nonexistent", context.state, context.stop)
         return verify(RunContext(context, store, sink), wanted, unresolved, max_age_s=max_age)

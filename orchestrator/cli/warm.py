@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-import click
-
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, workspace
-from orchestrator.render.json_lines import JsonLines
-from orchestrator.render.listing import Listing
+from orchestrator.cli.session import conclude, context_with_signals, listing, workspace
 
 
-@click.command("warm")
+@options.command("warm")
 @options.manifests
+@options.option(
+    "--memory", metavar="SIZE", type=options.Size(), help="Read at most this much, such as 20G (default: what is free)."
+)
 @options.where
-@options.option("--memory", metavar="SIZE", type=options.Size(), help="Read no more than this (default: what is free).")
 @options.talk
 def command(memory: int | None, **words: Any) -> int:
-    """Read what is in place into the page cache, verifying it on the way, and say how much of it is in memory.
+    """Read installed weights into memory (the page cache) and verify them, before a program needs them.
 
-    A program that starts then loads its weights from memory: useful before a server's start, where they lie on a
-    network disk. Files for which there is no room are left out.
+    A program that starts afterwards loads its weights from memory, which helps where they are on a network disk.
+    Files for which there is not enough memory are left out.
+
+    \b
+    Examples:
+      orch warm
+      orch warm --only tag:serving --memory 40G team.yaml
+
+    Exit codes: 0 all read and right, 5 a file is missing, 6 wrong checksum, 1 both.
     """
     context = context_with_signals()
     from orchestrator.commands.warm import warm
     from orchestrator.workspace import run_context
 
-    sink = JsonLines(sys.stdout) if words["json"] else Listing(sys.stdout, quiet=words["quiet"], verb="warm")
+    sink = listing(context, words, "warm")
 
     def work() -> Any:
         space = workspace(context, words)

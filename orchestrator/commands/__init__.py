@@ -1,1 +1,1 @@
-"""Other tools: their lists as models, manifests in their forms, and a mirror for machines without a network."""
+"""What each command but sync does: manifests are read, compared, written, served and reported on, the store is kept."""

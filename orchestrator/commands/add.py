@@ -6,33 +6,36 @@ import os
 import posixpath
 from collections import Counter
 from itertools import chain, count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 import msgspec
 
-from orchestrator import files, urls
 from orchestrator import manifest as manifests
+from orchestrator import urls
+from orchestrator.commands.locked_manifest import rewrite, written_text
 from orchestrator.commands.verify import TOLD, refusal
-from orchestrator.errors import HeldError, ManifestError, Problem
+from orchestrator.errors import ManifestError, Problem
 from orchestrator.frameworks.base import LayoutError
 from orchestrator.frameworks.catalogue import with_layouts
-from orchestrator.manifest.edit import NEW, Draft, insert
+from orchestrator.manifest.edit import NEW, Draft, block, insert
+from orchestrator.manifest.pasted import Address, PageError, meant
 from orchestrator.manifest.repos import HUBS, RepoError, parse
 from orchestrator.manifest.yaml_reader import load
 from orchestrator.text import NAME_BYTES
 from orchestrator.urls import UrlError
-from orchestrator.workspace import hint_for, read_text
+from orchestrator.workspace import hint_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from orchestrator.commands.import_list import ListedFile
     from orchestrator.context import Context
     from orchestrator.manifest import Model
 
 TO = "models/"
-TRIES = 5  # attempts to write before somebody else changes the file, where it cannot be locked
+OF_HUB = {"hf": "huggingface", "modelscope": "modelscope"}  # whose cache a repository goes into
+TAKES = "give a URL, or hf:ORG/NAME"
 
 
 class EntryDefaults(msgspec.Struct, frozen=True):
@@ -59,12 +62,31 @@ def stem(name: str) -> str:
     return _name(posixpath.splitext(posixpath.basename(name).removesuffix(".gz"))[0] or name)
 
 
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return the first of `NAME`, `NAME-2`, `NAME-3` ... that is not taken."""
+    return next(each for each in chain((name,), (f"{name}-{number}" for number in count(2))) if each not in taken)
+
+
+def read_address(text: str) -> Address:
+    """Read an address as people paste it; `note` of the result says what was made of it.
+
+    Raises:
+        ManifestError: it is a web page's that says of no file which one.
+    """
+    try:
+        return meant(text)
+    except PageError as page:
+        raise ManifestError((Problem("", 0, "", f"{urls.masked(text)}: {page}"),), page.hint) from None
+
+
 def of(
     what: str,
     entry_defaults: EntryDefaults,
     name: str = "",
     *,
     sha256: str = "",
+    size: int | None = None,
+    mirrors: Sequence[str] = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Draft:
@@ -75,6 +97,8 @@ def of(
         entry_defaults: its places, frameworks and tags.
         name: its name; "" to derive it from `what`.
         sha256: the digest of a URL's file; "" if it is not known.
+        size: the size in bytes of a URL's file; None if it is not known.
+        mirrors: other URLs of a URL's file.
         include: of a repository, patterns of the files wanted.
         exclude: of a repository, patterns of the files not wanted.
 
@@ -83,20 +107,32 @@ def of(
     """
     is_repo = what.partition(":")[0] in HUBS
     try:
-        default = parse(what).name.rpartition("/")[2] if is_repo else stem(urls.last_name(urls.normal(what)))
+        if is_repo:
+            default = parse(what).name.rpartition("/")[2]
+        else:
+            url = urls.normal(what)
+            default = name or stem(urls.last_name(url))
     except (UrlError, RepoError) as problem:
-        hint = urls.instead(str(problem)) or "give a URL, or hf:ORG/NAME"
+        hint = urls.instead(str(problem)) or TAKES
         raise ManifestError((Problem("", 0, "", f"{urls.masked(what)}: {problem}"),), hint) from None
     if is_repo and sha256:
         why = Problem("", 0, "", "a repository has no sha256 of its own")
         raise ManifestError((why,), f"leave out --sha256; `{what}@COMMIT` pins it, and `orch lock` its files")
+    if is_repo and (mirrors or size is not None):
+        why = Problem("", 0, "", "--mirror and --size belong to a URL")
+        raise ManifestError((why,), "leave them out; a hub's mirror is HF_ENDPOINT, or `mirrors:` of the manifest")
     if not is_repo and (include or exclude):
         raise ManifestError((Problem("", 0, "", "--include and --exclude belong to a repository"),), "leave them out")
     if is_repo:
         patterns = {"include": list(include), "exclude": list(exclude)}
         entry: dict[str, object] = {"repo": what, **{key: words for key, words in patterns.items() if words}}
     else:
-        entry = {"url": what, **({"sha256": sha256} if sha256 else {})}
+        entry = {
+            "url": what,
+            **({"mirrors": list(mirrors)} if mirrors else {}),
+            **({"sha256": sha256} if sha256 else {}),
+            **({"size": size} if size is not None else {}),
+        }
     return Draft(name or default, {**entry, **entry_defaults.keys()})
 
 
@@ -115,9 +151,10 @@ def from_list(
     Raises:
         ManifestError: a file has no URL.
     """
-    nowhere = [(0, f"it does not say where {entry.name} is") for entry in listed if not _urls(entry, base)]
+    nowhere = [entry.name for entry in listed if not _urls(entry, base)]
     if nowhere:
-        raise refusal(source, nowhere, "say where these files are: --base URL")
+        more = f" and {len(nowhere) - 1:,} more" if len(nowhere) > 1 else ""
+        raise refusal(source, [(0, f"no URL for {nowhere[0]}{more}")], "give the URL of their folder: --base URL")
     digest_source = f"from {os.path.basename(source.rstrip('/'))}"
     if together:
         parts = [{"path": entry.name, **_source(entry, base)} for entry in listed]
@@ -129,7 +166,7 @@ def from_list(
         name = stem(entry.name)
         if stems[name] > 1:
             name = _name(entry.name.replace("/", "-"))
-        name = next(n for n in chain((name,), (f"{name}-{number}" for number in count(2))) if n not in names)
+        name = free_name(name, names)
         names.add(name)
         below = entry.name if "/" in entry.name else ""
         drafts.append(Draft(name, {**_source(entry, base), **entry_defaults.keys(below)}, digest_source, below))
@@ -153,35 +190,38 @@ def _source(entry: ListedFile, base: str) -> dict[str, object]:
     return source
 
 
-def put_into(context: Context, path: str, drafts: Sequence[Draft]) -> tuple[Model, ...]:
+class Added(NamedTuple):
+    """The new models, as they were parsed from the new text, and their lines in it."""
+
+    models: tuple[Model, ...]
+    lines: tuple[str, ...]
+
+
+def put_into(context: Context, path: str, drafts: Sequence[Draft], new: str = NEW, *, dry_run: bool = False) -> Added:
     """Write models into the manifest at `path` (absolute), or into a new one; nothing else in it changes.
 
-    Models without a place get `to: models/`. Several orch may do this at once: each locks the folder from reading to
-    renaming; for file systems without locks the file is read once more before it is replaced.
+    Models without a place get one: a repository `for:` its hub's client, a file `to: models/`. Several orch may do
+    this at once, as of `rewrite`.
 
-    Returns:
-        The new models, as they were parsed from the new text.
+    Args:
+        context: the environment and the request to stop.
+        path: the manifest, which need not exist, nor its folder.
+        drafts: the models.
+        new: the text that a new manifest begins with.
+        dry_run: write nothing.
 
     Raises:
         ManifestError: the manifest does not parse, has one of the names, or would not parse with the new models.
         PlacementError, StoreError: it cannot be written.
         HeldError: somebody else changed it again and again.
     """
-    try:
-        with files.locked(os.path.dirname(os.path.realpath(path)), context.stop):
-            for _ in range(TRIES):
-                text = read_text(path) if os.path.lexists(path) else ""
-                whole, added = _with(context, path, text or NEW, drafts)
-                if text == (read_text(path) if os.path.lexists(path) else ""):
-                    files.write_atomic(path, whole.encode())
-                    return added
-    except OSError as error:
-        raise files.write_error(error, path) from error
-    raise HeldError(f"{path}: somebody else writes into it", "run the same command again")
+    if dry_run:
+        return _with(context, path, written_text(path) or new, drafts)[1]
+    return rewrite(context, path, lambda text: _with(context, path, text or new, drafts))
 
 
-def _with(context: Context, path: str, text: str, drafts: Sequence[Draft]) -> tuple[str, tuple[Model, ...]]:
-    """The manifest's text with the new models, and these models as parsed from it."""
+def _with(context: Context, path: str, text: str, drafts: Sequence[Draft]) -> tuple[str, Added]:
+    """The manifest's text with the new models."""
     try:
         before = manifests.parse(text, path, context.home, resolve=False)
     except ManifestError as error:
@@ -190,23 +230,25 @@ def _with(context: Context, path: str, text: str, drafts: Sequence[Draft]) -> tu
     names = [draft.name for draft in drafts]
     taken = [name for n, name in enumerate(names) if name in known or name in names[:n]]
     if taken:
-        problems = tuple(Problem(path, 0, f"models > {name}", "a model is called so already") for name in taken)
+        problems = tuple(Problem(path, 0, f"models > {name}", "a model of this name already exists") for name in taken)
         raise ManifestError(_few(problems), "give another name (--name), or remove the one that is there")
     to, frameworks = _default_places(text)
-    whole = insert(text, [with_place(draft, to or (() if frameworks else (TO,)), tacit=bool(to)) for draft in drafts])
+    drafts = [with_place(draft, to or (() if frameworks else (TO,)), tacit=bool(to)) for draft in drafts]
+    whole = insert(text, drafts)
     try:
         after = manifests.parse(whole, path, context.home, resolve=False)
     except ManifestError as error:  # line 0: the problems' lines belong to a text that is not written
         problems = tuple(Problem(path, 0, problem.path, problem.message) for problem in error.problems)
         hint = next(filter(None, (urls.instead(problem.message) for problem in problems)), "")
-        raise ManifestError(
-            _few(problems), hint or "nothing was written; say it otherwise (`orch add --help`)"
-        ) from None
+        raise ManifestError(_few(problems), hint or "nothing was written; see `orch add --help`") from None
     old, added = after.models[: len(known)], after.models[len(known) :]
     if old != before.models or [model.name for model in added] != names:
-        raise ManifestError((Problem(path, 0, "", "the new models do not fit into this text"),), "add them by hand")
+        raise ManifestError(
+            (Problem(path, 0, "", "the new models cannot be added to this file automatically"),),
+            "add them with an editor",
+        )
     _check_layouts(context, path, added)
-    return whole, added
+    return whole, Added(added, tuple(line for draft in drafts for line in block(draft)))
 
 
 def to_paste(context: Context, drafts: Sequence[Draft], source: str) -> list[Draft]:
@@ -222,7 +264,7 @@ def to_paste(context: Context, drafts: Sequence[Draft], source: str) -> list[Dra
         manifests.parse(text, os.path.join(context.cwd, "lines.yaml"), context.home, resolve=False)
     except ManifestError as error:
         problems = tuple(Problem(source, 0, problem.path, problem.message) for problem in error.problems)
-        raise ManifestError(_few(problems), "no manifest may have that; mend the list") from None
+        raise ManifestError(_few(problems), "a manifest cannot have this: correct the list") from None
     return placed
 
 
@@ -236,6 +278,10 @@ def with_place(draft: Draft, to: Sequence[str] = (TO,), *, tacit: bool = False) 
     """
     if "to" in draft.entry or not to or ("for" in draft.entry and not tacit) or (tacit and not draft.path):
         return draft
+    if not tacit and "repo" in draft.entry:
+        # Two repositories in one folder would clash at once: each has a config.json.
+        hub = str(draft.entry["repo"]).partition(":")[0]
+        return msgspec.structs.replace(draft, entry={**draft.entry, "for": OF_HUB[hub]})
     return msgspec.structs.replace(draft, entry={**draft.entry, "to": _one(_kept(to, draft.path))})
 
 

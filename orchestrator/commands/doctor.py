@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from orchestrator import workspace
 from orchestrator.backends import BACKENDS
 from orchestrator.context import which
-from orchestrator.engine.disk_space import existing_parent, human
+from orchestrator.engine.disk_space import existing_parent
 from orchestrator.errors import ExitCode, ManifestError, NoBackendError, StoreError
 from orchestrator.events import Summary
 from orchestrator.programs import EMBEDDED_AGE, RESERVE, find, install_hint, known_hole, system_hint, upgrade_hint
 from orchestrator.store import blobs
-from orchestrator.store.store import judge_store
+from orchestrator.store.store import judge_store, refuse_unwritable
+from orchestrator.text import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +58,8 @@ def examine(context: Context, store: str | None, tell: Callable[[Check], None]) 
         *site_checks,
         *_hub(context),
         *_tokens(context, site),
-        *store_checks(workspace.store_path(context, site, store), shared=site is not None and site.shared),
+        *_peers(site),
+        *_stores(context, site, store),
         *_state(context),
     ):
         tell(check)
@@ -81,7 +83,7 @@ def _program(program: Program) -> Check:
     if not program.path or program.problem == RESERVE:
         if name == "aria2c":
             return Check(name, WARN, "not installed: large files come over one connection", system_hint("aria2"))
-        return Check(name, PASS, "not installed, not needed")
+        return Check(name, PASS, "not installed (optional)")
     if program.problem:
         return Check(name, WARN, f"left out: {program.problem}", f"see what it says: {program.path} --version")
     if program.embedded:
@@ -106,15 +108,18 @@ def _checksum_tool(context: Context) -> Iterator[Check]:
     """Check that there is a sha256sum, and that it tells right bytes from wrong ones."""
     from orchestrator.verify import tools
 
+    hint = "apt-get install coreutils"
     try:
         weakness = tools.weakness(context, tools.reference(context))
-    except (NoBackendError, OSError) as error:
+    except NoBackendError as error:
+        weakness, hint = error.message, error.hint
+    except OSError as error:
         weakness = str(error)
     if weakness:
-        yield Check("sha256sum", FAIL, weakness, "apt-get install coreutils", ExitCode.NO_BACKEND)
+        yield Check("sha256sum", FAIL, weakness, hint, ExitCode.NO_BACKEND)
         return
     path = context.which("sha256sum")
-    yield Check("sha256sum", PASS, f"{path}  tells right from wrong")
+    yield Check("sha256sum", PASS, f"{path}  self-test passed")
 
 
 def _cron(context: Context, programs: Mapping[str, Program]) -> Iterator[Check]:
@@ -150,7 +155,7 @@ def _proxies(context: Context) -> Iterator[Check]:
         if address not in asked:
             asked[address] = answers_at(value)
         if asked[address]:
-            hint = f"unset {variable}, or mend it: every transfer of its scheme goes that way"
+            hint = f"fix or unset {variable}: every transfer of its scheme uses it"
             yield Check("proxy", WARN, f"{variable}: {address} does not answer ({asked[address]})", hint)
         else:
             yield Check("proxy", PASS, f"{variable}: {address} answers")
@@ -166,7 +171,7 @@ def _ca(context: Context) -> Iterator[Check]:
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         path = context.environ.get(name)
         if path and not os.path.isfile(path):
-            yield Check("ca", WARN, f"{name} names {path}, which is not there", f"unset {name}, or mend it")
+            yield Check("ca", WARN, f"{name} names {path}, which is not there", f"fix or unset {name}")
     path = ca_bundle(context.environ)
     try:
         count = ssl.create_default_context(cafile=path).cert_store_stats()["x509_ca"]
@@ -191,7 +196,7 @@ def _hub(context: Context) -> Iterator[Check]:
         workspace.hub_mirror(context)
     except ManifestError as error:
         name = error.problems[0].file
-        yield Check(name, FAIL, str(error.problems[0]), f"unset {name}, or mend it", ExitCode.MANIFEST)
+        yield Check(name, FAIL, str(error.problems[0]), f"fix or unset {name}", ExitCode.MANIFEST)
         return
     yield Check("HF_ENDPOINT", PASS, f"{endpoint} is tried before the hub" if endpoint else "not set")
 
@@ -203,11 +208,10 @@ def _tokens(context: Context, site: Site | None) -> Iterator[Check]:
     unset = [(name, h.token_env) for name, h in (site.hosts if site else {}).items() if h.token_env]
     for name, variable in unset:
         if variable and not context.environ.get(variable):
-            yield Check(
-                "token", WARN, f"{variable} is not set, which is to hold the token of {name}", f"set {variable}"
-            )
-    known = "is here, and shown to no other host" if hub_token(context.environ) else "is not here: gated models need it"
-    yield Check("token", PASS, f"that of huggingface.co {known}")
+            yield Check("token", WARN, f"{variable} is not set; it should hold the token of {name}", f"set {variable}")
+    has_token = hub_token(context.environ)
+    known = "token found, sent to no other host" if has_token else "no token found (needed only for gated models)"
+    yield Check("token", PASS, f"huggingface.co: {known}")
 
 
 def _state(context: Context) -> Iterator[Check]:
@@ -223,6 +227,42 @@ def _state(context: Context) -> Iterator[Check]:
         yield Check("state", PASS, context.state)
     else:
         yield Check("state", WARN, f"{context.state} cannot be written: rates are not remembered", f"ls -ld {parent}")
+
+
+def _peers(site: Site | None) -> Iterator[Check]:
+    """Check that what finds peers by DNS is installed, where the site file names such peers; none is looked up here."""
+    from importlib.util import find_spec
+
+    names = [name for name in (site.peers if site else ()) if name.startswith("srv:")]
+    if names and find_spec("dns") is None:
+        hint = "pip install dnspython"
+        yield Check("peers", WARN, f"{', '.join(names)} cannot be looked up without dnspython", hint)
+    elif names:
+        yield Check("peers", PASS, f"{', '.join(names)}  looked up by dnspython when there is something to download")
+
+
+def _stores(context: Context, site: Site | None, flag: str | None) -> Iterator[Check]:
+    """Check the store that is written, and tell of those below it which can be read."""
+    from orchestrator.store.below import look
+
+    stores, shared = workspace.stores_here(context, site, flag), site is not None and site.shared
+    if stores.read_only:
+        yield Check("store", WARN, "none is writable: nothing can be downloaded", "name one: --store DIR")
+    else:
+        yield from store_checks(stores.path, shared=shared)
+    for below in stores.below:
+        trusted, problem = look(below.path, shared=shared)
+        if problem:
+            yield Check("below", WARN, f"{below.path} is skipped: {problem}", f"ls -ld {below.path}/blobs/sha256")
+        else:
+            how = (
+                "its files are used without reading them again"
+                if trusted
+                else "others may write there: its files are read before use"
+            )
+            yield Check("below", PASS, f"{below.path}  {how}")
+    for url in (url for url in (site.below if site else ()) if "://" in url):
+        yield Check("below", PASS, f"{url}  a mirror by sha256, asked before all sources")
 
 
 LOW_BYTES, LOW_INODES = 1 << 30, 1000
@@ -241,8 +281,10 @@ def store_checks(path: str, *, shared: bool = False) -> Iterator[Check]:
     if os.path.lexists(path) and not os.path.isdir(path):
         yield _failed(f"{path} is not a folder", "choose another one: --store DIR")
         return
-    if not os.access(parent, os.W_OK | os.X_OK):
-        yield _failed(f"{path} cannot be {'written' if parent == path else 'made'}", f"ls -ld {parent}")
+    try:
+        refuse_unwritable(path)
+    except StoreError as refused:
+        yield _failed(refused.message.removeprefix("store: "), refused.hint)
         return
     try:
         judge_store(path, shared=shared)
@@ -284,14 +326,14 @@ def _disk(folder: str) -> Iterator[Check]:
         os.link(second, first)
         yield Check("hard link", PASS, "works")
     except OSError as error:
-        yield Check("hard link", WARN, f"{error.strerror}: places will be copies", "`link: symlink` saves the room")
+        yield Check("hard link", WARN, f"{error.strerror}: places will be copies", "`link: symlink` saves the space")
     cloned = False
     with suppress(OSError):
         cloned = blobs.clone(second, f"{folder}/c")
-    yield Check("reflink", PASS, "works" if cloned else "not on this file system; hard links or copies do")
+    yield Check("reflink", PASS, "works" if cloned else "not on this file system; hard links or copies are used")
     os.utime(second, ns=(0, 10**18 + _NS))
     kept = os.stat(second).st_mtime_ns % 10**9 == _NS
-    seals = "kept" if kept else "not kept: seals stand in the local state of this host"
+    seals = "kept" if kept else "not kept: what was verified is recorded in the local state of this host"
     yield Check("nanoseconds", PASS if kept else WARN, seals, "" if kept else "another disk: --store DIR")
 
 
@@ -299,7 +341,7 @@ def _free(parent: str) -> Iterator[Check]:
     status = os.statvfs(parent)
     size, inodes = status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None
     low = size < LOW_BYTES
-    yield Check("space", WARN if low else PASS, f"{human(size)} free", f"df -h {parent}" if low else "")
+    yield Check("space", WARN if low else PASS, f"{size_text(size)} free", f"df -h {parent}" if low else "")
     low = inodes is not None and inodes < LOW_INODES
     text = "no limit" if inodes is None else f"{inodes} free"
     yield Check("inodes", WARN if low else PASS, text, f"df -i {parent}" if low else "")

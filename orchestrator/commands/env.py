@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,13 @@ from orchestrator import manifest as manifests
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.frameworks.base import LayoutError
 from orchestrator.frameworks.catalogue import below, by_name, reads_no_variable
-from orchestrator.workspace import DEFAULT_MANIFEST, hint_for, reader, site
+from orchestrator.workspace import chooser, hint_for, manifest_paths, reader, site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestrator.context import Context
+    from orchestrator.manifest.values import Model
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -29,30 +29,41 @@ class Environment(msgspec.Struct, frozen=True):
 
 
 def environment(
-    context: Context, paths: Sequence[str], caches: str | None, *, require_signature: bool = False
+    context: Context,
+    paths: Sequence[str],
+    caches: str | None,
+    *,
+    require_signature: bool = False,
+    only: Sequence[str] = (),
 ) -> Environment:
     """Collect the variables of the frameworks in the `for:` of some manifests. No lock is needed.
 
     Args:
         context: the environment.
-        paths: the manifests; if empty, manifests/team.yaml.
+        paths: the manifests; if empty, those of `workspace.manifest_paths`.
         caches: one folder for the caches of all frameworks, if there is one.
         require_signature: the manifests must be signed, as if the site file said `signed_by:`.
+        only: names of models or `tag:TAG`, also as patterns: only their frameworks.
 
     Raises:
-        ManifestError: with every problem of every file.
+        ManifestError: with every problem of every file, or for a name in `only` that no manifest has.
         SignatureError: a manifest lacks the signature that is required.
     """
     trusted = reader(context, site(context), require_signature=require_signature)
     problems: list[Problem] = []
     frameworks: dict[str, str] = {}
-    for path in dict.fromkeys(os.path.abspath(os.path.join(context.cwd, p)) for p in paths or (DEFAULT_MANIFEST,)):
+    models: list[tuple[str, Model]] = []
+    for path in manifest_paths(context, paths):
         try:
             manifest = manifests.parse(trusted.text(path), path, context.home, resolve=False)
         except ManifestError as error:
             problems += error.problems
             continue
-        frameworks.update((name, path) for model in manifest.models for name, _ in model.layouts)
+        models += ((path, model) for model in manifest.models)
+    if only and not problems:
+        is_meant = chooser(only, {m.name for _, m in models}, {tag for _, m in models for tag in m.tags})
+        models = [(path, m) for path, m in models if is_meant(m.name, m.tags)]
+    frameworks.update((name, path) for path, model in models for name, _ in model.layouts)
     context = below(context, caches) if caches else context
     result = Environment({}, {}, ())
     for name, path in sorted(frameworks.items()):
@@ -65,7 +76,7 @@ def environment(
         result.variables.update(read)
         result.offline.update(layout.OFFLINE)
     if problems:
-        raise ManifestError(tuple(problems), hint_for(problems))
+        raise ManifestError(tuple(problems), hint_for(problems, None if paths else context))
     return msgspec.structs.replace(result, unread_frameworks=tuple(reads_no_variable(context, frameworks)))
 
 

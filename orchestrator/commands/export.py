@@ -10,6 +10,7 @@ import msgspec
 
 from orchestrator.checksums import sums_line
 from orchestrator.errors import ManifestError, Problem
+from orchestrator.files import place_error, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ def aria2(files: Sequence[ExportEntry]) -> str:
         w = entry.wanted
         urls = [source.url for source in w.sources if source.url.startswith(_ARIA2)]
         if not urls:
-            problem = Problem(w.manifest, 0, f"models > {w.model}", f"{w.file}: aria2c speaks none of its sources")
+            problem = Problem(w.manifest, 0, f"models > {w.model}", f"{w.file}: aria2c supports none of its sources")
             raise ManifestError((problem,), "choose others: --only NAME, or another form: --format metalink")
         lines += ["\t".join(urls), f"  dir={entry.root}", f"  out={entry.name}", f"  checksum=sha-256={w.sha256}"]
     return "\n".join((*lines, ""))
@@ -113,6 +114,18 @@ def _once(files: Sequence[ExportEntry]) -> list[ExportEntry]:
 def encoded(text: str, form: str) -> bytes:
     """Encode an export: XML as UTF-8, names in the other forms as the file system has them."""
     return text.encode("utf-8", "surrogateescape") if form == "metalink" else os.fsencode(text)
+
+
+def write_output(path: str, content: bytes) -> None:
+    """Write an export into a file, atomically.
+
+    Raises:
+        PlacementError: it cannot be written.
+    """
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        raise place_error(error, path) from error
 
 
 FORMS: dict[str, Callable[[Sequence[ExportEntry]], str]] = {

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator import local_state
-from orchestrator.render.listing import aligned
-from orchestrator.render.sink import amount
+from orchestrator.render.sink import INTERRUPTED, amount
+from orchestrator.render.table import Column
 from orchestrator.render.traffic import HostTraffic, host_name
 from orchestrator.render.words import clock
 from orchestrator.text import shown
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 TRIM_BYTES = 2 << 20
 _READ_BYTES = 2 * TRIM_BYTES
 _LINE_BYTES = 64 << 10
+_RUNS = (
+    Column("WHEN"), Column("COMMAND"), Column("RESULT", least=24), Column("BYTES", right=True),
+    Column("TIME", right=True), Column("MANIFEST", least=12, rank=2), Column("FROM", least=16, rank=1),
+)  # fmt: skip
+_HOSTS = (Column("HOST", least=16), Column("BYTES", right=True), Column("RATE", right=True), Column("FAULTS", least=10))
 _MOST = 20  # models, failures, warnings and sources that one record names; a name has 255 bytes at most
 
 
@@ -90,7 +95,7 @@ def record(
         present=summary.present,
         placed=summary.placed,
         fetched=summary.fetched,
-        failed=len(summary.failed),
+        failed=sum(failed.fault != INTERRUPTED for failed in summary.failed),
         bytes_fetched=summary.bytes_fetched,
         bytes_reused=summary.bytes_reused,
         models=tuple(models[:_MOST]),
@@ -167,17 +172,12 @@ def sum_up(runs: Sequence[RunRecord]) -> list[HostTraffic]:
     return sorted(sums.values(), key=lambda host: -host.received_bytes)
 
 
-def report(runs: Sequence[RunRecord]) -> Iterator[str]:
-    """The lines of `orch history`: the runs, oldest first, and what each host did in them."""
-    if not runs:
-        yield "no run that did something is known on this machine"
-        return
-    yield from aligned([("WHEN", "COMMAND", "RESULT", "FETCHED", "TIME", "MANIFEST", "FROM"), *map(_row, runs)])
-    hosts = sum_up(runs)
-    if hosts:
-        yield ""
-        rows = [(h.host, amount(h.received_bytes), rate(h), faults(h)) for h in hosts]
-        yield from aligned([("HOST", "BYTES", "RATE", "FAULTS"), *rows])
+def report(runs: Sequence[RunRecord]) -> Iterator[tuple[Sequence[Column], list[tuple[str, ...]]]]:
+    """The tables of `orch history`: the runs, oldest first, and what each host did in them."""
+    if runs:
+        yield _RUNS, [_row(run) for run in runs]
+    if hosts := sum_up(runs):
+        yield _HOSTS, [(h.host, amount(h.received_bytes), rate(h), faults(h)) for h in hosts]
 
 
 def _row(run: RunRecord) -> tuple[str, ...]:
@@ -189,10 +189,10 @@ def _row(run: RunRecord) -> tuple[str, ...]:
 
 def result(run: RunRecord) -> str:
     """How a run ended, in words."""
-    counts = ((run.fetched, "fetched"), (run.placed, "placed"), (run.failed, "failed"))
+    counts = ((run.fetched, "downloaded"), (run.placed, "placed"), (run.failed, "failed"))
     parts = [f"{count} {word}" for count, word in counts if count]
     if run.exit_code in (9, 130, 143):
-        parts.append("time up" if run.exit_code == 9 else "interrupted")
+        parts.append("time limit" if run.exit_code == 9 else "interrupted")
     elif run.exit_code:
         parts.append(f"exit {run.exit_code}")
     return ", ".join(parts) or "ok"

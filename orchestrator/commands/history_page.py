@@ -93,7 +93,7 @@ def _tiles(runs: Sequence[RunRecord]) -> str:
     tiles = (
         (len(runs), "runs that did something" if len(runs) != 1 else "run that did something"),
         (failed, "of them failed"),
-        (amount(sum(run.bytes_fetched for run in runs)), "fetched"),
+        (amount(sum(run.bytes_fetched for run in runs)), "downloaded"),
         (count, "faults of hosts" if count != 1 else "fault of a host"),
     )
     return '<div class="tiles">' + "".join(f"<div><b>{n}</b><span>{what}</span></div>" for n, what in tiles) + "</div>"
@@ -132,7 +132,7 @@ def _rates(runs: Sequence[RunRecord]) -> str:
                 points[host.host].append((run.time, host.received_bytes / host.seconds))
     points = {name: found for name, found in points.items() if found}
     if not points:
-        return "<p>Nothing was fetched.</p>"
+        return "<p>Nothing was downloaded.</p>"
     times = [time for found in points.values() for time, _ in found]
     first, last = min(times), max(times)
     top, marks = _scale(max(value for found in points.values() for _, value in found), "/s")
@@ -178,7 +178,7 @@ def _days(runs: Sequence[RunRecord]) -> str:
         if place % every == 0 and x + wide / 2 < WIDTH - 20:
             text = f"{day[8:]} {datetime.fromisoformat(day).strftime('%b')}"
             marks.append(f'<text x="{x + wide / 2:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{text}</text>')
-    return _chart("Bytes fetched by day", HEIGHT, marks)
+    return _chart("Bytes downloaded by day", HEIGHT, marks)
 
 
 def _faults(runs: Sequence[RunRecord]) -> str:
@@ -240,5 +240,5 @@ def _runs(runs: Sequence[RunRecord]) -> str:
         )
     left = len(runs) - len(rows)
     more = f"<p>{left:,} earlier ones are not shown.</p>" if left > 0 else ""
-    head = ("When", "Command", "Result", "Fetched", "Time", "From", "Models", "Manifest")
+    head = ("When", "Command", "Result", "Bytes", "Time", "From", "Models", "Manifest")
     return _table(head, rows) + more

@@ -53,7 +53,7 @@ def read(path: str) -> list[ListedFile]:
     listed = _read(path)
     odd = [e for e in listed if not e.name or ".." in e.name.split("/") or any(map(has_unseen, (e.name, *e.urls)))]
     if odd:
-        raise refusal(path, [(0, f"no file can be called `{shown(e.name)}`") for e in odd], "mend the list")
+        raise refusal(path, [(0, f"`{shown(e.name)}` is not a possible file name") for e in odd], "correct the list")
     absolute = [e for e in listed if e.name.startswith("/") or re.match("[A-Za-z]:/", e.name)]
     if absolute:
         hint = "write the names as they are below --base: `cd FOLDER && sha256sum *`"
@@ -90,9 +90,9 @@ def _lines(text: str, path: str) -> list[ListedFile]:
     if why := nameless(path, lone):
         odd.append((lone[0].line, why))
     if odd:
-        raise refusal(path, sorted(odd), READS if not sums.entries else "mend or remove these lines")
+        raise refusal(path, sorted(odd), READS if not sums.entries else "correct or remove these lines")
     if not sums.entries:
-        raise ManifestError((Problem(path, 0, "", "no digest in this file"),), READS)
+        raise ManifestError((Problem(path, 0, "", "no checksum in this file"),), READS)
     return _together([(entry.line, _of_entry(path, entry)) for entry in sums.entries], path)
 
 
@@ -119,7 +119,7 @@ def _together(numbered: Sequence[tuple[int, ListedFile]], path: str) -> list[Lis
     for number, listed in numbered:
         first = merged.setdefault((listed.name, listed.urls), listed)
         if any(first.digests.get(kind, hex_) != hex_ for kind, hex_ in listed.digests.items()):
-            odd.append((number, f"another digest of `{shown(listed.name)}` than above"))
+            odd.append((number, f"another checksum of `{shown(listed.name)}` than above"))
         merged[listed.name, listed.urls] = msgspec.structs.replace(first, digests=first.digests | listed.digests)
     if odd:
         raise refusal(path, odd, "remove the wrong one")
@@ -188,7 +188,7 @@ def _pointer(text: str, name: str, path: str) -> ListedFile:
         raise ManifestError((problem,), f"take one side: `git checkout --theirs {name}` (or --ours)")
     pointer = lfs.parse(text)
     if not pointer.is_whole:
-        raise ManifestError((Problem(path, 0, "", "a damaged LFS pointer"),), "is it whole? `git lfs pointer --check`")
+        raise ManifestError((Problem(path, 0, "", "a damaged LFS pointer"),), "check it: `git lfs pointer --check`")
     return ListedFile(name, {"sha256": pointer.sha256}, pointer.size)
 
 
@@ -203,7 +203,7 @@ def _metalink(text: str, path: str) -> list[ListedFile]:
         digests = {_METALINK[h.get("type", "").lower()]: (h.text or "").strip().lower() for h in hashes}
         # Version 4 has a priority, 1 first; version 3 a preference, 100 first.
         if any(not re.fullmatch(_HEX, digits) or KINDS[len(digits)] != kind for kind, digits in digests.items()):
-            raise ManifestError((Problem(path, 0, "", f"a damaged digest of {shown(file.get('name', ''))}"),))
+            raise ManifestError((Problem(path, 0, "", f"a damaged checksum of {shown(file.get('name', ''))}"),))
         ranked = sorted(
             file.iter("url"),
             key=lambda u: (_number(u.get("priority"), 999999), -_number(u.get("preference"), 0)),

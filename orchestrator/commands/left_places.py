@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.engine import weak_pins
-from orchestrator.engine.scan import is_inode, leads_into
+from orchestrator.engine.scan import is_inode, leads_below, leads_into
 from orchestrator.files import reason
 from orchestrator.folders import Folder, Folders
 from orchestrator.placement import tree
@@ -242,7 +242,7 @@ def _judge(store: Store, record: RecordFile, path: str, made: PlaceRecord, claim
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        return left._replace(stays=f"it cannot be looked at ({reason(error)})")
+        return left._replace(stays=f"it cannot be read ({reason(error)})")
     if stat.S_ISDIR(status.st_mode):
         return _judge_tree(store, left, status, claimed)
     size = status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -261,7 +261,8 @@ def _why_file_stays(store: Store, left: LeftPlace, status: os.stat_result) -> st
     if made["link"] == records.ADOPTED:
         return "it was there before orch"
     if stat.S_ISLNK(status.st_mode):
-        return "" if leads_into(store, os.readlink(path)) else "orch did not make this link"
+        text = os.readlink(path)
+        return "" if leads_into(store, text) or leads_below(store, text) else "orch did not make this link"
     if not stat.S_ISREG(status.st_mode):
         return "orch did not make it"
     if made["link"] == records.MARK:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,9 +22,10 @@ from orchestrator.hubs.sanity import INDEX, INDEX_BYTES, missing_of_index, missi
 from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedFile, LockedModel, fingerprint
 from orchestrator.signatures import signature_path
-from orchestrator.store import Store, blobs
+from orchestrator.store import blobs
 from orchestrator.summary import fold
 from orchestrator.text import shown
+from orchestrator.transfer.reading import told
 from orchestrator.transfer.run_context import Options
 from orchestrator.verify import check, pieces
 
@@ -36,16 +38,21 @@ if TYPE_CHECKING:
     from orchestrator.hubs.sanity import Missing
     from orchestrator.manifest import File, Model
     from orchestrator.model import Host, Wanted
+    from orchestrator.store import Store
     from orchestrator.transfer.run_context import FirstSeen
     from orchestrator.workspace import Workspace
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What is asked of a lock: `only` these models, `update` these anew (empty: all; None: none), or just say it."""
+    """What is asked of a lock: `only` these models, `update` these anew (empty: all; None: none), or just say it.
+
+    `sha1_pieces`: also the hashes that a torrent needs, of each large file that lies in the store.
+    """
 
     only: tuple[str, ...] = ()
     update: tuple[str, ...] | None = None
     dry_run: bool = False
+    sha1_pieces: bool = False
 
 
 class LockItem(msgspec.Struct):
@@ -93,7 +100,7 @@ class _Locking:
         self._chosen = select(self._all_locked, asked.only)
         self._anew = select(self._all_locked, asked.update) if asked.update is not None else {}
         self._site, self._extra = workspace.site(context), workspace.hub_mirror(context)
-        self._store = Store(space.store, context.state, context.stop)
+        self._store = workspace.store_of(context, space)
         self._failed: list[GaveUp] = []
         self._findings: dict[str, FirstSeen] = {}
         self._summary = Summary(ok=True, exit_code=0, models=len(self._chosen))
@@ -119,12 +126,14 @@ class _Locking:
         if self._asked.update is not None and told and not confirm(told):
             self._emit(Noticed("nothing was written"))
             return self._end()
+        self._warn_of_first(found)
         for locked, models in zip(self._all_locked, found, strict=True):
             if save(locked, models):
+                self._summary = replace(self._summary, changed=True)
                 self._emit(Noticed(f"{locked.path}: written"))
                 if os.path.lexists(signature_path(locked.path)):
                     self._emit(
-                        Noticed(f"its signature fits no more: sign it again, `orch sign {locked.manifest.file}`")
+                        Noticed(f"its signature is no longer valid; sign it again: `orch sign {locked.manifest.file}`")
                     )
         return self._end()
 
@@ -172,9 +181,11 @@ class _Locking:
         return whole
 
     def _foresee(self, items: list[LockItem]) -> None:
+        sizes = (w.size or 0 for item in items for w in item.to_fetch.values())
+        self._summary = replace(self._summary, bytes_to_fetch=sum(sizes))  # the counts are of what would be
         for item in items:
             for w in item.to_fetch.values():
-                why = f"known by {' '.join(map(str, w.pins))}" if w.pins else "no digest is known of it"
+                why = f"known by {' '.join(map(str, w.pins))}" if w.pins else "its checksum is not known"
                 self._emit(Foreseen(w.model, w.file, "fetch", w.size, w.sources[-1].url, "", why))
             self._count(fetched=len(item.to_fetch), placed=len(item.listed.model.files) - len(item.to_fetch))
             known = item.locked.known(item.model)
@@ -202,7 +213,8 @@ class _Locking:
 
     def _entries(self, items: list[LockItem]) -> list[dict[str, LockedModel]]:
         """The models of each lock as they are to be written: what failed or was not asked for stays as it was."""
-        ledger = LockEntries(self._context, self._store, self._findings, self._emit)
+        asked = self._asked.sha1_pieces
+        ledger = LockEntries(self._context, self._store, self._findings, self._emit, sha1_pieces=asked)
         lost = {(f.model, f.file) for f in self._failed}
         found = []
         for locked in self._all_locked:
@@ -221,7 +233,7 @@ class _Locking:
                         continue
                     else:
                         files = ledger.files(item.listed, known, item.to_fetch)
-                        made = LockedModel(fingerprint(model), files, item.listed.commit)
+                        made = LockedModel(fingerprint(model), files, item.listed.commit, item.listed.license)
                         self._count(placed=len(item.listed.model.files) - len(item.to_fetch))
                 except Exception as error:
                     self._fail(model.name, "", foreseen(self._context, self._store.path, error))
@@ -229,7 +241,32 @@ class _Locking:
                 if made is not None:
                     models[model.name] = made
             found.append(models)
+        if ledger.unread:
+            few = f"{len(ledger.unread)} of the files are" if len(ledger.unread) > 1 else f"{ledger.unread[0]} is"
+            self._emit(Noticed(f"{few} not in the store: `orch sync`, then `orch lock --pieces` again"))
         return found
+
+    def _warn_of_first(self, found: Iterable[Mapping[str, LockedModel]]) -> None:
+        """Say once of which new entries nobody but their first download knows the digest."""
+        new = [
+            (f"{name}/{path}", entry.sha256)
+            for locked, models in zip(self._all_locked, found, strict=True)
+            for name, model in models.items()
+            for path, entry in model.files.items()
+            if entry.source == FIRST
+            and (
+                (old := locked.lock.models.get(name)) is None
+                or path not in old.files
+                or old.files[path].sha256 != entry.sha256
+            )
+        ]
+        if not new:
+            return
+        label, sha256 = new[0]
+        said = f"{label}: its checksum {sha256} is of the first download: compare it with the publisher's"
+        if len(new) > 1:
+            said = f"{len(new):,} checksums are of first downloads ({label}, ...): compare them with the publisher's"
+        self._emit(Noticed(f"warning: {said}"))
 
     def _kept(self, ledger: LockEntries, model: Model, known: LockedModel | None) -> LockedModel | None:
         """A model that needs nothing: with the sizes and pieces of those of its files that lie in the store."""
@@ -237,12 +274,15 @@ class _Locking:
             return None  # it could not be listed
         self._count(present=len(known.files) if known and model.repo else len(model.files))
         if known is not None and fits(model, known):
-            return replace(known, files={path: ledger.enriched(entry) for path, entry in known.files.items()})
+            return replace(known, files={path: ledger.enriched(path, entry) for path, entry in known.files.items()})
         files = ledger.pinned(model.files, known)
         return LockedModel(fingerprint(model), files) if files else None
 
     def _fail(self, model: str, file: str, error: OrchError) -> None:
-        told = GaveUp(model, file, (), error.fault, int(error.exit_code), error.message, error.hint)
+        hint = error.hint
+        if isinstance(error, DigestError):
+            hint += f", or take it out: `orch remove {shlex.quote(model)}`"
+        told = GaveUp(model, file, (), error.fault, int(error.exit_code), error.message, hint, code=error.code)
         self._failed.append(told)
         self._emit(told)
 
@@ -322,12 +362,23 @@ def version(context: Context, file: File, hosts: Mapping[str, Host]) -> tuple[st
 
 
 class LockEntries:
-    """Makes the entries of one run, from what was found and what lies in the store."""
+    """Makes the entries of one run, from what was found and what lies in the store.
+
+    `unread` are the names of the files whose `sha1_pieces` were asked for, and whose bytes are not in the store.
+    """
 
     def __init__(
-        self, context: Context, store: Store, findings: Mapping[str, FirstSeen], emit: Callable[[Event], None]
+        self,
+        context: Context,
+        store: Store,
+        findings: Mapping[str, FirstSeen],
+        emit: Callable[[Event], None],
+        *,
+        sha1_pieces: bool = False,
     ) -> None:
         self._context, self._store, self._findings, self._emit = context, store, findings, emit
+        self._sha1_pieces = sha1_pieces
+        self.unread: list[str] = []
 
     def files(
         self, found: ListedModel, known: LockedModel | None, fetched: Mapping[str, Wanted]
@@ -335,8 +386,8 @@ class LockEntries:
         """The entries of a model that was listed and whose missing digests were fetched.
 
         Raises:
-            LockError: a shard is missing, or a file is not what it begins as.
-            DigestError: a first download that its own name contradicts.
+            LockError: a shard is missing.
+            DigestError: a file is not what it begins as, or a first download that its own name contradicts.
         """
         made: dict[str, LockedFile] = {}
         for file in found.model.files:
@@ -350,7 +401,7 @@ class LockEntries:
             elif old is not None:
                 made[file.name] = old
         self._judge(found, made)
-        return {path: self.enriched(entry) for path, entry in made.items()}
+        return {path: self.enriched(path, entry) for path, entry in made.items()}
 
     def pinned(self, files: Iterable[File], known: LockedModel | None) -> dict[str, LockedFile]:
         """The entries of files that the manifest pins, so far as more is known of them than it says."""
@@ -362,17 +413,28 @@ class LockEntries:
                 size = os.stat(self._store.blob(file.sha256)).st_size
                 entry = LockedFile(file.sha256, size, MANIFEST)
             if entry is not None:
-                made[file.name] = self.enriched(entry)
+                made[file.name] = self.enriched(file.name, entry)
+            elif self._sha1_pieces and (file.size is None or pieces.torrent_piece_bytes(file.size)):
+                self.unread.append(file.name or file.url.rpartition("/")[2])
         return made
 
-    def enriched(self, entry: LockedFile) -> LockedFile:
+    def enriched(self, path: str, entry: LockedFile) -> LockedFile:
         """An entry with its pieces' hashes, where they are worth some and its bytes lie in the store."""
-        if entry.pieces or pieces.piece_bytes(entry.size) is None:
+        short = not entry.pieces and pieces.piece_bytes(entry.size) is not None
+        sha1 = self._sha1_pieces and not entry.sha1_pieces and pieces.torrent_piece_bytes(entry.size) is not None
+        if not (short or sha1):
             return entry
         if blobs.blob_state(self._store, entry.sha256, entry.size) != "sealed":
+            if sha1:
+                self.unread.append(path or entry.sha256[:12])
             return entry
-        found = check.digests(self._store.blob(entry.sha256), pieces=True, stop=self._context.stop)
-        return replace(entry, pieces=found.pieces) if found.sha256 == entry.sha256 else entry
+        blob = self._store.blob(entry.sha256)
+        with told(self._context, self._emit, "hashing", path or entry.sha256[:12], "", entry.size) as context:
+            found = check.digests(blob, pieces=short, sha1_pieces=sha1, stop=context.stop, reading=context.reading)
+        if found.sha256 != entry.sha256:
+            return entry
+        own = (entry.pieces or found.pieces, entry.sha1_pieces or found.sha1_pieces)
+        return replace(entry, pieces=own[0], sha1_pieces=own[1])
 
     def _fetched(self, found: ListedModel, file: File, wanted: Wanted) -> LockedFile:
         finding = self._findings.get(wanted.key)
@@ -380,7 +442,9 @@ class LockEntries:
         if finding is not None:
             digests, etag = finding.digests, finding.etag
         else:
-            digests, etag = check.digests(self._store.blob(sha256), pieces=True, stop=self._context.stop), ""
+            blob, etag = self._store.blob(sha256), ""
+            with told(self._context, self._emit, "hashing", wanted.model, wanted.file, wanted.size) as context:
+                digests = check.digests(blob, pieces=True, stop=context.stop, reading=context.reading)
         if file.sha256:
             source, etag = found.digest_sources[file.name], ""
         elif file.git:
@@ -402,21 +466,21 @@ class LockEntries:
         if size is None:
             return None
         etag = found.etags.get(file.name, "")
-        kept = old.pieces if old is not None and old.sha256 == file.sha256 else ""
-        return LockedFile(file.sha256, size, found.digest_sources[file.name], file.git, etag, kept)
+        kept = (old.pieces, old.sha1_pieces) if old is not None and old.sha256 == file.sha256 else ()
+        return LockedFile(file.sha256, size, found.digest_sources[file.name], file.git, etag, *kept)
 
     def _judge(self, found: ListedModel, made: Mapping[str, LockedFile]) -> None:
         """Hold the files against what their names, their headers and each other say."""
         name, files = found.model.name, {file.name: file for file in found.model.files}
         if missing := missing_shards(files):
-            raise _incomplete(name, missing, "the names of the others call for it")
+            raise _incomplete(name, missing, "the names of the other files require it")
         for path, entry in made.items():
             blob = self._store.blob(entry.sha256)
             if path.endswith(INDEX) and entry.size <= INDEX_BYTES and os.path.exists(blob):
                 with open(blob, "rb") as index:
                     lacking = missing_of_index(path, index.read(), files)
                 if lacking:
-                    raise _incomplete(name, lacking, f"{path} calls for it")
+                    raise _incomplete(name, lacking, f"{path} requires it")
             if path.endswith(sanity.SUFFIX) and (fault := sanity.of_file(blob, entry.size)):
                 raise bad_header(name, path, fault)
             self._judge_name(name, files[path], entry)
@@ -428,7 +492,7 @@ class LockEntries:
             return
         told = f"{model}/{file.name}: its name says {prefix}, its bytes are {entry.sha256[:12]}"
         if entry.source.startswith(FIRST) and file.size is None:
-            hint = "if its publisher means this file, say so: `sha256:` or `size:` in the manifest"
+            hint = "if this is the right file, put its `sha256:` or `size:` into the manifest"
             raise DigestError(told, f"{hint} ({entry.sha256}, {entry.size} bytes)")
         self._emit(Noticed(f"warning: {told}"))
 
@@ -446,9 +510,11 @@ def unseen(store: Store, found: ListedModel, known: LockedModel | None) -> list[
     ]
 
 
-def bad_header(model: str, path: str, fault: str) -> LockError:
+def bad_header(model: str, path: str, fault: str) -> DigestError:
     """The error for a safetensors file that cannot be whole."""
-    return LockError(f"{model}/{path}: {fault}", "it was cut off, or is another file: ask whoever published it")
+    return DigestError(
+        f"{model}/{path}: {fault}", "it is truncated, or another file: ask its publisher", code="lock-failed"
+    )
 
 
 def _incomplete(model: str, missing: Missing, why: str) -> LockError:

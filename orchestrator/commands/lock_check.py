@@ -62,7 +62,7 @@ def find_drift(context: Context, space: Workspace, emit: Callable[[Event], None]
                 emit(Finished(model.name, "", "present"))
         names = {model.name for model in locked.manifest.models}
         for name in sorted(locked.lock.models.keys() - names) if not only else ():
-            failed.append(_drifted(name, "", "it is in the lock and no longer in the manifest", "run `orch lock`"))
+            failed.append(_drifted(name, "", "in the lock file and no longer in the manifest", "run `orch lock`"))
     for event in failed:
         emit(event)
     code = (context.stop.code if stopped else None) or fold(event.exit_code for event in failed)
@@ -78,7 +78,7 @@ def _of_model(
     known = locked.known(model)
     if known is None:
         if is_needed(model):
-            yield _drifted(model.name, "", "the lock does not have it", "run `orch lock`")
+            yield _drifted(model.name, "", "not in the lock file", "run `orch lock`")
         return
     if known.fingerprint != fingerprint(model) or not fits(model, known):
         yield _drifted(model.name, "", "changed since it was locked", "run `orch lock`")
@@ -88,7 +88,7 @@ def _of_model(
     except Stopped:
         return
     except OrchError as error:
-        emit(Noticed(f"{model.name}: nothing is known of its source now: {error.message}"))
+        emit(Noticed(f"{model.name}: its source cannot be checked now: {error.message}"))
 
 
 def _of_source(context: Context, space: Workspace, model: Model, known: LockedModel) -> Iterator[GaveUp]:
@@ -97,7 +97,7 @@ def _of_source(context: Context, space: Workspace, model: Model, known: LockedMo
     Raises:
         OrchError: a server does not answer.
     """
-    update = f"look at it, then `orch lock --update {model.name}`"
+    update = f"if that is right: `orch lock --update {model.name}`"
     if model.repo is not None:
         if not _COMMIT.fullmatch(model.repo.revision):
             commit = listed(context, model, space.hosts).commit
@@ -109,7 +109,7 @@ def _of_source(context: Context, space: Workspace, model: Model, known: LockedMo
         for file in listed(context, model, space.hosts).model.files:
             entry = known.files.get(file.name)
             if entry is not None and entry.source == LIST and file.sha256 != entry.sha256:
-                message = f"the publisher's list says {file.sha256[:12]} now, the lock {entry.sha256[:12]}"
+                message = f"the publisher's list says {file.sha256[:12]} now, the lock file {entry.sha256[:12]}"
                 yield _drifted(model.name, file.name, message, update)
     for file in model.files:
         entry = known.files.get(file.name)
@@ -126,4 +126,4 @@ def _of_source(context: Context, space: Workspace, model: Model, known: LockedMo
 
 def _drifted(model: str, file: str, message: str, hint: str) -> GaveUp:
     name = f"{model}/{file}" if file else model
-    return GaveUp(model, file, (), "missing", 3, f"{name}: {message}", hint)
+    return GaveUp(model, file, (), "outdated", 3, f"{name}: {message}", hint, code="not-locked")

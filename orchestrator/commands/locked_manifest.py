@@ -1,23 +1,29 @@
-"""A manifest together with its lock file: read both, compare, select models, save the lock."""
+"""A manifest together with its lock file: read both, compare, select models, rewrite either."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from orchestrator import files
+from orchestrator.errors import HeldError
 from orchestrator.events import Changed
 from orchestrator.manifest import lock_path
 from orchestrator.manifest.lockfile import Lock, LockedFile, LockedModel, fingerprint, read, write
-from orchestrator.workspace import unknown_name
+from orchestrator.workspace import chooser, read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from orchestrator.context import Context
     from orchestrator.manifest import Manifest, Model
     from orchestrator.workspace import Reader
+
+
+T = TypeVar("T")
+TRIES = 5  # attempts to write before somebody else changes the file, where it cannot be locked
 
 
 class LockedManifest(msgspec.Struct, frozen=True):
@@ -63,7 +69,7 @@ def fits(model: Model, known: LockedModel | None) -> bool:
 
 
 def select(all_locked: Sequence[LockedManifest], only: Sequence[str]) -> dict[tuple[str, str], Model]:
-    """Select models by names and `tag:TAG`; without any, all.
+    """Select models by `--only`; without any word, all.
 
     Returns:
         The models by (manifest's path, model's name).
@@ -74,13 +80,8 @@ def select(all_locked: Sequence[LockedManifest], only: Sequence[str]) -> dict[tu
     models = {(locked.manifest.file, m.name): m for locked in all_locked for m in locked.manifest.models}
     if not only:
         return models
-    known = {m.name for m in models.values()} | {f"tag:{tag}" for m in models.values() for tag in m.tags}
-    for word in only:
-        if word not in known:
-            pool = {w.removeprefix("tag:") for w in known if w.startswith("tag:") == word.startswith("tag:")}
-            raise unknown_name(word.removeprefix("tag:"), pool)
-    meant = set(only)
-    return {key: m for key, m in models.items() if m.name in meant or meant.intersection(f"tag:{t}" for t in m.tags)}
+    is_meant = chooser(only, {m.name for m in models.values()}, {tag for m in models.values() for tag in m.tags})
+    return {key: m for key, m in models.items() if is_meant(m.name, m.tags)}
 
 
 def changes(old: Mapping[str, LockedModel], new: Mapping[str, LockedModel]) -> Iterator[Changed]:
@@ -96,6 +97,46 @@ def changes(old: Mapping[str, LockedModel], new: Mapping[str, LockedModel]) -> I
             was, now = _said(before.files.get(path)), _said(after.files.get(path))
             if was != now:
                 yield Changed(name, path, was, now)
+
+
+def written_text(path: str) -> str:
+    """Read a manifest; "" where there is none.
+
+    Raises:
+        ManifestError: it is unreadable, or not UTF-8.
+    """
+    return read_text(path) if os.path.lexists(path) else ""
+
+
+def rewrite(context: Context, path: str, change: Callable[[str], tuple[str, T]]) -> T:
+    """Replace the text of a manifest, which need not exist, nor its folder.
+
+    Several orch may do this at once: each locks the folder from reading to renaming; for file systems without locks
+    the file is read once more before it is replaced.
+
+    Args:
+        context: the working folder and the request to stop.
+        path: the manifest, absolute.
+        change: makes of its text ("" where there is none) the new one, and what is returned.
+
+    Raises:
+        ManifestError: it is unreadable, or as of `change`.
+        PlacementError, StoreError: it cannot be written.
+        HeldError: somebody else changed it again and again.
+    """
+    try:
+        if os.path.isdir(context.cwd) and not os.path.lexists(path):  # a working folder that was removed stays so
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        with files.locked(os.path.dirname(os.path.realpath(path)), context.stop):
+            for _ in range(TRIES):
+                text = written_text(path)
+                new, made = change(text)
+                if text == written_text(path):
+                    files.write_atomic(path, new.encode())
+                    return made
+    except OSError as error:
+        raise files.write_error(error, path) from error
+    raise HeldError(f"{path}: another program is writing to it", "run the command again")
 
 
 def save(locked: LockedManifest, models: Mapping[str, LockedModel]) -> bool:

@@ -1,4 +1,4 @@
-"""`orch mirrors`: probe every source of a manifest once per prefix and host: does it answer, with what, how fast."""
+"""`orch mirrors`: probe every source of a manifest once per prefix and host, and the peers: who answers, how fast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TransferError
-from orchestrator.model import Artifact
+from orchestrator.events import Noticed
+from orchestrator.model import Artifact, Role
 from orchestrator.sources.probe import HOST_REQUESTS, ProbeTarget, prefix_of, probe, probe_targets
 from orchestrator.sources.ranking import Rank
 from orchestrator.sources.route import Routes
@@ -64,6 +65,7 @@ def survey(
     emit: Callable[[Event], None],
     *,
     hosts: Mapping[str, Host],
+    peers: Sequence[str] = (),
 ) -> Summary:
     """Probe the sources of some files.
 
@@ -73,25 +75,62 @@ def survey(
         tell: gets the result of every (prefix, host) pair.
         emit: gets an event for every file that no source has.
         hosts: what manifests say of hosts.
+        peers: as the site file names them. Each is probed by the largest of the files that it has; what they lack is
+            no failure, and what they have does not make up for other sources.
 
     Returns:
         The summary; `fetched` counts the files that some source has; the exit code is 0 or 5.
     """
     began = context.monotonic()
     counts, history = Counts(wanted), History(context.state, context.now)
-    asked = probe_targets(Artifact(w.sha256, w.size, w.sources, (w,)) for w in wanted)
+    artifacts = [Artifact(w.sha256, w.size, w.sources, (w,)) for w in wanted]
+    having: dict[str, list[ProbeTarget]] = {}  # by sha256, the peers that have the file
+    asked, near = probe_targets(artifacts), _of_peers(context, peers, hosts, artifacts, emit, having) if peers else []
     routes = Routes(context.environ, hosts)
-    results = probe(asked, routes.to, stop=context.stop, timeout_s=PATIENCE_S)
-    for pair in asked:
+    results = probe((*near, *asked), routes.to, stop=context.stop, timeout_s=PATIENCE_S)
+    for pair in (*near, *asked):
         tell(_mirror(pair, results.get(pair), history))
     by_prefix = {pair.prefix: pair for pair in asked}
     for w in wanted:
-        error = _failure(w, by_prefix, results)
+        answering = [p.prefix for p in having.get(w.sha256, ()) if (r := results.get(p)) and r.verdict is Rank.GOOD]
+        error = _failure(w, by_prefix, results, answering)
         if error is None:
             counts.count("fetched")
         else:
             emit(counts.fail(w, error))
     return counts.summary(context.monotonic() - began, stopped=context.stop.code)
+
+
+def _of_peers(
+    context: Context,
+    named: Sequence[str],
+    hosts: Mapping[str, Host],
+    artifacts: Sequence[Artifact],
+    emit: Callable[[Event], None],
+    having: dict[str, list[ProbeTarget]],
+) -> list[ProbeTarget]:
+    """What to probe each peer by: the largest file that it has, else the largest of all; those not asked are told.
+
+    `having` gets the peers of each sha256 that they have.
+    """
+    from orchestrator.sources.by_digest import url_by_digest
+    from orchestrator.sources.peers import askable, located, with_peers
+
+    found, failed = located(context, named)
+    asked, refused = askable(found, context, hosts)
+    for why in (*failed, *refused):
+        emit(Noticed(why))
+    known = [artifact for artifact in artifacts if artifact.sha256]
+    targets = []
+    for peer in asked if known else ():
+        has = [a for a in with_peers(context, [peer], hosts, known) if a.sources[0].role is Role.PEER]
+        by = max(has or known, key=lambda artifact: artifact.size or 0)
+        url = url_by_digest(peer.base, by.sha256)
+        target = ProbeTarget(peer.base, host_of(peer.base), Role.PEER, url, by.size)
+        targets.append(target)
+        for artifact in has:
+            having.setdefault(artifact.sha256, []).append(target)
+    return targets
 
 
 def _mirror(pair: ProbeTarget, result: ProbeResult | None, history: History) -> Mirror:
@@ -134,9 +173,12 @@ def _seen(history: History, *hosts: str) -> dict[str, Any] | None:
 
 
 def _failure(
-    w: Wanted, by_prefix: Mapping[str, ProbeTarget], results: Mapping[ProbeTarget, ProbeResult]
+    w: Wanted,
+    by_prefix: Mapping[str, ProbeTarget],
+    results: Mapping[ProbeTarget, ProbeResult],
+    peers: Sequence[str] = (),
 ) -> TransferError | None:
-    """Why no source has a file; None if one may have it."""
+    """Why no source has a file, whichever `peers` have it; None if one may have it."""
     failures: dict[str, ProbeResult] = {}
     for source in w.sources:
         pair = by_prefix[prefix_of(source, w.sources)]
@@ -148,6 +190,10 @@ def _failure(
         failures[source.url] = result
     name = w.model if not w.file else f"{w.model}/{w.file}"
     history = "; ".join(f"{url}: {result.message}" for url, result in failures.items())
-    hint = "look at the URLs in the manifest, add a mirror, or see what this machine lacks: `orch doctor`"
+    hint = "check the URLs in the manifest, add a mirror, or check this machine: `orch doctor`"
     worst = next(iter(failures.values()), None)
-    return TransferError(f"{name}: no source answers: {history}", hint, _FAULTS[worst.verdict] if worst else "network")
+    what = "no source answers"
+    if peers:
+        have = "a peer has" if len(peers) == 1 else "peers have"
+        what = f"only {have} it ({', '.join(peers)}), no source of the manifest answers"
+    return TransferError(f"{name}: {what}: {history}", hint, _FAULTS[worst.verdict] if worst else "network")

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
@@ -27,6 +26,7 @@ from orchestrator.model import Place
 from orchestrator.placement import link
 from orchestrator.signatures import signature_path
 from orchestrator.summary import Counts
+from orchestrator.transfer.reading import told
 from orchestrator.verify import check
 from orchestrator.workspace import read_text
 
@@ -74,7 +74,7 @@ def export(
     here = {path: _sealed(store, entry) for path, entry in paths.items()}
     lacking = [entry.wanted for entry in files if not here[path_of(entry)]]
     for w in lacking:
-        why = f"{w.model}: {w.file} is not in the store with its seal"
+        why = f"{w.model}: {w.file} is not in the store, or was changed there"
         emit(counts.fail(w, TransferError(why, f"run `orch sync {w.manifest}` first", "absent")))
     if lacking:
         counts.present = len(files) - len(lacking)
@@ -88,7 +88,9 @@ def export(
         ):
             for name in METADATA:
                 refuse_symlinks(top, name)
-            results = _fill(context, store, top, paths, here)
+            size = sum(entry.wanted.size or 0 for entry in paths.values())
+            with told(context, emit, "copying", "", "", size, passes=2) as telling:  # copied, and then verified
+                results = _fill(telling, store, top, paths, here)
             results |= _name_by_queries(
                 top, base, {path: e for path, e in paths.items() if not isinstance(results[path], OrchError)}
             )
@@ -162,7 +164,7 @@ def _name_by_queries(top: Folder, base: str, entries: Mapping[str, ExportEntry])
     failed = {}
     for path, entry in entries.items():
         if "?" in entry.url and not name_by_query(top, path, entry.url) and not base.startswith("http"):
-            why = f"no file on this disk can be called as {entry.url}, and {base.partition(':')[0]}:// asks for that"
+            why = f"the name in {entry.url} is not possible on this disk, and {base.partition(':')[0]}:// needs it"
             failed[path] = PlacementError(why, "serve the mirror by http: --url http://HOST/FOLDER/")
     return failed
 
@@ -173,10 +175,12 @@ def _copy(context: Context, source: str, top: Folder, path: str, sha256: str) ->
     try:
         with top.below(os.path.dirname(path), make=True) as folder, files_.NewFile(folder) as new:
             with open(open_regular(source, follow=True), "rb") as src, open(new.fd, "wb", closefd=False) as dst:
-                shutil.copyfileobj(src, dst, 1 << 20)
+                while chunk := src.read(1 << 20):
+                    dst.write(chunk)
+                    context.reading(src.tell())
             os.fsync(new.fd)
             if not check.check(context, [(sha256, new.path)])[0].is_good:
-                return DigestError(f"{source}: wrong bytes", f"see `orch verify`; the copy was dropped ({target})")
+                return DigestError(f"{source}: wrong bytes", f"run `orch verify`; the copy was removed ({target})")
             new.publish(folder.at(os.path.basename(path)), replace=True)
     except OSError as error:
         return files_.write_error(error, target)
@@ -200,7 +204,7 @@ def _prepare(top: Folder) -> None:
     others = [n for n in there if n not in (MARKER, *_OF_DISKS) and not n.startswith(files_.TEMPORARY)]
     if others:
         hint = f"choose an empty folder, or a mirror that orch made (`ls -A {top.path}`)"
-        raise PlacementError(f"{top.path} has other things in it", hint, "foreign")
+        raise PlacementError(f"{top.path} contains other files", hint, "foreign")
     write_marker(top, {})
 
 
@@ -212,7 +216,7 @@ _FIRST = "# Everything from the mirror that `orch export` made: copy this to ~/.
 README = """\
 A mirror of model weights, made by `orch export --format mirror`. On a machine without the network:
 
-    cp orch.yaml ~/.config/orch.yaml               # its `mirrors:` lead here; mend them if this folder has moved
+    cp orch.yaml ~/.config/orch.yaml               # its `mirrors:` lead here; change them if this folder has moved
     orch sync manifests/NAME.yaml --root WHERE     # or your own copy of the manifest
 
 All bytes are checked on the way in. `sha256sum -c SHA256SUMS` checks this folder itself.
@@ -254,7 +258,7 @@ def path_of(entry: ExportEntry) -> str:
     names = [name for name in path.split("/") if name]
     if not names or path.endswith("/") or any(name in (".", "..") or "\0" in name for name in names):
         w = entry.wanted
-        problem = Problem(w.manifest, 0, f"models > {w.model}", f"no file can be called as {entry.url}")
+        problem = Problem(w.manifest, 0, f"models > {w.model}", f"the name in {entry.url} is not possible for a file")
         raise ManifestError((problem,), "choose others: --only NAME")
     return "/".join((_host(entry.url), *names))
 

@@ -11,15 +11,19 @@ from orchestrator.commands.status import told
 from orchestrator.commands.verify import unread_error
 from orchestrator.engine import disk_space, weak_pins
 from orchestrator.engine.inspect import is_pointer_to, read_tree
+from orchestrator.engine.read_only import nowhere_to_write
 from orchestrator.engine.run import group
-from orchestrator.engine.scan import FileState, RecordIndex, State, leads_into, scan, warn_of_size
+from orchestrator.engine.scan import FileState, RecordIndex, State, leads_below, leads_into, scan, warn_of_size
+from orchestrator.engine.scheduler import places_of
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
 from orchestrator.formats import wrong_file
 from orchestrator.placement import link
 from orchestrator.programs import find_backends, install_hint
 from orchestrator.sources.route import Routes
 from orchestrator.store import blobs, partials
+from orchestrator.store.store import refuse_unwritable
 from orchestrator.transfer import adopt
+from orchestrator.urls import host_of
 from orchestrator.verify import check
 from orchestrator.workspace import no_collection
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Summary
     from orchestrator.model import Artifact, Unresolved, Wanted
     from orchestrator.programs import Program
+    from orchestrator.store.below import BelowStores
     from orchestrator.transfer.adopt import Find
     from orchestrator.transfer.run_context import RunContext
 
@@ -58,8 +63,10 @@ def plan(run: RunContext, wanted: Sequence[Wanted], unresolved: Sequence[Unresol
     planner = _Planner(run)
     for artifact, same in group(todo):
         planner.foresee(artifact, same)
+    if planner.for_peers:
+        _tell_peers(run)
     if todo:
-        _room(run, todo, planner.lacking)
+        _room(run, todo, planner)
     return run.counts.summary(run.context.monotonic() - began)
 
 
@@ -76,8 +83,16 @@ class _Planner:
         self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
         self._routes = Routes(run.context.environ, run.hosts)
         self._offer: Find | None = None
-        self._ranked: dict[tuple[select.Requirements, bool], select.Choice] = {}
+        self._ranked: dict[tuple[str, bool], select.Choice] = {}
         self.lacking: set[str] = set()  # digests without a sealed blob: looked at once
+        self.copied: set[str] = set()  # those of them that come from a store below
+        self.unsized = 0  # files to fetch whose size nobody says
+        self.for_peers = False  # whether sync would ask the peers for a file
+        self._below: BelowStores | None = None
+        if store.below:
+            from orchestrator.store import below
+
+            self._below = below.BelowStores(store, lambda line: run.emit(events.Noticed(line)))
 
     def foresee(self, artifact: Artifact, same: list[FileState]) -> None:
         """Emit what would happen to each file that wants this digest."""
@@ -89,7 +104,13 @@ class _Planner:
         if have == "broken":
             blob = self._run.store.blob(artifact.sha256)
             have = "sealed" if self._right(artifact.wanted[0], blob) else "absent"
-        fetched = False
+        fetched, why = False, "the store has its bytes"
+        if have == "absent" and self._below is not None and (lower := self._below.find(artifact.sha256)):
+            have, why = "below", f"from the store below {lower[0].store}"
+            if self._below.straight(artifact.sha256, places_of(artifact)) is not None:
+                self.lacking.discard(artifact.key)
+            else:
+                self.copied.add(artifact.key)
         self._offer = self._offered(artifact)
         for file_state in same:
             try:
@@ -105,7 +126,9 @@ class _Planner:
                 continue
             w = file_state.wanted
             self._run.counts.count("placed")
-            self._run.emit(events.Foreseen(w.model, w.file, action, w.size, why="the store has its bytes"))
+            reason = "the existing file has the right bytes" if action == "adopt" else why
+            reason = "downloaded once for several places" if action == "place" and fetched else reason
+            self._run.emit(events.Foreseen(w.model, w.file, action, w.size, why=reason))
 
     def _offered(self, artifact: Artifact) -> Find | None:
         """An unfinished download beside a place that sync would go on with."""
@@ -125,6 +148,8 @@ class _Planner:
                 continue
             if path in links:
                 link.judge_folder(self._run.store, links[path], self._judged_folders)
+                if state is State.ABSENT:
+                    link.refuse_unwritable(links[path])
             if state in (State.OBSTRUCTED, State.UNKNOWN):
                 raise told(path, state, w.size)
             if state in (State.ABSENT, State.OUTDATED) or (self._offer and self._offer.path == path):
@@ -149,15 +174,18 @@ class _Planner:
         """
         islink = os.path.islink(path)
         ours = (
-            leads_into(self._run.store, os.readlink(path))
+            leads_into(self._run.store, os.readlink(path)) or leads_below(self._run.store, os.readlink(path))
             if islink
             else self._records.is_ours(path, os.lstat(path), wanted.sha256) or is_pointer_to(path, wanted)
         )
         if not self._run.options.force and not ours:
-            what = f"a link to {os.readlink(path)}, a foreign file," if islink else "a foreign file"
+            what = f"a link to {os.readlink(path)}" if islink else "a file"
             why = check.diagnose_file(path, wrong_file.expected_file(wanted)).after
-            hint = "move it away, or let it be replaced: --force"
-            raise PlacementError(f"{path}: {what} stands there with other bytes{why}", hint, "foreign")
+            why += self._records.taken_for(path, wanted.manifest)
+            hint = f"move it away, or replace it: `orch sync --force`{adopt.resume_hint(path, wanted.size)}"
+            raise PlacementError(
+                f"{path}: {what} that orch did not make is in the way, with other bytes{why}", hint, "foreign"
+            )
 
     def _right(self, wanted: Wanted, path: str) -> bool:
         """Read a file.
@@ -165,7 +193,9 @@ class _Planner:
         Raises:
             PlacementError, StoreError: it cannot be read.
         """
-        verdict = weak_pins.prove(self._run.context, wanted, path)
+        size = os.stat(path).st_size if os.path.isfile(path) else None
+        with self._run.reading("verifying", wanted.model, wanted.file, size) as context:
+            verdict = weak_pins.prove(context, wanted, path)
         if verdict.error is not None and os.path.exists(path):
             raise unread_error(self._run.store, path, verdict.error)
         return verdict.is_good
@@ -176,8 +206,12 @@ class _Planner:
         Raises:
             NoBackendError, TransferError.
         """
+        if self._run.store.read_only:
+            raise nowhere_to_write(wanted)
         if self._run.options.offline:
-            raise TransferError(f"{artifact.name}: not in the store", "leave out --offline", "missing")
+            raise TransferError(
+                f"{artifact.name}: not in the store", "run again without --offline", "missing", code="offline"
+            )
         if self._programs is None:
             self._programs = find_backends(self._run.context, self._run.options.backend, self._run.emit)
         for source in artifact.sources:
@@ -186,13 +220,16 @@ class _Planner:
                 have = max(self._have(artifact.key), self._offer.good_bytes if self._offer else 0)
                 size = max(0, (artifact.size or 0) - have)
                 self._run.counts.count("fetched")
+                self.unsized += artifact.size is None
                 self._run.counts.bytes_to_fetch = (self._run.counts.bytes_to_fetch or 0) + size
+                self.for_peers |= bool(artifact.sha256 and self._run.peers)
                 name, why = best.backend.NAME, f"{source.role.value}; {best.why}"
-                event = events.Foreseen(wanted.model, wanted.file, "fetch", artifact.size, source.url, name, why)
-                self._run.emit(event)
+                who = wanted.model, wanted.file
+                have = have if artifact.size is None else min(have, artifact.size)
+                self._run.emit(events.Foreseen(*who, "fetch", artifact.size, source.url, name, why, have))
                 return
         hint = install_hint(source.url for source in artifact.sources)
-        raise NoBackendError(f"{artifact.name}: no program here serves its sources", hint)
+        raise NoBackendError(f"{artifact.name}: no downloader on this machine supports its sources", hint)
 
     def _have(self, key: str) -> int:
         """How many bytes of it lie in a partial or a bundle."""
@@ -202,21 +239,39 @@ class _Planner:
 
     def _best(self, url: str, size: int | None) -> select.Choice:
         """The best backend for a source: the same for all files of its kind and host."""
-        kind = self._routes.to(url).requirements, select.is_small(size)
+        kind = host_of(url), select.is_small(size)
         best = self._ranked.get(kind)
         if best is None:
             usable = [name for name, program in (self._programs or {}).items() if program.usable]
-            best = self._ranked[kind] = select.rank(usable, size, kind[0])[0]
+            best = self._ranked[kind] = select.rank(usable, size, self._routes.to(url).requirements)[0]
         return best
 
 
-def _room(run: RunContext, todo: list[FileState], lacking: set[str]) -> None:
+def _tell_peers(run: RunContext) -> None:
+    """Say which peers sync would ask before all other sources, as the site file names them, and which it would not."""
+    from orchestrator.sources.peers import Peer, askable
+    from orchestrator.sources.srv import PREFIX
+
+    asked, refused = askable([Peer(name) for name in run.peers if not name.startswith(PREFIX)], run.context, run.hosts)
+    names = [peer.base for peer in asked] + [name for name in run.peers if name.startswith(PREFIX)]
+    if names:
+        run.emit(events.Noticed(f"sync asks these peers first: {', '.join(names)}"))
+    for why in refused:
+        run.emit(events.Noticed(why))
+
+
+def _room(run: RunContext, todo: list[FileState], planner: _Planner) -> None:
     """Measure the room; where it is too small, what would have been done counts as failed."""
     counts = run.counts
-    asked = disk_space.needs(run.store, todo, lacking)
+    asked = disk_space.needs(run.store, todo, planner.lacking, planner.copied)
     for need in asked:
         run.emit(events.Measured(need.folder, need.size_bytes, need.free()[0]))
+    if planner.unsized:
+        which = "1 file" if planner.unsized == 1 else f"{planner.unsized} files"
+        run.emit(events.Noticed(f"size of {which} unknown: more space is required than this"))
     try:
+        if not run.store.read_only:
+            refuse_unwritable(run.store.path)
         disk_space.check_room(asked)
     except OrchError as error:
         failed = {(f.model, f.file) for f in counts.failed}

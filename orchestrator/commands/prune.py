@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -19,7 +20,8 @@ from orchestrator.manifest import lock_path
 from orchestrator.store import Store, blobs, gc, locks, records
 from orchestrator.store.gc import Garbage
 from orchestrator.store.store import disk
-from orchestrator.workspace import open_workspace, site, store_at
+from orchestrator.text import size_text
+from orchestrator.workspace import open_workspace, site, store_at, store_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -46,13 +48,15 @@ def prune(
     keep_s: float = KEEP_S,
     show_kept: Callable[[list[Garbage]], None] | None = None,
     places: bool = False,
-    wait: bool = True,
+    lock_wait_s: float = math.inf,
 ) -> tuple[Summary, list[Garbage]]:
     """Remove the blobs that no known manifest wants, what dead processes left, and dangling names.
 
-    Unfinished downloads that a known manifest wants stay, for the next sync to resume. `space` has the manifests that
-    were named; `agree` is asked once, when there is anything. Only what it was shown is dropped, and of that only what
-    still nobody wants once no sync is running: `reread` gives the named manifests as they are then.
+    Unfinished downloads that a known manifest wants stay, for the next sync to resume, unless `keep_s` is 0.
+
+    `space` has the manifests that were named; `agree` is asked once, when there is anything. Only what it was shown is
+    dropped, and of that only what still nobody wants once no sync is running: `reread` gives the named manifests as
+    they are then.
 
     The blob of a previous version (what a place of a known manifest held until it was replaced) stays for `keep_s`
     seconds after that; `show_kept` gets all that stay by this alone.
@@ -65,11 +69,11 @@ def prune(
         could not be removed.
 
     Raises:
-        HeldError: a sync is running, and `wait` is false.
+        HeldError: a sync has been running for `lock_wait_s`.
         ManifestError: a named manifest cannot be read any more.
         StoreError: the disk said no.
     """
-    store = store_at(context, site(context), store_path)
+    store = store_of(context, space) if space is not None else store_at(context, site(context), store_path)
     nothing = Summary(ok=True, exit_code=0, bytes_freed=0)
     if not os.path.isdir(store.path):
         return nothing, []
@@ -82,7 +86,7 @@ def prune(
         if not shown or not agree(shown):
             return nothing, []
         try:
-            with locks.exclusive(context, store, tell, wait=wait):
+            with locks.exclusive(context, store, tell, wait_s=lock_wait_s):
                 space = reread() if reread is not None else space
                 again = gc_roots(context, store, space)
                 left = _left_places(context, store, again, space if places else None)
@@ -110,7 +114,7 @@ def _left_places(
     if space is None:
         return LeftPlaces([], [], [])
     if found.blind:
-        tell("every place stays: what is not known may be wanted there")
+        tell("every installed file stays: a model that cannot be read may need it")
         return LeftPlaces([], [], [])
     left = left_places.find(store, context.hostname, space, found.others)
     for note in left.notes:
@@ -129,7 +133,7 @@ def _as_garbage(left: LeftPlaces) -> list[Garbage]:
 
 
 def _drops(context: Context, entry: Garbage) -> bool:
-    return entry.kind not in PLACES and gc.drop(entry, context.stop)
+    return entry.kind not in PLACES and gc.drop(entry, context.state, context.stop)
 
 
 def _with_last_names(shown: list[Garbage]) -> list[Garbage]:
@@ -185,14 +189,17 @@ def _garbage(
     kept = {sha256: end for sha256, end in until.items() if keep_s and now < end}
     everything = [
         entry._replace(known_as=found.placed.get(entry.sha256, ""))
-        for entry in gc.garbage(store, found.digests, partial(is_awaited, found), now, kept)
+        for entry in gc.garbage(store, found.digests, partial(is_awaited, found) if keep_s else _nobody, now, kept)
         if not (found.blind and entry.kind in ("blob", "alias"))
     ]
     awaited = [entry for entry in everything if entry.awaited]
     if awaited and tell is not None:
         size = sum(entry.frees_bytes for entry in awaited)
         which = "1 unfinished download stays" if len(awaited) == 1 else f"{len(awaited)} unfinished downloads stay"
-        tell(f"{which} ({size} bytes): the next sync goes on with what a manifest wants, until it is 30 days old")
+        tell(
+            f"{which} ({size_text(size)}): the next sync resumes what a manifest wants, until it is 30 days old; "
+            "--keep 0s removes it now"
+        )
     if show_kept is not None:
         show_kept([entry for entry in everything if entry.kept_until])
     records = [] if found.blind else [entry for file in found.idle if (entry := gc.record_of(file))]
@@ -238,15 +245,20 @@ def gc_roots(context: Context, store: Store, space: Workspace | None) -> GcRoots
     _add(found, store, wanted)
     for file in done:
         found.digests |= _digests_in(lock_path(file))
+    unlocked = {each.manifest for each in space.unresolved} if space is not None else set()
+    for file in unlocked:
+        found.notes.append(f"what {file} placed from here stays: not all of its models are locked (`orch lock`)")
     for record in records.records(store):
         if record.problem:
             found.blind = (
-                f"{record.file} is damaged ({record.problem}), so what it wanted is not known and every blob stays: "
-                "run `orch sync` with its manifest, or remove it where you know that all is placed"
+                f"{record.file} is damaged ({record.problem}), so what it refers to is not known, and every file of "
+                "the store stays: run `orch sync` with its manifest, or remove it if all its files are installed"
             )
             continue
         found.placed.update((made["sha256"], path) for path, made in record.places.items())
         recorded = {made["sha256"] for made in record.places.values()}
+        if record.manifest in unlocked:
+            found.digests |= recorded
         found.digests |= {
             made["sha256"] for path, made in record.places.items() if _leads_in(store, path, made["sha256"])
         }
@@ -291,7 +303,7 @@ def _add_unreachable(found: GcRoots, record: records.RecordFile) -> None:
     if record.places:
         found.notes.append(f"{where}: what it placed from here stays; {forget}")
     else:
-        found.blind = f"{where}, and what it wants is not known, so every blob stays; {forget}"
+        found.blind = f"{where}, and what it refers to is not known, so every file of the store stays; {forget}"
 
 
 def _add_previous(found: GcRoots, record: records.RecordFile) -> None:
@@ -309,6 +321,10 @@ def _add_standing(found: GcRoots, record: records.RecordFile, places: Collection
             found.previous[made["sha256"]] = now
 
 
+def _nobody(_: str) -> bool:
+    return False
+
+
 def is_awaited(found: GcRoots, key: str) -> bool:
     """Whether somebody may resume the unfinished bytes of a key; of a file without a pin nobody can tell."""
     return bool(found.blind or found.unreachable) or key in found.keys or key.startswith("url-")
@@ -323,7 +339,7 @@ def _add_recorded(context: Context, store: Store, found: GcRoots, manifest: str,
     if not os.path.isabs(manifest):
         return  # what `orch get` fetched: no manifest wants it
     if not os.path.lexists(manifest):
-        found.notes.append(f"{manifest} is gone: it wants nothing any more")
+        found.notes.append(f"{manifest} was deleted: nothing is kept for it")
         return
     try:
         space = open_workspace(context, [manifest])

@@ -14,7 +14,7 @@ from orchestrator.store.store import disk, judge_store
 from orchestrator.workspace import site, store_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from orchestrator.context import Context
     from orchestrator.store.quarantine import QuarantineEntry
@@ -26,7 +26,11 @@ def kept(context: Context, store_path: str, *, older_s: float = 0.0) -> list[Qua
     Raises:
         StoreError: the quarantine cannot be read.
     """
-    entries = quarantine.entries(Store(store_path, context.state))
+    return older(context, quarantine.entries(Store(store_path, context.state)), older_s)
+
+
+def older(context: Context, entries: Iterable[QuarantineEntry], older_s: float) -> list[QuarantineEntry]:
+    """Choose those that have been there for more than so many seconds; 0: all."""
     return [entry for entry in entries if not older_s or _age_s(context, entry) > older_s]
 
 
@@ -52,15 +56,15 @@ def restore(context: Context, store_path: str, name: str, to: str = "") -> str:
     entry = _named(quarantine.entries(store), name)
     target = os.path.abspath(os.path.join(context.cwd, to)) if to else entry.place
     if not target:
-        hint = f"say where: `orch quarantine restore {entry.name} --to PATH`"
-        raise PlacementError(f"{entry.name} stood at no place: it came from {entry.origin}", hint)
+        hint = f"give a path: `orch quarantine restore {entry.name} --to PATH`"
+        raise PlacementError(f"{entry.name} was never installed: it was downloaded from {entry.origin}", hint)
     if to.endswith("/") or os.path.isdir(target):
         target = os.path.join(target, os.path.basename(entry.place) or entry.name)
     try:
         quarantine.restore(store, entry, target)
     except FileExistsError:
         hint = f"choose another path: `orch quarantine restore {entry.name} --to PATH`"
-        raise PlacementError(f"{target}: something stands there, and is not replaced", hint) from None
+        raise PlacementError(f"{target} already exists and is not replaced", hint) from None
     except OSError as error:
         raise place_error(error, target) from error
     return target
@@ -94,7 +98,7 @@ def empty(
     entries = kept(context, store_path, older_s=older_s)
     if not entries or not agree(entries):
         return Summary(ok=True, exit_code=0, bytes_freed=0), []
-    with locks.exclusive(context, store, tell, wait=True), disk(store.quarantine):
+    with locks.exclusive(context, store, tell), disk(store.quarantine):
         still = {entry.name: entry for entry in quarantine.entries(store)}
         dropped = [entry for entry in entries if still.get(entry.name) == entry]
         for entry in dropped:
@@ -102,16 +106,22 @@ def empty(
     return Summary(ok=True, exit_code=0, bytes_freed=sum(entry.size_bytes for entry in dropped)), dropped
 
 
+def short_name(entry: QuarantineEntry) -> str:
+    """A name that `restore` takes and that fits a list: of the digest 16 digits, with the number behind it."""
+    digest, dash, number = entry.name.partition("-")
+    return f"{digest[:16]}{dash}{number}"
+
+
 def _named(entries: list[QuarantineEntry], name: str) -> QuarantineEntry:
     wanted = os.path.basename(name.rstrip("/").removesuffix("/bytes"))
     exact = [entry for entry in entries if entry.name == wanted]
-    fits = exact or [entry for entry in entries if wanted and entry.name.startswith(wanted)]
+    fits = exact or [entry for entry in entries if short_name(entry) == wanted]
+    fits = fits or [entry for entry in entries if wanted and entry.name.startswith(wanted)]
     if len(fits) == 1:
         return fits[0]
-    what = (
-        f"nothing in quarantine is called {name}" if not fits else f"{name} may be {' or '.join(e.name for e in fits)}"
-    )
-    raise ManifestError((Problem("", 0, "", what),), "look at what is there: `orch quarantine list`")
+    names = " or ".join(short_name(entry) for entry in fits)
+    what = f"{name} is ambiguous: it may be {names}" if fits else f"nothing in quarantine is named {name}"
+    raise ManifestError((Problem("", 0, "", what),), "list it: `orch quarantine list`")
 
 
 def _age_s(context: Context, entry: QuarantineEntry) -> float:

@@ -9,10 +9,13 @@ from orchestrator import events
 from orchestrator.engine import weak_pins
 from orchestrator.engine.scan import State, scan, warn_of_size
 from orchestrator.errors import DigestError, PlacementError, TransferError
+from orchestrator.transfer.adopt import resume_hint
+from orchestrator.workspace import store_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from orchestrator.context import Context
     from orchestrator.engine.scan import FileState
     from orchestrator.errors import OrchError
     from orchestrator.events import Summary
@@ -55,17 +58,22 @@ def status(
     wanted = weak_pins.with_known_sha256(run.store, wanted)
     run.counts.begin(wanted, unresolved, run.emit)
     for file_state in scan(run.store, wanted):
-        w = file_state.wanted
-        if file_state.true_size is not None:
-            warn_of_size(w, file_state.true_size, run.emit)
-        if file_state.present:
-            run.counts.present += 1
-            run.emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
-        else:
-            run.fail(w, _what_is_wrong(file_state))
+        tell(run, file_state)
     if whole is not None:
         _tell_left_places(run, whole)
     return run.counts.summary(run.context.monotonic() - began)
+
+
+def tell(run: RunContext, file_state: FileState) -> None:
+    """Count one file, and say whether it is in place or what is wrong with it."""
+    w = file_state.wanted
+    if file_state.true_size is not None:
+        warn_of_size(w, file_state.true_size, run.emit)
+    if file_state.present:
+        run.counts.present += 1
+        run.emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
+    else:
+        run.fail(w, error_of(file_state))
 
 
 def _tell_left_places(run: RunContext, space: Workspace) -> None:
@@ -79,18 +87,32 @@ def _tell_left_places(run: RunContext, space: Workspace) -> None:
             run.emit(events.LeftBehind(manifest, left.path, left.made["sha256"], left.size_bytes, hint))
 
 
-def _what_is_wrong(file_state: FileState) -> OrchError:
-    """The gravest state of a file's places."""
+def missing(context: Context, space: Workspace, wanted: Sequence[Wanted]) -> Iterator[FileState]:
+    """Check files by their metadata: the states of those that are not in place."""
+    store = store_of(context, space)
+    return (each for each in scan(store, weak_pins.with_known_sha256(store, wanted)) if not each.present)
+
+
+def error_of(file_state: FileState) -> OrchError:
+    """What is to be said of a file that is not in place: of the place that is worst off."""
+    return told(*gravest(file_state), file_state.wanted.size)
+
+
+def gravest(file_state: FileState) -> tuple[str, State]:
+    """The place of a file that is not present that is worst off, and its state."""
     states = {state: path for path, state in reversed(file_state.states)}
     state = next(state for state in GRAVEST_FIRST if state in states)
-    return told(states[state], state, file_state.wanted.size)
+    return states[state], plain(states[state], state)
+
+
+def plain(path: str, state: State) -> State:
+    """The state of a place as people see it: a link of ours to a blob that was dropped is absent."""
+    return State.ABSENT if state is State.OUTDATED and not os.path.exists(path) else state
 
 
 def told(path: str, state: State, size: int | None) -> OrchError:
     """One place's state as what is to be said of it."""
-    if state is State.OUTDATED and not os.path.exists(path):
-        state = State.ABSENT  # a link of ours, to a blob that was dropped
-    match state:
+    match plain(path, state):
         case State.MODIFIED:
             hint = "run `orch sync`: it reads the file; wrong bytes go to quarantine, the right ones take their place"
             return DigestError(f"{path}: changed since it was verified", hint, "seal")
@@ -102,12 +124,13 @@ def told(path: str, state: State, size: int | None) -> OrchError:
             hint = "run `orch sync`: it reads the file once"
             return TransferError(f"{path}: not verified on this machine yet", hint, "unverified")
         case State.UNKNOWN:
-            return PlacementError(f"{path}: the disk does not say what stands there", f"look at it: `ls -l {path}`")
+            return PlacementError(f"{path}: the disk cannot be read there", f"look at it: `ls -l {path}`")
         case State.ABSENT:
             return TransferError(f"{path}: absent", "run `orch sync`", "absent")
-    hint = "run `orch sync`: it adopts the file if its bytes are right; else move it away, or --force"
+    hint = "run `orch sync`: right bytes are adopted; else move the file away, or replace it: `orch sync --force`"
+    hint += resume_hint(path, size)
     what = f"a link that orch did not make, to {os.readlink(path)}," if os.path.islink(path) else ""
-    return PlacementError(f"{path}: {what or 'a file that orch did not make'} stands there", hint, "foreign")
+    return PlacementError(f"{path}: {what or 'a file that orch did not make'} is there", hint, "foreign")
 
 
 def _link(path: str, size: int | None) -> OrchError:
@@ -116,7 +139,7 @@ def _link(path: str, size: int | None) -> OrchError:
         where, behind = os.readlink(path), os.stat(path).st_size
     except OSError:
         where, behind = os.readlink(path) if os.path.islink(path) else "nothing", -1
-    hint = "run `orch sync`: right bytes behind it are adopted as they are; --force replaces the link itself"
+    hint = "run `orch sync`: right bytes behind it are adopted; `orch sync --force` replaces the link itself"
     if behind >= 0 and size in (None, behind):
         return TransferError(f"{path}: a link to {where}, not verified on this machine yet", hint, "unverified")
     what = "a file of another size" if behind >= 0 else "where nothing is"

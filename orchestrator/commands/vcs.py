@@ -171,8 +171,8 @@ def write(top: str, rows_: Sequence[Row], made_by: str) -> list[tuple[str, str]]
         path = os.path.join(top, name)
         old = _read(path)
         if (BEGIN in old) != bool(_BLOCK.search(old)):
-            hint = f"mend it by hand: a line `{END.decode()}` belongs behind what orch wrote"
-            raise PlacementError(f"{path} has `{BEGIN.decode()}` and no end of it", hint)
+            hint = f"add the line `{END.decode()}` after what orch wrote"
+            raise PlacementError(f"{path} has `{BEGIN.decode()}` and no end of that block", hint)
         _put(path, with_block(old, lines, made_by), changed)
     weights = {os.path.join(top, p) for row in rows_ for p in row.inside}
     for row in rows_:
@@ -223,7 +223,7 @@ def _read(path: str) -> bytes:
 def _put(path: str, new: bytes, changed: list[tuple[str, str]]) -> None:
     """Make `new` the content of a file, atomically and only if it changes; with no content the file is removed."""
     if os.path.islink(path):
-        raise PlacementError(f"{path} is a symlink, and git follows none here", "put a file in its place")
+        raise PlacementError(f"{path} is a symlink, and git does not follow symlinks here", "put a file in its place")
     if new == _read(path) and (new or not os.path.exists(path)):
         return
     try:

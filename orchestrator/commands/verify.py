@@ -18,6 +18,7 @@ from orchestrator.model import Pin, Place, Wanted
 from orchestrator.store import blobs
 from orchestrator.store.verification_log import VerificationLog
 from orchestrator.summary import INTERRUPTED
+from orchestrator.transfer.reading import Part, Several
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
@@ -33,6 +34,17 @@ if TYPE_CHECKING:
 
 File = tuple[str, str, "os.stat_result | None"]  # sha256, path, the status that it has before it is read
 BATCH = 256  # files a sha256sum: few processes, and news now and then
+
+
+class _Batch(NamedTuple):
+    """Files that one program reads: those wanted, what is due to be read of them, and (sha256, path) of that.
+
+    `due` has each (wanted, sha256, path, the status before it is read); what was asked for and is no blob is not read.
+    """
+
+    wanted: list[tuple[Wanted, list[File]]]
+    due: list[tuple[Wanted, str, str, os.stat_result | None]]
+    asked: set[tuple[str, str]]
 
 
 class VerifiedFiles(NamedTuple):
@@ -96,7 +108,7 @@ def verify(
 def give_up(run: RunContext, unread: Iterable[Wanted]) -> None:
     """Tell the files that a stop left unread."""
     for w in unread:
-        run.fail(w, TransferError("interrupted before it was read", "run `orch verify` again", INTERRUPTED))
+        run.fail(w, TransferError("interrupted before this file was read", "run `orch verify` again", INTERRUPTED))
 
 
 def read(run: RunContext, wanted: Sequence[Wanted], max_age_s: float | None) -> Iterator[VerifiedFiles]:
@@ -110,8 +122,9 @@ def read(run: RunContext, wanted: Sequence[Wanted], max_age_s: float | None) -> 
     """
     context, store = run.context, run.store
     reads = VerificationLog(context.state, context.now())
+    batches: list[_Batch] = []
     for start in range(0, len(wanted), BATCH):
-        batch = [(w, _files(store, w)) for w in wanted[start : start + BATCH]]
+        batch = [(w, files_of(store, w)) for w in wanted[start : start + BATCH]]
         due, asked = [], set()
         for w, files in batch:
             for sha256, path, status in files:
@@ -120,7 +133,12 @@ def read(run: RunContext, wanted: Sequence[Wanted], max_age_s: float | None) -> 
                     asked.add((sha256, path))
                     if not _is_no_blob(store, w, path):
                         due.append((w, sha256, path, status))
-        verdicts = weak_pins.check_weak(context, [(w, sha256, path) for w, sha256, path, _ in due])
+        batches.append(_Batch(batch, due, asked))
+    size = sum(status.st_size for _, due, _ in batches for *_, status in due if status)
+    progress = Several(context, run.emit, "verifying", size)
+    for batch, due, asked in batches:
+        with progress.batch([Part(w.model, w.file, s.st_size if s else 0) for w, _, _, s in due]) as telling:
+            verdicts = weak_pins.check_weak(telling, [(w, sha256, path) for w, sha256, path, _ in due])
         judged = list(zip(due, verdicts, strict=True))
         right = {(s, path): status for (_, s, path, status), verdict in judged if verdict.is_good}
         unknown = {(s, path): v.error for (_, s, path, _), v in judged if v.error is not None and _stands(path)}
@@ -137,9 +155,10 @@ def read(run: RunContext, wanted: Sequence[Wanted], max_age_s: float | None) -> 
                 tuple((path, computed[s, path]) for s, path in mine if (s, path) in computed),
                 next((size for size in sizes if w.size not in (None, size)), None),
             )
+    progress.end()
 
 
-def _files(store: Store, wanted: Wanted) -> list[File]:
+def files_of(store: Store, wanted: Wanted) -> list[File]:
     """What is to be read for one wanted file: each inode once, and each file of its trees."""
     blob = store.blob(wanted.key)
     paths = [place.path for place in wanted.places if not place.unpack]
@@ -201,18 +220,18 @@ def _error(store: Store, records: RecordIndex, found: VerifiedFiles) -> OrchErro
     standing = [path for path in wrong if os.path.exists(path) and not _is_no_blob(store, wanted, path)]
     path = next(iter(standing), wrong[0])  # wrong bytes are graver than none
     if not standing:
-        hint = "run `orch sync`" if wanted.sources else "fetch it from where the list is from"
+        hint = "run `orch sync`" if wanted.sources else "download it from where the list is from"
         return TransferError(f"{path}: absent", hint, "absent")
     has = dict(found.found).get(path, "")
     if has and any(has in (made["sha256"], made.get("old")) for made in records.ours(path)):
         return _outdated(path)
     what = check.diagnose_file(path, wrong_file.expected_file(wanted))
     if any(records.is_adopted(place) for place in (path, *(tree for tree in trees if _is_below(path, tree)))):
-        hint = "it is its owner's: move it away, or let it be replaced: `orch sync --force`"
+        hint = "move it away, or replace it: `orch sync --force`"
         message = f"{path}: a file that orch did not make, with other bytes than when it was adopted{what.after}"
         return PlacementError(message, hint, "foreign")
-    hint = "fetch what is bad: `orch verify --repair`" if wanted.sources else what.hint
-    return DigestError(f"{path}: wrong bytes{what.after}", hint or "fetch it again from where it came", "corrupt")
+    hint = "download it again: `orch verify --repair`" if wanted.sources else what.hint
+    return DigestError(f"{path}: wrong bytes{what.after}", hint or "download it again from its source", "corrupt")
 
 
 def _outdated(path: str) -> OrchError:
@@ -298,8 +317,8 @@ def nameless(path: str, entries: Sequence[Entry]) -> str:
     if not mine:
         return ""
     if not alone(path):
-        return "a digest without a name, and the list's name does not say of which file it is: call it NAME.sha256"
-    return "several digests and no names" if len({kind for kind, _ in mine}) < len(mine) else ""
+        return "a checksum without a file name: name the list after its file, NAME.sha256"
+    return "several checksums without file names" if len({kind for kind, _ in mine}) < len(mine) else ""
 
 
 def read_sums(path: str) -> tuple[Wanted, ...]:
@@ -324,9 +343,9 @@ def read_sums(path: str) -> tuple[Wanted, ...]:
         sha256 = "" if pins else entry.hex
         wanted.append(Wanted(path, os.path.basename(path), name, sha256, None, (), (place,), pins=pins))
     if odd:
-        raise refusal(path, sorted(odd), "mend these lines, or check the files by `sha256sum -c`")
+        raise refusal(path, sorted(odd), "correct these lines, or check the files by `sha256sum -c`")
     if not wanted:
-        raise ManifestError((Problem(path, 0, "", "no digest in this file"),), f"expected lines {checksums.SHAPES}")
+        raise ManifestError((Problem(path, 0, "", "no checksum in this file"),), f"expected lines {checksums.SHAPES}")
     return tuple(dict.fromkeys(wanted))
 
 

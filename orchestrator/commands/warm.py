@@ -15,6 +15,7 @@ from orchestrator.engine.scan import scan
 from orchestrator.errors import DigestError, Stopped, TransferError
 from orchestrator.files import place_error
 from orchestrator.summary import interrupted
+from orchestrator.transfer.reading import Part, Several
 from orchestrator.verify import check
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def _files(run: RunContext, state: FileState) -> list[_Due]:
 def _read(run: RunContext, due: Sequence[_Due]) -> None:
     """Let `sha256sum -c` read the files, some at a time, with the disk ahead of it."""
     batch: list[_Due] = []
+    progress = Several(run.context, run.emit, "reading", sum(each.size_bytes for each in due))
     for number, each in enumerate(due):
         batch.append(each)
         is_full = len(batch) == _BATCH_FILES or sum(one.size_bytes for one in batch) >= _BATCH_BYTES
@@ -121,7 +123,10 @@ def _read(run: RunContext, due: Sequence[_Due]) -> None:
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
                 finally:
                     os.close(fd)
-        for one, verdict in zip(batch, check.check(run.context, [(b.sha256, b.path) for b in batch]), strict=True):
+        parts = [Part(one.wanted.model, one.wanted.file, one.size_bytes) for one in batch]
+        with progress.batch(parts) as context:
+            verdicts = check.check(context, [(one.sha256, one.path) for one in batch])
+        for one, verdict in zip(batch, verdicts, strict=True):
             if verdict.is_good:
                 _tell(run, one)
                 continue
@@ -129,9 +134,10 @@ def _read(run: RunContext, due: Sequence[_Due]) -> None:
             if verdict.error is not None:
                 run.fail(one.wanted, place_error(verdict.error, one.path))
             else:
-                hint = "fetch what is bad: `orch verify --repair`"
+                hint = "download it again: `orch verify --repair`"
                 run.fail(one.wanted, DigestError(f"{one.path}: wrong bytes", hint, "corrupt"))
         batch = []
+    progress.end()
 
 
 def _tell(run: RunContext, each: _Due) -> None:

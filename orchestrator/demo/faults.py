@@ -56,6 +56,7 @@ class Behaviour:
     # time and the connection
     delay_s: float = 0.0  # before each answer: a round trip
     rate: int | None = None  # bytes a second on one connection
+    send_buffer: int | None = None  # bytes that wait in the kernel, else megabytes: what is counted was nearly received
     silent: bool = False  # never a word; with `rst` a reset at once
     stall_after: int | None = None  # nothing more after so many bytes of an answer
     stall_times: int | None = None

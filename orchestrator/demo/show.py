@@ -13,12 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 import orchestrator
 from orchestrator.demo.servers import RATE, SLOW_RATE, start_servers
 from orchestrator.errors import ExitCode, OrchError, Stopped, StoreError
 from orchestrator.render.sink import amount
+from orchestrator.render.terminal import painted, wants_colour
 from orchestrator.render.words import host
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ _ELSEWHERE = "name an empty folder with more room: orch demo --folder DIR"
 
 class DemoError(OrchError):
     """A step of the demo did not end as it should."""
+
+    usual_code = "bug"
 
 
 def run_demo(context: Context, folder: str | None, *, verbose: bool = False) -> int:
@@ -74,7 +75,7 @@ def _run_in(context: Context, home: Path, *, verbose: bool) -> int:
     run.step("What was shown")
     for what, result in steps.results:
         run.say(f"  {what:<33}{result}")
-    run.say(f"All as it should be, in {context.monotonic() - began:.1f} s.", "bold green")
+    run.say(f"Demo passed in {context.monotonic() - began:.1f} s.", "bold green")
     return 0
 
 
@@ -117,7 +118,7 @@ class DemoRun:
 
     def __init__(self, context: Context) -> None:
         self._context, self._folder = context, Path()
-        self._console = Console(highlight=False, markup=False, soft_wrap=True)
+        self._colour = wants_colour("auto", context.environ, sys.stdout)
 
     def say(self, text: str = "", style: str | None = None) -> None:
         """Print a line.
@@ -127,12 +128,12 @@ class DemoRun:
         """
         if self._context.stop.is_set():
             raise Stopped("stopped")
-        self._console.print(text, style=style)
+        print(painted(text, style, colour=self._colour))
         sys.stdout.flush()  # a command that follows writes to the same file
 
     def step(self, title: str, *why: str) -> None:
         """Print what comes next and why it matters; on a terminal, wait a moment so that the last step can be read."""
-        if self._console.is_terminal:
+        if sys.stdout.isatty():
             self._context.sleep(_READ_S)
         self.say()
         self.say(title, "bold")
@@ -207,9 +208,8 @@ def _child_environ(environ: Mapping[str, str], folder: Path) -> Iterator[tuple[s
     for name in ("CACHE", "CONFIG", "DATA", "STATE"):
         yield f"XDG_{name}_HOME", f"{folder}/home/{name.lower()}"
     yield "PYTHONUNBUFFERED", "1"  # answers on stdout and errors on stderr keep their order in a log
-    root = Path(orchestrator.__file__).resolve().parents[1]
-    if root.name not in ("site-packages", "dist-packages"):  # run from a tree: the commands are this tree's too
-        yield "PYTHONPATH", f"{root}:{environ.get('PYTHONPATH', '')}".rstrip(":")
+    root = Path(orchestrator.__file__).resolve().parents[1]  # the commands are this tree's too, or this zip file's
+    yield "PYTHONPATH", f"{root}:{environ.get('PYTHONPATH', '')}".rstrip(":")
 
 
 class DemoSteps:
@@ -334,7 +334,7 @@ class DemoSteps:
         else:
             run.check(f"{llm.name} (a reflink) came from the store: no byte by wire", again[llm] == 0)
         how = "one from the store, one by wire" if shared else "both from the store"
-        self.results.append(("two placed files written into", f"mended, {how}"))
+        self.results.append(("two installed files overwritten", f"repaired, {how}"))
 
     def _nothing_to_do(self) -> None:
         """Step 5: `orch sync` again, which asks no server."""

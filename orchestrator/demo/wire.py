@@ -72,6 +72,9 @@ class Wire:
     def send_body(self, reply: Answer, behaviour: Behaviour, stop: int, live: LiveRequest) -> None:
         """Send the body up to the offset `stop`, in blocks as the rate allows."""
         block = min(BURST_BYTES, max(1, behaviour.rate // 32)) if behaviour.rate else _BLOCK_BYTES
+        if behaviour.send_buffer:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, behaviour.send_buffer)
+            block = min(block, behaviour.send_buffer)
         chunked = framing(reply, behaviour) == "chunked"
         at = reply.start
         with ExitStack() as stack:

@@ -1,1 +1,1 @@
-"""What the commands do: sync, plan, status, verify; each gives a summary and raises nothing of one file."""
+"""A sync, stage by stage: what stands, what is missing, the work, its end; nothing of one file is raised."""

@@ -11,6 +11,8 @@ from orchestrator.engine.scan import MAY_BE_RIGHT, State
 from orchestrator.errors import StoreError
 from orchestrator.model import Link
 from orchestrator.store import blobs, partials
+from orchestrator.text import size_text
+from orchestrator.transfer.copy_up import COPY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -37,14 +39,20 @@ class Need(msgspec.Struct, gc=False):
         return status.f_bavail * status.f_frsize, inodes
 
 
-def needs(store: Store, file_states: Sequence[FileState], lacking: Collection[str] | None = None) -> list[Need]:
+def needs(
+    store: Store,
+    file_states: Sequence[FileState],
+    lacking: set[str] | None = None,
+    copied: Collection[str] = (),
+) -> list[Need]:
     """Add up, per file system, the bytes to fetch and to copy. Unknown sizes count as nothing.
 
-    `lacking` are the keys without a sealed blob, where that is known already; else each is looked at.
+    `lacking` are the keys without a sealed blob, where that is known already; else each is looked at. They are taken
+    from the set as they are met: there may be a million. `copied` are those that come from a store below, beside what
+    was begun to be fetched of them.
     """
     found: dict[int, Need] = {}
-    fetched: set[str] = set()
-
+    counted: set[str] = set()
     known: dict[str, Need] = {}
 
     def on(path: str) -> Need:
@@ -54,11 +62,6 @@ def needs(store: Store, file_states: Sequence[FileState], lacking: Collection[st
             known[folder] = found.setdefault(os.stat(parent).st_dev, Need(parent))
         return known[folder]
 
-    def lacks(wanted: Wanted) -> bool:
-        if lacking is not None:
-            return wanted.key in lacking
-        return blobs.blob_state(store, wanted.sha256, wanted.size) != "sealed"
-
     begun, bundled = with_partials(store), partials.batch_remains(store)
     here = on(f"{store.path}/blobs")
     for file_state in file_states:
@@ -66,9 +69,11 @@ def needs(store: Store, file_states: Sequence[FileState], lacking: Collection[st
         if all(state in MAY_BE_RIGHT for _, state in file_state.states):
             continue  # what is right once it is read asks nothing of the disk
         key = wanted.key
-        if key not in fetched and lacks(wanted):
-            fetched.add(key)
-            have = partial_bytes(store, key) if key in begun else bundled.get(key, 0)
+        if _lacks(store, wanted, lacking, counted):
+            if key in copied:
+                have = partial_bytes(store, key, COPY) if key in begun else 0
+            else:
+                have = partial_bytes(store, key) if key in begun else bundled.get(key, 0)
             if wanted.pieces and any(state is State.WRONG for _, state in file_state.states):
                 have = wanted.size or 0  # it is mended where it lies
             here.size_bytes += max(0, (wanted.size or 0) - have)
@@ -84,6 +89,20 @@ def needs(store: Store, file_states: Sequence[FileState], lacking: Collection[st
     return list(found.values())
 
 
+def _lacks(store: Store, wanted: Wanted, lacking: set[str] | None, counted: set[str]) -> bool:
+    """Whether a blob is lacking that was not counted yet."""
+    key = wanted.key
+    if lacking is not None:
+        if key not in lacking:
+            return False
+        lacking.remove(key)
+        return True
+    if key in counted or blobs.blob_state(store, wanted.sha256, wanted.size) == "sealed":
+        return False
+    counted.add(key)
+    return True
+
+
 def check_room(asked: Sequence[Need]) -> None:
     """See that everything fits.
 
@@ -94,12 +113,13 @@ def check_room(asked: Sequence[Need]) -> None:
         size, inodes = need.free()
         if need.size_bytes and need.size_bytes + SLACK_BYTES > size:
             raise StoreError(
-                f"{need.folder}: {human(need.size_bytes)} are needed and {human(size)} are free",
-                f"free some space (`df -h {need.folder}`), or choose another disk: --store DIR, or less: --only NAME",
+                f"{need.folder}: {size_text(need.size_bytes)} required, {size_text(size)} free",
+                f"free some space (`df -h {need.folder}`; `orch prune`, or all it can: `orch prune --keep 0s`), "
+                "or choose another disk: --store DIR, or less: --only NAME",
             )
         if need.inodes > inodes:
             raise StoreError(
-                f"{need.folder}: {need.inodes} inodes are needed and {inodes} are free",
+                f"{need.folder}: {need.inodes} inodes required, {inodes} free",
                 f"remove some small files, or choose another disk (--store DIR): `df -i {need.folder}`",
             )
 
@@ -119,25 +139,19 @@ def existing_parent(path: str) -> str:
     return path
 
 
-def partial_bytes(store: Store, key: str) -> int:
-    """Allocated bytes of the largest partial of this key: what need not be asked of the disk again."""
+def partial_bytes(store: Store, key: str, name: str = "f") -> int:
+    """Allocated bytes of the largest partial of this key: what need not be asked of the disk again.
+
+    `name` is that of the file in the partial's folder: what is fetched, or what is copied up.
+    """
     parent, most = store.partials(key), 0
     try:
-        names = os.listdir(parent)
+        folders = os.listdir(parent)
     except OSError:
         return 0
-    for name in names:
+    for folder in folders:
         try:
-            most = max(most, os.stat(f"{parent}/{name}/f").st_blocks * 512)
+            most = max(most, os.stat(f"{parent}/{folder}/{name}").st_blocks * 512)
         except OSError:
             continue
     return most
-
-
-def human(size_bytes: float) -> str:
-    """A size for people: 1024-based, as the contract's options are (98M, 1.5G)."""
-    for unit in ("", "K", "M", "G"):
-        if size_bytes < 1024:
-            return f"{size_bytes:.0f}{unit or ' bytes'}" if unit in ("", "K") else f"{size_bytes:.1f}{unit}"
-        size_bytes /= 1024
-    return f"{size_bytes:.1f}T"

@@ -15,9 +15,18 @@ import msgspec
 
 from orchestrator.engine import weak_pins
 from orchestrator.engine.opened import Facts, OpenedFile, facts, is_at, open_file, open_in_tree
-from orchestrator.engine.scan import RecordIndex, State, blob_size, is_inode, judge, leads_into, warn_of_size
+from orchestrator.engine.scan import (
+    RecordIndex,
+    State,
+    blob_size,
+    is_inode,
+    judge,
+    leads_below,
+    leads_into,
+    warn_of_size,
+)
 from orchestrator.errors import HeldError, OrchError, PlacementError, Stopped, StoreError
-from orchestrator.events import Finished, Mismatched, Noticed
+from orchestrator.events import Finished, Mismatched, Noticed, Verified
 from orchestrator.files import place_error, reason, store_error, temporary
 from orchestrator.folders import Folders
 from orchestrator.formats import lfs, wrong_file
@@ -27,6 +36,7 @@ from orchestrator.store import blobs, partials, quarantine, records, seal, tree_
 from orchestrator.store.records import Sharer
 from orchestrator.store.store import disk
 from orchestrator.transfer import repair
+from orchestrator.transfer.adopt import resume_hint
 from orchestrator.transfer.partial import PartialState
 from orchestrator.verify import check
 
@@ -97,6 +107,8 @@ class Inspection:
                 place = links.get(path)
                 if place is not None:
                     link.judge_folder(self.run.store, place, self._judged_folders)
+                    if state is State.ABSENT:
+                        link.refuse_unwritable(place)
                 due = (
                     self._judge_tree(wanted, place, state)
                     if place is not None and place.unpack
@@ -150,7 +162,7 @@ class Inspection:
         if state is State.UNKNOWN:
             raise _unknown(path)
         if state is State.OBSTRUCTED:
-            raise _foreign(path, "something else stands there, of another kind")
+            raise _foreign(path, "something that is no file is in the way")
         if state is State.OUTDATED:
             return Due(spot, over, self._previous(path))
         if _status(path) is None:
@@ -164,6 +176,8 @@ class Inspection:
         """Read a file for `_judge_file`."""
         run, path, over = self.run, opened.path, opened.stamp
         verdict = None if read else self._read(opened)
+        if leads_below(run.store, opened.text):
+            return self._judge_below(wanted, spot, opened, verdict)
         if verdict is not None and verdict.is_good:
             self._learn(verdict.sha256)
             if wanted.allow and is_place:
@@ -183,6 +197,20 @@ class Inspection:
             self.was_quarantined = True
             return Due(spot, link.stamp(path))  # a link of ours still stands
         return self._displace(wanted, spot, over, _called(opened), found, opened.content)
+
+    def _judge_below(
+        self, wanted: Wanted, spot: Place, opened: OpenedFile, verdict: check.Verdict | None
+    ) -> Due | None:
+        """Judge a link of ours into a store below, where nothing is changed: wrong bytes there are told."""
+        run, over = self.run, opened.stamp
+        if verdict is not None and verdict.is_good:
+            opened.attest(run.store, verdict.sha256, ours=False)
+            return None
+        found = (verdict.sha256 if verdict is not None else "") or check.digest(opened.content, run.context.stop)
+        run.emit(Mismatched(wanted.model, wanted.file, opened.text, self.artifact.expected, found, ""))
+        if run.below is not None:
+            run.below.condemn(opened.text)
+        return Due(spot, over)
 
     def _previous(self, path: str) -> str:
         """The digest of the version that stands at a place, for whom it is told to."""
@@ -208,7 +236,9 @@ class Inspection:
         true_size = blob_size(self.run.store, self.artifact.sha256)
         if true_size is not None and opened.status.st_size != true_size:
             return None
-        verdict = weak_pins.prove(self.run.context, self.artifact, opened.content)
+        first = self.artifact.wanted[0]
+        with self.run.reading("verifying", first.model, first.file, opened.status.st_size) as context:
+            verdict = weak_pins.prove(context, self.artifact, opened.content)
         if verdict.error is not None:
             raise _cannot(self.run.store, opened.path, verdict.error)
         return verdict
@@ -227,15 +257,17 @@ class Inspection:
         """
         path = place.path
         if content and not os.path.islink(path) and is_pointer_to(content, wanted):
-            self.run.emit(Noticed(f"{path}: a Git LFS pointer to the very file that is wanted is replaced by it"))
+            self.run.emit(Noticed(f"{path}: a Git LFS pointer to this file is replaced by the file"))
             return Due(place, over, displaced="a Git LFS pointer to the file that was wanted", found=found)
         if self.run.options.force:
             self.run.emit(Noticed(f"{path}: {what} is replaced (--force), and kept in quarantine"))
             return Due(place, over, displaced="replaced (--force)", found=found)
+        taken = self.records.taken_for(path, wanted.manifest)
         if self.artifact.is_unpinned:
-            raise _foreign(path, "a file stands there, and no digest says whether it is the one that is wanted")
+            words = "an existing file is in the way, and no checksum tells whether it is the right one"
+            raise _foreign(path, f"{words}{taken}")
         why = check.diagnose_file(content, wrong_file.expected_file(wanted)).after if content else ""
-        raise _foreign(path, f"{what} stands there with other bytes{why}")
+        raise _foreign(path, f"{what} is in the way, with other bytes{why}{taken}", _help(wanted, path))
 
     def _judge_tree(self, wanted: Wanted, place: Place, state: State) -> Due | None:
         """Look into what stands unsealed where an archive is to be unpacked."""
@@ -243,7 +275,7 @@ class Inspection:
         if state is State.ABSENT:
             return Due(place)
         if state is State.OBSTRUCTED:
-            raise _foreign(path, "something else stands there, of another kind")
+            raise _foreign(path, "something that is no file is in the way")
         if state is State.OUTDATED:
             return self._due_tree(place, self._previous_tree(path))
         if self.records.is_our_tree(path):
@@ -253,9 +285,9 @@ class Inspection:
             return None
         if not self.run.options.force:
             if os.path.islink(path):
-                raise _foreign(path, f"a link to {os.readlink(path)} stands there that orch did not make")
-            raise _foreign(path, "a foreign folder stands there, with something in it")
-        self.run.emit(Noticed(f"{path}: a foreign folder is replaced (--force)"))
+                raise _foreign(path, f"a link to {os.readlink(path)} that orch did not make is in the way")
+            raise _foreign(path, "a folder that orch did not make is in the way, with something in it")
+        self.run.emit(Noticed(f"{path}: a folder that orch did not make is replaced (--force)"))
         return self._due_tree(place)
 
     def _due_tree(self, place: Place, old: str = "") -> Due:
@@ -298,10 +330,11 @@ class Inspection:
         """
         run, sha256, path, size = self.run, self.artifact.sha256, opened.path, opened.status.st_size
         if not opened.is_unchanged():
-            raise _foreign(path, "something is writing into it just now")
+            raise _foreign(path, "a program is writing to it just now")
         ours = self._is_ours(opened, read=False)
         is_blob = path == run.store.blob(sha256)
         if not opened.text and not is_blob and blobs.blob_state(run.store, sha256, wanted.size) == "absent":
+            run.emit(Verified(wanted.model, wanted.file, sha256, size))
             if self._move_in(wanted, opened):
                 self.reused_bytes += size
                 run.emit(Noticed(f"{path}: bytes are right, moved into the store; the place is a hard link now"))
@@ -311,7 +344,7 @@ class Inspection:
         self._record_right(wanted, path, ours=ours)
         if not ours:
             self.reused_bytes += size
-        run.emit(Noticed(f"{path}: bytes are right, {'sealed again' if ours else 'adopted'}"))
+        run.emit(Noticed(f"{path}: bytes are right, {'recorded as verified' if ours else 'adopted'}"))
         if wanted.size not in (None, size):
             warn_of_size(wanted, size, run.emit)
 
@@ -357,7 +390,7 @@ class Inspection:
             return False
         try:
             if facts(os.lstat(name)) != facts(status):
-                raise _foreign(path, "something is writing into it just now")
+                raise _foreign(path, "a program is writing to it just now")
             self._record(wanted, path, Link.HARD.value, "found")  # before, so that a kill leaves it ours
             blobs.commit(run.store, [(name, sha256)])
             self._record(wanted, path, Link.HARD.value, "found")  # with the seal's time
@@ -375,13 +408,15 @@ class Inspection:
             return  # another orch is fetching them: it will bring them
         try:
             partial.empty()
-            try:
-                blobs.copy(opened.fd, partial.file)
-            except OSError as error:
-                run.emit(Noticed(f"{path}: no copy in the store ({reason(error)})"))
-                return
-            if check.check(run.context, [(sha256, partial.file)])[0].is_good:
-                blobs.commit(run.store, [(partial.file, sha256)])
+            first = self.artifact.wanted[0]
+            with run.reading("copying", first.model, first.file, opened.status.st_size, passes=2) as context:
+                try:
+                    blobs.copy(opened.fd, partial.file, None, context.reading)
+                except OSError as error:
+                    run.emit(Noticed(f"{path}: no copy in the store ({reason(error)})"))
+                    return
+                if check.check(context, [(sha256, partial.file)])[0].is_good:
+                    blobs.commit(run.store, [(partial.file, sha256)])
         finally:
             partial.discard()
 
@@ -396,7 +431,7 @@ def _opened(run: RunContext, folders: Folders, path: str) -> OpenedFile:
         return open_file(folders, path)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ELOOP):
-            raise _foreign(path, "something else stands there, of another kind") from error
+            raise _foreign(path, "something that is no file is in the way") from error
         raise _cannot(run.store, path, error) from error
 
 
@@ -419,8 +454,9 @@ def quarantine_file(inspection: Inspection, wanted: Wanted, opened: OpenedFile) 
     store, sha256, status = run.store, artifact.sha256, opened.status
     subject, blob = store.blob(os.path.basename(opened.text)) if opened.text else path, store.blob(artifact.key)
     needed = not _is_elsewhere(run, artifact, inspection.file_states, status)
-    damage = repair.examine(opened.content, artifact, run.context.stop) if needed else None
-    found = damage.found if damage else check.digest(opened.content, run.context.stop)
+    with run.reading("hashing", wanted.model, wanted.file, status.st_size) as context:
+        damage = repair.examine(opened.content, artifact, context.stop, context.reading) if needed else None
+        found = damage.found if damage else check.digest(opened.content, context.stop, context.reading)
     words = damage.words if damage else check.diagnose_file(opened.content, wrong_file.expected_file(wanted)).words
     shared = _sharers(inspection.records, sha256, status)
     about = {
@@ -530,7 +566,7 @@ def _unlink(run: RunContext, names: _Names) -> None:
                     os.unlink(folder.at(name))
             except (OSError, PlacementError) as error:
                 why = reason(error) if isinstance(error, OSError) else error.message
-                run.emit(Noticed(f"{path}: it shares the wrong bytes and cannot be removed ({why})"))
+                run.emit(Noticed(f"{path}: it has the same wrong bytes and cannot be removed ({why})"))
 
 
 def check_tree(inspection: Inspection, wanted: Wanted, folder: str, *, read: bool = False) -> State:
@@ -577,7 +613,7 @@ def check_tree(inspection: Inspection, wanted: Wanted, folder: str, *, read: boo
                     continue
                 opened.attest(run.store, sha256, ours=not opened.is_behind_link)
                 if not opened.is_behind_link:
-                    run.emit(Noticed(f"{path}: bytes are right, sealed again"))
+                    run.emit(Noticed(f"{path}: bytes are right, recorded as verified"))
     return state
 
 
@@ -632,7 +668,9 @@ def _is_right(
         return True
     with _opened(run, folders, path) as opened:
         verdict = weak_pins.prove(run.context, wanted, opened.content)
-        if verdict.is_good:
+        if verdict.is_good and place is None:  # a blob of a store that nobody here may write
+            seal.attest(store, opened.content, verdict.sha256, touch=False, name=path)
+        elif verdict.is_good:
             opened.attest(store, verdict.sha256, ours=False)
     return verdict.is_good
 
@@ -660,7 +698,7 @@ def read_tree(run: RunContext, wanted: Wanted, folder: str) -> dict[str, tuple[s
     for (name, sha256), first in zip(files.items(), before, strict=True):
         now = _status(f"{folder}/{name}")
         if first is None or now is None or facts(first) != facts(now):
-            raise _foreign(folder, "something is writing into it just now")
+            raise _foreign(folder, "a program is writing to it just now")
         found[name] = (sha256, facts(now))
     return found
 
@@ -674,7 +712,7 @@ def _attest_tree(run: RunContext, folders: Folders, folder: str, files: Mapping[
             raise place_error(error, f"{folder}/{name}") from error
         with opened:
             if facts(opened.status) != read:
-                raise _foreign(folder, "something is writing into it just now")
+                raise _foreign(folder, "a program is writing to it just now")
             opened.attest(run.store, sha256, ours=False)
 
 
@@ -710,7 +748,7 @@ def _status(path: str) -> os.stat_result | None:
 
 def _called(opened: OpenedFile) -> str:
     """What people call a file that orch did not make."""
-    return f"a link to {opened.text}, a foreign file," if opened.text else "a foreign file"
+    return f"a link to {opened.text} that orch did not make" if opened.text else "a file that orch did not make"
 
 
 def _unknown(path: str) -> PlacementError:
@@ -718,7 +756,7 @@ def _unknown(path: str) -> PlacementError:
         os.stat(path)
     except OSError as error:
         return place_error(error, path)
-    return PlacementError(f"{path}: it changes just now", "run the same command again")
+    return PlacementError(f"{path}: it is being changed just now", "run the command again")
 
 
 def _cannot(store: Store, path: str, error: OSError) -> OrchError:
@@ -729,6 +767,15 @@ def _cannot(store: Store, path: str, error: OSError) -> OrchError:
     return place_error(error, path)
 
 
-def _foreign(path: str, why: str) -> PlacementError:
-    hint = f"move it away, or let it be replaced: --force (`ls -l {path}`)"
+_REPLACE = "move it away, or replace it: `orch sync --force`"
+
+
+def _help(wanted: Wanted, path: str) -> str:
+    """What helps where a file is in the way; `orch get` has no manifest (nor its path), but can save elsewhere."""
+    if not os.path.isabs(wanted.manifest):
+        return "move it away, replace it: `orch get --force`, or save to another path: -o PATH"
+    return _REPLACE + resume_hint(path, wanted.size)
+
+
+def _foreign(path: str, why: str, hint: str = _REPLACE) -> PlacementError:
     return PlacementError(f"{path}: {why}", hint, "foreign")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from orchestrator.folders import Folders
 from orchestrator.model import Link, Place
 from orchestrator.placement import allow, link
 from orchestrator.store import quarantine, records
+from orchestrator.store.below import placing
 from orchestrator.summary import INTERRUPTED, interrupted
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.inspect import Due, Inspection
     from orchestrator.engine.scan import FileState, RecordIndex
     from orchestrator.model import Wanted
+    from orchestrator.store import Store
     from orchestrator.store.records import Sharer
     from orchestrator.transfer.run_context import RunContext
 
@@ -39,7 +42,8 @@ class InstallItem:
 
     `error` says why one of its places cannot be made, or all of them; `how` is placed, or fetched with the `backend`
     and `source` that brought it in `seconds`. `replaces`: one of its
-    places holds an earlier version. `made` says of each place how it was made, or why it was not.
+    places holds an earlier version. `made` says of each place how it was made, or why it was not. `below` is the path
+    of its bytes in a store below, of which its places are made; "" where they are made of the first store's.
     """
 
     wanted: Wanted
@@ -52,6 +56,11 @@ class InstallItem:
     source: str = ""
     seconds: float = 0.0
     made: list[tuple[Due, str | PlacementError]] = field(default_factory=list)
+    below: str = ""
+
+    def path(self, store: Store) -> str:
+        """Where its bytes are."""
+        return self.below or store.blob(self.sha256)
 
 
 @dataclass(slots=True)
@@ -172,7 +181,7 @@ def _hold_back(items: Sequence[InstallItem], wanted: Wanted, cause: OrchError) -
             message += f": not placed: the previous version of {item.wanted.model} stays until all its files are there"
             item.error = copy(cause)  # for its fault and exit code
             item.error.message = f"{message}; {name} is not"
-            item.error.hint = f"see the error of {name}, then run the same command again"
+            item.error.hint = f"see the error of {name}, then run the command again"
         item.dues = ()
 
 
@@ -211,7 +220,7 @@ def _refused(run: RunContext, item: InstallItem) -> PlacementError | None:
     if not item.wanted.allow:
         return None
     try:
-        allow.check(run.store.blob(item.sha256), item.wanted, run.context.stop)
+        allow.check(item.path(run.store), item.wanted, run.context.stop)
     except PlacementError as error:
         return error
     return None
@@ -245,14 +254,19 @@ def _put(run: RunContext, items: Sequence[InstallItem], *, together: bool) -> No
     failed = together and any(item.error is not None for item in items)
     dues = [(item, due) for item in items for due in item.dues if not failed]
     make = link.switch_all if together else link.put_all
-    results = make(
-        run.context,
-        run.store,
-        [(item.sha256, due.place) for item, due in dues],
-        {due.place.path: due.over for _, due in dues if due.over is not None},
-        force=run.options.force,
-        tell=lambda line: run.emit(Noticed(line)),
-    )
+    elsewhere = {item.sha256: item.below for item, _ in dues if item.below}
+    size = sum(item.wanted.size or 0 for item, _ in dues)
+    model, file = (dues[0][0].wanted.model, dues[0][0].wanted.file) if dues else ("", "")
+    # Where they are no links, they are copied and then verified.
+    with run.reading("copying", model, file, size, passes=2) as context:
+        results = make(
+            context,
+            placing(run.store, elsewhere) if elsewhere else run.store,
+            [(item.sha256, due.place) for item, due in dues],
+            {due.place.path: due.over for _, due in dues if due.over is not None},
+            force=run.options.force,
+            tell=lambda line: run.emit(Noticed(line)),
+        )
     stands = set()
     for (item, due), how in zip(dues, results, strict=True):
         if not how:
@@ -267,7 +281,7 @@ def _put(run: RunContext, items: Sequence[InstallItem], *, together: bool) -> No
             quarantine.release(second)
             continue
         back = f"orch quarantine restore {os.path.basename(second)} --store {run.store.path} --to PATH"
-        run.emit(Noticed(f"{path}: what stood there is kept in {second}; to have it back: `{back}`"))
+        run.emit(Noticed(f"{path}: the file that was there is kept in {second}; to restore it: `{back}`"))
 
 
 def _secure(run: RunContext, folders: Folders, item: InstallItem, due: Due) -> str:
@@ -283,11 +297,12 @@ def _secure(run: RunContext, folders: Folders, item: InstallItem, due: Due) -> s
 
 def _finish_records(run: RunContext, items: Iterable[InstallItem]) -> None:
     """Add to the records what stands at the places now."""
-    stands: dict[str, dict[str, str]] = {}
+    stands: dict[str, dict[str, records.PlaceRecord]] = {}
     for item in items:
         for due, how in item.made:
-            if isinstance(how, str):
-                stands.setdefault(item.wanted.manifest, {})[due.place.path] = how
+            if isinstance(how, str) and not due.place.target:
+                entry = records.PlaceRecord(sha256=item.sha256, link=due.place.link.value, how=how)
+                stands.setdefault(item.wanted.manifest, {})[due.place.path] = entry
     for manifest, made in stands.items():
         records.finish(run.store, run.context.hostname, manifest, made, run.context.stop)
 
@@ -307,7 +322,10 @@ def _report(run: RunContext, item: InstallItem) -> None:
         return
     size = wanted.size or 0
     if item.dues or not wanted.places:
-        size = os.stat(run.store.blob(item.sha256)).st_size
+        size = os.stat(item.path(run.store)).st_size
+    elif wanted.size is None and not wanted.places[0].unpack:
+        with suppress(OSError):
+            size = os.stat(wanted.places[0].path).st_size
     run.emit(Finished(wanted.model, wanted.file, item.how, item.backend, item.source, size, item.seconds))
 
 
@@ -322,10 +340,10 @@ def repair_sharers(run: RunContext, inspection: Inspection, before: Sequence[Sha
         try:
             how = link.put(run.context, run.store, artifact.sha256, Place(sharer.path, _as_link(sharer.link)), over)
         except PlacementError as error:
-            run.emit(Noticed(f"{sharer.path}: it shared the wrong bytes, and cannot be made again: {error.message}"))
+            run.emit(Noticed(f"{sharer.path}: it had the same wrong bytes, and cannot be replaced: {error.message}"))
             continue
         whose = os.path.basename(sharer.record)
-        run.emit(Noticed(f"{sharer.path}: put right too ({how}); it shared the wrong bytes ({whose})"))
+        run.emit(Noticed(f"{sharer.path}: replaced too ({how}): it had the same wrong bytes ({whose})"))
     records.end_repair(run.store, artifact.key)
 
 

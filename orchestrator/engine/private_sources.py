@@ -13,6 +13,7 @@ from orchestrator import events
 from orchestrator.errors import ConsentError
 from orchestrator.manifest.trust import SITE_FILE
 from orchestrator.model import Role
+from orchestrator.store.owners import may_be_shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,7 @@ def without_private(run: RunContext, artifact: Artifact, same: Sequence[FileStat
         return artifact
     sources = tuple(source for source in artifact.sources if source not in private)
     path = next(iter(private.values()))
-    message = f"{artifact.name}: only root may read {path}, and a manifest may not have it copied to where others may"
+    message = f"{artifact.name}: only root may read {path}, and a manifest may not copy it to where others can read it"
     allow = f"allow it in {SITE_FILE}: `trust: {{schemes: [file, ...]}}`, with all others in use"
     hint = f"`chmod o+r` (and `o+x` for the folders above it) if it is no secret, or {allow}"
     if sources:
@@ -58,21 +59,7 @@ def _private_path(url: str, manifest: str) -> str:
     path = os.path.realpath(unquote(url.removeprefix("file://"), errors="replace").replace("\0", "?"))
     try:
         status = os.lstat(path)
-        owner = os.stat(manifest).st_uid if manifest.startswith("/") else 0
-        # Who writes the manifest gets through the folders that it is in: they keep nothing from him.
-        mine = set(_folders_above(os.path.realpath(manifest))) if manifest.startswith("/") else set()
-        folders = [os.lstat(folder).st_mode for folder in _folders_above(path) if folder not in mine]
+        is_shown = not stat.S_ISREG(status.st_mode) or may_be_shown(path, status, manifest)
     except OSError:
         return ""
-    if not stat.S_ISREG(status.st_mode) or (owner == status.st_uid != 0):
-        return ""
-    is_public = status.st_mode & stat.S_IROTH and all(mode & stat.S_IXOTH for mode in folders)
-    return "" if is_public else path
-
-
-def _folders_above(path: str) -> list[str]:
-    folders = []
-    while path != "/":
-        path = os.path.dirname(path)
-        folders.append(path)
-    return folders
+    return "" if is_shown else path

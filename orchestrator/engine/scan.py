@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -155,7 +156,7 @@ def _judge_link(store: Store, path: str, sha256: str, place: Place | None) -> St
     text = os.readlink(path)
     if place is not None and place.target and text == place.target:
         return State.SEALED  # a layout's own: what it leads to is another place of the same file, and judged there
-    if not leads_into(store, text):
+    if not leads_into(store, text) and not leads_below(store, text):
         return State.LINKED
     try:
         behind = os.stat(path)
@@ -170,6 +171,15 @@ def leads_into(store: Store, text: str) -> bool:
     """Whether a symbolic link with this text is one of ours: it leads to a blob of the store."""
     folder, _, name = text.rpartition("/blobs/sha256/")
     return name.isalnum() and folder in (store.path, os.path.realpath(store.path))
+
+
+def leads_below(store: Store, text: str) -> bool:
+    """Whether a symbolic link with this text leads to a file of a store below."""
+    if not store.below:
+        return False
+    folder, _, name = text.rpartition("/blobs/sha256/")
+    tops = {top for below in store.below for top in (below.path, os.path.realpath(below.path))}
+    return name.isalnum() and folder in tops
 
 
 def _has_no_seal(store: Store, status: os.stat_result, wanted: Wanted) -> bool:
@@ -240,6 +250,8 @@ def scan(store: Store, wanted: Iterable[Wanted], records: RecordIndex | None = N
         if folder in gone:
             return State.ABSENT
         state = look_at(store, path, want.sha256, want.size, sizes, is_blob=place is None)
+        if place is None and store.read_only and state is State.SEALED and not _is_believed(store):
+            return State.UNVERIFIED
         if state is State.ABSENT and folder not in there:
             (there if os.path.isdir(folder or "/") else gone).add(folder)
         return judge(store, records, want, path, place) if state is State.UNSEALED else state
@@ -256,6 +268,14 @@ def scan(store: Store, wanted: Iterable[Wanted], records: RecordIndex | None = N
         true_size = next((sizes[path] for path, _ in states if path in sizes), None) if sizes else None
         found.append(FileState(want, tuple(states), true_size))
     return found
+
+
+@lru_cache(maxsize=4)  # asked once a file
+def _is_believed(store: Store) -> bool:
+    """Whether the seals in a store that is only read are proof: nobody but who is trusted may write there."""
+    from orchestrator.store.below import look
+
+    return look(store.path, shared=store.shared)[0]
 
 
 def replaced_models(
@@ -305,25 +325,11 @@ def _previous(records: RecordIndex, file_state: FileState) -> str | None:
 def warn_of_size(wanted: Wanted, true_size: int, emit: Callable[[Event], None]) -> None:
     """Tell that a manifest's `size:` is not that of the bytes whose digest it has: file, line and the right number."""
     from orchestrator.events import Noticed
+    from orchestrator.transfer.explain import size_line
 
-    where = f"{wanted.manifest}{_line(wanted)}"
     name = f"{wanted.model}/{wanted.file}" if wanted.file else wanted.model
-    said = f"warning: {where}: {name}: `size: {wanted.size}` is wrong"
+    said = f"warning: {size_line(wanted)}: {name}: `size: {wanted.size}` is wrong"
     emit(Noticed(f"{said}; the file with this sha256 has {true_size} bytes: write `size: {true_size}`"))
-
-
-def _line(wanted: Wanted) -> str:
-    """`:12`, the line of a file's `size:` in its manifest; "" where it is not found."""
-    import re
-
-    try:
-        with open(wanted.manifest, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except (OSError, ValueError):
-        return ""
-    said = re.compile(rf"\bsize[\"']?\s*:\s*{wanted.size}\b")
-    numbers = [number for number, line in enumerate(lines, 1) if said.search(line)]
-    return f":{numbers[0]}" if len(numbers) == 1 else ""
 
 
 class RecordIndex:
@@ -379,6 +385,13 @@ class RecordIndex:
                 if digest not in ("", sha256) and seal.fits(self._store, status, digest, None):
                     return digest
         return ""
+
+    def taken_for(self, path: str, manifest: str) -> str:
+        """Which other manifests put a file at a place, as the end of a sentence; "" where the records name none."""
+        from orchestrator.store import records
+
+        others = [r.manifest for r in records.records(self._store) if path in r.places and r.manifest != manifest]
+        return f"; it is taken: {' and '.join(others)} put a file there too" if others else ""
 
     def has_inode(self, path: str, status: os.stat_result) -> bool:
         """Whether a record of a place names the very inode with this `lstat` as one that we made."""

@@ -53,7 +53,7 @@ def prove(context: Context, known: Wanted | Artifact, path: str) -> Verdict:
     if verdict is not None and not (verdict.is_good and known.pins):
         return verdict
     try:
-        found = check.digests(path, [pin.kind for pin in known.pins], stop=context.stop)
+        found = check.digests(path, [pin.kind for pin in known.pins], stop=context.stop, reading=context.reading)
     except OSError as error:
         return check.unreadable(error)
     is_right = bool(known.pins) and found.fit(known.sha256, known.pins)

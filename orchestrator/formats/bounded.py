@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 import errno
-import lzma
-import struct
-import tarfile
-import zipfile
-import zlib
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# All that the standard library's readers raise on damaged bytes. An OSError comes from the disk and is not among them.
-BROKEN = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    RuntimeError,  # RecursionError and NotImplementedError too
-    TypeError,
-    ValueError,  # UnicodeError too
-)
 LARGEST = 10**19  # no size in a sound file is larger
 _TIMES, _BESIDES = 100, 64 << 20
 # A value of a JSON text costs up to 230 bytes of memory (CPython 3.11, a dict of one key). The headers and listings of
@@ -42,6 +20,37 @@ _ENTRIES, _ENTRY_BYTES = 100_000, 512  # an archive's entries: each a file of th
 
 class DamagedError(Exception):
     """Foreign bytes cannot be read; the message is a lower-case phrase that says why."""
+
+
+@cache
+def broken() -> tuple[type[Exception], ...]:
+    """All that the standard library's readers raise on damaged bytes; an OSError comes from the disk, and is not there.
+
+    Asked only where something was raised: the readers take 20 ms to import, and most runs read no archive.
+    """
+    import lzma
+    import struct
+    import tarfile
+    import zipfile
+    import zlib
+
+    return (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        RuntimeError,  # RecursionError and NotImplementedError too
+        TypeError,
+        ValueError,  # UnicodeError too
+    )
 
 
 def most_bytes(length: int) -> int:
@@ -61,9 +70,7 @@ def has_too_many_values(text: bytes) -> bool:
 
 def too_much(length: int) -> DamagedError:
     """Return the error for an archive of `length` bytes that unpacks to more than `most_bytes`."""
-    return DamagedError(
-        f"it holds more than there is room for: {length} bytes may not become more than {most_bytes(length)}"
-    )
+    return DamagedError(f"its content is too large: {length} bytes may unpack to {most_bytes(length)} at most")
 
 
 @contextmanager
@@ -80,5 +87,5 @@ def readable() -> Iterator[None]:
         if error.errno not in (None, errno.EINVAL):  # EINVAL: damaged bytes led to a position before the file's start
             raise
         raise DamagedError(f"it is damaged ({error.strerror or error})") from error
-    except BROKEN as error:
+    except broken() as error:
         raise DamagedError(f"it is damaged ({str(error)[:200] or type(error).__name__})") from error

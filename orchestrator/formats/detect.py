@@ -12,7 +12,7 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.formats import lfs, pickles, safetensors, zip_directory
-from orchestrator.formats.bounded import BROKEN
+from orchestrator.formats.bounded import broken
 from orchestrator.formats.html_page import is_html
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _is_tar(head: bytes) -> bool:
     """Whether the first header of a tar is there: those from before 1988 have no magic, but all have a checksum."""
     try:
         tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-    except BROKEN:
+    except broken():
         return False
     return True
 
@@ -143,7 +143,9 @@ def _compressed(head: bytes, layers: int) -> Detected | None:
             continue
         try:
             inner = opened().decompress(head, HEAD_BYTES)
-        except (*BROKEN, OSError):
+        except OSError:
+            continue
+        except broken():
             continue
         item = formats_of(inner, layers=layers - 1)[0] if layers else Detected("other")
         if inner and (name != "zlib" or item.format == "pickle"):
@@ -168,7 +170,7 @@ def _text(head: bytes, length: int | None, tail: bytes) -> Detected | None:
     if whole:
         try:
             json.loads(body)
-        except BROKEN:
+        except broken():
             return Detected("text")
     return Detected("json")
 

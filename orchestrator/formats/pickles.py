@@ -7,7 +7,7 @@ import struct
 from enum import Enum
 from typing import IO, TYPE_CHECKING, cast
 
-from orchestrator.formats.bounded import BROKEN
+from orchestrator.formats.bounded import broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ def scan(file: IO[bytes], length: int | None, check_stop: Callable[[], None] = l
                 return ScanResult.ENDS
     except (ValueError, OverflowError, AssertionError, Warning, struct.error):
         pass  # no opcode of a pickle, or the end of the bytes
-    except BROKEN:
+    except broken():
         return ScanResult.CALLS  # another unpickler may be able to read what pickletools cannot
     if feed.oversized or (feed.exhausted and steps):
         return ScanResult.CUT

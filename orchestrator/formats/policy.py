@@ -55,7 +55,7 @@ def refusal(
         with readable():
             return _refusal(file, length, allow, unpacked=unpacked, check_stop=check_stop)
     except DamagedError as problem:
-        return Refusal(f"not to be judged: {problem}")
+        return Refusal(f"cannot be checked: {problem}")
 
 
 def _refusal(

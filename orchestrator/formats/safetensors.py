@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.formats.bounded import BROKEN, LARGEST, has_too_many_values
+from orchestrator.formats.bounded import LARGEST, broken, has_too_many_values
 from orchestrator.text import shown
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ def safetensors_fault(head: bytes, length: int) -> str:
     if not whole:
         return "does not begin with a safetensors header"
     if whole > length:
-        return f"its header wants {_bytes(whole - length)} more than the file has"
+        return f"its header requires {_bytes(whole - length)} more than the file has"
     if len(head) < whole:
         return ""
     if has_too_many_values(head[8:whole]):
         return "its header has more values than that of any model"
     try:
         header = json.loads(head[8:whole].decode(), object_pairs_hook=_once)
-    except BROKEN:
+    except broken():
         return "its header is not JSON"
     if not isinstance(header, dict):
         return "its header is not a JSON object"
@@ -69,7 +69,7 @@ def whole_bytes(head: bytes) -> int | None:
     try:
         header = json.loads(head[8:whole])
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except BROKEN:
+    except broken():
         return None
     return whole + max(ends, default=0) if all(map(_is_count, ends)) else None
 
@@ -81,7 +81,7 @@ def _is_count(number: object) -> bool:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key is there twice")
     return keys
 
 
@@ -96,11 +96,11 @@ def _tensors(header: dict[str, Any], room: int) -> str:
         try:
             (start, end), shape, bits = about["data_offsets"], about["shape"], BITS.get(about["dtype"])
             sound = all(map(_is_count, (start, end, *shape)))
-        except BROKEN:
+        except broken():
             sound = False
         name = shown(name[:80].encode(errors="replace").decode())
         if not sound:
-            return f"its header says nothing sound of `{name}`"
+            return f"its header describes `{name}` wrongly"
         if bits is not None and _product(shape, bits) != (end - start) * 8:
             return f"`{name}` has another size than its shape and type give"
         spans.append((start, end, name))
@@ -110,8 +110,8 @@ def _tensors(header: dict[str, Any], room: int) -> str:
             return f"`{name}` does not begin where the tensor before it ends"
         at = end
     if at > room:
-        return f"its tensors want {_bytes(at - room)} more than the file has"
-    return f"{_bytes(room - at)} too many stand behind its last tensor" if at < room else ""
+        return f"its tensors require {_bytes(at - room)} more than the file has"
+    return f"{_bytes(room - at)} too many after its last tensor" if at < room else ""
 
 
 def _product(shape: Iterable[int], bits: int) -> int:

@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.formats import lfs, safetensors
-from orchestrator.formats.bounded import BROKEN
+from orchestrator.formats.bounded import broken
 from orchestrator.formats.html_page import is_html
 from orchestrator.text import shown
 
@@ -24,11 +24,11 @@ EMPTY = {
     "cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce"
     "47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e": "sha512",
 }
-EMPTY_PIN = "the digest that is wanted is that of an empty file"
-EMPTY_PIN_HINT = "put the publisher's digest into the manifest: this one was made from a download of no bytes"
-OTHER_VERSION_HINT = "compare size and digest in the manifest with the publisher's: they may be another version's"
-EMPTY_HINT = "look at what the source answers: `curl -sIL URL`; or add a mirror"
-LATER = "run the same command again: it goes on where it stopped; or add a mirror to the manifest"
+EMPTY_PIN = "the expected checksum is that of an empty file"
+EMPTY_PIN_HINT = "put the publisher's checksum into the manifest: this one is of an empty download"
+OTHER_VERSION_HINT = "compare size and checksum in the manifest with the publisher's: they may be of another version"
+EMPTY_HINT = "see what the source answers: `curl -sIL URL`; or add a mirror"
+LATER = "run the command again to resume, or add a mirror to the manifest"
 _LAYERS = 2
 _BINARY = ("safetensors", "h5", "gguf", "onnx", "bin", "pt", "pth", "ckpt", "npz", "zip", "gz", "tgz", "msgpack")
 _PLAIN = ("safetensors", "h5", "gguf", "onnx", "json", "txt")  # endings of files that are never compressed
@@ -89,7 +89,7 @@ def diagnose(head: bytes, tail: bytes, size: int, expected: ExpectedFile) -> Wro
         return WrongFile("an empty file", EMPTY_HINT)
     try:
         return _diagnose(head, tail, size, expected)
-    except BROKEN:
+    except broken():
         return WrongFile()  # the answer is only a help for people: without one, the digest's mismatch stands alone
 
 
@@ -103,7 +103,7 @@ def _diagnose(head: bytes, tail: bytes, size: int, expected: ExpectedFile) -> Wr
         short = f"short by {expected.size - size} of {expected.size} bytes"
         return WrongFile(f"{odd}, {short}" if odd else short, LATER)
     if expected.size is not None and size > expected.size:
-        long = f"{size - expected.size} bytes more than the {expected.size} that are wanted"
+        long = f"{size - expected.size} bytes more than the {expected.size} expected"
         return WrongFile(f"{odd}, {long}" if odd else long, OTHER_VERSION_HINT)
     return WrongFile(odd)
 
@@ -124,15 +124,15 @@ def page(head: bytes, expected: ExpectedFile, layers: int = _LAYERS) -> WrongFil
     if is_html(text) and suffix not in ("html", "htm"):
         title = _match(rb"<title[^>]*>([^<]{1,200})", text)
         words = f"an HTML page{f' ({title})' if title else ''}"
-        return WrongFile(words, "open the URL in a browser: it may want a login, or the file may have moved")
+        return WrongFile(words, "open the URL in a browser: it may need a login, or the file may have moved")
     if low.startswith((b"<?xml", b"<error")) and b"<Error" in text:
         code, message = _match(rb"<Code>([^<]{1,80})", text), _match(rb"<Message>([^<]{1,200})", text)
         detail = ": ".join(part for part in (code, message) if part)
         return WrongFile(f"a storage server's XML error{f' ({detail})' if detail else ''}", _storage(code))
     if error := _JSON_ERROR.match(text):
-        return WrongFile(f"a JSON error ({_line(error[1])})", "open the URL in a browser: it may want a login")
+        return WrongFile(f"a JSON error ({_line(error[1])})", "open the URL in a browser: it may need a login")
     if low.startswith(b"{") and suffix in _BINARY:
-        return WrongFile("a JSON document", "open the URL in a browser: it may be an API's and not the file's")
+        return WrongFile("a JSON document", "open the URL in a browser: it may be the URL of an API, not of the file")
     if layers and head.startswith(b"\x1f\x8b") and (inner := page(_inflated(head), expected, layers - 1)):
         return WrongFile(f"{inner.words}, gzipped", inner.hint)
     return WrongFile()
@@ -143,9 +143,9 @@ def _pointer(head: bytes, expected: ExpectedFile) -> WrongFile:
     oid, size, _ = lfs.parse(head.decode("utf-8", "replace"))
     parts = (f"oid {oid[:12]}" if oid else "", f"size {size}" if size is not None else "")
     about = ", ".join(part for part in parts if part)
-    which = " to the very file that is wanted" if oid and oid == expected.sha256 else ""
+    which = " to the expected file" if oid and oid == expected.sha256 else ""
     if oid and expected.sha256 and oid != expected.sha256:
-        which = " to another file than is wanted"
+        which = " to another file than the expected one"
     hint = (
         "take the URL of the file and not of its pointer (`/resolve/` for `/raw/` on a hub, "
         "media.githubusercontent.com/media/ for raw.githubusercontent.com/); "
@@ -157,9 +157,9 @@ def _pointer(head: bytes, expected: ExpectedFile) -> WrongFile:
 def _storage(code: str) -> str:
     """What may help after an error of an S3-compatible storage server (S3 API reference, error responses)."""
     if code in ("NoSuchKey", "NoSuchBucket", "NoSuchVersion"):
-        return "look at the URL in the manifest: the file may have moved"
+        return "check the URL: the file may have moved"
     if code in ("AccessDenied", "ExpiredToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch"):
-        return "a signed URL ends after a while: put the address that redirects to it into the manifest"
+        return "a signed URL expires: put the address that redirects to it into the manifest"
     return LATER
 
 
@@ -171,10 +171,10 @@ def _cut_off(head: bytes, tail: bytes, size: int) -> WrongFile:
             needs = calls if calls is not None else header
             least = "" if calls is not None else "at least "
             return WrongFile(
-                f"a truncated safetensors file: its header calls for {least}{needs} bytes, it has {size}", LATER
+                f"a truncated safetensors file: its header requires {least}{needs} bytes, it has {size}", LATER
             )
         if calls is not None and calls < size:
-            return WrongFile(f"a safetensors file with {size - calls} bytes behind its end")
+            return WrongFile(f"a safetensors file with {size - calls} bytes after its end")
     if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in tail:
         return WrongFile(f"a truncated zip (or .pth): {size} bytes without the directory at its end", LATER)
     return WrongFile()

@@ -117,7 +117,7 @@ def _hub_file(model: Model, file: File) -> HubFile:
     if model.repo.hub != "hf":
         raise LayoutError(f"a repository of {model.repo.hub} is not in the Hugging Face hub's cache")
     if not _COMMIT.fullmatch(model.commit):
-        raise LayoutError(f"the lock has no commit of {model.repo.name}, but `{model.commit}`: run `orch lock`")
+        raise LayoutError(f"the lock file has no commit of {model.repo.name}, but `{model.commit}`: run `orch lock`")
     return HubFile("models", model.repo.name, model.commit, file.name)
 
 

@@ -18,6 +18,7 @@ from orchestrator.hubs.repository import (
     Resolved,
     checked,
     nearest,
+    plain_reason,
     refuse_odd_answers,
     select_files,
 )
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Host, Repo
 
 PROVED = "hub API, proved by its git blob"  # the sha256 agrees with the git sha1 of its LFS pointer
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+_()-]{0,99}")  # as hubs write them; more is somebody's prose
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 T = TypeVar("T")
 
@@ -66,7 +68,7 @@ def resolve(
     try:
         import huggingface_hub
     except ImportError as error:
-        hint = "pip install 'orch-weights[hub]', or: pip install huggingface_hub"
+        hint = "pip install huggingface_hub"
         raise NoBackendError("resolving an `hf:` repository needs huggingface_hub", hint) from error
     if any(context.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE):
         raise TransferError(f"{repos.spec(repo)}: the environment says offline", f"unset {' and '.join(_OFFLINE)}")
@@ -93,14 +95,18 @@ class _HuggingFace(HubClient):
         api, repo = self._api, self._repo
         info = self._ask(lambda: api.model_info(repo.name, revision=repo.revision or None, timeout=TIMEOUT_S))
         if not re.fullmatch("[0-9a-f]{40}", info.sha):
-            hint = "is it a hub? HF_ENDPOINT names another one"
-            raise HubError(f"{repos.spec(repo)}: the hub's commit is none: {info.sha[:60]!r}", hint)
+            hint = "check HF_ENDPOINT: is it the URL of a hub?"
+            raise HubError(f"{repos.spec(repo)}: unexpected response: {info.sha[:60]!r} is no commit", hint)
         if info.gated:
             self._check_access()
         listed = self._ask(lambda: self._listed(info.sha))
         files = {path: entry for path, entry in listed.items() if hasattr(entry, "blob_id")}
         paths = select_files(repo, files, include, exclude)
-        return Resolved(info.sha, tuple(_file(repo, info.sha, files[path]) for path in paths))
+        return Resolved(
+            info.sha,
+            tuple(_file(repo, info.sha, files[path]) for path in paths),
+            _license(getattr(info, "card_data", None)),
+        )
 
     def _listed(self, commit: str) -> dict[str, Any]:
         """All entries of a commit, by path.
@@ -113,7 +119,7 @@ class _HuggingFace(HubClient):
         for entry in self._api.list_repo_tree(self._repo.name, recursive=True, revision=commit):
             if entry.path in entries:
                 message = f"{repos.spec(self._repo)}: the hub's listing names {entry.path!r} twice"
-                raise HubError(message, "is it a hub? HF_ENDPOINT names another one")
+                raise HubError(message, "check HF_ENDPOINT: is it the URL of a hub?")
             if self._context.stop.is_set():
                 raise Stopped("stopped while the hub was listing")
             entries[entry.path] = entry
@@ -144,32 +150,34 @@ class _HuggingFace(HubClient):
             status = answer.status_code if answer is not None else 0
             raise RefusedError(status, retry_after(answer.headers) if answer is not None else None, error) from error
         except errors.HFValidationError as error:
-            hint = "it is `hf:ORGANISATION/NAME`, with `@REVISION` where it is not the default branch"
-            raise HubError(f"{self._name}: no repository can be called so", hint) from error
+            hint = "write `hf:ORGANISATION/NAME`, with `@REVISION` where it is not the default branch"
+            raise HubError(f"{self._name}: not a possible name of a repository", hint) from error
         except (self._http_error, OSError, ValueError) as error:
             message = str(error).strip() or type(error).__name__
-            hint = "is the network there, and the proxy right? HF_ENDPOINT names another hub, or a mirror of it"
-            raise TransferError(f"{self._name}: {self._endpoint} {_failed(message)}", hint) from error
+            hint = "check network and proxy, or set HF_ENDPOINT to a mirror of the hub"
+            raise TransferError(
+                f"{self._name}: cannot reach {self._endpoint}: {plain_reason(message)}", hint
+            ) from error
 
     def _explain(self, refusal: RefusedError) -> HubError | TransferError:
         errors, repo, name = self._errors, self._repo, self._name
         error, status, wait_s = refusal.answer, refusal.status, refusal.wait_s
         help_ = advice(f"{self._endpoint}/{repo.name}/resolve/", status or 401, self._context.environ, self._hosts)
         if isinstance(error, errors.GatedRepoError):
-            return HubError(f"{name}: a gated repository, and the hub gives no access to it", help_, "refused")
+            return HubError(f"{name}: a gated repository, and this account has no access to it", help_, "refused")
         if isinstance(error, errors.RevisionNotFoundError):
             return HubError(f"{name}: no such revision", nearest(repo.revision, self._revisions()))
         # Without a token the hub answers 401 also where the repository does not exist.
         if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not self._has_token):
             if self._has_token:
-                return HubError(f"{name}: no such repository, or not for this token", "is the name right?")
-            return HubError(f"{name}: no such repository, or a private one", f"is the name right? else {help_}")
+                return HubError(f"{name}: no such repository, or not for this token", "check the name")
+            return HubError(f"{name}: no such repository, or a private one", f"check the name; else {help_}")
         if status in (401, 403):
             return HubError(f"{name}: the hub answered {status}", help_, "refused")
         if status == 429:
-            when = f"in {wait_s:.0f} s" if wait_s else "in some minutes"
+            when = f"in {wait_s:.0f} s" if wait_s else "in a few minutes"
             more = "" if self._has_token else "; with a token (HF_TOKEN) the hub allows more"
-            return TransferError(f"{name}: the hub answers no more for now (429)", f"again {when}{more}", "busy")
+            return TransferError(f"{name}: rate limited by the hub (HTTP 429)", f"try again {when}{more}", "busy")
         return TransferError(f"{name}: the hub answered {status or 'nothing'}", "try again later")
 
     def _revisions(self) -> tuple[str, ...]:
@@ -187,6 +195,13 @@ def _raise_busy(answer: Any) -> None:
         import_module("huggingface_hub.utils").hf_raise_for_status(answer)
 
 
+def _license(card: Any) -> str:
+    """What a model card's metadata declare as its licence: the hub's word; for `other`, the name of their own."""
+    words = (getattr(card, "license", None), getattr(card, "license_name", None))
+    told, own = (word if isinstance(word, str) and _LICENSE.fullmatch(word) else "" for word in words)
+    return own if told == "other" and own else told
+
+
 def _file(repo: Repo, commit: str, entry: Any) -> RepoFile:
     """A file of the hub's tree: with the sha256 of its LFS pointer if it has one, else with its git sha1."""
     url = file_url(repo, commit, entry.path)
@@ -194,10 +209,7 @@ def _file(repo: Repo, commit: str, entry: Any) -> RepoFile:
         return RepoFile(entry.path, entry.size, "", entry.blob_id, url, entry.blob_id, HUB_API)
     sha256, size = entry.lfs.sha256, entry.lfs.size
     if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise HubError(f"{repos.spec(repo)}: the hub's digest of {entry.path} is none", "tell the hub's people")
+        what = f"unexpected response: the checksum of {entry.path} is malformed"
+        raise HubError(f"{repos.spec(repo)}: {what}", "report it to the hub")
     source = PROVED if repos.pointer_git(sha256, size) == entry.blob_id else HUB_API
     return RepoFile(entry.path, size, sha256, "", url, sha256, source)
-
-
-def _failed(message: str) -> str:
-    return f"cannot be asked: {message[:1].lower()}{message[1:200]}"

@@ -18,6 +18,7 @@ from orchestrator.hubs.repository import (
     Resolved,
     checked,
     nearest,
+    plain_reason,
     refuse_odd_answers,
     select_files,
 )
@@ -81,8 +82,8 @@ class _ModelScope(HubClient):
 
     def resolve(self, include: Sequence[str], exclude: Sequence[str]) -> Resolved:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self._repo.name, re.ASCII):
-            hint = "it is `modelscope:ORGANISATION/NAME`, with `@REVISION` where it is not master"
-            raise HubError(f"{self._name}: no repository can be called so", hint)
+            hint = "write `modelscope:ORGANISATION/NAME`, with `@REVISION` where it is not master"
+            raise HubError(f"{self._name}: not a possible name of a repository", hint)
         with self._client:
             files, commit = self._listed("")
         paths = select_files(self._repo, files, include, exclude)
@@ -116,7 +117,7 @@ class _ModelScope(HubClient):
     def _file(self, commit: str, entry: Mapping[str, Any]) -> RepoFile:
         path, size, sha256 = entry["Path"], entry.get("Size"), str(entry.get("Sha256") or "").lower()
         if not re.fullmatch("[0-9a-f]{64}", sha256) or not isinstance(size, int):
-            raise HubError(f"{self._name}: the hub tells no digest of {path}", "leave it out: `exclude: [...]`")
+            raise HubError(f"{self._name}: the hub gives no checksum of {path}", "leave it out: `exclude: [...]`")
         return RepoFile(path, size, sha256, "", file_url(self._repo, commit, path), "", HUB_API)
 
     def _get(self, what: str, query: Mapping[str, str]) -> dict[str, Any]:
@@ -130,8 +131,8 @@ class _ModelScope(HubClient):
             status, body = answer.status_code, _decoded(answer)
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
             why = str(error).strip() or type(error).__name__
-            hint = "is the network there, and the proxy right? MODELSCOPE_ENDPOINT names another hub"
-            raise TransferError(f"{self._name}: {self._endpoint} cannot be asked: {why[:200]}", hint) from error
+            hint = "check network and proxy, or set MODELSCOPE_ENDPOINT to a mirror of the hub"
+            raise TransferError(f"{self._name}: cannot reach {self._endpoint}: {plain_reason(why)}", hint) from error
         if status == 200 and body.get("Success", True) and body.get("Data") is not None:
             return body
         raise RefusedError(status, retry_after(answer.headers), (what, str(body.get("Message") or "")[:200]))
@@ -141,13 +142,13 @@ class _ModelScope(HubClient):
         why = f"{status}: {message}" if message else str(status)
         if status in (401, 403):
             hint = advice(f"{self._endpoint}/", status, self._context.environ, self._hosts)
-            return HubError(f"{self._name}: the hub gives no access ({why})", hint, "refused")
+            return HubError(f"{self._name}: this account has no access ({why})", hint, "refused")
         if status in BUSY:
-            when = f"again in {wait_s:.0f} s" if wait_s else "again in some minutes"
-            return TransferError(f"{self._name}: the hub answers no more for now ({why})", when, "busy")
+            when = f"try again in {wait_s:.0f} s" if wait_s else "try again in a few minutes"
+            return TransferError(f"{self._name}: rate limited by the hub ({why})", when, "busy")
         if what == "repo/files" and (names := self._revisions()) and self._revision not in names:
             return HubError(f"{self._name}: no such revision: {self._revision}", nearest(self._revision, names))
-        return HubError(f"{self._name}: no such repository, or a private one ({why})", "is the name right?")
+        return HubError(f"{self._name}: no such repository, or a private one ({why})", "check the name")
 
     def _revisions(self) -> tuple[str, ...]:
         try:

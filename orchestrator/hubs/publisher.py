@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ENDPOINTS = {"hf": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}
 NEVER_SIGNED = (".gitattributes", ".gitignore", ".github/")  # model_signing leaves them out by itself
-HINT = "look at `signature:` of this model in the manifest"
+HINT = "check `signature:` of this model in the manifest"
 
 
 def signed_digests(context: Context, model: Model, commit: str, hosts: Mapping[str, Host]) -> dict[str, str]:
@@ -53,14 +53,12 @@ def signed_digests(context: Context, model: Model, commit: str, hosts: Mapping[s
 
     text = get_text(url, route_to(url, context.environ, hosts), context.stop)
     if isinstance(text, Fault):
-        raise TransferError(
-            f"{model.name}: {url}: {text.message}", "look at the `url` of `signature:`", text.kind.value
-        )
+        raise TransferError(f"{model.name}: {url}: {text.message}", "check the `url` of `signature:`", text.kind.value)
     said = _verified(model.name, signature, text)
     kind = said.serialization_type
     if kind.get("method") != "files" or kind.get("hash_type", "sha256") != "sha256":
         why = f"its publisher signed {kind.get('method')} by {kind.get('hash_type')}, not files by sha256"
-        raise SignatureError(f"{model.name}: {why}", "leave `signature:` out, and compare the digests yourself")
+        raise SignatureError(f"{model.name}: {why}", "leave `signature:` out, and compare the checksums yourself")
     return {str(entry.identifier): entry.digest.digest_hex for entry in said.resource_descriptors()}
 
 
@@ -100,7 +98,7 @@ def _verified(name: str, signature: PublisherSignature, text: str) -> Any:
         verifying: Any = import_module("model_signing.verifying")
         formats: Any = import_module(f"model_signing._signing.sign_sigstore{'' if signature.identity else '_pb'}")
     except ImportError as error:
-        hint = "pip install 'orch-weights[signing]', or: pip install model-signing pyOpenSSL"
+        hint = "pip install model-signing pyOpenSSL"
         raise NoBackendError(f"{name}: checking a publisher's signature needs model-signing", hint) from error
     config = verifying.Config()
     with tempfile.TemporaryDirectory(prefix="orch-") as folder, contextlib.redirect_stdout(io.StringIO()):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from orchestrator.errors import ExitCode, OrchError, Stopped, TransferError
-from orchestrator.formats.bounded import BROKEN
+from orchestrator.formats.bounded import broken
 from orchestrator.hubs.transport import HubTransport
 from orchestrator.manifest import repos
 from orchestrator.manifest.clash import find_clashes
@@ -34,11 +34,20 @@ T = TypeVar("T")
 _HEX = {"sha256": re.compile("[0-9a-f]{64}|"), "git": re.compile("[0-9a-f]{40}|")}
 
 
+def plain_reason(message: str) -> str:
+    """Why a hub could not be reached, in words: an error of the system without its number, at most 200 characters."""
+    if "Name or service not known" in message or "name resolution" in message or "getaddrinfo" in message:
+        return "its host name cannot be resolved"
+    words = re.sub(r"\[Errno -?[0-9]+\] ", "", message)
+    return f"{words[:1].lower()}{words[1:200]}"
+
+
 class HubError(OrchError):
     """A repository cannot be resolved as the manifest names it."""
 
     exit_code = ExitCode.MANIFEST
     usual_fault = "missing"
+    usual_code = "repository"
 
 
 class RepoFile(msgspec.Struct, frozen=True, gc=False):
@@ -58,10 +67,14 @@ class RepoFile(msgspec.Struct, frozen=True, gc=False):
 
 
 class Resolved(msgspec.Struct, frozen=True):
-    """A repository at a commit, with the files that were asked for, sorted by path."""
+    """A repository at a commit, with the files that were asked for, sorted by path.
+
+    `license` is what its model card declares: the hub's word for it, such as `apache-2.0`; "" where it declares none.
+    """
 
     commit: str
     files: tuple[RepoFile, ...]
+    license: str = ""
 
 
 class RefusedError(Exception):
@@ -123,9 +136,9 @@ def refuse_odd_answers(repo: Repo) -> Iterator[None]:
     """Turn what the code below raises on an answer of an unknown form into a HubError."""
     try:
         yield
-    except BROKEN as error:
-        hint = "is it a hub? look at HF_ENDPOINT or MODELSCOPE_ENDPOINT, and try again later"
-        raise HubError(f"{repos.spec(repo)}: the hub's answer is none that a hub gives", hint) from error
+    except broken() as error:
+        hint = "check HF_ENDPOINT or MODELSCOPE_ENDPOINT, or try again later"
+        raise HubError(f"{repos.spec(repo)}: unexpected response: is this URL a hub?", hint) from error
 
 
 def checked(repo: Repo, resolved: Resolved) -> Resolved:
@@ -138,7 +151,9 @@ def checked(repo: Repo, resolved: Resolved) -> Resolved:
         is_size = type(file.size) is int and 0 <= file.size <= MOST_BYTES
         if not (is_size and _HEX["sha256"].fullmatch(file.sha256) and _HEX["git"].fullmatch(file.git)):
             hint = "leave it out: `exclude: [...]`"
-            raise HubError(f"{repos.spec(repo)}: the hub's size or digest of {file.path} is none", hint)
+            raise HubError(
+                f"{repos.spec(repo)}: unexpected response: the size or checksum of {file.path} is malformed", hint
+            )
     return resolved
 
 
@@ -156,7 +171,7 @@ def select_files(repo: Repo, paths: Iterable[str], include: Sequence[str], exclu
             raise HubError(f"{name}: `include` matches no file: {pattern}", _nearest(pattern, known))
     selected = repos.select(known, include, exclude)
     if not selected:
-        raise HubError(f"{name}: no file is left", "look at `include` and `exclude`" if known else "it is empty")
+        raise HubError(f"{name}: no file is left", "check `include` and `exclude`" if known else "it is empty")
     for path in selected:
         try:
             good = relative(path) == path

@@ -35,19 +35,22 @@ class LockError(OrchError):
 
     exit_code = ExitCode.MANIFEST
     usual_fault = "missing"
+    usual_code = "lock-failed"
 
 
 class ListedModel(msgspec.Struct, frozen=True):
     """A model with the names of all its files, resolved without downloading any.
 
-    `commit` is that of a hub's repository. `digest_sources` says where the sha256 of each file came from that has
-    one. `etags` are the names in the hub's cache of the files that have one which is neither of their digests.
+    `commit` and `license` are those of a hub's repository. `digest_sources` says where the sha256 of each file came
+    from that has one. `etags` are the names in the hub's cache of the files that have one which is neither of their
+    digests.
     """
 
     model: Model
     commit: str = ""
     digest_sources: dict[str, str] = {}
     etags: dict[str, str] = {}
+    license: str = ""
 
 
 def listed(context: Context, model: Model, hosts: Mapping[str, Host]) -> ListedModel:
@@ -111,9 +114,8 @@ def _of_repo(model: Model, resolved: Resolved) -> ListedModel:
             digest_sources[entry.path] = entry.source
         if entry.etag not in ("", entry.sha256, entry.git):
             etags[entry.path] = entry.etag
-    return ListedModel(
-        replace(model, files=tuple(files), commit=resolved.commit), resolved.commit, digest_sources, etags
-    )
+    listed = replace(model, files=tuple(files), commit=resolved.commit)
+    return ListedModel(listed, resolved.commit, digest_sources, etags, resolved.license)
 
 
 def _list(context: Context, model: Model, url: str, hosts: Mapping[str, Host]) -> tuple[checksums.Entry, ...]:
@@ -121,7 +123,7 @@ def _list(context: Context, model: Model, url: str, hosts: Mapping[str, Host]) -
 
     text = get_text(url, route_to(url, context.environ, hosts), context.stop)
     if isinstance(text, Fault):
-        raise TransferError(f"{model.name}: {url}: {text.message}", "look at the URL of `sha256:`", text.kind.value)
+        raise TransferError(f"{model.name}: {url}: {text.message}", "check the URL of `sha256:`", text.kind.value)
     return checksums.parse(text).entries
 
 
@@ -132,13 +134,15 @@ def _listed(model: Model, file: File, entries: tuple[checksums.Entry, ...]) -> s
         return digest
     name, mine = path.rpartition("/")[2], [entry for entry in entries if entry.kind == "sha256"]
     same = {entry.hex for entry in mine if entry.path.rpartition("/")[2] == name}
-    why = "gives several digests for" if len(same) > 1 else "has no digest of"
-    hint = "open the list, and put the digest itself into the manifest"
+    why = "gives several checksums for" if len(same) > 1 else "has no checksum of"
+    hint = "open the list, and put the checksum itself into the manifest"
     if not same and (names := list(dict.fromkeys(entry.path for entry in mine if entry.name))):
         more = ", ..." if len(names) > _NAMED else ""
         hint = f"it names {', '.join(f'`{shown(entry)}`' for entry in names[:_NAMED])}{more}: {hint}"
     if not mine:
-        hint = "is it a list of sha256 digests?" if not entries else f"it has digests of {entries[0].kind} only"
+        hint = (
+            "is it a list of sha256 checksums?" if not entries else f"it has checksums of kind {entries[0].kind} only"
+        )
     raise LockError(f"{model.name}: {file.sums} {why} `{name}`", hint)
 
 

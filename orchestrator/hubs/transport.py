@@ -105,7 +105,7 @@ class HubTransport:
         try:
             packed = answer.headers.get("content-encoding", "identity").lower()
             if packed not in ("", "identity"):
-                raise self._error(f"packs its answer ({shown(packed[:40])}), which nobody asked it to")
+                raise self._error(f"compresses its answer ({shown(packed[:40])}) although it was asked not to")
             chunks, size = [], 0
             for chunk in answer.stream:
                 size += len(chunk)
@@ -142,7 +142,7 @@ class HubTransport:
 
     def _error(self, what: str) -> AnswerError:
         return AnswerError(
-            f"{self._name}: the hub's API {what}", "is it a hub? look at HF_ENDPOINT or MODELSCOPE_ENDPOINT"
+            f"{self._name}: the hub's API {what}", "check HF_ENDPOINT or MODELSCOPE_ENDPOINT: is it the URL of a hub?"
         )
 
 

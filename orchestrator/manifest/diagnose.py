@@ -9,7 +9,8 @@ import msgspec
 
 from orchestrator.errors import Problem
 from orchestrator.manifest import validate
-from orchestrator.manifest.messages import schema_problems
+from orchestrator.manifest.lockfile import NO_PIN, NOT_RESOLVED
+from orchestrator.manifest.messages import is_foreign, lost_indentation, schema_problems
 from orchestrator.manifest.positions import Positions, find_positions
 from orchestrator.manifest.types import Document, ModelEntry, SiteDocument
 from orchestrator.manifest.yaml_reader import without_extensions
@@ -42,8 +43,12 @@ def of_manifest(
     positions = find_positions(text)
     problems: Problems = []
     data: Any = without_extensions(positions.data)
+    if positions.whole and is_foreign(data, Document):
+        return (Problem(file, 1, "", "not a manifest: it has neither `version:` nor `models:`", code="manifest"),)
     if positions.whole and isinstance(data, dict):
+        moved = lost_indentation(data)
         _manifest(data, file, home, problems, lock, resolve=resolve)
+        problems = [*moved, *(p for p in problems if not moved or p[1] not in (NO_PIN, NOT_RESOLVED))]
     elif positions.whole:
         problems += schema_problems(data, Document)
     return _sorted(file, positions, problems, why)
@@ -98,17 +103,20 @@ def _is_sound(data: object, type_: type[Document | ModelEntry | SiteDocument]) -
 
 
 def _sorted(file: str, positions: Positions, problems: Problems, why: str = "") -> tuple[Problem, ...]:
-    odd = {path for path, _, message in positions.faults if message.startswith("aliases")}
-    located = {Problem(file, line, path, message) for path, line, message in positions.faults}
+    odd = {fault.path for fault in positions.faults if fault.message.startswith("aliases")}
+    located = {positions.at(file, *(fault.path, fault.message, fault.at)) for fault in positions.faults}
+    said = {path_of(key): message for key, message in problems if message not in (NO_PIN, NOT_RESOLVED)}
     for key, message in problems:
         path = path_of(key)
+        if message in (NO_PIN, NOT_RESOLVED) and said.get(path, "") not in ("", validate.NO_PLACE):
+            continue  # it has no source, or one that cannot be resolved as it is written
         # An alias's target is not read, so no other problem of that value is real.
         if path not in odd or message.startswith("unknown key"):
-            located.add(Problem(file, positions.line(path), path, message))
+            located.add(positions.problem(file, path, message))
     if not located:
-        located.add(Problem(file, 1, "", f"not a manifest: {shown(why)}"))
+        located.add(Problem(file, 1, "", f"not a manifest: {shown(why)}", code="manifest"))
     return tuple(
-        Problem(file, p.line, _masked_path(p.path), masked_text(p.message))
+        msgspec.structs.replace(p, path=_masked_path(p.path), message=masked_text(p.message))
         for p in sorted(located, key=lambda p: (p.line, p.path, p.message))
     )
 

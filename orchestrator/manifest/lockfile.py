@@ -32,7 +32,7 @@ class LockedFile(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     `size` in bytes; `source` says where the digest came from ("manifest", "hub API" ...); `git` is the sha1 of a
     small file's git blob on a hub; `etag` is what a hub's client calls the file where that is neither digest;
-    `pieces` are the hashes of its pieces, as `verify.pieces` writes them.
+    `pieces` are the hashes of its pieces, and `sha1_pieces` those of its torrent's, as `verify.pieces` writes them.
     """
 
     sha256: Sha256
@@ -41,14 +41,19 @@ class LockedFile(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     git: GitSha1 = ""
     etag: str = ""
     pieces: str = ""
+    sha1_pieces: str = ""
 
 
 class LockedModel(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What the lock pins of one model: `fingerprint` as `fingerprint()` gave it, `commit` of a hub's repository."""
+    """What the lock pins of one model: `fingerprint` as `fingerprint()` gave it, `commit` of a hub's repository.
+
+    `license` is what the repository declared when it was resolved, for `orch report`; it decides nothing.
+    """
 
     fingerprint: str
     files: dict[str, LockedFile]
     commit: Commit = ""
+    license: str = ""
 
 
 class _Versioned(msgspec.Struct, frozen=True):
@@ -87,16 +92,18 @@ def _unusable(text: str, file: str, why: str) -> ManifestError:
         hint = (
             f"take one side, `git checkout --theirs {name}` (or --ours), then run `orch lock`: it adds what is missing"
         )
-        return ManifestError((Problem(file, line, "", "it has merge-conflict markers"),), hint)
+        return ManifestError((Problem(file, line, "", "merge-conflict markers", code="lock-file"),), hint)
     try:
         version = msgspec.json.decode(text, type=_Versioned).version
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
         version = VERSION
     if version != VERSION:
-        message = f"a lock of version {version}; this orch reads version {VERSION}"
-        return ManifestError((Problem(file, 0, "version", message),), "update orch: a newer one wrote this lock")
-    hint = f"`git checkout {name}` brings it back; without it, `orch lock` takes for right what the sources have now"
-    return ManifestError((Problem(file, 0, "", f"not a lock file: {why}"),), hint)
+        message = f"a lock file of version {version}; this orch reads version {VERSION}"
+        return ManifestError(
+            (Problem(file, 0, "version", message, code="lock-file"),), "update orch: a newer one wrote this lock file"
+        )
+    hint = f"restore it: `git checkout {name}`; without it, `orch lock` trusts what the sources have now"
+    return ManifestError((Problem(file, 0, "", f"not a lock file: {why}", code="lock-file"),), hint)
 
 
 def write(lock: Lock) -> str:
@@ -107,6 +114,8 @@ def write(lock: Lock) -> str:
         lines.append(f' "fingerprint": {_json(model.fingerprint)},')
         if model.commit:
             lines.append(f' "commit": {_json(model.commit)},')
+        if model.license:
+            lines.append(f' "license": {_json(model.license)},')
         lines.append(' "files": {')
         files = sorted(model.files.items())
         lines += [
@@ -145,7 +154,7 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-NO_PIN = "no sha256: orch fetches nothing without a pin (run `orch lock`)"
+NO_PIN = "no checksum: run `orch lock` to record one, or add `sha256:`"
 NOT_RESOLVED = "not resolved yet: run `orch lock`"
 
 
@@ -180,7 +189,7 @@ def merged(
         elif known is None and lock is None:
             _refuse(model, problems)
         elif known is None:
-            unresolved.append(_unresolved(manifest, model, "the lock does not have it"))
+            unresolved.append(_unresolved(manifest, model, "not in the lock file"))
         elif known.fingerprint == fingerprint(model):
             pinned.append(_filled(manifest, model, known, unresolved))
         elif needs or not _is_pinned(model):
@@ -220,7 +229,7 @@ def _filled(manifest: str, model: Model, known: LockedModel, unresolved: list[Un
             return replace(model, files=files, commit=known.commit)
         return replace(model, files=tuple(_with(file, known.files.get(file.name)) for file in model.files))
     except (PathError, UrlError) as problem:
-        unresolved.append(_unresolved(manifest, model, f"the lock cannot be used: {problem}"))
+        unresolved.append(_unresolved(manifest, model, f"the lock file cannot be used: {problem}"))
         return model
 
 
@@ -232,9 +241,11 @@ def _with(file: File, entry: LockedFile | None) -> File:
     if entry is None or (file.sha256 and file.sha256 != entry.sha256):
         if file.sha256 or file.pins:
             return file
-        raise PathError(f"it does not have {file.name}")
+        raise PathError(f"{file.name} is not in it")
     size = file.size if file.size is not None else entry.size
-    return replace(file, sha256=entry.sha256, size=size, git=entry.git, pieces=entry.pieces)
+    return replace(
+        file, sha256=entry.sha256, size=size, git=entry.git, pieces=entry.pieces, sha1_pieces=entry.sha1_pieces
+    )
 
 
 def _of_repo(model: Model, commit: str, path: str, entry: LockedFile) -> File:
@@ -244,4 +255,5 @@ def _of_repo(model: Model, commit: str, path: str, entry: LockedFile) -> File:
     path = paths.relative(path)
     places = tuple(Place(paths.check_length(f"{folder}/{path}"), model.link) for folder in model.folders)
     url = file_url(model.repo, commit, path)
-    return File(path, url, (), entry.sha256, entry.size, places, git=entry.git, pieces=entry.pieces)
+    pieces, sha1_pieces = entry.pieces, entry.sha1_pieces
+    return File(path, url, (), entry.sha256, entry.size, places, git=entry.git, pieces=pieces, sha1_pieces=sha1_pieces)

@@ -130,6 +130,8 @@ def wanted(manifest: Manifest, site: Site | None, extra_mirrors: tuple[Prefix, .
             file.pieces,
             manifest.allow,
             model.adopt,
+            model.share,
+            file.sha1_pieces,
         )
         for model in manifest.models
         for file in model.files

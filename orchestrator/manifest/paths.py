@@ -7,7 +7,7 @@ import re
 
 import msgspec
 
-from orchestrator.text import fault_of_name, fault_of_text
+from orchestrator.text import fault_of_name, fault_of_text, shown
 
 # Most paths: ordinary names between single slashes, so short that no name can be too long. They need no other check.
 _CLEAN = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9_][\w.+=@-]*(?:/[A-Za-z0-9_][\w.+=@-]*)*/?", re.A)
@@ -45,13 +45,13 @@ def folder(text: str, beside: str, home: str) -> str:
     """
     _check(text)
     if is_variable(text):
-        raise PathError("variables are not expanded, only `~/` is")
+        raise PathError(f"`{shown(text.partition('/')[0])}` is not expanded, only `~/` is: write the whole path")
     if text.startswith("~"):
         name, _, rest = text.partition("/")
         if name != "~":
             raise PathError("only `~/` is expanded")
         if not home:
-            raise PathError("`~/` is asked for, but no home folder is known")
+            raise PathError("`~/` is used, but no home folder is known")
         text = posixpath.join(home, rest)
     return absolute(text, beside)
 
@@ -125,7 +125,7 @@ def place(text: str, rules: PlaceRules) -> tuple[str, bool]:
     if text.startswith("~"):
         raise PathError("`~` is expanded in `store:` and `root:` only")
     if is_variable(text):
-        raise PathError("variables are not expanded")
+        raise PathError(f"`{shown(text.partition('/')[0])}` is not expanded: write the whole path")
     names = _names(text)
     is_folder = text.endswith(("/", "/.")) or not names
     if not text.startswith("/"):
@@ -133,7 +133,10 @@ def place(text: str, rules: PlaceRules) -> tuple[str, bool]:
     path = "/" + "/".join(names)
     inside = f"{path}/" if is_folder else path  # a folder's files are what is placed
     if rules.allowed is not None and not any(inside.startswith(f.rstrip("/") + "/") for f in rules.allowed):
-        raise PathError("an absolute path must be below a folder of `allow_absolute:`")
+        folder = (path if is_folder else path.rpartition("/")[0]) or "/"
+        raise PathError(
+            f"an absolute path must be below a folder of `allow_absolute:`; add the line `allow_absolute: [{folder}]`"
+        )
     return check_length(path.rstrip("/")), is_folder
 
 

@@ -1,10 +1,10 @@
-"""Read a manifest's YAML once more with the line of each key and all syntax errors; only for error messages."""
+"""Read a manifest's YAML once more with the place of each key and value, and all syntax errors; only for messages."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from yaml.events import (
@@ -16,31 +16,109 @@ from yaml.events import (
     ScalarEvent,
 )
 
+from orchestrator.errors import Problem
 from orchestrator.manifest.yaml_reader import DEPTH, LOADER, NULLS, events
 from orchestrator.text import keypath, shown
+from orchestrator.urls import masked_line
 
 _CONFLICT = re.compile(r"^<{7} .*$(?=[\s\S]*^>{7} )", re.M)  # git's markers; a sound manifest has no line like that
+LONGEST_LINE = 4096  # characters of a line that is shown: a manifest on one line is no help
 TOO_DEEP = f"more than {DEPTH} levels deep"
+
+
+_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # what ends a line in YAML 1.1
+# Problems of a key; all others are of its value.
+_OF_A_KEY = re.compile("unknown key|duplicate key|a blank is missing|`[a-z0-9]+` belongs|either `|indent ")
+_LOOKS_LIKE_ONE = re.compile(r"""^\s*["']?(version|models|mirrors|hosts|store|defaults)["']?\s*:""", re.M)
+
+
+# What `orch explain` takes, for the problems that have an explanation of their own.
+_CODES = (
+    (
+        "yaml",
+        r"not YAML|merge-conflict|(aliases|anchors|tags) \(|.* character is not allowed|more than \d+ levels|lone s",
+    ),
+    ("yaml", "one document only|a key must be text"),
+    ("no-checksum", "no checksum|not resolved yet"),
+    ("secret", "a literal secret|a signed URL"),
+    ("place-clash", "the destination `"),
+    ("outside-root", "an absolute path must be below|`..` is not allowed|a symlink leads out of root"),
+    ("not-allowed", ".*(allow it in the site file|among the site file's|which no manifest may)"),
+)
+
+
+def code_of(message: str) -> str:
+    """The code of a problem, by its message."""
+    return next((code for code, words in _CODES if re.match(words, message)), "manifest")
+
+
+class Span(NamedTuple):
+    """A piece of one line: `line` counts from 1, `start` and `end` are characters from 0, `end` is not in it."""
+
+    line: int
+    start: int
+    end: int
+
+
+class Fault(NamedTuple):
+    """What YAML does not allow, or a manifest does not: at a key path, where it has one, and at a piece of a line."""
+
+    path: str
+    at: Span
+    message: str
 
 
 @dataclass(slots=True)
 class Positions:
-    """A manifest's data, the line of each key path, and what YAML allows but a manifest does not.
+    """A manifest's data, where each key and each value stands, and what YAML allows but a manifest does not.
 
-    `lines` count from 1. `faults` are (key path, line, message). `whole` is false where reading had to stop: then
-    `data` is of no use.
+    `keys` has the key of each key path that ends in one, `values` the value of each key path. `whole` is false where
+    reading had to stop: then `data` is of no use. `lines` are those of `text`, once one is shown; none if it does not
+    look like a manifest.
     """
 
     data: object = None
     whole: bool = False
-    lines: dict[str, int] = field(default_factory=dict)
-    faults: list[tuple[str, int, str]] = field(default_factory=list)
+    text: str = ""
+    lines: list[str] | None = None
+    keys: dict[str, Span] = field(default_factory=dict)
+    values: dict[str, Span] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
 
     def line(self, path: str) -> int:
         """The line of a key path, else of the nearest key above it that has one; 1 where none has."""
-        while path and path not in self.lines:
+        place = self._nearest(path)
+        span = self.keys.get(place) or self.values.get(place)
+        return span.line if span and place else 1
+
+    def problem(self, file: str, path: str, message: str, code: str = "") -> Problem:
+        """Return a problem of the key at `path` with its line, and the piece of it that is meant."""
+        place = self._nearest(path)
+        key, value = self.keys.get(place), self.values.get(place)
+        if not place or (key or value) is None:
+            return Problem(file, 1, path, message, code=code or code_of(message))
+        of_key = place != path or _OF_A_KEY.match(message) or value is None or (key and value.line != key.line)
+        span = (key or value) if of_key else value
+        assert span is not None
+        return self.at(file, path, message, span, code)
+
+    def at(self, file: str, path: str, message: str, span: Span, code: str = "") -> Problem:
+        """Return a problem with a piece of a line; a text that does not look like a manifest is not shown."""
+        code = code or code_of(message)
+        if self.lines is None:
+            self.lines = _BREAK.split(self.text) if _LOOKS_LIKE_ONE.search(self.text) else []
+        line = self.lines[span.line - 1] if 0 < span.line <= len(self.lines) else ""
+        if not line or len(line) > LONGEST_LINE:
+            return Problem(file, span.line, path, message, code=code)
+        shift = line.startswith("\ufeff")  # libyaml does not count the mark of the byte order
+        end = min(max(span.end, span.start + 1), max(len(line) - shift, span.start + 1))
+        excerpt, start, end = masked_line(line[shift:], span.start, end)
+        return Problem(file, span.line, path, message, excerpt, start + 1, end + 1, code)
+
+    def _nearest(self, path: str) -> str:
+        while path and path not in self.keys and path not in self.values:
             path = path.rpartition(" > ")[0]
-        return self.lines.get(path, 1)
+        return path
 
 
 @dataclass(slots=True)
@@ -62,37 +140,37 @@ class _EndError(Exception):
 
 def find_positions(text: str) -> Positions:
     """Read `text` as far as it can be read; never raises."""
-    positions = Positions()
+    positions = Positions(text=text)
     if conflict := _CONFLICT.search(text):
         line = text.count("\n", 0, conflict.start()) + 1
-        positions.faults.append(("", line, "merge-conflict markers: keep one side and remove the three lines of marks"))
+        message = "merge-conflict markers: keep one side and remove the three marker lines"
+        positions.faults.append(Fault("", Span(line, 0, len(conflict[0])), message))
         return positions
     try:
         _walk(text, positions)
     except _EndError:
         return positions
     except UnicodeEncodeError as problem:
-        positions.faults.append(("", text.count("\n", 0, problem.start) + 1, "lone surrogates are not text"))
+        positions.faults.append(Fault("", _span(text, problem.start), "lone surrogates are not text"))
         return positions
     except yaml.YAMLError as problem:
-        positions.faults.append(("", *_syntax(text, problem)))
+        positions.faults.append(_syntax(text, problem))
         return positions
     positions.whole = True
     return positions
 
 
-def locate(text: str, file: str, path: str) -> int:  # noqa: ARG001  (takes the same arguments as `parse`)
-    """Find the line of a key path in a manifest; never raises.
+def locate(text: str, file: str, path: str, message: str = "", code: str = "") -> Problem:
+    """Return a problem of a key of a manifest, with its line: that of the nearest key above it that exists.
 
     Args:
         text: the manifest.
         file: its path.
         path: a key path such as `models > resnet50 > to`.
-
-    Returns:
-        The line, from 1, of that key, or of the nearest key above it that exists.
+        message: what is wrong there.
+        code: what `orch explain` takes; "" for what the message tells.
     """
-    return find_positions(text).line(path)
+    return find_positions(text).problem(file, path, message, code)
 
 
 def _walk(text: str, positions: Positions) -> None:
@@ -100,39 +178,45 @@ def _walk(text: str, positions: Positions) -> None:
     documents = 0
     for event in events(text):
         kind = type(event)
-        line = event.start_mark.line + 1
         if kind is DocumentStartEvent:
             documents += 1
             if documents > 1:
-                _stop(positions, "", line, "one document only")
+                _stop(positions, "", _of(event), "one document only")
         elif kind is ScalarEvent or kind is AliasEvent or isinstance(event, CollectionStartEvent):
-            _node(event, line, containers, positions)
+            _node(event, _of(event), containers, positions)
         elif isinstance(event, CollectionEndEvent):
             containers.pop()
 
 
-def _node(event: Any, line: int, containers: list[_Container], positions: Positions) -> None:
+def _of(event: Any) -> Span:
+    start, end = event.start_mark, event.end_mark
+    return Span(start.line + 1, start.column, end.column if end.line == start.line else 1 << 20)
+
+
+def _node(event: Any, span: Span, containers: list[_Container], positions: Positions) -> None:
     container = containers[-1] if containers else None
     wants_key = container is not None and isinstance(container.items, dict) and container.key is None
     path = "" if container is None else container.path if wants_key else container.child()
-    _refuse_features(event, path, line, positions)
+    _refuse_features(event, path, span, positions)
     if wants_key and container is not None:
         if type(event) is not ScalarEvent:
-            _stop(positions, path, line, "a key must be text")
+            _stop(positions, path, span, "a key must be text")
         container.key = event.value
         path = container.child()
         if event.value in container.items:
-            first = positions.lines.get(path, line)
-            positions.faults.append((path, line, f"duplicate key, first on line {first}"))
-        positions.lines[path] = line
+            first = positions.keys.get(path, span).line
+            positions.faults.append(Fault(path, span, f"duplicate key, first on line {first}"))
+        positions.keys[path] = span
         return
-    positions.lines.setdefault(path, line)
+    positions.values[path] = span
     value: Any = None
     if type(event) is ScalarEvent:
         value = None if event.value in NULLS and not event.style else event.value
+        if not event.value and not event.style:  # no value stands there: the key is what can be shown
+            positions.values.pop(path)
     elif isinstance(event, CollectionStartEvent):
         if len(containers) == DEPTH:
-            _stop(positions, path, line, TOO_DEEP)
+            _stop(positions, path, span, TOO_DEEP)
         value = {} if type(event) is MappingStartEvent else []
     if container is None:
         positions.data = value
@@ -145,45 +229,76 @@ def _node(event: Any, line: int, containers: list[_Container], positions: Positi
         containers.append(_Container(value, path))
 
 
-def _refuse_features(event: Any, path: str, line: int, positions: Positions) -> None:
+def _refuse_features(event: Any, path: str, span: Span, positions: Positions) -> None:
     if type(event) is AliasEvent:
-        positions.faults.append((path, line, f"aliases (`*{event.anchor}`) are not allowed, write it out"))
+        positions.faults.append(Fault(path, span, f"aliases (`*{event.anchor}`) are not allowed, write the value out"))
     elif event.anchor is not None:
-        positions.faults.append((path, line, f"anchors (`&{event.anchor}`) are not allowed, write it out"))
+        positions.faults.append(Fault(path, span, f"anchors (`&{event.anchor}`) are not allowed, write the value out"))
     if getattr(event, "tag", None) is not None:
-        positions.faults.append((path, line, "tags (`!`) are not allowed"))
+        positions.faults.append(Fault(path, span, "tags (`!`) are not allowed"))
 
 
-def _stop(positions: Positions, path: str, line: int, message: str) -> None:
-    positions.faults.append((path, line, message))
+def _stop(positions: Positions, path: str, span: Span, message: str) -> None:
+    positions.faults.append(Fault(path, span, message))
     raise _EndError
 
 
-def _syntax(text: str, problem: yaml.YAMLError) -> tuple[int, str]:
+def _span(text: str, at: int) -> Span:
+    """One character of a text as a piece of its line."""
+    column = at - (text.rfind("\n", 0, at) + 1)
+    return Span(text.count("\n", 0, at) + 1, column, column + 1)
+
+
+def _syntax(text: str, problem: yaml.YAMLError) -> Fault:
     if isinstance(problem, yaml.MarkedYAMLError):
         mark = problem.problem_mark or problem.context_mark
         what = problem.problem or problem.context or "cannot be read"
-        number = mark.line + 1 if mark else 1
+        if "unexpected end of stream" in what:  # what was never closed began here
+            mark = problem.context_mark or mark
+        at = Span(mark.line + 1, mark.column, mark.column + 1) if mark else Span(1, 0, 1)
         # libyaml reads ahead, and may reach its own limit of depth before we reach ours.
-        return number, TOO_DEEP if "nesting" in what else f"not YAML: {_explain(what, text, mark)}"
+        return Fault("", at, TOO_DEEP) if "nesting" in what else _explained(what, _BREAK.split(text), at)
     # A ReaderError has an offset only: in bytes from libyaml, in characters from PyYAML's own reader.
-    at = getattr(problem, "position", 0) or 0
-    before = text[:at] if LOADER is yaml.SafeLoader else text.encode()[:at].decode(errors="ignore")
+    at_ = getattr(problem, "position", 0) or 0
+    before = text[:at_] if LOADER is yaml.SafeLoader else text.encode()[:at_].decode(errors="ignore")
     is_nul = text[len(before) : len(before) + 1] == "\0"
     why = "a NUL character is not allowed (is it UTF-16? save it as UTF-8)" if is_nul else ""
-    return before.count("\n") + 1, why or "a control character is not allowed"
+    return Fault("", _span(text, len(before)), why or "a control character is not allowed")
 
 
-def _explain(what: str, text: str, mark: Any) -> str:
+_JOINED = re.compile(r"^(\s*(?:- )?)([a-z][a-z0-9_]*):(?=[^\s:])(?!//)")  # `url:http...`, but no URL
+_KEYED = re.compile(r"^(\s*)(?:- )?[^\s:#][^:#]*:(?=\s|$)")
+_WITH_VALUE = re.compile(r"^(\s*)(?:- )?[^\s:#][^:#]*:\s+[^\s#|>]")
+
+
+def _explained(what: str, lines: list[str], at: Span) -> Fault:
     """Turn a message of libyaml into the mistake that usually causes it."""
-    line = text.split("\n")[mark.line] if mark and mark.line <= text.count("\n") else ""
-    here = line[mark.column] if mark and mark.column < len(line) else ""
-    if "\t" in line[: len(line) - len(line.lstrip())]:
-        return "a tab at the beginning of the line: indent by blanks"
+    line = lines[at.line - 1] if at.line <= len(lines) else ""
+    indent = line[: len(line) - len(line.lstrip())]
+    if "\t" in indent:
+        column = indent.index("\t")
+        return Fault("", Span(at.line, column, column + 1), "not YAML: a tab; YAML indents with spaces only")
+    above = next((n for n in range(at.line - 1, 0, -1) if lines[n - 1].strip()), 0)
+    if "mapping values are not allowed" in what or "could not find expected ':'" in what:
+        for number in (at.line, above):
+            joined = _JOINED.match(lines[number - 1]) if number else None
+            if joined:
+                start = len(joined[1])
+                span = Span(number, start, start + len(joined[2]) + 1)
+                return Fault("", span, f"not YAML: a space is missing after `{joined[2]}:`")
+    if "mapping values are not allowed" in what:
+        here, before = _KEYED.match(line), _WITH_VALUE.match(lines[above - 1]) if above else None
+        if here and before and len(here[1]) > len(before[1]) and here.end() == at.end:
+            message = f"this line is indented further than line {above}, which has its value already"
+            return Fault("", Span(at.line, len(here[1]), here.end()), f"not YAML: {message}")
+    return Fault("", at, f"not YAML: {_explain(what, line[at.start : at.start + 1])}")
+
+
+def _explain(what: str, here: str) -> str:
     if "cannot start any token" in what and here:
         return f'"{shown(here)}" cannot begin a value: put the value in quotes'
     if "mapping values are not allowed" in what:
-        return "a `: ` where none may stand: put the value in quotes, or look at the indentation here and above"
+        return "an unexpected `: `: put the value in quotes, or check the indentation here and above"
     if "could not find expected ':'" in what:
         return "a key without its `:` here or on the line above, or a quote that is not closed"
     if "unexpected end of stream" in what:

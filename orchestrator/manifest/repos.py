@@ -39,13 +39,20 @@ def parse(text: str) -> Repo:
     """
     match = _REPO.fullmatch(text)
     if match is None or len(match["name"]) > LONGEST_NAME or ".." in text or "--" in match["name"]:
-        raise RepoError("expected `hf:ORG/NAME`, with `@REVISION` where it is not the default branch")
+        raise RepoError(f"expected `hf:ORG/NAME`, with `@REVISION` where it is not the default branch{_meant(text)}")
     if match["hub"] not in HUBS:
-        raise RepoError(f"no hub is called `{match['hub']}`: {', '.join(HUBS)} are")
+        raise RepoError(f"unknown hub `{match['hub']}`: expected {' or '.join(HUBS)}")
     revision = match["revision"] or ""
     if revision.startswith(("-", "/", ".")) or revision.endswith(("/", ".")):
         raise RepoError("the revision is not the name of a branch, a tag or a commit")
     return Repo(match["hub"], match["name"], revision)
+
+
+def _meant(text: str) -> str:
+    """What was meant by a text without `hf:`, or by the address of a repository's page, as the end of a message."""
+    page = rf"(?:(?:hf|https?)://)?(?:huggingface\.co/)?(?P<name>{_NAME}/{_NAME})(?:/(?:tree|blob|resolve)/.*)?/?"
+    match = re.fullmatch(page, text, re.A)
+    return f"; did you mean `hf:{match['name']}`?" if match and "." not in match["name"].partition("/")[0] else ""
 
 
 def model(

@@ -63,7 +63,7 @@ def refusals(manifest: Manifest, trust: Trust, *, root_is_given: bool = False) -
                 found.append((key, f"{why}; {_allow(folder)}"))
     if manifest.store is not None and (why := place_fault(manifest.store, trust.roots)):
         found.append((("store",), f"{why}; {_allow(manifest.store)}"))
-    found += _places(manifest.models, trust)
+    found += _places(manifest.models, trust, manifest.root)
     if trust.schemes is not None or trust.hosts is not None:
         found += [(key, why) for key, url in _urls(manifest) if (why := _url_fault(url, trust))]
     for name, host in manifest.hosts.items():
@@ -100,7 +100,8 @@ def name_fault(path: str) -> str:
     return f"`{odd[0]}` is for what programs run or whom they let in, not for weights" if odd else ""
 
 
-def _places(models: Iterable[Model], trust: Trust) -> Iterator[tuple[Key, str]]:
+def _places(models: Iterable[Model], trust: Trust, root: str) -> Iterator[tuple[Key, str]]:
+    in_root = "" if not place_fault(root, trust.roots) else root.rstrip("/") + "/"
     judged: dict[str, str] = {}  # by folder: most models share a few
 
     def fault(folder: str) -> str:
@@ -119,7 +120,10 @@ def _places(models: Iterable[Model], trust: Trust) -> Iterator[tuple[Key, str]]:
                 elif not why and (name.lower() in _NAMES or place.unpack):
                     bad.setdefault(place.path, place_fault(place.path, trust.roots))
         for path, why in ((path, why) for path, why in bad.items() if why):
-            yield ("models", model.name, "to"), f"{path}: {why}; {_allow(path)}"
+            # A manifest in /etc, say, with paths that begin beside it: another base for all of them is meant.
+            elsewhere = bool(in_root) and f"{path}/".startswith(in_root)
+            base = "name another base of them: `root: /srv/models`, --root DIR or ORCH_ROOT; or " if elsewhere else ""
+            yield ("models", model.name, "to"), f"{path}: {why}; {base}{_allow(path)}"
 
 
 def _allow(path: str) -> str:
@@ -131,6 +135,9 @@ def _urls(manifest: Manifest) -> Iterator[tuple[Key, str]]:
 
     for number, rule in enumerate(manifest.mirrors):
         yield from ((("mirrors", number, "urls", n), url) for n, url in enumerate(rule.urls))
+    yield from ((("store",), url) for url in manifest.below if "://" in url)
+    if manifest.swarm is not None:
+        yield ("swarm", "tracker"), manifest.swarm.tracker
     for model in manifest.models:
         at: Key = ("models", model.name)
         if model.signature is not None and "://" in model.signature.url:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from orchestrator.bandwidth import HOUR, RATE
 from orchestrator.model import Link
 
 
@@ -89,6 +90,7 @@ class ModelEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fal
     to: To = UNSET
     link: LinkMode = UNSET
     adopt: AdoptMode = UNSET
+    share: Share = UNSET
     tags: Tags = UNSET
 
 
@@ -99,6 +101,7 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     to: To = UNSET
     link: LinkMode = UNSET
     adopt: AdoptMode = UNSET
+    share: Share = UNSET
     tags: Tags = UNSET
     mirrors: Urls | UnsetType | None = UNSET
 
@@ -137,6 +140,20 @@ class HostEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     ) = UNSET
 
 
+class LimitEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A limit of bandwidth, with the hours and weekdays at which it applies; without any it always does."""
+
+    rate: Rate
+    from_: Hour | UnsetType = msgspec.field(default=UNSET, name="from")
+    to: Hour | UnsetType = UNSET
+    days: (
+        Annotated[
+            Text, Meta(title="days", description="Weekdays such as `mon-fri` or `sat,sun`: those on which it begins.")
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 Prefixes = Annotated[
     list[PrefixEntry] | None, Meta(title="mirrors", description="Prefix rewriting, tried in this order.")
 ]
@@ -144,6 +161,35 @@ Hosts = Annotated[
     dict[str, HostEntry] | None,
     Meta(title="hosts", description="By host name, with the port where it is not the usual one."),
 ]
+
+
+class BelowEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A store that is only read: what the first one lacks is taken from it before any source is asked."""
+
+    below: Annotated[
+        Text,
+        Meta(title="below", description="The folder of another store, or the http(s) URL of a mirror by sha256."),
+    ]
+
+
+class SwarmEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where `orch sync --swarm` and `orch seed` find other hosts that fetch the same files."""
+
+    tracker: Annotated[
+        Text,
+        Meta(
+            title="tracker",
+            description="The announce URL of a BitTorrent tracker of the fleet's own, as `http://gpu01:6969/announce`.",
+        ),
+    ]
+    ports: Annotated[
+        str,
+        Meta(
+            title="ports",
+            pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$(?!\n)",
+            description="The TCP ports that a host may listen on for the others: one for each file at once.",
+        ),
+    ] = "6881-6999"
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -169,6 +215,8 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     allow: Formats | None = None
     mirrors: Prefixes = None
     hosts: Hosts = None
+    limits: Limits = None
+    swarm: SwarmEntry | None = None
     defaults: Defaults | None = None
 
 
@@ -229,6 +277,8 @@ class SiteDocument(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     mirrors: Prefixes = None
     hosts: Hosts = None
+    limits: Limits = None
+    swarm: SwarmEntry | None = None
     store: Store = UNSET
     trust: TrustEntry | None = None
     shared: Annotated[bool, Meta(title="shared", description="The store's group may write into its folders.")] = False
@@ -237,6 +287,18 @@ class SiteDocument(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         Meta(title="signed by", description="Each manifest and lock needs a signature of one of these signers."),
     ] = UNSET
     hooks: HooksEntry | None = None
+    peers: (
+        Annotated[
+            list[Peer],
+            Meta(
+                title="peers",
+                max_length=64,
+                description="Hosts that run `orch serve`, as `http://gpu01:8080`, or the name of a DNS SRV record that "
+                "names them, as `srv:_orch._tcp.example.org`: asked for a file by its sha256 before all mirrors.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 # `$` alone would accept a trailing newline, hence `$(?!\n)`.
@@ -276,8 +338,26 @@ Size = Annotated[
     int,
     Meta(title="size", ge=0, le=2**63 - 1, description="The file's size in bytes. A help, not a pin."),
 ]
+Rate = Annotated[
+    str,
+    Meta(title="rate", pattern=rf"^({RATE})$(?!\n)", description="Bytes a second, such as `50M`; `0`: no limit."),
+]
+Hour = Annotated[
+    str,
+    Meta(title="hour", pattern=rf"^({HOUR})$(?!\n)", description="An hour of this machine's time, such as `08:00`."),
+]
+Limits = Annotated[
+    Rate | list[LimitEntry] | None,
+    Meta(
+        title="limits",
+        description="How fast all downloads together may be: a rate, or rules of which the first that applies counts.",
+    ),
+]
 Url = Annotated[
     str, Meta(title="URL", min_length=1, description="Where the bytes are: https, http, ftp, rsync or file.")
+]
+Peer = Annotated[
+    str, Meta(title="peer", min_length=1, description="An http or https URL, or `srv:` and the name of an SRV record.")
 ]
 Urls = Annotated[
     list[Url], Meta(title="mirrors", description="URLs of the same bytes, best first, tried before `url`.")
@@ -304,6 +384,14 @@ AdoptMode = Annotated[
         "file itself, of which the place is a hard link then.",
     ),
 ]
+Share = Annotated[
+    bool | UnsetType | None,
+    Meta(
+        title="share",
+        description="Whether `orch serve` and a swarm give the files to everybody who asks: `true` also where a token "
+        "was needed for them, `false` never. Without it: only what every source gives without a token.",
+    ),
+]
 # Each is a row of `frameworks/flat.py` or a module beside it; a test checks that.
 Framework = Literal[
     "torch",
@@ -321,8 +409,10 @@ Framework = Literal[
     "comfyui",
     "ultralytics",
 ]
+FrameworkName = Literal[Framework, "hf", "pytorch"]  # the last two as people call them: see ALIASES
+ALIASES = {"hf": "huggingface", "pytorch": "torch"}
 For = Annotated[
-    Framework | list[Framework] | dict[Framework, Text | None] | UnsetType | None,
+    FrameworkName | list[FrameworkName] | dict[FrameworkName, Text | None] | UnsetType | None,
     Meta(
         title="frameworks",
         description="Whose own cache the file belongs in, by that framework's rules. A framework that needs a name "
@@ -349,8 +439,12 @@ Programs = Annotated[
     ),
 ]
 Store = Annotated[
-    Text | UnsetType,
-    Meta(title="store", description="Where complete files are kept. `~/` is expanded."),
+    Text | Annotated[list[Text | BelowEntry], Meta(min_length=1)] | UnsetType,
+    Meta(
+        title="store",
+        description="Where complete files are kept. `~/` is expanded. In a list the first is written, and those "
+        "`below` it are read in order.",
+    ),
 ]
 Tags = Annotated[
     list[Tag] | UnsetType | None,
@@ -366,11 +460,14 @@ TITLES = {
     "FileEntry": "file",
     "PrefixEntry": "prefix mirror",
     "HostEntry": "host",
+    "LimitEntry": "limit",
+    "SwarmEntry": "swarm",
     "Defaults": "defaults",
     "SignatureEntry": "signature",
     "TrustEntry": "trust",
     "SignersEntry": "signers",
     "HooksEntry": "hooks",
+    "BelowEntry": "store below",
     "Link": "link",
 }
 # Where a team may add keys of its own, `x-...`.

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from orchestrator import urls
+from orchestrator.bandwidth import DAY_MINUTES, RateRule, parse_days, parse_hour, parse_rate
 from orchestrator.manifest import lockfile, paths
-from orchestrator.manifest.clash import find_clashes, message
+from orchestrator.manifest.clash import find_clashes, may_clash, message
 from orchestrator.manifest.paths import PathError, PlaceRules
 from orchestrator.manifest.types import (
+    ALIASES,
     Defaults,
     Document,
     FileEntry,
     HooksEntry,
     HostEntry,
+    LimitEntry,
     ModelEntry,
     PrefixEntry,
     SignatureEntry,
@@ -26,21 +30,23 @@ from orchestrator.manifest.types import (
     TrustEntry,
 )
 from orchestrator.manifest.values import File, Hooks, Manifest, Model, Prefix, PublisherSignature, Site
-from orchestrator.model import Host, Link, Pin, Place, Signers, Trust
+from orchestrator.model import Host, Link, Pin, Place, Signers, Swarm, Trust
 from orchestrator.text import fault_of_name, fault_of_text, has_unseen
 from orchestrator.urls import UrlError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from orchestrator.manifest.lockfile import Lock
-    from orchestrator.manifest.types import FileEntry, HooksEntry, ModelEntry
+    from orchestrator.manifest.types import BelowEntry, FileEntry, HooksEntry, ModelEntry, SwarmEntry
     from orchestrator.manifest.values import Key, Problems
     from orchestrator.model import Unresolved
 
 
-NO_PLACE = "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`"
-ONE_OF = "say what: `url: URL`, `files:`, or `repo: hf:ORG/NAME`"
+T = TypeVar("T")
+
+NO_PLACE = "no destination: say where by `to: PATH`, `for: FRAMEWORK` or `to: store`"
+ONE_OF = "no source: add `url: URL`, `files:` or `repo: hf:ORG/NAME`"
 
 
 def model(name: str, entry: ModelEntry, defaults: Defaults | None, rules: PlaceRules, problems: Problems) -> Model:
@@ -62,6 +68,8 @@ def model(name: str, entry: ModelEntry, defaults: Defaults | None, rules: PlaceR
     for_ = known.for_ if entry.for_ is UNSET else entry.for_
     link = (known.link if entry.link is UNSET else entry.link) or Link.AUTO
     adopt = (known.adopt if entry.adopt is UNSET else entry.adopt) or "copy"
+    share = known.share if entry.share is UNSET else entry.share
+    share = None if share is UNSET else share
     tags = (known.tags if entry.tags is UNSET else entry.tags) or ()
     if not to and not for_ and defaults is not None:
         problems.append((at, NO_PLACE))
@@ -79,22 +87,27 @@ def model(name: str, entry: ModelEntry, defaults: Defaults | None, rules: PlaceR
             places=_places(at, entry, to_paths, rules, problems),
             problems=problems,
         )
-        return made if adopt == "copy" else replace(made, adopt=adopt)
+        return made if adopt == "copy" and share is None else replace(made, adopt=adopt, share=share)
     for key in ("include", "exclude"):
         if getattr(entry, key) is not UNSET:
             problems.append(((*at, key), f"`{key}` belongs to a `repo`"))
     if entry.files is UNSET:
         file = _only_file(at, entry, known, to_paths, link=link, rules=rules, problems=problems)
-        return Model(name, tuple(tags), (file,), layouts, link, entry.unpack is True, adopt=adopt)
+        return Model(name, tuple(tags), (file,), layouts, link, entry.unpack is True, adopt=adopt, share=share)
     files = _many_files(at, entry, entry.files, to_paths, link=link, rules=rules, problems=problems)
-    return Model(name, tuple(tags), files, layouts, link, many=True, adopt=adopt)
+    return Model(name, tuple(tags), files, layouts, link, many=True, adopt=adopt, share=share)
 
 
 def _layouts(for_: Any) -> tuple[tuple[str, str], ...]:
     """(framework, value or "") of each framework in `for:`."""
     if isinstance(for_, dict):
-        return tuple((framework, value or "") for framework, value in for_.items())
-    return tuple((word, "") for word in dict.fromkeys((for_,) if isinstance(for_, str) else for_ or ()))
+        return tuple({_canonical(framework): value or "" for framework, value in for_.items()}.items())
+    words: Sequence[str] = (for_,) if isinstance(for_, str) else for_ or ()
+    return tuple((word, "") for word in dict.fromkeys(map(_canonical, words)))
+
+
+def _canonical(framework: str) -> str:
+    return ALIASES.get(framework, framework)
 
 
 def _only_file(
@@ -117,6 +130,8 @@ def _only_file(
             name = urls.last_name(url)
         except UrlError as problem:
             refused = str(problem)
+        if name == at[1]:  # many models are called as their file is: one text for both
+            name = str(at[1])
     places = []
     unpack = entry.unpack is True
     for path, is_folder in _places(at, entry, to_paths, rules, problems):
@@ -206,10 +221,16 @@ def _unique(paths_: list[str], link: Link, *, unpack: bool = False) -> tuple[Pla
 
 def _url(at: Key, text: str, problems: Problems) -> str:
     try:
-        return urls.normal(text)
+        url = urls.normal(text)
     except UrlError as problem:
         problems.append((at, str(problem)))
         return ""
+    if url.partition("://")[2].partition("/")[0].removeprefix("www.") in urls.SITES or "/-/blob/" in url:
+        from orchestrator.manifest.pasted import page_instead  # imported here: most URLs are of other hosts
+
+        if page := page_instead(url):
+            problems.append((at, page))
+    return url
 
 
 def _urls(at: Key, texts: list[str], problems: Problems) -> tuple[str, ...]:
@@ -217,6 +238,8 @@ def _urls(at: Key, texts: list[str], problems: Problems) -> tuple[str, ...]:
 
 
 _UNKNOWN = Defaults()
+_SRV = r"srv:_[A-Za-z0-9-]{1,15}\._tcp(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?)+\.?"  # RFC 2782, RFC 6335
+_LONGEST_NAME = 253  # characters, RFC 1035
 
 
 def manifest(
@@ -232,7 +255,7 @@ def manifest(
     """Make a manifest of its document.
 
     Args:
-        entry: the document, which its types accept.
+        entry: the document, which its types accept. Its models are taken from it one by one: there may be a million.
         file: the manifest's absolute path.
         home: the folder that `~/` means.
         problems: what is wrong is added here; a manifest with a problem must not be used.
@@ -248,24 +271,29 @@ def manifest(
     ]
     rules = PlaceRules(root.rstrip("/") + "/", None if "allow_absolute" in unknown else tuple(allowed))
     defaults = None if "defaults" in unknown else entry.defaults or Defaults()
+    entries = ((name, entry.models.pop(name)) for name in list(entry.models))
     models = tuple(
-        _with_signature(model(n, m, defaults, rules, problems), m.signature, beside, problems)
-        for n, m in entry.models.items()
+        _with_signature(model(name, each, defaults, rules, problems), each.signature, beside, problems)
+        for name, each in entries
     )
     unresolved: tuple[Unresolved, ...] = ()
     if resolve:
         models, unresolved = lockfile.merged(file, models, lock, problems)
     _clashes(models, problems)
+    store, below = _stores(entry.store, beside, home, problems)
     return Manifest(
         file,
         root,
-        _folder(("store",), entry.store, beside, home, problems),
+        store,
         tuple(allowed),
         _prefixes(entry.mirrors, problems),
         _hosts(entry.hosts, beside, problems),
         models,
         unresolved,
         tuple(entry.allow or ()),
+        below,
+        _limits(entry.limits, problems),
+        _swarm(entry.swarm, problems),
     )
 
 
@@ -281,7 +309,7 @@ def _with_signature(value: Model, entry: SignatureEntry | UnsetType, beside: str
         url = _checked(paths.relative, url, (*at, "url"), problems)
     named = [name for name in ("key", "certificates", "identity") if getattr(entry, name) is not UNSET]
     if len(named) != 1 or (entry.identity is UNSET) != (entry.issuer is UNSET):
-        problems.append((at, "say by whom: `key: FILE`, `certificates: FILE`, or `identity:` with `issuer:`"))
+        problems.append((at, "name the signer: `key: FILE`, `certificates: FILE`, or `identity:` with `issuer:`"))
     key, certificates = (
         _checked(lambda t: paths.named_file(t, beside), text, (*at, name), problems) if text is not UNSET else ""
         for name, text in (("key", entry.key), ("certificates", entry.certificates))
@@ -293,16 +321,54 @@ def _with_signature(value: Model, entry: SignatureEntry | UnsetType, beside: str
 def site(entry: SiteDocument, file: str, home: str, problems: Problems) -> Site:
     """Make a site file's value of its document; what is wrong is added to `problems`."""
     beside = posixpath.dirname(file)
+    store, below = _stores(entry.store, beside, home, problems)
     return Site(
         file,
-        _folder(("store",), entry.store, beside, home, problems),
+        store,
         _prefixes(entry.mirrors, problems),
         _hosts(entry.hosts, beside, problems),
         _trust(entry.trust or TrustEntry(), beside, home, problems),
         entry.shared,
         _signers(entry.signed_by, beside, home, problems),
         hooks=_hooks(entry.hooks, file, problems) if entry.hooks is not None else None,
+        below=below,
+        limits=_limits(entry.limits, problems),
+        peers=_peers(entry.peers or (), problems),
+        swarm=_swarm(entry.swarm, problems),
     )
+
+
+def _limits(entry: str | list[LimitEntry] | None, problems: Problems) -> tuple[RateRule, ...]:
+    if entry is None:
+        return ()
+    if isinstance(entry, str):
+        return (RateRule(_read(parse_rate, entry, ("limits",), problems, 0)),)
+    rules = []
+    for number, rule in enumerate(entry):
+        at: Key = ("limits", number)
+        rate = _read(parse_rate, rule.rate, (*at, "rate"), problems, 0)
+        days: tuple[int, ...] = ()
+        if rule.days is not UNSET:
+            days = _read(parse_days, rule.days, (*at, "days"), problems, days)
+        start, end = 0, DAY_MINUTES
+        if rule.from_ is not UNSET and rule.to is not UNSET:
+            start = _read(parse_hour, rule.from_, (*at, "from"), problems, start)
+            end = _read(parse_hour, rule.to, (*at, "to"), problems, end)
+            if start == end:
+                problems.append(((*at, "to"), "the span is empty: leave `from` and `to` out for the whole day"))
+        elif rule.from_ is not UNSET or rule.to is not UNSET:
+            problems.append((at, '`from` and `to` belong together, such as `from: "20:00", to: "24:00"`'))
+        rules.append(RateRule(rate, start, end, days))
+    return tuple(rules)
+
+
+def _read(parse: Callable[[str], T], text: str, at: Key, problems: Problems, otherwise: T) -> T:
+    """Return `parse(text)`; where it refuses the text, add its reason to `problems`."""
+    try:
+        return parse(text)
+    except ValueError as refusal:
+        problems.append((at, str(refusal)))
+        return otherwise
 
 
 def _trust(entry: TrustEntry, beside: str, home: str, problems: Problems) -> Trust:
@@ -316,6 +382,37 @@ def _trust(entry: TrustEntry, beside: str, home: str, problems: Problems) -> Tru
         None if words is UNSET else tuple(words) for words in (entry.schemes, entry.hosts, entry.token_env)
     )
     return Trust(roots, schemes, None if hosts is None else tuple(host.lower() for host in hosts), variables)
+
+
+def _peers(entries: Sequence[str], problems: Problems) -> tuple[str, ...]:
+    peers = []
+    for number, text in enumerate(entries):
+        at: Key = ("peers", number)
+        if text.startswith("srv:"):
+            if re.fullmatch(_SRV, text, re.ASCII) is None or len(text) > _LONGEST_NAME:
+                problems.append((at, "expected the name of an SRV record, such as `srv:_orch._tcp.example.org`"))
+            peers.append(text.lower().rstrip("."))
+            continue
+        url = _checked(urls.prefix, text, at, problems)
+        if url and not url.startswith(("http://", "https://")):
+            problems.append((at, "a peer is asked by http or https, or found by `srv:_orch._tcp.DOMAIN`"))
+        peers.append(url)
+    return tuple(dict.fromkeys(peers))
+
+
+def _swarm(entry: SwarmEntry | None, problems: Problems) -> Swarm | None:
+    if entry is None:
+        return None
+    tracker = ""
+    if entry.tracker.lower().startswith(("http://", "https://")):
+        tracker = _url(("swarm", "tracker"), entry.tracker, problems)
+    else:
+        problems.append((("swarm", "tracker"), "a tracker is asked by http or https"))
+    first, _, last = entry.ports.partition("-")
+    ports = int(first), int(last or first)
+    if not 0 < ports[0] <= ports[1] < 65536:
+        problems.append((("swarm", "ports"), "expected ports such as `6881-6999`, the lower one first"))
+    return Swarm(tracker, ports)
 
 
 def _signers(entry: str | SignersEntry | UnsetType, beside: str, home: str, problems: Problems) -> Signers | None:
@@ -348,11 +445,13 @@ def _hooks(entry: HooksEntry, file: str, problems: Problems) -> Hooks:
             if fault is not None:
                 problems.append((("hooks", name), f"the program's name {fault}"))
             elif any("\0" in word for word in words):
-                problems.append((("hooks", name), "a NUL cannot stand in an argument"))
+                problems.append((("hooks", name), "an argument cannot have a NUL character"))
     return Hooks(file, **found, limit_s=entry.limit)
 
 
 def _clashes(models: tuple[Model, ...], problems: Problems) -> None:
+    if not may_clash(place.path for model in models for file in model.files for place in file.places):
+        return
     claims = (
         (place.path, file.sha256, (model, number))
         for model in models
@@ -377,6 +476,30 @@ def _folder(at: Key, text: str | UnsetType, beside: str, home: str, problems: Pr
     if text is UNSET:
         return None
     return _checked(lambda t: paths.folder(t, beside, home), text, at, problems)
+
+
+def _stores(
+    entry: str | list[str | BelowEntry] | UnsetType, beside: str, home: str, problems: Problems
+) -> tuple[str | None, tuple[str, ...]]:
+    """The store that is written, if any is named, and those below it: folders, or URLs of mirrors by digest."""
+    if not isinstance(entry, list):
+        return _folder(("store",), entry, beside, home, problems), ()
+    written: str | None = None
+    below: list[str] = []
+    for number, each in enumerate(entry):
+        at: Key = ("store", number)
+        if isinstance(each, str) and number:
+            problems.append((at, "only the first store is written: write `{below: " + each + "}`"))
+        elif isinstance(each, str):
+            written = _folder(at, each, beside, home, problems)
+        elif "://" in each.below:
+            url = _checked(urls.prefix, each.below, (*at, "below"), problems)
+            if url and not url.startswith(("https://", "http://")):
+                problems.append(((*at, "below"), "expected a folder, or an https or http URL"))
+            below.append(url)
+        else:
+            below.append(_folder((*at, "below"), each.below, beside, home, problems) or "")
+    return written, tuple(dict.fromkeys(path for path in below if path != written))
 
 
 def _prefixes(entries: list[PrefixEntry] | None, problems: Problems) -> tuple[Prefix, ...]:
@@ -434,6 +557,8 @@ def digest(text: str | UnsetType) -> str:
 
 def with_pins(at: Key, entry: ModelEntry | FileEntry, file: File, problems: Problems) -> File:
     """Return `file` with its weaker pins and the URL of its SHA256SUMS, where `entry` has any."""
+    if file.sha256 and entry.sha512 is entry.sha1 is entry.md5 is UNSET:
+        return file  # nearly all
     weak = tuple(
         Pin(kind, text[-length:].lower())
         for kind, length in WEAK.items()

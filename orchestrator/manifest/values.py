@@ -11,7 +11,8 @@ from orchestrator.model import Link, Trust
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.model import ExtraFile, Host, Pin, Place, Repo, Signers, Unresolved
+    from orchestrator.bandwidth import RateRule
+    from orchestrator.model import ExtraFile, Host, Pin, Place, Repo, Signers, Swarm, Unresolved
 
 
 class File(msgspec.Struct, frozen=True, gc=False):
@@ -19,8 +20,9 @@ class File(msgspec.Struct, frozen=True, gc=False):
 
     `url` and `mirrors` are percent-encoded ASCII. `sha256` is 64 lower-case hex digits, or "" where it is not known
     yet; then `sums` may be the URL of a SHA256SUMS that gives it. `size` is in bytes, or None. `pins` are weaker
-    digests. `git` is the sha1 of a small file's git blob on a hub. `pieces` are the hashes of the file's pieces, as
-    `verify.pieces` writes them. `extra_files` stand on a model's last file: they are written when all are in place.
+    digests. `git` is the sha1 of a small file's git blob on a hub. `pieces` are the hashes of the file's pieces, and
+    `sha1_pieces` those of its torrent's, as `verify.pieces` writes them. `extra_files` stand on a model's last file:
+    they are written when all are in place.
     """
 
     name: str
@@ -34,6 +36,7 @@ class File(msgspec.Struct, frozen=True, gc=False):
     git: str = ""
     pieces: str = ""
     extra_files: tuple[ExtraFile, ...] = ()
+    sha1_pieces: str = ""
 
 
 class PublisherSignature(msgspec.Struct, frozen=True, gc=False):
@@ -62,7 +65,7 @@ class Model(msgspec.Struct, frozen=True, gc=False):
     `layouts` are (framework, value or "") of `for:`. A hub's repository (`repo`) gets its files and its `commit` from
     the lock; `folders` are the absolute folders of its `to:`. `many` is true for a model that is written with
     `files:`. `adopt` is how the store gets a right file that stands at a place already. `signature` is its
-    publisher's, which a lock checks.
+    publisher's, which a lock checks. `share` is whether others may be given its files; None: as its sources tell.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Model(msgspec.Struct, frozen=True, gc=False):
     many: bool = False
     adopt: Literal["copy", "move"] = "copy"
     signature: PublisherSignature | None = None
+    share: bool | None = None
 
 
 class Prefix(msgspec.Struct, frozen=True, gc=False):
@@ -91,8 +95,9 @@ class Prefix(msgspec.Struct, frozen=True, gc=False):
 class Manifest(msgspec.Struct, frozen=True, gc=False):
     """A whole manifest. `file`, `root`, `store` and `allow_absolute` are absolute paths.
 
-    `unresolved` are the models that are not in the lock, or outdated there; they are not among `models`. `allow` are
-    the formats that may be placed; if empty, all may.
+    `below` are the stores that are only read, in order: absolute paths, or URLs that end with a `/`. `unresolved` are
+    the models that are not in the lock, or outdated there; they are not among `models`. `allow` are the formats that
+    may be placed; if empty, all may. `limits` are the rules of bandwidth. `swarm` is where hosts find each other.
     """
 
     file: str
@@ -104,6 +109,9 @@ class Manifest(msgspec.Struct, frozen=True, gc=False):
     models: tuple[Model, ...]
     unresolved: tuple[Unresolved, ...] = ()
     allow: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
+    limits: tuple[RateRule, ...] = ()
+    swarm: Swarm | None = None
 
 
 class Hooks(msgspec.Struct, frozen=True, gc=False):
@@ -121,7 +129,9 @@ class Site(msgspec.Struct, frozen=True, gc=False):
     """A site file: the store, the prefix mirrors and the hosts of a machine or an office, and what it lets others do.
 
     `shared` is true where the group of the store's folders may write into them. `signed_by` says who must have signed
-    each manifest; None: nobody need.
+    each manifest; None: nobody need. `below` is as in `Manifest`. `limits` are the rules of bandwidth. `peers` are
+    URLs, ending in `/`, below which other hosts serve files by sha256, and `srv:` names of DNS records that have them.
+    `swarm` is where hosts find each other.
     """
 
     file: str
@@ -132,6 +142,10 @@ class Site(msgspec.Struct, frozen=True, gc=False):
     shared: bool = False
     signed_by: Signers | None = None
     hooks: Hooks | None = None
+    below: tuple[str, ...] = ()
+    limits: tuple[RateRule, ...] = ()
+    peers: tuple[str, ...] = ()
+    swarm: Swarm | None = None
 
 
 Key: TypeAlias = "tuple[str | int, ...]"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import PlacementError, Stopped
 from orchestrator.formats.bounded import DamagedError
-from orchestrator.formats.policy import refusal
 
 if TYPE_CHECKING:
     import threading
@@ -29,6 +28,7 @@ def check(path: str, wanted: Wanted, stop: threading.Event | None = None) -> Non
         PlacementError: its format is not allowed, or it is of a second format too, or cannot be read.
         Stopped: a stop was asked for.
     """
+    from orchestrator.formats.policy import refusal  # readers of all formats: 10 ms
 
     end = time.monotonic() + LIMIT_S
 
@@ -36,7 +36,7 @@ def check(path: str, wanted: Wanted, stop: threading.Event | None = None) -> Non
         if stop is not None and stop.is_set():
             raise Stopped("stopped while reading")
         if time.monotonic() > end + size / LIMIT_BYTES:
-            raise DamagedError(f"it takes longer than {LIMIT_S + size / LIMIT_BYTES:.0f} s to read")
+            raise DamagedError(f"reading it takes longer than {LIMIT_S + size / LIMIT_BYTES:.0f} s to read")
 
     unpacked = bool(wanted.places) and all(place.unpack for place in wanted.places)
     try:
@@ -51,4 +51,6 @@ def check(path: str, wanted: Wanted, stop: threading.Event | None = None) -> Non
     hint = "take a file in a format that is allowed"
     if refused.word:
         hint += f", or let it in: `{refused.word}` in the `allow:` of {wanted.manifest}"
-    raise PlacementError(f"{name} is {refused.words}, and only {allowed} may be placed", hint)
+    raise PlacementError(
+        f"{name} is {refused.words}, and only {allowed} may be placed", hint, code="format-not-allowed"
+    )

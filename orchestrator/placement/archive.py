@@ -8,8 +8,8 @@ import tarfile
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from orchestrator.formats import decompress
-from orchestrator.formats.bounded import BROKEN, readable
 from orchestrator.formats.bounded import DamagedError as ArchiveError
+from orchestrator.formats.bounded import broken, readable
 from orchestrator.manifest.trust import name_fault
 from orchestrator.text import NAME_BYTES, has_unseen, shown
 
@@ -70,7 +70,7 @@ def members(path: str, ask: Callable[[], None] = lambda: None) -> Iterator[Membe
 def _is_tar(head: bytes) -> bool:
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-    except BROKEN:
+    except broken():
         return False
     return True
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from orchestrator import files
 from orchestrator.errors import PlacementError
-from orchestrator.files import NewFile, place_error
+from orchestrator.files import NewFile, place_error, unwritable
 from orchestrator.folders import Folder, Folders, open_folder, refuse_anothers
 from orchestrator.model import Link
 from orchestrator.store import blobs, extra_files, records, seal
@@ -70,7 +70,7 @@ def judge_folder(store: Store, place: Place, judged: set[str]) -> None:
     Raises:
         PlacementError: as `open_folder`; or the folder must be this user's, and is another's.
     """
-    folder = os.path.dirname(place.path)
+    folder = place.path.rpartition("/")[0] or "/"
     if folder in judged:
         return
     with suppress(OSError):  # told when the place is made
@@ -81,6 +81,20 @@ def judge_folder(store: Store, place: Place, judged: set[str]) -> None:
             above = os.path.dirname(above)
         open_folder(above, trusted=store.trusted).close()
     judged.add(folder)
+
+
+def refuse_unwritable(place: Place) -> None:
+    """See, before a byte is fetched, that a place that is absent can be made: that its folder may be written.
+
+    Raises:
+        PlacementError: it may not.
+    """
+    above = place.path.rpartition("/")[0] or "/"
+    with suppress(OSError):  # told when the place is made
+        while not os.path.isdir(above):
+            above = os.path.dirname(above)
+        if (error := unwritable(above)) is not None:
+            raise place_error(error, f"{above}/{os.path.basename(place.path)}")
 
 
 def put(
@@ -228,7 +242,7 @@ class _New:
 
     A copy is not checked yet. The rest is of a switch: `temporary` is its name until it is renamed, and `inode` tells
     that it is still this file that has it; `kept` a second name of what it replaces, for as long as that may have to go
-    back; `was_absent` says that nothing stood there.
+    back; `was_absent` says that nothing stood there. `is_sealed`: of a hard link, its mtime says that it is right.
     """
 
     number: int
@@ -241,6 +255,7 @@ class _New:
     inode: tuple[int, int] | None = None
     kept: str = ""
     was_absent: bool = False
+    is_sealed: bool = False
     locks: list[int] = field(default_factory=list)  # descriptors that keep others from sweeping these names
 
     @property
@@ -352,7 +367,7 @@ def _accept(verdict: Verdict, place: Place) -> None:
         raise verdict.error
     if not verdict.is_good:
         raise PlacementError(
-            f"the copy to {os.path.dirname(place.path)} came out wrong", "check that disk: `dmesg | tail`"
+            f"the copy to {os.path.dirname(place.path)} has wrong bytes", "check that disk: `dmesg | tail`"
         )
 
 
@@ -397,7 +412,7 @@ class _PlaceMaker:
                     raise
                 self._copy_instead(made)
             else:
-                if made.how == "hard":
+                if made.how == "hard" and not made.is_sealed:
                     self.remember(made)
                 return made.how
         if made.how == "copy":
@@ -424,8 +439,11 @@ class _PlaceMaker:
             how = self._hard_or_copy(blob, folder, place)
         if how == "copy":
             return _New(number, sha256, place, how, self._copy(blob, folder))
-        link = os.symlink if how == "symlink" else os.link
-        return _New(number, sha256, place, how, make=lambda path: link(blob, path))
+        if how == "symlink":
+            return _New(number, sha256, place, how, make=lambda path: os.symlink(blob, path))
+        made = _New(number, sha256, place, how, make=lambda path: os.link(blob, path))
+        made.is_sealed = os.lstat(blob).st_mtime_ns % 10**9 == seal.nanoseconds(sha256)
+        return made
 
     def give_temporary(self, made: _New, *, locked: bool) -> None:
         """Give what was made a temporary name beside its place, and what stands there a second one.
@@ -590,7 +608,7 @@ class _PlaceMaker:
         folder, name = self._folders.in_folder(place.path, make=True)
         if folder.path not in self._swept:  # later there may be names of ours that no lock protects
             if place.own is not None and self._folders.open(place.own[0]).owner() not in (0, os.geteuid()):
-                raise PlacementError(f"{place.own[0]} was exchanged just now", f"set {place.own[1]}", "foreign")
+                raise PlacementError(f"{place.own[0]} was replaced just now", f"set {place.own[1]}", "foreign")
             self._swept.add(folder.path)
             sweep(self._store, folder)
         return folder, name
@@ -619,7 +637,7 @@ class _PlaceMaker:
     def _copy(self, blob: str, folder: Folder) -> files.NewFile:
         new = files.NewFile(folder, _MODE)
         try:
-            blobs.copy_into(blob, new.fd, self._context.stop)
+            blobs.copy_into(blob, new.fd, self._context.stop, self._context.reading)
         except BaseException:
             new.__exit__()
             raise
@@ -646,6 +664,10 @@ class _PlaceMaker:
         """Make a link at a place; by one rename where it replaces what was inspected there."""
         folder, name = self._in_folder(made.place)
         with self._accepting_equal(made):
+            if made.place.path not in self._over:
+                with suppress(FileExistsError):  # nothing stands there, nearly always
+                    make(folder.at(name))
+                    return
             if not self._may_replace(made.place, folder.at(name)):
                 make(folder.at(name))
                 return
@@ -732,7 +754,7 @@ def _result_or_error(make: Callable[[], _T], path: str) -> _T | PlacementError:
 
 
 def _leads_nowhere(place: Place, target: str) -> PlacementError:
-    return PlacementError(f"{place.path}: what it should lead to is not there: {target}", "run the same again")
+    return PlacementError(f"{place.path}: what it should lead to is not there: {target}", "run the command again")
 
 
 def _a_folder(path: str) -> PlacementError:
@@ -740,15 +762,15 @@ def _a_folder(path: str) -> PlacementError:
 
 
 def _exchanged(path: str) -> FileExistsError:
-    return FileExistsError(errno.EEXIST, "another file was put there just now", path)
+    return FileExistsError(errno.EEXIST, "another file appeared there just now", path)
 
 
 def _foreign(path: str) -> PlacementError:
     if os.path.isdir(path) and not os.path.islink(path):
         return _a_folder(path)
     what = f"a link to {os.readlink(path)}" if os.path.islink(path) else "a file"
-    hint = f"move it away, or let it be replaced: --force (`ls -l {path}`)"
-    return PlacementError(f"{path}: {what} stands there that orch did not make", hint, "foreign")
+    hint = "move it away, or replace it: `orch sync --force`"
+    return PlacementError(f"{path}: {what} that orch did not make is in the way", hint, "foreign")
 
 
 def write_extra_file(

@@ -10,14 +10,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import secrets
 import shutil
 import stat
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from orchestrator.errors import PlacementError, Stopped
-from orchestrator.files import NewFile, exchange, place_error, rename_new, sync_folder
+from orchestrator.files import NewFile, exchange, is_left, place_error, rename_new, sync_folder
 from orchestrator.folders import Folder, open_regular
 from orchestrator.formats.bounded import readable
 from orchestrator.placement.archive import ArchiveError, members
@@ -92,8 +91,8 @@ def put(
                 unpacking.write(member)
             listing = unpacking.finish()
         except ArchiveError as problem:
-            hint = "look at the archive, or leave out `unpack` and say `to:` for it as it is"
-            raise PlacementError(f"{spot.path}: the archive is not unpacked: {problem}", hint) from None
+            hint = "check the archive, or leave out `unpack` to install the archive itself"
+            raise PlacementError(f"{spot.path}: the archive is not unpacked: {problem}", hint, code="archive") from None
         _check_and_seal(context, store, aside, listing, spot.path)
         tree_records.write(store, sha256, listing)
         TreeInstall(context, store, spot, listing, ours=ours, force=force, tell=tell).install(aside)
@@ -116,7 +115,8 @@ def sweep(store: Store, parent: Folder) -> None:
                 if left.owner() != _maker(parent):
                     continue
                 if not name.startswith(_NEW):  # if the run that made that one still lives, it makes another one
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if not is_left(fd):
+                        continue
                     if name.startswith(_SWAP):
                         _clear_swap(store, left)
                     else:
@@ -141,7 +141,7 @@ class _Aside:
     def __init__(self, parent: Folder) -> None:
         self._parent = parent
         while True:
-            self._name = f"{_NEW}{secrets.token_hex(6)}"
+            self._name = f"{_NEW}{os.urandom(6).hex()}"
             os.mkdir(parent.at(self._name), 0o700)
             try:
                 self._open()
@@ -160,13 +160,13 @@ class _Aside:
         fd = os.open(parent.at(self._name), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self.folder = Folder(path, fd)
         if self.folder.owner() != _maker(parent):
-            raise PlacementError(f"{path}: another user put his own folder there", f"`ls -la {parent.path}`")
+            raise PlacementError(f"{path}: another user made a folder there", f"`ls -la {parent.path}`")
         if (mode := stat.S_IMODE(os.fstat(fd).st_mode)) & 0o077:  # another folder of ours that was put there
             with suppress(OSError):  # a file system without modes
                 os.fchmod(fd, mode & ~0o077)
         with suppress(OSError):  # a file system without locks, where `sweep` removes nothing
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        name = f"{_PREFIX}{secrets.token_hex(6)}"
+        name = f"{_PREFIX}{os.urandom(6).hex()}"
         os.rename(parent.at(self._name), parent.at(name))
         self._name = name
         os.mkdir(self.folder.at(_INNER))
@@ -182,7 +182,7 @@ class _Aside:
 
     def exchange(self, path: str) -> bool:
         """Exchange the tree with the folder at `path` in one step (renameat2(2)); False where that is impossible."""
-        swap = f"{_SWAP}{secrets.token_hex(6)}"
+        swap = f"{_SWAP}{os.urandom(6).hex()}"
         os.rename(self._parent.at(self._name), self._parent.at(swap))  # it may hold files of the user from now on
         try:
             exchange(self.tree, path)
@@ -232,7 +232,7 @@ class _Unpacking:
         """
         self._inodes_left -= 1
         if member.size > self._bytes_left or self._inodes_left < 0:
-            raise ArchiveError("it holds more than the disk has room for")
+            raise ArchiveError("its content is larger than the free disk space")
         if member.same_as is not None:
             self._links.append((member.path, member.same_as))
         elif member.content is None:
@@ -254,7 +254,7 @@ class _Unpacking:
             if same_as not in self._listing:
                 raise ArchiveError(f"`{path}` in it is a link to no file of it")
             if self._listing[same_as][0] > self._bytes_left:
-                raise ArchiveError("it holds more than the disk has room for")
+                raise ArchiveError("its content is larger than the free disk space")
             with open(f"{self._folder}/{same_as}", "rb") as content:
                 self._write(path, content)
         if not self._listing:
@@ -279,7 +279,7 @@ class _Unpacking:
                 self.raise_if_stopped()
                 self._bytes_left -= len(chunk)
                 if self._bytes_left < 0:
-                    raise ArchiveError("it holds more than the disk has room for")
+                    raise ArchiveError("its content is larger than the free disk space")
                 hasher.update(chunk)
                 size += file.write(chunk)
         self._listing[path] = (size, hasher.hexdigest())
@@ -293,7 +293,7 @@ def _check_and_seal(context: Context, store: Store, aside: _Aside, listing: List
     """
     read = [(sha256, aside.for_child(name)) for name, (_, sha256) in listing.items()]
     if not all(verdict.is_good for verdict in check.check(context, read)):
-        raise PlacementError(f"{place}: a file came out wrong", "check that disk: `dmesg | tail`")
+        raise PlacementError(f"{place}: a copied file has wrong bytes", "check that disk: `dmesg | tail`")
     for name, (_, sha256) in listing.items():
         path = f"{aside.tree}/{name}"
         mode = os.stat(path).st_mode & 0o444  # by the umask
@@ -358,7 +358,7 @@ class TreeInstall:
             self._replace_link(aside.tree)
             return
         if not os.path.isdir(spot.at()):
-            raise self._foreign(spot.path, "a file stands where the folder should be")
+            raise self._foreign(spot.path, "a file is where the folder should be")
         # With --force the folder may be a user's, whose right files were sealed when it was adopted: all of them stay.
         is_ours = self._ours or not self._force
         with spot.parent.below(spot.name) as place:
@@ -371,7 +371,7 @@ class TreeInstall:
         spot = self._spot
         leads_to = os.readlink(spot.at())
         if not self._force:
-            raise self._foreign(spot.path, f"a link to {leads_to} stands there that orch did not make")
+            raise self._foreign(spot.path, f"a link to {leads_to} that orch did not make is in the way")
         self._keep_link(spot.parent, spot.name)
         rename_new(tree, spot.at())
 
@@ -444,14 +444,12 @@ class TreeInstall:
             if os.path.islink(above):
                 if not self._force:
                     raise self._foreign(
-                        f"{self._spot.path}/{folder}", "a link stands where a folder of the archive should be"
+                        f"{self._spot.path}/{folder}", "a link is where a folder of the archive should be"
                     )
                 self._links.add(folder)
                 return _Step(name)
             if os.path.lexists(above) and not os.path.isdir(above):
-                raise self._foreign(
-                    f"{self._spot.path}/{folder}", "a file stands where a folder of the archive should be"
-                )
+                raise self._foreign(f"{self._spot.path}/{folder}", "a file is where a folder of the archive should be")
         had = _stamp(f"{inside}/{name}")
         if had is None:
             return _Step(name)
@@ -465,13 +463,13 @@ class TreeInstall:
             self._links.add(name)
             return _Step(name)
         if not stat.S_ISREG(mode) and not (is_link and os.path.isfile(f"{inside}/{name}")):
-            raise self._foreign(shown, "something that is no file stands where one of the archive should be")
+            raise self._foreign(shown, "something that is no file is where one of the archive should be")
         was_ours = any(name in listing for listing in old)
         verdict = self._read(place, name, sha256, is_link=is_link, was_ours=was_ours)
         if verdict.is_good:
             return None
         if is_link or not (was_ours or self._force):
-            raise self._foreign(shown, "a file that orch did not make stands where one of the archive should be")
+            raise self._foreign(shown, "a file that orch did not make is where one of the archive should be")
         return _Step(name, had, verdict.sha256)
 
     def _read(self, place: Folder, name: str, sha256: str, *, is_link: bool, was_ours: bool) -> Verdict:
@@ -505,17 +503,17 @@ class TreeInstall:
             raise self._foreign(path, "it was changed just now")
         about = {"expected": self._listing[step.name][1], "source": f"stood at: {path}", "place": path}
         where = quarantine.move_in(self._store, folder.at(base), step.found, about, kind=quarantine.DISPLACED)
-        self._tell(f"{path}: it was not the archive's any more; it lies in {where} now")
+        self._tell(f"{path}: it was changed since it was unpacked; it was moved to {where}")
 
     def _keep_link(self, folder: Folder, base: str) -> None:
         """Move a user's link, which --force replaces, to quarantine; its target is not touched."""
         path, leads_to = f"{folder.path}/{base}", os.readlink(folder.at(base))
         about = {"source": f"stood at: {path}", "place": path, "why": "replaced (--force)"}
         where = quarantine.move_in(self._store, folder.at(base), "unread", about, kind=quarantine.DISPLACED)
-        self._tell(f"{path}: it was a link to {leads_to}, and is replaced (--force); the link lies in {where} now")
+        self._tell(f"{path}: a link to {leads_to} is replaced (--force); it was moved to {where}")
 
     def _foreign(self, path: str, why: str) -> PlacementError:
-        hint = f"move it away, or let it be replaced: --force (`ls -l {path}`)"
+        hint = "move it away, or replace it: `orch sync --force`"
         return PlacementError(f"{path}: {why}", hint, "foreign")
 
     def _raise_if_stopped(self) -> None:

@@ -37,7 +37,7 @@ class JsonLines:
             for problem in error.problems:
                 self.problem(problem)
         else:
-            self(Noticed(f"{error.message}; {error.hint}" if error.hint else error.message))
+            self(Noticed(f"{error.message}; {error.hint}" if error.hint else error.message, error.code))
 
     def close(self, summary: Summary) -> None:
         """Write the summary; events that come later, from threads that nobody waits for, are dropped."""

@@ -17,6 +17,7 @@ from orchestrator import events
 from orchestrator.errors import OrchError
 from orchestrator.files import reason, write_in
 from orchestrator.folders import open_folder, read_regular
+from orchestrator.render.sink import INTERRUPTED
 from orchestrator.render.traffic import Traffic
 from orchestrator.text import shown, shown_lines
 
@@ -42,7 +43,6 @@ HELP = {
 }
 AREAS = ("blobs", "partial", "quarantine")
 _LOOKED_AT = ("orch_model_", "orch_store_")  # kept from the last file where a run ended before it looked
-_INTERRUPTED = "interrupted"  # summary.INTERRUPTED
 _LIMIT_BYTES = 64 << 20  # 100,000 models take 40 MB
 _MODE = 0o644  # node_exporter is another user
 
@@ -83,7 +83,7 @@ class Metrics:
             case events.GaveUp():
                 with self._lock:
                     self._sizes.setdefault(event.model, {}).pop(event.file, None)
-                    (self._unknown if event.fault == _INTERRUPTED else self._failed).add(event.model)
+                    (self._unknown if event.fault == INTERRUPTED else self._failed).add(event.model)
             case _:
                 self._traffic.add(event)
 
@@ -146,7 +146,7 @@ def refusal(path: str) -> str:
             if not os.access(folder.at(), os.W_OK | os.X_OK):
                 return "its folder cannot be written"
             if not stat.S_ISREG(os.lstat(folder.at(os.path.basename(path))).st_mode):
-                return "something else than a file stands there"
+                return "something that is no file is there"
     except FileNotFoundError:
         return "" if os.path.isdir(os.path.dirname(path)) else "its folder is missing"
     except (OSError, OrchError) as error:

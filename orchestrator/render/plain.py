@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
 from orchestrator import events, local_state
-from orchestrator.render.sink import error_lines
+from orchestrator.render.sink import amount, error_lines, is_out_of_time, label
+from orchestrator.render.terminal import painted, style_of
 from orchestrator.render.totals import Totals
-from orchestrator.render.words import closing, heartbeat, line
+from orchestrator.render.words import SharedFailures, closing, heartbeat, line
 from orchestrator.text import shown_lines
 
 if TYPE_CHECKING:
@@ -31,11 +32,13 @@ class Lines:
 
     Args:
         out: where to.
-        quiet: hold errors back until the run has failed, and leave out the rest; only warnings are told.
+        quiet: hold errors back until the run has failed, and leave out the rest; warnings are told, and the pins that a
+            lock changes.
         verbose: write each program's command, too.
         verb: the first word of the last line.
         stamped: put the time before each line (ISO 8601 with the zone's offset).
         state: the folder of the local state, which remembers what a quiet run has warned of; None: always warn.
+        colour: whether to write colours, as a terminal without bars and some logs of CI show them.
         clock: a monotonic clock in seconds.
     """
 
@@ -48,20 +51,29 @@ class Lines:
         verb: str = "sync",
         stamped: bool = False,
         state: str | None = None,
+        colour: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._out, self._quiet, self._verbose, self.verb = out, quiet, verbose, verb
-        self._stamped, self._state, self._clock = stamped, state, clock
+        self._stamped, self._state, self._clock, self._colour = stamped, state, clock, colour
         self._lock = threading.Lock()
         self._held: list[str] = []
         self._errors: set[str] = set()
+        self._failures = SharedFailures()
         self._closed = False
         self._totals = Totals()
         self._beat = clock()
 
     def __call__(self, event: Event) -> None:
         """Write one event, or hold it back."""
-        if self._quiet and not isinstance(event, (events.GaveUp, events.Mismatched)):
+        is_new_pin = isinstance(event, events.Changed) and bool(event.old and event.new)
+        if self._quiet and not (is_new_pin or isinstance(event, (events.GaveUp, events.Mismatched))):
+            return
+        if isinstance(event, events.GaveUp) and event.shared:  # told at the end, all in one line
+            with self._lock:
+                self._failures.add(event)
+                if not self._quiet:
+                    self._count(event)
             return
         text = line(event, verbose=self._verbose)
         with self._lock:
@@ -75,7 +87,7 @@ class Lines:
                 if text in self._errors:  # one cause may end many files
                     return
                 self._errors.add(text)
-            if not self._quiet:
+            if not self._quiet or is_new_pin:
                 self._write(text)
             else:
                 self._held.append(text)
@@ -85,9 +97,15 @@ class Lines:
         self._totals.add(event, now)
         if isinstance(event, events.Planned):
             self._beat = now
-        elif isinstance(event, events.Progressed) and now - self._beat >= HEARTBEAT_S:
+        elif now - self._beat < HEARTBEAT_S:
+            return
+        elif isinstance(event, events.Progressed):
             self._beat = now
             self._write(f"{self.verb}: {heartbeat(self._totals)}")
+        elif isinstance(event, events.Reading) and event.done_bytes < event.size_bytes:
+            self._beat = now
+            name, far = label(event.model, event.file), 100 * event.done_bytes // event.size_bytes
+            self._write(f"{self.verb}: {event.doing} {name}, {far} % of {amount(event.size_bytes)}")
 
     def tell(self, error: OrchError) -> None:
         """Write an error that ended the command, and what to type next."""
@@ -99,24 +117,26 @@ class Lines:
         """Write what was held back if the run failed, and the closing line; warnings always."""
         with self._lock:
             self._closed = True
-            # The next run goes on where --max-time ended this one: no failure to send mail about.
-            out_of_time = summary.exit_code == 9 and all(failed.fault == "interrupted" for failed in summary.failed)
-            if self._quiet and (summary.ok or out_of_time):
-                for text in self._due(summary.warnings):
-                    self._write(f"warning: {shown_lines(text)}")
+            if self._quiet and (summary.ok or is_out_of_time(summary)):
+                for warning in self._due(summary.warnings):
+                    more = ""
+                    if warning.host and not warning.urgent:
+                        look = f"orch mirrors {summary.manifest}".strip()
+                        more = f"; the files came from other sources: `{look}`"
+                    self._write(f"warning: {shown_lines(warning.message + more)}")
                 return
-            for text in self._held:
+            for text in (*self._held, *self._failures.lines()):
                 self._write(text)
             for warning in summary.warnings if self._quiet else ():
                 if not warning.host:
                     self._write(f"warning: {shown_lines(warning.message)}")
             self._write(closing(summary, self.verb))
 
-    def _due(self, warnings: Sequence[Warned]) -> list[str]:
+    def _due(self, warnings: Sequence[Warned]) -> list[Warned]:
         """The warnings to write now: wrong bytes always, a host that fails if that was not said within a day."""
         lasting = {warning.host for warning in warnings if not warning.urgent}
         told = _Told(self._state) if self._state and lasting else None
-        due = [w.message for w in warnings if w.urgent or told is None or told.is_due(w.host)]
+        due = [w for w in warnings if w.urgent or told is None or told.is_due(w.host)]
         if told is not None:
             told.save()
         return due
@@ -125,6 +145,8 @@ class Lines:
         if self._stamped:
             now = datetime.now().astimezone().isoformat(timespec="seconds")
             text = "\n".join(f"{now} {each}" for each in text.splitlines())
+        elif self._colour:
+            text = "\n".join(painted(each, style_of(each), colour=True) for each in text.splitlines())
         try:
             self._out.write(text + "\n")
             self._out.flush()

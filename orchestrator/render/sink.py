@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.text import shown_lines
+from orchestrator.text import cells, shown, shown_lines
 
 if TYPE_CHECKING:
-    from orchestrator.errors import OrchError
+    from collections.abc import Callable
+
+    from orchestrator.errors import OrchError, Problem
     from orchestrator.events import Event, Summary
+
+
+INTERRUPTED = "interrupted"  # the fault of a file that a stop left, as summary.INTERRUPTED
+
+
+def is_out_of_time(summary: Summary) -> bool:
+    """Whether --max-time ended a run, and nothing else: the next one goes on there, so it is no failure to tell."""
+    return summary.exit_code == 9 and all(failed.fault == INTERRUPTED for failed in summary.failed)
 
 
 class Sink(Protocol):
@@ -46,15 +58,103 @@ class Tee:
             sink.close(summary)
 
 
+COLUMNS = 80
+_CUT = "..."
+MOST_PROBLEMS = 10  # one mistake in a list of files is often made in each of them; `--json` tells all
+
+
 def error_lines(error: OrchError) -> list[str]:
-    """An error that ended a command as lines for people."""
-    lines = [f"error: {shown_lines(line)}" for line in error.message.splitlines()]
-    return [*lines, f"hint: {shown_lines(error.hint)}"] if error.hint else lines
+    """An error that ended a command as lines for people; of many problems the first ten, each with its line."""
+    from orchestrator.errors import ManifestError
+
+    lines: list[str] = []
+    if isinstance(error, ManifestError):
+        total = len(error.problems)
+        for problem in error.problems[:MOST_PROBLEMS]:
+            lines += [f"error: {_near(shown_lines(str(problem)))}", *excerpt_lines(problem)]
+    else:
+        problems = error.message.splitlines()
+        total = len(problems)
+        lines += [f"error: {shown_lines(line)}" for line in problems[:MOST_PROBLEMS]]
+    if (more := total - MOST_PROBLEMS) > 0:
+        lines.append(f"error: and {more:,} more")
+    return [*lines, f"hint: {_near(told_hint(error.hint, error.code))}"] if error.hint else lines
+
+
+def _near(text: str) -> str:
+    """A text with the files of the working folder as `team.yaml:4`.
+
+    The root shortens nothing: orch goes there where the working folder is gone.
+    """
+    try:
+        here = f"{os.getcwd().rstrip('/') or '//'}/"
+    except OSError:
+        return text
+    return re.sub(rf"(^|[\s`(]){re.escape(here)}(?=[^/\s`]+\.ya?ml|[^\s`]*/[^/\s`]+\.ya?ml)", r"\1", text)
+
+
+# Errors of which the explanation says more than the hint can: their hint ends with it.
+EXPLAINED = {
+    *("manifest", "outside-root", "signature", "not-allowed"),
+    *("checksum-mismatch", "access-denied", "network", "certificate", "no-downloader", "repository"),
+    *("existing-file", "changed", "disk", "store-access"),
+}
+
+
+_completes: list[Callable[[str, str], str]] = []  # at most one: that of the command which runs
+
+
+def complete_hints(complete: Callable[[str, str], str]) -> None:
+    """Take what completes the commands in the hints for people; it is asked with a hint and the error's code."""
+    _completes[:] = [complete]
+
+
+def told_hint(hint: str, code: str) -> str:
+    """A hint for people, with the explanation that helps further, where one does."""
+    hint = _completes[0](hint, code) if _completes and "`orch " in hint else hint
+    more = f" (orch explain {code})" if code in EXPLAINED else ""
+    if " (" in hint and more:  # two remarks in brackets are too much
+        more = f"; see `orch explain {code}`"
+    return shown_lines(hint) + more
+
+
+def excerpt_lines(problem: Problem, columns: int = COLUMNS) -> list[str]:
+    """The line of a file in which a problem is, with carets below what is wrong; none where it is not known.
+
+    Control characters are escaped; of a line that is too long the piece around the problem is shown.
+
+    Args:
+        problem: the problem.
+        columns: how wide the lines may be.
+    """
+    if not problem.excerpt:
+        return []
+    number = f"{problem.line:>4}"
+    chars = [shown(char) for char in problem.excerpt.rstrip()]
+    start = min(max(problem.column - 1, 0), len(chars))
+    end = max(min(problem.end_column - 1, len(chars)), start + 1)
+    room = columns - len(number) - 3
+    first = 0
+    if sum(map(cells, chars)) > room:
+        while first < start and sum(map(cells, chars[first : min(end, start + room // 2)])) > room - 2 * len(_CUT):
+            first += 1
+    before = _CUT if first else ""
+    text, used = before, len(before)
+    for position, char in enumerate(chars[first:], first):
+        if used + cells(char) > room - len(_CUT) and used + sum(map(cells, chars[position:])) > room:
+            text, chars, end = text + _CUT, chars[:position], min(end, position)
+            break
+        text, used = text + char, used + cells(char)
+    lines = [f"{number} | {text}"]
+    if problem.column:
+        blanks = len(before) + sum(map(cells, chars[first:start]))
+        lines.append(f"{' ' * len(number)} | {' ' * blanks}{'^' * max(sum(map(cells, chars[start:end])), 1)}")
+    return lines
 
 
 def label(model: str, file: str) -> str:
-    """The name of a file for people: its model, and its own name where it has one."""
-    return shown_lines(model if not file else f"{model}/{file}")
+    """The name of a file for people, in one line: its model, and its own name where it has one."""
+    return shown(model if not file else f"{model}/{file}")
 
 
 def amount(size_bytes: float) -> str:

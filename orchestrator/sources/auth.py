@@ -61,6 +61,17 @@ def named_token(url: str, hosts: Mapping[str, Host]) -> NamedToken | None:
     return NamedToken(entry.token_env, f"{why}; if it is meant: {_entry(url, entry.token_env)}")
 
 
+def may_need_token(url: str, environ: Mapping[str, str], hosts: Mapping[str, Host]) -> str:
+    """Say for which token bytes from `url` may have been given to somebody here; "" where nobody shows one there.
+
+    The hub takes a token for gated files only, and does not say of which: for each of its files one may be needed.
+    """
+    named = named_token(url, hosts)
+    if named is not None:
+        return f"{host_of(url)} is shown the token in {named.variable}"
+    return f"{host_of(url)} is shown the hub's token" if _is_hub(url, environ) else ""
+
+
 def withheld(urls: Iterable[str], hosts: Mapping[str, Host]) -> tuple[str, ...]:
     """Why named tokens are not sent to the hosts of `urls`, and what to write if they are meant; each is told once."""
     if not any(host.token_env for host in hosts.values()):
@@ -116,14 +127,16 @@ def advice(url: str, status: int, environ: Mapping[str, str], hosts: Mapping[str
             return named.withheld
         if not environ.get(named.variable):
             return f"{named.variable} is not set: `hosts` names it as the token of {host}"
-        return f"{host} does not accept the token in {named.variable}: is it right, and may it read this?"
+        return f"{host} does not accept the token in {named.variable}: check that it is right and may read this file"
     if _is_hub(url, environ):
         return _hub_advice(url, status, hub_token(environ) is not None)
     if _is_endpoint(url, environ):
         return f"the hub's token goes to no other host by itself; if you trust {host}: {_entry(url, 'HF_TOKEN')}"
     if host == "modelscope.cn" or host.endswith(".modelscope.cn"):
         return f"name its token: {_entry(url, 'MODELSCOPE_API_TOKEN')}; https://modelscope.cn/my/myaccesstoken has it"
-    return f"{host} wants a login (name its token: {_entry(url, 'NAME')}), or refuses this program: see `orch sync -v`"
+    return (
+        f"{host} requires a login (name its token: {_entry(url, 'NAME')}), or refuses this program: see `orch sync -v`"
+    )
 
 
 def _entry(url: str, variable: str) -> str:

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 ODD_ANSWER = "the server's answer breaks the rules of HTTP"
 CLOCK_SLACK_S = 5.0
-_RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d{1,6})", re.ASCII)
+# Drafts -08 and later: `"api";r=0;t=55`, maybe several; drafts -03 to -07: `limit=9, remaining=0, reset=55`.
+_RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d{1,6})|remaining=0\s*,\s*reset=(\d{1,6})", re.ASCII)
+_WINDOW = re.compile(r";\s*w=(\d{1,6})", re.ASCII)
+_EPOCH_S = 1e9  # a reset beyond it is a date, as GitHub sends it, and no number of seconds
 _WORD = re.compile(r"[A-Za-z]{1,40}")
 # Statuses of servers that do not understand a Range at all; other errors would come without one too.
 _RANGE_REFUSED = frozenset((400, 405, 406, 412, 416, 500, 501))
@@ -173,7 +176,7 @@ def ask_source(
     except ForbiddenError as error:
         return Fault(Kind.REFUSED, str(error))
     except ImportError:
-        return Fault(Kind.NETWORK, f"cannot look through this proxy: {(proxy or '').partition(':')[0]}")
+        return Fault(Kind.NETWORK, f"cannot use this proxy: {(proxy or '').partition(':')[0]}")
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # ValueError: names and numbers
         return _explain(error)
     return Fault(Kind.REFUSED, f"more than {MAX_REDIRECTS} redirects")
@@ -212,10 +215,10 @@ class _Judge:
 def is_verdict(fault: Fault) -> bool:
     """Whether a fault of `ask_source` holds for every program, not only for our client.
 
-    An HTTP status does, and so do a refused connection and a redirect that was refused for safety. A header that our
-    client cannot read, a timeout or a failed handshake may not: a program may do better.
+    An HTTP status does, and so do a refused connection, a name without an address and a redirect that was refused for
+    safety. A header that our client cannot read, a timeout or a failed handshake may not: a program may do better.
     """
-    return fault.status is not None or fault.refused_connection or fault.kind is Kind.REFUSED
+    return fault.status is not None or fault.is_instant or fault.kind is Kind.REFUSED
 
 
 @contextmanager
@@ -300,7 +303,7 @@ def _read(url: str, status: int, headers: Mapping[str, str], round_trip_s: float
         return SourceAnswer(url, length, etag, False, round_trip_s, kind, packed, chunked, modified=modified, bare=bare)
     if status < 400:
         return Fault(Kind.REFUSED, f"server answered {status}", status)
-    fault = from_status(status, retry_after(headers))
+    fault = from_status(status, retry_after(headers, is_limited=status == 429))
     why = headers.get("x-error-code", "")  # the Hugging Face hub's: GatedRepo, EntryNotFound, RevisionNotFound ...
     return replace(fault, message=f"{fault.message} ({why})") if _WORD.fullmatch(why) else fault
 
@@ -331,14 +334,24 @@ def retry_after_s(value: str | None) -> float | None:
         return None
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a server asks us to wait, by its Retry-After or RateLimit header; None where it has neither.
+def retry_after(headers: Mapping[str, str], *, is_limited: bool = False) -> float | None:
+    """The seconds that a server which refuses a request asks us to wait, by its headers; None where none tells.
 
-    RateLimit: draft-ietf-httpapi-ratelimit-headers-09, `"resolvers";r=0;t=55` as the Hugging Face hub sends it.
+    Retry-After before all; then RateLimit (draft-ietf-httpapi-ratelimit-headers-09, `"resolvers";r=0;t=55` as the
+    Hugging Face hub sends it). Where it said that the limit is what it refuses for (`is_limited`, 429), RateLimit-Reset
+    of the first drafts as well, and the longest window of a RateLimit-Policy, after which any quota is full again.
     """
-    found = _RATE_LIMIT.search(headers.get("ratelimit") or "")
-    refilled_s = float(found[1]) if found else None
-    return retry_after_s(headers.get("retry-after")) or refilled_s
+    if asked_s := retry_after_s(headers.get("retry-after")):
+        return asked_s
+    refills = [float(now or earlier) for now, earlier in _RATE_LIMIT.findall(headers.get("ratelimit") or "")]
+    if refills or not is_limited:
+        return max(refills, default=None)
+    reset = (headers.get("ratelimit-reset") or headers.get("x-ratelimit-reset") or "").strip()
+    remaining = headers.get("ratelimit-remaining") or headers.get("x-ratelimit-remaining") or "0"
+    if reset.isascii() and reset.isdigit() and len(reset) <= _DIGITS and remaining.strip() == "0":
+        return max(0.0, float(reset) - time.time()) if float(reset) > _EPOCH_S else float(reset)
+    windows = [float(window) for window in _WINDOW.findall(headers.get("ratelimit-policy") or "")]
+    return max(windows, default=None)
 
 
 def _explain(error: Exception) -> Fault:
@@ -356,6 +369,8 @@ def _explain(error: Exception) -> Fault:
     if isinstance(error, httpx2.RemoteProtocolError) and not text.startswith("Server disconnected"):
         return Fault(Kind.NETWORK, ODD_ANSWER)  # the client's own words show the bytes as Python writes them
     refused = any(isinstance(e, ConnectionRefusedError) or getattr(e, "errno", 0) == errno.ECONNREFUSED for e in chain)
+    if any(isinstance(e, socket.gaierror) for e in chain):
+        return Fault(Kind.NETWORK, "cannot resolve its name", unresolved=True)
     return Fault(Kind.NETWORK, "connection refused" if refused else text, refused_connection=refused)
 
 
@@ -373,7 +388,7 @@ def get_text(url: str, route: Route, stop: threading.Event | None = None) -> str
     if isinstance(content, Fault):
         return content
     if len(content) > LIMIT_BYTES:
-        return Fault(Kind.CORRUPT, f"more than {LIMIT_BYTES >> 20} MiB: this is no list of digests")
+        return Fault(Kind.CORRUPT, f"more than {LIMIT_BYTES >> 20} MiB: this is not a list of checksums")
     return content.decode("utf-8", "replace")
 
 
@@ -448,15 +463,25 @@ def sample_rate(
     timeout_s: float,
     bearer: str | None = None,
     stop: threading.Event | None = None,
+    most_bytes: int = SAMPLE_BYTES,
+    most_s: float = SAMPLE_S,
+    fastest: float = FASTEST,
+    least: float = 0.0,
 ) -> RateSample:
     """Measure the rate of a source: read from the beginning of `url` (no redirects), for 0.3 s or 1 MiB.
 
-    A failure is no fault of the source: what came before it counts. Arguments as of `ask_source`.
+    A failure is no fault of the source: what came before it counts.
+
+    Args:
+        url, proxy, ca, user_agent, timeout_s, bearer, stop: as of `ask_source`.
+        most_bytes, most_s: what ends the sample.
+        fastest: the most that is believed, in bytes a second.
+        least: a rate that is lower than this after a quarter of the time ends the sample.
 
     Raises:
         Stopped: `stop` was set meanwhile.
     """
-    headers = {"Range": f"bytes=0-{SAMPLE_BYTES - 1}", "Accept-Encoding": "identity", "User-Agent": user_agent}
+    headers = {"Range": f"bytes=0-{most_bytes - 1}", "Accept-Encoding": "identity", "User-Agent": user_agent}
     if bearer is not None:
         headers["Authorization"] = f"Bearer {bearer}"
     size, began, head = 0, None, b""
@@ -473,13 +498,15 @@ def sample_rate(
             for block in response.iter_raw():
                 size += len(block)
                 head = (head + block)[:HEAD_BYTES] if len(head) < HEAD_BYTES else head
-                if size >= SAMPLE_BYTES or time.monotonic() - began >= SAMPLE_S:
+                took_s = time.monotonic() - began
+                is_slow = took_s >= most_s / 4 and size < least * took_s
+                if size >= most_bytes or took_s >= most_s or is_slow:
                     break
     except (ImportError, httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError):
         pass  # what came before the failure counts
     took_s = time.monotonic() - began if began is not None else 0.0
     is_measured = size >= MEASURED_BYTES or (size and took_s >= MEASURED_S)
-    return RateSample(min(FASTEST, size / max(took_s, 1e-6)) if is_measured else None, head)
+    return RateSample(min(fastest, size / max(took_s, 1e-6)) if is_measured else None, head)
 
 
 def identify_by_head(

@@ -1,15 +1,18 @@
 """Probe the sources of a run before its first download: which hosts answer, with what file, and how fast.
 
-A source whose probe was refused is only tried later than others: a program may still be served.
+Where a large file has one source there is nothing to compare; it is asked here because that takes a round trip, which
+passes while programs are looked for. A source whose probe was refused is only tried later than others: a program may
+still be served.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
@@ -22,12 +25,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from orchestrator.model import Artifact, Source
-    from orchestrator.sources.http import SourceAnswer
+    from orchestrator.sources.http import RateSample, SourceAnswer
     from orchestrator.sources.route import Route
 
 TIMEOUT_S = 2.0
 HOST_REQUESTS = 4
 LARGE_BYTES = 8 << 20  # a smaller file is downloaded before a probe ends
+# A line is open where one connection brings more than a line of 1 Gb/s does. A longer sample than that of a rate, but
+# only of a near host, whose first bytes are not slow for the window of TCP; and of a file that is worth it.
+OPEN_RATE = 128.0 * (1 << 20)
+OPEN_BYTES = 256 << 20
+_NEAR_S = 0.01
+_OPEN_SAMPLE_BYTES, _OPEN_SAMPLE_S = 8 << 20, 0.04
 _VERDICTS = {
     Kind.MISSING: Rank.MISSING,
     Kind.TLS: Rank.DEAD,
@@ -41,38 +50,62 @@ _VERDICTS = {
 
 @dataclass(frozen=True, slots=True)
 class ProbeTarget:
-    """A prefix on a host, which is probed by the largest file (`url`, `size` in bytes) below it."""
+    """A prefix on a host, which is probed by the largest file (`url`, `size` in bytes) below it.
+
+    `is_alone`: there is no other source to compare its rate with.
+    """
 
     prefix: str
     host: str
     role: Role
     url: str
     size: int | None
+    is_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """The result of one probe; `rate` in bytes a second on one connection, `message` where the verdict is not GOOD."""
+    """The result of one probe; `rate` in bytes a second on one connection, `message` where the verdict is not GOOD.
+
+    `is_open`: one connection alone brings so much that the program is the limit, not the line.
+    """
 
     verdict: Rank
     message: str = ""
     answer: SourceAnswer | None = None
     rate: float | None = None
+    is_open: bool = False
 
 
 def is_worth_probing(artifact: Artifact) -> bool:
-    """Whether an artifact is large enough for a probe and has sources to choose from; unknown size is large."""
+    """Whether an artifact is large enough for a probe and has sources to choose from; unknown size is large.
+
+    What a peer has is not asked for elsewhere.
+    """
+    if any(source.role is Role.PEER for source in artifact.sources):
+        return False
     return len(artifact.sources) > 1 and (artifact.size is None or artifact.size >= LARGE_BYTES)
 
 
-def probe_targets(artifacts: Iterable[Artifact]) -> tuple[ProbeTarget, ...]:
-    """What to probe: each prefix of the artifacts' sources once, those of the largest files first."""
+def is_worth_asking(artifact: Artifact) -> bool:
+    """Whether the only source of an artifact is asked with the probe; where no digest judges, it is asked later."""
+    source, *others = artifact.sources
+    is_large = artifact.size is not None and artifact.size >= LARGE_BYTES
+    return is_large and not others and source.role is not Role.PEER and not artifact.is_unpinned
+
+
+def probe_targets(artifacts: Iterable[Artifact], alone: Iterable[Artifact] = ()) -> tuple[ProbeTarget, ...]:
+    """What to probe: each prefix of the artifacts' sources once, those of the largest files first.
+
+    `alone` are artifacts with one source: of each of their hosts the largest is asked.
+    """
     found: dict[str, ProbeTarget] = {}
-    for artifact in sorted(artifacts, key=lambda a: -(a.size or 0)):
-        for source in artifact.sources:
-            prefix = prefix_of(source, artifact.sources)
-            if prefix not in found:
-                found[prefix] = ProbeTarget(prefix, host_of(source.url), source.role, source.url, artifact.size)
+    for some, is_alone in ((artifacts, False), (alone, True)):
+        for artifact in sorted(some, key=lambda a: -(a.size or 0)):
+            for source in artifact.sources:
+                prefix, host = prefix_of(source, artifact.sources), host_of(source.url)
+                if prefix not in found:
+                    found[prefix] = ProbeTarget(prefix, host, source.role, source.url, artifact.size, is_alone)
     return tuple(found.values())
 
 
@@ -108,6 +141,7 @@ def probe(
     stop: threading.Event,
     timeout_s: float = TIMEOUT_S,
     rates: bool = True,
+    open_lines: bool = False,
 ) -> dict[ProbeTarget, ProbeResult]:
     """Ask all hosts side by side, each at most 4 times (a host where redirects end included).
 
@@ -117,6 +151,7 @@ def probe(
         stop: ends the probe once it is set.
         timeout_s: for all of it.
         rates: whether to measure rates too.
+        open_lines: whether to find out which lines are open, which takes up to 8 MiB of each.
 
     Returns:
         A target that did not answer in time is SILENT. One that could not be asked (another scheme, a SOCKS proxy, a
@@ -130,7 +165,7 @@ def probe(
     def work(mine: Sequence[ProbeTarget]) -> None:
         for target in mine:
             try:
-                result = _examine(target, route(target.url), end, limit, stop, rates=rates)
+                result = _examine(target, route(target.url), end, limit, stop, rates=rates, open_lines=open_lines)
             except Stopped:  # only this thread ends; the one that waits for it checks the stop itself
                 return
             with mutex:
@@ -171,7 +206,14 @@ class _RequestLimit:
 
 
 def _examine(
-    target: ProbeTarget, route: Route, end: float, limit: _RequestLimit, stop: threading.Event, *, rates: bool
+    target: ProbeTarget,
+    route: Route,
+    end: float,
+    limit: _RequestLimit,
+    stop: threading.Event,
+    *,
+    rates: bool,
+    open_lines: bool,
 ) -> ProbeResult | None:
     """Probe one target and measure its rate; None where it could not be asked."""
     from orchestrator.sources.http import ask_source, identify_by_head, sample_rate, wrong_length
@@ -211,21 +253,33 @@ def _examine(
         left_s = max(0.1, min(end - time.monotonic(), 1.0)) if may else 0.0
         what = wrong_length(answer, expected, identify_by_head(answer, expected, route, left_s, stop))
         return ProbeResult(Rank.LYING, what.words, answer)
-    left_s = end - time.monotonic()
-    if not rates or left_s <= 0 or not limit.take(answer.last_url):
-        return ProbeResult(Rank.GOOD, "", answer)
-    sample_s = min(left_s, 1.0)
-    bearer = route.bearer if host_of(answer.last_url) == host_of(target.url) else None
-    sample = sample_rate(
-        answer.last_url,
-        proxy=route.proxy,
-        ca=route.ca,
-        user_agent=route.user_agent,
-        timeout_s=sample_s,
-        bearer=bearer,
-        stop=stop,
-    )
-    what = page(sample.head, expected)
-    if what and (answer.length is None or sample.head.startswith(POINTER)):
-        return ProbeResult(Rank.LYING, f"{what.words} instead of the file", answer)
-    return ProbeResult(Rank.GOOD, "", answer, sample.rate)
+    good = ProbeResult(Rank.GOOD, "", answer)
+
+    def sampled(**how: Any) -> RateSample | None:
+        left_s = min(end - time.monotonic(), 1.0)
+        if left_s <= 0 or not limit.take(answer.last_url):
+            return None
+        bearer = route.bearer if host_of(answer.last_url) == host_of(target.url) else None
+        proxy, ca, agent = route.proxy, route.ca, route.user_agent
+        return sample_rate(
+            answer.last_url, proxy=proxy, ca=ca, user_agent=agent, timeout_s=left_s, bearer=bearer, stop=stop, **how
+        )
+
+    if rates and not target.is_alone:
+        if (sample := sampled()) is None:
+            return good
+        what = page(sample.head, expected)
+        if what and (answer.length is None or sample.head.startswith(POINTER)):
+            return ProbeResult(Rank.LYING, f"{what.words} instead of the file", answer)
+        good = replace(good, rate=sample.rate)
+    if not open_lines or not _may_be_open(target, answer, good.rate):
+        return good
+    sample = sampled(most_bytes=_OPEN_SAMPLE_BYTES, most_s=_OPEN_SAMPLE_S, fastest=math.inf, least=OPEN_RATE / 4)
+    return replace(good, is_open=sample is not None and (sample.rate or 0.0) >= OPEN_RATE)
+
+
+def _may_be_open(target: ProbeTarget, answer: SourceAnswer, rate: float | None) -> bool:
+    """Whether it is worth finding out if the line is open: a near host, a large file, and no slow first sample."""
+    if not answer.ranges or answer.round_trip_s > _NEAR_S or (target.size or 0) < OPEN_BYTES:
+        return False
+    return rate is None or rate >= OPEN_RATE / 4  # a short sample tells less

@@ -67,7 +67,9 @@ def refuse(addresses: Iterable[str], *, redirected: bool, from_here: bool) -> No
             for each in _readings(address):
                 if each in _METADATA:
                     words = "redirected to a link-local or metadata address" if redirected else "a metadata address"
-                    raise ForbiddenError(f"{words} ({each}){'' if redirected else ': no file is fetched from there'}")
+                    raise ForbiddenError(
+                        f"{words} ({each}){'' if redirected else ': nothing is downloaded from there'}"
+                    )
                 if redirected and each.is_link_local:
                     raise ForbiddenError(f"redirected to a link-local or metadata address ({each})")
                 if redirected and not from_here and _is_this_machine(each):

@@ -8,20 +8,22 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
-from orchestrator.files import sync_folder
+from orchestrator.files import sync_file_system, sync_folder
+from orchestrator.limits import side_by_side
 from orchestrator.store.owners import is_trusted
 from orchestrator.store.seal import fits, remember, seal
 from orchestrator.store.store import disk, folder_mode, make_folder, open_to_read
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import BinaryIO
 
     from orchestrator.model import Pin
     from orchestrator.store.store import Store
 
 
+_MANY = 64  # files: fewer are flushed one by one in the time of one call for all
 _FLUSHERS = 16  # threads: the file system's journal then commits many files at once
 _CHUNK_BYTES = 1 << 20
 FICLONE = 0x40049409  # ioctl_ficlone(2)
@@ -47,14 +49,16 @@ def status(store: Store, sha256: str) -> os.stat_result | None:
         return None
 
 
-def commit(store: Store, files: Sequence[tuple[str, str]]) -> None:
+def commit(store: Store, files: Sequence[tuple[str, str]], since_fd: int | None = None) -> None:
     """Make verified files blobs.
 
-    All are flushed side by side, sealed and renamed; then their folder is flushed once (measured with 2,000 files:
-    0.23 s; one after the other 1.7 s).
+    All are sealed and flushed, many by one call and few side by side, then renamed; then their folder is flushed once
+    (measured with 2,000 files: 0.23 s side by side; one after the other 1.7 s).
 
     Args:
         files: (path, sha256) of each, on the store's file system.
+        since_fd: an open file there that was opened before the first byte of any of them was written; None: there is
+            none.
 
     Raises:
         StoreError: the disk is full, read-only or broken; a file that was not renamed is still at its path.
@@ -63,28 +67,47 @@ def commit(store: Store, files: Sequence[tuple[str, str]]) -> None:
         return
     with disk(store.path):
         mode = 0o444 & folder_mode(f"{store.path}/blobs/sha256")
-        if len(files) == 1:
-            _finish(store, files, mode)
+        parts = [files[number::_FLUSHERS] for number in range(min(_FLUSHERS, len(files)))]
+        if since_fd is not None and len(files) >= _MANY:
+            unsealed = _finish(store, files, mode, flush=False)
+            if not sync_file_system(since_fd):
+                side_by_side(_flush, parts, "orch-flush")
         else:
-            from concurrent.futures import ThreadPoolExecutor
-
-            with ThreadPoolExecutor(min(_FLUSHERS, len(files)), "orch-flush") as pool:
-                list(pool.map(lambda n: _finish(store, files[n::_FLUSHERS], mode), range(_FLUSHERS)))
+            done = side_by_side(lambda part: _finish(store, part, mode), parts, "orch-flush")
+            unsealed = set[str]().union(*done)
         for path, sha256 in files:
             os.rename(path, store.blob(sha256))
-            remember(store, store.blob(sha256), sha256)  # the rename changed the ctime
+            if path in unsealed:
+                remember(store, store.blob(sha256), sha256)  # the rename changed the ctime
         sync_folder(f"{store.path}/blobs/sha256")
 
 
-def _finish(store: Store, files: Sequence[tuple[str, str]], mode: int) -> None:
-    """Flush and seal files, each by one descriptor: its path may lead elsewhere a moment later."""
+def _finish(store: Store, files: Sequence[tuple[str, str]], mode: int, *, flush: bool = True) -> set[str]:
+    """Flush and seal files, each by one descriptor: its path may lead elsewhere a moment later.
+
+    Returns:
+        Those whose mtime does not have the seal.
+    """
+    unsealed = set()
     for path, sha256 in files:
         fd = open_to_read(path)
         try:
-            os.fsync(fd)
-            seal(store, fd, sha256, name=path)
+            if flush:
+                os.fsync(fd)
+            if not seal(store, fd, sha256, name=path):
+                unsealed.add(path)
             if mode != 0o444:
                 os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    return unsealed
+
+
+def _flush(files: Sequence[tuple[str, str]]) -> None:
+    for path, _ in files:
+        fd = open_to_read(path)
+        try:
+            os.fsync(fd)
         finally:
             os.close(fd)
 
@@ -128,8 +151,15 @@ def _open_source(source: str | int) -> BinaryIO:
     return open(source, "rb", closefd=False)
 
 
-def copy(source: str | int, target: str, stop: threading.Event | None = None) -> None:
+def copy(
+    source: str | int,
+    target: str,
+    stop: threading.Event | None = None,
+    reading: Callable[[int], None] | None = None,
+) -> None:
     """Make the new file `target` a reflink of `source` (as of `clone_into`), or else a copy, and flush it.
+
+    `reading` is told how far it is, in bytes.
 
     Raises:
         OSError: the disk is full or read-only; `target` is removed again.
@@ -137,15 +167,19 @@ def copy(source: str | int, target: str, stop: threading.Event | None = None) ->
     """
     with open(target, "xb") as dst:
         try:
-            copy_into(source, dst.fileno(), stop)
+            copy_into(source, dst.fileno(), stop, reading)
             os.fsync(dst.fileno())
         except BaseException:
             os.unlink(target)
             raise
 
 
-def copy_into(source: str | int, fd: int, stop: threading.Event | None = None) -> None:
+def copy_into(
+    source: str | int, fd: int, stop: threading.Event | None = None, reading: Callable[[int], None] | None = None
+) -> None:
     """Make the new, empty file `fd` a reflink of `source` (as of `clone_into`), or else a copy; it is not flushed.
+
+    `reading` is told how far it is, in bytes.
 
     Raises:
         OSError: `source` cannot be read, or the disk is full or read-only.
@@ -161,6 +195,8 @@ def copy_into(source: str | int, fd: int, stop: threading.Event | None = None) -
             if stop is not None and stop.is_set():
                 raise Stopped("stopped while copying")
             dst.write(chunk)
+            if reading is not None:
+                reading(src.tell())
 
 
 _ALIAS_PREFIX = "../sha256/"

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.files import TEMPORARY
-from orchestrator.store import locks
+from orchestrator.store import locks, relay
 
 if TYPE_CHECKING:
     import threading
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 AWAITED_S = 30 * 86400.0
 _DIGEST = re.compile("[0-9a-f]{64}")
+_JOURNAL = re.compile(r"([0-9a-f]{64}\.json)\.\d+\.journal")
 _ALIAS = re.compile("[0-9a-f]{32,128}")
 _KEYED = re.compile("(sha256|sha512|sha1|git|md5|url)-([0-9a-f]{32,128})")
 
@@ -76,7 +77,7 @@ def garbage(
     ]
 
 
-def drop(entry: Garbage, stop: threading.Event | None = None) -> bool:
+def drop(entry: Garbage, state: str, stop: threading.Event | None = None) -> bool:
     """Remove it; false where it is gone, is another thing by now, or is in use.
 
     Raises:
@@ -91,17 +92,22 @@ def drop(entry: Garbage, stop: threading.Event | None = None) -> bool:
             return True
     except FileNotFoundError:
         return False
-    return _drop_writers(entry.path, stop)
+    if not _drop_writers(entry.path, state, stop):
+        return False
+    if entry.sha256:  # else what a killed run published would keep the bytes
+        store = os.path.dirname(os.path.dirname(os.path.dirname(entry.path)))
+        relay.withdraw(f"{store}/relay", entry.sha256)
+    return True
 
 
-def _drop_writers(folder: str, stop: threading.Event | None) -> bool:
+def _drop_writers(folder: str, state: str, stop: threading.Event | None) -> bool:
     parent = os.path.dirname(folder)
     with locks.alone(parent, stop) as still_there:
-        if not still_there or not _is_dead(folder):
+        if not still_there or not _is_dead(folder, state):
             return False
         shutil.rmtree(folder)
-        with suppress(OSError):
-            os.rmdir(parent)  # where nobody else is in it
+    with suppress(OSError):
+        os.rmdir(parent)  # where nobody else is in it
     return True
 
 
@@ -118,13 +124,13 @@ def _partials(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Garba
     for parent in _listed(f"{store.path}/partial"):
         if (match := _KEYED.fullmatch(parent.name)) and parent.is_dir(follow_symlinks=False):
             key = match[2] if match[1] == "sha256" else parent.name
-            for dead in _dead("partial", parent.path, match[2] if match[1] == "sha256" else "", store.stop):
+            for dead in _dead("partial", parent.path, match[2] if match[1] == "sha256" else "", store.state):
                 yield dead._replace(awaited=stays(key, dead.path))
 
 
 def _bundles(store: Store, stays: Callable[[str, str], bool]) -> Iterator[Garbage]:
     if not os.path.islink(store.bundles):
-        for dead in _dead("bundle", store.bundles, "", store.stop):
+        for dead in _dead("bundle", store.bundles, "", store.state):
             names = (entry.name for entry in _listed(dead.path))
             yield dead._replace(awaited=any(stays(name, dead.path) for name in names))
 
@@ -143,14 +149,15 @@ def _temporaries(store: Store) -> Iterator[Garbage]:
 def _is_left(path: str, name: str) -> bool:
     if name.endswith(".new"):  # of an older orch, which held the store's turn while it wrote
         return True
-    return name.startswith(TEMPORARY) and _is_free(path, os.O_RDONLY)
+    if match := _JOURNAL.fullmatch(name):  # of a record that was removed
+        return not os.path.lexists(f"{os.path.dirname(path)}/{match[1]}")
+    return name.startswith(TEMPORARY) and _is_free(path)
 
 
-def _dead(kind: str, parent: str, sha256: str, stop: threading.Event | None) -> Iterator[Garbage]:
-    if not _listed(parent):
-        return
-    with locks.alone(parent, stop):  # whoever comes now must not find a guard taken by us
-        dead = [entry.path for entry in _listed(parent) if entry.is_dir(follow_symlinks=False) and _is_dead(entry.path)]
+def _dead(kind: str, parent: str, sha256: str, state: str) -> Iterator[Garbage]:
+    dead = [
+        entry.path for entry in _listed(parent) if entry.is_dir(follow_symlinks=False) and _is_dead(entry.path, state)
+    ]
     for folder in dead:
         inside = [os.lstat(file.path) for file in _listed(folder)]
         frees = sum(status.st_blocks * 512 for status in inside if status.st_nlink == 1)
@@ -175,23 +182,28 @@ def record_of(path: str) -> Garbage | None:
     return Garbage("record", path, "", status.st_blocks * 512, _identity(status))
 
 
-def _is_dead(folder: str) -> bool:
+def _is_dead(folder: str, state: str) -> bool:
     """Whether the writer of a folder and all its children are gone."""
-    return _is_free(f"{folder}/guard", os.O_RDWR)
+    try:
+        return locks.find_holder(folder, state) is None
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # another user's, or no file of ours
 
 
-def _is_free(path: str, how: int) -> bool:
+def _is_free(path: str) -> bool:
     """Whether nobody holds a lock on a file, or it is gone."""
     try:
-        fd = os.open(path, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     except OSError:
         return False  # another user's, or no file of ours
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    except OSError:
+        return False  # somebody has it, or this file system has no locks
     finally:
         os.close(fd)
     return True

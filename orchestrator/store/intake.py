@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 from contextlib import suppress
@@ -46,7 +45,7 @@ def move_in(path: str, fd: int, target: str) -> bool:
         return False
     if os.path.samestat(os.lstat(target), os.fstat(fd)) and is_ours_alone(os.fstat(fd)):
         return True
-    for back in (path, f"{path}.{secrets.token_hex(8)}"):  # somebody put another file there meanwhile: it is his
+    for back in (path, f"{path}.{os.urandom(8).hex()}"):  # somebody put another file there meanwhile: it is his
         with suppress(FileExistsError):
             rename_new(target, back)
             break
@@ -78,13 +77,18 @@ def make_own(path: str) -> None:
         folder = os.path.dirname(path)
         with NewFile(folder) as new:
             os.fchmod(new.fd, file_mode(folder))
-            _copy_data(source, new.fd)
+            copy_data(source, new.fd)
             new.publish(path, replace=True)
     finally:
         os.close(source)
 
 
-def _copy_data(source: int, target: int) -> None:
+def copy_data(source: int, target: int) -> None:
+    """Copy what an open file holds into a new one, holes kept; what is written meanwhile may be missing.
+
+    Raises:
+        OSError: the disk said no.
+    """
     size, at = os.fstat(source).st_size, 0
     os.ftruncate(target, size)
     while at < size:

@@ -43,7 +43,9 @@ def judge_folder(folder: Folder, *, shared: bool, top: os.stat_result | None = N
     status = os.fstat(folder.fd)
     if status.st_mode & stat.S_IWOTH:
         raise StoreError(
-            f"store: {folder.path} can be written by everyone, so its bytes prove nothing", f"chmod o-w {folder.path}"
+            f"store: {folder.path} can be written by everyone, so its bytes prove nothing",
+            f"chmod o-w {folder.path}",
+            code="store-access",
         )
     in_shared_store = top is not None and _is_shared(top, shared)
     is_shared = _is_shared(status, shared) or (in_shared_store and top is not None and status.st_gid == top.st_gid)
@@ -98,6 +100,37 @@ def is_own_group(uid: int, gid: int) -> bool:
     return user.pw_gid == gid and user.pw_name == group.gr_name and set(group.gr_mem) <= {user.pw_name}
 
 
+def may_be_shown(path: str, status: os.stat_result, manifest: str) -> bool:
+    """Whether root may copy a file to where all may read it, because a manifest says so.
+
+    All may read it already, or it is its own of whoever owns the manifest. The folders that the manifest is in do not
+    count: its writer gets through them, so they keep nothing from him.
+
+    Args:
+        path: the file's path, without links.
+        status: the file's status.
+        manifest: the manifest's path; one that is not absolute is root's own word.
+
+    Raises:
+        OSError: a folder above the file, or the manifest, cannot be looked at.
+    """
+    is_file = manifest.startswith("/")
+    if is_file and os.stat(manifest).st_uid == status.st_uid != 0:
+        return True
+    mine = set(folders_above(os.path.realpath(manifest))) if is_file else set()
+    modes = [os.lstat(folder).st_mode for folder in folders_above(path) if folder not in mine]
+    return bool(status.st_mode & stat.S_IROTH) and all(mode & stat.S_IXOTH for mode in modes)
+
+
+def folders_above(path: str) -> list[str]:
+    """All folders above an absolute path, the nearest first."""
+    folders = []
+    while path != "/":
+        path = os.path.dirname(path)
+        folders.append(path)
+    return folders
+
+
 def shares_group(status: os.stat_result) -> bool:
     """Whether a folder is made for a group that this process is in: setgid; for root: root's own and setgid."""
     if not status.st_mode & stat.S_ISGID:
@@ -117,7 +150,7 @@ def _another_users(path: str, status: os.stat_result) -> StoreError:
         hint = f"`sudo -H` uses root's own store; or name one: {OTHER_STORE}; or make it root's: `chown -R root {path}`"
     else:
         hint = f"use one of your own: {OTHER_STORE}; or make this one yours: `sudo chown -R {os.geteuid()} {path}`"
-    return StoreError(f"store: {path} is {who}", hint)
+    return StoreError(f"store: {path} is {who}", hint, code="store-access")
 
 
 def _another_groups(path: str, status: os.stat_result) -> StoreError:
@@ -125,7 +158,7 @@ def _another_groups(path: str, status: os.stat_result) -> StoreError:
     ours = status.st_uid == 0 if os.geteuid() == 0 else status.st_gid in (os.getegid(), *os.getgroups())
     hint += f"`chmod g+s {path}`" if ours else "`shared: true` in the site file"
     who = f"the group {_name_of_group(status.st_gid)}"
-    return StoreError(f"store: {path} can be written by {who}, so its bytes prove nothing", hint)
+    return StoreError(f"store: {path} can be written by {who}, so its bytes prove nothing", hint, code="store-access")
 
 
 def _name_of_user(uid: int) -> str:

@@ -1,4 +1,4 @@
-"""Partials: one writer's unfinished bytes in a folder of its own, held by a guard that its program inherits.
+"""Partials: one writer's unfinished bytes in a folder of its own, held by a guard: a lock that its program inherits.
 
 `acquire` takes the partial of one file, `acquire_batch` a folder for many small files.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 from contextlib import suppress
@@ -17,15 +16,25 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from orchestrator.errors import HeldError, Stopped
+from orchestrator.files import NewFile
 from orchestrator.folders import Folder, read_regular
-from orchestrator.store import locks
-from orchestrator.store.intake import make_own
-from orchestrator.store.store import disk, make_folder, open_file, open_there, replace_file
+from orchestrator.store import blobs, lease, locks, relay
+from orchestrator.store.intake import copy_data, make_own
+from orchestrator.store.store import (
+    disk,
+    file_mode,
+    make_folder,
+    open_file,
+    open_there,
+    open_to_read,
+    replace_file,
+)
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from orchestrator.store.locks import Guard
     from orchestrator.store.store import Store
 
 Taken = TypeVar("Taken")
@@ -67,7 +76,7 @@ def _info_of(content: bytes | None) -> Info:
 
 
 class WriterFolder:
-    """One writer's folder: held by a flock on its guard, which is free once the writer and its programs are gone."""
+    """One writer's folder: held by its guard, a lock that is free once writer and programs are gone, and a lease."""
 
     def __init__(self, folder: str, guard_fd: int, stop: threading.Event | None = None) -> None:
         """Take the folder whose guard this process holds; what works in it goes by its descriptor.
@@ -78,19 +87,35 @@ class WriterFolder:
         self.folder = folder
         self.guard_fd = guard_fd
         self._stop = stop
+        self._is_discarded = False
         self._open = _open_guarded(folder, guard_fd)
+        lease.sign(guard_fd)
+        self._lease = lease.Lease(f"{folder}/guard", guard_fd)
+
+    def is_lost(self) -> bool:
+        """Whether another orch took the folder over, which it does where this process seemed dead for a long time."""
+        return not self._is_discarded and self._lease.is_lost()
+
+    def is_known_lost(self) -> bool:
+        """Whether that was noticed already; asks nothing of the disk."""
+        return self._lease.is_known_lost
 
     def close(self) -> None:
         """Let the guard go; the bytes stay for the next writer."""
         self._open.close()
-        os.close(self.guard_fd)
+        self._lease.close()
 
     def discard(self) -> None:
         """Remove the folder, and its parent where nobody else is in it; once a stop was asked for it may stay."""
         parent = os.path.dirname(self.folder)
-        with suppress(OSError, Stopped), locks.alone(parent, self._stop):
-            self.clear()
-            os.rmdir(self.folder)
+        if self._lease.is_lost():  # what is left of it is the other's
+            self.close()
+            return
+        self._is_discarded = True
+        with suppress(OSError, Stopped):
+            with locks.alone(parent, self._stop):
+                self.clear()
+                os.rmdir(self.folder)
             os.rmdir(parent)
         self.close()
 
@@ -100,15 +125,20 @@ class WriterFolder:
         Raises:
             OSError: the disk said no.
         """
-        for name in os.listdir(self._open.at()):
-            self._remove(name)
+        _clear(self._open)
 
-    def _remove(self, name: str) -> None:
-        path = self._open.at(name)
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
+
+def _clear(folder: Folder) -> None:
+    for name in os.listdir(folder.at()):
+        _remove(folder, name)
+
+
+def _remove(folder: Folder, name: str) -> None:
+    path = folder.at(name)
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
 
 
 class Partial(WriterFolder):
@@ -173,7 +203,7 @@ class Partial(WriterFolder):
     def _tidy(self, suffix: str | None) -> None:
         keep = {"f", "guard", "info.json", "stdout", "stderr", *((f"f{suffix}", "good") if suffix else ())}
         for name in set(os.listdir(self._open.at())) - keep:
-            self._remove(name)
+            _remove(self._open, name)
 
     def save_info(self) -> None:
         """Write `info.json` whole or not at all, on the disk when this returns; not where it says so already."""
@@ -200,7 +230,7 @@ class Partial(WriterFolder):
 
     def release(self) -> None:
         """Close what has anything in it that a later run can use, and discard the rest."""
-        if self.have or self.info.condemned:
+        if self.is_lost() or self.have or self.info.condemned:
             self.close()
         else:
             self.discard()
@@ -209,18 +239,23 @@ class Partial(WriterFolder):
 def acquire(store: Store, key: str) -> Partial:
     """Take the right to write the bytes of `key` (a sha256, or an artifact's).
 
-    The guard is a flock that the program inherits: it is free exactly when writer and programs are gone. Whoever
-    takes a folder, or removes it, is alone by a short flock on the key's folder.
+    The guard is a flock that the program inherits, so that it is free exactly when writer and programs are gone, and a
+    lease, which decides where a flock proves nothing. Whoever takes a folder, or removes it, is alone in the key's.
 
     Returns:
-        The partial, in a new folder or in a dead writer's, which is renamed.
+        The partial, in a new folder or in a dead writer's, which is renamed; or copied, where that one may wake up.
 
     Raises:
-        HeldError: another live orch (or its child) on this host is fetching this now.
+        HeldError: another living orch (or its child) is downloading this now.
         StoreError: the disk said no.
         Stopped: a stop was asked for.
     """
-    return _take_alone(store, store.partials(key), lambda parent: _take(parent, store.stop))
+    parent = store.partials(key)
+    with disk(parent):
+        for _, held in _held_folders(parent, store.state):
+            raise held
+    relay.withdraw(store.relay, key)  # a killed run left it: a partial with a second name would have to be copied
+    return _take_alone(store, parent, lambda parent: _take(parent, store.stop))
 
 
 def _take_alone(store: Store, parent: str, take: Callable[[str], Taken]) -> Taken:
@@ -233,25 +268,46 @@ def _take_alone(store: Store, parent: str, take: Callable[[str], Taken]) -> Take
                     return take(parent)
 
 
-def _guard_dead(parent: str, dead: list[tuple[str, int]], held: Callable[[str, HeldError], None]) -> None:
+def _held_folders(parent: str, state: str) -> Iterator[tuple[str, HeldError]]:
+    """The folders that living writers have, and who these are: waiting for them costs others nothing."""
+    try:
+        folders = locks.writer_folders(parent)
+    except FileNotFoundError:
+        return
+    for folder in folders:
+        try:
+            held = locks.find_holder(folder, state)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
+            continue
+        if held is not None:
+            yield folder, held
+
+
+def _guard_dead(parent: str, dead: list[Guard], held: Callable[[str, HeldError], None]) -> None:
     """Take the guards of all folders whose writers are gone, into `dead`; `held` is told of each that is in use.
 
     What is not ours to take over is left: a folder of another user, of a store that is not shared, or without a guard.
     """
     for folder in locks.writer_folders(parent):
         try:
-            dead.append((folder, locks.take_guard(folder)))
+            dead.append(locks.take_guard(folder))
         except HeldError as error:
             held(folder, error)
+        except FileNotFoundError:  # moved away by one who judged its writer dead as well
+            continue
         except OSError as error:
             if error.errno not in _NOT_OURS:
                 raise
 
 
-def _make_writer_folder(parent: str) -> tuple[str, int]:
-    folder = f"{parent}/{secrets.token_hex(8)}"
+def _make_writer_folder(parent: str) -> Guard:
+    folder = f"{parent}/{os.urandom(8).hex()}"
     make_folder(folder, private=True)
-    return folder, locks.take_guard(folder)
+    return locks.take_guard(folder)
 
 
 def _refuse(_: str, error: HeldError) -> None:
@@ -259,43 +315,85 @@ def _refuse(_: str, error: HeldError) -> None:
 
 
 def _take(parent: str, stop: threading.Event | None) -> Partial:
-    guarded: list[tuple[str, int]] = []
+    guarded: list[Guard] = []
+    mine: Guard | None = None
     try:
         _guard_dead(parent, guarded, _refuse)
-        guarded.sort(key=lambda entry: _allocated(f"{entry[0]}/f"))
-        if guarded:
-            mine = f"{parent}/{secrets.token_hex(8)}"
-            os.rename(guarded[-1][0], mine)
-            _own_all(mine, guarded[-1][1])
+        guarded.sort(key=lambda guard: _allocated(f"{guard.folder}/f"))
+        best = guarded.pop() if guarded else None
+        if best is not None:
+            guarded.append(best := _moved(best))  # from now on its holder knows that it lost it
+        if best is not None and best.is_proven:
+            mine = guarded.pop()
+            _own_all(mine.folder, mine.fd)
         else:
-            guarded.append(_make_writer_folder(parent))
-            mine = guarded[-1][0]
-        locks.sign_guard(guarded[-1][1])
-        partial = Partial(mine, guarded[-1][1], stop)
-        for folder, _ in guarded[:-1]:
-            known = _info_of(read_whole(f"{folder}/info.json")).condemned
+            mine = _make_writer_folder(parent)
+            if best is not None:
+                _copy_all(best.folder, mine.folder)
+        partial = Partial(mine.folder, mine.fd, stop)
+    except BaseException:
+        for guard in guarded:  # or this process would wait for itself
+            os.close(guard.fd)
+        if mine is not None:
+            lease.release(mine.fd)
+        raise
+    try:
+        for dead in guarded:
+            known = _info_of(read_whole(f"{dead.folder}/info.json")).condemned
             partial.info.condemned = {**known, **partial.info.condemned}
-        if len(guarded) > 1:
+        if guarded:
             partial.save_info()
     except BaseException:
-        for _, fd in guarded:  # or this process would wait for itself
-            os.close(fd)
+        partial.close()
+        for guard in guarded:
+            os.close(guard.fd)
         raise
-    for folder, fd in guarded[:-1]:
-        _remove_dead(folder, fd)
+    for dead in guarded:
+        _remove_dead(dead)
     return partial
 
 
-def _remove_dead(folder: str, guard_fd: int) -> None:
+def _moved(guard: Guard) -> Guard:
+    folder = f"{os.path.dirname(guard.folder)}/{os.urandom(8).hex()}"
+    os.rename(guard.folder, folder)
+    return guard._replace(folder=folder)
+
+
+def _copy_all(source: str, target: str) -> None:
+    """Copy a writer's files to a folder of ours: he may wake up, and write on into his. The bytes come last."""
+    for name in sorted(set(os.listdir(source)) - {"guard"}, key=lambda name: name == "f"):
+        _copy(f"{source}/{name}", f"{target}/{name}")
+
+
+def _copy(source: str, target: str) -> None:
+    """Copy a regular file, which appears whole; nothing else, and nothing that cannot be read."""
     try:
-        dead = WriterFolder(folder, guard_fd)
-    except OSError:
-        os.close(guard_fd)
+        fd = open_to_read(source)
+    except OSError as error:
+        if error.errno not in (*_NOT_OURS, errno.ENOENT):
+            raise
         return
-    with suppress(OSError):
-        dead.clear()
-        os.rmdir(folder)
-    dead.close()
+    folder = os.path.dirname(target)
+    try:
+        with NewFile(folder) as new:
+            os.fchmod(new.fd, file_mode(folder))
+            if not blobs.clone_into(fd, new.fd):
+                copy_data(fd, new.fd)
+            new.publish(target, replace=True)
+    finally:
+        os.close(fd)
+
+
+def _remove_dead(guard: Guard) -> None:
+    try:
+        inside = _open_guarded(guard.folder, guard.fd)
+    except OSError:
+        os.close(guard.fd)
+        return
+    with inside, suppress(OSError):
+        _clear(inside)
+        os.rmdir(guard.folder)
+    os.close(guard.fd)
 
 
 def _own_all(folder: str, guard_fd: int) -> None:
@@ -374,39 +472,46 @@ def acquire_batch(store: Store, sizes: Mapping[str, int]) -> tuple[BatchFolder |
         StoreError: the disk said no.
         Stopped: a stop was asked for.
     """
+    with disk(store.bundles):
+        held = _wanted_of_living(_held_folders(store.bundles, store.state), sizes)
+    if held and len(held) == len(sizes):
+        return None, held
     return _take_alone(store, store.bundles, lambda parent: _take_batch(parent, sizes, store.stop))
+
+
+def _wanted_of_living(living: Iterable[tuple[str, HeldError]], sizes: Mapping[str, int]) -> dict[str, HeldError]:
+    """Which of these keys living writers want, and who these are."""
+    return {key: held for folder, held in living for key in sizes.keys() & _wanted_of(folder)}
 
 
 def _take_batch(
     parent: str, sizes: Mapping[str, int], stop: threading.Event | None
 ) -> tuple[BatchFolder | None, dict[str, HeldError]]:
-    held: dict[str, HeldError] = {}
-    dead: list[tuple[str, int]] = []
+    living: list[tuple[str, HeldError]] = []
+    dead: list[Guard] = []
     try:
-        _guard_dead(
-            parent, dead, lambda folder, error: held.update(dict.fromkeys(sizes.keys() & _wanted_of(folder), error))
-        )
+        _guard_dead(parent, dead, lambda folder, error: living.append((folder, error)))
+        held = _wanted_of_living(living, sizes)
         mine = {key: size for key, size in sizes.items() if key not in held}
         batch = _make_batch(parent, mine, stop) if mine else None
         if batch is not None:
-            for folder, fd in dead:
-                with _open_guarded(folder, fd) as inside:
-                    _inherit_files(inside, batch, mine)
+            for guard in dead:
+                with _open_guarded(guard.folder, guard.fd) as inside:
+                    _inherit_files(inside, batch, mine, is_proven=guard.is_proven)
     finally:
-        for _, fd in dead:
-            os.close(fd)
+        for guard in dead:
+            os.close(guard.fd)
     return batch, held
 
 
 def _make_batch(parent: str, keys: Mapping[str, int], stop: threading.Event | None) -> BatchFolder:
-    folder, guard_fd = _make_writer_folder(parent)
+    guard = _make_writer_folder(parent)
     try:
-        batch = BatchFolder(folder, guard_fd, stop)
+        batch = BatchFolder(guard.folder, guard.fd, stop)
     except BaseException:
-        os.close(guard_fd)
+        lease.release(guard.fd)
         raise
     try:
-        locks.sign_guard(batch.guard_fd)
         with open(f"{batch.folder}/wanted", "w", encoding="ascii", opener=open_file) as file:
             file.write("\n".join(keys))
     except BaseException:
@@ -419,8 +524,11 @@ def _wanted_of(folder: str) -> frozenset[str]:
     return frozenset((read_whole(f"{folder}/wanted") or b"").decode("ascii", "replace").split())
 
 
-def _inherit_files(folder: Folder, batch: BatchFolder, sizes: Mapping[str, int]) -> None:
-    """Take over the whole files that a dead writer left; where nothing useful stays behind, its folder goes."""
+def _inherit_files(folder: Folder, batch: BatchFolder, sizes: Mapping[str, int], *, is_proven: bool) -> None:
+    """Take over the whole files that a dead writer left; where nothing useful stays behind, its folder goes.
+
+    They are copied where it is not proven that he is dead: he may write on.
+    """
     others = False
     with os.scandir(folder.at()) as entries:
         found = list(entries)  # all at once: it changes under us
@@ -429,8 +537,12 @@ def _inherit_files(folder: Folder, batch: BatchFolder, sizes: Mapping[str, int])
         if size is None:
             others = others or _is_digest(entry.name)
         elif entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size == size:
-            os.rename(entry.path, batch.file(entry.name))
-            make_own(batch.file(entry.name))
+            if is_proven:
+                os.rename(entry.path, batch.file(entry.name))
+                make_own(batch.file(entry.name))
+            else:
+                _copy(entry.path, batch.file(entry.name))
+                os.unlink(entry.path)
         elif not entry.is_dir(follow_symlinks=False):
             os.unlink(entry.path)  # so small that the rest of it is not worth a resume
     if not others:

@@ -236,8 +236,8 @@ def _read_entry(folder: str) -> QuarantineEntry | None:
     kind, source = _kind(note), note.get("source", "")
     place = note.get("place", source.removeprefix(_WRITTEN_INTO)) if kind == DISPLACED else ""
     when = note.get("time") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(os.lstat(folder).st_mtime))
-    usual = "a source sent wrong bytes" if kind == WIRE else "its bytes were not those that are wanted"
-    size = min(status.st_size, status.st_blocks * 512) if note.get("bad") else status.st_size
+    usual = "a source sent wrong bytes" if kind == WIRE else "wrong bytes"
+    size = min(status.st_size, status.st_blocks * 512) or status.st_size  # a tiny one may have no block of its own
     return QuarantineEntry(
         os.path.basename(folder),
         path,

@@ -1,4 +1,10 @@
-"""Records of what orch placed where: written before a place is made, not read by a sync with nothing to do."""
+"""Records of what orch placed where: written before a place is made, not read by a sync with nothing to do.
+
+The record of one manifest is a JSON file. A small one is written whole each time. Beside a large one, what is new is
+appended to a journal, a line of JSON for each change, which `fold` merges into the file at the end of a run. The file
+says how many journals were merged into it, and only the journal of that number counts: a kill between the two steps of
+`fold` repeats nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +12,23 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import time
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
+import msgspec
+
+from orchestrator.files import sync_folder
 from orchestrator.folders import read_regular
-from orchestrator.store.store import disk, locked, replace_file
+from orchestrator.store.locks import alone_with
+from orchestrator.store.store import disk, open_file, replace_file
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 
     from orchestrator.store.store import Store
 
@@ -25,7 +37,9 @@ MARK = "mark"  # the `link` of a small text that a framework wants beside its we
 PREVIOUS_MOST = 8  # versions before that one place remembers: what is older is nobody's way back
 _LATEST_S = 1 << 37  # the year 6325: a time that is later is none
 _REPAIR = "mending-"
-_MOST_BYTES = 1 << 28  # a manifest of 100,000 files has a record of 30 MB
+_MOST_BYTES = 1 << 30  # a manifest of 1,000,000 files has a record of 0.3 GB
+_WHOLE_BYTES = 1 << 17  # some 400 places: a larger record gets a journal
+_AT_ONCE = 1000  # places that are written at once
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what reading a damaged record may raise
 _NO_RECORD = (errno.ELOOP, errno.EINVAL, errno.EFBIG, errno.ENXIO)  # of `read_regular`: it is no file that we wrote
 
@@ -56,13 +70,17 @@ class PlaceRecord(_PlaceEntry, total=False):
 
 
 class RecordFile(NamedTuple):
-    """The record of one manifest: its host and its places; `problem` says why it cannot be read, "" where it can."""
+    """The record of one manifest: its host and its places; `problem` says why it cannot be read, "" where it can.
+
+    `journals` is how many journals are merged into the places here.
+    """
 
     file: str
     host: str
     manifest: str
     places: dict[str, PlaceRecord]
     problem: str = ""
+    journals: int = 0
 
 
 class Sharer(NamedTuple):
@@ -94,14 +112,22 @@ def record(
     with _writing(store, path, stop):
         problem = ""
         try:
-            known = _item(path)
+            if (known := _large(path)) is not None:
+                known.add(made)
+                return ""
+            whole = _load(path)
+        except FileNotFoundError:
+            whole = None
         except _DAMAGE as error:
-            known, problem = {}, f"{type(error).__name__}: {error}"
-        merged = {**known, **{place: _merged(known.get(place), entry) for place, entry in made.items()}}
-        if merged == known and not problem and (known or os.path.exists(path)):
+            whole, problem = None, f"{type(error).__name__}: {error}"
+        places = whole.places if whole is not None else {}
+        merged = {**places, **{place: _merged(places.get(place), entry) for place, entry in made.items()}}
+        if whole is not None and merged == places:
             return ""
         kept = _keep_aside(path) if problem else ""
-        _write(path, {"host": host, "manifest": manifest, "places": merged})
+        for stale in _journals(path) if whole is None else ():
+            os.unlink(stale)  # of a record that somebody removed
+        _write(RecordFile(path, host, manifest, merged, journals=whole.journals if whole is not None else 0))
     told = f"warning: the record of what {manifest} placed was damaged ({problem}); it is kept as {kept}"
     return told if problem else ""
 
@@ -137,20 +163,15 @@ def _previous(known: PlaceRecord, new: PlaceRecord) -> tuple[tuple[str, int], ..
 
 
 def finish(
-    store: Store, host: str, manifest: str, made: Mapping[str, str], stop: threading.Event | None = None
+    store: Store, host: str, manifest: str, made: Mapping[str, PlaceRecord], stop: threading.Event | None = None
 ) -> None:
     """Record inode, size and time of places that were just made; `made` says how each was, by path.
 
     Raises:
         StoreError, Stopped: as `record`.
     """
-    known = of(store, manifest)
-    found = {
-        place: seen(place, known[place]["sha256"], known[place]["link"], how)
-        for place, how in made.items()
-        if place in known
-    }
-    if found:
+    if made:
+        found = {path: seen(path, each["sha256"], each["link"], each["how"]) for path, each in made.items()}
         record(store, host, manifest, found, stop)
 
 
@@ -172,14 +193,25 @@ def born_ns(path: str) -> int | None:
     import struct
 
     answer = ctypes.create_string_buffer(256)
-    try:
-        failed = ctypes.CDLL(None).statx(-100, os.fsencode(path), 0x100, 0x800, answer)  # AT_FDCWD, AT_SYMLINK_NOFOLLOW
-    except AttributeError:  # an older libc
+    statx = _statx()  # AT_FDCWD, AT_SYMLINK_NOFOLLOW
+    if statx is None or statx(-100, os.fsencode(path), 0x100, 0x800, answer):
         return None
-    if failed or not struct.unpack_from("I", answer, 0)[0] & 0x800:
+    if not struct.unpack_from("I", answer, 0)[0] & 0x800:
         return None
     seconds, nanoseconds = struct.unpack_from("qI", answer, 80)
     return int(seconds * 10**9 + nanoseconds)
+
+
+@cache
+def _statx() -> Callable[..., int] | None:
+    """The call of the C library, looked up once: that takes longer than the call; None of an older one."""
+    import ctypes
+
+    try:
+        found: Callable[..., int] = ctypes.CDLL(None).statx
+    except AttributeError:
+        return None
+    return found
 
 
 def is_inode(made: PlaceRecord, status: os.stat_result, path: str) -> bool:
@@ -215,6 +247,21 @@ def read(store: Store, manifest: str, unless: Container[str] = ()) -> RecordFile
     return _record_file(path, unless) if os.path.exists(path) else None
 
 
+def fold(store: Store, manifest: str, stop: threading.Event | None = None) -> None:
+    """Merge the journal of a manifest's record into its file; nothing where there is none, or the record is damaged.
+
+    Raises:
+        StoreError: the disk said no; the journal still counts.
+        Stopped: a stop was asked for while another orch was writing.
+    """
+    path = _path(store, manifest)
+    with _writing(store, path, stop), suppress(*_DAMAGE):
+        known = _large(path)
+        if known is not None and known.journal_bytes:
+            known.fold()
+        _known_here.pop(path, None)
+
+
 def forget(store: Store, manifest: str, gone: Collection[str], stop: threading.Event | None = None) -> None:
     """Take places from a manifest's record; it stays, by what else it names, and where it names nothing any more.
 
@@ -227,7 +274,7 @@ def forget(store: Store, manifest: str, gone: Collection[str], stop: threading.E
         record = _record_file(path)
         left = {place: entry for place, entry in record.places.items() if place not in gone}
         if not record.problem and left != record.places:
-            _write(path, {"host": record.host, "manifest": record.manifest, "places": left})
+            _write(record._replace(places=left))
 
 
 def made(store: Store) -> Iterator[tuple[str, str, PlaceRecord]]:
@@ -260,7 +307,7 @@ def begin_repair(store: Store, key: str, sharers: Sequence[Sharer], stop: thread
     path = f"{store.places}/{_REPAIR}{key}"
     with _writing(store, path, stop):
         todo = dict.fromkeys((*to_repair(store, key), *sharers))
-        _write(path, {"places": list(todo)})
+        replace_file(path, json.dumps({"places": list(todo)}).encode("ascii"))
 
 
 def to_repair(store: Store, key: str) -> list[Sharer]:
@@ -296,15 +343,20 @@ def _path(store: Store, manifest: str) -> str:
 @contextmanager
 def _writing(store: Store, path: str, stop: threading.Event | None) -> Iterator[None]:
     """Hold the lock of all records of this store."""
-    with disk(path), locked(f"{store.places}/.guard", stop or store.stop):
+    with disk(path), alone_with(f"{store.places}/.guard", stop or store.stop):
         yield
 
 
-def _write(path: str, content: Mapping[str, object]) -> None:
+def _write(record: RecordFile) -> None:
+    """Write a record whole: what stood in its journal stands in its file from then on."""
+    content: dict[str, object] = {"host": record.host, "manifest": record.manifest, "places": record.places}
+    if record.journals:
+        content["journals"] = record.journals
     # No indent: that would be encoded in Python, at 70 us a place.
     text = json.dumps(content, sort_keys=True)
     # surrogateescape in names becomes \udcXX escapes, which are ASCII.
-    replace_file(path, text.encode("ascii"))
+    replace_file(record.file, text.encode("ascii"))
+    _drop_journals(record.file, record.journals)
 
 
 def _keep_aside(path: str) -> str:
@@ -315,8 +367,182 @@ def _keep_aside(path: str) -> str:
         kept = f"{path}.damaged" if number == 1 else f"{path}.damaged-{number}"
         with suppress(FileExistsError):
             files.rename_new(path, kept)
+            for journal in _journals(path):
+                os.rename(journal, f"{kept}{journal.removeprefix(path)}")
             return kept
     raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), kept)
+
+
+class _File(msgspec.Struct, frozen=True):
+    """The file of a record; what stands in its entries is left as it is."""
+
+    host: str
+    manifest: str
+    places: dict[str, msgspec.Raw]
+    journals: int = 0
+
+
+class _Known:
+    """What this process knows of a large record: each place's entry as JSON, 300 bytes where a dict takes 900."""
+
+    def __init__(self, path: str) -> None:
+        status = os.lstat(path)
+        text, self._number, journal = _read(path)
+        self._path, self._base = path, _version(status)
+        file = _file(text)
+        self._host, self._manifest = file.host, file.manifest
+        self._places: dict[str, bytes | msgspec.Raw] = dict(file.places)
+        self._good_bytes = self.journal_bytes = 0
+        for line in _lines(journal):
+            self._places.update(_raw_entries(line))
+            self._good_bytes += len(line)
+        self.journal_bytes = len(journal)
+
+    def is_current(self, status: os.stat_result) -> bool:
+        """Whether nobody else has written since; `status` is the file's."""
+        if _version(status) != self._base:
+            return False
+        try:
+            return os.lstat(_journal(self._path, self._number)).st_size == self.journal_bytes
+        except FileNotFoundError:
+            return not self.journal_bytes
+
+    def get(self, place: str) -> PlaceRecord | None:
+        """What is recorded of a place."""
+        raw = self._places.get(place)
+        return None if raw is None else _entry(msgspec.json.decode(raw))
+
+    def add(self, made: Mapping[str, PlaceRecord]) -> None:
+        """Append what is new of some places to the journal, durably.
+
+        Raises:
+            OSError: it cannot be written; a part of the line may be there, which nobody reads.
+        """
+        new: dict[str, bytes] = {}
+        for place, entry in made.items():
+            known = self.get(place)
+            if (merged := _merged(known, entry)) != known:
+                new[place] = msgspec.json.encode(merged)
+        if not new:
+            return
+        line = b"{%s}\n" % b", ".join(
+            b"%s: %s" % (json.dumps(place).encode("ascii"), raw) for place, raw in new.items()
+        )
+        journal = _journal(self._path, self._number)
+        fd = open_file(journal, os.O_RDWR | os.O_CREAT)
+        with open(fd, "r+b", buffering=0) as file:
+            file.truncate(self._good_bytes)  # the end of a write that a kill or a full disk cut off
+            file.seek(self._good_bytes)
+            left = memoryview(line)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(fd)
+        if not self._good_bytes:
+            sync_folder(os.path.dirname(journal))
+        self._good_bytes = self.journal_bytes = self._good_bytes + len(line)
+        self._places.update(new)
+
+    def fold(self) -> None:
+        """Write the whole into the file, and remove the journal. Raises OSError."""
+        head = {"host": self._host, "journals": self._number + 1, "manifest": self._manifest}
+        text = json.dumps(head).encode("ascii")[:-1]
+        replace_file(self._path, b'%s, "places": {' % text, self._parts(sorted(self._places)), b"}}")
+        _drop_journals(self._path, self._number + 1)
+
+    def _parts(self, places: Sequence[str]) -> Iterator[bytes]:
+        """The entries of all places as JSON, some at a time: of many they would take as much memory as is in use."""
+        for begin in range(0, len(places), _AT_ONCE):
+            some = places[begin : begin + _AT_ONCE]
+            entries = (b"%s: %s" % (json.dumps(each).encode("ascii"), bytes(self._places[each])) for each in some)
+            yield (b", " if begin else b"") + b", ".join(entries)
+
+
+_known_here: dict[str, _Known] = {}  # the large records that this process writes, by path; used under their lock only
+
+
+def _large(path: str) -> _Known | None:
+    """A record that is so large that what is new goes into its journal; None where it is small or not there.
+
+    Raises:
+        As `_load`.
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    if status.st_size <= _WHOLE_BYTES:
+        return None
+    known = _known_here.get(path)
+    if known is None or not known.is_current(status):
+        known = _known_here[path] = _Known(path)
+    return known
+
+
+def _journal(path: str, number: int) -> str:
+    return f"{path}.{number}.journal"
+
+
+def _journals(path: str) -> list[str]:
+    folder, name = os.path.split(path)
+    wanted = re.compile(rf"{name}\.\d+\.journal")
+    return [f"{folder}/{each}" for each in os.listdir(folder) if wanted.fullmatch(each)]
+
+
+def _drop_journals(path: str, merged: int) -> None:
+    """Remove the journals before number `merged`: the last, and one that a kill left."""
+    for number in range(max(0, merged - 2), merged):
+        with suppress(FileNotFoundError):
+            os.unlink(_journal(path, number))
+
+
+def _read(path: str) -> tuple[bytes, int, bytes]:
+    """Read a record's file, the number of its journal, and that journal; empty where there is none.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or no regular file.
+    """
+    while True:
+        status = os.lstat(path)
+        text = _regular(path)
+        number = _file(text).journals
+        try:
+            return text, number, _regular(_journal(path, number))
+        except FileNotFoundError:  # or it was merged since
+            if _version(os.lstat(path)) == _version(status):
+                return text, number, b""
+
+
+def _regular(path: str) -> bytes:
+    try:
+        return read_regular(path, _MOST_BYTES)
+    except OSError as error:
+        if error.errno not in _NO_RECORD:
+            raise
+        raise ValueError(error.strerror) from error
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _file(text: bytes) -> _File:
+    """Decode the file of a record. Raises as `_load`."""
+    try:
+        return msgspec.json.decode(text, type=_File)
+    except msgspec.MsgspecError:  # of names that are no text: \udcXX
+        whole = json.loads(text)
+        places = {str(place): msgspec.Raw(json.dumps(entry).encode()) for place, entry in whole["places"].items()}
+        return _File(str(whole["host"]), str(whole["manifest"]), places, int(whole.get("journals", 0)))
+
+
+def _lines(journal: bytes) -> list[bytes]:
+    """The whole lines of a journal: what has no end was cut off, and nothing was placed yet by it."""
+    return [line for line in journal.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _raw_entries(line: bytes) -> dict[str, bytes]:
+    return {str(place): json.dumps(entry, sort_keys=True).encode("ascii") for place, entry in json.loads(line).items()}
 
 
 def _item(path: str) -> dict[str, PlaceRecord]:
@@ -334,14 +560,13 @@ def _load(path: str, unless: Container[str] = ()) -> RecordFile:
         OSError: it cannot be read.
         ValueError, KeyError, TypeError, AttributeError, RecursionError: it is damaged, or no regular file.
     """
-    try:
-        whole = json.loads(read_regular(path, _MOST_BYTES))
-    except OSError as error:
-        if error.errno not in _NO_RECORD:
-            raise
-        raise ValueError(error.strerror) from error
+    text, number, journal = _read(path)
+    whole = json.loads(text)
     places = {str(place): _entry(entry) for place, entry in whole["places"].items() if place not in unless}
-    return RecordFile(path, str(whole["host"]), str(whole["manifest"]), places)
+    for line in _lines(journal):
+        new = json.loads(line)
+        places.update({str(place): _entry(entry) for place, entry in new.items() if place not in unless})
+    return RecordFile(path, str(whole["host"]), str(whole["manifest"]), places, journals=number + bool(journal))
 
 
 def _entry(entry: Mapping[str, object]) -> PlaceRecord:

@@ -45,10 +45,13 @@ def fits(store: Store, status: os.stat_result, sha256: str, size: int | None) ->
     return _knows(store, status, sha256)
 
 
-def seal(store: Store, path: str | int, sha256: str, *, read_only: bool = True, name: str = "") -> None:
+def seal(store: Store, path: str | int, sha256: str, *, read_only: bool = True, name: str = "") -> bool:
     """Seal a file whose digest was just checked, by its path or its descriptor; `read_only` also sets its mode to 0444.
 
     `name` is a path by which it can be found later, where `path` is none.
+
+    Returns:
+        Whether its mtime has the seal; else the local state remembers the file, by a ctime that a rename changes.
 
     Raises:
         OSError: the file is gone, or owned by somebody else.
@@ -58,10 +61,13 @@ def seal(store: Store, path: str | int, sha256: str, *, read_only: bool = True, 
     status = os.stat(path)
     whole_s = status.st_mtime_ns // _SECOND_NS * _SECOND_NS
     os.utime(path, ns=(status.st_atime_ns, whole_s + nanoseconds(sha256)))
-    if read_only and os.stat(path).st_mtime_ns % _SECOND_NS != nanoseconds(sha256):
+    if os.stat(path).st_mtime_ns % _SECOND_NS == nanoseconds(sha256):
+        return True
+    if read_only:
         # This file system keeps whole seconds: a write in the second of the sealing must change the mtime too.
         os.utime(path, ns=(status.st_atime_ns, whole_s - 2 * _SECOND_NS))
     remember(store, path, sha256, name=name)
+    return False
 
 
 def attest(

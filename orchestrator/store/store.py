@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator.errors import Stopped, StoreError
-from orchestrator.files import LOCK_POLL_S, NewFile, store_error, sweep, sync_folder
+from orchestrator.files import LOCK_POLL_S, NewFile, store_error, sweep, sync_folder, unwritable
 from orchestrator.folders import open_folder
 from orchestrator.store.owners import judge_folder, refuse_in_folder_of, shares_group
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from orchestrator.folders import Folder
-    from orchestrator.model import Pin
+    from orchestrator.model import Pin, StoreBelow
 
 CACHEDIR_TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -30,7 +30,7 @@ CACHEDIR_TAG = (
     "# For information about cache directory tags see https://bford.info/cachedir/\n"
 )
 FOLDERS = ("blobs", "blobs/sha256", "partial", "quarantine", "places")
-_NO_LOCKS = (errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+NO_LOCKS = (errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class Store(msgspec.Struct, frozen=True, gc=False):
@@ -38,7 +38,8 @@ class Store(msgspec.Struct, frozen=True, gc=False):
 
     `state` is the folder of this host's local state, for file systems that keep no nanoseconds. Waits for another orch
     in this store end once `stop` is set. `shared`: the site file lets the group of its folders write into them.
-    `trusted` are the folders below which the site file lets places be, whoever may write there.
+    `trusted` are the folders below which the site file lets places be, whoever may write there. `below` are stores
+    that are only read, in order. `read_only`: there is none that may be written, and this is the first of those below.
     """
 
     path: str
@@ -46,6 +47,8 @@ class Store(msgspec.Struct, frozen=True, gc=False):
     stop: threading.Event | None = None
     shared: bool = False
     trusted: tuple[str, ...] = ()
+    below: tuple[StoreBelow, ...] = ()
+    read_only: bool = False
 
     def blob(self, sha256: str) -> str:
         """The path of a complete, verified, sealed file (of a key that is no sha256: where no file ever is)."""
@@ -63,6 +66,11 @@ class Store(msgspec.Struct, frozen=True, gc=False):
     def bundles(self) -> str:
         """The folder with every writer's unfinished batches of small files."""
         return f"{self.path}/partial/bundles"
+
+    @property
+    def relay(self) -> str:
+        """The folder where unfinished files are published, if `orch serve` made it."""
+        return f"{self.path}/relay"
 
     @property
     def quarantine(self) -> str:
@@ -137,7 +145,9 @@ def _narrow(path: str, fd: int, mode: int) -> None:
         os.chmod(f"/proc/self/fd/{fd}", mode)
     except PermissionError:  # another user's
         if os.fstat(fd).st_mode & stat.S_IWOTH:
-            raise StoreError(f"store: {path} can be written by everyone", f"chmod o-w {path}") from None
+            raise StoreError(
+                f"store: {path} can be written by everyone", f"chmod o-w {path}", code="store-access"
+            ) from None
 
 
 def open_file(path: str, flags: int) -> int:
@@ -181,7 +191,7 @@ def locked(path: str, stop: threading.Event | None) -> Iterator[None]:
         try:
             hold(fd, fcntl.LOCK_EX, stop)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
         yield
     finally:
@@ -225,8 +235,12 @@ def open_to_read(path: str) -> int:
     return open_there(path, os.O_RDONLY)
 
 
-def replace_file(path: str, content: bytes) -> None:
+def replace_file(path: str, *content: bytes | Iterable[bytes]) -> None:
     """Replace the content of a file of the store, atomically and durably; a link in its place goes, it is not followed.
+
+    Args:
+        path: the file.
+        content: its new bytes, in parts; an iterable gives parts that need not all be in memory at once.
 
     Raises:
         OSError: it cannot be written; the old content is still there.
@@ -235,7 +249,9 @@ def replace_file(path: str, content: bytes) -> None:
     sweep(folder)
     with NewFile(folder) as new:
         os.fchmod(new.fd, file_mode(folder))
-        new.write(content)
+        for part in content:
+            for each in (part,) if isinstance(part, bytes) else part:
+                new.write(each)
         os.fsync(new.fd)
         new.publish(path, replace=True)
     sync_folder(folder)
@@ -288,9 +304,23 @@ def open_store(path: str, state: str, *, shared: bool = False) -> Store:
                 open(folder.at("CACHEDIR.TAG"), "x", encoding="ascii", opener=open_file) as file,
             ):
                 file.write(CACHEDIR_TAG)
-        if not os.access(folder.at(), os.W_OK | os.X_OK):  # where all folders exist, nothing above has noticed it
-            raise StoreError(f"store: {path} cannot be written", f"choose another one: --store DIR (`ls -ld {path}`)")
+        refuse_unwritable(path)  # where all folders exist, nothing above has noticed it
     return store
+
+
+def refuse_unwritable(path: str) -> None:
+    """Refuse a store, or the folder in which it would be made, where this user may not write; nothing is made.
+
+    Raises:
+        StoreError: it says so, and where it is a read-only mount.
+    """
+    nearest = _nearest(path)
+    error = unwritable(nearest)
+    if error is not None and error.errno == errno.EROFS:
+        raise store_error(error, nearest)
+    if error is not None:
+        what = "written" if nearest == path else "made"
+        raise StoreError(f"store: {path} cannot be {what}", f"choose another one: --store DIR (`ls -ld {nearest}`)")
 
 
 def judge_store(path: str, *, shared: bool = False) -> None:
@@ -333,7 +363,7 @@ def _judge_below(folder: Folder, top: os.stat_result, *, shared: bool) -> None:
     more = []
     with suppress(OSError), os.scandir(folder.at("blobs")) as entries:
         more = [f"blobs/{entry.name}" for entry in entries if not entry.is_file(follow_symlinks=False)]
-    for name in dict.fromkeys((*FOLDERS, *more, "places/trees")):
+    for name in dict.fromkeys((*FOLDERS, *more, "places/trees", "relay")):
         with _naming(f"{folder.path}/{name}"), suppress(FileNotFoundError), folder.below(name) as each:
             judge_folder(each, shared=shared, top=top)
 

@@ -35,8 +35,13 @@ class VerificationLog:
 
     def age_s(self, status: os.stat_result, sha256: str) -> float | None:
         """How many seconds ago the file, as its status is now, was read and right; None where that is unknown."""
+        when = self.read_at(status, sha256)
+        return None if when is None else self._now - when
+
+    def read_at(self, status: os.stat_result, sha256: str) -> float | None:
+        """When the file, as its status is now, was read and right, in seconds since the epoch; None if unknown."""
         when = self._known.get(_key(status, sha256))
-        return None if when is None or when > self._now else self._now - when
+        return None if when is None or when > self._now else when
 
     def add(self, read: Iterable[tuple[os.stat_result, str]]) -> None:
         """Record files that were read and are right: the status of each before it was read, and its sha256."""

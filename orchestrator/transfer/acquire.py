@@ -49,7 +49,7 @@ def acquire(
     """Take what nobody else is fetching; then, for what is left, wait and take again, until all is taken or stored.
 
     Args:
-        run: the run; `run.wait` says whether to wait for another orch.
+        run: the run; `run.lock_wait_s` says how long to wait for another orch.
         artifacts: what is wanted.
         take: takes a writer's folder for some of the artifacts; gives it (None: for none of them), and who holds the
             others, by key.
@@ -59,6 +59,7 @@ def acquire(
         Stopped: a stop was asked for while waiting.
     """
     waiting, told = {artifact.key: artifact for artifact in artifacts}, False
+    end_s = run.context.monotonic() + run.lock_wait_s
     while waiting:
         stored = _stored_of(run, waiting.values())
         absent = tuple(artifact for key, artifact in waiting.items() if key not in stored)
@@ -71,7 +72,7 @@ def acquire(
                 folder.close()
             raise
         waiting = {artifact.key: artifact for artifact in absent if artifact.key in held}
-        refused = {} if run.wait else {key: held[key] for key in waiting}
+        refused = {key: held[key] for key in waiting} if run.context.monotonic() >= end_s else {}
         yield Acquired(folder, tuple(a.key for a in mine if a.key not in stored), stored, refused)
         if not waiting or refused:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,12 +16,14 @@ from orchestrator.files import store_error
 from orchestrator.folders import open_folder
 from orchestrator.store import blobs, intake, partials
 from orchestrator.store.store import open_to_read
+from orchestrator.text import size_text
 from orchestrator.transfer.partial import PREFIX_WRITER, PartialState, total
 from orchestrator.urls import UrlError, last_name
 from orchestrator.verify.stream import first_hole
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Iterable
 
     from orchestrator.folders import Folder
     from orchestrator.model import Artifact
@@ -30,16 +33,22 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".part", ".incomplete", ".partial")  # browsers, yt-dlp and curl's habit; huggingface_hub; wget's habit
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ELOOP)  # the folder or the file forbids it
+_DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
 SMALL_BYTES = 1 << 20  # is fetched in less time than it takes to look around
 
 
 class Find(NamedTuple):
-    """An unfinished file: how many good bytes it claims, its length where that is known, and aria2c's state file."""
+    """An unfinished file: how many good bytes it claims, its length where that is known, and aria2c's state file.
+
+    `is_copied`: it is copied and stays, since only a length tells what it is: it may as well be another version, whole.
+    `wget -c` and `curl -C -` leave such a file.
+    """
 
     path: str
     good_bytes: int
     length: int | None
     control: bytes | None
+    is_copied: bool = False
 
 
 def offered(store: Store, artifact: Artifact) -> Find | None:
@@ -66,26 +75,69 @@ def adopt(run: RunContext, artifact: Artifact) -> None:
         StoreError: our disk said no; the unfinished file is where it was.
         Stopped: a stop was asked for.
     """
-    best, orphans = offered(run.store, artifact), _find_sidecars(artifact)
+    _adopt(run, artifact, offered(run.store, artifact), _find_sidecars(artifact))
+
+
+def find_best(artifact: Artifact, paths: Iterable[str]) -> Find | None:
+    """The best of some files as an unfinished download of an artifact; a short file under any name counts too."""
+    found = [_read_unfinished(path, artifact.size) or _read_prefix(path, artifact.size) for path in paths]
+    return max((find for find in found if find is not None), key=lambda find: find.good_bytes, default=None)
+
+
+def by_length(paths: Iterable[str]) -> dict[int, list[str]]:
+    """The files that aria2c has not finished, by the length that its state files beside them say."""
+    found: dict[int, list[str]] = {}
+    for path in paths:
+        with suppress(OSError):
+            state = partials.read_whole(path + aria2c.SIDECAR)
+            if state is not None and (length := aria2_control.length(state)) is not None:
+                found.setdefault(length, []).append(path)
+    return found
+
+
+def adopt_found(run: RunContext, artifact: Artifact, find: Find) -> bool:
+    """Take one unfinished file into the artifact's partial, as `adopt` does; whether its bytes are there now.
+
+    Raises:
+        StoreError, Stopped: as `adopt`.
+    """
+    return _adopt(run, artifact, find, [])
+
+
+def resume_hint(path: str, size: int | None) -> str:
+    """What to add to the hint about a file in the way that may be an unfinished download of `size` bytes; "" else."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return ""
+    if not _is_short(status, size):
+        return ""
+    return f"; if it is an unfinished download: `orch adopt {os.path.dirname(path)}` resumes it"
+
+
+def _adopt(run: RunContext, artifact: Artifact, best: Find | None, orphans: list[str]) -> bool:
     if best is None and not orphans:
-        return
+        return False
     if best is not None and (by := user(best)):
         run.emit(Noticed(f"{artifact.name}: {best.path} is left alone: {by} uses it"))
         best = None
     try:
         partial = partials.acquire(run.store, artifact.key)
     except HeldError:
-        return
+        return False
     try:
         _remove_sidecars(partial, orphans)
         if best is not None:
             good = PartialState(partial, artifact.size).good_bytes()
             if best.good_bytes > good:
                 _take(partial, best, run.context.stop)
-                run.emit(Noticed(f"{artifact.name}: going on with {best.path}, {best.good_bytes:,} bytes of it"))
-            elif partial.info.adopted == _identity(best.path, os.lstat(best.path)):
+                what = f"an unfinished download, {size_text(best.good_bytes)} of it are here"
+                run.emit(Noticed(f"{artifact.name}: taken from {best.path}: {what}"))
+                return True
+            if partial.info.adopted == _identity(best.path, os.lstat(best.path)):
                 with open_folder(os.path.dirname(best.path)) as folder:
                     _remove_original(folder, best)  # a run that was ended had copied it all
+            return best.is_copied  # a run that was ended had copied it: as much of it is here
     except (OSError, PlacementError) as error:
         if isinstance(error, OSError) and error.errno not in _FORBIDDEN:  # anew it would only fill the disk further
             raise store_error(error, run.store.path) from error
@@ -94,6 +146,7 @@ def adopt(run: RunContext, artifact: Artifact) -> None:
         run.emit(Noticed(f"{artifact.name}: {where} is left alone: {why}"))
     finally:
         partial.release()
+    return False
 
 
 def _find_sidecars(artifact: Artifact) -> list[str]:
@@ -132,7 +185,24 @@ def _possible_paths(artifact: Artifact) -> list[str]:
             if place.unpack or place.target:
                 continue
             found.update((f"{folder}/{each}", None) for each in dict.fromkeys((name, *lasts)))
-    return [path for name in found for path in (name, *(name + suffix for suffix in SUFFIXES))]
+    paths = [path for name in found for path in (name, *(name + suffix for suffix in SUFFIXES))]
+    return [*paths, *(path for name in found if digest_in(name) for path in _hub_unfinished(name))]
+
+
+def digest_in(path: str) -> str:
+    """The sha256 in a file's name, as the caches of the Hugging Face hub have it; "" for none."""
+    match = _DIGEST.search(os.path.basename(path))
+    return match[0].lower() if match else ""
+
+
+def _hub_unfinished(blob: str) -> list[str]:
+    """What huggingface_hub 2.x, which gives each download a suffix of its own, began as this blob of its cache."""
+    folder, name = os.path.split(blob)
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return [f"{folder}/{each}" for each in sorted(names) if each.startswith(name + ".") and each.endswith(SUFFIXES)]
 
 
 def _read_unfinished(path: str, size: int | None) -> Find | None:
@@ -150,14 +220,37 @@ def _read_unfinished(path: str, size: int | None) -> Find | None:
             return Find(path, length - missing, length, state) if missing < length else None
         if not path.endswith(SUFFIXES):
             return None  # a whole file: the place's own affair
-        fd = open_to_read(path)
-        try:
-            whole = first_hole(fd) == status.st_size  # else a program with several connections left it, and its state
-        finally:
-            os.close(fd)
+        return Find(path, status.st_size, None, None) if _has_no_hole(path, status.st_size) else None
     except OSError:
         return None
-    return Find(path, status.st_size, None, None) if whole and status.st_size else None
+
+
+def _read_prefix(path: str, size: int | None) -> Find | None:
+    """Take a file that is shorter than the one that is wanted for the begin of it."""
+    try:
+        status = os.lstat(path)
+        if not _is_short(status, size):
+            return None
+        has_state = os.path.lexists(path + aria2c.SIDECAR) or path.endswith(aria2c.SIDECAR)
+        if has_state or not _has_no_hole(path, status.st_size):
+            return None
+    except OSError:
+        return None
+    return Find(path, status.st_size, None, None, is_copied=True)
+
+
+def _is_short(status: os.stat_result, size: int | None) -> bool:
+    """Whether a file is shorter than one of `size` bytes, and worth to be gone on with."""
+    return size is not None and stat.S_ISREG(status.st_mode) and SMALL_BYTES < status.st_size < size
+
+
+def _has_no_hole(path: str, size: int) -> bool:
+    """Whether a file has bytes, and all of them: else a program with several connections left it, and its state."""
+    fd = open_to_read(path)
+    try:
+        return size > 0 and first_hole(fd) == size
+    finally:
+        os.close(fd)
 
 
 def _take(partial: Partial, find: Find, stop: threading.Event) -> None:
@@ -176,13 +269,13 @@ def _take(partial: Partial, find: Find, stop: threading.Event) -> None:
         fd = open_to_read(folder.at(name))
         try:
             status = os.fstat(fd)
-            movable = intake.is_ours_alone(status)
+            movable = intake.is_ours_alone(status) and not find.is_copied
             partial.empty()
             partial.info.length = find.length
             partial.info.adopted = _identity(find.path, status) if movable else None
             writer, suffix = (PREFIX_WRITER, None) if find.control is None else (aria2c.NAME, aria2c.SIDECAR)
             partial.change_writer(writer, 0, suffix, find.control)
-            if not intake.move_in(folder.at(name), fd, partial.file):
+            if find.is_copied or not intake.move_in(folder.at(name), fd, partial.file):
                 blobs.copy(fd, partial.file, stop)
         finally:
             os.close(fd)
@@ -213,7 +306,7 @@ def user(find: Find) -> str:
     for path in (find.path, *((find.path + aria2c.SIDECAR,) if find.control is not None else ())):
         status = os.lstat(path)
         if os.geteuid() not in (0, status.st_uid):
-            return f"user {status.st_uid}, whose it is, perhaps"
+            return f"perhaps its owner, user {status.st_uid},"
         files.add((status.st_dev, status.st_ino))
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -9,9 +9,10 @@ from orchestrator.backends import select
 from orchestrator.backends.base import Trait
 from orchestrator.errors import NoBackendError
 from orchestrator.faults import Kind
+from orchestrator.model import Role
 from orchestrator.programs import install_hint
 from orchestrator.sources.ranking import FASTER
-from orchestrator.sources.route import Route, route_to
+from orchestrator.sources.route import Route, proxies_of, route_to
 from orchestrator.transfer.masking import without_secrets
 from orchestrator.transfer.revalidate import is_proof
 from orchestrator.urls import host_of
@@ -80,8 +81,7 @@ class Candidates:
 
     def proxies(self) -> tuple[str, ...]:
         """The proxies that the sources are reached through, without their credentials."""
-        found = {self.route(source.url).proxy or "" for source in self.artifact.sources}
-        return tuple(sorted(proxy.rpartition("@")[2] for proxy in found if proxy))
+        return proxies_of(self.route(source.url) for source in self.artifact.sources)
 
     # What a source may be asked.
 
@@ -109,10 +109,19 @@ class Candidates:
             line = replace(line, hides="token" if answer is not None and self.bearer(url) else "url")
         elif self.address(url) != url and "?" in self.address(url):
             line = replace(line, hides="url")
-        ranked = select.rank(usable, self.on_disk.length(), line, ranges_honoured=honest)
+        line = replace(line, rate=self.run.rate_limit is not None)
+        is_open = self.is_open(url)
+        ranked = select.rank(usable, self.on_disk.length(), line, ranges_honoured=honest, is_open=is_open)
         if url in self.odd:  # the most lenient first
             ranked = tuple(sorted(ranked, key=lambda c: (bool(c.obstacle), c.backend.NAME != "wget")))
         return ranked
+
+    def is_open(self, url: str) -> bool:
+        """Whether one connection to a source is as good as many, and a program that only appends loses no byte."""
+        if not self.stats.is_open(url):
+            return False
+        missing = self.on_disk.missing()
+        return missing is not None and len(missing) == 1 and missing[0].end == self.on_disk.length()
 
     def is_served(self, url: str, backend: Backend | None = None) -> bool:
         """Whether a program here, or just this one, can serve a source."""
@@ -128,7 +137,10 @@ class Candidates:
         options = {url: self._backends(url) for url in dict.fromkeys((*first, *ordered))}
         if not any(options.values()):
             why = self.obstacles(*options)
-            raise NoBackendError(f"{self.artifact.name}: no usable program: {why}", install_hint(options))
+            hint = install_hint(options)
+            if select.NO_LIMIT in why and self.run.options.backend:
+                hint = f"leave out --limit-rate, or --backend {self.run.options.backend}"
+            raise NoBackendError(f"{self.artifact.name}: no usable downloader: {why}", hint)
         return options
 
     def _backends(self, url: str) -> tuple[str, ...]:
@@ -154,7 +166,10 @@ class Candidates:
         return ", ".join(f"{name}: {why}" for name, why in told.items() if why)
 
     def companions(self, backend: Backend, url: str) -> Iterator[str]:
-        """Other sources that a program could ask for the same large file at the same time, nearly as fast as `url`."""
+        """Other sources that a program could ask for the same large file at the same time, nearly as fast as `url`.
+
+        Beside a peer only other peers are: peers are there so that the others are not asked.
+        """
         length = self.on_disk.length()
         if self.bearer(url) is not None:
             return  # a token is for one host
@@ -162,11 +177,14 @@ class Candidates:
             return  # after any fault the sources go one by one: nobody is condemned by a mixed file that is wrong
         if not {Trait.MIRRORS, Trait.IN_ORDER} <= backend.TRAITS:
             return
+        peers = {source.url for source in self.artifact.sources if source.role is Role.PEER}
         own_rate, way = self.stats.rate(url, 1) or 0.0, self.route(url)
         for source in self.artifact.sources:
             other, theirs, rate = source.url, self.route(source.url), self.stats.rate(source.url, 1)
             same_way = (theirs.proxy, theirs.ca, theirs.user_agent) == (way.proxy, way.ca, way.user_agent)
             if other == url or other in self.on_disk.partial.info.condemned or not same_way:
+                continue
+            if (other in peers) != (url in peers):
                 continue
             if rate is not None and rate * FASTER >= own_rate and self.is_served(other, backend):
                 yield other

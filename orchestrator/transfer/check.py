@@ -63,8 +63,13 @@ class FinishedFile:
         return {"expected": self.artifact.expected, "source": source, "model": self.title[0]}
 
 
-def check_files(run: RunContext, files: Sequence[FinishedFile]) -> list[str]:
+def check_files(run: RunContext, files: Sequence[FinishedFile], since_fd: int | None = None) -> list[str]:
     """Verify files and make blobs of those that are right, in one commit.
+
+    Args:
+        run: the run.
+        files: those that seem to be complete.
+        since_fd: an open file beside them that is older than each of their bytes; None: there is none.
 
     Returns:
         The sha256 of each; "" where it is wrong, and still where it was.
@@ -80,7 +85,7 @@ def check_files(run: RunContext, files: Sequence[FinishedFile]) -> list[str]:
     # nobody knows to be this one, and the partial is still here.
     for file, sha256 in right:
         blobs.learn(run.store, sha256, file.names)
-    blobs.commit(run.store, [(file.path, sha256) for file, sha256 in right])
+    blobs.commit(run.store, [(file.path, sha256) for file, sha256 in right], since_fd)
     for (file, sha256), size in zip(right, sizes, strict=True):
         artifact = file.artifact
         run.emit(Verified(*file.title, sha256))
@@ -108,11 +113,14 @@ def _verify(run: RunContext, files: Sequence[FinishedFile]) -> list[str]:
 
 
 def _read(run: RunContext, files: Sequence[FinishedFile]) -> list[Verdict]:
-    if len(files) != 1:
-        return check.check(run.context, [(file.artifact.sha256, file.path) for file in files], run.stall_s)
-    sha256, path = files[0].artifact.sha256, files[0].path
-    judge = run.judge if _size(path) >= LARGE_BYTES else None
-    return [check.check_one(run.context, judge, sha256, path, run.stall_s)]
+    if not files:
+        return []
+    sizes = [_size(file.path) for file in files]
+    with run.reading("verifying", *files[0].title, sum(sizes)) as context:
+        if len(files) != 1:
+            return check.check(context, [(file.artifact.sha256, file.path) for file in files], run.stall_s)
+        judge = run.judge() if run.judge is not None and sizes[0] >= LARGE_BYTES else None
+        return [check.check_one(context, judge, files[0].artifact.sha256, files[0].path, run.stall_s)]
 
 
 def _size(path: str) -> int:
@@ -131,7 +139,8 @@ def _compute(run: RunContext, file: FinishedFile) -> str:
     if artifact.sha256 and not artifact.pins and findings is None:
         return artifact.sha256
     kinds = [pin.kind for pin in artifact.pins]
-    found = check.digests(file.path, kinds, pieces=findings is not None, stop=run.context.stop)
+    with run.reading("hashing", *file.title, _size(file.path)) as context:
+        found = check.digests(file.path, kinds, pieces=findings is not None, stop=context.stop, reading=context.reading)
     if not found.fit(artifact.sha256, artifact.pins, file.size):
         return ""
     if artifact.is_unpinned and check.diagnose_file(file.path, wrong_file.expected_file(artifact.wanted[0])):
@@ -153,8 +162,10 @@ def quarantine_file(run: RunContext, file: FinishedFile) -> Fault:
         Stopped: a stop was asked for.
     """
     artifact = file.artifact
-    found = check.digest(file.path, run.context.stop)
+    kinds = [] if artifact.sha256 else [pin.kind for pin in artifact.pins]
+    digests = check.digests(file.path, kinds, stop=run.context.stop)
+    found, pins = digests.sha256, " ".join(map(str, digests.pins))
     what = check.diagnose_file(file.path, wrong_file.expected_file(artifact.wanted[0]))
     folder = quarantine.move_in(run.store, file.path, found, file.quarantine_note)
-    run.emit(Mismatched(*file.title, file.givers, artifact.expected, found, folder, what.words))
+    run.emit(Mismatched(*file.title, file.givers, artifact.expected, found, folder, what.words, pins))
     return Fault(Kind.CORRUPT, artifact.contradicted(found, what.after), hint=what.hint)

@@ -1,33 +1,75 @@
-"""How many connections each file gets: a host never sees more than its limit, over all files of a run."""
+"""How many connections each file gets: a host never sees more than its limit, over all runs of this machine."""
 
 from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stopped
 from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator.context import Context
+    from orchestrator.transfer.machine import Common, Machine
 
 
 GUESS_BYTES = 64 << 20  # of a file whose size is unknown: as none it would leave the next one no connection
 
 
+POLL_S = 0.2
+LOOK_S = 1.0  # so often a file that is under way looks at what other processes want
+PATIENCE_S = 2.0  # so long another process waits before a program is ended for it
+LONGEST_WAIT_S = 60.0  # then a file takes one connection more than there are: no run waits for another one's end
+
+
+@dataclass(slots=True)
+class _Use:
+    """The connections of one file to one host: `number` of them, and of more than `usable` it has no use.
+
+    `whole` is the host's limit, `part` what this process had of it when they were taken.
+    """
+
+    host: str
+    common: Common | None
+    number: int
+    usable: int
+    whole: int
+    part: int
+    looked_s: float
+    due_since_s: float | None = None
+
+
 class ConnectionLimits:
     """Shares each host's connections among the files that are under way, by their size, so that they end together.
 
-    `limit` is for one host (scheme, name and port), `jobs` how many files run at once, `sizes` all sizes that will
-    be fetched in this run (bytes; unknown ones as 0).
+    Processes that use the same host have equal parts of its limit: who comes later waits until another has ended a
+    program, or gone on with fewer connections (`must_yield`).
+
+    Args:
+        limit: for one host (scheme, name and port).
+        jobs: how many files run at once.
+        sizes: all sizes that will be fetched in this run, in bytes; unknown ones as 0.
+        machine: where other processes are found; None: nobody else counts.
+        tell: gets one line for a host that is waited for.
     """
 
-    def __init__(self, limit: int, jobs: int = 1, sizes: Sequence[int] = ()) -> None:
-        self._limit, self._jobs = limit, jobs
+    def __init__(
+        self,
+        limit: int,
+        jobs: int = 1,
+        sizes: Sequence[int] = (),
+        machine: Machine | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self._limit, self._jobs, self._machine, self._tell = limit, jobs, machine, tell
+        self._told: set[str] = set()
+        self._uses: dict[int, list[_Use]] = defaultdict(list)
+        self._yielded_s: dict[str, float] = {}  # when one of several with one connection each gave way last
         self._waiting = sorted((size or GUESS_BYTES for size in sizes), reverse=True)
         self._running: dict[int, int] = {}
         self._used: dict[str, int] = defaultdict(int)
@@ -53,39 +95,110 @@ class ConnectionLimits:
 
     @contextmanager
     def connections(
-        self, context: Context, host: str, ticket: int, limit: int | None = None, *, wait: bool = True, least: int = 1
+        self,
+        context: Context,
+        host: str,
+        ticket: int,
+        limit: int | None = None,
+        *,
+        wait: bool = True,
+        least: int = 1,
+        most: int | None = None,
     ) -> Iterator[int]:
         """Take this file's share of a host's connections, at least one; wait while none is free (or take none).
 
-        `limit` is the host's own, where a manifest names one; `least` is asked for whatever the share is.
+        `limit` is the host's own, where a manifest names one; `least` is asked for whatever the share is, and `most` is
+        all that the program can use.
 
         Raises:
             Stopped: a stop was asked for while waiting.
         """
-        most = min(limit or self._limit, self._limit)
+        whole = min(limit or self._limit, self._limit)
+        using = self._machine.using(host) if self._machine is not None else nullcontext()
+        with using as common:
+            began_s, is_marked = context.monotonic(), False
+            with ExitStack() as waiting, self._changed:
+                while True:
+                    part = whole if common is None else max(1, whole // common.processes())
+                    slots: tuple[int, ...] = ()
+                    number = self._take(host, ticket, part, least, most or whole)
+                    if common is not None and number:
+                        slots = common.take(whole, number)
+                        number = len(slots)
+                        if not number and wait:
+                            if not is_marked:
+                                waiting.enter_context(common.waiting())
+                                self._tell_once(host)
+                            is_marked = True
+                            number = int(context.monotonic() - began_s > LONGEST_WAIT_S)
+                    if number or not wait:
+                        break
+                    self._changed.wait(POLL_S)
+                    if context.stop.is_set():
+                        raise Stopped("stopped while waiting for a free connection")
+                self._used[host] += number
+                use = _Use(host, common, number, most or whole, whole, part, context.monotonic())
+                self._uses[ticket].append(use)
+            try:
+                yield number
+            finally:
+                with self._changed:
+                    self._used[host] -= number
+                    self._uses[ticket].remove(use)
+                    if not self._uses[ticket]:
+                        del self._uses[ticket]
+                    if common is not None:
+                        common.give(slots)
+                    self._changed.notify_all()
+
+    def must_yield(self, context: Context, ticket: int) -> bool:
+        """Whether to end a file's program, because other processes wait for its connections, or need them no more.
+
+        It goes on with its share of what is this process's part by then. All that have more than that do so together;
+        where each has one, and they are too many, one after the other.
+        """
+        now = context.monotonic()
         with self._changed:
-            while wait and self._used[host] >= most:
-                self._changed.wait(0.2)
-                if context.stop.is_set():
-                    raise Stopped("stopped while waiting for a free connection")
-            free = most - self._used[host]
-            taken = max(1, min(max(least, self._share(ticket, most)), free)) if free > 0 else 0
-            self._used[host] += taken
-        try:
-            yield taken
-        finally:
-            with self._changed:
-                self._used[host] -= taken
-                self._changed.notify_all()
+            for use in self._uses.get(ticket, ()):
+                if use.common is None or now - use.looked_s < LOOK_S:
+                    continue
+                use.looked_s = now
+                part = max(1, use.whole // use.common.processes())
+                is_too_much = part < self._used[use.host] and use.common.is_awaited()
+                may_grow = part > use.part and self._used[use.host] >= use.part and use.number < use.usable
+                if not is_too_much and not may_grow:
+                    use.due_since_s = None
+                    continue
+                use.due_since_s = now if use.due_since_s is None else use.due_since_s
+                if now - use.due_since_s < (PATIENCE_S if is_too_much else 2 * PATIENCE_S):
+                    continue
+                if may_grow or use.number > max(1, self._share(ticket, part)):
+                    return True
+                if now - self._yielded_s.get(use.host, float("-inf")) > PATIENCE_S:
+                    self._yielded_s[use.host] = now
+                    return True
+        return False
+
+    def _take(self, host: str, ticket: int, part: int, least: int, most: int) -> int:
+        free = part - self._used[host]
+        return min(most, max(1, min(max(least, self._share(ticket, part)), free))) if free > 0 else 0
+
+    def _tell_once(self, host: str) -> None:
+        if self._tell is not None and host not in self._told:
+            self._told.add(host)
+            self._tell(f"{host}: waiting, other runs on this machine use all its connections")
 
     @contextmanager
-    def shares(self, context: Context, ticket: int, limits: Mapping[str, int | None]) -> Iterator[dict[str, int]]:
+    def shares(
+        self, context: Context, ticket: int, limits: Mapping[str, int | None], most: int | None = None
+    ) -> Iterator[dict[str, int]]:
         """Take the connections of one file to several sources at once; a source that has none free is left out.
 
         Args:
             context: the run's context.
             ticket: the file's, from `file`.
             limits: maps each source's URL to its host's own limit (None: it has none); the first is waited for.
+            most: how many the program can use of each; None: any number.
 
         Raises:
             Stopped: a stop was asked for while waiting.
@@ -93,7 +206,7 @@ class ConnectionLimits:
         with ExitStack() as stack:
             taken: dict[str, int] = {}
             for url, limit in limits.items():
-                part = self.connections(context, host_of(url), ticket, limit, wait=not taken)
+                part = self.connections(context, host_of(url), ticket, limit, wait=not taken, most=most)
                 if number := stack.enter_context(part):
                     taken[url] = number
             yield taken
@@ -109,6 +222,7 @@ class ConnectionLimits:
 
 MIB = 1 << 20
 USUAL_RATE = 16 * MIB  # bytes per second and connection, where nothing was measured
+EXACT_PIECE_BYTES = 2 * MIB  # from there on aria2c asks for exact ranges; else for all that follows, and hangs up
 MOST_RATE = 64 * MIB  # faster, and the round trip of a busy machine is noise that would make pieces of it
 
 
@@ -133,8 +247,8 @@ def piece_bytes(size: int | None, connections: int, round_trip_s: float, rate: f
 def repair_piece_bytes(missing: int, connections: int, length: int) -> int:
     """Choose the piece length for the bad pieces of `length` bytes each, `missing` bytes in all, of a file.
 
-    It divides theirs where both are powers of two, so that no good byte is asked for. Pieces are 2 MiB at least: from
-    there on aria2c asks for exact ranges (`--enable-http-pipelining`); else it asks for all that follows and hangs up.
+    It divides theirs where both are powers of two, so that no good byte is asked for. Pieces are so long that aria2c
+    asks for exact ranges (`--enable-http-pipelining`).
     """
     share = max(1, missing // max(1, connections))
-    return min(length, max(2 * MIB, 1 << (share.bit_length() - 1)))
+    return min(length, max(EXACT_PIECE_BYTES, 1 << (share.bit_length() - 1)))

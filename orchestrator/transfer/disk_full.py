@@ -8,11 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import StoreError
-from orchestrator.faults import Kind
-from orchestrator.files import store_error
+from orchestrator.faults import Fault, Kind
+from orchestrator.files import reason, store_error
 
 if TYPE_CHECKING:
-    from orchestrator.faults import Fault
     from orchestrator.store import Store
 
 FULL_BYTES = 1 << 20
@@ -50,13 +49,19 @@ def check_limit(store: Store, name: str, size: int | None) -> None:
         raise StoreError(f"{name}: {size} bytes, and this process may write files of {limit} bytes at most", error.hint)
 
 
+def fault_of(error: OSError, folder: str) -> Fault:
+    """The fault of a disk that said no to us, in `folder` where the error does not say where."""
+    return Fault(Kind.DISK, f"{error.filename or folder}: {reason(error)}", errno=error.errno or 0)
+
+
 def full(store: Store, name: str, fault: Fault) -> StoreError:
     """Make the error for people out of a fault of the disk."""
     path, message = store.path, f"{name}: {fault.message}"
     if fault.errno:
         known = store_error(OSError(fault.errno, os.strerror(fault.errno)), path)
         return StoreError(message, fault.hint or known.hint, of_one_file=known.of_one_file)
-    hint = f"free some space (`df -h {path}; df -i {path}; quota`), or use another disk: --store DIR"
+    freeing = f"`orch prune`, or all it can: `orch prune --keep 0s`; `df -h {path}; df -i {path}; quota`"
+    hint = f"free some space ({freeing}), or use another disk: --store DIR"
     return StoreError(message, fault.hint or hint)
 
 

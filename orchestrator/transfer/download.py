@@ -7,47 +7,63 @@ values and return values.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace as replace_struct
 
-from orchestrator.backends import by_name
-from orchestrator.backends.base import Trait
-from orchestrator.errors import Stopped
+from orchestrator.backends import aria2c, by_name, curl
+from orchestrator.backends.base import Trait, Want
+from orchestrator.backends.shared import subtract, whole
+from orchestrator.errors import OrchError, Stopped
 from orchestrator.events import Failed, Noticed, Waiting
 from orchestrator.faults import Fault, Kind, Remedy
-from orchestrator.files import reason
+from orchestrator.model import Range, Role, Source
+from orchestrator.sources.by_digest import is_plain_absence
+from orchestrator.sources.host_health import HostsUnavailableError
 from orchestrator.sources.knowledge import FRESH_S, SourceStats
 from orchestrator.sources.ranking import must_renew
 from orchestrator.sources.redirects import MAX_REDIRECTS, ForbiddenError, follow
 from orchestrator.sources.stats import AttemptRecord
 from orchestrator.store import store
-from orchestrator.transfer import attempt, check, disk_full, repair, revalidate
+from orchestrator.text import size_text
+from orchestrator.transfer import attempt, check, disk_full, holes, relay, repair, revalidate
 from orchestrator.transfer.acquire import acquire, take_partial
 from orchestrator.transfer.candidates import COMPARES, Candidates
-from orchestrator.transfer.explain import explain_failure
-from orchestrator.transfer.monitor import FileMonitor, SpeedMonitor, Throughput, refine_fault, throughput
-from orchestrator.transfer.partial import PartialState
-from orchestrator.transfer.retry import MIN_GAIN_BYTES, Attempt, GiveUp, Try, next_step
+from orchestrator.transfer.explain import explain_failure, size_line
+from orchestrator.transfer.monitor import (
+    BytesMonitor,
+    FileMonitor,
+    SpeedMonitor,
+    Throughput,
+    also,
+    connections_of,
+    refine_fault,
+    throughput,
+)
+from orchestrator.transfer.partial import PartialState, total
+from orchestrator.transfer.retry import MIN_GAIN_BYTES, Attempt, Await, GiveUp, Try, final_fault, next_step
 from orchestrator.transfer.revalidate import ONE_VERSION_HINT, Reply
 from orchestrator.urls import host_of
 from orchestrator.verify.pieces import decode
 from orchestrator.verify.stream import Stream, StreamVerdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from orchestrator.backends.base import Backend, Exit
+    from orchestrator.backends.base import Backend, Exit, Job
     from orchestrator.model import Artifact
     from orchestrator.sources.http import SourceAnswer
     from orchestrator.store.partials import Info, Partial
+    from orchestrator.transfer.rate_limit import Share
     from orchestrator.transfer.run_context import RunContext
 
 ASK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
 MOST_COMPANIONS = 3
 CONDEMNED_S = 24 * 3600.0  # a mirror that was repaired is asked again the next day
 FULL_BYTES = 1 << 20
+TOLD_BYTES = 1 << 20  # so many bytes are not fetched once more without a word
 _BY_ASKING = (Kind.CORRUPT, Kind.UNRESUMABLE, Kind.REFUSED)
 
 
@@ -55,7 +71,8 @@ _BY_ASKING = (Kind.CORRUPT, Kind.UNRESUMABLE, Kind.REFUSED)
 class Receipt:
     """What a transfer did: bytes that came over the wire, bytes that were here already, and from where.
 
-    `sha256` is the blob's, also where the artifact knew none.
+    `sha256` is the blob's, also where the artifact knew none. `parked_s` is how long it has waited for hosts since its
+    last attempt.
     """
 
     sha256: str = ""
@@ -65,6 +82,7 @@ class Receipt:
     source: str = ""
     seconds: float = 0.0
     attempts: list[Attempt] = field(default_factory=list)
+    parked_s: float = 0.0
 
 
 def fetch(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:
@@ -75,18 +93,37 @@ def fetch(run: RunContext, artifact: Artifact, receipt: Receipt) -> None:
         NoBackendError: no program here serves any of the sources.
         StoreError: the disk is full or read-only.
         HeldError: another orch holds it, and the run does not wait.
+        HostsUnavailableError: it waits for hosts, and so should its caller, or try it later; the partial stays.
         Stopped: a stop was asked for; the partial stays.
     """
+    if run.known is not None:
+        hosts = {host_of(source.url) for source in artifact.sources}
+        if all(run.known.health.is_closed(host) for host in hosts):
+            raise HostsUnavailableError(hosts)
     with store.disk(run.store.path):  # what no attempt accounts for, from the first file here to the last
-        for acquired in acquire(run, (artifact,), lambda wanted: take_partial(run, wanted)):
-            for held in acquired.held.values():
-                raise held
-            if acquired.stored:  # another orch finished it while we waited
-                receipt.sha256 = acquired.stored[artifact.key]
-                if acquired.folder is not None:
-                    acquired.folder.release()
-            elif acquired.folder is not None:
+        while not _acquire_and_fetch(run, artifact, receipt):
+            run.emit(Noticed(f"{artifact.name}: another orch took this download over while this one was stopped"))
+
+
+def _acquire_and_fetch(run: RunContext, artifact: Artifact, receipt: Receipt) -> bool:
+    """Fetch once we may; false where another orch took our partial over meanwhile: it is to be waited for."""
+    tried = len(receipt.attempts)
+    for acquired in acquire(run, (artifact,), lambda wanted: take_partial(run, wanted)):
+        for held in acquired.held.values():
+            raise held
+        if acquired.stored:  # another orch finished it while we waited
+            receipt.sha256 = acquired.stored[artifact.key]
+            if acquired.folder is not None:
+                acquired.folder.release()
+        elif acquired.folder is not None:
+            try:
                 _fetch_into(run, artifact, acquired.folder, receipt)
+            except (OrchError, OSError):
+                if not acquired.folder.is_lost():
+                    raise
+                del receipt.attempts[tried:]  # whatever failed, it was for want of the folder
+                return False
+    return True
 
 
 def _fetch_into(run: RunContext, artifact: Artifact, partial: Partial, receipt: Receipt) -> None:
@@ -109,6 +146,14 @@ def _fetch_into(run: RunContext, artifact: Artifact, partial: Partial, receipt: 
             partial.release()
 
 
+class _ClosedError(Exception):
+    """The host where the redirects of a source ended is not to be asked now."""
+
+
+class _OutrankedError(Exception):
+    """Another program is better on this source by now; nothing failed, and every byte is kept."""
+
+
 class Download:
     """The transfer of one artifact into its partial; the only writer of this state."""
 
@@ -117,6 +162,8 @@ class Download:
         self._on_disk = PartialState(partial, artifact.size)
         self._title = (artifact.wanted[0].model, artifact.wanted[0].file)
         self._stats = run.known or SourceStats(run.context)
+        # Who runs this file alone has nobody to hand it back to: it waits by its own retries.
+        self._health = run.known.health if run.known is not None else None
         self._ticket = 0  # of the run's connection limits
         # What was tried: also by batches, before this download.
         self._attempts = receipt.attempts
@@ -136,11 +183,13 @@ class Download:
         # Which bytes are here, and whose they are.
         self._most_good_bytes = self._on_disk.good_bytes()  # only more than there ever were are progress
         self._is_inherited = self._on_disk.good_bytes() > 0  # bytes of an earlier run: its sources may have changed
+        self._reused: tuple[Range, ...] = ()  # where those lie that are still here
         self._given: list[repair.Given] = []  # which source brought what, since all that is here was judged last
         self._has_pieces = decode(artifact.pieces, artifact.size) is not None
         self._is_repaired = False  # what was good of a wrong file was kept
         self._versions_differ = False  # what is here may be of two versions of the file
         self._is_isolated = artifact.is_unpinned  # each source must show what it gives by itself
+        self._offer = relay.Offer(run, artifact, self._on_disk)  # what other hosts may have of it meanwhile
         # What the program that runs, or ran last, did.
         self._stream: Stream | None = None
         self._throughput = Throughput()
@@ -168,11 +217,15 @@ class Download:
             if self._artifact.is_unpinned and self._find_version():
                 return
             self._take_probed()
-            self._receipt.bytes_reused += self._on_disk.good_bytes()
+            self._reused = self._here()
+            self._receipt.bytes_reused += total(self._reused)
             with self._run.connection_limits.file(self._artifact.size or 0) as self._ticket:
-                self._loop()
+                if not (self._run.swarms and self._fetch_by_swarm()):
+                    self._fetch_by_relay()
+                    self._loop()
         finally:
             self._drop_stream()
+            self._offer.withdraw()
 
     @property
     def _partial(self) -> Partial:
@@ -181,6 +234,19 @@ class Download:
     @property
     def _info(self) -> Info:
         return self._on_disk.partial.info
+
+    def _here(self) -> tuple[Range, ...]:
+        """The ranges that are here."""
+        length, missing = self._on_disk.length(), self._on_disk.missing()
+        if length is None or missing is None:
+            return whole(self._on_disk.good_bytes())
+        return subtract(whole(length), missing)
+
+    def _count_reused(self) -> None:
+        """Count no byte of an earlier run as reused that is missing by now: it comes by the wire once more."""
+        before, here = self._reused, self._here()
+        self._reused = subtract(before, subtract(before, here))
+        self._receipt.bytes_reused += total(self._reused) - total(before)
 
     # The loop.
 
@@ -194,30 +260,82 @@ class Download:
         while True:
             options = self._options()  # each answer, and each source whose answers are odd, may change them
             asked = {url: programs for url, programs in options.items() if url not in condemned}
-            step = next_step(asked, self._attempts, retries=run.retries, jitter=run.context.jitter())
+            step = self._next_step(asked)
+            if isinstance(step, Await):
+                raise self._unavailable(step, is_left=any(options[url] for url in condemned))
             if isinstance(step, GiveUp) and any(options[url] for url in condemned):
                 for url, why in condemned.items():
-                    run.emit(Noticed(f"{self._artifact.name}: {url} is asked last: it gave {why} in an earlier run"))
+                    run.emit(Noticed(f"{self._artifact.name}: {url} is tried last; an earlier run said: {why}"))
                 self._info.condemned.clear()
                 condemned = {}
                 continue
             if isinstance(step, GiveUp):
                 proxies = self._candidates.proxies()
-                raise explain_failure(run, self._artifact.name, self._attempts, step.fault, proxies)
+                gone = self._gone(options)
+                fault, kept = step.fault, ""
+                if (have := self._on_disk.good_bytes()) >= MIN_GAIN_BYTES:
+                    length = self._on_disk.length()
+                    kept = size_text(have) + (f" of {size_text(length)}" if length is not None else "")
+                    fault = final_fault(self._attempts, self._info.sources) or fault
+                raise explain_failure(run, self._artifact, self._attempts, fault, proxies, gone, kept=kept)
             if step.source not in self._asked and self._must_ask(step):
                 self._ask_first(step.source)  # it may be another program's then, or need no token
                 continue
             if len(self._attempts) == batched:
                 step = replace(step, wait_s=0.0)
             self._wait(step)
-            attempts = self._try(step)
+            try:
+                attempts = self._try(step)
+            except (_ClosedError, _OutrankedError):  # a redirect led to a host that is closed, or as it says
+                continue
             own = next((each.fault for each in attempts or () if each.source == step.source), None)
             self._record(step, own)
             if attempts is None:
+                run.tell_health(self._host(step.source), self._candidates.route(step.source), None)
                 self._receipt.backend, self._receipt.source = step.backend, step.source
                 return
             for each in attempts:
+                host, route = self._host(each.source), self._candidates.route(each.source)
+                run.tell_health(host, route, each.fault, gained=each.gained_bytes > 0)
+            for each in attempts:
                 self._book(each)
+
+    def _next_step(self, options: Mapping[str, tuple[str, ...]]) -> Try | Await | GiveUp:
+        """What policy wants next, of these sources; those at hosts that are gone are out."""
+        run, health = self._run, self._health
+        retries, jitter = run.retries, run.context.jitter()
+        if health is None:
+            return next_step(options, self._attempts, retries=retries, jitter=jitter)
+        hosts = {url: self._host(url) for url in options}
+        wait_s = run.options.wait_for_sources_s
+        return next_step(
+            {url: () if health.is_gone(hosts[url]) else programs for url, programs in options.items()},
+            self._attempts,
+            retries=retries,
+            jitter=jitter,
+            closed=[url for url, host in hosts.items() if health.is_closed(host)],
+            is_patient=any(health.is_waited_for(host, wait_s) for host in hosts.values()),
+        )
+
+    def _gone(self, urls: Iterable[str]) -> dict[str, str]:
+        """The hosts that are given up or closed, by the URLs of the sources there."""
+        health, hosts = self._health, {url: self._host(url) for url in urls}
+        if health is None:
+            return {}
+        return {url: host for url, host in hosts.items() if health.is_gone(host) or health.is_closed(host)}
+
+    def _unavailable(self, step: Await, *, is_left: bool) -> HostsUnavailableError:
+        """What hands this file back, until one of its hosts may be asked again; who has tried one is told."""
+        hosts = {self._host(url) for url in step.sources}
+        last = self._attempts[-1] if self._attempts else None
+        if self._health is not None and last is not None and self._host(last.source) in hosts:
+            wait_s = min(self._health.opens_in_s(host) for host in hosts)
+            self._run.emit(Waiting(*self._title, round(wait_s, 1), last.fault.message))
+        return HostsUnavailableError(hosts, fallback=step.fallback or is_left)
+
+    def _host(self, url: str) -> str:
+        """The host that a program is sent to for a source: where its redirects ended when it was asked."""
+        return host_of(self._candidates.address(url))
 
     def _options(self) -> dict[str, tuple[str, ...]]:
         """Each source and the backends that may serve it; first who gave the bytes that an earlier run left."""
@@ -260,7 +378,8 @@ class Download:
         good = on_disk.good_bytes()
         gained = max(0, good - self._most_good_bytes)
         self._most_good_bytes = max(good, self._most_good_bytes)
-        return tuple(replace(each, gained_bytes=gained, waited_s=step.wait_s, afresh=step.afresh) for each in found)
+        waited_s, self._receipt.parked_s = step.wait_s + self._receipt.parked_s, 0.0
+        return tuple(replace(each, gained_bytes=gained, waited_s=waited_s, afresh=step.afresh) for each in found)
 
     def _must_restart(self, source: str) -> bool:
         """Whether bytes of several sources may not meet in one file again: they did, and were wrong."""
@@ -268,15 +387,26 @@ class Download:
 
     def _restart(self, source: str) -> None:
         """Throw all away for a source. Twice for the same one is no progress: two sources would take turns for ever."""
+        self._tell_restart(source)
         self._empty()
         self._ready.pop(source, None)  # it was asked at another byte
         if source not in self._restarted:
             self._restarted.add(source)
             self._most_good_bytes = 0
 
+    def _tell_restart(self, source: str) -> None:
+        """Tell why the bytes of an earlier run are downloaded again, where they are many."""
+        lost_bytes = self._on_disk.good_bytes() if self._reused else 0
+        why = next((each.fault.message for each in reversed(self._attempts) if each.source == source), "")
+        if lost_bytes >= TOLD_BYTES and why:
+            again = f"starts over ({size_text(lost_bytes)} again)"
+            self._run.emit(Noticed(f"{self._artifact.name}: {host_of(source)}: {why}: {again}"))
+
     def _empty(self) -> None:
         """Forget all bytes, those of earlier runs too."""
+        self._offer.restart(None)
         self._partial.empty()
+        self._count_reused()
         self._is_inherited = self._is_repaired = self._versions_differ = False
         self._given = []
 
@@ -285,7 +415,8 @@ class Download:
         self._attempts.append(failed)
         self._suspect.add(failed.source)
         kept, fault = self._on_disk.good_bytes(), failed.fault
-        self._run.emit(Failed(*self._title, failed.backend, failed.source, fault.kind.value, fault.message, kept))
+        if not is_plain_absence(self._artifact, failed.source, fault.kind):
+            self._run.emit(Failed(*self._title, failed.backend, failed.source, fault.kind.value, fault.message, kept))
         if fault.kind is Kind.DISK:
             raise disk_full.full(self._run.store, self._artifact.name, fault)
 
@@ -328,7 +459,7 @@ class Download:
             Stopped: a stop was asked for.
         """
         if self._run.context.stop.is_set():
-            raise Stopped("stopped; the partial is kept")
+            raise Stopped("stopped while downloading")
         if url in self._odd:
             return self._remember(url, Reply(end=begin or url))
         missing = self._on_disk.missing()
@@ -410,7 +541,7 @@ class Download:
             self._versions_differ = True  # or its hosts name one version differently: the digest will tell
         if resumes:
             if unpinned and not (self._candidates.is_proven(url, answer) and info.etags.get(url) == answer.etag):
-                return Fault(Kind.UNRESUMABLE, "neither a digest nor an ETag tells whether it is still the same file")
+                return Fault(Kind.UNRESUMABLE, "neither a checksum nor an ETag tells whether it is still the same file")
             if not answer.ranges:
                 return Fault(Kind.UNRESUMABLE, "the source does not honour ranges")
         if answer.etag:
@@ -438,9 +569,9 @@ class Download:
         if fault is None:
             self._artifact = replace_struct(artifact, size=length)
             self._on_disk.size, self._has_pieces = length, False
-            said = f"`size:` in the manifest says {artifact.size}, every source says {length}"
-            self._size_hint = f"{said}: is the digest that of another version?"
-            self._run.emit(Noticed(f"{artifact.name}: {said}; the digest decides"))
+            said = f"{size_line(artifact.wanted[0])}: `size:` says {artifact.size}, every source says {length}"
+            self._size_hint = f"{said}: is the checksum that of another version?"
+            self._run.emit(Noticed(f"{artifact.name}: {said}; the checksum decides"))
         return fault
 
     def _detect_change(self, url: str, answer: SourceAnswer) -> Fault | None:
@@ -457,7 +588,7 @@ class Download:
         """
         givers = self._info.sources
         if len(givers) != 1:
-            return Fault(Kind.UNRESUMABLE, "nobody knows where these bytes came from")
+            return Fault(Kind.UNRESUMABLE, "the source of these bytes is not known")
         reply = self._ask_end(givers[0], strict=givers[0] in self._answers)
         return reply.fault if reply.answer is None else self._detect_change(givers[0], reply.answer)
 
@@ -490,8 +621,9 @@ class Download:
             fault = self._follow(source, target) or self._attempt_once(backend, source)
         if fault is not None and fault.redirects:
             return Fault(Kind.REFUSED, f"redirects {backend.NAME} again and again")
-        if was_empty and self._should_ask_anew(source, fault):
-            return self._attempt_once(backend, source)
+        is_odd = self._on_disk.is_too_long() if fault is None else fault.kind in _BY_ASKING or fault.status == 500
+        if was_empty and is_odd and source.startswith("http") and not self._candidates.wants_one_answer(source):
+            return self._ask_anew(backend, source, fault)
         return fault
 
     def _follow(self, source: str, target: str) -> Fault | None:
@@ -521,39 +653,73 @@ class Download:
             self._ready[source] = reply
         return reply.fault
 
-    def _should_ask_anew(self, source: str, fault: Fault | None) -> bool:
-        """Whether an attempt from the first byte failed by the way it asked: the same program asks again at once.
+    def _ask_anew(self, backend: Backend, source: str, fault: Fault | None) -> Fault | None:
+        """Run the same program once more where an attempt from the first byte failed by the way it asked.
 
         The server answers a range wrongly and the whole file rightly; or `size:` is wrong, and no file too long for it.
+
+        Returns:
+            As `_attempt`.
         """
-        is_odd = self._on_disk.is_too_long() if fault is None else fault.kind in _BY_ASKING or fault.status == 500
-        if not is_odd or not source.startswith("http") or self._candidates.wants_one_answer(source):
-            return False
         answer = self._ask_afterwards(source).answer
         if answer is None:
-            return False
+            return fault
         if answer.bare:
             self._bare.add(source)
             self._drop_stream()
             self._empty()
-            return True
+            return self._attempt_once(backend, source)
         expected = self._artifact.size
-        if self._compare(source, answer, resumes=False) is not None or self._artifact.size == expected:
-            return False
+        other = self._compare(source, answer, resumes=False)
+        if other is not None and self._on_disk.is_too_long() and self._partial.have < (answer.length or 0):
+            self._drop_stream()
+            self._empty()  # orch ended the program because of `size:`: no digest of these bytes says anything
+            return other
+        if other is not None or self._artifact.size == expected:
+            return fault
         self._drop_stream()
-        return not self._on_disk.is_complete()
+        return fault if self._on_disk.is_complete() else self._attempt_once(backend, source)
 
     def _attempt_once(self, backend: Backend, source: str) -> Fault | None:
+        """Run the backend to its end; where it was ended for another share it goes on with that, and nothing failed.
+
+        Raises:
+            _OutrankedError: one connection was to be enough, and was not.
+        """
+        limit, was_open = self._run.rate_limit, self._candidates.is_open(source)
+        with limit.using() if limit is not None else nullcontext():
+            while True:
+                fault = self._attempt_with_share(backend, source)
+                if fault is None or not fault.yielded or self._on_disk.is_complete():
+                    return fault
+                self._drop_stream()
+                if was_open and not self._candidates.is_open(source):
+                    raise _OutrankedError
+
+    def _attempt_with_share(self, backend: Backend, source: str) -> Fault | None:
         if fault := self._prepare(backend, source):
             return fault
+        if self._health is not None and self._health.is_closed(self._host(source)):
+            raise _ClosedError
         run, on_disk = self._run, self._on_disk
         try:
             urls = (source, *self._companions(backend, source))
-            limits = {url: self._candidates.route(url).connections for url in urls}
-            with run.connection_limits.shares(run.context, self._ticket, limits) as shares:
+            limits = {url: self._limit(url) for url in urls}
+            most, resumes = None if self._may_split(backend, source) else 1, self._may_yield(source)
+            with (
+                run.connection_limits.shares(run.context, self._ticket, limits, most) as shares,
+                run.rate_share(resumes=resumes) as share,
+            ):
                 if fault := self._renew(source):  # connections may have been waited for
                     return fault
-                job = attempt.job_of_one_file(self._candidates, shares)
+                job = attempt.job_of_one_file(self._candidates, shares, share.rate if share is not None else None)
+
+                def must_yield(left_bytes: int | None) -> bool:
+                    return self._must_yield(share, left_bytes, resumes=resumes)
+
+                if (fault := self._fill_holes(backend, source, job, must_yield)) or on_disk.is_complete():
+                    return fault
+                self._tell_cut(backend)
                 launch = attempt.Launch(
                     backend=backend,
                     job=attempt.hand_over(on_disk, backend, job),
@@ -561,24 +727,143 @@ class Download:
                     sources=tuple(shares),
                     have_bytes=on_disk.good_bytes(),
                     size_bytes=on_disk.length(),
-                    guard_fd=self._partial.guard_fd,
+                    folder=self._partial,
                 )
+                self._count_reused()
                 missing = on_disk.missing()
+                self._offer.restart(missing)
                 self._stream = attempt.begin_stream(run, launch, on_disk, self._artifact.sha256)
-                monitor = SpeedMonitor(launch, self._candidates, FileMonitor(run, launch, on_disk))
-                with self._stats.transferring():
-                    exit_ = attempt.start(run, launch, monitor)
+                monitor = SpeedMonitor(
+                    launch,
+                    self._candidates,
+                    FileMonitor(run, launch, on_disk),
+                    must_yield,
+                )
+                with self._stats.transferring(), self._flowing(launch) as note:
+                    exit_ = attempt.start(run, launch, also(also(monitor, note), self._offer.look))
                 if self._stream is not None:
                     state = (on_disk.length() or 0) // (8 * job.piece_bytes) if backend.SIDECAR else 0
                     self._stream.account(exit_, state_bytes=state)
-                if self._has_pieces and missing is not None:
+                if missing is not None:
                     self._given += repair.given(missing, on_disk.missing() or (), backend.NAME, launch.sources)
             return self._read_end(launch, exit_, monitor.faster_host)
         except ForbiddenError as error:
             return Fault(Kind.REFUSED, str(error))
+        except attempt.UnresolvedError as error:
+            return error.fault
         except OSError as error:
-            where = error.filename or self._partial.folder
-            return Fault(Kind.DISK, f"{where}: {reason(error)}", errno=error.errno or 0)
+            return disk_full.fault_of(error, self._partial.folder)
+
+    def _fill_holes(
+        self, backend: Backend, source: str, job: Job, must_yield: Callable[[int | None], bool]
+    ) -> Fault | None:
+        """Fetch what is missing before good bytes by ranges, where a program would cut those off.
+
+        Returns:
+            Why it ended early; None where the program may go on, if anything is missing.
+
+        Raises:
+            Stopped: a stop was asked for; what came is kept.
+            OSError: the disk said no.
+        """
+        run, on_disk, partial, answer = self._run, self._on_disk, self._partial, self._answers.get(source)
+        has_ranges = answer is not None and answer.ranges and not job.bare
+        if not has_ranges or not source.startswith("http") or not run.can_run(curl.NAME):
+            return None
+        is_told, path = True, f"{partial.folder}/part"
+        while (part := holes.next_part(on_disk, backend)) is not None:
+            if source not in self._info.sources:
+                self._info.sources.append(source)
+                partial.save_info()
+            wants = (Want(job.wants[0].sources[:1], path, part.end - part.start, 0),)
+            launch = attempt.Launch(
+                backend=curl,
+                job=replace(job, wants=wants, connections=1, part=part),
+                title=self._title,
+                sources=(source,),
+                have_bytes=on_disk.good_bytes(),
+                size_bytes=on_disk.length(),
+                folder=partial,
+            )
+            watch = BytesMonitor(run, launch, part.end - part.start)
+            monitor = SpeedMonitor(launch, self._candidates, watch, must_yield)
+            with self._stats.transferring(), self._flowing(launch) as note:
+                try:
+                    exit_ = attempt.start(run, launch, also(monitor, note), is_told=is_told)
+                    landed = self._take_part(source, path, part)
+                finally:
+                    with suppress(FileNotFoundError):
+                        os.unlink(path)
+            is_told = False
+            fault = attempt.read_end(run, launch, exit_, on_disk.good_bytes(), "the partial")
+            if landed > part.end - part.start:
+                fault = Fault(Kind.UNRESUMABLE, "the source does not honour ranges")
+            elif fault is not None and not fault.redirects:
+                fault = self._refine(fault, source, landed, monitor.faster_host)
+            elif fault is None and landed < part.end - part.start:
+                fault = Fault(Kind.NETWORK, "ended early: bytes are missing")
+            if fault is not None:
+                return replace(fault, message=self._candidates.masked(fault.message))
+        return None
+
+    def _take_part(self, source: str, path: str, part: Range) -> int:
+        """Put a fetched range in its place; how many bytes came. None are taken where they are too many."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            size, length = os.fstat(fd).st_size, self._on_disk.length()
+            assert length is not None
+            if 0 < size <= part.end - part.start:
+                came = Range(part.start, part.start + size)
+                holes.splice(self._on_disk, fd, came, length)
+                self._receipt.bytes_fetched += size
+                self._given.append(repair.Given(came, curl.NAME, (source,)))
+            return size
+        finally:
+            os.close(fd)
+
+    def _tell_cut(self, backend: Backend) -> None:
+        """Tell that a program will cut off what is behind the first hole."""
+        lost = holes.lost_bytes(self._on_disk, backend)
+        if lost >= holes.LEAST_BYTES:
+            words = f"{backend.NAME} cannot fill holes: {size_text(lost)} that are here are downloaded again"
+            self._run.emit(Noticed(f"{self._artifact.name}: {words}; aria2c, axel and curl keep them"))
+
+    def _must_yield(self, share: Share | None, left_bytes: int | None, *, resumes: bool) -> bool:
+        """Whether to end the program for another share: of the limit of bandwidth, or of a host's connections."""
+        if share is not None and share.must_yield(left_bytes):
+            return True
+        return resumes and self._run.connection_limits.must_yield(self._run.context, self._ticket)
+
+    def _may_split(self, backend: Backend, source: str) -> bool:
+        """Whether a program can use more than one connection to this source."""
+        answer = self._answers.get(source)
+        has_ranges = answer is None or answer.ranges
+        return Trait.SEGMENTS in backend.TRAITS and has_ranges and not self._candidates.wants_one_answer(source)
+
+    def _may_yield(self, source: str) -> bool:
+        """Whether a program on this source may be ended at any time, and go on with every byte that it brought."""
+        if self._artifact.is_unpinned or self._on_disk.length() is None or self._candidates.wants_one_answer(source):
+            return False
+        answer = self._answers.get(source)
+        return answer.ranges if answer is not None else not source.startswith("http")
+
+    def _limit(self, url: str) -> int | None:
+        """The limit of connections to a source's host: a manifest's, or fewer where it complained of so many."""
+        own = self._candidates.route(url).connections
+        return own if self._health is None else self._health.limit(self._host(url), own)
+
+    @contextmanager
+    def _flowing(self, launch: attempt.Launch) -> Iterator[Callable[[int], None]]:
+        """Count a program at its host, where it has only one: gives a function that takes the bytes it has written."""
+        if self._health is None or self._run.rate_limit is not None or len(launch.sources) > 1:
+            yield lambda _: None
+            return
+        size = launch.size_bytes - launch.have_bytes if launch.size_bytes is not None else None
+        with self._health.flowing(self._host(launch.sources[0]), connections_of(launch), size) as note:
+            yield note
 
     def _prepare(self, backend: Backend, source: str) -> Fault | None:
         """Ask the source where that is worth it, and say why the program should not be started."""
@@ -599,7 +884,7 @@ class Download:
             if answer is not None and answer.bare:
                 self._bare.add(source)
                 if backend.NAME == "axel" and answer.is_other_range:
-                    return Fault(Kind.REFUSED, "axel would believe the Content-Range, which is wrong")
+                    return Fault(Kind.REFUSED, "axel would trust the Content-Range, which is wrong")
             if answer is not None and answer.chunked and Trait.CHUNKED not in backend.TRAITS:
                 return Fault(Kind.REFUSED, f"{backend.NAME} would write the chunks' headers into the file")
         if unpinned and backend.NAME == "axel" and self._candidates.wants_one_answer(source):
@@ -642,12 +927,15 @@ class Download:
         for url in () if self._is_isolated else candidates.companions(backend, source):
             if len(found) > MOST_COMPANIONS or host_of(url) in map(host_of, found):
                 continue
-            answer = self._ask_for_attempt(url).answer
-            if answer is None or not answer.ranges or candidates.bearer(url) is not None:
-                continue
-            if self._compare(url, answer, resumes=False) is None:
+            if self._ask_companion(url) is not None and candidates.bearer(url) is None:
                 found.append(url)
         return tuple(found[1:])
+
+    def _ask_companion(self, url: str) -> SourceAnswer | None:
+        """Ask a source beside others: its answer, where it honours ranges and has the same file."""
+        answer = self._ask_for_attempt(url).answer
+        is_right = answer is not None and answer.ranges and self._compare(url, answer, resumes=False) is None
+        return answer if is_right else None
 
     def _read_end(self, launch: attempt.Launch, exit_: Exit, faster_host: str) -> Fault | None:
         """Account for what a program left, and say why it ended; exit 0 with bytes missing is not done."""
@@ -708,6 +996,74 @@ class Download:
             return other
         return self._quarantine()  # what it sent is no part of the file: nothing may be appended to it
 
+    def _fetch_by_swarm(self) -> bool:
+        """Fetch it together with other hosts, where that is worth it; false where its own sources are to be asked.
+
+        What a swarm left unfinished are whole pieces with the right hashes: they are kept.
+
+        Raises:
+            StoreError, HeldError, Stopped.
+        """
+        from orchestrator.transfer import swarm
+
+        run, on_disk, artifact = self._run, self._on_disk, self._artifact
+        settings = run.swarms.get(artifact.wanted[0].manifest)
+        if settings is None or self._attempts or not swarm.is_worth_it(artifact) or on_disk.is_complete():
+            return False
+        before, had = on_disk.missing() or (), on_disk.good_bytes()
+        try:
+            torrent = swarm.torrent_for(run, artifact)
+            found = swarm.web_seeds(self._candidates, settings, self._ask_companion)
+            limits = {url: self._limit(url) for url in found}
+            exit_ = swarm.fetch(self._candidates, torrent, settings, limits, self._ticket)
+        except swarm.NoSwarmError as error:
+            line = f"swarm: {error.message}: downloaded without it"
+            if line not in run.told:
+                run.told.add(line)
+                run.emit(Noticed(line))
+            return False
+        finally:
+            self._receipt.bytes_fetched += max(0, on_disk.good_bytes() - had)
+            if self._has_pieces:
+                self._given += repair.given(before, on_disk.missing() or (), aria2c.NAME, (settings.tracker,))
+        if on_disk.is_complete():
+            self._receipt.backend, self._receipt.source = aria2c.NAME, settings.tracker
+            return self._check(aria2c.NAME, settings.tracker) is None
+        self._most_good_bytes = on_disk.good_bytes()
+        why = "no data was received for too long" if exit_.ended == "stalled" else "aria2c ended too early"
+        run.emit(Noticed(f"{artifact.name}: swarm: {why}: {self._most_good_bytes} bytes are kept"))
+        return False
+
+    def _fetch_by_relay(self) -> None:
+        """Fetch what peers have proven that are still downloading it; where one has it whole by then, it is a source.
+
+        Raises:
+            StoreError, HeldError, Stopped.
+        """
+        run, on_disk, artifact = self._run, self._on_disk, self._artifact
+        if not run.relays or self._attempts or on_disk.is_complete():
+            return
+        if not self._has_pieces or not run.can_run(curl.NAME):
+            return
+        if (artifact.size or 0) < relay.LEAST_BYTES or any(source.role is Role.PEER for source in artifact.sources):
+            return
+        had = on_disk.good_bytes()
+        try:
+            found = relay.fetch(self._candidates, self._offer)
+        except OSError as error:
+            fault = disk_full.fault_of(error, self._partial.folder)
+            raise disk_full.full(run.store, artifact.name, fault) from error
+        finally:
+            self._receipt.bytes_fetched += max(0, on_disk.good_bytes() - had)
+            self._most_good_bytes = on_disk.good_bytes()
+        self._given += found.given
+        if found.given:
+            self._receipt.backend, self._receipt.source = curl.NAME, found.given[-1].sources[0]
+        if found.whole:
+            peers = tuple(Source(url, Role.PEER) for url in found.whole)
+            self._artifact = replace_struct(artifact, sources=(*peers, *artifact.sources))
+            self._candidates = replace(self._candidates, artifact=self._artifact)
+
     # Checking what is here.
 
     def _check(self, backend: str, source: str) -> tuple[Attempt, ...] | None:
@@ -720,6 +1076,7 @@ class Download:
             return (Attempt(backend, source, self._quarantine()),)
         if unpinned and (doubt := self._doubt_version()):
             return (Attempt(backend, source, doubt),)
+        self._offer.hold_back()  # nothing that is judged, moved or sealed may have a second name
         stream, self._stream = self._stream, None
         is_proven = stream is not None and stream.finish() is StreamVerdict.GOOD
         file = self._finished(is_proven=is_proven)
@@ -755,6 +1112,7 @@ class Download:
             CORRUPT where one source gave them all in this run: it is out. UNRESUMABLE where several did, an
             earlier run or nobody knows who: from now on each must show what it gives by itself.
         """
+        self._offer.hold_back()
         file = self._finished()
         fault = check.quarantine_file(self._run, file)
         is_mixed = self._is_inherited or self._is_repaired or self._versions_differ or len(file.sources) != 1
@@ -781,6 +1139,7 @@ class Download:
             return None
         found = repair.attribute(damage.bad, self._given, is_inherited=self._is_inherited)
         repair.keep_good_pieces(run, file, self._partial, damage, found.givers)
+        self._count_reused()
         was_inherited, self._is_inherited, self._given, self._is_repaired = self._is_inherited, False, [], True
         if not found.blamed:
             self._is_isolated = True

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import DigestError, OrchError, TransferError
 from orchestrator.faults import Fault, Kind
 from orchestrator.formats import wrong_file
+from orchestrator.manifest.paths import lock_path
 from orchestrator.sources.auth import advice
-from orchestrator.urls import ends_in_s
+from orchestrator.sources.host_health import is_busy
+from orchestrator.urls import ends_in_s, host_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestrator.model import Host
+    from orchestrator.model import Artifact, Host, Wanted
     from orchestrator.transfer.retry import Attempt
     from orchestrator.transfer.run_context import RunContext
 
@@ -22,27 +26,80 @@ _LESS_TELLING = (Kind.REFUSED, Kind.NETWORK, Kind.STALLED, Kind.BUSY)
 
 
 def explain_failure(
-    run: RunContext, name: str, attempts: Sequence[Attempt], fault: Fault | None, proxies: Sequence[str]
+    run: RunContext,
+    artifact: Artifact,
+    attempts: Sequence[Attempt],
+    fault: Fault | None,
+    proxies: Sequence[str],
+    gone: Mapping[str, str] = MappingProxyType({}),
+    *,
+    kept: str = "",
 ) -> OrchError:
     """The error for people, wrong bytes before all.
 
     Args:
         run: the run.
-        name: what people call the artifact.
+        artifact: what was to be downloaded.
         attempts: all that was tried.
         fault: the one that says most; None where nothing could be tried.
         proxies: the proxies that its sources were reached through, without credentials.
+        gone: maps the URLs of sources to their hosts, as `HostHealth` names them, where those are given up or closed.
+        kept: how much of it is here, in words; empty: nothing.
     """
+    name = artifact.name
     tried = {(attempt.source, attempt.backend): attempt.fault.message for attempt in attempts}
-    history = "; ".join(f"{source} ({backend}): {message}" for (source, backend), message in tried.items())
+    told = [f"{source} ({backend}): {message}" for (source, backend), message in tried.items()]
+    asked = {attempt.source for attempt in attempts}
+    if gone and run.known is not None:
+        health = run.known.health
+        told += [f"{url}: {health.verdict(host)}" for url, host in gone.items() if url not in asked]
+        fault = fault or next((health.fault(host) for host in gone.values()), None)
+    history = "; ".join(told)
     if fault is not None and fault.kind is Kind.CORRUPT:
-        hint = fault.hint or "compare the digest in the manifest with the publisher's"
-        return DigestError(
-            f"{name}: no source gave the right bytes: {history}",
-            f"{hint}; wrong bytes are kept in {run.store.quarantine}",
-        )
+        hint = fault.hint or f"compare the checksum in {_pinned_in(artifact)} with the publisher's"
+        judged = any(each.fault.message.startswith(("wrong bytes", "this is not the file")) for each in attempts)
+        kept = "; what came is kept: `orch quarantine`" if judged else ""
+        return DigestError(f"{name}: no source gave the right bytes: {history}", f"{hint}{kept}")
     word = fault.kind.value if fault else Kind.NETWORK.value
-    return TransferError(f"{name}: every source failed: {history}", _hint(run, attempts, fault, proxies), word)
+    message, hint = f"{name}: every source failed: {history}", _hint(run, attempts, fault, proxies)
+    if kept and hint == wrong_file.LATER:
+        hint = f"{kept} are kept: {hint}"
+    return TransferError(message, hint, word, shared=_shared(run, attempts, gone))
+
+
+def _pinned_in(artifact: Artifact) -> str:
+    """The file that has an artifact's checksum, with its line where it is in one line only: manifest or lock file."""
+    manifest, said = artifact.wanted[0].manifest, re.compile(artifact.sha256, re.I)
+    if not artifact.sha256:
+        return manifest
+    return _where(manifest, said) or _where(lock_path(manifest), said) or manifest
+
+
+def size_line(wanted: Wanted) -> str:
+    """`FILE:LINE` of a file's `size:` in its manifest; the manifest alone where the line is not found."""
+    return _where(wanted.manifest, re.compile(rf"\bsize[\"']?\s*:\s*{wanted.size}\b")) or wanted.manifest
+
+
+def _where(path: str, said: re.Pattern[str]) -> str:
+    """The file and the one line that says it; the file alone where several do; "" where none does, or it is unread."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            numbers = [number for number, line in enumerate(file, 1) if said.search(line)]
+    except (OSError, ValueError):
+        return ""
+    return f"{path}:{numbers[0]}" if len(numbers) == 1 else path if numbers else ""
+
+
+def _is_of_host(fault: Fault) -> bool:
+    return fault.is_unreachable or is_busy(fault)
+
+
+def _shared(run: RunContext, attempts: Sequence[Attempt], gone: Mapping[str, str]) -> str:
+    """Why nothing comes from these hosts, where that is all that went wrong."""
+    if run.known is None or any(each.source not in gone or not _is_of_host(each.fault) for each in attempts):
+        return ""
+    health = run.known.health
+    return "; ".join(health.verdict(host) for host in sorted(set(gone.values())))
 
 
 def _hint(run: RunContext, attempts: Sequence[Attempt], fault: Fault | None, proxies: Sequence[str]) -> str:
@@ -53,7 +110,7 @@ def _hint(run: RunContext, attempts: Sequence[Attempt], fault: Fault | None, pro
             return login(attempt.source, status, run.context.environ, run.hosts, run.context.now())
     match fault.kind if fault else None:
         case Kind.MISSING:
-            return "look at the URL in the manifest: the file may have moved"
+            return "check the URL: the file may have moved"
         case Kind.REFUSED:
             return "the server refuses this program; see the commands: `orch sync -v`, or try another: --backend NAME"
         case Kind.TLS:
@@ -61,7 +118,10 @@ def _hint(run: RunContext, attempts: Sequence[Attempt], fault: Fault | None, pro
         case Kind.BROKEN:
             return "see what the program says: `orch sync -v`, or try another one: --backend NAME"
         case _ if proxies:
-            return f"is the proxy right? https_proxy, http_proxy or all_proxy says {', '.join(proxies)}"
+            return f"check the proxy: https_proxy, http_proxy or all_proxy says {', '.join(proxies)}"
+        case _ if fault is not None and fault.is_unreachable and not any(each.gained_bytes for each in attempts):
+            hosts = " and ".join(dict.fromkeys(host_of(each.source) for each in attempts))
+            return f"check the URL, and whether {hosts or 'its host'} is up; or add a mirror to the manifest"
         case _:
             return wrong_file.LATER
 
@@ -70,5 +130,5 @@ def login(source: str, status: int, environ: Mapping[str, str], hosts: Mapping[s
     """What helps against a 401 (who are you?) or a 403 (not you, or not any more) from the host of `source`."""
     ends_in = ends_in_s(source, now)
     if ends_in is not None and ends_in < 0:
-        return "the URL is signed and its time is over: put the address that redirects to it into the manifest"
+        return "the signed URL has expired: put the address that redirects to it into the manifest"
     return advice(source, status, environ, hosts)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PROGRESS_S = 0.5
 KEEP_S = 1.0
 AXEL_SAVES_S = 10.0  # axel writes its state so often; it begins a cut connection anew for ever
-OVERRUN_BYTES = 4 << 20  # of a batch, beyond all sizes together: what the program reports is written as well
+OVERRUN_BYTES = 4 << 20  # by a count of bytes, beyond all sizes together: what the program reports is written as well
 
 
 class FileMonitor:
@@ -74,8 +74,11 @@ class FileMonitor:
                 return
 
 
-class BatchMonitor:
-    """Watches a program that writes many files: progress by the bytes written, which costs the same for any number."""
+class BytesMonitor:
+    """Watches a program by the bytes written alone, which costs the same for any number of files.
+
+    For one that writes many, or `size` bytes of a file beside it.
+    """
 
     def __init__(self, run: RunContext, launch: Launch, size: int) -> None:
         self._run, self._launch, self._size = run, launch, size
@@ -88,12 +91,13 @@ class BatchMonitor:
         now = self._run.context.monotonic()
         if now - self._told >= PROGRESS_S:
             self._told = now
-            done = min(written_bytes, self._size)
-            self._run.emit(Progressed(*self._launch.title, done, self._size, self._launch.files))
+            launch, done = self._launch, self._launch.have_bytes + min(written_bytes, self._size)
+            self._run.emit(Progressed(*launch.title, done, launch.size_bytes, launch.files))
         return None
 
 
 WINDOW_S = 3.0
+LEAST_OPEN_RATE = 200.0 * (1 << 20)  # of one connection, in bytes a second: aria2c has brought 430 over many
 START_S = 1.0  # connections are made: no measure yet
 _ENDED = (401, 403, 404, 410)  # what servers say of a signed URL whose time is over: the last two only of a redirect
 _PASSING = frozenset((Remedy.AGAIN, Remedy.RESOLVE))
@@ -109,22 +113,42 @@ class Throughput:
 
 
 def throughput(launch: Launch, exit_: Exit, landed_bytes: int) -> Throughput:
-    """What a program did for one source; of several nobody could say whose rate it is."""
-    if len(launch.sources) > 1:
+    """What a program did for one source; of several, or under a limit, nobody could say whose rate it is."""
+    if len(launch.sources) > 1 or launch.job.rate is not None:
         return Throughput()
-    return Throughput(landed_bytes, exit_.seconds, _connections(launch))
+    return Throughput(landed_bytes, exit_.seconds, connections_of(launch))
 
 
-def _connections(launch: Launch) -> int:
+def connections_of(launch: Launch) -> int:
+    """How many connections a program makes."""
     return launch.job.connections if Trait.SEGMENTS in launch.backend.TRAITS else 1
 
 
-class SpeedMonitor:
-    """Ends a program on a source that is too slow, or whose signature is about to end; calls another monitor first."""
+def also(monitor: Callable[[int], str | None], note: Callable[[int], None]) -> Callable[[int], str | None]:
+    """A monitor that tells `note` the bytes written before it asks another one."""
 
-    def __init__(self, launch: Launch, candidates: Candidates, monitor: Callable[[int], str | None]) -> None:
+    def watch(written_bytes: int) -> str | None:
+        note(written_bytes)
+        return monitor(written_bytes)
+
+    return watch
+
+
+class SpeedMonitor:
+    """Ends a program on a source that is too slow, or whose signature is about to end, or for another share.
+
+    Calls another monitor first. `must_yield` gets the bytes that are missing, and says when to take another share.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        candidates: Candidates,
+        monitor: Callable[[int], str | None],
+        must_yield: Callable[[int | None], bool],
+    ) -> None:
         self.faster_host = ""  # the host that a slow source was left for
-        self._launch, self._candidates, self._monitor = launch, candidates, monitor
+        self._launch, self._candidates, self._monitor, self._must_yield = launch, candidates, monitor, must_yield
         self._source = source = launch.sources[0]
         self._clock = candidates.run.context.monotonic
         self._began = self._clock()
@@ -133,26 +157,35 @@ class SpeedMonitor:
         # A program with one connection has made its only request already; an address of ours is not renewed.
         renewable = Trait.SEGMENTS in launch.backend.TRAITS and answer is not None and answer.last_url != source
         self._life_s = answer.ends_in_s if answer is not None and renewable else None
+        # One connection was promised to be enough: less, and many may bring more.
+        is_one = Trait.SEGMENTS not in launch.backend.TRAITS and launch.job.rate is None
+        self._least_rate = LEAST_OPEN_RATE if is_one and candidates.is_open(source) else 0.0
         self._may_leave = len(launch.sources) == 1 and not any(
             a.source == source and a.fault.slow for a in candidates.attempts
         )
 
     def __call__(self, written_bytes: int) -> str | None:
-        """Do what the other monitor does; "slow" or "expiring" end the program."""
+        """Do what the other monitor does; "yielded", "slow" or "expiring" end the program."""
         word = self._monitor(written_bytes)
         if word is not None:
             return word
+        length = self._candidates.on_disk.length()
+        left = None if length is None else max(0, length - self._launch.have_bytes - written_bytes)
+        if self._must_yield(left):
+            return "yielded"
         now = self._clock()
         ran_s = now - self._began
         if ran_s < START_S:
             return None
+        least = self._least_rate / max(1, self._candidates.stats.running)  # those that run share the line
+        if written_bytes < least * ran_s < (left or 0):
+            self._candidates.stats.found_narrow(self._source)
+            return "yielded"
         while self._marks and now - self._marks[0][0] > WINDOW_S:
             self._marks.popleft()
         self._marks.append((now, written_bytes))
         since, mark = self._marks[0]
         rate = (written_bytes - mark) / (now - since) if now > since else float("inf")
-        length = self._candidates.on_disk.length()
-        left = None if length is None else max(0, length - self._launch.have_bytes - written_bytes)
         if self._life_s is not None and self._life_s > 0 and must_renew(self._life_s - ran_s, self._life_s, left, rate):
             return "expiring"
         return "slow" if self._may_leave and self._is_slow(rate, ran_s, left) else None
@@ -164,9 +197,10 @@ class SpeedMonitor:
             return False
         out = {a.source for a in candidates.attempts if a.fault.remedy not in _PASSING or a.fault.slow}
         out.add(self._source)
-        connections = _connections(self._launch)
+        connections = connections_of(self._launch)
         rates = {s.url: candidates.stats.rate(s.url, connections) for s in sources if s.url not in out}
-        others = {url: other for url, other in rates.items() if other is not None and candidates.is_served(url)}
+        most = self._launch.job.rate or float("inf")  # no source gives more than the limit lets it
+        others = {url: min(other, most) for url, other in rates.items() if other and candidates.is_served(url)}
         best = faster(rate, ran_s, left, others, sharing=candidates.stats.running)
         if best is not None:
             self.faster_host = host_of(best).partition("://")[2]

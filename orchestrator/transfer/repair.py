@@ -22,7 +22,7 @@ from orchestrator.verify.pieces import decode
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.model import Artifact, Range
     from orchestrator.store import Store
@@ -54,8 +54,12 @@ class Damage(NamedTuple):
         return f"{self.bad_bytes} of its {size} bytes are bad, the first of them in the piece at {at}"
 
 
-def examine(path: str, artifact: Artifact, stop: threading.Event) -> Damage | None:
+def examine(
+    path: str, artifact: Artifact, stop: threading.Event, reading: Callable[[int], None] | None = None
+) -> Damage | None:
     """Read a wrong file and say which pieces are bad; None where that is not known, or no piece is good.
+
+    `reading` is told how far it is, in bytes.
 
     Raises:
         OSError: it cannot be read.
@@ -64,7 +68,7 @@ def examine(path: str, artifact: Artifact, stop: threading.Event) -> Damage | No
     pieces = decode(artifact.pieces, artifact.size)
     if pieces is None:
         return None
-    found, hashes = check.digest_and_pieces(path, pieces.length, stop)
+    found, hashes = check.digest_and_pieces(path, pieces.length, stop, reading)
     damage = Damage(found, pieces, pieces.bad(hashes))
     return damage if 0 < damage.bad_bytes < pieces.size else None
 
@@ -188,7 +192,7 @@ def piece_faults(damage: Damage, found: Attribution, backend: str, source: str) 
     Where several gave a bad piece together, the one that was asked (`backend`, `source`) is only set aside.
     """
     if found.blamed:
-        hint = "add a mirror and run `orch sync` again: the good pieces are kept, the others are fetched"
+        hint = "add a mirror and run `orch sync` again: the good pieces are kept, the others downloaded again"
         fault = Fault(Kind.CORRUPT, f"wrong bytes: {damage.words}", hint=hint, mendable=True)
         return tuple(Attempt(program, url, fault) for url, program in found.blamed.items())
     fault = Fault(Kind.UNRESUMABLE, f"wrong bytes from several sources: {damage.words}", mendable=True)

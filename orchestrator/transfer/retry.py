@@ -1,4 +1,4 @@
-"""PURE: what to do next with one artifact, given what was tried so far: Try, or GiveUp."""
+"""PURE: what to do next with one artifact, given what was tried so far: Try, Await or GiveUp."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.faults import Fault, Kind, Remedy
+from orchestrator.sources.host_health import backoff_s
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 MAX_RETRY_AFTER_S = 300.0
 MAX_WAIT_IN_A_ROW_S = 120.0
 MIN_GAIN_BYTES = 16 * 1024  # what counts as progress: a byte an attempt would never end
 TRIES_BEFORE_NEXT_BACKEND = 2
-REFUSED_CONNECTIONS = 2
 SLOW_S = 10.0  # a source that was left as slow is taken again before one that must be waited for longer
 
 
@@ -47,6 +47,14 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True)
+class Await:
+    """Only `sources` are left, and none of them is to be asked now; `fallback`: without them one would begin afresh."""
+
+    sources: tuple[str, ...]
+    fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """Nothing is left to try; `fault` is the one that people should read."""
 
@@ -59,37 +67,51 @@ def next_step(
     *,
     retries: int = 5,
     jitter: float = 0.5,
-) -> Try | GiveUp:
+    closed: Collection[str] = (),
+    is_patient: bool = False,
+) -> Try | Await | GiveUp:
     """Decide the next step.
 
     `options` maps each source, best first, to the backends that may serve it, best first. `retries` bounds the
     rounds over all sources without new good bytes; progress refills them. `jitter` in [0, 1) spreads the waits.
+    `closed` are the sources whose hosts are not to be asked now. `is_patient`: hosts that are down are waited for, so
+    that attempts on them count against no budget; whoever says so ends it after a time.
     Any history of faults ends: sources, backends and pairs only go out, rounds are bounded, size is finite.
     """
-    past = _Attempts(options, attempts)
+    past = _Attempts(options, attempts, is_patient=is_patient)
     if past.stopped:
         return GiveUp(past.stopped)
-    alive = [s for s in options if past.backends(s) and past.idle[s] <= retries]
+    alive = [s for s in options if past.backends(s) and past.spent[s] <= retries]
     fresh = [s for s in alive if s not in past.stale]
+    again = [s for s in alive if s in past.stale and not past.afresh]
     if fresh and past.waited_s <= MAX_WAIT_IN_A_ROW_S:
-        source = past.renewed if past.renewed in fresh else min(fresh, key=lambda s: past.reluctance(s, jitter))
+        ready = [s for s in fresh if s not in closed]
+        if not ready:
+            return Await(tuple(fresh), bool(again))
+        source = past.renewed if past.renewed in ready else min(ready, key=lambda s: past.reluctance(s, jitter))
         backends = past.backends(source)
-        backend = backends[past.idle[source] // TRIES_BEFORE_NEXT_BACKEND % len(backends)]
+        backend = backends[past.blamed[source] // TRIES_BEFORE_NEXT_BACKEND % len(backends)]
         return Try(backend, source, past.wait_s(source, jitter))
-    again = [s for s in alive if s in past.stale]
-    if again and not past.afresh:
-        return Try(past.backends(again[0])[0], again[0], past.wait_s(again[0], jitter), afresh=True)
-    return GiveUp(past.final_fault())
+    if again:
+        ready = [s for s in again if s not in closed]
+        if not ready:
+            return Await(tuple(again))
+        return Try(past.backends(ready[0])[0], ready[0], past.wait_s(ready[0], jitter), afresh=True)
+    return GiveUp(final_fault(attempts))
 
 
 class _Attempts:
     """What the attempts so far have ruled out and used up."""
 
-    def __init__(self, options: Mapping[str, Sequence[str]], attempts: Sequence[Attempt]) -> None:
+    def __init__(self, options: Mapping[str, Sequence[str]], attempts: Sequence[Attempt], *, is_patient: bool) -> None:
         self._options = options
         self._attempts = attempts
+        self._is_patient = is_patient
         self.tried: set[str] = set()
-        self.idle: Counter[str] = Counter()
+        self.idle: Counter[str] = Counter()  # failures in a row
+        self.spent: Counter[str] = Counter()  # those that count against the budget
+        self.blamed: Counter[str] = Counter()  # those that another program may be spared
+        self._instant: set[str] = set()  # sources that were known to be down at once, the last time
         self.stale: set[str] = set()
         self.stopped: Fault | None = None
         self.afresh = False
@@ -100,7 +122,6 @@ class _Attempts:
         self._no_source: set[str] = set()
         self._no_backend: set[str] = set()
         self._no_pair: set[tuple[str, str]] = set()
-        self._unheard: Counter[str] = Counter()
         self._retry_after_s: dict[str, float] = {}
         for attempt in attempts:
             self._fold(attempt)
@@ -115,7 +136,8 @@ class _Attempts:
         if attempt.gained_bytes >= MIN_GAIN_BYTES:
             self._at_work.add(source)
             self.idle.clear()
-            self._unheard.clear()
+            self.spent.clear()
+            self.blamed.clear()
             self.waited_s = 0.0
         match fault.remedy:
             case Remedy.STOP:
@@ -136,11 +158,11 @@ class _Attempts:
             case Remedy.AGAIN | Remedy.RESOLVE:
                 self.tried.add(source)
                 self.idle[source] += 1
+                self.spent[source] += not (self._is_patient and fault.is_unreachable)
+                self.blamed[source] += not fault.unresolved
+                (self._instant.add if fault.is_instant else self._instant.discard)(source)
                 if fault.slow:
                     self._slow.add(source)
-                self._unheard[source] += fault.refused_connection
-                if self._unheard[source] >= REFUSED_CONNECTIONS:
-                    self._no_source.add(source)
                 if fault.retry_after_s is not None:
                     self._retry_after_s[source] = min(fault.retry_after_s, MAX_RETRY_AFTER_S)
         if attempt.afresh and fault.remedy is not Remedy.AFRESH:
@@ -161,12 +183,21 @@ class _Attempts:
         asked_s = self._retry_after_s.get(source, 0.0)
         if not self.idle[source] or source in self._at_work:
             return asked_s
+        if source in self._instant:
+            return max(backoff_s(self.idle[source], jitter), asked_s)
         step = WAITS_S[min(self.idle[source], len(WAITS_S)) - 1] * (0.75 + 0.5 * jitter)
         return max(step, asked_s)
 
-    def final_fault(self) -> Fault | None:
-        """The fault that says most: wrong bytes before all, else the last one."""
-        for attempt in self._attempts:
-            if attempt.fault.kind is Kind.CORRUPT:
-                return attempt.fault
-        return self._attempts[-1].fault if self._attempts else None
+
+def final_fault(attempts: Sequence[Attempt], kept: Collection[str] = ()) -> Fault | None:
+    """The fault that says most; None where nothing was tried. `kept` are sources of which bytes are kept.
+
+    Wrong bytes come before all but a source that gave good bytes and was lost: it may give the rest the next time,
+    whatever another one has. Else it is the last one.
+    """
+    gave = {*kept, *(attempt.source for attempt in attempts if attempt.gained_bytes >= MIN_GAIN_BYTES)}
+    wrong = {attempt.source: attempt.fault for attempt in attempts if attempt.fault.kind is Kind.CORRUPT}
+    last = {attempt.source: attempt.fault for attempt in attempts}
+    lost = [last[source] for source in last if source in gave and source not in wrong]
+    passing = next((fault for fault in reversed(lost) if fault.remedy in (Remedy.AGAIN, Remedy.RESOLVE)), None)
+    return passing or next(iter(wrong.values()), None) or (attempts[-1].fault if attempts else None)

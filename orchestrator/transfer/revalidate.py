@@ -13,6 +13,7 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.formats.wrong_file import expected_file
 from orchestrator.model import Pin
 from orchestrator.store import blobs
+from orchestrator.transfer.explain import size_line
 from orchestrator.transfer.run_context import FirstSeen
 from orchestrator.verify import check
 
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 
 
 ONE_VERSION_HINT = (
-    "name the digest of the file that is meant (`--sha256`, or `sha256:` in the manifest), "
-    "or try again when it is not being replaced"
+    "give the checksum of the file that is meant (`--sha256`, or `sha256:` in the manifest), "
+    "or try again when the file is not being replaced"
 )
-_TIMES, _BESIDES_BYTES = 2, 64 << 20  # how far a source's length may be beyond a manifest's `size:`
+ASK_S, LEAST_ASK_S = 10.0, 2.0  # an answer is waited for no longer than a program in silence
+_TIMES, _BESIDES_BYTES = 2, 1 << 30  # how far a source's length may be beyond a manifest's `size:`
 
 
 class Reply(NamedTuple):
@@ -93,6 +95,7 @@ def ask(
         user_agent=route.user_agent,
         bearer=route.bearer,
         at=at,
+        timeout_s=min(ASK_S, max(run.stall_s, LEAST_ASK_S)),
         stop=run.context.stop,
     )
     if not isinstance(answer, Fault):
@@ -139,11 +142,11 @@ def detect_change(artifact: Artifact, info: Info, url: str, answer: SourceAnswer
         words = f"the file's length changed at the source: {answer.length} bytes"
         return Change(Fault(Kind.UNRESUMABLE, words, hint=hint))
     if url not in fickle and answer.etag and info.etags.get(url, answer.etag) != answer.etag:
-        words = "the file changed at the source since the partial was begun"
+        words = "the file changed at the source since the download began"
         is_fickle = bool(was) and was == answer.modified
         return Change(Fault(Kind.UNRESUMABLE, words, hint=hint), is_fickle)
     if unpinned and was != answer.modified and (was or url in info.etags):
-        words = "the file changed at the source since the partial was begun (its date did)"
+        words = "the file changed at the source since the download began (its date changed)"
         return Change(Fault(Kind.UNRESUMABLE, words, hint=hint))
     return Change()
 
@@ -162,10 +165,13 @@ def judge_length(
     what = identify_by_head(answer, wanted, route, stop=run.context.stop)
     most = _TIMES * (artifact.size or 0) + _BESIDES_BYTES
     is_near = answer.length is not None and answer.length <= most
-    if not what and not artifact.is_unpinned and is_near and is_agreed():
-        return None
     words = wrong_length(answer, wanted, what)
-    return Fault(Kind.CORRUPT, words.words, hint=words.hint)
+    if what or artifact.is_unpinned or not is_agreed():
+        return Fault(Kind.CORRUPT, words.words, hint=words.hint)
+    if is_near:
+        return None
+    said = f"{size_line(artifact.wanted[0])} says `size: {artifact.size}`, the server says {answer.length}"
+    return Fault(Kind.CORRUPT, words.words, hint=f"{said}: correct or drop `size:`")
 
 
 def all_agree(artifact: Artifact, url: str, length: int, ask_again: Callable[[str], Reply]) -> bool:

@@ -27,13 +27,15 @@ CHUNK_BYTES = 4 << 20
 class Digests(NamedTuple):
     """The digests of one file, and its size in bytes.
 
-    `pins` are the weaker digests that were asked for; `pieces` is the text that a lockfile keeps (`pieces.encode`).
+    `pins` are the weaker digests that were asked for; `pieces` and `sha1_pieces` are texts that a lockfile keeps
+    (`pieces.encode`).
     """
 
     sha256: str
     size: int
     pins: tuple[Pin, ...] = ()
     pieces: str = ""
+    sha1_pieces: str = ""
 
     def fit(self, sha256: str, pins: Iterable[Pin], size: int | None = None) -> bool:
         """Whether these are the expected bytes; an empty `sha256` and a size of None are not compared."""
@@ -80,9 +82,7 @@ def complaint(verdicts: Iterable[Verdict], told: set[str]) -> str:
     if not reason or "tool" in told:
         return ""
     told.add("tool")
-    return (
-        f"{reason} over right bytes, which orch then read by itself: that program is broken, or was ended from outside"
-    )
+    return f"{reason} over right bytes (orch read them by itself): that program is broken, or was ended from outside"
 
 
 def check(context: Context, files: Sequence[tuple[str, str]], stall_s: float = 30.0) -> list[Verdict]:
@@ -120,8 +120,9 @@ def check(context: Context, files: Sequence[tuple[str, str]], stall_s: float = 3
             oks = []
     if len(oks) != len(files):
         oks = [False] * len(files)
+    reading = context.reading if len(files) == 1 else None  # which counts all of them
     return [
-        Verdict("good", sha256) if is_ok else compare(sha256, path, context.stop, reason)
+        Verdict("good", sha256) if is_ok else compare(sha256, path, context.stop, reason, reading)
         for (sha256, path), is_ok in zip(files, oks, strict=True)
     ]
 
@@ -136,23 +137,26 @@ def check_one(context: Context, tool: ChecksumTool | None, sha256: str, path: st
         from orchestrator.verify import tools
 
         with suppress(OSError):
-            exit_ = tools.ask(context, tool, os.fsencode(f"{sha256}  {path}\n"), stall_s=stall_s)
-            if tool.kind.is_good(exit_):
+            exit_ = tools.ask(context, tool, os.fsencode(f"{sha256}  {path}\n"), file=path, stall_s=stall_s)
+            if tool.kind.is_good(exit_, sha256):
                 return Verdict("good", sha256)
     return check(context, [(sha256, path)], stall_s)[0]
 
 
-def compare(sha256: str, path: str, stop: threading.Event, reason: str = "") -> Verdict:
+def compare(
+    sha256: str, path: str, stop: threading.Event, reason: str = "", reading: Callable[[int], None] | None = None
+) -> Verdict:
     """Compute a file's digest in our own process and compare it.
 
     Args:
         reason: how the tool failed; it goes into a good verdict, since it then failed over right bytes.
+        reading: told how far it is, in bytes.
 
     Raises:
         Stopped: a stop was asked for.
     """
     try:
-        found = digest(path, stop)
+        found = digest(path, stop, reading)
     except OSError as error:
         return unreadable(error)
     return Verdict("good", found, reason) if found == sha256 else Verdict("wrong", found)
@@ -168,20 +172,28 @@ def _ending(exit_: Exit) -> str:
     return f"ended with {exit_.code}" + (f": {words[-1]}" if words else "")
 
 
-def digest(path: str, stop: threading.Event | None = None) -> str:
-    """Compute the sha256 of a file (hex).
+def digest(path: str, stop: threading.Event | None = None, reading: Callable[[int], None] | None = None) -> str:
+    """Compute the sha256 of a file (hex); `reading` is told how far it is, in bytes.
 
     Raises:
         OSError: it cannot be read.
         Stopped: a stop was asked for.
     """
-    return digests(path, stop=stop).sha256
+    return digests(path, stop=stop, reading=reading).sha256
 
 
 def digests(
-    path: str, kinds: Iterable[str] = (), *, pieces: bool = False, stop: threading.Event | None = None
+    path: str,
+    kinds: Iterable[str] = (),
+    *,
+    pieces: bool = False,
+    sha1_pieces: bool = False,
+    stop: threading.Event | None = None,
+    reading: Callable[[int], None] | None = None,
 ) -> Digests:
     """Compute a file's sha256, further digests (`kinds` as in `Pin`) and its pieces' hashes, reading it once.
+
+    `sha1_pieces`: also those of its torrent. `reading` is told how far it is, in bytes.
 
     Each hash has a thread of its own: OpenSSL releases the interpreter lock while it hashes.
 
@@ -195,21 +207,26 @@ def digests(
         size = os.fstat(file.fileno()).st_size
         sha256_hasher, others = hashlib.sha256(), {kind: _hasher(kind, size) for kind in kinds}
         length = piece_hashes.piece_bytes(size) if pieces else None
+        torrent_length = piece_hashes.torrent_piece_bytes(size) if sha1_pieces else None
         piece_hasher = piece_hashes.Hasher(length) if length else None
-        with _threads(
-            [hasher.update for hasher in others.values()] + ([piece_hasher.update] if piece_hasher else [])
-        ) as give:
+        torrent_hasher = piece_hashes.Hasher(torrent_length, torrent=True) if torrent_length else None
+        updates: list[Callable[[bytes], None]] = [hasher.update for hasher in others.values()]
+        updates += [hasher.update for hasher in (piece_hasher, torrent_hasher) if hasher]
+        with _threads(updates) as give:
             while chunk := file.read(CHUNK_BYTES):
                 if stop is not None and stop.is_set():
                     raise Stopped("stopped while reading")
                 give(chunk)
                 sha256_hasher.update(chunk)
+                if reading is not None:
+                    reading(file.tell())
     found = tuple(Pin(kind, hasher.hexdigest()) for kind, hasher in others.items())
     return Digests(
         sha256_hasher.hexdigest(),
         size,
         found,
         piece_hashes.encode(length, piece_hasher.hashes()) if piece_hasher and length else "",
+        piece_hashes.encode(torrent_length, torrent_hasher.hashes()) if torrent_hasher and torrent_length else "",
     )
 
 
@@ -251,8 +268,12 @@ def _hasher(kind: str, size: int) -> hashlib._Hash:
     return hasher
 
 
-def digest_and_pieces(path: str, length: int, stop: threading.Event) -> tuple[str, tuple[bytes, ...]]:
+def digest_and_pieces(
+    path: str, length: int, stop: threading.Event, reading: Callable[[int], None] | None = None
+) -> tuple[str, tuple[bytes, ...]]:
     """Compute the sha256 of a file (hex) and the hashes of its pieces of `length` bytes, reading it once.
+
+    `reading` is told how far it is, in bytes.
 
     Raises:
         OSError: it cannot be read.
@@ -267,6 +288,8 @@ def digest_and_pieces(path: str, length: int, stop: threading.Event) -> tuple[st
                 raise Stopped("stopped while reading")
             give(chunk)
             whole.update(chunk)
+            if reading is not None:
+                reading(file.tell())
     return whole.hexdigest(), piece_hasher.hashes()
 
 

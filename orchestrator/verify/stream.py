@@ -1,4 +1,4 @@
-"""Check a file while a program still downloads it: feed its good prefix to `sha256sum -c --strict`.
+"""Check a file while a program still downloads it: feed its good prefix to a checksum tool.
 
 The check then ends soon after the last byte. It is only for a program that appends: the bytes that were fed must be
 those that are there at the end.
@@ -16,6 +16,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, BinaryIO
 
+from orchestrator.errors import OrchError, Stopped
 from orchestrator.limits import start
 from orchestrator.process import run_program
 from orchestrator.verify.tools import STALL_S
@@ -90,7 +91,7 @@ class Stream:
     """One streamed check of one file that a program is appending to.
 
     Args:
-        tool: the checksum tool to feed.
+        choose: gives the checksum tool to feed; what it takes to find out which delays no download.
         prefix: gives, for a descriptor of the file, how many bytes are good so far. It only feeds the hash: where it
             is wrong, the file is read again, and no more.
         missing_bytes: how many bytes the program has to write.
@@ -103,7 +104,7 @@ class Stream:
     def __init__(
         self,
         context: Context,
-        tool: ChecksumTool,
+        choose: Callable[[], ChecksumTool],
         sha256: str,
         path: str,
         prefix: Callable[[int], int],
@@ -111,7 +112,9 @@ class Stream:
         *,
         stall_s: float = STALL_S,
     ) -> None:
-        self._context, self._tool, self._path, self._prefix = context, tool, path, prefix
+        self._context, self._choose, self._path, self._prefix = context, choose, path, prefix
+        self._tool: ChecksumTool | None = None
+        self._sha256 = sha256
         self._missing, self._stall_s = missing_bytes, stall_s
         self._only_appended = False
         self._frugal = _memory_is_limited()
@@ -127,7 +130,7 @@ class Stream:
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         pipe = os.fdopen(read_end, "rb")
         self._threads: tuple[threading.Thread, ...] = (
-            threading.Thread(target=self._run_tool, args=(sha256, pipe), name="orch-tool", daemon=True),
+            threading.Thread(target=self._run_tool, args=(pipe,), name="orch-tool", daemon=True),
             threading.Thread(target=self._feed, name="orch-feeder", daemon=True),
         )
         try:
@@ -168,13 +171,21 @@ class Stream:
         exit_, sent = self._exit, self._pos
         fed = os.fstat(self._source) if self._source >= 0 else None
         self._close()
-        if exit_ is None or fed is None or fed.st_ino != status.st_ino or sent != self._final or after is None:
+        tool = self._tool
+        if (
+            exit_ is None
+            or tool is None
+            or fed is None
+            or fed.st_ino != status.st_ino
+            or sent != self._final
+            or after is None
+        ):
             return StreamVerdict.UNKNOWN
         if (after.st_ino, after.st_size, after.st_mtime_ns) != (status.st_ino, status.st_size, status.st_mtime_ns):
             return StreamVerdict.UNKNOWN
-        if self._tool.kind.is_good(exit_):
+        if tool.kind.is_good(exit_, self._sha256):
             return StreamVerdict.GOOD
-        return StreamVerdict.MISMATCH if self._tool.kind.is_mismatch(exit_) else StreamVerdict.UNKNOWN
+        return StreamVerdict.MISMATCH if tool.kind.is_mismatch(exit_, self._sha256) else StreamVerdict.UNKNOWN
 
     def abandon(self) -> None:
         """End the tool without a result."""
@@ -203,16 +214,17 @@ class Stream:
             os.close(self._source)
             self._source = -1
 
-    def _run_tool(self, sha256: str, pipe: BinaryIO) -> None:
+    def _run_tool(self, pipe: BinaryIO) -> None:
         """Run the tool; its sums file is in memory and names the pipe as the file to check."""
-        with pipe, suppress(OSError):  # closing the pipe ends a feeder that waits for a reader
+        with pipe, suppress(OSError, OrchError, Stopped):  # closing the pipe ends a feeder that waits for a reader
+            tool = self._tool = self._choose()
             sums = os.memfd_create("orch-sums")
             try:
-                os.write(sums, f"{sha256}  {self._tool.kind.stdin}\n".encode())
+                os.write(sums, f"{self._sha256}  {tool.kind.stdin}\n".encode())
                 os.lseek(sums, 0, os.SEEK_SET)
                 self._exit = run_program(
-                    self._tool.kind.command(f"/dev/fd/{sums}"),
-                    self._tool.path,
+                    tool.kind.command(f"/dev/fd/{sums}"),
+                    tool.path,
                     stop=self._context.stop,
                     watch=self._ended_early,
                     stdin=pipe,

@@ -46,6 +46,7 @@ def aria2c_argv(
     per_server: int = 4,
     timeout: int = 30,
     more: tuple[str, ...] = (),
+    resumes: bool = False,
 ) -> tuple[str, ...]:
     return (
         "aria2c",
@@ -68,7 +69,7 @@ def aria2c_argv(
         f"--split={split}",
         f"--max-connection-per-server={per_server}",
         "--min-split-size=1M",
-        *(("--enable-http-pipelining=true",) if piece > 1 << 20 else ()),
+        *(("--enable-http-pipelining=true",) if piece > 1 << 20 or resumes else ()),
         "--file-allocation=none",
         "--disk-cache=0",
         "--auto-save-interval=1",
@@ -87,7 +88,7 @@ def aria2c_argv(
     ("job", "argv", "stdin", "files", "env"),
     [
         pytest.param(FRESH, aria2c_argv(), METALINK, HOSTS, {}, id="fresh"),
-        pytest.param(RESUME, aria2c_argv(), METALINK, HOSTS, {}, id="resume"),
+        pytest.param(RESUME, aria2c_argv(resumes=True), METALINK, HOSTS, {}, id="resume"),
         pytest.param(
             UNKNOWN,
             aria2c_argv(feed="--input-file=-"),

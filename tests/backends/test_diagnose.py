@@ -242,7 +242,8 @@ HANDSHAKE = "SSL/TLS handshake failure: "
 )
 def test_aria2c(job, code, stderr, kind, status, message) -> None:
     fault = aria2c.diagnose(job, Exit(code, "", stderr))
-    assert fault == Fault(kind, message, status, None, message == "connection refused")
+    refused, unresolved = message == "connection refused", code == 19
+    assert fault == Fault(kind, message, status, None, refused, unresolved=unresolved)
 
 
 def report(code: int, status: str, said: str, wait: str = "") -> str:
@@ -372,7 +373,8 @@ NO_RANGES = "HTTP server doesn't seem to support byte ranges. Cannot resume."
 )
 def test_curl(code, stdout, kind, status, wait_s, message) -> None:
     fault = curl.diagnose(RESUME, Exit(code, stdout, ""))
-    assert replace(fault, retry_at_s=None) == Fault(kind, message, status, wait_s, code == 7)
+    expected = Fault(kind, message, status, wait_s, code == 7, unresolved=code in (5, 6))
+    assert replace(fault, retry_at_s=None) == expected
 
 
 @pytest.mark.parametrize(
@@ -583,7 +585,9 @@ BUSY_TEXT = "503 Service Unavailable"
 def test_wget(code, stderr, kind, status, wait_s, message) -> None:
     message = "exit 2: wget: unrecognized option '--bogus'" if message is None else message
     fault = wget.diagnose(RESUME, Exit(code, "", stderr))
-    assert replace(fault, retry_at_s=None) == Fault(kind, message, status, wait_s, message == "connection refused")
+    assert fault.unresolved == ("unable to resolve" in stderr)
+    fault = replace(fault, retry_at_s=None, unresolved=False)
+    assert fault == Fault(kind, message, status, wait_s, message == "connection refused")
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_the_receiver_is_gone_too(orch: Orch, victim: str) -> None:
             both[0].kill()
         else:
             running.send_signal(getattr(signal, f"SIG{victim}"))
-        _, alive = psutil.wait_procs(both, timeout=4)
+        _, alive = psutil.wait_procs(both, timeout=30)
         assert alive == []
         _, err = running.communicate(timeout=30)
         if victim == "leader":

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.backends import BACKENDS, aria2c, axel
+from orchestrator.backends import BACKENDS, aria2_control, aria2c, axel
 from orchestrator.backends.base import Job, Want
 from orchestrator.backends.shared import merge
 from orchestrator.model import Range
@@ -53,7 +53,7 @@ def holes(draw: st.DrawFn) -> tuple[int, tuple[Range, ...]]:
 
 
 @pytest.mark.parametrize("backend", STATEFUL, ids=lambda backend: backend.NAME)
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(case=holes(), connections=st.sampled_from([1, 4, 16, 100]), piece=st.sampled_from([1, MIB, 2 * MIB]))
 def test_what_is_written_is_read_back(backend, case, connections, piece) -> None:
     length, wanted = case
@@ -66,7 +66,7 @@ def test_what_is_written_is_read_back(backend, case, connections, piece) -> None
 
 
 @pytest.mark.parametrize("backend", APPENDING, ids=lambda backend: backend.NAME)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(case=holes())
 def test_a_file_cut_to_its_first_hole_lacks_all_of_them(backend, case) -> None:
     length, wanted = case
@@ -77,7 +77,7 @@ def test_a_file_cut_to_its_first_hole_lacks_all_of_them(backend, case) -> None:
     assert is_canonical(read, length)
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(case=holes())
 def test_aria2c_is_told_only_of_beginnings(case) -> None:
     """A chunk that is there behind a hole of its piece makes it exit 0 over wrong bytes."""
@@ -87,7 +87,7 @@ def test_aria2c_is_told_only_of_beginnings(case) -> None:
         assert each.start % 16384 == 0
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(case=holes(), connections=st.sampled_from([1, 4, 16, 100]))
 def test_axel_loses_nothing_up_to_64_holes(case, connections) -> None:
     length, wanted = case
@@ -102,7 +102,7 @@ def test_axel_loses_nothing_up_to_64_holes(case, connections) -> None:
 
 
 @pytest.mark.parametrize("backend", STATEFUL, ids=lambda backend: backend.NAME)
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(case=holes(), cut=st.integers(1, 40), junk=st.binary(min_size=1, max_size=40))
 def test_a_torn_sidecar_claims_nothing(backend, case, cut, junk) -> None:
     length, wanted = case
@@ -114,7 +114,7 @@ def test_a_torn_sidecar_claims_nothing(backend, case, cut, junk) -> None:
 
 
 @pytest.mark.parametrize("backend", STATEFUL, ids=lambda backend: backend.NAME)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     state=st.one_of(st.binary(max_size=200), st.binary(max_size=80).map(ARIA2.__add__)),
     length=st.integers(0, SIZE),
@@ -124,7 +124,7 @@ def test_garbage_never_crashes(backend, state, length) -> None:
 
 
 @pytest.mark.parametrize("backend", STATEFUL, ids=lambda backend: backend.NAME)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_flipped_byte_never_crashes(backend, data) -> None:
     state = bytearray(ARIA2 if backend is aria2c else AXEL)
@@ -218,3 +218,13 @@ def test_an_aria2_state_with_an_impossible_piece_is_not_believed() -> None:
     ):
         wrong = good[:at] + struct.pack(">III", *head) + bytes(bits)
         assert aria2c.missing(wrong, SIZE, SIZE) == (Range(0, SIZE),)
+
+
+def test_of_a_torrents_control_file_only_whole_pieces_count() -> None:
+    """As aria2c 1.36.0 writes it: an extension, and an info hash of 20 bytes."""
+    plain = aria2_control.write(10 << 20, 1 << 20, [Range((3 << 20) + (1 << 19), 5 << 20)])
+    assert aria2_control.read(plain, 10 << 20) != [Range(3 << 20, 4 << 20), Range(4 << 20, 5 << 20)]
+    torrents = plain[:2] + bytes((0, 0, 0, 1, 0, 0, 0, 20)) + bytes(range(20)) + plain[10:]
+    assert aria2_control.read(torrents, 10 << 20) == [Range(3 << 20, 4 << 20), Range(4 << 20, 5 << 20)]
+    assert aria2_control.read(torrents[:-1], 10 << 20) is None
+    assert aria2_control.length(torrents) is None  # somebody's own torrent is not ours to go on with

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.commands import doctor
+from orchestrator.context import Context
 from orchestrator.errors import ExitCode
 from tests.mounts import read_only, tmpfs
 from tests.orch import Done, Orch
@@ -96,6 +98,7 @@ def test_no_judge(orch: Orch, tmp_path: Path) -> None:
     code, told = examine(orch, PATH=str(tmp_path / "empty"))
     assert code == ExitCode.NO_BACKEND
     assert told["sha256sum"]["message"] == "no sha256sum found on PATH"
+    assert f"PATH is `{tmp_path / 'empty'}`" in told["sha256sum"]["hint"]
 
 
 def test_a_dead_proxy_is_named_without_its_password(orch: Orch) -> None:
@@ -140,12 +143,23 @@ def test_tokens(orch: Orch, tmp_path: Path) -> None:
     told = [c for c in orch.run("doctor", "--json").events if c.get("name") == "token"]
     assert [c["verdict"] for c in told] == ["warn", "pass"]
     assert "CORP_TOKEN is not set" in told[0]["message"]
-    assert "is not here" in told[1]["message"]
+    assert "no token found" in told[1]["message"]
     orch.environ |= {"CORP_TOKEN": "t0ps3cret", "HF_TOKEN": "hf_s3cret"}
     done = orch.run("doctor", "--json")
     told = [c for c in done.events if c.get("name") == "token"]
     assert [c["verdict"] for c in told] == ["pass"]
     assert "s3cret" not in done.out
+
+
+def test_peers_that_dns_names(tmp_path: Path, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home/.config/orch.yaml").write_text('peers: ["srv:_orch._tcp.example.org"]\n')
+    told: list[doctor.Check] = []
+    doctor.examine(context, None, told.append)
+    monkeypatch.setitem(sys.modules, "dns", None)
+    doctor.examine(context, None, told.append)
+    found = [(check.verdict, check.message) for check in told if check.name == "peers"]
+    assert [verdict for verdict, _ in found] == ["pass", "warn"]
+    assert "cannot be looked up without dnspython" in found[1][1]
 
 
 def test_a_store_that_anyone_may_write_or_that_is_no_folder(orch: Orch) -> None:

@@ -66,6 +66,8 @@ def test_runs_that_did_something_are_recorded_and_no_others(tmp_path: Path) -> N
         ("sync", 5),
         ("sync", 3),
     ]
+    told = orch.run("history").out.splitlines()
+    assert (told[0].split()[2:4], " 1 downloaded " in told[1]) == (["RESULT", "BYTES"], True)
     first = runs[0]
     assert (first["fetched"], first["models"], first["manifest"]) == (1, ["one"], str(orch.manifest))
     assert sum(source["bytes"] for source in first["sources"]) == first["bytes_fetched"] >= 300_000
@@ -81,7 +83,7 @@ def test_runs_that_did_something_are_recorded_and_no_others(tmp_path: Path) -> N
     assert len(_runs(orch, "--last", "2")) == 2
     assert len(_runs(orch, "team.yaml")) == 4
     assert _runs(orch, "other.yaml") == []
-    text = orch.run("history", "-n", "3").out
+    text = orch.run("history", "--last", "3").out
     assert "exit 3" in text
     assert "verify --repair" not in text
 

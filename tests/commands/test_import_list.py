@@ -87,22 +87,23 @@ def test_a_new_an_empty_and_a_json_manifest(orch: Orch, text: str) -> None:
             "import", "x.bin.sha256", "--into", "m.yaml", "--base", "http://h/", "--name", name, "--to", "d/"
         )
         assert done.code == 0, done.err
-    assert [json.loads(line)["path"] for line in orch.run("path", "no", "m.yaml", "--json").out.splitlines()[:1]] == [
-        str(orch.folder / "d/x.bin")
-    ]
+    assert [
+        json.loads(line)["path"]
+        for line in orch.run("path", "--no-check", "no", "m.yaml", "--json").out.splitlines()[:1]
+    ] == [str(orch.folder / "d/x.bin")]
 
 
 def test_a_clash_a_taken_name_and_no_base_change_nothing(orch: Orch) -> None:
     path, text = team(orch)
     sums = orch.folder / "s.sha256"
     for line, words, said in (
-        (f"{sha256(A)}  old.bin", ["--base", "http://h/"], "is called so already"),
-        (f"{sha256(A)}  new.bin", [], "say where these files are: --base URL"),
+        (f"{sha256(A)}  old.bin", ["--base", "http://h/"], "of this name already exists"),
+        (f"{sha256(A)}  new.bin", [], "give the URL of their folder: --base URL"),
         (f"{sha256(A)}  new.bin", ["--base", "http://h/", "--to", "models/old.bin"], "models/old.bin"),
         (f"{sha256(A)}  new.bin", ["--base", "http://h/", "--to", "../x"], ".."),
         (f"{sha256(A)}  new.bin", ["--base", "http://h/", "--for", "huggingface"], "is not a hub's file"),
         (f"{sha256(A)[1:]}  new.bin", ["--base", "http://h/"], "s.sha256:1"),
-        ("", ["--base", "http://h/"], "no digest"),
+        ("", ["--base", "http://h/"], "no checksum"),
     ):
         sums.write_text(line + "\n")
         done = orch.run("import", "s.sha256", "--into", "mine.yaml", *words)
@@ -179,7 +180,7 @@ def test_folders_of_a_list_are_kept_below_every_place(orch: Orch) -> None:
 @pytest.mark.parametrize("name", ["weights .pth", " .pth", "x" * 240 + ".pth", "a b.tar.gz"])
 def test_a_name_that_orch_chooses_is_one(orch: Orch, name: str) -> None:
     (orch.folder / "S").write_text(f"{sha256(A)} *{name}\n")
-    done = orch.run("import", "S", "--base", "https://h/w", "--into", "m.yaml", "--to", "w.pth")
+    done = orch.run("import", "S", "m.yaml", "--base", "https://h/w", "--to", "w.pth")
     assert done.code == 0, done.err
 
 
@@ -208,7 +209,7 @@ def test_several_digests_of_a_file_are_one_model_and_two_that_differ_are_told(or
     )
     (orch.folder / "S").write_text(text + f"MD5 (a.pth) = {'0' * 32}\n")
     done = orch.run("import", "S", "--base", "http://h/")
-    assert "S:5: another digest of `a.pth` than above" in done.err
+    assert "S:5: another checksum of `a.pth` than above" in done.err
 
 
 def test_eight_at_once_into_one_manifest_are_all_in_it(orch: Orch) -> None:
@@ -276,7 +277,7 @@ def test_a_registry_of_pooch(orch: Orch) -> None:
     assert f"md5: {hashlib.md5(B).hexdigest()}  # from registry.txt" in done.out
     assert "mirrors: [http://else/b]" in done.out
     assert "url: http://h/w/d/e.bin" in done.out
-    assert orch.run("path", "b c", "m.yaml").code == 0
+    assert orch.run("path", "--no-check", "b c", "m.yaml").code == 0
 
 
 def test_metalink_4_as_we_write_it_and_3_as_mirrors_serve_it(orch: Orch) -> None:
@@ -299,6 +300,12 @@ def test_metalink_4_as_we_write_it_and_3_as_mirrors_serve_it(orch: Orch) -> None
     )
     (orch.folder / "z.metalink").write_text("<html>")
     assert orch.run("import", "z.metalink").code == ExitCode.MANIFEST
+
+
+def test_a_list_at_a_url_is_to_be_fetched_first(orch: Orch) -> None:
+    done = orch.run("import", "https://example.org/v1/SHA256SUMS", "team.yaml")
+    first = "`curl -O https://example.org/v1/SHA256SUMS`, then `orch import SHA256SUMS --base https://example.org/v1/`"
+    assert (done.code, done.err) == (2, f"error: this is a URL, and LIST a file: {first}\n")
 
 
 def test_json(orch: Orch) -> None:
@@ -354,7 +361,7 @@ def test_add_a_url_and_a_repository(orch: Orch) -> None:
         (["http://h/a", "--include", "*"], "belong to a repository"),
         (["http://h/a", "--sha256", "12"], "64 hex digits"),
         (["http://u:p@h/a"], "literal secret"),
-        (["http://h/old.bin"], "is called so already"),
+        (["http://h/old.bin"], "of this name already exists"),
         (["http://h/a", "--name", "\x1b[31m"], "control characters"),
     ],
 )

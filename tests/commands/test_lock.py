@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -46,6 +47,8 @@ def test_what_has_no_pin_is_fetched_once_and_pinned(orch: Orch) -> None:
         assert "orch lock" in orch.run("sync", "team.yaml").err
         foreseen = orch.run("lock", "-n", "--json", "team.yaml")
         assert {e["file"] for e in foreseen.named("foreseen")} == {"plain.bin", "weak.bin"}
+        assert foreseen.summary["bytes_to_fetch"] == 0, "no size is known"
+        assert orch.run("lock", "-n", "team.yaml").err.splitlines()[-1].startswith("lock: 2 to ")
         assert not (orch.folder / "team.lock.json").exists()
 
         first = orch.run("lock", "--json", "team.yaml")
@@ -66,6 +69,29 @@ def test_what_has_no_pin_is_fetched_once_and_pinned(orch: Orch) -> None:
         assert (done.summary["placed"], done.summary["fetched"]) == (2, 1)
         assert orch.sync().summary["present"] == 3
     assert place.read_bytes() == plain
+
+
+def test_sha1_pieces_of_large_files_come_where_they_are_asked_for_and_the_bytes_are_here(orch: Orch) -> None:
+    large, small = made(64 * MIB + 5), made(5 * MIB, 2)
+    with Origin() as origin:
+        orch.want("large", large, origin.serve("/large.bin", large), to="store")
+        orch.want("small", small, origin.serve("/small.bin", small), to="store")
+        first = orch.run("lock", "--pieces", "team.yaml")
+        assert (first.code, "large.bin is not in the store: `orch sync`" in first.err) == (0, True), first.err
+        assert orch.sync().code == 0
+        assert orch.run("lock", "team.yaml").code == 0
+        before = (orch.folder / "team.lock.json").read_text().splitlines()
+        assert "sha1_pieces" not in "".join(before)
+        second = orch.run("lock", "--pieces", "team.yaml")
+        assert (second.code, "not in the store" in second.err) == (0, False), second.err
+        after = (orch.folder / "team.lock.json").read_text()
+        assert sum(old != new for old, new in zip(before, after.splitlines(), strict=True)) == 1
+        head, _, hashes = str(lock_of(orch)["large"]["files"]["large.bin"]["sha1_pieces"]).partition(":")
+        expected = b"".join(hashlib.sha1(large[at : at + MIB]).digest() for at in range(0, len(large), MIB))
+        assert (head, base64.b64decode(hashes)) == (str(MIB), expected)
+        assert orch.run("lock", "--update", "-y", "team.yaml").code == 0
+        assert (orch.folder / "team.lock.json").read_text() == after
+        assert orch.sync().summary["present"] == 2
 
 
 def test_a_lock_serves_another_machine_that_then_takes_no_other_bytes(orch: Orch, tmp_path: Path) -> None:
@@ -99,7 +125,7 @@ def test_a_publishers_list(orch: Orch) -> None:
         want(orch, "c", small, origin.serve("/v1/c.bin", small), sha256=sums)
         missing = orch.run("lock", "team.yaml")
         assert missing.code == 3
-        assert "has no digest of `c.bin`" in missing.err
+        assert "has no checksum of `c.bin`" in missing.err
         assert set(lock_of(orch)) == {"a", "b"}
 
 
@@ -113,20 +139,32 @@ def test_drift_and_update(orch: Orch) -> None:
         assert orch.run("lock", "team.yaml").code == 0
         assert orch.run("lock", "--check", "team.yaml").code == 0
         sent = origin.sent("/m.bin")
-        assert orch.run("lock", "--update", "team.yaml").code == 0
+        assert orch.run("lock", "--update", "-y", "team.yaml").code == 0
         assert origin.sent("/m.bin") - sent < 1000, "its ETag said that it is the same"
 
         origin.serve("/m.bin", new)
         before = (orch.folder / "team.lock.json").read_text()
         drift = orch.run("lock", "--check", "--json", "team.yaml")
         assert (drift.code, [f["file"] for f in drift.summary["failed"]]) == (3, ["m.bin"])
+        assert [f["fault"] for f in drift.summary["failed"]] == ["outdated"]
         assert (orch.folder / "team.lock.json").read_text() == before
         assert orch.sync().code == 0, "the old bytes are here: drift is no reason to stop"
-        done = orch.run("lock", "--update=m", "--json", "team.yaml")
+        refused = orch.run("lock", "--update=m", "team.yaml")
+        assert (refused.code, refused.err.splitlines()[0]) == (
+            2,
+            "error: not a terminal: use --yes to confirm, or -n to preview",
+        )
+        assert orch.run("lock", "--update=m", "-n", "team.yaml").code == 0
+        assert (orch.folder / "team.lock.json").read_text() == before
+        done = orch.run("lock", "--update=m", "--yes", "--json", "team.yaml")
         (change,) = done.named("changed")
         assert (change["old"], change["new"]) == (f"{sha256(old)} {len(old)}", f"{sha256(new)} {len(new)}")
         after = (orch.folder / "team.lock.json").read_text()
         assert sum(a != b for a, b in zip(before.splitlines(), after.splitlines(), strict=True)) == 1
+        (orch.folder / "team.lock.json").write_text(before)
+        quiet = orch.run("lock", "--update", "-qy", "team.yaml")
+        (line,) = quiet.err.splitlines()
+        assert (quiet.code, line) == (0, f"m/m.bin: {sha256(old)[:12]} (2.0 MiB) -> {sha256(new)[:12]} (2.0 MiB)")
 
         del orch.models["gone"]
         assert orch.run("lock", "--check", "team.yaml").code == 3
@@ -206,7 +244,27 @@ def test_shards_and_headers(orch: Orch) -> None:
             ],
         }
         done = orch.run("lock", "team.yaml")
-    assert (done.code, "c.safetensors" in done.err) == (3, True)
+    assert done.code == 6
+    assert "error: m/c.safetensors: " in done.err
+    assert "`orch remove m`" in done.err
+    assert "(missing)" not in done.err
+
+
+def test_a_first_download_is_told_once_with_what_comes_next(orch: Orch) -> None:
+    with Origin() as origin:
+        want(orch, "a", b"one", origin.serve("/a.bin", b"one"))
+        first = orch.run("lock")
+        assert first.code == 0, first.err
+        told = f"warning: a/a.bin: its checksum {sha256(b'one')} is of the first download: compare it"
+        assert first.err.count(told) == 1
+        assert first.err.endswith("next: orch sync; commit team.yaml and team.lock.json\n")
+        again = orch.run("lock", "team.yaml")
+        assert "first download" not in again.err and "next:" not in again.err
+        for name in "bc":
+            want(orch, name, name.encode(), origin.serve(f"/{name}.bin", name.encode()))
+        more = orch.run("lock", "team.yaml")
+    assert "warning: 2 checksums are of first downloads (b/b.bin, ...)" in more.err
+    assert more.err.endswith("next: orch sync team.yaml; commit team.yaml and team.lock.json\n")
 
 
 @pytest.mark.parametrize(

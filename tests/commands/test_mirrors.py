@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.demo.server import Origin
-from tests.orch import Orch, made
+from tests.orch import Orch, made, sha256
+from tests.servers import nginx
 
 MIB = 1 << 20
 
@@ -43,7 +46,7 @@ def test_each_prefix_is_told_once(orch: Orch, closed: str) -> None:
         best = told[f"{good.url}/"]
         assert (best["answers"], best["ranges"], best["length_right"], best["tls"]) == (True, True, True, "")
         assert (best["url"], best["host"], best["role"]) == (f"{good.url}/large", good.url, "origin")
-        assert 0.05 <= best["round_trip_s"] < 0.5
+        assert best["round_trip_s"] > 0.03  # our clock starts a little after the server's
         assert best["bytes_per_s"] > 4 * MIB
         assert best["seen"] is None
         other = told[f"{plain.url}/pub/"]
@@ -58,12 +61,12 @@ def test_each_prefix_is_told_once(orch: Orch, closed: str) -> None:
         plainly = orch.run("mirrors", "team.yaml")
     lines = plainly.out.splitlines()
     assert plainly.code == 0
-    assert lines[0].split() == ["source", "role", "answers", "trip", "rate", "ranges", "length", "tls", "last", "seen"]
+    assert " ".join(lines[0].split()) == "SOURCE ROLE ANSWERS TRIP RATE RANGES LENGTH TLS LAST SEEN NOTE"
     (line,) = [line for line in lines if line.startswith(f"{good.url}/ ")]
     assert " good 20" in line
     (line,) = [line for line in lines if line.startswith(f"{closed}/ ")]
     assert " dead " in line
-    assert line.endswith("never  (connection refused)")
+    assert re.search(" never  +connection refused$", line)
 
 
 def test_a_file_that_no_source_has(orch: Orch, closed: str) -> None:
@@ -79,8 +82,8 @@ def test_a_file_that_no_source_has(orch: Orch, closed: str) -> None:
         assert done.named("gave_up")[0]["hint"]
         plainly = orch.run("mirrors", "team.yaml")
         assert plainly.code == 5
-        assert "lost: no source answers" in plainly.out
-        assert "hint: look at the URLs" in plainly.out
+        assert "lost  no source answers" in plainly.out
+        assert "hint: check the URLs" in plainly.out
 
 
 def test_what_is_absent_of_the_largest_says_nothing_of_the_others(orch: Orch) -> None:
@@ -90,3 +93,34 @@ def test_what_is_absent_of_the_largest_says_nothing_of_the_others(orch: Orch) ->
         orch.want("small", small, origin.serve("/small", small))
         done = orch.run("mirrors", "--json", "team.yaml")
     assert [f["model"] for f in done.summary["failed"]] == ["large"]
+
+
+def test_peers_are_named_by_plan_and_shown_with_what_they_have(orch: Orch, closed: str, tmp_path: Path) -> None:
+    large, small, other = made(9 * MIB), made(5000, 2), made(4000, 3)
+    (tmp_path / "peer/sha256").mkdir(parents=True)
+    (tmp_path / "peer/sha256" / sha256(small)).write_bytes(small)
+    (tmp_path / "empty").mkdir()
+    config = tmp_path / "home/.config/orch.yaml"
+    with Origin() as good, nginx(tmp_path / "peer") as peer, nginx(tmp_path / "empty") as empty:
+        orch.want("large", large, good.serve("/large", large))
+        orch.want("small", small, f"{closed}/small")
+        orch.want("other", other, good.serve("/other", other))
+        config.write_text(json.dumps({"peers": [peer.url, empty.url, closed, "srv:_orch._tcp.example.org"]}))
+        (told,) = orch.run("plan", "--json", "team.yaml").named("noticed")
+        bases = f"{peer.url}/, {empty.url}/, {closed}/, srv:_orch._tcp.example.org"
+        assert told["message"] == f"sync asks these peers first: {bases}"
+        assert not peer.counts()
+
+        config.write_text(json.dumps({"peers": [peer.url, empty.url, closed]}))
+        done = orch.run("mirrors", "--json", "team.yaml")
+        shown = {m["prefix"]: m for m in done.named("mirror") if m["role"] == "peer"}
+        assert set(shown) == {f"{peer.url}/", f"{empty.url}/", f"{closed}/"}
+        has = shown[f"{peer.url}/"]
+        assert (has["answers"], has["url"], has["length_right"]) == (True, f"{peer.url}/sha256/{sha256(small)}", True)
+        assert (shown[f"{empty.url}/"]["verdict"], shown[f"{closed}/"]["verdict"]) == ("not there", "dead")
+        (failed,) = done.named("gave_up")
+        assert (done.code, failed["model"]) == (5, "small"), "a peer is no mirror"
+        assert f": only a peer has it ({peer.url}/), no source of the manifest answers: " in failed["message"]
+        assert orch.sync().summary["fetched"] == 3
+        (said,) = (e for e in orch.run("plan", "--json", "team.yaml").events if e["event"] != "finished")
+        assert said["event"] == "summary", "with nothing to fetch no peer is asked, nor named"

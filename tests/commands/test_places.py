@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,17 +18,8 @@ from orchestrator.demo.server import Origin
 from tests.mounts import mounted, read_only
 from tests.orch import Done, Orch, made, sha256
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 A, B = made(50_000, 1), made(60_000, 2)
 COMMIT = "c" * 40
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as origin:
-        yield origin
 
 
 @pytest.fixture
@@ -150,11 +140,12 @@ def test_without_places_nothing_of_it_goes_and_somebody_must_agree(orch: Orch) -
     del orch.models["b"]
     place = orch.folder / "models/b.pth"
     assert orch.run("prune", "--places", "team.yaml", stdin=subprocess.DEVNULL).code == 2
-    assert orch.run("prune", "--places", "--yes").code == 2, "of which manifest?"
+    anywhere = [sys.executable, "-m", "orchestrator", "prune", "--places", "--yes"]
+    assert subprocess.run(anywhere, cwd=orch.folder / "home", env=orch.env()).returncode == 2, "of which manifest?"
     orch.run("prune", "--yes", "team.yaml")
     assert place.read_bytes() == B
     said = orch.run("prune", "--places", "-n", "team.yaml")
-    assert f"left     {place}" in said.out
+    assert f"place    {place}" in said.out
     assert orch.run("prune", "--places", "--yes", "team.yaml").code == 0
     assert not place.exists()
 
@@ -281,7 +272,7 @@ def test_every_place_stays_where_a_record_is_damaged(orch: Orch) -> None:
     damaged = orch.store / "places" / f"{'e' * 64}.json"
     damaged.write_text("{")
     removed, told = prune(orch)
-    assert removed == [] and any("every place stays" in line for line in told)
+    assert removed == [] and any("every installed file stays" in line for line in told)
     damaged.unlink()
     assert len(prune(orch)[0]) == 1
 

@@ -12,23 +12,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from orchestrator.demo.server import Origin
 from tests.orch import Orch, made, sha256
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 A, B, C = made(50_000, 1), made(60_000, 2), made(70_000, 3)
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as origin:
-        yield origin
 
 
 @pytest.fixture
@@ -93,7 +83,7 @@ def test_the_version_before_stays_for_a_way_back_with_no_network(orch: Orch, ori
 def test_how_long_a_version_before_stays_can_be_said(orch: Orch, origin: Origin) -> None:
     replaced(orch, origin)
     dry = orch.run("prune", "-n")
-    assert f"kept     {sha256(A)[:16]}" in dry.out and "0 to drop" in dry.out
+    assert f"kept     {sha256(A)[:12]}  " in dry.out and "0 to drop" in dry.out
     assert "1 previous version is kept" in dry.err and "`--keep 0`" in dry.err
     age(orch, 20)
     assert dropped(orch.run("prune", "--yes", "--json")) == {}
@@ -131,7 +121,7 @@ def test_dry_run_changes_nothing_and_nobody_to_ask_is_a_usage_error(orch: Orch) 
     assert (done.code, dropped(done), done.summary["bytes_freed"]) == (0, {}, 0)
     refused = orch.run("prune", stdin=subprocess.DEVNULL)
     assert refused.code == 2
-    assert "orch prune --yes" in refused.err
+    assert "use --yes to confirm, or -n to preview" in refused.err
     assert sorted(orch.store.rglob("*")) == before
 
 
@@ -175,7 +165,9 @@ def test_manifests_that_are_gone_unreadable_or_on_another_host(orch: Orch, tmp_p
 
     def prune() -> object:
         command = [sys.executable, "-m", "orchestrator", "prune", "--json", "--yes"]  # the manifest is ours to spoil
-        done = subprocess.run(command, cwd=tmp_path, env=orch.env(), capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=tmp_path / "home", env=orch.env(), capture_output=True, text=True, check=True
+        )
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     events = prune()
@@ -194,7 +186,7 @@ def test_manifests_that_are_gone_unreadable_or_on_another_host(orch: Orch, tmp_p
     assert orch.blob(A).exists()
     record.write_text(json.dumps(entry))
     events = prune()
-    assert "is gone" in events[0]["message"]
+    assert "was deleted" in events[0]["message"]
     assert not orch.blob(A).exists()
 
 
@@ -314,6 +306,7 @@ def test_it_waits_for_a_running_sync_and_spares_what_that_commits(orch: Orch, or
     refused = orch.run("prune", "--yes", "--no-wait", "--json")
     assert refused.code == 75
     assert f"pid {sync.pid}" in refused.named("noticed")[-1]["message"]
+    assert orch.run("prune", "--yes", "--lock-wait", "0.5s", "--json").code == 75
     prune = orch.start("prune", "--yes", "--json")
     time.sleep(0.7)
     assert orch.blob(A).exists(), "not while a sync runs"
@@ -367,6 +360,9 @@ def test_an_unfinished_download_that_a_manifest_wants_stays_for_30_days(
     assert [event["kind"] for event in done.named("pruned")] == ["partial"]
     assert any("3 unfinished downloads stay" in event["message"] for event in done.named("noticed"))
     assert [folder.is_dir() for folder in folders] == [True] * 3
+    if named:
+        freed = orch.run("prune", "-n", "--json", "--keep", "0s", "team.yaml").named("prunable")
+        assert sorted(event["kind"] for event in freed) == ["bundle", "partial", "partial"], "0s keeps nothing"
     old = time.time() - 31 * 86400
     for path in (*folders, *(file for folder in folders for file in folder.iterdir())):
         os.utime(path, (old, old))

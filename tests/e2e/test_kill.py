@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import signal
 import subprocess
@@ -25,6 +26,7 @@ SIZE = 24 * MIB
 NAMES = [backend.NAME for backend in BACKENDS if Trait.HTTP in backend.TRAITS]  # the others: test_rsync.py
 # Bytes that a program may fetch again after a kill: what came since it last saved, at up to 4 connections.
 SINCE_SAVE = {"aria2c": 2.0, "axel": 1.0, "curl": 0.0, "wget": 0.0}
+SPLITS = ("aria2c", "axel")  # with several connections
 SLACK = 3 * MIB  # aria2c and axel ask for more than they keep, and the server's buffers are full when they die
 
 
@@ -63,11 +65,11 @@ def paced() -> Iterator[tuple[Origin, bytes, str]]:
 @pytest.mark.parametrize("backend", NAMES)
 def test_the_backend_is_killed(orch: Orch, paced: tuple[Origin, bytes, str], backend: str) -> None:
     require(backend)
-    origin, content, url = paced
-    place = orch.want("w", content, url)
+    origin, content, _ = paced
+    place = orch.want("w", content, origin.serve("/w.bin", content, rate=RATE if backend in SPLITS else 3 * RATE))
     running = orch.start("sync", "--json", "team.yaml", "--backend", backend, "--connections", "4")
     child = children(running, backend)
-    enough = 14 * MIB if backend in ("aria2c", "axel") else 6 * MIB
+    enough = 14 * MIB if backend in SPLITS else 6 * MIB
     wait_for(lambda: origin.sent("/w.bin") > enough)
     child.kill()
     out, err = running.communicate(timeout=60)
@@ -82,15 +84,15 @@ def test_the_backend_is_killed(orch: Orch, paced: tuple[Origin, bytes, str], bac
 @pytest.mark.parametrize("backend", NAMES)
 def test_orch_is_killed(orch: Orch, paced: tuple[Origin, bytes, str], backend: str) -> None:
     require(backend)
-    origin, content, url = paced
-    place = orch.want("w", content, url)
+    origin, content, _ = paced
+    place = orch.want("w", content, origin.serve("/w.bin", content, rate=RATE if backend in SPLITS else 3 * RATE))
     words = ("sync", "--json", "team.yaml", "--backend", backend, "--connections", "4")
     running = orch.start(*words)
     child = children(running, backend)
-    wait_for(lambda: origin.sent("/w.bin") > (14 * MIB if backend in ("aria2c", "axel") else 6 * MIB))
+    wait_for(lambda: origin.sent("/w.bin") > (14 * MIB if backend in SPLITS else 6 * MIB))
     running.kill()
     running.communicate()
-    psutil.wait_procs([child], timeout=5)
+    psutil.wait_procs([child], timeout=30)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert not place.exists()
     sent = origin.sent("/w.bin")
@@ -115,7 +117,7 @@ def test_a_signal_stops_children_and_keeps_partials(
     child = children(running, "aria2c")
     wait_for(lambda: origin.sent("/w.bin") > 8 * MIB)
     running.send_signal(number)
-    out, err = running.communicate(timeout=10)
+    out, err = running.communicate(timeout=60)
     assert running.returncode == code, err
     summary = json.loads(out.splitlines()[-1])
     assert (summary["event"], summary["exit_code"], len(summary["failed"])) == ("summary", code, 2)
@@ -145,11 +147,11 @@ def test_a_second_interrupt_is_at_once(orch: Orch) -> None:
         time.sleep(1.1)
         assert running.poll() is None
         running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=10)
+        _, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert err.splitlines()[-1].startswith("sync: ")
     assert "interrupted" in err.splitlines()[-1]
-    psutil.wait_procs([child], timeout=5)
+    psutil.wait_procs([child], timeout=30)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
@@ -159,9 +161,9 @@ def test_two_at_once_fetch_once(orch: Orch, paced: tuple[Origin, bytes, str]) ->
     words = ("sync", "--json", "team.yaml", "--connections", "4")
     first = orch.start(*words)
     children(first, "aria2c")
+    second = orch.start(*words)
     hasty = orch.run(*words, "--no-wait")
     assert (hasty.code, hasty.summary["failed"][0]["fault"]) == (75, "lease")
-    second = orch.start(*words)
     outs = [p.communicate(timeout=60)[0] for p in (first, second)]
     assert [p.returncode for p in (first, second)] == [0, 0]
     counts = [json.loads(out.splitlines()[-1]) for out in outs]
@@ -169,6 +171,22 @@ def test_two_at_once_fetch_once(orch: Orch, paced: tuple[Origin, bytes, str]) ->
     assert "waiting" in outs[1]
     assert place.read_bytes() == content
     assert origin.sent("/w.bin") < 1.3 * SIZE
+
+
+def test_a_store_that_is_being_changed_is_waited_for_as_long_as_was_said(orch: Orch) -> None:
+    content = made(1000)
+    with Origin() as origin:
+        orch.want("w", content, origin.serve("/w.bin", content), to="store")
+        assert orch.sync().code == 0
+        orch.want("more", made(999), origin.serve("/more", made(999)), to="store")
+        with (orch.store / ".turn").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # as `orch prune` does
+            for words in (("--no-wait",), ("--lock-wait", "1s")):
+                done = orch.sync(*words)
+                (failed,) = done.summary["failed"]
+                assert (done.code, failed["fault"], failed["exit_code"]) == (75, "lease", 75)
+                assert "is in use by" in failed["message"] and "--lock-wait" in failed["hint"]
+        assert orch.sync("--lock-wait", "1m").code == 0
 
 
 @pytest.mark.parametrize("nights", [1, 2])

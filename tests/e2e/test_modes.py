@@ -19,18 +19,10 @@ from orchestrator.store.intake import make_own
 from tests.orch import Orch, made, python_for_all, sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from orchestrator.context import Context
 
 GROUP, ANN, BEN = 7000, 7001, 7002
 SMALL, LARGE = made(30_000, 1), made(3_000_000, 2)
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as origin:
-        yield origin
 
 
 class Member:

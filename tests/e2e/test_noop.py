@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator import __version__
 from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.engine.scan import State, scan
@@ -96,6 +97,29 @@ gc.callbacks.clear()
 print(repr((code, seen, looks, collections, sorted(set(sys.modules) - before))))
 """
 FILES = 40
+# What costs 5 ms or more to import, and a run of small files by one curl has no use for before curl is started.
+FOR_OTHERS = (
+    "concurrent.futures",
+    "email.utils",
+    "httpx2",
+    "importlib.metadata",
+    "logging",
+    "orchestrator.formats.policy",
+    "orchestrator.sources.http",
+    "psutil",
+    "secrets",
+    "ssl",
+    "tarfile",
+    "urllib.request",
+    "zipfile",
+)
+FETCH = """
+import sys
+before = set(sys.modules)
+from orchestrator.cli import main
+code = main(["sync", "--quiet", "team.yaml"])
+print(repr((code, sorted(set(sys.modules) - before))))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +211,27 @@ def test_nothing_is_looked_for_in_a_folder_that_is_not_there(tmp_path: Path, mon
     assert [s.states[0][1] for s in found] == [absent, absent, absent, absent, stranger, absent]
     count = Counter(os.path.relpath(path, tmp_path) for path in looks if "here" in path or "gone" in path)
     assert count == {"gone/b": 1, "gone": 1, "here/b": 1, "here": 1, "here/a": 3, "here/c": 1}, "a stranger thrice"
+
+
+def test_small_files_are_fetched_without_an_http_client_of_ours(tmp_path: Path) -> None:
+    orch = Orch(tmp_path)
+    with Origin() as origin:
+        for number in range(FILES):
+            orch.want(f"m{number}", made(2000, number), origin.serve(f"/{number}", made(2000, number)))
+        orch.write()
+        fetch = [sys.executable, "-c", FETCH]
+        done = subprocess.run(fetch, cwd=tmp_path, env=orch.env(), capture_output=True, text=True, check=True)
+    code, modules = ast.literal_eval(done.stdout)
+    assert code == 0, done.stderr
+    assert set(FOR_OTHERS).intersection(modules) == set()
+    assert "orchestrator.transfer.batch" in modules
+
+
+@pytest.mark.parametrize("word", ["-V", "--version"])
+def test_the_version_is_told_without_the_command_line_parser(word: str) -> None:
+    script = f"import sys; from orchestrator.cli import main; main(['{word}']); print('click' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"orch {__version__}", "False"]
 
 
 def test_import_is_lazy() -> None:

@@ -150,7 +150,13 @@ def test_a_working_folder_that_is_gone(full: Orch) -> None:
         done = there(*words)
         assert done.returncode == 3
         assert f"{gone}/" in done.stderr
-    for words in (["verify", "x.sha256"], ["import", "SHA256SUMS"], ["add", "http://h/x", "t.yaml", "--to", "x/"]):
+    for words in (
+        ["verify", "x.sha256"],
+        ["import", "SHA256SUMS"],
+        ["add", "http://h/x", "t.yaml"],
+        ["add", "http://h/x"],
+        ["init"],
+    ):
         assert there(*words).returncode in (3, 5, 7, 8)
     done = there("get", "http://127.0.0.1:9/x", "--sha256", "0" * 64)
     assert done.returncode in (3, 5, 7)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -25,7 +27,7 @@ from tests.servers import require
 
 MIB = 1 << 20
 SIGNALS = {"INT": (signal.SIGINT, 130), "TERM": (signal.SIGTERM, 143), "HUP": (signal.SIGHUP, 143)}
-PATIENCE_S = 6  # three are promised; the machine may be busy with other tests
+PATIENCE_S = 20  # three are promised; the machine may be busy with other tests
 
 
 @pytest.fixture
@@ -78,6 +80,12 @@ def ended(process: subprocess.Popen[str], kind: str) -> tuple[str, str]:
     return out, err
 
 
+def in_turn(names: Iterable[str]) -> list[tuple[str, str]]:
+    """The first name with each signal, and each other one with one of them, in turn: one handler serves them all."""
+    first, *others = names
+    return [(first, kind) for kind in SIGNALS] + list(zip(others, itertools.cycle(SIGNALS)))
+
+
 # -- every command while it reads
 
 FIRST = ["sync", "plan", "status", "verify", "lock", "mirrors", "backends", "vcs", "env"]
@@ -94,8 +102,7 @@ READING = {
 }
 
 
-@pytest.mark.parametrize("kind", SIGNALS)
-@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize(("name", "kind"), in_turn(READING))
 def test_while_it_reads_what_it_was_given(orch: Orch, name: str, kind: str) -> None:
     for fifo in ("fifo", "fifo.sha256"):
         os.mkfifo(orch.folder / fifo)  # opened for reading, it blocks until somebody writes
@@ -142,8 +149,7 @@ def prepare(orch: Orch, url: str, name: str) -> list[str]:
     return [word.replace("URL", url) for word in ASKING[name]]
 
 
-@pytest.mark.parametrize("kind", SIGNALS)
-@pytest.mark.parametrize("name", ASKING)
+@pytest.mark.parametrize(("name", "kind"), in_turn(ASKING))
 def test_while_a_host_is_silent(orch: Orch, silent: str, name: str, kind: str) -> None:
     running = orch.start(*prepare(orch, silent, name))
     if name == "lock --check":  # which has nothing to ask where the manifest says another thing
@@ -155,6 +161,7 @@ def test_while_a_host_is_silent(orch: Orch, silent: str, name: str, kind: str) -
     if name == "sync":
         failed = json.loads(out.splitlines()[-1])["failed"]
         assert [(f["model"], f["fault"]) for f in failed] == [("a", "interrupted"), ("b", "interrupted")]
+        assert {f["exit_code"] for f in failed} == {SIGNALS[kind][1]}
 
 
 @pytest.mark.parametrize("name", ["sync", "mirrors", "lock", "lock, hub", "get", "get, small"])
@@ -298,37 +305,40 @@ def shown(terminal: int, until: bytes = b"") -> bytes:
     return said
 
 
-HIDDEN, BACK = b"\x1b[?25l", b"\x1b[?25h"
+HIDDEN, BAR = b"\x1b[?25l", "─".encode()
 
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("kind", SIGNALS)
-def test_the_cursor_comes_back(orch: Orch, kind: str, times: int) -> None:
+def test_the_cursor_is_never_hidden_for_a_killed_process_cannot_show_it_again(
+    orch: Orch, kind: str, times: int
+) -> None:
     content = made(24 * MIB)
     number, code = SIGNALS[kind]
     with Origin() as origin:
         orch.want("w", content, origin.serve("/w.bin", content, rate=MIB))
         process, terminal = on_terminal(orch, "sync", "team.yaml", "--connections", "1")
-        said = shown(terminal, HIDDEN)
+        said = shown(terminal, BAR)
         for _ in range(times):
             process.send_signal(number)
             time.sleep(1.1 * (times - 1))
         said += shown(terminal)
     assert process.wait(10) == code, said
-    assert said.count(HIDDEN) <= said.count(BACK)
+    assert HIDDEN not in said
     assert b"interrupted" in said
     os.close(terminal)
 
 
-def test_the_cursor_comes_back_after_an_error(orch: Orch) -> None:
+def test_an_error_is_the_last_that_is_seen(orch: Orch) -> None:
     content = made(4 * MIB)
     with Origin() as origin:
         url = origin.serve("/w-deadbeef.bin", content, rate=8 * MIB)
         process, terminal = on_terminal(orch, "get", url)
         said = shown(terminal)
     assert process.wait(10) == 6
-    assert said.count(HIDDEN) == said.count(BACK) > 0
-    assert b"get: failed" in said.splitlines()[-1]
+    assert HIDDEN not in said
+    said = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", said)
+    assert 0 < said.rfind(b"\nget: 1 failed") < said.rfind(b"\nerror: ") < said.rfind(b"\nhint: ")
     os.close(terminal)
 
 
@@ -337,7 +347,7 @@ def test_the_terminal_goes_away(orch: Orch) -> None:
     with Origin() as origin:
         orch.want("w", content, origin.serve("/w.bin", content, rate=MIB))
         process, terminal = on_terminal(orch, "sync", "team.yaml", "--connections", "1")
-        shown(terminal, HIDDEN)
+        shown(terminal, BAR)
         os.close(terminal)
         process.send_signal(signal.SIGHUP)  # the kernel sends it only to whose terminal it controls
         assert process.wait(PATIENCE_S) == 143
@@ -395,7 +405,7 @@ def test_a_second_orch_finds_no_guard_after_timeout(orch: Orch) -> None:
         orch.write()
         argv = [
             "timeout",
-            "2.5",
+            "8",
             sys.executable,
             "-m",
             "orchestrator",
@@ -415,7 +425,7 @@ def test_a_second_orch_finds_no_guard_after_timeout(orch: Orch) -> None:
                         stopped.append(child)
         out, _ = running.communicate(timeout=30)
         assert stopped
-        psutil.wait_procs(stopped, timeout=5)
+        psutil.wait_procs(stopped, timeout=30)
         assert not any(child.is_running() for child in stopped)
     assert json.loads(out.splitlines()[-1])["exit_code"] == 143
 

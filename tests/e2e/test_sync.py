@@ -221,12 +221,12 @@ def test_verify_takes_a_sums_file(orch: Orch) -> None:
 def served(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[str, dict[str, tuple[str, int]], Callable[[], int]]]:
-    """nginx with 2 files of 256 MiB and 100 of 64 KiB: its URL, their digests and sizes, its count of requests."""
+    """nginx with 2 files of 64 MiB and 100 of 64 KiB: its URL, their digests and sizes, its count of requests."""
     root = tmp_path_factory.mktemp("www")
     block = made(MIB)
     facts = {}
     for name in ("large0", "large1", *(f"small{n}" for n in range(100))):
-        content = name.encode() + (block * 256 if name.startswith("large") else block[:65_536])
+        content = name.encode() + (block * 64 if name.startswith("large") else block[:65_536])
         (root / name).write_bytes(content)
         facts[name] = (sha256(content), len(content))
     with nginx(root) as server:
@@ -258,7 +258,7 @@ def test_two_large_and_a_hundred_small_from_nginx(
     again = orch.sync(*force)
     assert (again.code, again.summary["present"], again.summary["bytes_fetched"]) == (0, 102, 0)
     assert requests() == asked
-    shutil.rmtree(orch.folder)  # half a gigabyte
+    shutil.rmtree(orch.folder)  # they are large
 
 
 def test_two_broken_seals_in_one_run_are_both_ours(orch: Orch) -> None:

@@ -78,3 +78,19 @@ def test_splay_does_not_count_as_time_of_the_run(orch: Orch) -> None:
         match = re.search(r"beginning in (\d+) s", done.named("noticed")[0]["message"])
         assert match
         assert time.monotonic() - began >= int(match[1]) - 1
+
+
+def test_a_quiet_verify_that_runs_out_of_time_writes_nothing(orch: Orch) -> None:
+    place = orch.want("huge", b"", "http://127.0.0.1:9/huge", size=None)
+    place.parent.mkdir()
+    with place.open("wb") as file:
+        file.truncate(64 << 30)  # a hole: some 30 s for sha256sum, and no room
+    done = orch.run("verify", "-q", "--max-time", "1s", "team.yaml")
+    assert (done.code, done.out, done.err) == (9, "", "")
+    assert re.search(r"interrupted huge.*\nhint: .*\nverify: .*time limit reached", orch.run(
+        "verify", "--max-time", "1s", "team.yaml"
+    ).out, re.S)  # fmt: skip
+    with place.open("wb") as file:
+        file.truncate(10)
+    done = orch.run("verify", "-q", "--max-time", "1h", "team.yaml")
+    assert (done.code, "wrong bytes" in done.out) == (6, True)

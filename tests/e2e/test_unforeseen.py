@@ -40,10 +40,10 @@ def broken(orch: Orch, how: str, *words: str) -> Done:
 ONE_FILE = """
 from orchestrator.store import blobs
 right = blobs.commit
-def commit(store, files):
+def commit(store, files, *more):
     if any(sha256.startswith({bad!r}) for _, sha256 in files):
         raise {error}
-    return right(store, files)
+    return right(store, files, *more)
 blobs.commit = commit
 """
 
@@ -107,7 +107,7 @@ def test_tracebacks_are_bounded_in_number(orch: Orch) -> None:
         (folder / f"{number}-1.txt").write_text("old")
     done = broken(orch, "import orchestrator.workspace as w; w.open_workspace = lambda *a, **k: 1 / 0", "status")
     assert len(list(folder.iterdir())) == 20
-    assert done.out == "status: failed (exit code 70) in 0.0 s\n"
+    assert re.fullmatch(r"status: failed \(exit code 70\) in \d+\.\d s\n", done.out)
     assert (folder / "29-1.txt").exists()
 
 
@@ -235,10 +235,8 @@ def test_a_store_that_is_of_no_use(orch: Orch, trouble: str) -> None:
 @pytest.mark.parametrize(
     "limit",
     [
-        "ulimit -n 12;",
         "ulimit -n 16;",
         "ulimit -n 24;",
-        "ulimit -n 34;",
         "ulimit -v 500000;",
         "ulimit -f 1;",
         "TMPDIR=/proc",

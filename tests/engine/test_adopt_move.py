@@ -30,7 +30,9 @@ def user_file(orch: Orch) -> Path:
     return path
 
 
-def test_the_file_itself_becomes_the_blob(orch: Orch) -> None:
+@pytest.mark.parametrize("keys", [{"adopt": "move"}, {"adopt": "move", "size": None}])
+def test_the_file_itself_becomes_the_blob(orch: Orch, keys: dict[str, str | None]) -> None:
+    orch.want("w", CONTENT, "http://127.0.0.1:9/w.bin", to="m/w.bin", **keys)
     path = user_file(orch)
     inode, when = path.stat().st_ino, int(path.stat().st_mtime)
     done = orch.run("sync", "team.yaml", "--json")
@@ -39,6 +41,7 @@ def test_the_file_itself_becomes_the_blob(orch: Orch) -> None:
     assert path.stat().st_ino == inode == orch.blob(CONTENT).stat().st_ino
     assert int(path.stat().st_mtime) == when
     assert done.summary["bytes_reused"] == len(CONTENT)
+    assert [event["size_bytes"] for event in done.named("finished")] == [len(CONTENT)], "also where no size is given"
     assert orch.run("status", "team.yaml").code == 0
     assert orch.run("verify", "team.yaml").code == 0
     assert not list(orch.store.rglob(".orch-*"))

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -185,12 +184,6 @@ def test_a_sync_from_the_store_whose_disk_fails_once(tmp_path: Path, blobs: Path
     assert not wrong, "\n" + "\n".join(wrong)
 
 
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as origin:
-        yield origin
-
-
 def test_a_download_whose_disk_fails_once(tmp_path: Path, origin: Origin) -> None:
     """From the first folder of the store to the place."""
     require("curl")
@@ -226,5 +219,52 @@ def test_a_download_whose_disk_fails_once(tmp_path: Path, origin: Origin) -> Non
             assert place.read_bytes() == content, what
         except (AssertionError, OSError) as error:
             wrong.append(f"{what}: exit {code}: {str(error).splitlines()[0][:300] if str(error) else error!r}")
+        shutil.rmtree(folder)
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_a_store_below_whose_disk_fails_once_costs_nothing(tmp_path: Path, origin: Origin, blobs: Path) -> None:
+    """What it does not give comes from its source."""
+    require("curl")
+    lower = tmp_path / "below"
+    lower.mkdir()
+    shutil.move(blobs, lower / "blobs")
+    (lower / "blobs/sha256" / sha256(EDITED)).write_bytes(EDITED)  # without a seal, so it is read
+    models = {
+        "copied": {**model(OLD, "m/copied.bin", link="copy"), "url": origin.serve("/old", OLD), "size": len(OLD)},
+        "batched": {**model(NEW, "m/batched.bin", link="copy"), "url": origin.serve("/new", NEW), "size": len(NEW)},
+        "alone": {**model(TREE, "m/alone.bin", link="copy"), "url": origin.serve("/tree", TREE)},
+        "linked": {**model(ANOTHER, "m/linked.bin", link="symlink"), "url": origin.serve("/another", ANOTHER)},
+        "near": {**model(EDITED, "m/near.bin"), "url": origin.serve("/edited", EDITED)},
+    }
+    wanted = {"copied": OLD, "batched": NEW, "alone": TREE, "linked": ANOTHER, "near": EDITED}
+
+    def machine(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        document = {"version": 1, "store": [str(folder / "store"), {"below": str(lower)}], "models": models}
+        (folder / "team.yaml").write_text(json.dumps(document))
+        return folder
+
+    whole = machine("whole")
+    with BrokenDisk(lower).mounted() as disk:
+        assert run("sync", "--json", "--offline", str(whole / "team.yaml"))[0] == 0
+    wrong = []
+    errors = [number for number in ERRORS if number != errno.ENOSPC]
+    for fail_at in range(1, disk.count + 1, max(1, EVERY // 16)):
+        number = errors[fail_at % len(errors)]
+        folder = machine(f"at{fail_at}")
+        with BrokenDisk(lower, fail_at, number).mounted() as broken:
+            code, events, said = run("sync", "--json", str(folder / "team.yaml"))
+        what = f"{errno.errorcode[number]} at {fail_at}, {broken.failed.replace(str(lower), '')}"
+        try:
+            assert code in (0, 7) and "Traceback" not in said, (what, code, events[-1:], said)
+            if code:  # between the look at it and the link to it: one file fails, and the next run has it
+                assert [failed["model"] for failed in events[-1]["failed"]] == ["near"], (what, events[-1])
+                assert run("sync", "--json", str(folder / "team.yaml"))[0] == 0, what
+            assert not any("bug" in str(event.get("message", "")) for event in events), (what, events)
+            assert {name: (folder / f"m/{name}.bin").read_bytes() for name in wanted} == wanted, what
+        except (AssertionError, OSError) as error:
+            wrong.append(f"{what}: exit {code}: {str(error).splitlines()[0][:400] if str(error) else error!r}")
         shutil.rmtree(folder)
     assert not wrong, "\n" + "\n".join(wrong)

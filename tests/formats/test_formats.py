@@ -217,13 +217,13 @@ def changed(**entry: Any) -> bytes:
 
 
 BROKEN = {
-    "want 1 byte more": TENSORS[:-1],
+    "require 1 byte more": TENSORS[:-1],
     "1 byte too many": TENSORS + b"x",
-    "its header wants": TENSORS[:60],
+    "its header requires": TENSORS[:60],
     "no safetensors file": TENSORS[:7],
     "another size": changed(shape=[3]),
     "does not begin where": changed(data_offsets=[8, 16]),
-    "nothing sound": changed(data_offsets=[0]),
+    "describes": changed(data_offsets=[0]),
     "not JSON": (16).to_bytes(8, "little") + b'{"a":{"dtype":"F' + bytes(8),
     "does not begin with": b"x" * 99,
 }

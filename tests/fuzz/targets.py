@@ -21,6 +21,7 @@ import tempfile
 import threading
 import zipfile
 import zlib
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,17 +241,23 @@ def _state(data: bytes) -> Iterator[str]:
     trees = tree_records._path(store, DIGEST)
     note = f"{store.quarantine}/{DIGEST}"
     record = records._path(store, "/p/team.yaml")
+    large = records._path(store, "/p/large.yaml")
     for path in (
         f"{key}/info.json",
         trees,
         f"{note}/about.json",
         record,
+        f"{large}.0.journal",
         f"{store.state}/runs.jsonl",
         f"{store.state}/reads.jsonl",
     ):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         Path(path).write_bytes(data)
     Path(f"{note}/bytes").write_bytes(b"x")
+    Path(large).write_text('{"host": "h", "manifest": "/p/large.yaml", "places": {}}')
+    for path in (record, large):
+        with suppress(*records._DAMAGE):
+            records._Known(path)
     fd = os.open(f"{key}/guard", os.O_RDWR | os.O_CREAT, 0o600)
     partials.Partial(key, fd).close()
     tree_records.read(store, DIGEST)

@@ -151,13 +151,13 @@ def test_a_listing_that_leads_in_a_circle_comes_to_an_end(hub: Hub, tmp_path: Pa
         (TINY, "", ("zzzz",), (), "", "matches no file: zzzz", "it has `.gitattributes`, "),
         (TINY, "", (), ("*",), "", "no file is left", "`exclude`"),
         ("org/none", "", (), (), "", "no such repository, or a private one", "HF_TOKEN"),
-        ("org/none", "", (), (), SECRET, "no such repository, or not for this token", "is the name right?"),
+        ("org/none", "", (), (), SECRET, "no such repository, or not for this token", "check the name"),
         ("org/private", "", (), (), "", "no such repository, or a private one", "hf auth login"),
         ("org/gated", "", (), (), "", "gated", "open https://huggingface.co/org/gated, accept its terms"),
         ("org/gated", "", (), (), "hf_other", "gated", "ask for access"),
         ("org/gated", "", (), (), "hf_wrong", "answered 401", "does not accept the token"),
         ("org/evil", "", (), (), "", "cannot be used here: '../x'", "exclude"),
-        ("org//x", "", (), (), "", "no repository can be called so", "hf:ORGANISATION/NAME"),
+        ("org//x", "", (), (), "", "not a possible name of a repository", "hf:ORGANISATION/NAME"),
     ],
 )
 def test_what_cannot_be_resolved_says_what_to_do(
@@ -198,7 +198,7 @@ def test_a_busy_hub_is_asked_again_when_it_says(hub: Hub, tmp_path: Path, part: 
     hub.be_busy(part, **header)
     began = time.monotonic()
     assert huggingface.resolve(context(hub, tmp_path), Repo("hf", TINY, "main")).files
-    assert 1 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 1
 
 
 def test_a_hub_that_does_not_answer(hub: Hub, tmp_path: Path) -> None:
@@ -209,8 +209,8 @@ def test_a_hub_that_does_not_answer(hub: Hub, tmp_path: Path) -> None:
         return caught.value
 
     hub.be_busy("/api/", RateLimit='"api";r=0;t=290', RateLimit_Policy='"fixed window";"api";q=500;w=300')
-    assert "again in 290 s; with a token (HF_TOKEN) the hub allows more" in error().hint
-    assert "cannot be asked" in error(HF_ENDPOINT="http://127.0.0.1:9").message
+    assert "try again in 290 s; with a token (HF_TOKEN) the hub allows more" in error().hint
+    assert "cannot reach http://127.0.0.1:9: " in error(HF_ENDPOINT="http://127.0.0.1:9").message
     assert "unset HF_HUB_OFFLINE" in error(HF_HUB_OFFLINE="1").hint
 
 
@@ -223,7 +223,7 @@ def test_without_the_client_the_line_to_type_is_told(tmp_path: Path) -> None:
         "except Exception as error: print(type(error).__name__, error.hint)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path.cwd())
-    assert done.stdout.startswith(f"{NoBackendError.__name__} pip install 'orch-weights[hub]'"), done
+    assert done.stdout.startswith(f"{NoBackendError.__name__} pip install huggingface_hub"), done
 
 
 def test_the_git_blob_proof() -> None:
@@ -257,9 +257,9 @@ def test_modelscope_tells_every_digest(tmp_path: Path) -> None:
         hub.be_busy("/repo/files", Retry_After="1")
         assert resolve().files == found.files
         for name, revision, message, hint in (
-            ("org/none", "", "no such repository", "is the name right?"),
+            ("org/none", "", "no such repository", "check the name"),
             (TINY, "mster", "no such revision: mster", "did you mean `master`?"),
-            ("tiny", "", "no repository can be called so", "modelscope:ORGANISATION/NAME"),
+            ("tiny", "", "not a possible name of a repository", "modelscope:ORGANISATION/NAME"),
         ):
             with pytest.raises(HubError) as caught:
                 resolve(name, revision)

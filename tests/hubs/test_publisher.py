@@ -180,9 +180,9 @@ def test_models_of_urls(tmp_path: Path, publisher: Publisher) -> None:
 @pytest.mark.parametrize(
     ("signature", "message"),
     [
-        ("{url: model.sig}", "say by whom"),
-        ("{url: model.sig, key: a, identity: b, issuer: c}", "say by whom"),
-        ("{url: model.sig, identity: b}", "say by whom"),
+        ("{url: model.sig}", "name the signer"),
+        ("{url: model.sig, key: a, identity: b, issuer: c}", "name the signer"),
+        ("{url: model.sig, identity: b}", "name the signer"),
         ("{url: ../model.sig, key: a}", "`..` is not allowed"),
         ("{url: 'https://u:p@e.org/a', key: a}", "a literal secret"),
         ("{key: a}", "`url` is missing"),

@@ -21,13 +21,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import manifest, urls
+from orchestrator.bandwidth import RateRule
 from orchestrator.context import Context
 from orchestrator.errors import ExitCode, ManifestError
 from orchestrator.manifest import paths, yaml_reader
 from orchestrator.manifest.diagnose import of_manifest
-from orchestrator.manifest.messages import NOT_YET, schema_problems
+from orchestrator.manifest.messages import schema_problems
 from orchestrator.manifest.positions import find_positions
-from orchestrator.manifest.types import Document, Framework, SiteDocument
+from orchestrator.manifest.types import Document, FrameworkName, SiteDocument
 from orchestrator.manifest.yaml_reader import without_extensions
 from orchestrator.model import Host, Link, Place, Role, Signers, Source, Trust, Wanted
 from orchestrator.workspace import open_workspace
@@ -35,10 +36,13 @@ from orchestrator.workspace import open_workspace
 REPO = Path(__file__).resolve().parents[2]
 FILE = "/srv/team/manifests/team.yaml"
 HOME = "/home/ann"
-FRAMEWORKS = ", ".join(sorted(get_args(Framework)))
+PORTS = "expected ports such as `6881-6999`"
+FRAMEWORKS = ", ".join(sorted(get_args(FrameworkName)))
+MODELS = "write `NAME:` and, indented below it, the keys of the model, without a `-`"
+SIZE = "expected the exact number of bytes, such as 102540417"
 A = "a" * 64
 B = "b" * 64
-quick = settings(deadline=None, database=None, max_examples=100, suppress_health_check=list(HealthCheck))
+quick = settings(database=None, max_examples=100, suppress_health_check=list(HealthCheck))
 
 
 def parse(text: str) -> manifest.Manifest:
@@ -206,6 +210,46 @@ def test_root_and_store(top: str, root: str, store: str | None) -> None:
     assert (made.root, made.store) == (root, store)
 
 
+@pytest.mark.parametrize(
+    ("stores", "written", "below"),
+    [
+        ("[s]", "/srv/team/manifests/s", ()),
+        ("[/s, {below: ../b}, {below: ~/c}, {below: /s}]", "/s", ("/srv/team/b", "/home/ann/c")),
+        ("[{below: /opt/w}]", None, ("/opt/w",)),
+        (
+            "[/s, {below: HTTP://Nas/sha256}, {below: 'https://nas:8/x/'}]",
+            "/s",
+            ("http://nas/sha256/", "https://nas:8/x/"),
+        ),
+    ],
+)
+def test_a_list_of_stores(stores: str, written: str | None, below: tuple[str, ...]) -> None:
+    made = parse(f"version: 1\nmodels: {{}}\nstore: {stores}")
+    assert (made.store, made.below) == (written, below)
+    site = manifest.parse_site(f"store: {stores}", FILE, HOME)
+    assert (site.store, site.below) == (written, below)
+
+
+@pytest.mark.parametrize(
+    ("stores", "path", "message"),
+    [
+        ("[a, b]", "store > 1", "only the first store is written: write `{below: b}`"),
+        ("[a, {below: 'ftp://x/y'}]", "store > 1 > below", "expected a folder, or an https or http URL"),
+        ("[a, {below: 'https://x/?t=1'}]", "store > 1 > below", "a prefix has no query"),
+        ("[{below: ~x}]", "store > 0 > below", "only `~/` is expanded"),
+    ],
+)
+def test_a_list_of_stores_that_is_refused(stores: str, path: str, message: str) -> None:
+    assert problems(f"version: 1\nmodels: {{}}\nstore: {stores}") == [(3, path, message)]
+
+
+def test_a_mirror_by_digest_is_a_host_that_the_site_may_refuse() -> None:
+    text = "version: 1\nmodels: {}\nstore: [/s, {below: 'http://nas.example.org/'}]"
+    for trust in (Trust(schemes=("https",)), Trust(hosts=("huggingface.co",))):
+        with pytest.raises(ManifestError, match="among the site file's"):
+            manifest.parse(text, FILE, HOME, trust=trust)
+
+
 def test_a_root_from_elsewhere_stands_in_for_the_text_s_own() -> None:
     made = manifest.parse(one(good(), "root: .."), FILE, HOME, root="/mnt/w")
     assert (made.root, made.models[0].files[0].places) == ("/mnt/w", (Place("/mnt/w/w/a.pth"),))
@@ -236,7 +280,7 @@ def test_a_root_of_slash_and_a_default_place() -> None:
     assert where(one(good(to=""), "root: /\ndefaults: {to: w/}")) == [["/w/a.pth"]]
     assert where(one(good(to="/x/y"), "allow_absolute: [/]")) == [["/x/y"]]
     assert problems(one(good(to="null"), "defaults: {to: w/}")) == [
-        (3, "models > m", "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`")
+        (3, "models > m", "no destination: say where by `to: PATH`, `for: FRAMEWORK` or `to: store`")
     ]
 
 
@@ -299,9 +343,9 @@ def test_site_file() -> None:
     site = manifest.parse_site("hosts: {h: {ca: /c.pem}}\nstore: ~/s", "/etc/orch.yaml", HOME)
     assert site == manifest.Site("/etc/orch.yaml", "/home/ann/s", (), {"h": Host("/c.pem")})
     with pytest.raises(ManifestError) as caught:
-        manifest.parse_site("limits: 1\nmodels: {}\nhosts: {'-h': {}}\nstore: ~x", "/etc/orch.yaml")
+        manifest.parse_site("limits: 1K\nmodels: {}\nhosts: {'-h': {}}\nstore: ~x", "/etc/orch.yaml")
     assert [(p.line, p.path, p.message) for p in caught.value.problems] == [
-        (1, "limits", "`limits` is not supported yet"),
+        (1, "limits", "expected 64K or more, or 0 for no limit"),
         (2, "models", "unknown key `models`"),
         (3, "hosts > -h", "expected a host such as `files.example.org` or `nas.example.org:8080`"),
         (4, "store", "only `~/` is expanded"),
@@ -326,6 +370,50 @@ def test_site_file() -> None:
         manifest.parse_site("store: -s", "/etc/orch.yaml")
 
 
+def test_limits_are_a_rate_or_rules_with_hours_and_days() -> None:
+    assert parse(one(good(), "limits: 50M\n")).limits == (RateRule(50 << 20),)
+    rules = "limits:\n- {from: 08:00, to: 20:00, days: mon-fri, rate: 20M}\n- {rate: 50M}\n"
+    working = RateRule(20 << 20, 8 * 60, 20 * 60, (0, 1, 2, 3, 4))
+    assert parse(one(good(), rules)).limits == (working, RateRule(50 << 20))
+    assert manifest.parse_site(rules, "/etc/orch.yaml").limits == (working, RateRule(50 << 20))
+    assert parse(one(good(), "limits:\n")).limits == ()
+
+
+@pytest.mark.parametrize(
+    ("limits", "path", "message"),
+    [
+        ("fast", "limits", "expected a rate in bytes a second, such as 50M or 1.5G, or 0 for no limit"),
+        (
+            "[{rate: 1M/s}]",
+            "limits > 0 > rate",
+            "expected a rate in bytes a second, such as 50M or 1.5G, or 0 for no limit",
+        ),
+        (
+            "[{rate: 1M, from: 8:00, to: '20:00'}]",
+            "limits > 0 > from",
+            "expected an hour from 00:00 to 24:00, such as 08:00",
+        ),
+        (
+            "[{rate: 1M, to: '20:00'}]",
+            "limits > 0",
+            '`from` and `to` belong together, such as `from: "20:00", to: "24:00"`',
+        ),
+        (
+            "[{rate: 1M, from: '20:00', to: '20:00'}]",
+            "limits > 0 > to",
+            "the span is empty: leave `from` and `to` out for the whole day",
+        ),
+        ("[{rate: 1M, days: weekend}]", "limits > 0 > days", "expected weekdays such as mon-fri or sat,sun"),
+        ("[{days: mon}]", "limits > 0", "`rate` is missing"),
+        ("[{rate: 1M, hours: 8-20}]", "limits > 0 > hours", "unknown key `hours`"),
+        ("{rate: 1M}", "limits", "expected text or a list, found a mapping"),
+    ],
+)
+def test_wrong_limits(limits: str, path: str, message: str) -> None:
+    (found,) = problems(one(good(), f"limits: {limits}\n"))
+    assert found[1:] == (path, message)
+
+
 def test_a_prefix_from_elsewhere() -> None:
     with pytest.raises(ManifestError) as caught:
         manifest.prefix("https://huggingface.co", ["https://u:hunter2@example.org"], "HF_ENDPOINT")
@@ -348,7 +436,7 @@ def test_a_prefix_from_elsewhere() -> None:
             (
                 2,
                 "",
-                "not YAML: a `: ` where none may stand: put the value in quotes, or look at the indentation here and above",
+                "not YAML: an unexpected `: `: put the value in quotes, or check the indentation here and above",
             ),
         ),
         ("version: 1\nmodels: {}\n---\nversion: 1", (3, "", "one document only")),
@@ -356,13 +444,13 @@ def test_a_prefix_from_elsewhere() -> None:
         ("a: 1\n? {a: b}\n: b", (2, "", "a key must be text")),
         ("a:\n - \x00", (2, "", "a NUL character is not allowed (is it UTF-16? save it as UTF-8)")),
         ("é: 1\na: b\x00", (2, "", "a NUL character is not allowed (is it UTF-16? save it as UTF-8)")),
-        ("version: 1\nmodels:\n\tm: {}", (3, "", "not YAML: a tab at the beginning of the line: indent by blanks")),
+        ("version: 1\nmodels:\n\tm: {}", (3, "", "not YAML: a tab; YAML indents with spaces only")),
         ("a: 1\nb: @c", (2, "", 'not YAML: "@" cannot begin a value: put the value in quotes')),
         ("a: 1\nb: [c\nd: e", (3, "", "not YAML: a comma, `]` or `}` is missing here or on the line above")),
-        ('a: 1\nb: "c\nd: e', (3, "", "not YAML: a quote that is not closed")),
+        ('a: 1\nb: "c\nd: e', (2, "", "not YAML: a quote that is not closed")),
         (
             "version: 1\nmodels:\n<<<<<<< HEAD\n  m: {}\n=======\n  n: {}\n>>>>>>> other\n",
-            (3, "", "merge-conflict markers: keep one side and remove the three lines of marks"),
+            (3, "", "merge-conflict markers: keep one side and remove the three marker lines"),
         ),
         ("é: 1\na: \x1b", (2, "", "a control character is not allowed")),
         ("a:\n - \ud800", (2, "", "lone surrogates are not text")),
@@ -379,6 +467,62 @@ def test_refused_yaml(text: str, expected: tuple[int, str, str]) -> None:
     assert problems(text) == [expected]
 
 
+HEAD = "version: 1\nmodels:\n"
+DEEPER = "not YAML: this line is indented further than line 4, which has its value already"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  m:\n    url: http://e.org/a\n     to: w/\n", (5, "", DEEPER)),
+        ("  m:\n    url:http://e.org/a\n    to: w/\n", (4, "", "not YAML: a space is missing after `url:`")),
+        ("  m:\n    to: w/\n    url:http://e.org/a\n", (5, "", "not YAML: a space is missing after `url:`")),
+        ("  m:\n    url:http://e.org/a\n", (3, "models > m", "a space is missing after `url:`")),
+        ("  m: {'url:x': 1, to: w/}\n", (3, "models > m > url:x", "a space is missing after `url:`")),
+        (
+            "  m:\n  url: http://e.org/a\n  to: w/\n",
+            (4, "models > url", "indent this below `m:`, with the keys that belong to it"),
+        ),
+        ("m:\n  url: http://e.org/a\n  to: w/\n", (3, "m", "indent this below `models:`")),
+        ("- m: {url: x}\n", (2, "models", f"expected a mapping, found a list: {MODELS}")),
+        (
+            "  m: http://e.org/a\n",
+            (
+                3,
+                "models > m",
+                "expected a mapping, found text: write its keys indented below its name, such as `url: URL` and `to: PATH`",
+            ),
+        ),
+    ],
+)
+def test_usual_mistakes_are_guessed(text: str, expected: tuple[int, str, str]) -> None:
+    assert problems(HEAD + text) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("repo", "meant"),
+    [
+        ("org/name", "hf:org/name"),
+        ("https://huggingface.co/org/name", "hf:org/name"),
+        ("https://huggingface.co/org/name/tree/main", "hf:org/name"),
+        ("hf://org/name", "hf:org/name"),
+        ("gitlab.com/name", ""),
+        ("name", ""),
+    ],
+)
+def test_a_repository_in_another_form_is_one_problem_with_the_right_form(repo: str, meant: str) -> None:
+    ((_, path, message),) = problems(one(f"repo: '{repo}', for: huggingface"))
+    assert path == "models > m > repo"
+    assert message.partition("; did you mean ")[2] == (f"`{meant}`?" if meant else "")
+
+
+def test_frameworks_as_people_call_them() -> None:
+    (model,) = parse(one(good(**{"for": "[hf, pytorch, torch]"}))).models
+    assert model.layouts == (("huggingface", ""), ("torch", ""))
+    (model,) = parse(one(good(**{"for": "{hf: a}"}))).models
+    assert model.layouts == (("huggingface", "a"),)
+
+
 def test_sixteen_levels_are_allowed() -> None:
     assert problems("version: 1\nmodels: {}\nx-a: " + "[" * 15 + "]" * 15) == []
 
@@ -386,13 +530,13 @@ def test_sixteen_levels_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("line", "path", "message"),
     [
-        ("x-a: &b 1", "x-a", "anchors (`&b`) are not allowed, write it out"),
-        ("x-a: &b {}", "x-a", "anchors (`&b`) are not allowed, write it out"),
-        ("x-a: *b", "x-a", "aliases (`*b`) are not allowed, write it out"),
+        ("x-a: &b 1", "x-a", "anchors (`&b`) are not allowed, write the value out"),
+        ("x-a: &b {}", "x-a", "anchors (`&b`) are not allowed, write the value out"),
+        ("x-a: *b", "x-a", "aliases (`*b`) are not allowed, write the value out"),
         ("x-a: !!str b", "x-a", "tags (`!`) are not allowed"),
         ("x-a: ! b", "x-a", "tags (`!`) are not allowed"),
         ("x-a: !!python/name:os.system []", "x-a", "tags (`!`) are not allowed"),
-        ("&b x-a: 1", "", "anchors (`&b`) are not allowed, write it out"),
+        ("&b x-a: 1", "", "anchors (`&b`) are not allowed, write the value out"),
         ("models: {}", "models", "duplicate key, first on line 2"),
         ("x-a: {b: 1, b: 1}", "x-a > b", "duplicate key, first on line 3"),
         ("x-a: [{b: 1, 'b': 2}]", "x-a > 0 > b", "duplicate key, first on line 3"),
@@ -434,22 +578,29 @@ def test_alias_bomb() -> None:
         (good(sha256=A[1:] + "g"), "sha256", "expected 64 hex digits, found `g`"),
         (good(sha256=f'"{A}\\n"'), "sha256", "expected 64 hex digits, found `\\n`"),
         (good(sha256="'' "), "sha256", "expected 64 hex digits, found 0"),
+        (good(sha256=A[:32]), "sha256", "expected 64 hex digits, found 32: this looks like an MD5, use `md5:`"),
+        (good(sha1=A), "sha1", "expected 40 hex digits, found 64: this looks like a SHA-256, use `sha256:`"),
         (good(sha256="null"), "sha256", "expected text, found nothing"),
-        (good(size="big"), "size", "expected a whole number"),
-        (good(size="1_000"), "size", "expected a whole number"),
-        (good(size="1.5"), "size", "expected a whole number"),
+        (good(size="big"), "size", f"{SIZE}, found `big`"),
+        (good(size="3 MB"), "size", f"{SIZE}, found `3 MB`"),
+        (good(size="1_000"), "size", f"{SIZE}, found `1_000`"),
+        (good(size="1.5"), "size", f"{SIZE}, found `1.5`"),
         (good(size="-1"), "size", "expected a whole number from 0 up"),
         (good(size="9" * 5000), "size", "expected a whole number up to 9223372036854775807"),
-        (good(size="null"), "size", "expected a whole number, found nothing"),
-        (good(size="[1]"), "size", "expected a whole number, found a list"),
-        (good(link="soft"), "link", "expected one of auto, copy, hard, reflink, symlink"),
+        (good(size="null"), "size", f"{SIZE}, found nothing"),
+        (good(size="[1]"), "size", f"{SIZE}, found a list"),
+        (good(link="soft"), "link", "expected one of auto, copy, hard, reflink, symlink, found `soft`"),
         (good(link="[hard]"), "link", "expected one of auto, copy, hard, reflink, symlink, found a list"),
         (good(to="{a: b}"), "to", "expected text or a list, found a mapping"),
         (good(to="[a, null]"), "to > 1", "expected text, found nothing"),
         (good(to="'' "), "to", "is empty"),
-        (good(tags="ci"), "tags", "expected a list, found text"),
+        (good(tags="ci"), "tags", "expected a list, found text: write `[ci]`"),
         (good(tags="[a b]"), "tags > 0", "expected letters, digits, `_`, `.` and `-` only"),
-        (good(mirrors="http://example.org/a"), "mirrors", "expected a list, found text"),
+        (
+            good(mirrors="http://example.org/a"),
+            "mirrors",
+            "expected a list, found text: write `[http://example.org/a]`",
+        ),
         (good(url="[a]"), "url", "expected text, found a list"),
         (good(url="", sha256="", files="[]"), "files", "is empty"),
         (good(url="", sha256="", files="[{url: u}]"), "files > 0", "`path` is missing"),
@@ -457,8 +608,12 @@ def test_alias_bomb() -> None:
         (good(url="", sha256="", files="[p]"), "files > 0", "expected a mapping, found text"),
         (good(sha256="", md5="12"), "md5", "expected 32 hex digits, found 2"),
         (good(sha1="'sha1:x'"), "sha1", "expected 40 hex digits, found `x`"),
-        (good(unpack="yes"), "unpack", "expected true or false"),
-        (good(**{"for": "[torch, kera]"}), "for > 1", f"expected one of {FRAMEWORKS}"),
+        (good(unpack="yes"), "unpack", "expected true or false, found `yes`"),
+        (
+            good(**{"for": "[torch, kera]"}),
+            "for > 1",
+            f"expected one of {FRAMEWORKS}, found `kera`, did you mean `keras`?",
+        ),
     ],
 )
 def test_types_of_a_model(keys: str, path: str, message: str) -> None:
@@ -468,7 +623,10 @@ def test_types_of_a_model(keys: str, path: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("line", "path", "message"),
     [
-        *((f"{k}: x", k, f"`{k}` is not supported yet") for k in NOT_YET["manifest"]),
+        ("swarm: {tracker: 'udp://h:1/announce'}", "swarm > tracker", "a tracker is asked by http or https"),
+        ("swarm: {tracker: 'http://h/', ports: 9-}", "swarm > ports", "expected ports such as `6881-6999`"),
+        ("swarm: {tracker: 'http://h/', ports: 9-8}", "swarm > ports", f"{PORTS}, the lower one first"),
+        ("swarm: {tracker: 'http://h/', ports: 70000}", "swarm > ports", f"{PORTS}, the lower one first"),
         ("defaults: {repo: x}", "defaults > repo", "unknown key `repo`"),
         (
             "hosts: {h: {token_env: A=b}}",
@@ -477,9 +635,11 @@ def test_types_of_a_model(keys: str, path: str, message: str) -> None:
         ),
         ("hosts: {h: {connections: 0}}", "hosts > h > connections", "expected a whole number from 1 up"),
         ("hosts: {h: null}", "hosts > h", "expected a mapping, found nothing"),
-        ("hosts: [h]", "hosts", "expected a mapping, found a list"),
-        ("store: [a, b]", "store", "a list for `store` is not supported yet"),
-        ("store: ~", "store", "expected text, found nothing"),
+        ("hosts: [h]", "hosts", "expected a mapping, found a list: write `HOST: {token_env: VARIABLE}`"),
+        ("store: []", "store", "is empty"),
+        ("store: [a, {below: b, c: d}]", "store > 1 > c", "unknown key `c`"),
+        ("store: [a, [b]]", "store > 1", "expected text or a mapping, found a list"),
+        ("store: ~", "store", "expected text or a list, found nothing"),
         ("root:", "root", "expected text, found nothing"),
         ("modles: {}", "modles", "unknown key `modles`, did you mean `models`?"),
         ("'e\\scape': 1", "e\\scape", "unknown key `e\\scape`"),
@@ -487,7 +647,11 @@ def test_types_of_a_model(keys: str, path: str, message: str) -> None:
         ("q" * 99 + ": 1", "q" * 99, f"unknown key `{'q' * 60}...`"),
         ("defaults: {url: u}", "defaults > url", "unknown key `url`"),
         ("defaults: {x-a: u}", "defaults > x-a", "unknown key `x-a`"),
-        ("defaults: x", "defaults", "expected a mapping, found text"),
+        (
+            "defaults: x",
+            "defaults",
+            "expected a mapping, found text: write `{for: FRAMEWORK}` or another key of a model",
+        ),
         ("mirrors: [{origin: https://a.org}]", "mirrors > 0", "`urls` is missing"),
         ("mirrors: [{origin: https://a.org, urls: []}]", "mirrors > 0 > urls", "is empty"),
     ],
@@ -496,9 +660,19 @@ def test_types_of_the_top(line: str, path: str, message: str) -> None:
     assert problems(f"version: 1\nmodels: {{}}\n{line}") == [(3, path, message)]
 
 
-@pytest.mark.parametrize("text", ["models: {}", *(f"models: {{}}\nversion: {v}" for v in ("2", "0", "x", "[]", ""))])
-def test_version(text: str) -> None:
-    assert problems(text) == [(text.count("\n") + 1, "version", "this orch reads version 1")]
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ("2", "manifest version 2 is not supported: this orch reads version 1"),
+        ("0", "manifest version 0 is not supported: this orch reads version 1"),
+        ("x", "expected `version: 1`, found `x`"),
+        ("[]", "expected `version: 1`, found a list"),
+        ("", "expected `version: 1`, found nothing"),
+    ],
+)
+def test_version(version: str, message: str) -> None:
+    assert problems(f"models: {{}}\nversion: {version}") == [(2, "version", message)]
+    assert problems("models: {}") == [(1, "version", "missing `version: 1`")]
 
 
 def test_all_that_is_missing() -> None:
@@ -510,7 +684,7 @@ def test_all_that_is_missing() -> None:
 
 def test_models_must_be_there() -> None:
     assert problems("version: 1") == [(1, "", "`models` is missing")]
-    assert problems("version: 1\nmodels:") == [(2, "models", "expected a mapping, found nothing")]
+    assert problems("version: 1\nmodels:") == [(2, "models", "expected a mapping, found nothing: " + MODELS)]
 
 
 # --- Refused: rules ----------------------------------------------------------------------
@@ -520,26 +694,28 @@ RULES = [
     (good(to="d/" * 3000 + "a"), "to", "the whole path is longer than 4000 bytes"),
     (good(size="9" * 5000), "size", "expected a whole number up to 9223372036854775807"),
     (good(size="9223372036854775808"), "size", "expected a whole number up to 9223372036854775807"),
-    (good(size="1e400"), "size", "expected a whole number"),
+    (good(size="1e400"), "size", f"{SIZE}, found `1e400`"),
     (good(url=f"https://e.org:{'9' * 5000}/a"), "url", "the port is not a number from 1 to 65535"),
-    (good(sha256=""), "", "no sha256: orch fetches nothing without a pin (run `orch lock`)"),
-    (good(to=""), "", "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`"),
-    (good(to="null"), "", "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`"),
-    (good(to="[]"), "", "say where: `to: PATH`, `for: FRAMEWORK`, or `to: store`"),
-    (good(url=""), "", "say what: `url: URL`, `files:`, or `repo: hf:ORG/NAME`"),
+    (good(sha256=""), "", "no checksum: run `orch lock` to record one, or add `sha256:`"),
+    (good(to=""), "", "no destination: say where by `to: PATH`, `for: FRAMEWORK` or `to: store`"),
+    (good(to="null"), "", "no destination: say where by `to: PATH`, `for: FRAMEWORK` or `to: store`"),
+    (good(to="[]"), "", "no destination: say where by `to: PATH`, `for: FRAMEWORK` or `to: store`"),
+    (good(url=""), "", "no source: add `url: URL`, `files:` or `repo: hf:ORG/NAME`"),
     (good(to="../a"), "to", "`..` is not allowed"),
     (good(to="a/../b"), "to", "`..` is not allowed"),
     (good(to="[a, b/..]"), "to > 1", "`..` is not allowed"),
-    (good(to="/etc/a"), "to", "an absolute path must be below a folder of `allow_absolute:`"),
-    (good(to="/database/a"), "to", "an absolute path must be below a folder of `allow_absolute:`"),
-    (good(to="/data"), "to", "an absolute path must be below a folder of `allow_absolute:`"),
+    (good(to="/etc/a"), "to", "an absolute path must be below a folder of `allow_absolute:`; add the line `allow_absolute: [/etc]`"),
+    (good(to="/database/a"), "to", "an absolute path must be below a folder of `allow_absolute:`; add the line `allow_absolute: [/database]`"),
+    (good(to="/data"), "to", "an absolute path must be below a folder of `allow_absolute:`; add the line `allow_absolute: [/]`"),
     (good(to="/data/../etc"), "to", "`..` is not allowed"),
     (good(to="~/a"), "to", "`~` is expanded in `store:` and `root:` only"),
+    (good(to="$HOME/a"), "to", "`$HOME` is not expanded: write the whole path"),
+    (good(to="/opt/w/"), "to", "an absolute path must be below a folder of `allow_absolute:`; add the line `allow_absolute: [/opt/w]`"),
     (good(to="-rf"), "to", "the path begins with `-`"),
     (good(to="a/-rf"), "to", "a name in the path begins with `-`"),
-    (good(to="' a'"), "to", "the path begins or ends with a blank"),
-    (good(to="'a '"), "to", "the path begins or ends with a blank"),
-    (good(to="'a /b'"), "to", "a name in the path begins or ends with a blank"),
+    (good(to="' a'"), "to", "the path begins or ends with a space"),
+    (good(to="'a '"), "to", "the path begins or ends with a space"),
+    (good(to="'a /b'"), "to", "a name in the path begins or ends with a space"),
     (good(to='"a\\nb"'), "to", "the path has control characters"),
     (good(to='"a\\u202eb"'), "to", "the path has control characters"),
     (good(to='"a\\u200bb"'), "to", "the path has control characters"),
@@ -553,7 +729,7 @@ RULES = [
     (good(to="w/", url="https://example.org/-rf"), "url", "the URL's last name begins with `-`, name the file in `to:`"),
     (good(url="example.org/a"), "url", "expected a URL such as `https://example.org/file`"),
     (good(url="s3://b/a"), "url", "scheme `s3` is not supported: https, http, ftp, rsync, file are"),
-    (good(url="HF:org/name"), "url", "scheme `hf` is not supported: https, http, ftp, rsync, file are"),
+    (good(url="HF:org/name"), "url", "scheme `hf` is not supported: https, http, ftp, rsync, file are; a repository is `repo: hf:ORG/NAME`"),
     (good(url="https:/example.org/a"), "url", "expected `https://`"),
     (good(url="https:///a"), "url", "the URL has no host"),
     (good(url="https://:80/a"), "url", "the URL has no host"),
@@ -564,7 +740,7 @@ RULES = [
     (good(url="https://e.org:x/a"), "url", "the port is not a number from 1 to 65535"),
     (good(url="file://host/a"), "url", "a `file` URL has no host: `file:///folder/file`"),
     (good(url="-https://e.org/a"), "url", "the URL begins with `-`"),
-    (good(url="'https://e.org/a '"), "url", "the URL begins or ends with a blank"),
+    (good(url="'https://e.org/a '"), "url", "the URL begins or ends with a space"),
     (good(url='"https://e.org/\\e[31m"'), "url", "the URL has control characters"),
     (good(url="https://u@e.org/a"), "url", f"a literal secret (`user:password@`) {SECRET}"),
     (good(url='"https://u:p@e.org/a"'), "url", f"a literal secret (`user:password@`) {SECRET}"),
@@ -585,7 +761,7 @@ RULES = [
 ]  # fmt: skip
 ENTRY = "url: 'https://e.org/p', sha256: " + A
 FILES_RULES = [
-    ("[{path: p, url: 'https://e.org/p'}]", " > 0", "no sha256: orch fetches nothing without a pin (run `orch lock`)"),
+    ("[{path: p, url: 'https://e.org/p'}]", " > 0", "no checksum: run `orch lock` to record one, or add `sha256:`"),
     (f"[{{path: p, {ENTRY}}}, {{path: ../p, {ENTRY}}}]", " > 1 > path", "`..` is not allowed"),
     (f"[{{path: /p, {ENTRY}}}]", " > 0 > path", "expected a relative path"),
     (f"[{{path: p/, {ENTRY}}}]", " > 0 > path", "expected a file, not a folder"),
@@ -594,11 +770,11 @@ FILES_RULES = [
     (f"[{{path: p, {ENTRY}}}, {{path: ./p, {ENTRY}}}]", " > 1 > path", "an earlier file of the model has this path"),
     (f"[{{path: p, {ENTRY}, mirrors: [x]}}]", " > 0 > mirrors > 0", "expected a URL such as `https://example.org/file`"),
     (f"[{{path: p, {ENTRY}}}, {{path: P, {ENTRY}}}]", " > 1 > path",
-     "the place `/srv/team/manifests/w/P` is taken: that of `m` differs from it only in case"),
+     "the destination `/srv/team/manifests/w/P` is taken: that of `m` differs from it only in case"),
     (f"[{{path: p/q, {ENTRY}}}, {{path: p, {ENTRY}}}]", " > 1 > path",
-     "the place `/srv/team/manifests/w/p` is taken: that of `m` lies below it"),
+     "the destination `/srv/team/manifests/w/p` is taken: that of `m` lies below it"),
     (f"[{{path: p, {ENTRY}}}, {{path: p/q, {ENTRY}}}]", " > 1 > path",
-     "the place `/srv/team/manifests/w/p/q` is taken: that of `m` would have to be a folder"),
+     "the destination `/srv/team/manifests/w/p/q` is taken: that of `m` would have to be a folder"),
 ]  # fmt: skip
 
 
@@ -618,7 +794,7 @@ def test_rules_of_files(files: str, path: str, message: str) -> None:
     [
         ("''", "the model's name is empty"),
         ("-rf", "the model's name begins with `-`"),
-        ("' a'", "the model's name begins or ends with a blank"),
+        ("' a'", "the model's name begins or ends with a space"),
         ('"a\\eb"', "the model's name has control characters"),
         ('"a\\u202eb"', "the model's name has control characters"),
         ("n" * 256, "the model's name is longer than 255 bytes"),
@@ -633,7 +809,7 @@ def test_names_of_models(name: str, message: str) -> None:
     ("line", "path", "message"),
     [
         ("root: ~bob/w", "root", "only `~/` is expanded"),
-        ("root: ' w'", "root", "the path begins or ends with a blank"),
+        ("root: ' w'", "root", "the path begins or ends with a space"),
         ("store: -s", "store", "the path begins with `-`"),
         ("allow_absolute: [a]", "allow_absolute > 0", "expected an absolute folder"),
         ("allow_absolute: [/a, /a/../b]", "allow_absolute > 1", "`..` is not allowed"),
@@ -671,7 +847,7 @@ def test_everything_in_one_go() -> None:
     text = f"""version: 1
 modles: {{}}
 mirrors: [{{origin: "https://e.org/"}}]
-defaults: {{for: pytorch}}
+defaults: {{for: pytroch}}
 models:
   sound:
     url: https://u:p@e.org/a
@@ -689,13 +865,13 @@ models:
     assert problems(text) == [
         (2, "modles", "unknown key `modles`, did you mean `models`?"),
         (3, "mirrors > 0", "`urls` is missing"),
-        (4, "defaults > for", f"expected one of {FRAMEWORKS} or a list or a mapping"),
+        (4, "defaults > for", f"expected one of {FRAMEWORKS}, found `pytroch`, did you mean `pytorch`?"),
         (7, "models > sound > url", f"a literal secret (`user:password@`) {SECRET}"),
         (9, "models > sound > to", "`..` is not allowed"),
         (10, "models > broken > sha256", "expected 64 hex digits, found 63"),
         (10, "models > broken > ulr", "unknown key `ulr`, did you mean `url`?"),
-        (11, "models > unpinned", "no sha256: orch fetches nothing without a pin (run `orch lock`)"),
-        (17, "models > second > to", "the place `/srv/team/manifests/c` is taken: that of `first` has another digest"),
+        (11, "models > unpinned", "no checksum: run `orch lock` to record one, or add `sha256:`"),
+        (17, "models > second > to", "the destination `/srv/team/manifests/c` is taken: that of `first` has another checksum"),
     ]  # fmt: skip
 
 
@@ -707,7 +883,7 @@ def test_one_fault_makes_one_problem() -> None:
     text = f"version: 1\nmodels:\n  a: {{{no_pin}}}\n  b: {{{good()}}}\n  c: {{{good(to='W/a.pth', sha256='')}}}\n"
     assert [path for _, path, _ in problems(text)] == ["models > a", "models > c"]
     assert problems(one(good(to="/data/a"), "allow_absolute: /data")) == [
-        (4, "allow_absolute", "expected a list, found text")
+        (4, "allow_absolute", "expected a list, found text: write `[/data]`")
     ]
 
 
@@ -746,9 +922,9 @@ def test_clashes_across_manifests_are_told_with_a_line() -> None:
         a_file("/n.yaml", "m", A, "/r/a/B"),
     ]
     assert [str(p) for p in manifest.clash_problems(files, texts)] == [
-        "/n.yaml:4 models > m > to: the place `/r/a/B` is taken: that of `n` differs from it only in case",
-        "/n.yaml:4 models > m > to: the place `/r/a` is taken: that of `one in /m.yaml` has another digest",
-        "/n.yaml:5 models > n > to: the place `/r/a/b` is taken: that of `one in /m.yaml` would have to be a folder",
+        "/n.yaml:4 models > m > to: the destination `/r/a/B` is taken: that of `n` differs from it only in case",
+        "/n.yaml:4 models > m > to: the destination `/r/a` is taken: that of `one in /m.yaml` has another checksum",
+        "/n.yaml:5 models > n > to: the destination `/r/a/b` is taken: that of `one in /m.yaml` would have to be a folder",
     ]
 
 
@@ -761,8 +937,8 @@ def test_locate() -> None:
         "nothing",
         "models > a > files > 1",
     ]
-    assert [manifest.locate(text, FILE, path) for path in lines] == [3, 7, 3, 1, 6]
-    assert manifest.locate("a: b: c", FILE, "a") == 1
+    assert [manifest.locate(text, FILE, path).line for path in lines] == [3, 7, 3, 1, 6]
+    assert manifest.locate("a: b: c", FILE, "a").line == 1
 
 
 # --- URLs and paths ----------------------------------------------------------------------
@@ -903,7 +1079,7 @@ def test_the_two_walks_read_the_same(data: object) -> None:
         fast = yaml_reader.load(text)
     except yaml_reader.YamlError:
         positions = find_positions(text)
-        assert positions.faults and all(line >= 1 for _, line, _ in positions.faults)
+        assert positions.faults and all(line >= 1 for _, (line, _, _), _ in positions.faults)
         return
     positions = find_positions(text)
     assert positions.data == fast and not positions.faults and positions.whole
@@ -932,7 +1108,7 @@ def test_the_docs_name_every_key() -> None:
     words = (REPO / "docs/manifest.md").read_text("utf-8")
     rooms = [room for schema in (manifest.schema(), manifest.schema(SiteDocument)) for room in schema["$defs"].values()]
     keys = {key for room in rooms for key in room.get("properties", {})}
-    keys |= {key for room in NOT_YET.values() for key in room} | {link.value for link in Link}
+    keys |= {link.value for link in Link}
     assert [key for key in sorted(keys) if f"`{key}`" not in words] == []
 
 

@@ -21,7 +21,7 @@ from orchestrator.model import Link, Place
 from orchestrator.placement import link
 from orchestrator.store import Store, blobs, open_store
 from tests.mounts import tmpfs
-from tests.orch import made, sha256
+from tests.orch import Orch, made, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,3 +175,18 @@ def test_a_layouts_link_comes_after_what_it_leads_to(store: Store, context: Cont
     (base / "blobs").unlink()
     assert link.put_all(context, store, [(SHA, pointer), (SHA, blob)]) == ["symlink", "hard"]
     assert Path(pointer.path).read_bytes() == DATA
+
+
+def test_a_hard_link_that_cannot_be_made_is_no_copy(tmp_path: Path) -> None:
+    orch = Orch(tmp_path)
+    source = tmp_path / "w.bin"
+    source.write_bytes(b"weights")
+    place = orch.want("w", b"weights", source.as_uri(), to="disk/w.bin", link="hard")
+    with tmpfs(tmp_path / "disk"):
+        done = orch.run("sync", "team.yaml")
+        assert (done.code, place.exists()) == (7, False)
+        assert "a hard link needs a store on the same file system" in done.err
+        assert "`link: auto`" in done.err
+        orch.models["w"]["link"] = "auto"
+        assert orch.run("sync", "team.yaml").code == 0
+        assert place.read_bytes() == b"weights"

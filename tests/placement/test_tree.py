@@ -94,7 +94,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "empty": (tar(("d", None, {})), "no file"),
     "cut": (whole()[:-100], "damaged"),
     "long-header": (long_header(), "impossible size"),
-    "more-than-the-disk": (claims(1 << 60), "room"),
+    "more-than-the-disk": (claims(1 << 60), "its content is too large"),
     "no-archive": (made(3000), "no archive"),
     "zip-dots": (zipped({"../out": X}), "leads out"),
     "one-file": (gzip.compress(made(3000)), "gzip of one file"),
@@ -303,7 +303,7 @@ def test_an_edited_file_of_the_archive_is_kept_in_quarantine(placed: tuple[Orch,
     assert quarantined(orch) == [MINE + b"assets/vocab.txt"]
     about = json.loads(next(orch.store.glob("quarantine/*/about.json")).read_text())
     assert about["place"] == str(folder / "assets/vocab.txt")
-    assert any("lies in" in e["message"] for e in done.named("noticed"))
+    assert any("it was moved to" in e["message"] for e in done.named("noticed"))
 
 
 def test_a_users_file_where_a_new_version_has_one_needs_force(placed: tuple[Orch, Path]) -> None:

@@ -102,7 +102,7 @@ def test_a_bomb_is_refused_early(tmp_path: Path, what: str, monkeypatch: pytest.
     path.write_bytes(content)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     read = 0
-    with pytest.raises(archive.ArchiveError, match=r"more than|xz of one file"):
+    with pytest.raises(archive.ArchiveError, match=r"too large|xz of one file|more than"):
         for member in archive.members(str(path)):
             while member.content is not None:
                 with bounded.readable():

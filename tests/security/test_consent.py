@@ -210,6 +210,14 @@ def test_a_folder_that_leads_into_the_system_is_refused_when_it_is_used(context:
     opened("x/a", root="root")
 
 
+def test_a_manifest_in_a_system_folder_is_told_of_root_first() -> None:
+    text = json.dumps({"version": 1, **place("models/a")})
+    with pytest.raises(ManifestError) as caught:
+        parse(text, "/etc/orch/team.yaml", "/home/ann", trust=Trust())
+    said = str(caught.value)
+    assert 0 < said.index("`root: /srv/models`, --root DIR or ORCH_ROOT; or allow it") < said.index("trust: {roots:")
+
+
 def test_a_narrowed_site_holds_for_frameworks_too(context: Context, tmp_path: Path) -> None:
     model = {"url": "https://e.org/w.pth", "sha256": A, "for": "torch"}
     (tmp_path / "team.yaml").write_text(json.dumps({"version": 1, "models": {"m": model}}))

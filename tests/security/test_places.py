@@ -42,12 +42,6 @@ SHA = sha256(DATA)
 
 
 @pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as origin:
-        yield origin
-
-
-@pytest.fixture
 def orch(public_path: Path) -> Orch:
     return Orch(public_path)
 

@@ -126,7 +126,7 @@ def test_a_manifest_that_names_it(orch: Orch, metadata: Origin, backend: str | N
     for number in range(count):
         orch.want(f"m{number}", made(size, number), f"http://2852039166:{metadata.port}/{number}")
     done = orch.sync("--retries", "0", *(("--backend", backend) if backend else ()))
-    assert_refused(orch, done, metadata, "a metadata address (169.254.169.254): no file is fetched from there")
+    assert_refused(orch, done, metadata, "a metadata address (169.254.169.254): nothing is downloaded from there")
     assert done.named("started") == []
 
 

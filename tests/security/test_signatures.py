@@ -163,14 +163,14 @@ SPOILT = {
     "changed": "team.yaml was changed after it was signed",
     "lock changed": "team.lock.json was changed after it was signed",
     "another file's": "team.yaml was changed after it was signed, or ",
-    "by eve": "team.yaml is signed by somebody who may not sign: No principal matched",
+    "by eve": "team.yaml is not signed by an allowed signer: No principal matched",
     "no signature": "team.yaml.sig is no signature",
     "a FIFO": "team.yaml.sig is no signature",
     "another purpose": "namespace does not match",
     "key for another purpose": "not permitted for use in signature namespace",
     "expired": "expired",
     "no list": "the list of who may sign",
-    "an empty list": "signed by somebody who may not sign",
+    "an empty list": "is not signed by an allowed signer",
 }
 
 
@@ -216,7 +216,7 @@ def test_the_site_file_makes_it_a_must_for_every_command(team: Team, command: st
     team.sign("ann")
     done = run(team, command, *COMMANDS[command])
     assert done.returncode == ExitCode.SIGNATURE, done.stdout + done.stderr
-    assert "signed by ann@example.org, whose signature does not count" in done.stderr
+    assert "signed by ann@example.org, whose signature is not accepted" in done.stderr
     assert "`signed_by: identities:` are bob@example.org" in done.stderr
     team.sign("bob")
     done = run(team, command, *COMMANDS[command])
@@ -259,7 +259,7 @@ def test_a_change_says_sign_again(team: Team) -> None:
     team.orch.models["n"] = {"url": team.orch.models["m"]["url"], "to": "other/"}
     done = team.orch.run("lock", MANIFEST)
     assert done.code == 0
-    assert f"sign it again, `orch sign {team.folder / MANIFEST}`" in done.err
+    assert f"sign it again: `orch sign {team.folder / MANIFEST}`" in done.err
     done = run(team, "add", "https://e.org/x.pth", "--sha256", "a" * 64)
     assert done.returncode == 0
     assert "next: orch sign team.yaml" in done.stderr

@@ -135,7 +135,7 @@ def test_no_folder_of_a_store_is_a_link(tmp_path: Path, context: Context, name: 
     if path.is_dir():
         path.rename(tmp_path / "moved")
     path.symlink_to(elsewhere)
-    with pytest.raises(StoreError, match=f"store/{name}.*: a link stands"):
+    with pytest.raises(StoreError, match=f"store/{name}.*: a link is"):
         open_store(store.path, context.state)
     assert not list(elsewhere.iterdir())
 

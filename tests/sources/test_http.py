@@ -22,7 +22,7 @@ from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
 from orchestrator.model import Host
 from orchestrator.sources.connect import interleaved
-from orchestrator.sources.http import MAX_REDIRECTS, SourceAnswer, ask_source, is_verdict, retry_after_s
+from orchestrator.sources.http import MAX_REDIRECTS, SourceAnswer, ask_source, is_verdict, retry_after, retry_after_s
 from orchestrator.sources.proxy import ca_bundle, proxy_for
 from orchestrator.sources.redirects import ForbiddenError, check_program_url
 from orchestrator.sources.route import route_to
@@ -106,7 +106,7 @@ def test_an_honest_source(origin):
     assert isinstance(seen, SourceAnswer)
     assert (seen.last_url, seen.length, seen.etag, seen.ranges) == (url, N, '"abc"', True)
     assert (seen.content_type, seen.encoding) == ("application/zip", "")
-    assert 0 < seen.round_trip_s < 2
+    assert seen.round_trip_s > 0
     (asked,) = [record for record in origin.log if record.path == "/f.bin"]
     assert asked.method == "GET"
     assert asked.headers["range"] == "bytes=0-0"
@@ -141,12 +141,12 @@ def test_an_empty_file(origin):
 
 def test_the_body_is_not_read(origin):
     """A source that ignores ranges would send all of it."""
-    url = origin.serve("/large", bytes(8 << 20), ranges="ignored", rate=1 << 20)
+    url = origin.serve("/large", bytes(32 << 20), ranges="ignored", rate=1 << 20)
     began = time.monotonic()
     seen = see(url)
     assert isinstance(seen, SourceAnswer)
-    assert seen.length == 8 << 20
-    assert time.monotonic() - began < 2
+    assert seen.length == 32 << 20
+    assert time.monotonic() - began < 20
 
 
 def test_gzip_is_noticed(origin):
@@ -239,7 +239,7 @@ def test_a_redirect_to_the_metadata_service_is_refused(host, port):
         began = time.monotonic()
         found = fault(server.url)
         assert found.kind is Kind.REFUSED, found
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
@@ -268,10 +268,12 @@ def test_only_this_machine_may_redirect_to_this_machine(host, proxied):
 
 def test_what_a_manifest_names_itself():
     check_program_url("http://169.254.7.7/f", "http://169.254.7.7/f", proxied=False)  # a machine on the same cable
-    with pytest.raises(ForbiddenError, match=r"a metadata address \(169.254.169.254\): no file is fetched from there"):
+    with pytest.raises(
+        ForbiddenError, match=r"a metadata address \(169.254.169.254\): nothing is downloaded from there"
+    ):
         check_program_url("http://2852039166/f", "http://2852039166/f", proxied=False)
     found = fault("http://169.254.169.254/latest/meta-data/")
-    assert (found.kind, "no file is fetched from there" in found.message) == (Kind.REFUSED, True)
+    assert (found.kind, "nothing is downloaded from there" in found.message) == (Kind.REFUSED, True)
 
 
 def test_a_name_behind_a_proxy_is_judged_by_what_it_spells():
@@ -361,6 +363,30 @@ def test_retry_after_values(value, seconds):
 
 
 @pytest.mark.parametrize(
+    ("headers", "of_any", "of_429"),
+    [
+        ({"retry-after": "7", "ratelimit": '"api";r=0;t=55'}, 7.0, 7.0),
+        ({"ratelimit": '"api";r=0;t=55'}, 55.0, 55.0),
+        ({"ratelimit": '"api";r=9;t=12, "resolvers";r=0;t=55'}, 55.0, 55.0),
+        ({"ratelimit": '"api";r=9;t=12'}, None, None),
+        ({"ratelimit": "limit=100, remaining=0, reset=50"}, 50.0, 50.0),
+        ({"ratelimit-limit": "9", "ratelimit-remaining": "0", "ratelimit-reset": "31"}, None, 31.0),
+        ({"ratelimit-remaining": "3", "ratelimit-reset": "31"}, None, None),
+        ({"ratelimit-policy": '"burst";q=100;w=60, "daily";q=1000;w=300'}, None, 300.0),
+        ({"ratelimit-reset": "soon"}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(headers: dict[str, str], of_any: float | None, of_429: float | None) -> None:
+    assert (retry_after(headers), retry_after(headers, is_limited=True)) == (of_any, of_429)
+
+
+def test_a_reset_may_be_a_date() -> None:
+    found = retry_after({"x-ratelimit-reset": str(int(time.time()) + 40)}, is_limited=True)
+    assert 35 < (found or 0) <= 40
+
+
+@pytest.mark.parametrize(
     "words",
     [
         b"HTTP/1.1 503 Busy\r\nRetry-After: \xb2\r\nContent-Length: 0\r\n\r\n",
@@ -385,7 +411,7 @@ def test_silence_is_a_stall(origin):
     began = time.monotonic()
     found = fault(origin.serve("/silent", silent=True), timeout_s=0.3)
     assert found == Fault(Kind.STALLED, "no answer in time")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 def test_a_header_byte_by_byte_is_a_stall():
@@ -393,21 +419,21 @@ def test_a_header_byte_by_byte_is_a_stall():
     with Canned(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 50, pause_s=0.1) as server:
         began = time.monotonic()
         assert fault(server.url, timeout_s=0.4) == Fault(Kind.STALLED, "no answer in time")
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 10
 
 
 def test_the_same_behind_tls(tmp_path):
     with https(tmp_path, "IP:127.0.0.1", pause_s=0.1) as server:
         began = time.monotonic()
         assert fault(server.url, ca=server.ca, timeout_s=0.4) == Fault(Kind.STALLED, "no answer in time")
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 10
 
 
 def test_slow_redirects_are_a_stall(origin):
     url = origin.serve("/slow-loop", redirect_loop=True, delay_s=0.2)
     began = time.monotonic()
     assert fault(url, timeout_s=0.5) == Fault(Kind.STALLED, "no answer in time")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 10
 
 
 def test_a_reset_is_the_network(origin):

@@ -11,7 +11,7 @@ from orchestrator.sources.ranking import Rank, SourceRating, faster, must_renew,
 from orchestrator.urls import ends_in_s
 
 MIB = float(1 << 20)
-SITE, MIRROR, PREFIX, ORIGIN = (Source(f"http://{role.name.lower()}/f", role) for role in Role)
+DIGEST, _, SITE, MIRROR, PREFIX, ORIGIN = (Source(f"http://{role.name.lower()}/f", role) for role in Role)
 ALL = (SITE, MIRROR, PREFIX, ORIGIN)
 
 

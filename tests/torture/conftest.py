@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.demo.server import Origin
-
 # Read here: tests/conftest.py takes every ORCH_ variable away before a test begins.
 ROUNDS = int(os.environ.get("ORCH_TORTURE_ROUNDS", "0"))
 SEED = int(os.environ.get("ORCH_TORTURE_SEED", "1"))
@@ -54,9 +52,3 @@ class Campaign:
 @pytest.fixture
 def campaign(request: pytest.FixtureRequest) -> Campaign:
     return Campaign(request.node.name.removeprefix("test_"))
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as origin:
-        yield origin

@@ -300,7 +300,7 @@ def add(folder: Path, origin: Origin) -> Machine:
     m.orch.write()
     m.codes = frozenset(
         {0, 3}
-    )  # 3: the run before it was killed after its work was done: "a model is called so already"
+    )  # 3: the run before it was killed after its work was done: "a model of this name already exists"
     m.words = ("add", "http://127.0.0.1:9/second.bin", "team.yaml", "--sha256", sha256(SMALL[1]), "--to", "models/")
     m.at_end = lambda m: [
         f"{name} is not in the manifest"

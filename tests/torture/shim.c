@@ -90,6 +90,7 @@ int linkat(int a, const char *from, int b, const char *to, int flags) { NEXT(int
 int renameat2(int a, const char *from, int b, const char *to, unsigned flags) { NEXT(int, renameat2, int, const char *, int, const char *, unsigned); changes(to); return next(a, from, b, to, flags); }
 int utimensat(int dir, const char *path, const struct timespec t[2], int flags) { NEXT(int, utimensat, int, const char *, const struct timespec *, int); changes(path); return next(dir, path, t, flags); }
 int fsync(int fd) { NEXT(int, fsync, int); changes_fd(fd); return next(fd); }
+int syncfs(int fd) { NEXT(int, syncfs, int); changes_fd(fd); return next(fd); }
 int fchmod(int fd, mode_t mode) { NEXT(int, fchmod, int, mode_t); changes_fd(fd); return next(fd, mode); }
 int ftruncate64(int fd, off64_t size) { NEXT(int, ftruncate64, int, off64_t); changes_fd(fd); return next(fd, size); }
 ssize_t write(int fd, const void *from, size_t size) { NEXT(ssize_t, write, int, const void *, size_t); if (fd > 2) changes_fd(fd); return next(fd, from, size); }

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,21 +16,12 @@ from orchestrator.demo.server import Origin
 from orchestrator.model import Range
 from tests.crashing import points
 from tests.mounts import tmpfs
-from tests.orch import Done, Orch, made
+from tests.orch import Done, Orch, made, sha256
 from tests.servers import require
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MIB = 1 << 20
 DATA = made(24 * MIB + 777)
 HALF = 12 * MIB
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as origin:
-        yield origin
 
 
 @pytest.fixture
@@ -61,6 +51,21 @@ def test_a_prefix_is_gone_on_with(orch: Orch, place: Path, name: str) -> None:
     assert done.summary["bytes_reused"] == HALF
     assert done.summary["bytes_fetched"] == len(DATA) - HALF
     assert any(name in e["message"] for e in done.named("noticed"))
+
+
+def test_what_the_hub_client_left_in_its_cache_is_gone_on_with(orch: Orch, origin: Origin, tmp_path: Path) -> None:
+    """huggingface_hub 2.x gives each unfinished blob a suffix of its own."""
+    commit = "c" * 40
+    url = origin.serve(f"/org/name/resolve/{commit}/x.bin", DATA)
+    orch.models = {"x": {"url": url, "sha256": sha256(DATA), "size": len(DATA), "for": "huggingface"}}
+    blobs = tmp_path / "home/.cache/huggingface/hub/models--org--name/blobs"
+    blobs.mkdir(parents=True)
+    for name, length in (("0a1b2c3d", HALF), ("00000000", MIB)):
+        (blobs / f"{sha256(DATA)}.{name}.incomplete").write_bytes(DATA[:length])
+    done = orch.sync()
+    assert (done.code, done.summary["bytes_reused"]) == (0, HALF)
+    assert (blobs / sha256(DATA)).read_bytes() == DATA
+    assert not (blobs / f"{sha256(DATA)}.0a1b2c3d.incomplete").exists()
 
 
 def test_a_whole_one_is_only_judged(orch: Orch, place: Path) -> None:
@@ -137,7 +142,9 @@ def test_a_hard_link_and_a_symlink_keep_their_bytes(orch: Orch, place: Path, tmp
 def test_more_of_our_own_is_kept(orch: Orch, origin: Origin, place: Path) -> None:
     origin.serve("/v1/weights.pth", DATA, rate=6 * MIB)
     process = orch.start("sync", "team.yaml", "--connections", "1")
-    time.sleep(2.5)
+    while origin.sent("/v1/weights.pth") < 4 * MIB:
+        assert process.poll() is None
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     process.wait()
     origin.serve("/v1/weights.pth", DATA)

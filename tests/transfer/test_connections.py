@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import subprocess
+import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +19,8 @@ from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.errors import Stopped
 from orchestrator.transfer.connections import ConnectionLimits, piece_bytes
-from tests.orch import Orch, made
+from orchestrator.transfer.machine import Machine
+from tests.orch import Done, Orch, made
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -108,6 +114,101 @@ def test_a_host_never_sees_more_than_its_connections(tmp_path: Path, limit: int)
         assert done.code == 0
         # aria2c hangs up on one answer and asks for the next before the origin has noticed.
         assert origin.peak_connections <= limit + 2
+
+
+def test_two_processes_never_have_more_connections_than_one_may(tmp_path: Path) -> None:
+    users = [Orch(tmp_path / name, environ={"XDG_STATE_HOME": str(tmp_path / "state")}) for name in ("a", "b")]
+    with Origin(rate=320 << 10) as origin:
+        for number, orch in enumerate(users):
+            orch.folder.mkdir()
+            content = made(36 * MIB, number)
+            orch.want("w", content, origin.serve(f"/{number}", content))
+        first = users[0].start("sync", "--json", "team.yaml", "--connections", "16")
+        while origin.sent("/0") < 4 * MIB:
+            assert first.poll() is None
+            time.sleep(0.02)
+        second = users[1].sync("--connections", "16")
+        out, err = first.communicate(timeout=120)
+        assert (first.returncode, second.code) == (0, 0), err + second.err
+        assert origin.peak_connections <= 16 + 2  # as above
+    said = [event["message"] for event in second.named("noticed")]
+    assert said == [f"{origin.url}: waiting, other runs on this machine use all its connections"]
+    assert len(Done(0, out, err).named("started")) >= 2  # it went on with fewer, although nothing failed
+    assert Done(0, out, err).named("failed") == second.named("failed") == []
+
+
+def test_what_a_killed_process_had_is_free_again(tmp_path: Path) -> None:
+    folder = str(tmp_path / "in-use")
+    words = (
+        "import sys, time; from orchestrator.transfer.machine import Machine\n"
+        "with Machine(sys.argv[1]).using('http://h:1') as common:\n"
+        " print(common.take(16, 12), flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", words, folder], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with Machine(folder).using("http://h:1") as common:
+            assert common is not None
+            assert (common.processes(), common.take(16, 16)) == (2, (12, 13, 14, 15))
+            other.kill()
+            other.wait()
+            assert (common.processes(), common.take(16, 16)) == (1, tuple(range(12)))
+    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+
+
+def test_without_a_local_state_a_process_goes_on_alone(tmp_path: Path) -> None:
+    with Machine("/dev/null/orch").using("http://h:1") as common:
+        assert common is None
+    budget = ConnectionLimits(4, machine=Machine("/dev/null/orch"))
+    with budget.file(1) as ticket, budget.connections(Context({}, str(tmp_path)), "http://h:1", ticket) as taken:
+        assert taken == 4
+
+
+def test_a_file_waits_for_another_process_no_longer_than_it_must(tmp_path: Path) -> None:
+    seconds = iter(range(0, 1000, 25))
+    context, told = Context({}, str(tmp_path), monotonic=lambda: float(next(seconds))), []
+    budget = ConnectionLimits(4, machine=Machine(str(tmp_path / "in-use")), tell=told.append)
+    with Machine(str(tmp_path / "in-use")).using("http://h:1") as other, budget.file(1) as ticket:
+        assert other is not None and len(other.take(4, 4)) == 4
+        with budget.connections(context, "http://h:1", ticket, wait=False) as taken:
+            assert taken == 0
+        with budget.connections(context, "http://h:1", ticket) as taken:
+            assert taken == 1  # one more than there are, after LONGEST_WAIT_S
+    assert len(told) == 1
+
+
+def test_all_files_of_a_process_make_room_together_and_take_more_when_they_are_alone_again(tmp_path: Path) -> None:
+    now = 0.0
+    context = Context({}, str(tmp_path), monotonic=lambda: now)
+    budget = ConnectionLimits(16, 2, [100, 100], Machine(str(tmp_path / "in-use")))
+
+    def yielding(*tickets: int) -> list[bool]:
+        nonlocal now
+        found = []
+        for _ in range(8):
+            now += 1
+            found = [budget.must_yield(context, ticket) for ticket in tickets]
+        return found
+
+    with budget.file(100) as a, budget.file(100) as b:
+        with budget.connections(context, "h", a) as of_a, budget.connections(context, "h", b) as of_b:
+            assert (of_a, of_b) == (8, 8)
+            assert yielding(a, b) == [False, False]
+            with Machine(str(tmp_path / "in-use")).using("h") as other:
+                assert other is not None
+                assert yielding(a, b) == [False, False]  # it waits for nothing
+                with other.waiting():
+                    assert yielding(a, b) == [True, True]
+        with Machine(str(tmp_path / "in-use")).using("h") as other:
+            assert other is not None
+            both = ExitStack()
+            assert both.enter_context(budget.connections(context, "h", a)) == 4
+            assert both.enter_context(budget.connections(context, "h", b)) == 4
+            assert other.take(16, 16) == tuple(range(8, 16))
+            assert yielding(a, b) == [False, False]
+        assert yielding(a, b) == [True, True]
+        both.close()
+        with budget.connections(context, "h", a) as of_a:
+            assert of_a == 8
 
 
 def test_a_far_line_gets_longer_pieces(tmp_path: Path) -> None:

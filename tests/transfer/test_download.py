@@ -18,7 +18,8 @@ from orchestrator.errors import DigestError, StoreError, TransferError
 from orchestrator.events import Event, Mismatched, Verified
 from orchestrator.store import Store, blobs, partials
 from tests.backends.rig import Rig
-from tests.orch import made, sha256
+from tests.orch import Orch, file_digest, made, sha256
+from tests.servers import nginx
 
 DATA = made(400_000, 77)
 KIB = 1 << 10
@@ -206,3 +207,51 @@ def test_a_file_that_another_orch_finished_just_before_is_not_fetched_again(
     receipt = rig.fetch(DATA, *rig.served())
     assert (rig.runs, receipt.sha256, receipt.bytes_fetched) == (0, sha256(DATA), 0)
     rig.assert_committed(DATA)
+
+
+@pytest.fixture
+def orch(tmp_path: Path) -> Orch:
+    return Orch(tmp_path)
+
+
+# A wrong `size:`, and a server that cannot resume.
+
+
+def test_a_size_far_too_small_is_a_warning_where_the_digest_is_right(orch: Orch, origin: Origin) -> None:
+    content = made(70 << 20)
+    place = orch.want("m", content, origin.serve("/m.bin", content), size=1000)
+    done = orch.run("sync", "team.yaml", "--backend", "curl")
+    assert done.code == 0, done.err
+    with place.open("rb") as file:
+        assert file_digest(file) == sha256(content)
+    assert "checksum mismatch" not in done.err
+    line = 1 + next(n for n, text in enumerate(orch.manifest.read_text().splitlines()) if '"size"' in text)
+    assert f"team.yaml:{line}: `size:` says 1000, every source says {len(content)}" in done.err
+
+
+def test_a_length_that_is_not_believed_names_size_and_blames_no_checksum(orch: Orch, tmp_path: Path) -> None:
+    """orch ends the program for `size:`, so no digest of what came says anything, and nothing is quarantined."""
+    (tmp_path / "www").mkdir()
+    with open(tmp_path / "www/m.bin", "wb") as file:
+        file.truncate(3 << 30)
+    with nginx(tmp_path / "www") as server:
+        orch.want("m", b"the right one", f"{server.url}/m.bin", size=1000)
+        done = orch.run("sync", "team.yaml", "--backend", "curl", "--retries", "0")
+    assert done.code == 6, done.err
+    line = 1 + next(n for n, text in enumerate(orch.manifest.read_text().splitlines()) if '"size"' in text)
+    assert f"team.yaml:{line} says `size: 1000`, the server says {3 << 30}: correct or drop `size:`" in done.err
+    assert "checksum mismatch" not in done.err
+    assert "quarantine" not in done.err
+
+
+def test_what_a_server_cannot_resume_is_not_told_as_reused(orch: Orch) -> None:
+    content = made(24 << 20)
+    with Origin(rate=8 << 20) as origin:
+        place = orch.want("m", content, origin.serve("/m.bin", content, ranges="ignored"))
+        assert orch.run("sync", "team.yaml", "--max-time", "2s").code == 9
+        done = orch.run("sync", "team.yaml")
+    assert done.code == 0, done.err
+    assert place.read_bytes() == content
+    assert "starts over (" in done.err
+    assert done.err.count("starts over") == 1
+    assert " reused" not in done.err

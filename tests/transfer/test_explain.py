@@ -45,11 +45,11 @@ def packed() -> bytes:
 TENSORS, ZIP = tensors(300_000), packed()
 SAID = {
     "empty": (b"", "w.bin", "an empty file"),
-    "pointer": (POINTER, "w.bin", "a Git LFS pointer to the very file that is wanted (oid "),
+    "pointer": (POINTER, "w.bin", "a Git LFS pointer to the expected file (oid "),
     "other pointer": (
         OTHER_POINTER,
         "w.bin",
-        "a Git LFS pointer to another file than is wanted (oid 000000000000, size ",
+        "a Git LFS pointer to another file than the expected one (oid 000000000000, size ",
     ),
     "page": (HTML, "w.bin", "an HTML page (Sign in)"),
     "page behind blanks": (b"\xef\xbb\xbf\n " + HTML, "w.bin", "an HTML page (Sign in)"),
@@ -64,14 +64,14 @@ SAID = {
     "cut safetensors": (
         TENSORS[:-1],
         "w.safetensors",
-        f"a truncated safetensors file: its header calls for {len(TENSORS)} bytes, it has {len(TENSORS) - 1}",
+        f"a truncated safetensors file: its header requires {len(TENSORS)} bytes, it has {len(TENSORS) - 1}",
     ),
     "cut in its header": (
         TENSORS[:50],
         "w.safetensors",
-        "a truncated safetensors file: its header calls for at least ",
+        "a truncated safetensors file: its header requires at least ",
     ),
-    "long safetensors": (TENSORS + b"xy", "w.safetensors", "a safetensors file with 2 bytes behind its end"),
+    "long safetensors": (TENSORS + b"xy", "w.safetensors", "a safetensors file with 2 bytes after its end"),
     "whole safetensors": (TENSORS, "w.safetensors", ""),
     "cut zip": (ZIP[:-100], "w.pth", f"a truncated zip (or .pth): {len(ZIP) - 100} bytes without the directory"),
     "whole zip": (ZIP, "w.pth", ""),
@@ -97,7 +97,7 @@ def test_what_bytes_are(case: str) -> None:
 def test_lengths_and_the_pin_of_an_empty_file() -> None:
     noise = made(1000)
     assert look(noise, ExpectedFile("w.bin", 1500)).words == "short by 500 of 1500 bytes"
-    assert look(noise, ExpectedFile("w.bin", 900)).words == "100 bytes more than the 900 that are wanted"
+    assert look(noise, ExpectedFile("w.bin", 900)).words == "100 bytes more than the 900 expected"
     assert look(noise, ExpectedFile("w.bin", 1000)) == WrongFile()
     assert "empty file" in look(noise, ExpectedFile("w.bin", 1000, EMPTY)).words
     assert "empty file" in look(noise, ExpectedFile("w.bin", 1000, "", ("d41d8cd98f00b204e9800998ecf8427e",))).words
@@ -132,7 +132,7 @@ def test_small_files_that_come_together(tmp_path: Path) -> None:
     (failed,) = done.summary["failed"]
     assert "an HTML page (Sign in)" in failed["message"]
     assert "open the URL in a browser" in failed["hint"]
-    assert "(an HTML page (Sign in)); they lie in" in people.err
+    assert "(an HTML page (Sign in)); the file was moved to " in people.err
 
 
 def test_an_empty_file_and_the_pin_of_one(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_file_at_its_place(tmp_path: Path, command: str) -> None:
     done = orch.run(command, "--json", "team.yaml")
     (failed,) = done.summary["failed"]
     assert (done.code, failed["fault"]) == ((6, "corrupt") if command == "verify" else (7, "foreign"))
-    assert "a Git LFS pointer to another file than is wanted" in failed["message"]
+    assert "a Git LFS pointer to another file than the expected one" in failed["message"]
 
 
 def test_a_file_of_ours_that_was_written_into(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ SAYS: dict[str, Callable[[], str]] = {
         "http://hub.corp:8080/a", 401, {"HF_ENDPOINT": "http://hub.corp:8080"}, {}, 0
     ),
     "{token_env: MODELSCOPE_API_TOKEN}": lambda: login("https://www.modelscope.cn/a", 403, {}, {}, 0),
-    "its time is over": lambda: login("https://s3.corp/a?Expires=1700000000", 403, {}, {}, 1.8e9),
+    "signed URL has expired": lambda: login("https://s3.corp/a?Expires=1700000000", 403, {}, {}, 1.8e9),
     "hosts: {s3.corp: {token_env: NAME}}": lambda: login("https://s3.corp/a?Expires=1900000000", 403, {}, {}, 1.8e9),
     "hosts: {nothf.co: ": lambda: login("https://nothf.co/a", 403, {}, {}, 1.8e9),
 }

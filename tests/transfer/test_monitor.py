@@ -10,10 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends import curl
 from orchestrator.demo.server import Origin
+from orchestrator.events import Started
 from orchestrator.faults import Fault, Kind
+from orchestrator.programs import find
 from orchestrator.sources.http import SourceAnswer
+from orchestrator.sources.knowledge import SourceStats
+from orchestrator.sources.probe import ProbeResult
+from orchestrator.sources.ranking import Rank
+from orchestrator.transfer import monitor
+from orchestrator.transfer.connections import ConnectionLimits
+from orchestrator.transfer.download import Receipt, fetch
 from orchestrator.transfer.monitor import refine_fault
+from orchestrator.transfer.run_context import RunContext
+from tests.backends.rig import Rig, artifact
 from tests.orch import Done, Orch, made
 from tests.servers import require
 
@@ -48,7 +59,7 @@ def test_the_good_one_serves_though_three_bad_ones_are_named_before_it(orch: Orc
     assert place.read_bytes() == content
     (record,) = remembered(orch)
     assert (record["host"], record["bytes"], record.get("fault")) == (good.url, len(content), None)
-    assert 0 < record["round_trip_s"] < 1  # type: ignore[operator]
+    assert record["round_trip_s"] > 0  # type: ignore[operator]
 
 
 def test_proven_liars_are_tried_when_nothing_else_is_left(orch: Orch) -> None:
@@ -103,6 +114,32 @@ def test_a_slow_source_is_left_with_its_bytes_and_not_taken_again(
     assert slower["kept_bytes"] > 64 << 10
     faults = [record.get("fault") for record in remembered(orch)]
     assert faults == [None, "stalled", *(["network"] if cut else []), None]
+
+
+def test_one_connection_that_brings_less_than_was_promised_gives_way_to_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("aria2c")
+    rig, content, receipt = Rig(tmp_path, curl, Origin), made(96 * MIB), Receipt()
+    monkeypatch.setattr(monitor, "LEAST_OPEN_RATE", 32.0 * MIB)
+    with Origin(rate=4 * MIB) as origin:
+        url = origin.serve("/w", content)
+        known = SourceStats(rig.context)
+        known._hosts[origin.url] = ProbeResult(Rank.GOOD, is_open=True)
+        run = RunContext(
+            rig.context,
+            rig.store,
+            rig.events.append,
+            programs=find(rig.context, ["curl", "aria2c"]),
+            limits=ConnectionLimits(16),
+            known=known,
+        )
+        fetch(run, artifact(content, url, size=len(content)), receipt)
+        assert origin.sent("/w") <= len(content) + 16 * MIB  # what curl brought stays
+    assert [event.backend for event in rig.said(Started)] == ["curl", "aria2c"]
+    assert rig.faults == []
+    assert receipt.backend == "aria2c"
+    rig.assert_committed(content)
 
 
 def test_a_slow_source_that_is_the_only_one_left_stays(orch: Orch) -> None:
@@ -175,5 +212,4 @@ def test_retry_after_is_obeyed(orch: Orch, backend: str, as_date: bool) -> None:
         well = [record.started_s for record in origin.log if record.status != 503]
     assert len(busy) == 1
     assert min(well) - busy[-1] >= (0.5 if as_date else 1.95)
-    assert min(well) - busy[-1] < 5
     assert len(done.named("waiting")) == 1

@@ -59,9 +59,19 @@ def asked(origin: Origin) -> Counter[str]:
 # One request to a hub for each file.
 
 
-@pytest.mark.parametrize("token", [False, True], ids=["open", "token"])
 @pytest.mark.parametrize("backend", [*PROGRAMS, None], ids=lambda name: name or "best")
-@pytest.mark.parametrize(("count", "size"), [(1, 40 * MIB), (8, 9 * MIB), (1, 3000), (40, 3000)])
+@pytest.mark.parametrize(
+    ("token", "count", "size"),
+    [
+        (False, 1, 40 * MIB),
+        (False, 8, 9 * MIB),
+        (False, 1, 3000),
+        (False, 40, 3000),
+        (True, 1, 40 * MIB),
+        (True, 1, 3000),
+        (True, 40, 3000),
+    ],
+)
 def test_a_hub_is_asked_once_a_file(
     orch: Orch, hub: Origin, cdn: Origin, backend: str | None, token: bool, count: int, size: int
 ) -> None:

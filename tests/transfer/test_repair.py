@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from orchestrator import manifest
@@ -220,7 +221,7 @@ def test_pieces_that_do_not_fit_their_digest(team: Team) -> None:
 
 @pytest.mark.parametrize("backend", ["curl", "axel"])
 def test_other_programs(team: Team, backend: str) -> None:
-    """axel asks for just the piece; curl can only append, so it goes on from there."""
+    """axel asks for just the piece; so does curl, by its range, although it only appends."""
     require(backend)
     with Origin() as lying, Origin() as good:
         bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT)
@@ -230,8 +231,8 @@ def test_other_programs(team: Team, backend: str) -> None:
         assert place.read_bytes() == CONTENT
         events = [e for e in done.events if e["event"] in ("mismatched", "started")]
         after = next(n for n, e in enumerate(events) if e["event"] == "mismatched") + 1
-        assert events[after]["have_bytes"] == (SIZE - 4 * MIB if backend == "axel" else 8 * MIB)
-        assert good.sent("/w.bin") < SIZE
+        assert events[after]["have_bytes"] == SIZE - 4 * MIB
+        assert good.sent("/w.bin") < 10 * MIB  # the piece of 4 MiB, and what a hang-up leaves in the kernel
 
 
 def rot(path: Path, at: int, count: int = 1) -> None:
@@ -251,22 +252,22 @@ def repair(team: Team, *words: str) -> Done:
     return team.run("verify", "--repair", "--json", "team.yaml", *words)
 
 
-def test_a_flipped_byte_in_a_gibibyte_costs_a_piece(team: Team, tmp_path: Path) -> None:
+def test_a_flipped_byte_in_a_large_file_costs_a_piece(team: Team, tmp_path: Path) -> None:
     block, large = made(8 * MIB), tmp_path / "large"
     hasher, parts = hashlib.sha256(), pieces.Hasher(4 * MIB)
     with open(large, "wb") as file:
-        for number in range(128):
+        for number in range(40):
             part = number.to_bytes(8, "big") + block[8:]
             file.write(part)
             hasher.update(part)
             parts.update(part)
     with Origin() as origin:
         url = origin.serve("/w.bin", str(large))
-        team.want("w", b"", url, sha256=hasher.hexdigest(), size=1 << 30)
-        team.locked["w"] = (hasher.hexdigest(), 1 << 30, pieces.encode(4 * MIB, parts.hashes()))
+        team.want("w", b"", url, sha256=hasher.hexdigest(), size=320 * MIB)
+        team.locked["w"] = (hasher.hexdigest(), 320 * MIB, pieces.encode(4 * MIB, parts.hashes()))
         assert team.sync().code == 0
         place = team.folder / "models/w.bin"
-        rot(place, 700 * MIB + 17)
+        rot(place, 217 * MIB + 17)
         before = origin.sent("/w.bin")
         done = repair(team)
         assert (done.code, done.summary["fetched"]) == (0, 1), done.out
@@ -275,7 +276,7 @@ def test_a_flipped_byte_in_a_gibibyte_costs_a_piece(team: Team, tmp_path: Path) 
         assert file_digest(file) == hasher.hexdigest()
 
 
-@pytest.mark.parametrize("link", ["hard", "symlink", "copy", "auto"])
+@pytest.mark.parametrize("link", ["hard", "symlink", "copy"])
 @pytest.mark.parametrize("where", ["blob", "place", "both"])
 def test_rot_in_a_store(team: Team, link: str, where: str) -> None:
     """Both of two places, and the blob, are right in the end; bytes come over the wire only if none here has them."""
@@ -495,7 +496,9 @@ def test_interrupted_while_reading(team: Team) -> None:
     team.environ["PATH"] = f"{slow}:{os.environ['PATH']}"
     for words in (("verify",), ("verify", "--repair")):
         running = team.start(*words, "--json", "team.yaml")
-        time.sleep(1.5)
+        while not any(child.name() == "sleep" for child in psutil.Process(running.pid).children(recursive=True)):
+            assert running.poll() is None
+            time.sleep(0.05)
         running.terminate()
         out, err = running.communicate(timeout=20)
         done = Done(running.returncode, out, err)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +11,16 @@ from hypothesis import strategies as st
 from orchestrator.backends import BACKENDS
 from orchestrator.backends.select import SMALL_BYTES, Requirements, rank
 from orchestrator.faults import REMEDIES, Fault, Kind, Remedy, from_status
-from orchestrator.transfer.retry import MAX_RETRY_AFTER_S, MIN_GAIN_BYTES, Attempt, GiveUp, Try, next_step
+from orchestrator.transfer.retry import (
+    MAX_RETRY_AFTER_S,
+    MIN_GAIN_BYTES,
+    Attempt,
+    Await,
+    GiveUp,
+    Try,
+    final_fault,
+    next_step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +29,7 @@ A, B = "http://a/f", "http://b/f"
 ONE = {A: ("aria2c", "curl", "wget")}
 TWO = {A: ("aria2c", "curl", "wget"), B: ("aria2c", "curl", "wget")}
 MIB = 1 << 20
+INSTANT = ("refused_connection", "unresolved")
 
 
 def fault(kind: Kind | str, **more: object) -> Fault:
@@ -29,7 +38,7 @@ def fault(kind: Kind | str, **more: object) -> Fault:
 
 
 def tried(source: str, kind: Kind | str, backend: str = "aria2c", **how: object) -> Attempt:
-    about = {name: how.pop(name) for name in ("retry_after_s", "refused_connection") if name in how}
+    about = {name: how.pop(name) for name in ("retry_after_s", *INSTANT) if name in how}
     return Attempt(backend, source, fault(kind, **about), **how)  # type: ignore[arg-type]
 
 
@@ -157,24 +166,54 @@ def test_a_signed_url_that_ended_on_the_way_is_no_failure():
     assert step(TWO, ended, tried(A, "missing")) == Try("aria2c", B)
 
 
-def test_connection_refused_twice_at_most():
+def test_a_refused_connection_is_tried_again_as_often_as_asked_for_and_sooner():
+    steps = waits(ONE, refused_connection=True)
+    assert [(s.backend, round(s.wait_s, 2)) for s in steps] == [
+        ("aria2c", 0.0),
+        ("aria2c", 0.3),
+        ("curl", 0.48),
+        ("curl", 0.77),
+        ("wget", 1.23),
+        ("wget", 1.97),
+    ]
+    assert len(waits(ONE, refused_connection=True, retries=12)) == 13
     closed = tried(A, "network", refused_connection=True)
-    told = GiveUp(closed.fault)
-    assert step(ONE, closed) == Try("aria2c", A, 1.0)
-    assert step(ONE, closed, closed) == told
-    assert step(ONE, closed, tried(A, "network"), closed) == told
-    assert step(TWO, closed, tried(B, "network"), closed) == Try("aria2c", B, 1.0)
-    progress = tried(A, "network", gained_bytes=MIB)
-    assert step(ONE, closed, progress, closed) == Try("curl", A, 2.0)
+    assert step(TWO, closed, tried(B, "network")) == Try("aria2c", A, 0.3)
+    assert step(ONE, closed, tried(A, "network")) == Try("curl", A, 2.0)
+
+
+def test_no_program_is_blamed_for_a_name_without_an_address():
+    assert [s.backend for s in waits(ONE, unresolved=True)] == ["aria2c"] * 6
+
+
+def test_sources_at_closed_hosts_are_left_out_and_waited_for_when_no_other_is_left():
+    assert step(TWO, closed=[A]) == Try("aria2c", B)
+    assert step(TWO, tried(B, "network"), closed=[A]) == Try("aria2c", B, 1.0)
+    assert step(TWO, tried(B, "missing"), closed=[A]) == Await((A,))
+    assert step(TWO, closed=[A, B]) == Await((A, B))
+    assert step(TWO, tried(B, "unresumable"), closed=[A]) == Await((A,), fallback=True)
+    assert step(TWO, tried(A, "missing"), tried(B, "unresumable"), closed=[B]) == Await((B,))
+    assert step(ONE, tried(A, "missing"), closed=[A]) == GiveUp(fault("missing"))
+    assert step(ONE, *[tried(A, "stalled")] * 6, closed=[A]) == GiveUp(fault("stalled"))
+
+
+def test_hosts_that_are_waited_for_take_from_no_budget():
+    down = [tried(A, "network", refused_connection=True)] * 9
+    assert step(ONE, *down) == GiveUp(down[0].fault)
+    then = step(ONE, *down, is_patient=True)
+    assert isinstance(then, Try)
+    assert then.wait_s > 10  # but not at once
+    assert step(ONE, *[tried(A, "network")] * 9, is_patient=True) == GiveUp(fault("network"))
 
 
 def waits(options: dict[str, tuple[str, ...]], kind: str = "network", **how: object) -> list[Try]:
     """All steps until the end when each fails the same way."""
     past: list[Attempt] = []
     steps: list[Try] = []
+    about = {name: how.pop(name) for name in INSTANT if name in how}
     while isinstance(then := step(options, *past, **how), Try):
         steps.append(then)
-        past.append(tried(then.source, kind, then.backend, waited_s=then.wait_s, afresh=then.afresh))
+        past.append(tried(then.source, kind, then.backend, waited_s=then.wait_s, afresh=then.afresh, **about))
     assert then == GiveUp(past[-1].fault)
     return steps
 
@@ -271,6 +310,7 @@ FAULTS = st.builds(
     st.just("x"),
     retry_after_s=st.none() | st.floats(0, 1e9),
     refused_connection=st.booleans(),
+    unresolved=st.booleans(),
     slow=st.booleans(),
     mendable=st.booleans(),
 )
@@ -284,14 +324,11 @@ class Rules:
         self.sources: set[str] = set()
         self.backends: set[str] = set()
         self.pairs: set[tuple[str, str]] = set()
-        self.closed: Counter[str] = Counter()
         self.afresh = 0
 
     def fold(self, attempt: Attempt) -> None:
         kind, source = attempt.fault.kind, attempt.source
         self.afresh += attempt.afresh
-        if attempt.gained_bytes >= MIN_GAIN_BYTES:
-            self.closed.clear()
         if kind in (Kind.MISSING, Kind.CORRUPT, Kind.TLS) and not (kind is Kind.CORRUPT and attempt.fault.mendable):
             self.sources.add(source)
         if kind is Kind.BROKEN:
@@ -299,13 +336,6 @@ class Rules:
         if kind is Kind.REFUSED:
             self.pairs.add((source, attempt.backend))
             if len([pair for pair in self.pairs if pair[0] == source]) > 1:
-                self.sources.add(source)
-        failed = kind in (Kind.NETWORK, Kind.STALLED, Kind.BUSY) or (
-            kind is Kind.EXPIRED and attempt.gained_bytes < MIN_GAIN_BYTES  # else it is renewed, no failure
-        )
-        if failed and attempt.fault.refused_connection:
-            self.closed[source] += 1
-            if self.closed[source] > 1:
                 self.sources.add(source)
 
     def judge(self, then: Try, options: dict[str, tuple[str, ...]], past: Sequence[Attempt]) -> None:
@@ -329,7 +359,7 @@ def test_who_gave_but_a_bad_piece_is_asked_once_more_when_nobody_else_can():
     assert step(TWO, bad, tried(B, "missing"), again) == GiveUp(bad.fault)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     options=OPTIONS,
     faults=st.one_of(st.lists(FAULTS, min_size=1, max_size=40), st.lists(NO_ENDERS, min_size=1, max_size=40)),
@@ -424,6 +454,12 @@ def test_who_may_serve_a_line(line, able):
     assert out == sorted(out)  # who cannot stands last
 
 
+def test_where_one_connection_is_enough_curl_comes_first_and_axel_last():
+    for honest in (True, None):
+        order = [choice.backend.NAME for choice in rank(ALL, 1 << 30, HTTPS, ranges_honoured=honest, is_open=True)]
+        assert order[:2] == ["curl", "aria2c"], honest
+
+
 def test_what_is_not_installed_cannot_serve():
     choices = rank(("wget",), 1 << 30, HTTPS)
     assert (choices[0].backend.NAME, choices[0].obstacle) == ("wget", "")
@@ -437,3 +473,11 @@ def test_a_source_not_yet_tried_comes_before_one_that_failed_however_much_came_s
     three = {A: ("aria2c",), B: ("aria2c",), "http://c/f": ("aria2c",)}
     history = [Attempt("aria2c", A, fault("network")), Attempt("aria2c", B, fault("network"), 40 << 20)]
     assert next_step(three, history) == Try("aria2c", "http://c/f")
+
+
+def test_one_with_wrong_bytes_does_not_outvote_one_that_gave_good_ones_and_was_lost() -> None:
+    lost = tried(A, "network", gained_bytes=MIB)
+    assert final_fault([lost, tried(B, "corrupt")]) == lost.fault
+    assert final_fault([tried(A, "network"), tried(B, "corrupt")], kept=[A]) == fault("network")
+    assert final_fault([tried(A, "network"), tried(B, "corrupt")]) == fault("corrupt")
+    assert final_fault([tried(A, "corrupt", gained_bytes=MIB), tried(B, "missing")]) == fault("corrupt")

@@ -242,6 +242,18 @@ def test_an_etag_that_each_host_makes_for_itself_is_no_version(machine: Machine)
     assert (machine.folder / "a.bin").read_bytes() == content
 
 
+def test_a_wrong_weak_pin_is_told_with_both_digests_of_its_kind(tmp_path: Path) -> None:
+    content, orch = made(3000), Orch(tmp_path)
+    expected, found = (hashlib.md5(each).hexdigest() for each in (b"another", content))
+    with Origin() as origin:
+        orch.want("w", content, origin.serve("/w.h5", content), sha256=None, md5=expected)
+        done = orch.run("sync", "--retries", "0", "team.yaml")
+        assert done.code == 6
+        assert f"expected md5:{expected}, found md5:{found}" in done.err
+        (told,) = orch.run("sync", "--retries", "0", "--json", "team.yaml").named("mismatched")
+        assert (told["found"], told["found_pins"]) == (sha256(content), f"md5:{found}")
+
+
 def test_a_team_with_weak_pins(tmp_path: Path) -> None:
     content, orch = made(3 * MIB), Orch(tmp_path)
     with Origin() as origin:

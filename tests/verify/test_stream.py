@@ -14,6 +14,7 @@ import pytest
 from orchestrator.backends.base import Exit
 from orchestrator.context import Context
 from orchestrator.demo.server import Origin
+from orchestrator.errors import Stopped
 from orchestrator.events import Started
 from orchestrator.model import Range
 from orchestrator.verify import stream, tools
@@ -29,8 +30,8 @@ DATA = made(SIZE)
 
 @pytest.fixture(params=[kind.name for kind in KINDS])
 def tool(request: pytest.FixtureRequest, context: Context) -> ChecksumTool:
-    require(request.param)
-    return next(j for j in tools.installed(context) if j.kind.name == request.param)
+    tool = next(tool for tool in tools.installed(context) if tool.kind.name == request.param)
+    return tool if tool.path else ChecksumTool(tool.kind, require(request.param))
 
 
 def grow(path: Path, content: bytes, *, pause_s: float = 0.004) -> None:
@@ -45,7 +46,7 @@ def grow(path: Path, content: bytes, *, pause_s: float = 0.004) -> None:
 def begin(context: Context, tmp_path: Path) -> Callable[..., tuple[Path, Stream]]:
     def start(tool: ChecksumTool, prefix: Callable[[int], int] = first_hole) -> tuple[Path, Stream]:
         path = tmp_path / f"f{len(os.listdir(tmp_path))}"
-        behind = Stream(context, tool, sha256(DATA), str(path), prefix, SIZE)
+        behind = Stream(context, lambda: tool, sha256(DATA), str(path), prefix, SIZE)
         behind.account(Exit(0, written_bytes=SIZE))  # whatever writes it
         return path, behind
 
@@ -123,8 +124,8 @@ def test_an_abandoned_one_leaves_nothing(tool: ChecksumTool, begin: Callable[...
 
 def test_a_tool_that_dies_ends_the_feeder(context: Context, tmp_path: Path) -> None:
     kind = tools.ToolKind("false", (), "-", ": OK")
-    path = tmp_path / "f"
-    behind = Stream(context, ChecksumTool(kind, require("false")), sha256(DATA), str(path), end_of_file, SIZE)
+    path, program = tmp_path / "f", require("false")
+    behind = Stream(context, lambda: ChecksumTool(kind, program), sha256(DATA), str(path), end_of_file, SIZE)
     grow(path, DATA, pause_s=0)
     assert behind.finish() is not StreamVerdict.GOOD
 
@@ -183,7 +184,7 @@ def test_without_holes_the_plain_check_says(context: Context, tmp_path: Path, to
         raise OSError("this file system tells no holes")
 
     path = tmp_path / "f"
-    behind = Stream(context, tool, sha256(DATA), str(path), no_holes, SIZE)
+    behind = Stream(context, lambda: tool, sha256(DATA), str(path), no_holes, SIZE)
     grow(path, DATA, pause_s=0)
     time.sleep(0.3)  # it has looked by now
     assert behind.finish() is StreamVerdict.UNKNOWN
@@ -200,7 +201,7 @@ def test_under_a_memory_limit_the_page_cache_is_let_go(
         monkeypatch.setattr(stream, "_memory_is_limited", lambda limited=limited: limited)
         monkeypatch.setattr(stream, "_PUSH_BYTES", 4 * MIB)
         path = tmp_path / f"f{limited}"
-        behind = Stream(context, tools.reference(context), sha256(DATA), str(path), end_of_file, SIZE)
+        behind = Stream(context, lambda: tools.reference(context), sha256(DATA), str(path), end_of_file, SIZE)
         grow(path, DATA, pause_s=0.03)
         behind.account(Exit(0, written_bytes=SIZE))
         assert behind.finish() is StreamVerdict.GOOD
@@ -223,7 +224,7 @@ def test_nothing_is_good_where_other_bytes_were_written_than_were_missing(
 
 def test_nothing_is_good_of_a_program_that_nobody_counted(tool: ChecksumTool, context: Context, tmp_path: Path) -> None:
     path = tmp_path / "f"
-    behind = Stream(context, tool, sha256(DATA), str(path), end_of_file, SIZE)
+    behind = Stream(context, lambda: tool, sha256(DATA), str(path), end_of_file, SIZE)
     grow(path, DATA, pause_s=0)
     assert behind.finish() is StreamVerdict.UNKNOWN
 
@@ -247,15 +248,14 @@ def test_a_tool_that_stands_still_is_waited_for_only_so_long(context: Context, t
     program.write_text('#!/bin/sh\nkill -STOP $$\nexec sha256sum "$@"\n')
     program.chmod(0o755)
     path = tmp_path / "f"
-    behind = Stream(
-        context, ChecksumTool(tools.SHA256SUM, str(program)), sha256(DATA), str(path), end_of_file, SIZE, stall_s=0.5
-    )
+    tool = ChecksumTool(tools.SHA256SUM, str(program))
+    behind = Stream(context, lambda: tool, sha256(DATA), str(path), end_of_file, SIZE, stall_s=0.5)
     grow(path, DATA, pause_s=0)
     behind.account(Exit(0, written_bytes=SIZE))
     assert behind.finish() is StreamVerdict.UNKNOWN
 
 
-def test_what_rsync_mends_is_toold_when_it_is_done(tmp_path: Path) -> None:
+def test_what_rsync_mends_is_told_when_it_is_done(tmp_path: Path) -> None:
     """A good half from a server that then is gone, and a copy with another beginning: rsync writes over that half."""
     require("rsync")
     orch = Orch(tmp_path)
@@ -270,6 +270,30 @@ def test_what_rsync_mends_is_toold_when_it_is_done(tmp_path: Path) -> None:
         running.communicate()
     place = orch.want("w", DATA, f"file://{other}", to="models/w")
     done = orch.sync()
-    assert done.summary["bytes_reused"] >= SIZE // 3
     assert done.code != 0
+    assert done.summary["bytes_reused"] == 0  # they went to quarantine with the rest
     assert not place.exists()
+
+
+def test_no_download_waits_for_the_choice_of_a_tool(context: Context, tmp_path: Path) -> None:
+    """What was there before the tool was chosen is fed to it as well; one that cannot be had proves nothing."""
+    path, chosen = tmp_path / "f", threading.Event()
+
+    def choose() -> ChecksumTool:
+        chosen.wait(20)
+        return tools.reference(context)
+
+    behind = Stream(context, choose, sha256(DATA), str(path), end_of_file, SIZE)
+    grow(path, DATA, pause_s=0)
+    chosen.set()
+    behind.account(Exit(0, written_bytes=SIZE))
+    assert behind.finish() is StreamVerdict.GOOD
+
+    def fail() -> ChecksumTool:
+        raise Stopped("stopped")
+
+    path.unlink()
+    behind = Stream(context, fail, sha256(DATA), str(path), end_of_file, SIZE)
+    grow(path, DATA, pause_s=0)
+    behind.account(Exit(0, written_bytes=SIZE))
+    assert behind.finish() is StreamVerdict.UNKNOWN

@@ -1,0 +1,80 @@
+"""The command `orch report`: an inventory of the models for auditors."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator import __version__
+from orchestrator.cli import options
+from orchestrator.cli.session import conclude, context_with_signals, workspace
+from orchestrator.render.listing import Listing
+
+if TYPE_CHECKING:
+    from orchestrator.context import Context
+    from orchestrator.events import Summary
+
+
+@options.command("report")
+@options.manifests
+@options.option(
+    "--format",
+    "form",
+    default="cyclonedx",
+    show_default=True,
+    type=click.Choice(["cyclonedx"]),
+    help="CycloneDX 1.6 JSON, an ML-BOM.",
+)
+@options.option(
+    "--output", "-o", metavar="FILE", type=click.Path(dir_okay=False), help="Write to this file instead of stdout."
+)
+@options.where
+def command(form: str, output: str | None, **words: Any) -> int:  # noqa: ARG001 - there is one form
+    """Write an inventory of the models for auditors: files, checksums, sources, state, time of verification.
+
+    It checks the metadata of files only, with the exit codes of `orch status`; it is also written where files are
+    missing, and says so. `orch:verified` is on files that `orch verify` read here and that are unchanged since.
+
+    \b
+    Example:
+      orch verify team.yaml && orch report team.yaml -o team.cdx.json
+    """
+    context = context_with_signals()
+    sink = Listing(sys.stderr, quiet=True, verb="report")
+
+    def work() -> Summary:
+        from orchestrator.commands.export import write_output
+        from orchestrator.commands.report import digests, report
+        from orchestrator.workspace import manifest_paths, run_context
+
+        paths = list(manifest_paths(context, words["manifests"]))
+        time_s, before = _time(context), digests(paths)
+        space = workspace(context, words)
+        run = run_context(context, space, sink)
+        bom, summary = report(run, space, before, version=__version__, only=words["only"], time_s=time_s)
+        text = json.dumps(bom, indent=1) + "\n"
+        if output is not None:
+            write_output(os.path.join(context.cwd, output), text.encode())
+        else:
+            click.echo(text, nl=False)
+        return summary
+
+    return conclude(context, sink, work)
+
+
+def _time(context: Context) -> float:
+    """The report's time: SOURCE_DATE_EPOCH where it is set (https://reproducible-builds.org), else now.
+
+    Raises:
+        UsageError: it is no time.
+    """
+    told = context.environ.get("SOURCE_DATE_EPOCH", "")
+    if not told:
+        return context.now()
+    if not told.isdecimal() or len(told) > 11:
+        raise click.UsageError(f"SOURCE_DATE_EPOCH is no number of seconds since 1970: {told[:40]!r}")
+    return float(told)

@@ -1,0 +1,90 @@
+"""The commands in hints: typed as they are, they work on the same files as the command that said them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from orchestrator.demo.server import Origin
+from tests.orch import Done, Orch, made, sha256
+
+
+@pytest.fixture
+def orch(tmp_path: Path, origin: Origin) -> Orch:
+    """A manifest that no search finds, of two models whose places are below a root that only an option names."""
+    orch = Orch(tmp_path)
+    orch.write = lambda: None  # type: ignore[method-assign]  # it is written here, once
+    origin.serve("/a.bin", made(3000))
+    entry = "{{url: {}/{}.bin, to: {}.bin, tags: [vision]}}"
+    lines = [f"  {name}: {entry.format(origin.url, name, name)}" for name in ("resnet", "gone")]
+    (tmp_path / "my models.yaml").write_text("\n".join(("version: 1", "models:", *lines, "")))
+    origin.serve("/resnet.bin", made(3000))
+    origin.serve("/gone.bin", made(4000))
+    return orch
+
+
+def typed(orch: Orch, text: str) -> tuple[str, Done]:
+    """Run the first command in backticks of a hint, as a shell would."""
+    (hint,) = (line for line in text.splitlines() if line.startswith("hint: "))
+    (command,) = re.findall(r"`orch ([^`]*)`", hint)[:1]
+    return command, orch.run(*shlex.split(command))
+
+
+def test_a_hint_repeats_the_manifest_the_store_the_root_and_the_models(orch: Orch) -> None:
+    given = ["--store", "other store", "--root", "places", "--only", "resnet", "my models.yaml"]
+    assert orch.run("lock", *given).code == 0
+    command, done = typed(orch, orch.run("status", *given).out)
+    assert command == "sync --only resnet --store 'other store' --root places 'my models.yaml'"
+    assert done.code == 0, done.err
+    place = orch.folder / "places/resnet.bin"
+    assert place.read_bytes() == made(3000)
+    assert [path.name for path in (orch.folder / "places").iterdir()] == ["resnet.bin"]
+    assert not orch.store.exists()
+    place.chmod(0o644)
+    place.write_bytes(made(3000, 2))
+    command, done = typed(orch, orch.run("verify", *given).out)
+    assert command == "verify --repair --only resnet --store 'other store' --root places 'my models.yaml'"
+    assert (done.code, place.read_bytes()) == (0, made(3000)), done.err
+    for name in ("my models.yaml", "my models.lock.json"):
+        (orch.folder / name).rename(orch.folder / name.replace("my models", "team"))
+    orch.environ["ORCH_ROOT"] = "elsewhere"
+    assert "hint: run `orch sync`\n" in orch.run("status").out, "a variable is there the next time too"
+
+
+def test_what_a_lock_calls_next_repeats_them_too(orch: Orch) -> None:
+    done = orch.run("lock", "--root", "places", "my models.yaml")
+    assert "next: orch sync 'my models.yaml' --root places; commit" in done.err
+
+
+def test_a_name_that_is_no_model_keeps_no_choice(orch: Orch) -> None:
+    done = orch.run("status", "--only", "zzzz", "my models.yaml")
+    assert "hint: `orch status 'my models.yaml'` lists the names" in done.err
+
+
+def test_a_model_in_the_place_of_a_manifest_is_told(orch: Orch) -> None:
+    (orch.folder / "my models.yaml").rename(orch.folder / "team.yaml")
+    for name in ("sync", "plan", "status", "verify", "lock", "list"):
+        done = orch.run(name, "resnet", "--store", "s")
+        assert done.code == 3
+        assert f"hint: resnet is a model of team.yaml: `orch {name} --only resnet --store s`\n" in done.err, name
+    assert "team.yaml: `--only resnet`\n" in orch.run("run", "resnet", "--", "true").err
+    assert "`orch plan --only resnet,gone`" in orch.run("plan", "resnet", "gone").err
+    assert "`orch plan --only resnet team.yaml`" in orch.run("plan", "team.yaml", "resnet").err
+    assert "`orch plan --only tag:vision`" in orch.run("plan", "vision").err
+    assert "name your manifest" in orch.run("plan", "resnet", "nothing").err
+
+
+def test_get_repeats_its_address_and_place_but_no_secret(orch: Orch, origin: Origin) -> None:
+    (orch.folder / "b.bin").write_bytes(b"mine")
+    url, digest = f"{origin.url}/resnet.bin", sha256(made(3000))
+    given = ("-o", "b.bin", "--store", "s", "--sha256", digest)
+    refused = orch.run("get", url, *given)
+    assert f"`orch get --force --output b.bin --sha256 {digest} --store s {url}`" in refused.err
+    assert typed(orch, refused.err)[1].code == 0
+    assert (orch.folder / "b.bin").read_bytes() == made(3000)
+    (orch.folder / "c.bin").write_bytes(b"mine")
+    secret = ("--mirror", f"{url}?token=hunter2", "-o", "c.bin", "--sha256", digest)
+    assert "hunter2" not in orch.run("get", url, *secret).err

@@ -1,0 +1,89 @@
+"""`orch plan` says before the first byte what stands in the way of a sync, and what it cannot know."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from orchestrator.demo.server import Origin
+from orchestrator.errors import ExitCode
+from orchestrator.text import size_text
+from tests.backends.rig import midway, when
+from tests.mounts import read_only
+from tests.orch import Orch, made
+
+
+@pytest.fixture
+def orch(tmp_path: Path) -> Orch:
+    return Orch(tmp_path)
+
+
+def test_sizes_that_nobody_says_are_told(orch: Orch) -> None:
+    orch.want("sized", b"a", "http://h.example/a")
+    orch.want("b", b"b", "http://h.example/b", size=None)
+    orch.want("c", b"c", "http://h.example/c", size=None)
+    said = "size of 2 files unknown: more space is required than this"
+    noticed = orch.run("plan", "--json", "team.yaml").named("noticed")
+    assert [e["message"] for e in noticed if e["message"].startswith("size of")] == [said]
+    plainly = orch.run("plan", "team.yaml")
+    assert said in plainly.out + plainly.err
+
+
+def test_a_place_or_a_store_that_cannot_be_written_is_told_before_the_first_byte(orch: Orch, tmp_path: Path) -> None:
+    content = made(100_000)
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    with Origin() as origin, read_only(closed):
+        url = origin.serve("/w", content)
+        orch.want("w", content, url, to="closed/new/")
+        for command in ("plan", "sync"):
+            done = orch.run(command, "--json", "team.yaml")
+            (failed,) = done.summary["failed"]
+            assert (done.code, failed["fault"]) == (ExitCode.PLACEMENT, "placement"), command
+            assert "ead-only file system" in failed["message"]
+            assert f"findmnt -T {closed}" in failed["hint"]
+        orch.want("w", content, url)
+        for command in ("plan", "sync"):
+            done = orch.run(command, "--store", str(closed / "store"), "team.yaml")
+            assert done.code == ExitCode.STORE, command
+            assert "ead-only file system" in done.out + done.err
+            assert f"findmnt -T {closed}" in done.out + done.err
+        assert not origin.log
+        orch.models.clear()
+    (closed / "have").write_bytes(content)
+    with read_only(closed):
+        orch.want("have", content, "http://127.0.0.1:9/have", to="closed/")
+        assert [orch.run(command, "team.yaml").code for command in ("plan", "sync")] == [0, 0], "it needs no write"
+
+
+def test_a_store_that_is_mounted_read_only_is_named_so_by_sync_and_doctor(orch: Orch) -> None:
+    content = made(1000)
+    with Origin() as origin:
+        orch.want("w", content, origin.serve("/w", content))
+        assert orch.sync().code == 0
+        orch.want("v", content, origin.serve("/v", content), to="more/")
+        with read_only(orch.store):
+            for done in (orch.run("sync", "team.yaml"), orch.run("doctor", "--store", str(orch.store))):
+                assert "ead-only file system" in done.out + done.err
+                assert f"findmnt -T {orch.store}" in done.out + done.err
+
+
+def test_what_is_here_of_a_download_is_told_by_stat(orch: Orch) -> None:
+    content = made(12 << 20)
+    with Origin() as origin:
+        orch.want("w", content, origin.serve("/w.bin", content, rate=4 << 20))
+        orch.want("new", b"new", origin.serve("/new.bin", b"new"))
+        process = orch.start("sync", "--only", "w", "--backend", "curl", "team.yaml")
+        with when(midway(origin, "/w.bin", 3 << 20), lambda: process.send_signal(signal.SIGINT)):
+            process.communicate(timeout=60)
+        asked = len(origin.log)
+        done = orch.run("plan", "--json", "team.yaml")
+        have = {each["model"]: each["have_bytes"] for each in done.named("foreseen")}
+        assert 1 << 20 < have["w"] < 12 << 20
+        assert have["new"] == 0
+        assert done.summary["bytes_to_fetch"] == len(content) + 3 - have["w"]
+        (line,) = (text for text in orch.run("plan", "team.yaml").out.splitlines() if "w/w.bin" in text)
+        assert f"; resumes, {size_text(have['w'])} of 12.0 MiB are here; " in line
+        assert len(origin.log) == asked

@@ -1,0 +1,62 @@
+"""What `orch status` says in words, and of models that are not locked yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator import path as api_path
+from orchestrator.demo.server import Origin
+from tests.orch import Orch, made
+
+
+@pytest.fixture
+def orch(tmp_path: Path) -> Orch:
+    return Orch(tmp_path)
+
+
+def test_states_are_words_and_what_is_only_absent_has_not_failed(orch: Orch, origin: Origin) -> None:
+    content = made(3000)
+    place = orch.want("m", content, origin.serve("/m.bin", content), link="copy")
+    done = orch.run("status", "team.yaml")
+    assert (done.code, done.out.splitlines()[-1].rpartition(" in ")[0]) == (5, "status: 1 missing")
+    assert orch.sync().code == 0
+    place.chmod(0o644)
+    place.write_bytes(made(3000, 2))
+    done = orch.run("status", "team.yaml")
+    assert done.code == 6
+    assert done.out.startswith("changed  m/m.bin")
+    assert "status: 1 changed in" in done.out
+    assert orch.run("status", "--json", "team.yaml").summary["failed"][0]["fault"] == "seal"
+
+
+def test_an_unlocked_model_blocks_no_other_one(orch: Orch, origin: Origin) -> None:
+    """There is no lock file yet: what has a checksum is judged, synced and kept all the same."""
+    content = made(3000)
+    place = orch.want("good", content, origin.serve("/good.bin", content))
+    orch.models["open"] = {"url": origin.serve("/open.bin", content), "to": "models/"}
+    assert orch.run("sync", "--only", "good", "team.yaml").code == 0
+    assert place.read_bytes() == content
+    assert orch.run("run", "--only", "good", "team.yaml", "--", "echo", "started").out == "started\n"
+    assert orch.run("path", "good", "team.yaml").out == f"{place}\n" == api_path("good", str(orch.manifest)) + "\n"
+    for words in (("sync", "--only", "open"), ("path", "open")):
+        refused = orch.run(*words, "team.yaml")
+        assert refused.code == 3
+        assert "orch lock" in refused.err
+    done = orch.run("status", "team.yaml")
+    assert done.code == 3
+    assert "present  good/good.bin\n" in done.out
+    (unlocked,) = (text for text in done.out.splitlines() if text.startswith("unlocked "))
+    assert unlocked.startswith("unlocked open  ")
+    assert unlocked.count("open") == 1, "the name stands in it once"
+    assert "status: 1 present, 1 unlocked in" in done.out
+    assert orch.run("quarantine", "list").code == 0
+    orch.models["good"], orch.models["open"] = orch.models["open"], {**orch.models["open"], "to": "other/"}
+    pruned = orch.run("prune", "--yes", "--json", "team.yaml")
+    assert (pruned.code, pruned.named("pruned")) == (0, []), "what an unlocked model had before may be wanted again"
+    assert orch.blob(content).exists()
+
+
+def test_a_manifest_without_models_says_how_to_add_one(orch: Orch) -> None:
+    assert "no models yet: add one with `orch add URL`" in orch.run("sync", "team.yaml").err
