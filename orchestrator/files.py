@@ -49,7 +49,9 @@ _AT_FDCWD = -100
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # the disk's fault, and not this file's
 _OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # the next file fails in the same way
 _MOST_LINKS = 40  # in one path, as in Linux: path_resolution(7)
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)  # "no O_TMPFILE here": open(2), old kernels
+# "No O_TMPFILE here": open(2), old kernels. EPERM is ext4's word for a folder that was removed just now
+# (ext4_new_inode), which says ENOENT where the file has a name.
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EPERM)
 
 
 class NewFile:
@@ -69,7 +71,11 @@ class NewFile:
         try:
             self.fd = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
         except OSError as error:
-            if error.errno not in _NO_TMPFILE or not os.path.isdir(self._folder):
+            if error.errno not in _NO_TMPFILE:
+                raise
+            if not os.path.isdir(self._folder):
+                if error.errno == errno.EPERM:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._folder) from error
                 raise
             self._name = temporary(self._folder)
             self.fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import files
+from orchestrator import files, folders
 from orchestrator.errors import PlacementError, Stopped
 
 
@@ -46,6 +46,15 @@ def test_what_was_not_published_is_gone(folder: str) -> None:
         new.write(b"half")
         raise ZeroDivisionError
     assert os.listdir(folder) == []
+
+
+def test_a_folder_that_was_removed_just_now_is_missing(own_home: Path) -> None:
+    """To make a file without a name in it fails with EPERM on ext4, which ended a run that met another's last step."""
+    (own_home / "own").mkdir()
+    held = folders.open_folder(str(own_home / "own"))
+    (own_home / "own").rmdir()
+    with held, pytest.raises(FileNotFoundError):
+        files.NewFile(held)
 
 
 def test_nothing_is_replaced_unasked(folder: str) -> None:
