@@ -154,10 +154,10 @@ def tracker(*info_hashes: bytes, port: int = 0) -> Iterator[str]:
     Debian builds it closed: without a list it refuses all. The list is read after chroot(2).
     """
     program = require("opentracker")
-    with tempfile.TemporaryDirectory(prefix="orch-tracker-") as folder:
+    with tempfile.TemporaryDirectory(prefix="orch-tracker-") as folder, contextlib.ExitStack() as stack:
         Path(folder).chmod(0o755)
         (Path(folder) / "white.txt").write_text("".join(f"{each.hex()}\n" for each in info_hashes))
-        port = port or _free_port()
+        port = port or stack.enter_context(reserved_port())
         argv = [program, "-i", "127.0.0.1", "-p", str(port), "-P", str(port), "-d", folder, "-w", "white.txt"]
         argv += ["-u", "nobody"] if os.geteuid() == 0 else []
         child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -174,7 +174,14 @@ def tracker(*info_hashes: bytes, port: int = 0) -> Iterator[str]:
             _end(child)
 
 
-def _free_port() -> int:
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A loopback port that refuses connections until a server of this test listens there; nobody else is given it.
+
+    Linux binds a second socket to a port if both have SO_REUSEADDR and none listens yet, but hands such a port out to
+    nobody by itself. So it may be reserved before, between and after the servers on it.
+    """
     with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+        yield sock.getsockname()[1]

@@ -21,26 +21,25 @@ import pytest
 from orchestrator.demo.server import Origin
 from orchestrator.errors import ExitCode
 from tests.orch import Orch, made, python_for_all, sha256
-from tests.servers import nginx, require
+from tests.servers import nginx, require, reserved_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 A, B, C = made(3_000_000, 1), made(40_000, 2), made(50_000, 3)
 NOBODY = 65534
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager
 def serving(orch: Orch, *words: str, user: int | None = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run `orch serve` until the block ends, and see that its port is free then; gives `http://HOST:PORT`."""
     require("nginx")
-    port = free_port()
+    with reserved_port() as port, _serving(orch, port, words, user) as server:
+        yield f"http://127.0.0.1:{port}", server
+
+
+@contextlib.contextmanager
+def _serving(orch: Orch, port: int, words: Sequence[str], user: int | None) -> Iterator[subprocess.Popen[str]]:
     argv, env = ["serve", "--listen", f"127.0.0.1:{port}", *words, "team.yaml"], orch.env()
     orch.write()
     if user is None:
@@ -67,7 +66,7 @@ def serving(orch: Orch, *words: str, user: int | None = None) -> Iterator[tuple[
             assert server.poll() is None, server.communicate()
             assert time.monotonic() < end, "orch serve did not start"
             time.sleep(0.02)
-        yield f"http://127.0.0.1:{port}", server
+        yield server
     finally:
         if server.poll() is None:
             server.send_signal(signal.SIGTERM)
@@ -267,8 +266,8 @@ def test_peers_are_asked_first_and_judged_like_anybody(public_path: Path) -> Non
         assert first.sync().code == 0
         before = origin.counts()
         mute = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with serving(first) as (url, _), serving(second) as (own, _):
-            site(second, peers=[f"http://127.0.0.1:{free_port()}", mute, own, f"{url}/sha256"])
+        with serving(first) as (url, _), serving(second) as (own, _), reserved_port() as closed:
+            site(second, peers=[f"http://127.0.0.1:{closed}", mute, own, f"{url}/sha256"])
             done = second.sync()
             assert done.summary["fetched"] == 2
             assert {event["source"] for event in done.named("finished")} == {
@@ -311,7 +310,7 @@ def test_what_is_wrong_is_said_before_nginx_runs(tmp_path: Path) -> None:
     assert orch.run("serve", "--listen", "8080", "team.yaml").code == ExitCode.USAGE
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
-    done = orch.run("serve", "--listen", f"127.0.0.1:{free_port()}", "--cache", "full", "team.yaml")
+    done = orch.run("serve", "--listen", "127.0.0.1:1", "--cache", "full", "team.yaml")
     assert done.code == ExitCode.PLACEMENT
     assert "thesis.tex" in done.err
     assert (tmp_path / "full" / "thesis.tex").exists()
@@ -319,7 +318,7 @@ def test_what_is_wrong_is_said_before_nginx_runs(tmp_path: Path) -> None:
     if os.geteuid() == 0:  # nginx's workers could not enter it
         (tmp_path / "store/blobs/sha256").mkdir(parents=True)
         (tmp_path / "store").chmod(0o700)
-        done = orch.run("serve", "--listen", f"127.0.0.1:{free_port()}", "team.yaml")
+        done = orch.run("serve", "--listen", "127.0.0.1:1", "team.yaml")
         assert done.code == ExitCode.STORE
         assert "chmod o+x" in done.err
 

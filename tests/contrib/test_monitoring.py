@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import threading
 import time
@@ -22,7 +21,7 @@ import yaml
 from orchestrator.demo.server import Origin
 from orchestrator.render.metrics import HELP
 from tests.orch import Orch, made
-from tests.servers import require
+from tests.servers import require, reserved_port
 
 HOUSE = Path(__file__).resolve().parents[2]
 MONITORING = HOUSE / "contrib/monitoring"
@@ -91,14 +90,14 @@ class _Answering:
         return list(found["data"]["result"])
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    with reserved_port() as port:
+        yield port
 
 
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[_Answering]:
+def prometheus(tmp_path: Path, port: int) -> Iterator[_Answering]:
     """It has scraped what a run with a liar, a dead host and a failure wrote."""
     program = require("prometheus")
     orch = Orch(tmp_path)
@@ -125,7 +124,6 @@ def prometheus(tmp_path: Path) -> Iterator[_Answering]:
     (tmp_path / "prometheus.yml").write_text(
         yaml.safe_dump({"global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"}, "scrape_configs": [job]})
     )
-    port = _free_port()
     process = subprocess.Popen(
         [
             program,

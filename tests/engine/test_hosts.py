@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.demo.server import Origin
 from tests.orch import Done, Orch, made
+from tests.servers import reserved_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,12 +77,12 @@ def test_a_host_that_is_down_fails_its_files_together(orch: Orch, kind: str, siz
     if kind == "unknown":
         host, reason = "http://no.such.host.invalid", "cannot resolve no.such.host.invalid"
         want(orch, 40, host, size)
-        done = orch.sync("--stall", "2s")
+        done = orch.sync("--stall", "2s", "--retries", "1")
         assert done.named("started") == []  # no program can help
     else:
         with places[kind]() as host:
             want(orch, 40, host, size)
-            done = orch.sync("--stall", "2s")
+            done = orch.sync("--stall", "2s", "--retries", "1")
         name = host.removeprefix("http://")
         words = {"refused": f"cannot connect to {name}: connection refused", "silent": f"no answer from {name}"}
         reason = words[kind]
@@ -94,11 +95,11 @@ def test_a_host_that_is_down_fails_its_files_together(orch: Orch, kind: str, siz
         assert failed["shared"] == reason
 
 
-@pytest.mark.parametrize("size", [SIZE, LARGE], ids=["batches", "alone"])
-def test_people_read_one_line_for_a_host_that_is_down(orch: Orch, size: int) -> None:
+def test_people_read_one_line_for_a_host_that_is_down(orch: Orch) -> None:
     with nobody() as host:
-        want(orch, 40, host, size)
+        want(orch, 40, host, SIZE)
         done = orch.run("sync", "--retries", "1", "team.yaml")
+        want(orch, 40, host, LARGE)
         quiet = orch.run("sync", "--quiet", "--retries", "1", "team.yaml")
     reason = f"cannot connect to {host.removeprefix('http://')}: connection refused"
     for each in (done, quiet):
@@ -107,8 +108,7 @@ def test_people_read_one_line_for_a_host_that_is_down(orch: Orch, size: int) -> 
         assert each.err.count("error: ") == 1
 
 
-@pytest.mark.parametrize("kind", ["refused", "silent"])
-@pytest.mark.parametrize("size", [SIZE, LARGE], ids=["batches", "alone"])
+@pytest.mark.parametrize(("kind", "size"), [("refused", SIZE), ("silent", LARGE)])
 def test_beside_a_good_mirror_it_costs_at_most_one_stall(orch: Orch, kind: str, size: int) -> None:
     with (nobody if kind == "refused" else silence)() as host, Origin() as origin:
         files = want(orch, 40, host, size)
@@ -123,22 +123,22 @@ def test_beside_a_good_mirror_it_costs_at_most_one_stall(orch: Orch, kind: str, 
     assert all("40 have other sources" in told or "39 have" in told for told in notices(done)[:1])
 
 
-@pytest.mark.parametrize("size", [SIZE, LARGE], ids=["batch", "alone"])
-@pytest.mark.parametrize("count", [1, 12])
-def test_a_host_that_comes_back_while_the_run_waits_is_used_again(orch: Orch, size: int, count: int) -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    files = want(orch, count, f"http://127.0.0.1:{port}", size)
-    run = orch.start("sync", "--json", "--retries", "0", "--wait-for-sources", "60s", "team.yaml")
-    time.sleep(3)
-    assert run.poll() is None
-    origin = Origin(port=port)
-    for name, content in files.items():
-        origin.serve(f"/{name}", content)
-    with origin:
-        out, err = run.communicate(timeout=60)
-    done = Done(run.returncode, out, err)
+@pytest.mark.parametrize(("count", "size"), [(1, LARGE), (12, SIZE), (12, LARGE)])
+def test_a_host_that_comes_back_while_the_run_waits_is_used_again(orch: Orch, count: int, size: int) -> None:
+    with reserved_port() as port:
+        files = want(orch, count, f"http://127.0.0.1:{port}", size)
+        run = orch.start("sync", "--json", "--retries", "0", "--wait-for-sources", "60s", "team.yaml")
+        assert run.stdout is not None
+        told = []
+        while not any(word in "".join(told) for word in ('"event": "failed"', "files wait")):
+            told.append(run.stdout.readline())
+            assert told[-1], told
+        origin = Origin(port=port)
+        for name, content in files.items():
+            origin.serve(f"/{name}", content)
+        with origin:
+            out, err = run.communicate(timeout=60)
+    done = Done(run.returncode, "".join(told) + out, err)
     assert (done.code, done.summary["fetched"]) == (0, count), err
     assert max(origin.requests(f"/{name}") for name in files) < 10
 
@@ -147,8 +147,8 @@ def test_the_time_to_wait_for_sources_is_over_once(orch: Orch) -> None:
     with nobody() as host:
         want(orch, 12, host)
         began = time.monotonic()
-        done = orch.sync("--retries", "0", "--wait-for-sources", "4s")
-    assert 4 <= time.monotonic() - began < 30
+        done = orch.sync("--retries", "0", "--wait-for-sources", "2s")
+    assert time.monotonic() - began >= 2
     assert (done.code, len(done.summary["failed"])) == (5, 12)
 
 
@@ -158,7 +158,7 @@ def test_other_work_goes_on_while_files_wait_even_with_one_job(orch: Orch) -> No
         for number in range(4):
             content = made(LARGE, 100 + number)
             orch.want(f"good{number}", content, origin.serve(f"/good{number}", content, rate=4 << 20))
-        done = orch.sync("--jobs", "1", "--stall", "2s")
+        done = orch.sync("--jobs", "1", "--stall", "2s", "--retries", "1")
     assert (done.code, done.summary["fetched"], len(done.summary["failed"])) == (5, 4, 12)
     told = [event["event"] for event in done.events if event["event"] in ("finished", "gave_up")]
     assert told == ["finished"] * 4 + ["gave_up"] * 12
@@ -167,16 +167,20 @@ def test_other_work_goes_on_while_files_wait_even_with_one_job(orch: Orch) -> No
 def test_what_is_here_of_a_file_stays_while_its_host_is_down(orch: Orch) -> None:
     """A file that was half done when its host went away goes on where it was, in the next run."""
     content = made(6 << 20)
-    with Origin() as origin:
-        port = origin.port
-        orch.want("half", content, origin.serve("/half", content, rate=512 << 10))
-        assert orch.sync("--connections", "2", "--max-time", "4s").code == 9
-        assert origin.sent("/half") > 2 << 20
-    assert orch.sync("--retries", "1").code == 5
-    with Origin(port=port) as origin:
-        origin.serve("/half", content)
-        assert orch.sync().code == 0
-        assert origin.sent("/half") < len(content) - (1 << 20)
+    with reserved_port() as port:
+        with Origin(port=port) as origin:
+            orch.want("half", content, origin.serve("/half", content, rate=512 << 10))
+            run = orch.start("sync", "team.yaml", "--connections", "2")
+            while origin.sent("/half") < 3 << 20:
+                assert run.poll() is None
+                time.sleep(0.02)
+            run.terminate()
+            run.communicate(timeout=60)
+        assert orch.sync("--retries", "1").code == 5
+        with Origin(port=port) as origin:
+            origin.serve("/half", content)
+            assert orch.sync().code == 0
+            assert origin.sent("/half") < len(content) - (1 << 20)
 
 
 @pytest.mark.parametrize("size", [SIZE, LARGE], ids=["batches", "alone"])
@@ -189,9 +193,12 @@ def test_all_files_wait_for_a_host_that_says_429(orch: Orch, size: int) -> None:
             origin.serve(f"/{name}", content, status=429, status_times=1, retry_after="2")
         done = orch.sync("--jobs", "4")
         assert (done.code, done.summary["fetched"]) == (0, count)
-        first_s = min(request.started_s for request in origin.log)
-        soon = [request for request in origin.log if 0.7 < request.started_s - first_s < 1.8]
-    assert soon == []
+        log = sorted(origin.log, key=lambda request: request.started_s)
+    paths = [request.path for request in log if 0.7 < request.started_s - log[0].started_s < 1.8]
+    before = {request.path for request in log if request.started_s - log[0].started_s <= 0.7}
+    assert not before & set(paths)
+    if size == LARGE:  # the first program of each job; of a batch others may be on their way
+        assert len(before | set(paths)) <= 4
     assert any("asks to wait 2 s (server answered 429)" in told for told in notices(done))
 
 
@@ -219,7 +226,7 @@ def test_a_host_that_redirects_lead_to_is_judged_by_itself(orch: Orch, size: int
         for number in range(20, 24):
             content = made(size, number)
             orch.want(f"m{number:03}", content, hub.serve(f"/m{number:03}", content))
-        done = orch.sync()
+        done = orch.sync("--retries", "1")
     assert (done.code, done.summary["fetched"], len(done.summary["failed"])) == (5, 4, 20)
     reason = f"cannot connect to {cdn.removeprefix('http://')}: connection refused"
     assert all(failed["shared"] == reason for failed in done.summary["failed"])
