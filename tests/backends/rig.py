@@ -199,8 +199,9 @@ class Rig:
                 found = bytearray(file.read().ljust(len(data), b"\0"))
             for start, end in missing:
                 found[start:end] = data[start:end]
-            wrong = next((at for at in range(len(data)) if found[at] != data[at]), None)
-            assert wrong is None, f"byte {wrong} is claimed and not there; missing are {missing}"
+            if found != data:
+                wrong = next((at for at in range(len(data)) if found[at] != data[at]), None)
+                pytest.fail(f"byte {wrong} is claimed and not there; missing are {missing}")
             to = to or self.backend
             state = to.sidecar(job(partial, len(data)), missing)
             have = partial.have if state is not None else min(partial.have, missing[0].start)
@@ -217,12 +218,15 @@ class Rig:
         finally:
             partial.close()
 
-    def plant(self, data: bytes, found: bytes, missing: tuple[Range, ...], sources: tuple[str, ...]) -> None:
-        """Leave a partial of `data` that holds `found`, as if this backend had got it from `sources`."""
+    def plant(
+        self, data: bytes, found: bytes, missing: tuple[Range, ...], sources: tuple[str, ...], etag: str = ""
+    ) -> None:
+        """Leave a partial of `data` that holds `found`, as if this backend had got it from `sources` with that ETag."""
         with self.partial(data) as partial:
             with open(partial.file, "wb") as file:
                 file.write(found)
             partial.info.backend, partial.info.sources = self.backend.NAME, list(sources)
+            partial.info.etags = {source: etag for source in sources if etag}
             if self.backend.SIDECAR:
                 state = self.backend.sidecar(job(partial, len(data)), missing)
                 partial.write_sidecar(self.backend.SIDECAR, state)
