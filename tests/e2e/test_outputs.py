@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -77,15 +79,29 @@ def run(orch: Orch, words: list[str], redirection: str, **environ: str) -> tuple
     return done.returncode, done.stdout, done.stderr
 
 
+HARMLESS = (  # the messages are lost, or who reads has read enough
+    "| head -c 1; exit ${PIPESTATUS[0]}",
+    "2>&1 | head -c 1; exit ${PIPESTATUS[0]}",
+    "2>/dev/full",
+    "2>&- <&-",
+)
+
+
+def in_turn(names: Iterable[str], ways: Sequence[str]) -> list[tuple[str, str]]:
+    """The first name with each way, and each other one with one of them, in turn: all go through one door."""
+    first, *others = names
+    return [(first, way) for way in ways] + list(zip(others, itertools.cycle(ways)))
+
+
+@pytest.mark.parametrize(("name", "redirection"), [*in_turn(COMMANDS, HARMLESS), ("sync --json", HARMLESS[0])])
+def test_an_output_that_nobody_misses(full: Orch, name: str, redirection: str) -> None:
+    assert run(full, COMMANDS[name], redirection)[0] == (5 if name == "mirrors" else 0)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_output_that_is_lost(full: Orch, name: str) -> None:
     words = COMMANDS[name]
-    own = run(full, words, "")[0]
-    assert own == (5 if name == "mirrors" else 0)
-    assert run(full, words, "| head -c 1; exit ${PIPESTATUS[0]}")[0] == own
-    assert run(full, words, "2>&1 | head -c 1; exit ${PIPESTATUS[0]}")[0] == own
-    assert run(full, words, "2>/dev/full")[0] == own
-    assert run(full, words, "2>&- <&-")[0] == own
+    own = 5 if name == "mirrors" else 0
     for redirection, why in (("> /dev/full", b"No space left"), (">&-", b"Bad file descriptor")):
         code, _, err = run(full, words, redirection)
         if name in SILENT:
@@ -93,13 +109,20 @@ def test_an_output_that_is_lost(full: Orch, name: str) -> None:
         else:
             assert b"error: cannot write the output: " + why in err
             assert code == (own if own or name in ANSWER_BY_CODE else 8)
-    run(full, words, "> /dev/full 2> /dev/full")
+    if name in ("sync", "status --json"):
+        run(full, words, "> /dev/full 2> /dev/full")
 
 
-@pytest.mark.parametrize("settings", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "en_US.ISO-8859-1"}, {"LC_ALL": "C"}])
-@pytest.mark.parametrize("name", COMMANDS)
-def test_letters_that_the_output_lacks(full: Orch, name: str, settings: dict[str, str]) -> None:
-    code, out, _ = run(full, COMMANDS[name], "", **settings)
+SETTINGS = ("PYTHONIOENCODING=ascii", "LC_ALL=en_US.ISO-8859-1", "LC_ALL=C")
+NAMING = ("path", "export sums", "status")
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [*itertools.product(NAMING, SETTINGS), *in_turn([name for name in COMMANDS if name not in NAMING], SETTINGS)],
+)
+def test_letters_that_the_output_lacks(full: Orch, name: str, setting: str) -> None:
+    code, out, _ = run(full, COMMANDS[name], "", **dict([setting.split("=")]))
     assert code == (5 if name == "mirrors" else 0)
     if name in ("path", "export sums"):
         assert str(full.folder / "models" / "模型.bin" if name == "path" else "模型.bin").encode() in out
