@@ -16,6 +16,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -35,11 +36,25 @@ def orch(tmp_path: Path) -> Orch:
     return Orch(tmp_path)
 
 
-@pytest.fixture
-def silent() -> Iterator[str]:
+@dataclass(frozen=True)
+class Silent:
     """A server that accepts, and never answers."""
+
+    listener: socket.socket
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def is_asked(self) -> bool:
+        """Whether somebody has connected."""
+        return bool(select.select([self.listener], [], [], 0)[0])
+
+
+@pytest.fixture
+def silent() -> Iterator[Silent]:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield Silent(listener)
 
 
 def wait_for(condition: object, patience_s: float = 20) -> None:
@@ -112,10 +127,9 @@ def test_while_it_reads_what_it_was_given(orch: Orch, name: str, kind: str) -> N
     ended(running, kind)
 
 
-@pytest.mark.parametrize("kind", SIGNALS)
-@pytest.mark.parametrize("words", [["sync", "--json", "team.yaml"], ["--help"], ["doctor", "--json"]], ids=" ".join)
-def test_before_the_first_import(orch: Orch, words: list[str], kind: str) -> None:
-    running = orch.start(*words)
+@pytest.mark.parametrize(("words", "kind"), in_turn(["sync --json team.yaml", "--help", "doctor --json"]))
+def test_before_the_first_import(orch: Orch, words: str, kind: str) -> None:
+    running = orch.start(*words.split())
     wait_for(lambda: listens(running))
     ended(running, kind)
 
@@ -150,13 +164,13 @@ def prepare(orch: Orch, url: str, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "kind"), in_turn(ASKING))
-def test_while_a_host_is_silent(orch: Orch, silent: str, name: str, kind: str) -> None:
-    running = orch.start(*prepare(orch, silent, name))
+def test_while_a_host_is_silent(orch: Orch, silent: Silent, name: str, kind: str) -> None:
+    running = orch.start(*prepare(orch, silent.url, name))
     if name == "lock --check":  # which has nothing to ask where the manifest says another thing
         running.communicate(timeout=30)
         return
-    wait_for(lambda: works(running))
-    time.sleep({"INT": 0.6, "TERM": 1.2, "HUP": 2.4}[kind])
+    wait_for(silent.is_asked)
+    time.sleep({"INT": 0.0, "TERM": 0.3, "HUP": 1.0}[kind])  # on its way, or waiting
     out, _ = ended(running, kind)
     if name == "sync":
         failed = json.loads(out.splitlines()[-1])["failed"]
@@ -164,7 +178,7 @@ def test_while_a_host_is_silent(orch: Orch, silent: str, name: str, kind: str) -
         assert {f["exit_code"] for f in failed} == {SIGNALS[kind][1]}
 
 
-@pytest.mark.parametrize("name", ["sync", "mirrors", "lock", "lock, hub", "get", "get, small"])
+@pytest.mark.parametrize("name", ["sync", "mirrors", "lock, hub", "get"])
 def test_while_the_resolver_is_silent(orch: Orch, name: str) -> None:
     """getaddrinfo(3) comes back for no signal; it takes ten seconds and more."""
     require("unshare")
@@ -185,25 +199,27 @@ def test_while_the_resolver_is_silent(orch: Orch, name: str) -> None:
     running = subprocess.Popen(
         argv, cwd=orch.folder, env=orch.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(0.3)
-    if running.poll():
-        pytest.skip(f"no namespaces here: {running.communicate()[1]}")
-    wait_for(lambda: psutil.Process(running.pid).cmdline()[1:3] == ["-m", "orchestrator"] and works(running))
-    time.sleep(1.5)
+
+    def begun() -> bool:
+        if running.poll() is not None:
+            pytest.skip(f"no namespaces here: {running.communicate()[1]}")
+        return psutil.Process(running.pid).cmdline()[1:3] == ["-m", "orchestrator"] and works(running)
+
+    wait_for(begun)
+    time.sleep(1)
     ended(running, "TERM")
 
 
-@pytest.mark.parametrize("kind", SIGNALS)
-def test_doctor_while_a_proxy_is_silent(orch: Orch, silent: str, kind: str) -> None:
-    orch.environ |= {"https_proxy": silent, "http_proxy": silent}
+def test_doctor_while_a_proxy_is_silent(orch: Orch, silent: Silent) -> None:
+    orch.environ |= {"https_proxy": silent.url, "http_proxy": silent.url}
     running = orch.start("doctor", "--json")
-    wait_for(lambda: works(running))
-    ended(running, kind)
+    wait_for(silent.is_asked)
+    ended(running, "INT")
 
 
 # -- while it works
 
-LARGE = 3 << 30
+LARGE = 16 << 30  # holes: reading them takes many seconds anywhere
 
 
 @pytest.mark.parametrize(
@@ -227,8 +243,7 @@ def test_while_a_large_file_is_read(orch: Orch, words: list[str]) -> None:
     ended(running, "INT")
 
 
-@pytest.mark.parametrize("kind", SIGNALS)
-def test_while_another_orch_has_the_store(orch: Orch, kind: str) -> None:
+def test_while_another_orch_has_the_store(orch: Orch) -> None:
     content = made(24 * MIB)
     with Origin() as origin:
         orch.want("w", content, origin.serve("/w.bin", content, rate=MIB))
@@ -243,8 +258,8 @@ def test_while_another_orch_has_the_store(orch: Orch, kind: str) -> None:
         time.sleep(1)
         for second in seconds:
             if second.poll() is None:  # prune has nothing to drop, perhaps
-                ended(second, kind)
-        ended(first, kind)
+                ended(second, "TERM")
+        ended(first, "TERM")
 
 
 def test_the_demo(orch: Orch) -> None:
@@ -255,21 +270,21 @@ def test_the_demo(orch: Orch) -> None:
     assert not psutil.pid_exists(running.pid)
 
 
-@pytest.mark.parametrize("kind", SIGNALS)
-def test_what_was_ignored_stays_ignored(orch: Orch, kind: str) -> None:
+def test_what_was_ignored_stays_ignored(orch: Orch) -> None:
     """As under `nohup`, or in the background of a script."""
-    number, _ = SIGNALS[kind]
     content = made(6 * MIB)
-    before = signal.signal(number, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number, _ in SIGNALS.values()}
     try:
         with Origin() as origin:
             place = orch.want("w", content, origin.serve("/w.bin", content, rate=4 * MIB))
             running = orch.start("sync", "team.yaml", "--connections", "1")
             wait_for(lambda: origin.sent("/w.bin") > MIB)
-            running.send_signal(number)
+            for number in before:
+                running.send_signal(number)
             running.communicate(timeout=60)
     finally:
-        signal.signal(number, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert running.returncode == 0
     assert place.read_bytes() == content
 
@@ -308,8 +323,7 @@ def shown(terminal: int, until: bytes = b"") -> bytes:
 HIDDEN, BAR = b"\x1b[?25l", "─".encode()
 
 
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("kind", SIGNALS)
+@pytest.mark.parametrize(("kind", "times"), [("INT", 1), ("INT", 2), ("TERM", 1), ("HUP", 2)])
 def test_the_cursor_is_never_hidden_for_a_killed_process_cannot_show_it_again(
     orch: Orch, kind: str, times: int
 ) -> None:
@@ -323,7 +337,7 @@ def test_the_cursor_is_never_hidden_for_a_killed_process_cannot_show_it_again(
             process.send_signal(number)
             time.sleep(1.1 * (times - 1))
         said += shown(terminal)
-    assert process.wait(10) == code, said
+    assert process.wait(PATIENCE_S) == code, said
     assert HIDDEN not in said
     assert b"interrupted" in said
     os.close(terminal)
@@ -335,7 +349,7 @@ def test_an_error_is_the_last_that_is_seen(orch: Orch) -> None:
         url = origin.serve("/w-deadbeef.bin", content, rate=8 * MIB)
         process, terminal = on_terminal(orch, "get", url)
         said = shown(terminal)
-    assert process.wait(10) == 6
+    assert process.wait(PATIENCE_S) == 6
     assert HIDDEN not in said
     said = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", said)
     assert 0 < said.rfind(b"\nget: 1 failed") < said.rfind(b"\nerror: ") < said.rfind(b"\nhint: ")
@@ -369,11 +383,11 @@ print("same handlers:", before == [signal.getsignal(n) for n in (signal.SIGINT, 
 
 
 @pytest.mark.parametrize("phase", ["looking", "fetching"])
-def test_an_interrupt_of_a_program_that_uses_orch(orch: Orch, silent: str, phase: str) -> None:
+def test_an_interrupt_of_a_program_that_uses_orch(orch: Orch, silent: Silent, phase: str) -> None:
     content = made(24 * MIB)
     with Origin() as origin:
         url = origin.serve("/w.bin", content, rate=MIB)
-        orch.want("w", content, url if phase == "fetching" else f"{silent}/w", mirrors=[f"{silent}/other/w"])
+        orch.want("w", content, url if phase == "fetching" else f"{silent.url}/w", mirrors=[f"{silent.url}/other/w"])
         if phase == "fetching":
             orch.models["w"].pop("mirrors")
         orch.write()
@@ -388,7 +402,7 @@ def test_an_interrupt_of_a_program_that_uses_orch(orch: Orch, silent: str, phase
         if phase == "fetching":
             wait_for(lambda: origin.sent("/w.bin") > MIB)
         else:
-            time.sleep(1.2)
+            wait_for(silent.is_asked)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 0, err
@@ -405,7 +419,7 @@ def test_a_second_orch_finds_no_guard_after_timeout(orch: Orch) -> None:
         orch.write()
         argv = [
             "timeout",
-            "8",
+            "600",
             sys.executable,
             "-m",
             "orchestrator",
@@ -423,8 +437,9 @@ def test_a_second_orch_finds_no_guard_after_timeout(orch: Orch) -> None:
                     if child.name() == "curl" and "--version" not in child.cmdline():
                         child.suspend()
                         stopped.append(child)
-        out, _ = running.communicate(timeout=30)
         assert stopped
+        running.terminate()  # which `timeout` hands on as it does when the time is up
+        out, _ = running.communicate(timeout=30)
         psutil.wait_procs(stopped, timeout=30)
         assert not any(child.is_running() for child in stopped)
     assert json.loads(out.splitlines()[-1])["exit_code"] == 143
