@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 settings.register_profile("orch", deadline=None)  # a busy machine is no fault of an example
 settings.load_profile("orch")
+
+# In the background of a script, and under nohup, these are ignored, which every process that a test starts inherits.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 _KEEP = {"ORCH_TEST_REQUIRE"}  # speaks to the tests, not to orch
