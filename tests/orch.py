@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import psutil
 import pytest
 
 
@@ -40,6 +41,14 @@ def python_for_all() -> tuple[list[str], dict[str, str]]:
             paths = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path if p.endswith("site-packages"))]
             return [f"{folder}/python{mine}", "-P", "-B"], {"PYTHONPATH": os.pathsep.join(paths)}
     return pytest.skip(f"no Python {mine} that other users may start")
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Whether a process that is no child of ours has ended: who has adopted it may never ask for its exit code."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @dataclass

@@ -17,16 +17,17 @@ import pytest
 from orchestrator.backends import BACKENDS
 from orchestrator.backends.base import Trait
 from orchestrator.demo.server import Origin
-from tests.orch import Orch, made
+from tests.orch import Orch, is_gone, made
 from tests.servers import require
 
 MIB = 1 << 20
-RATE = 2 * MIB  # a connection
+RATE = MIB  # a connection; what comes after a kill is not paced
 SIZE = 24 * MIB
 NAMES = [backend.NAME for backend in BACKENDS if Trait.HTTP in backend.TRAITS]  # the others: test_rsync.py
 # Bytes that a program may fetch again after a kill: what came since it last saved, at up to 4 connections.
 SINCE_SAVE = {"aria2c": 2.0, "axel": 1.0, "curl": 0.0, "wget": 0.0}
 SPLITS = ("aria2c", "axel")  # with several connections
+ENOUGH = {"aria2c": 9 * MIB, "axel": 9 * MIB, "curl": 5 * MIB, "wget": 5 * MIB}  # two seconds, and some
 SLACK = 3 * MIB  # aria2c and axel ask for more than they keep, and the server's buffers are full when they die
 
 
@@ -35,7 +36,7 @@ def orch(tmp_path: Path) -> Orch:
     return Orch(tmp_path)
 
 
-def children(process: subprocess.Popen[str], name: str, patience_s: float = 15) -> psutil.Process:
+def children(process: subprocess.Popen[str], name: str, patience_s: float = 60) -> psutil.Process:
     """Wait for the downloader below orch."""
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
@@ -48,7 +49,7 @@ def children(process: subprocess.Popen[str], name: str, patience_s: float = 15) 
     raise AssertionError(f"no {name} was started")
 
 
-def wait_for(condition: object, patience_s: float = 15) -> None:
+def wait_for(condition: object, patience_s: float = 60) -> None:
     end = time.monotonic() + patience_s
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "waited in vain"
@@ -69,8 +70,8 @@ def test_the_backend_is_killed(orch: Orch, paced: tuple[Origin, bytes, str], bac
     place = orch.want("w", content, origin.serve("/w.bin", content, rate=RATE if backend in SPLITS else 3 * RATE))
     running = orch.start("sync", "--json", "team.yaml", "--backend", backend, "--connections", "4")
     child = children(running, backend)
-    enough = 14 * MIB if backend in SPLITS else 6 * MIB
-    wait_for(lambda: origin.sent("/w.bin") > enough)
+    wait_for(lambda: origin.sent("/w.bin") > ENOUGH[backend])
+    origin.serve("/w.bin", content)
     child.kill()
     out, err = running.communicate(timeout=60)
     assert running.returncode == 0, err
@@ -89,11 +90,11 @@ def test_orch_is_killed(orch: Orch, paced: tuple[Origin, bytes, str], backend: s
     words = ("sync", "--json", "team.yaml", "--backend", backend, "--connections", "4")
     running = orch.start(*words)
     child = children(running, backend)
-    wait_for(lambda: origin.sent("/w.bin") > (14 * MIB if backend in SPLITS else 6 * MIB))
+    wait_for(lambda: origin.sent("/w.bin") > ENOUGH[backend])
+    origin.serve("/w.bin", content)
     running.kill()
     running.communicate()
-    psutil.wait_procs([child], timeout=30)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    wait_for(lambda: is_gone(child))
     assert not place.exists()
     sent = origin.sent("/w.bin")
     done = orch.run(*words)
@@ -105,8 +106,8 @@ def test_orch_is_killed(orch: Orch, paced: tuple[Origin, bytes, str], backend: s
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)], ids=["INT", "TERM", "HUP"]
-)
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)  # HUP: test_stopping.py
 def test_a_signal_stops_children_and_keeps_partials(
     orch: Orch, paced: tuple[Origin, bytes, str], number: int, code: int
 ) -> None:
@@ -116,12 +117,13 @@ def test_a_signal_stops_children_and_keeps_partials(
     running = orch.start("sync", "--json", "team.yaml", "--jobs", "1", "--connections", "4")
     child = children(running, "aria2c")
     wait_for(lambda: origin.sent("/w.bin") > 8 * MIB)
+    origin.serve("/w.bin", content)
     running.send_signal(number)
     out, err = running.communicate(timeout=60)
     assert running.returncode == code, err
     summary = json.loads(out.splitlines()[-1])
     assert (summary["event"], summary["exit_code"], len(summary["failed"])) == ("summary", code, 2)
-    assert not child.is_running()
+    wait_for(lambda: is_gone(child))
     assert not place.exists()
     again = orch.run("sync", "--json", "team.yaml", "--only", "w")
     assert (again.code, again.summary["bytes_reused"] > 4 * MIB) == (0, True)
@@ -151,8 +153,7 @@ def test_a_second_interrupt_is_at_once(orch: Orch) -> None:
     assert running.returncode == 130
     assert err.splitlines()[-1].startswith("sync: ")
     assert "interrupted" in err.splitlines()[-1]
-    psutil.wait_procs([child], timeout=30)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    wait_for(lambda: is_gone(child))
 
 
 def test_two_at_once_fetch_once(orch: Orch, paced: tuple[Origin, bytes, str]) -> None:
@@ -160,15 +161,22 @@ def test_two_at_once_fetch_once(orch: Orch, paced: tuple[Origin, bytes, str]) ->
     place = orch.want("w", content, url)
     words = ("sync", "--json", "team.yaml", "--connections", "4")
     first = orch.start(*words)
-    children(first, "aria2c")
+    child = children(first, "aria2c")
+    wait_for(lambda: origin.sent("/w.bin") > MIB)
+    child.suspend()  # so that it cannot be done before the others have looked
     second = orch.start(*words)
+    assert second.stdout is not None
+    told = ""
+    while "waiting" not in told:
+        told = second.stdout.readline()
+        assert told
     hasty = orch.run(*words, "--no-wait")
     assert (hasty.code, hasty.summary["failed"][0]["fault"]) == (75, "lease")
+    child.resume()
     outs = [p.communicate(timeout=60)[0] for p in (first, second)]
     assert [p.returncode for p in (first, second)] == [0, 0]
     counts = [json.loads(out.splitlines()[-1]) for out in outs]
     assert sorted(c["fetched"] for c in counts) == [0, 1]
-    assert "waiting" in outs[1]
     assert place.read_bytes() == content
     assert origin.sent("/w.bin") < 1.3 * SIZE
 
@@ -189,17 +197,16 @@ def test_a_store_that_is_being_changed_is_waited_for_as_long_as_was_said(orch: O
         assert orch.sync("--lock-wait", "1m").code == 0
 
 
-@pytest.mark.parametrize("nights", [1, 2])
-def test_a_crash_does_not_bring_the_liar_back(orch: Orch, nights: int) -> None:
+def test_two_crashes_do_not_bring_the_liar_back(orch: Orch) -> None:
     """Found out once, it is not asked again the next night, and the good bytes of the other are kept."""
     content = made(SIZE)
     with Origin() as lying, Origin() as good:
         bad = lying.serve("/w.bin", content, wrong_at=5)
-        place = orch.want("w", content, good.serve("/w.bin", content, rate=2 * RATE), mirrors=[bad])
+        place = orch.want("w", content, good.serve("/w.bin", content, rate=4 * RATE), mirrors=[bad])
         words = ("sync", "--json", "team.yaml", "--connections", "4")
-        for night in range(nights):
+        for part in (0.35, 0.85):
             running = orch.start(*words)
-            wait_for(lambda part=(night + 0.7) / nights: good.sent("/w.bin") > part * SIZE, 30)  # type: ignore[misc]
+            wait_for(lambda part=part: good.sent("/w.bin") > part * SIZE)  # type: ignore[misc]
             running.kill()
             running.communicate()
         lied = lying.sent("/w.bin")
@@ -207,7 +214,7 @@ def test_a_crash_does_not_bring_the_liar_back(orch: Orch, nights: int) -> None:
         assert (done.code, place.read_bytes() == content) == (0, True), done.out
         assert not done.named("mismatched")
         assert lying.sent("/w.bin") - lied < 2 * MIB, "its rate is measured, no more"
-        assert good.sent("/w.bin") <= 1.1 * SIZE + nights * SLACK
+        assert good.sent("/w.bin") <= 1.1 * SIZE + 2 * SLACK
 
 
 def test_a_liar_that_is_the_last_hope_is_asked_again(orch: Orch) -> None:

@@ -23,12 +23,12 @@ import psutil
 import pytest
 
 from orchestrator.demo.server import Origin
-from tests.orch import Orch, made
+from tests.orch import Orch, is_gone, made
 from tests.servers import require
 
 MIB = 1 << 20
 SIGNALS = {"INT": (signal.SIGINT, 130), "TERM": (signal.SIGTERM, 143), "HUP": (signal.SIGHUP, 143)}
-PATIENCE_S = 20  # three are promised; the machine may be busy with other tests
+PATIENCE_S = 60  # three are promised; the machine may be busy with other tests
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def silent() -> Iterator[Silent]:
         yield Silent(listener)
 
 
-def wait_for(condition: object, patience_s: float = 20) -> None:
+def wait_for(condition: object, patience_s: float = 60) -> None:
     end = time.monotonic() + patience_s
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "waited in vain"
@@ -434,14 +434,14 @@ def test_a_second_orch_finds_no_guard_after_timeout(orch: Orch) -> None:
         while not stopped and running.poll() is None:
             for child in psutil.Process(running.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if child.name() == "curl" and "--version" not in child.cmdline():
+                    words = child.cmdline()  # none once it ends
+                    if words and child.name() == "curl" and "--version" not in words:
                         child.suspend()
                         stopped.append(child)
         assert stopped
         running.terminate()  # which `timeout` hands on as it does when the time is up
         out, _ = running.communicate(timeout=30)
-        psutil.wait_procs(stopped, timeout=30)
-        assert not any(child.is_running() for child in stopped)
+        wait_for(lambda: is_gone(stopped[0]))
     assert json.loads(out.splitlines()[-1])["exit_code"] == 143
 
 
