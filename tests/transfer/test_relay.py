@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from orchestrator import manifest
+from orchestrator.demo.server import Origin
 from orchestrator.manifest.lockfile import Lock, LockedFile, LockedModel, fingerprint, write
 from orchestrator.store import relay as published
 from orchestrator.verify.pieces import Hasher, encode
@@ -124,7 +125,7 @@ def test_hosts_that_join_in_the_middle_take_what_is_proven_and_the_origin_gives_
 
 
 def test_the_giver_is_killed_and_the_origin_gives_the_rest_to_both(www: Path, public_path: Path) -> None:
-    with origin_process(www, *SLOW) as origin, contextlib.ExitStack() as stack:
+    with Origin(folder=www, rate=200_000) as origin, contextlib.ExitStack() as stack:
         first = peer(public_path, "first", origin.url, [])
         url, _ = stack.enter_context(serving(first))
         second = peer(public_path, "second", origin.url, [url])
@@ -135,6 +136,7 @@ def test_the_giver_is_killed_and_the_origin_gives_the_rest_to_both(www: Path, pu
             while not any((second.store / "partial").glob("*/*/f")):  # it has something
                 assert time.monotonic() < end
                 time.sleep(0.05)
+        origin.serve("/w.bin", www / "w.bin", rate=None)  # to who asks from now on
         assert told(url), "the killed one left what was published"
         happened = events(two)
         assert sources(happened)[0] == f"{url}/relay/{DIGEST}"
