@@ -147,16 +147,15 @@ def test_a_folder_in_use_is_left_alone(box: Path) -> None:
     assert sorted(entry.name for entry in box.iterdir()) == ["home", "temporary"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_while_it_downloads(box: Path, number: int, code: int) -> None:
+def test_interrupted_while_it_downloads(box: Path) -> None:
     demo = start(box)
     family = wait_for_downloader(demo)
-    demo.send_signal(number)
+    demo.send_signal(signal.SIGTERM)
     ended, out, err = finish(demo)
-    assert ended == code
+    assert ended == 143
     assert "interrupted; nothing is left behind" in out
     assert "Traceback" not in out + err
-    assert not psutil.wait_procs(family, timeout=20)[1]
+    assert not psutil.wait_procs(family, timeout=60)[1]
     assert_nothing_left(box)
 
 
@@ -166,13 +165,13 @@ def test_interrupted_twice(box: Path) -> None:
     demo.send_signal(signal.SIGINT)
     demo.send_signal(signal.SIGINT)
     assert finish(demo)[0] == 130
-    assert not psutil.wait_procs(family, timeout=20)[1]
+    assert not psutil.wait_procs(family, timeout=60)[1]
     assert_nothing_left(box)
 
 
 def wait_for_downloader(demo: subprocess.Popen[str]) -> list[psutil.Process]:
     """Wait until a downloader has worked for a moment; all that the demo has started."""
-    names, end = {backend.NAME for backend in BACKENDS}, time.monotonic() + 20
+    names, end = {backend.NAME for backend in BACKENDS}, time.monotonic() + 60
     while time.monotonic() < end:
         family = psutil.Process(demo.pid).children(recursive=True)
         for process in family:

@@ -124,7 +124,7 @@ def _shows_all(lines: list[str]) -> bool:
     return len(bars) == 1 + len(FILES) and not any(bar.endswith("--:--") for bar in bars)
 
 
-@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("columns", [40, 200])
 def test_bars_stand_below_each_other_and_end_with_what_failed(
     orch: Orch, origin: Origin, opened: Callable[[int, int], Terminal], columns: int
 ) -> None:
@@ -254,7 +254,7 @@ def test_a_long_reading_has_bars_above_which_the_rows_come(
     assert lines[6].startswith("verify: 4 present in ")
 
 
-@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("columns", [60, 200])
 def test_tables_fit_the_terminal_and_pipes_get_the_full_text(
     orch: Orch, origin: Origin, opened: Callable[[int, int], Terminal], columns: int
 ) -> None:
