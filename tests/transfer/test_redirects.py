@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 from collections import Counter
@@ -59,37 +60,42 @@ def asked(origin: Origin) -> Counter[str]:
 # One request to a hub for each file.
 
 
-@pytest.mark.parametrize("backend", [*PROGRAMS, None], ids=lambda name: name or "best")
+ONE_LARGE, SOME_LARGE, ONE_SMALL, MANY_SMALL = (1, 40 * MIB), (8, 9 * MIB), (1, 3000), (20, 3000)
+# Without and with a token: the best program and the one with many connections all, the others what they do otherwise.
+ASKING = {
+    "best": ([ONE_LARGE, SOME_LARGE, ONE_SMALL, MANY_SMALL], [ONE_LARGE, ONE_SMALL, MANY_SMALL]),
+    "aria2c": ([ONE_LARGE, SOME_LARGE, ONE_SMALL, MANY_SMALL], [ONE_LARGE, ONE_SMALL, MANY_SMALL]),
+    "axel": ([ONE_LARGE, MANY_SMALL], []),  # what a token is exchanged for is a secret, which axel would show
+    "curl": ([ONE_LARGE, MANY_SMALL], [ONE_LARGE, ONE_SMALL, MANY_SMALL]),
+    "wget": ([SOME_LARGE, MANY_SMALL], [MANY_SMALL]),
+}
+
+
 @pytest.mark.parametrize(
-    ("token", "count", "size"),
+    ("backend", "token", "count", "size"),
     [
-        (False, 1, 40 * MIB),
-        (False, 8, 9 * MIB),
-        (False, 1, 3000),
-        (False, 40, 3000),
-        (True, 1, 40 * MIB),
-        (True, 1, 3000),
-        (True, 40, 3000),
+        (backend, token, *files)
+        for backend, by_token in ASKING.items()
+        for token in (False, True)
+        for files in by_token[token]
     ],
 )
 def test_a_hub_is_asked_once_a_file(
-    orch: Orch, hub: Origin, cdn: Origin, backend: str | None, token: bool, count: int, size: int
+    orch: Orch, hub: Origin, cdn: Origin, backend: str, token: bool, count: int, size: int
 ) -> None:
-    require(backend or "aria2c")
-    if backend == "axel" and token:
-        pytest.skip("where there is a token, the URL that it is exchanged for is a secret, which axel would show")
+    require("aria2c" if backend == "best" else backend)
     files = [made(size, seed) for seed in range(count)]
     places = want_all(orch, hub, cdn, files, bearer=TOKEN if token else None)
     if token:
         orch.top["hosts"] = {hub.url.partition("://")[2]: {"token_env": "CORP"}}
         orch.environ["CORP"] = TOKEN
-    done = orch.sync(*(("--backend", backend) if backend else ()))
+    done = orch.sync(*(() if backend == "best" else ("--backend", backend)))
     assert_whole(done, places, files)
     assert asked(hub) == {f"/hub/{number}.bin": 1 for number in range(count)}
     assert not any("authorization" in record.headers for record in cdn.log)
     if (backend, size) == ("aria2c", 40 * MIB):
         assert asked(cdn)["/0.bin"] > 8  # it is many connections all the same
-    if size == 3000 and backend in ("curl", None):
+    if size == 3000 and backend in ("curl", "best"):
         programs = [event["files"] for event in done.named("started")]
         assert programs == ([1] if token else [1, 1]) if count == 1 else [count, count]
 
@@ -114,7 +120,10 @@ def test_a_signed_url_is_renewed_by_one_request(orch: Orch, hub: Origin, cdn: Or
     cdn.serve("/0.bin", files[0], signed=True, rate=MIB // 2)
     done = orch.sync("--backend", "aria2c", "--connections", "4")
     assert_whole(done, places, files)
-    assert hub.requests("/hub/0.bin") == len(done.named("started"))
+    asked_s = sorted(record.started_s for record in hub.log)
+    assert len(asked_s) >= len(done.named("started")) > 1
+    # On a busy machine one may be over before a program has begun with it: it is asked for anew, once.
+    assert all(later - earlier > 1 for earlier, later in itertools.pairwise(asked_s)), asked_s
 
 
 def test_an_interrupted_download_goes_on_where_it_was(orch: Orch, hub: Origin, cdn: Origin) -> None:
