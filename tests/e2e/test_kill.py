@@ -21,7 +21,7 @@ from tests.orch import Orch, is_gone, made
 from tests.servers import require
 
 MIB = 1 << 20
-RATE = MIB  # a connection; what comes after a kill is not paced
+RATE = MIB  # a connection, before a kill; faster after it
 SIZE = 24 * MIB
 NAMES = [backend.NAME for backend in BACKENDS if Trait.HTTP in backend.TRAITS]  # the others: test_rsync.py
 # Bytes that a program may fetch again after a kill: what came since it last saved, at up to 4 connections.
@@ -71,7 +71,7 @@ def test_the_backend_is_killed(orch: Orch, paced: tuple[Origin, bytes, str], bac
     running = orch.start("sync", "--json", "team.yaml", "--backend", backend, "--connections", "4")
     child = children(running, backend)
     wait_for(lambda: origin.sent("/w.bin") > ENOUGH[backend])
-    origin.serve("/w.bin", content)
+    origin.serve("/w.bin", content, rate=2 * RATE if backend in SPLITS else None)
     child.kill()
     out, err = running.communicate(timeout=60)
     assert running.returncode == 0, err
@@ -91,7 +91,7 @@ def test_orch_is_killed(orch: Orch, paced: tuple[Origin, bytes, str], backend: s
     running = orch.start(*words)
     child = children(running, backend)
     wait_for(lambda: origin.sent("/w.bin") > ENOUGH[backend])
-    origin.serve("/w.bin", content)
+    origin.serve("/w.bin", content, rate=2 * RATE if backend in SPLITS else None)
     running.kill()
     running.communicate()
     wait_for(lambda: is_gone(child))

@@ -112,6 +112,8 @@ class Team(Orch):
 SIZE = 24 * MIB
 CONTENT = made(SIZE)
 BAD_AT = 9 * MIB + 5
+# The bytes a second of a connection to who is to be asked second: never measured as twice as fast as loopback.
+SECOND = 8 * MIB
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ def team(tmp_path: Path) -> Team:
 
 def test_a_source_with_one_bad_byte_costs_one_piece(team: Team) -> None:
     """The next source gives just the piece that was bad; who gave it is named, and its piece is kept for a look."""
-    with Origin() as lying, Origin(rate=32 * MIB) as good:  # never measured as twice as fast, and so asked second
+    with Origin() as lying, Origin(rate=SECOND) as good:
         bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT)
         place = team.want_pieces("w", CONTENT, good.serve("/w.bin", CONTENT), mirrors=[bad])
         done = team.sync()
@@ -142,7 +144,7 @@ def test_a_source_with_one_bad_byte_costs_one_piece(team: Team) -> None:
 
 def test_it_is_plain_whose_the_bad_piece_is(team: Team) -> None:
     """One gave the first half, with a bad byte in it, the other the rest: the other is asked for the bad piece."""
-    with Origin(delay_s=0.2) as lying, Origin(delay_s=0.2) as good:  # so far away that pieces are of 4 MiB
+    with Origin(delay_s=0.2) as lying, Origin(delay_s=0.2, rate=SECOND) as good:  # so far that pieces are of 4 MiB
         asked = 2 + 16 // 4  # what the run wants to know of it, and the first half
         bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT, status=500, status_after=asked)
         place = team.want_pieces("w", CONTENT, good.serve("/w.bin", CONTENT), mirrors=[bad])
@@ -158,7 +160,7 @@ def test_it_is_plain_whose_the_bad_piece_is(team: Team) -> None:
 def test_several_sources_at_once(team: Team) -> None:
     """Nobody knows who of them gave the bad piece until one alone has given it."""
     content = made(96 * MIB)
-    with Origin(rate=24 * MIB) as lying, Origin(rate=24 * MIB) as good:
+    with Origin(rate=SECOND) as lying, Origin(rate=SECOND) as good:  # they are slow, not the machine, which may be busy
         bad = lying.serve("/w.bin", content, wrong_at=BAD_AT)
         right = good.serve("/w.bin", content)
         place = team.want_pieces("w", content, right, mirrors=[bad])
@@ -209,7 +211,7 @@ def test_bytes_of_an_earlier_run(team: Team) -> None:
 
 def test_pieces_that_do_not_fit_their_digest(team: Team) -> None:
     """They are only hints: the digest is what counts, and a lock with wrong ones costs no file."""
-    with Origin() as lying, Origin() as good:
+    with Origin() as lying, Origin(rate=SECOND) as good:
         bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT)
         other = CONTENT[:BAD_AT] + bytes([CONTENT[BAD_AT] ^ 0x5A]) + CONTENT[BAD_AT + 1 :]
         place = team.want_pieces("w", CONTENT, good.serve("/w.bin", CONTENT), of=other, mirrors=[bad])
@@ -223,7 +225,7 @@ def test_pieces_that_do_not_fit_their_digest(team: Team) -> None:
 def test_other_programs(team: Team, backend: str) -> None:
     """axel asks for just the piece; so does curl, by its range, although it only appends."""
     require(backend)
-    with Origin() as lying, Origin() as good:
+    with Origin() as lying, Origin(rate=SECOND) as good:
         bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT)
         place = team.want_pieces("w", CONTENT, good.serve("/w.bin", CONTENT), mirrors=[bad])
         done = team.sync("--backend", backend)
@@ -395,7 +397,7 @@ def test_repair_leaves_a_stranger_and_changes_no_pin(team: Team) -> None:
 
 def test_repair_from_a_source_that_lies(team: Team) -> None:
     """It gives the bad piece wrong again; the next one gives it right."""
-    with Origin() as lying, Origin() as good:
+    with Origin() as lying, Origin(rate=SECOND) as good:
         bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT)
         place = team.want_pieces("w", CONTENT, good.serve("/w.bin", CONTENT), mirrors=[bad])
         assert team.sync().code == 0
