@@ -48,7 +48,14 @@ def install_handlers(handler: Callable[[int, FrameType | None], object]) -> None
 def end_before_work(number: int, _: FrameType | None) -> None:
     """The handler until a command runs: print that it was interrupted, and end the process."""
     code = code_of(number)
-    if "--json" in sys.argv:
+    tell_interrupted(code)
+    os._exit(code)
+
+
+def tell_interrupted(code: int) -> None:
+    """Print that orch was interrupted before its work began: with `--json` the summary of no work."""
+    words = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv  # what follows is another command's
+    if "--json" in words:
         import json
         from datetime import datetime
 
@@ -59,7 +66,6 @@ def end_before_work(number: int, _: FrameType | None) -> None:
         _write_raw(1, json.dumps(line).encode() + b"\n")
     else:
         _write_raw(2, b"orch: interrupted\n")
-    os._exit(code)
 
 
 class SignalWatch:
@@ -70,13 +76,14 @@ class SignalWatch:
 
     Attributes:
         last_words: writes the summary for an exit code, before that thread ends the process; None once it is written.
+            Until the work begins, which may be later than `grace_s` on a busy machine, it is that of no work.
         code: the exit code once the work is done; signals no longer change it.
     """
 
     def __init__(self, stop: Stop, grace_s: float) -> None:
         self._stop, self._grace_s = stop, grace_s
         self._received = False
-        self.last_words: Callable[[int], None] | None = None
+        self.last_words: Callable[[int], None] | None = tell_interrupted
         self.code: int | None = None
 
     def begin(self) -> None:

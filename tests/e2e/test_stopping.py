@@ -134,6 +134,36 @@ def test_before_the_first_import(orch: Orch, words: str, kind: str) -> None:
     ended(running, kind)
 
 
+SLOW_START = """
+import os, signal, sys, time
+from orchestrator.cli import session
+right = session.context_with_signals
+def slow(*args):
+    context = right(*args)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)  # a machine that is so busy, or a disk that hangs, before the command's work has begun
+    return context
+session.context_with_signals = slow
+sys.argv = sys.argv[1:]
+from orchestrator.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("words", "said"), [(["plan", "--json", "team.yaml"], "out"), (["plan", "team.yaml"], "err")])
+def test_on_the_way_to_the_work_the_summary_comes_too(orch: Orch, words: list[str], said: str) -> None:
+    orch.write()
+    env = {**orch.env(), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    argv = [sys.executable, "-c", SLOW_START, "orch", *words]
+    done = subprocess.run(argv, cwd=orch.folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    if said == "out":
+        summary = json.loads(done.stdout)
+        assert (summary["event"], summary["ok"], summary["exit_code"]) == ("summary", False, 143)
+    else:
+        assert (done.stdout, done.stderr) == ("", "orch: interrupted\n")
+
+
 # -- while somebody does not answer
 
 ASKING = {
