@@ -115,9 +115,9 @@ def test_hosts_that_join_in_the_middle_take_what_is_proven_and_the_origin_gives_
         wait_for_proof(other, two)
         three = stack.enter_context(syncing(third))
         assert sources(events(one)) == [f"{origin.url}/w.bin"]
-        assert sources(events(two))[0] == f"{url}/relay/{DIGEST}"
+        assert sources(events(two))[0].startswith(url)  # on a busy machine it may have it whole by then
         happened = events(three)
-        assert sources(happened)[0].startswith(other)  # on a busy machine it may have it whole by then
+        assert sources(happened)[0].startswith(other)  # as above
         assert not [event for event in happened if event["event"] == "failed"]
         assert all(map(is_whole, (first, second, third)))
     sent = int(str(origin.totals["sent"]))
@@ -125,7 +125,7 @@ def test_hosts_that_join_in_the_middle_take_what_is_proven_and_the_origin_gives_
 
 
 def test_the_giver_is_killed_and_the_origin_gives_the_rest_to_both(www: Path, public_path: Path) -> None:
-    with Origin(folder=www, rate=200_000) as origin, contextlib.ExitStack() as stack:
+    with Origin(folder=www, rate=100_000) as origin, contextlib.ExitStack() as stack:
         first = peer(public_path, "first", origin.url, [])
         url, _ = stack.enter_context(serving(first))
         second = peer(public_path, "second", origin.url, [url])

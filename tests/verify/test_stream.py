@@ -262,7 +262,7 @@ def test_what_rsync_mends_is_told_when_it_is_done(tmp_path: Path) -> None:
     other = tmp_path / "nas.bin"
     other.write_bytes(b"X" * 1024 + DATA[1024:])
     with Origin() as origin:
-        orch.want("w", DATA, origin.serve("/w", DATA, cut_after=SIZE // 2, cut_times=1, rate=20 * MIB), to="models/w")
+        orch.want("w", DATA, origin.serve("/w", DATA, cut_after=SIZE // 2, cut_times=1, rate=6 * MIB), to="models/w")
         running = orch.start("sync", "--backend", "curl", "team.yaml")
         while origin.requests("/w") < 3 and running.poll() is None:  # a look, the first half, and the next try
             time.sleep(0.01)
