@@ -29,7 +29,7 @@ HEADER = ("model", "files", "size", "for", "tags", "state")
 def command(**words: Any) -> int:
     """Show the models of the manifests: files, size, frameworks, tags, and whether they are installed.
 
-    The state is by file metadata alone, as `orch status` has it; `unlocked` needs `orch lock` first.
+    The state comes from file metadata alone, as in `orch status`; an `unlocked` model needs `orch lock` first.
 
     \b
     Examples:
