@@ -84,7 +84,7 @@ def _run(
     if not programs:
         return []
     if refused := _writable_by_others(hooks.file):
-        return [f"hooks: {hooks.file}: not run, since others may write {refused}: `chmod go-w {refused}`, own it"]
+        return [f"hooks: {hooks.file}: not run, since others may write {refused}: `chmod go-w {refused}`, and own it"]
     environ = {**{name: context.environ[name] for name in KEPT if name in context.environ}, **environ}
     # A signal ends a hook; after one that ended the run they have what is left of the time until the process ends.
     stop = threading.Event() if context.stop.is_set() else context.stop

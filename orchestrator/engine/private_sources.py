@@ -42,7 +42,7 @@ def without_private(run: RunContext, artifact: Artifact, same: Sequence[FileStat
     path = next(iter(private.values()))
     message = f"{artifact.name}: only root may read {path}, and a manifest may not copy it to where others can read it"
     allow = f"allow it in {SITE_FILE}: `trust: {{schemes: [file, ...]}}`, with all others in use"
-    hint = f"`chmod o+r` (and `o+x` for the folders above it) if it is no secret, or {allow}"
+    hint = f"`chmod o+r` (and `o+x` for the folders above it) if it is not secret, or {allow}"
     if sources:
         run.emit(events.Noticed(f"{message}: left out; {hint}"))
         return replace(artifact, sources=sources)

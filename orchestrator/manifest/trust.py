@@ -59,7 +59,7 @@ def refusals(manifest: Manifest, trust: Trust, *, root_is_given: bool = False) -
         bases: list[tuple[Key, str]] = [] if own_root else [(("root",), manifest.root)]
         bases += [(("allow_absolute", number), folder) for number, folder in enumerate(manifest.allow_absolute)]
         for key, folder in bases:
-            if why := "it bounds nothing" if folder == "/" else place_fault(folder, None):
+            if why := "it allows every folder" if folder == "/" else place_fault(folder, None):
                 found.append((key, f"{why}; {_allow(folder)}"))
     if manifest.store is not None and (why := place_fault(manifest.store, trust.roots)):
         found.append((("store",), f"{why}; {_allow(manifest.store)}"))

@@ -58,7 +58,7 @@ def named_token(url: str, hosts: Mapping[str, Host]) -> NamedToken | None:
     if not reasons:
         return NamedToken(entry.token_env, "")
     why = f"{entry.token_env} is not sent to {host_of(url)}: {', and '.join(reasons)}"
-    return NamedToken(entry.token_env, f"{why}; if it is meant: {_entry(url, entry.token_env)}")
+    return NamedToken(entry.token_env, f"{why}; to send it anyway: {_entry(url, entry.token_env)}")
 
 
 def may_need_token(url: str, environ: Mapping[str, str], hosts: Mapping[str, Host]) -> str:

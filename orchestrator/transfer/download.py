@@ -1134,7 +1134,7 @@ class Download:
         if damage is None:
             if self._has_pieces:
                 self._has_pieces = False
-                words = "its piece hashes do not help: `orch lock --update` makes them anew"
+                words = "its piece hashes do not help: `orch lock --update` records them again"
                 run.emit(Noticed(f"{self._artifact.name}: {words}"))
             return None
         found = repair.attribute(damage.bad, self._given, is_inherited=self._is_inherited)
