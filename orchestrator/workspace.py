@@ -566,7 +566,7 @@ def unknown_name(word: str, pool: set[str], prefix: str = "") -> ManifestError:
     import difflib
 
     near = difflib.get_close_matches(word, sorted(pool), 1)
-    hint = f"did you mean `{prefix}{near[0]}`?" if near else "`orch status` lists the names"
+    hint = f"did you mean `{prefix}{near[0]}`?" if near else "`orch list` shows the names and tags"
     return ManifestError((Problem("", 0, "", f"no model or tag is named `{word}`", code="unknown-name"),), hint)
 
 
