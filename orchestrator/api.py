@@ -122,7 +122,7 @@ async def sync_async(
     emit: Callable[[Event], None] = _silent,
     check: bool = False,
 ) -> Summary:
-    """Run `sync` in a thread, so that the event loop is not blocked. Cancelling the task stops the run and waits for it.
+    """Run `sync` in a thread, without blocking the event loop. Cancelling the task stops the run and waits for it.
 
     Raises:
         ManifestError, SyncError: as `sync`.
