@@ -30,7 +30,8 @@ _CHOICES = (Column("FILE", least=16), Column("FROM", least=14), Column("WITH"), 
 def command(**words: Any) -> int:
     """Show the downloaders of this machine; with a MANIFEST also which one each file would use, and why.
 
-    CAN lists the features of a program that orch uses. READS is how fast a tool computes a sha256.
+    CAN lists the features of a program that orch uses (docs/glossary.md explains them). READS is how fast a tool
+    computes a sha256.
 
     \b
     Examples:
