@@ -1,4 +1,4 @@
-"""Load what a run is about: the manifests with their locks, the site file, the environment, the store's path."""
+"""Load the input of a run: the manifests with their lock files, the site file, the environment, the store's path."""
 
 from __future__ import annotations
 

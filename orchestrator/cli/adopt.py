@@ -1,4 +1,4 @@
-"""The command `orch adopt`: take files that are here into the store."""
+"""The command `orch adopt`: take existing files into the store."""
 
 from __future__ import annotations
 

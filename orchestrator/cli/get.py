@@ -1,4 +1,4 @@
-"""The command `orch get`: download things without a manifest."""
+"""The command `orch get`: download files or repositories without a manifest."""
 
 from __future__ import annotations
 

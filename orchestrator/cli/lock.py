@@ -1,4 +1,4 @@
-"""The command `orch lock`: resolve what the manifests leave open, into the lockfile."""
+"""The command `orch lock`: resolve missing checksums, sizes and commits, and write the lock file."""
 
 from __future__ import annotations
 

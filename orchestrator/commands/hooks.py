@@ -1,4 +1,4 @@
-"""The hooks of the site file: programs that a run starts at its start and its end, with what is known of it on stdin.
+"""The hooks of the site file: programs that a run starts at its beginning and its end, with its summary on stdin.
 
 They change no exit code: what failed of them is a warning. Only the site file may name them, for whoever writes a
 manifest does not command the machine.

@@ -1,4 +1,4 @@
-"""Places that orch made for models that left their manifest: found by stat, removed where they are ours and whole."""
+"""Installed files of models that were taken out of their manifest: find them by stat, remove the unchanged ones."""
 
 from __future__ import annotations
 

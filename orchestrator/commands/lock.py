@@ -1,4 +1,4 @@
-"""What has no sha256 is resolved and fetched once, and what it turned out to be stands in the lock."""
+"""`orch lock`: resolve what has no sha256, download it once if necessary, and record it in the lock file."""
 
 from __future__ import annotations
 

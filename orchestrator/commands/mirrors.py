@@ -1,4 +1,4 @@
-"""`orch mirrors`: probe every source of a manifest once per prefix and host, and the peers: who answers, how fast."""
+"""`orch mirrors`: probe every source of a manifest once per prefix and host, and the peers: which answer, how fast."""
 
 from __future__ import annotations
 

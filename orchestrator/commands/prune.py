@@ -1,4 +1,4 @@
-"""Remove what no manifest wants from the store: shown first, agreed to, and checked again while no sync runs."""
+"""`orch prune`: remove unreferenced files: show them, ask, and check again while no sync runs."""
 
 from __future__ import annotations
 

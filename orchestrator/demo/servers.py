@@ -1,4 +1,4 @@
-"""The demo's weight files, the servers that offer them (one good, four with a flaw), and a manifest that names both."""
+"""The demo's weight files, the servers that offer them (four have a fault), and a manifest that names both."""
 
 from __future__ import annotations
 

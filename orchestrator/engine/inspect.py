@@ -1,4 +1,4 @@
-"""Read what the status of a place or blob could not settle: adopt right bytes, take wrong ones out of the way.
+"""Read files whose state `lstat` cannot tell: adopt right bytes, move wrong ones to quarantine.
 
 Others may write into the folders of places: what stands there is opened once, then read, sealed and compared by its
 descriptor; of a name nothing but the name is removed, by its folder's descriptor.

@@ -1,4 +1,4 @@
-"""A run whose stores are all only read, as in an image: places are made of them, and nothing is fetched or recorded."""
+"""A run whose stores are all only read, as in an image: files are installed from them, nothing is downloaded."""
 
 from __future__ import annotations
 

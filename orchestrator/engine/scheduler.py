@@ -1,4 +1,4 @@
-"""The threads of one run: N pieces of work at a time, largest first; the disk's end or a stop ends them all."""
+"""The threads of one run: N pieces of work at a time, largest first; a full disk or a stop ends them all."""
 
 from __future__ import annotations
 

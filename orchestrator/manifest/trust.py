@@ -1,4 +1,4 @@
-"""Refuse what a manifest asks for and no weights need (system folders, a cloud's credentials) or the site forbids."""
+"""Refuse what a manifest must not ask for (system folders, a cloud's credentials) or the site forbids."""
 
 from __future__ import annotations
 

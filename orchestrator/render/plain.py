@@ -1,4 +1,4 @@
-"""Plain lines for pipes and cron on stderr, and with time stamps for a log file; --quiet tells only what went wrong."""
+"""Plain lines for pipes and cron on stderr, and with time stamps for a log file; with --quiet only failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the token that a host is to be shown, and say what helps where it refuses one.
+"""Find the token for a host, and say what helps if the host refuses it.
 
 A token is bound to its scheme, host and port. Where HF_ENDPOINT names another machine, that is a third party: unlike
 the hub's client, orch does not send it the hub's token, since a mirror has no login of its own and may do anything with

@@ -1,4 +1,4 @@
-"""Where a redirect may lead, and the addresses that no file is fetched from, in all their spellings.
+"""Which redirects are followed, and the addresses from which nothing is downloaded, in all notations.
 
 Every redirect is judged here: one that orch's own client meets, and one that a program met and did not follow.
 """

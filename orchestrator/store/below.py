@@ -1,4 +1,4 @@
-"""The stores below the first one, which are only read: which of them can be, who may write them, what they have."""
+"""The stores below the first one, which are only read: which are usable, who may write to them, what they have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find what may be removed from a store: unwanted blobs, leftovers of dead processes, dangling names.
+"""Find what may be removed from a store: unreferenced blobs, leftovers of dead processes, names without a file.
 
 No symbolic link is followed.
 """

@@ -1,4 +1,4 @@
-"""Who may change what is in a store: its folders are judged by owner and mode, and its files by their owner.
+"""Who may change what is in a store: a check of its folders by owner and mode, and of its files by owner.
 
 Whoever may write into one of its folders decides what root puts at places. That is this user, root, and, where the
 folders are shared, their group.

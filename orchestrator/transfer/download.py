@@ -1,4 +1,4 @@
-"""Download one file: the loop that asks for the next step, runs a program, verifies what it left, commits it.
+"""Download one file: the loop that asks for the next step, runs a program, verifies the result, commits it.
 
 `Download` holds all state of one transfer, and nothing outside this file changes it: the other files of this room take
 values and return values.

@@ -1,4 +1,4 @@
-"""Explain a download that failed: what became of each source, and what to type next."""
+"""Explain a download that failed: the result of each source, and what to type next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all stages of one run share: made by the command, completed by `prepare`, handed down.
+"""What all stages of one run share: made by the command, completed by `prepare`.
 
 Structs, as all values on the road of a sync with nothing to do: see `events`.
 """

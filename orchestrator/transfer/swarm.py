@@ -1,4 +1,4 @@
-"""Fetch one large file together with other hosts: aria2c in a swarm, where one host asks the origin and all pass it on.
+"""Download one large file together with other hosts: aria2c in a swarm, where one host asks the origin.
 
 That host is the first that the tracker hears of. The id of a peer begins with the time at which it joined: where bytes
 stop coming, the oldest that is there asks the origin. Whoever gets nothing for too long leaves, and fetches the file
