@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # The states that `orch status` calls otherwise in its text; JSON has those of `ModelRow`.
 _WORDS = {"modified": "changed", "obstructed": "foreign", "wrong": "foreign"}
-HEADER = ("model", "files", "size", "for", "tags", "state")
+HEADER = ("MODEL", "FILES", "SIZE", "FOR", "TAGS", "STATE")
 
 
 @options.command("list")

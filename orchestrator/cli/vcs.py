@@ -17,7 +17,7 @@ from orchestrator.render.json_lines import JsonLines
 if TYPE_CHECKING:
     from orchestrator.commands.vcs import Row
 
-HEADER = ("file", "size", "tier", "where", "note")
+HEADER = ("FILE", "SIZE", "TIER", "WHERE", "NOTE")
 
 
 @options.command("vcs")
