@@ -252,7 +252,7 @@ class _Unpacking:
         """
         for path, same_as in self._links:
             if same_as not in self._listing:
-                raise ArchiveError(f"`{path}` in it is a link to a file that is not in it")
+                raise ArchiveError(f"`{path}` in it is a link, but not to one of its files")
             if self._listing[same_as][0] > self._bytes_left:
                 raise ArchiveError("its content is larger than the free disk space")
             with open(f"{self._folder}/{same_as}", "rb") as content:
