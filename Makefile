@@ -14,10 +14,10 @@ JOBS ?= 4
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(VENV)/.ready  ## Show the whole thing on this machine, with no network
+demo: $(VENV)/.ready  ## Run the demo on this machine, without a network
 	@$(BIN)/orch demo
 
-weights: $(VENV)/.ready  ## Fetch, verify and place what MANIFEST wants (default: manifests/team.yaml)
+weights: $(VENV)/.ready  ## Download, verify and install the models of MANIFEST (default: manifests/team.yaml)
 	@$(BIN)/orch sync $(MANIFEST)
 
 test: $(VENV)/.ready-dev  ## Run the tests: real programs, real servers on loopback
@@ -37,7 +37,7 @@ fuzz: $(VENV)/.ready-dev  ## Mutate manifests, lists, archives, records, hub ans
 
 clients: $(CLIENTS)/.ready  ## Install real torch, keras, transformers ... for the tests (3.5 GB)
 
-test-clients: $(VENV)/.ready-dev clients  ## Run their tests alone
+test-clients: $(VENV)/.ready-dev clients  ## Run only the tests of these clients
 	@ORCH_TEST_REQUIRE=clients $(BIN)/python -m pytest -n $(JOBS) tests/clients
 
 # What other Pythons and other releases break: programs and their judges, files, locks, one hub by its own client.
@@ -59,7 +59,7 @@ test-pythons: $(VENV)/.ready-dev  ## Run the fast tests on each Python of this m
 	done
 
 # The one environment that no lock file describes: uv finds the oldest releases anew, without their hashes.
-test-lowest: $(VENV)/.ready-dev  ## Run them with the oldest release of each library that pyproject.toml allows
+test-lowest: $(VENV)/.ready-dev  ## Run the fast tests with the oldest release of each library that pyproject.toml allows
 	@$(BIN)/uv venv --quiet --clear --no-project --python $(PYTHON) .venv-pythons/lowest
 	@$(BIN)/uv pip install --quiet --python .venv-pythons/lowest --resolution lowest-direct -e '.[hub]'
 	@$(BIN)/uv pip install --quiet --python .venv-pythons/lowest -c requirements-dev.lock pytest pytest-xdist hypothesis
@@ -68,19 +68,19 @@ test-lowest: $(VENV)/.ready-dev  ## Run them with the oldest release of each lib
 lint: $(VENV)/.ready-dev  ## ruff, mypy --strict, and the import layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-bench: $(VENV)/.ready-dev  ## Measure against the peers, in the same run
+bench: $(VENV)/.ready-dev  ## Measure orch and other tools, in the same run
 	@$(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/.ready-dev  ## The same in some two minutes: an eighth of the sizes, each once
+bench-quick: $(VENV)/.ready-dev  ## Measure the same in about two minutes: an eighth of the sizes, each once
 	@$(BIN)/python -m benchmarks --quick
 
-bench-fleet: $(VENV)/.ready-dev  ## Measure 8 hosts of one origin: by themselves, with peers, the slice cache, a swarm, with faults
+bench-fleet: $(VENV)/.ready-dev  ## Measure 8 hosts of one origin: alone, with peers, a slice cache, a swarm, with faults
 	@$(BIN)/python -m benchmarks.fleet
 
 docs: $(VENV)/.ready-dev  ## Build the documentation as a site, strictly: build/site
 	@$(BIN)/python docs/cli.py && NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
 
-generate: $(VENV)/.ready-dev  ## Write anew what is made from the code: docs/cli.md, share/, events, the tree, examples' outputs
+generate: $(VENV)/.ready-dev  ## Regenerate what is made from the code: docs/cli.md, share/, events, the tree, examples' outputs
 	@for page in docs/tree.py docs/events.py docs/cli.py $(wildcard docs/troubleshooting.py); do \
 	  $(BIN)/python $$page --write || exit; done
 	@$(BIN)/python -m tests.docs.examples --write
@@ -99,7 +99,7 @@ lock: $(VENV)/.ready-dev  ## Lock what pyproject.toml asks for by version and sh
 	@$(COMPILE) $(RUNTIME) --extra dev --extra docs --extra signing --extra srv -c requirements.lock -o requirements-dev.lock
 	@$(COMPILE) --extra audit -c requirements.lock -o requirements-audit.lock
 
-audit: $(VENV)/.ready-dev  ## Ask PyPI for published holes of the locked releases (needs a network, so it is not in the gate)
+audit: $(VENV)/.ready-dev  ## Ask PyPI for published vulnerabilities of the locked releases (needs a network, so it is not in the gate)
 	@$(BIN)/uv venv --quiet --clear --no-project --python $(PYTHON) .venv-pythons/audit
 	@$(BIN)/uv pip install --quiet --python .venv-pythons/audit $(LOCKED) -r requirements-audit.lock
 	@mkdir -p build; .venv-pythons/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes \

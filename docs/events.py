@@ -16,18 +16,18 @@ from orchestrator.render.json_lines import snake
 HOUSE = Path(__file__).resolve().parents[1]
 HEAD = """# Events
 
-`--json` prints one JSON object a line, each with `event` and `time` (ISO 8601, UTC). The last line is always the
-`summary`, whatever the exit code. New events and new fields may come; none changes its meaning.
+`--json` prints one JSON object on each line, each with `event` and `time` (ISO 8601, UTC). The last line is always the
+`summary`, whatever the exit code. New events and new fields may be added; existing ones keep their meaning.
 `--log-file FILE --log-format json` writes the same lines to a file. As a JSON Schema:
 [events.schema.json](events.schema.json).
 
 This page is made from the types in `orchestrator/events.py` (`python docs/events.py --write`).
 """
-# Lines that one command alone writes: their fields differ from case to case.
+# Lines that only one command writes: their fields differ from case to case.
 OTHERS = {
     "explanation": "`orch explain`: a `code` with its `summary` and `text`.",
     "exit_code": "`orch explain 8`: an `exit_code`, what it `means`, and the `codes` that usually lead to it.",
-    "lines": "`orch get`: the lines by which a manifest has what was fetched.",
+    "lines": "`orch get`: the entry for a manifest of what was downloaded.",
     "run": "`orch history`: one run of the past; `time` is its end.",
 }
 

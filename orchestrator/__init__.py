@@ -1,4 +1,4 @@
-"""orch: a team's model weights, downloaded fast, verified, and put where they belong.
+"""orch: download, verify and install the model weights of a team.
 
     import orchestrator
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SyncError(OrchError):
-    """`sync(check=True)`: not every file is in place. `summary` says which failed, and why."""
+    """Raised by `sync(check=True)` if a file is not in place; `summary.failed` says which files failed, and why."""
 
     def __init__(self, summary: Summary) -> None:
         lines = []
@@ -30,7 +30,7 @@ class SyncError(OrchError):
 
 
 def _silent(_: Event) -> None:
-    """Take an event and say nothing."""
+    """Take an event and do nothing."""
 
 
 def load(
@@ -44,9 +44,9 @@ def load(
     """Read manifests (none: manifests/team.yaml) and the site file; `caches` is one folder for all frameworks' caches.
 
     Raises:
-        ManifestError: every problem at once.
-        PlacementError: a place or the store is where the site file does not let manifests put anything.
-        SignatureError: a manifest or a lock lacks the signature that is required.
+        ManifestError: all problems of the manifests at once.
+        PlacementError: a place or the store is in a folder that the site file does not allow.
+        SignatureError: a required signature of a manifest or lock file is missing or not valid.
     """
     return open_workspace(
         Context.real(),
@@ -68,10 +68,10 @@ def plan(
     options: Options | None = None,
     emit: Callable[[Event], None] = _silent,
 ) -> Summary:
-    """Say what `sync` would do; the events `Foreseen` and `Measured` carry the details.
+    """Return what `sync` would do; the events `Foreseen` and `Measured` have the details.
 
     Raises:
-        ManifestError: every problem at once. Failures of files are in the summary.
+        ManifestError: all problems of the manifests at once. Failures of files are in the summary.
     """
     from orchestrator.commands.plan import plan as plan_run
 
@@ -95,18 +95,18 @@ def sync(
         manifests: paths; none: manifests/team.yaml.
         only: names of models, or `tag:TAG`.
         store: the store's folder.
-        root: the base of relative `to:` paths.
+        root: the base folder of relative `to:` paths.
         caches: one folder for all frameworks' caches.
-        options: what the command line's options set.
+        options: the options of the command line, as values.
         emit: called with each event, from several threads.
-        check: raise where a file could not be put in place.
+        check: raise SyncError if a file is not in place at the end.
 
     Returns:
-        The summary; `ok`, `exit_code` and `failed` tell how it went.
+        The summary; `ok`, `exit_code` and `failed` are its result.
 
     Raises:
-        ManifestError: every problem of the manifests at once.
-        SyncError: with `check`, where `summary.ok` is false; without it failures are in the summary alone.
+        ManifestError: all problems of the manifests at once.
+        SyncError: with `check`, if `summary.ok` is false; without it failures are only in the summary.
     """
     space = load(*manifests, only=only, store=store, root=root, caches=caches)
     return _run(Context.real(), space, options, emit, check=check)
@@ -122,11 +122,11 @@ async def sync_async(
     emit: Callable[[Event], None] = _silent,
     check: bool = False,
 ) -> Summary:
-    """Run `sync` in a thread, so that the event loop goes on. A task that is cancelled stops the run and waits for it.
+    """Run `sync` in a thread, without blocking the event loop. Cancelling the task stops the run and waits for it.
 
     Raises:
         ManifestError, SyncError: as `sync`.
-        asyncio.CancelledError: the task was cancelled; what was downloaded is kept, and no program is left.
+        asyncio.CancelledError: the task was cancelled; downloaded bytes are kept, and no program is left running.
     """
     import asyncio
 
@@ -155,12 +155,12 @@ def sync_events(
     caches: str | None = None,
     options: Options | None = None,
 ) -> Iterator[Event | Summary]:
-    """Run `sync` and give its events as they happen; the last one is the `Summary`.
+    """Run `sync` and yield its events as they happen; the last one is the `Summary`.
 
-    Who leaves the loop before its end stops the run.
+    Leaving the loop before its end stops the run.
 
     Raises:
-        ManifestError: at once, every problem of the manifests.
+        ManifestError: when called; all problems of the manifests at once.
     """
     return _events(Context.real(), load(*manifests, only=only, store=store, root=root, caches=caches), options)
 
@@ -204,10 +204,10 @@ def path(
 ) -> str:
     """Return the path of a model: its file, or the folder of several files or of a repository.
 
-    Whether it is there yet is `sync`'s business.
+    The path is returned also if the file is not there yet.
 
     Raises:
-        ManifestError: every problem at once, or no model of this name.
+        ManifestError: all problems of the manifests at once, or there is no model of this name.
     """
     from orchestrator.commands.path import model_path
 

@@ -97,11 +97,11 @@ class OrchError(Exception):
 
 
 class Problem(msgspec.Struct, frozen=True, gc=False):
-    """One thing that is wrong in a file: `line` counts from 1 (0: the whole file), `path` is the key path.
+    """One problem in a file: `line` counts from 1 (0: the whole file), `path` is the key path.
 
-    `code` names its explanation (`orch explain`), "" where it has none. `excerpt` is that line of the file with its
-    secrets masked, "" where it is not shown. `column` and `end_column` count its characters from 1; what is wrong ends
-    before `end_column`; both are 0 where nothing is marked.
+    `code` is the argument for `orch explain`, "" if there is none. `excerpt` is the line of the file with its
+    secrets masked, "" if it is not shown. `column` and `end_column` count characters from 1; the marked part ends
+    before `end_column`; both are 0 if nothing is marked.
     """
 
     file: str

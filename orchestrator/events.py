@@ -12,7 +12,7 @@ import msgspec
 
 
 class Planned(msgspec.Struct, frozen=True, gc=False):
-    """The work of a run is known: how many files are wanted, how many must be downloaded, and their bytes."""
+    """The work of a run is known: the number of files, how many of them must be downloaded, and their total size."""
 
     files: int
     to_fetch: int
@@ -20,11 +20,11 @@ class Planned(msgspec.Struct, frozen=True, gc=False):
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):
-    """A program was started; `command` can be pasted into a shell, `have_bytes` are already here and kept.
+    """A program was started. `command` can be pasted into a shell; `have_bytes` were downloaded before and are kept.
 
-    `also` are further sources of the same file that are used at the same time. Where `files` small files share one
-    program, name and command are those of the first, sizes those of all. `redirected`: it is started again, for
-    those that were redirected to another host.
+    `also` are further sources of the same file that are used at the same time. If `files` small files share one
+    program, the name and the command are those of the first file, and the sizes those of all. `redirected`: the
+    program is started again, for files that were redirected to another host.
     """
 
     model: str
@@ -40,7 +40,7 @@ class Started(msgspec.Struct, frozen=True, gc=False):
 
 
 class Progressed(msgspec.Struct, frozen=True, gc=False):
-    """The bytes here so far of one file, or of `files` in one program; at most every half second, and at the end."""
+    """The bytes so far of one file, or of `files` in one program; at most every half second, and at the end."""
 
     model: str
     file: str
@@ -52,8 +52,8 @@ class Progressed(msgspec.Struct, frozen=True, gc=False):
 class Reading(msgspec.Struct, frozen=True, gc=False):
     """Bytes on this machine are read or copied (`doing`: verifying, hashing, copying), and it takes more than 2 s.
 
-    It comes at most every half second, and at the end with `done_bytes` = `size_bytes`. `model` is "" where it tells of
-    all files of the command together.
+    It comes at most every half second, and at the end with `done_bytes` = `size_bytes`. `model` is "" if it is
+    about all files of the command together.
     """
 
     model: str
@@ -76,7 +76,7 @@ class Failed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Waiting(msgspec.Struct, frozen=True, gc=False):
-    """A file waits for `wait_s` seconds, and why."""
+    """A file waits for `wait_s` seconds; `why` is the reason."""
 
     model: str
     file: str
@@ -85,7 +85,7 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verified(msgspec.Struct, frozen=True, gc=False):
-    """The digest of a whole file was computed and is right; `size_bytes` is 0 where it is not told here."""
+    """The digest of a whole file was computed and is right; `size_bytes` is 0 if it is not known here."""
 
     model: str
     file: str
@@ -94,11 +94,11 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
 
 
 class Mismatched(msgspec.Struct, frozen=True, gc=False):
-    """A file has the wrong digest, and was quarantined.
+    """A file has the wrong digest, and was moved to quarantine.
 
-    `source` is the URL or path that it came from, `quarantine` where it is now ("": where it was, as nothing may be
-    changed there), `nature` in words what it is. `found` is a sha256; `found_pins` are the digests of the kinds that
-    are expected where no sha256 is, such as `md5:<hex>`.
+    `source` is the URL or path that it came from; `quarantine` is its new path ("" if it stays where it is, in a store
+    that is only read); `nature` says what kind of file it is. `found` is its sha256; `found_pins` are its digests of
+    the expected kinds if no sha256 is expected, such as `md5:<hex>`.
     """
 
     model: str
@@ -112,7 +112,7 @@ class Mismatched(msgspec.Struct, frozen=True, gc=False):
 
 
 class Placed(msgspec.Struct, frozen=True, gc=False):
-    """A file was installed at its place; `link` says how: hard, reflink, symlink, copy ..."""
+    """A file was installed; `link` says how: hard, reflink, symlink, copy ..."""
 
     model: str
     file: str
@@ -121,7 +121,7 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Replaced(msgspec.Struct, frozen=True, gc=False):
-    """The earlier version at a place was replaced: `to` is the path, `old` and `new` are digests."""
+    """The previous version of an installed file was replaced: `to` is the path, `old` and `new` are digests."""
 
     model: str
     file: str
@@ -131,7 +131,7 @@ class Replaced(msgspec.Struct, frozen=True, gc=False):
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
-    """One wanted file is in place: it was `present`, or it was `placed` from the store, or it was `fetched` (`how`)."""
+    """One file is in place; `how`: it was `present` already, `placed` from the store, or `fetched` (downloaded)."""
 
     model: str
     file: str
@@ -143,10 +143,10 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class GaveUp(msgspec.Struct, frozen=True, gc=False):
-    """One wanted file failed for good, and what to type next.
+    """One file failed for good; `hint` says what to type next.
 
-    `shared` is the reason without the file's name, where the file's hosts are down: files with the same one are told
-    to people in one line. Empty where the reason is the file's own. `code` is what `orch explain` takes.
+    `shared` is the reason without the file's name if the file's hosts are down: files with the same reason are shown
+    in one line. Else it is "". `code` is the argument for `orch explain`.
     """
 
     model: str
@@ -161,9 +161,9 @@ class GaveUp(msgspec.Struct, frozen=True, gc=False):
 
 
 class Foreseen(msgspec.Struct, frozen=True, gc=False):
-    """What a run would do for one file (`action`: place, adopt, mend or fetch); how it would fetch it, and why.
+    """What a run would do for one file (`action`: place, adopt, mend for repair, or fetch for download), how, and why.
 
-    `have_bytes` are here of an earlier download, which it would resume.
+    `have_bytes` are the bytes of an earlier download that it would resume.
     """
 
     model: str
@@ -177,9 +177,9 @@ class Foreseen(msgspec.Struct, frozen=True, gc=False):
 
 
 class Changed(msgspec.Struct, frozen=True, gc=False):
-    """A lock entry changed: `old` and `new` are `<sha256> <bytes>` or a commit, "" where there is none.
+    """An entry of the lock file changed: `old` and `new` are `<sha256> <bytes>` or a commit, "" if there is none.
 
-    `file` is "" where the whole model is meant.
+    `file` is "" if the entry is the whole model.
     """
 
     model: str
@@ -189,7 +189,7 @@ class Changed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Measured(msgspec.Struct, frozen=True, gc=False):
-    """The bytes that a run needs on one file system, and those that are free there."""
+    """The bytes that a run needs on one file system, and the free bytes there."""
 
     folder: str
     needed_bytes: int
@@ -197,7 +197,7 @@ class Measured(msgspec.Struct, frozen=True, gc=False):
 
 
 class LeftBehind(msgspec.Struct, frozen=True, gc=False):
-    """A place that orch made for a model that left its manifest: its bytes still stand there; what to type next."""
+    """An installed file whose model was taken out of its manifest; `hint` says what to type next."""
 
     manifest: str
     path: str
@@ -207,9 +207,9 @@ class LeftBehind(msgspec.Struct, frozen=True, gc=False):
 
 
 class Warmed(msgspec.Struct, frozen=True, gc=False):
-    """A file was read into memory, or needed not be, or there was no room: `resident_bytes` of it are there now.
+    """A file was read into memory, was there already, or did not fit; `resident_bytes` of it are in memory now.
 
-    `resident_bytes` is null where the kernel does not tell.
+    `resident_bytes` is null if the kernel does not say.
     """
 
     model: str
@@ -227,9 +227,9 @@ class Unanswered(msgspec.Struct, frozen=True, gc=False):
 
 
 class Noticed(msgspec.Struct, frozen=True, gc=False):
-    """A message without an event of its own: a program left out, a lock waited for, a child that had to be killed.
+    """A message without its own event, such as a program that is not used, or a wait for a lock.
 
-    `code` is what `orch explain` takes, where it is an error that ended the command.
+    If it is an error that ended the command, `code` is the argument for `orch explain`.
     """
 
     message: str
@@ -260,10 +260,10 @@ Event = Union[  # noqa: UP007 - a runtime alias, and 3.10 evaluates it
 
 
 class Warned(msgspec.Struct, frozen=True, gc=False):
-    """What somebody should look at although the run may have gone well.
+    """A problem that needs attention, although the run may have succeeded.
 
-    `host` is the source's, or empty where a hook failed. `urgent`: it sent wrong bytes, or it is a hook; else it sent
-    nothing.
+    `host` is the host of the source, or "" if a hook failed. `urgent`: the host sent wrong bytes, or a hook failed;
+    else the host did not answer.
     """
 
     host: str
@@ -274,8 +274,8 @@ class Warned(msgspec.Struct, frozen=True, gc=False):
 class Summary(msgspec.Struct, frozen=True, gc=False):
     """The counts of a whole run, its last event: files = present + placed + fetched + failed.
 
-    `changed`: something was placed, fetched or written. `manifest` has several paths with ", " between them; `host` is
-    this machine's name, `version` that of orch.
+    `changed`: something was installed, downloaded or written. `manifest`: several paths are separated by ", "; `host`
+    is the name of this machine, `version` that of orch.
     """
 
     ok: bool

@@ -1,4 +1,4 @@
-"""What was found out of this machine's programs, remembered in the local state while their files are the same."""
+"""Facts about this machine's programs, kept in the local state as long as their files do not change."""
 
 from __future__ import annotations
 

@@ -450,7 +450,7 @@ def write_error(error: OSError, path: str) -> OrchError:
     if error.errno == errno.ENOENT:
         hint = f"make the folder first: `mkdir -p {folder}`"
     elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-        hint = f"something that is no file is there: choose another path (`ls -ld {path}`)"
+        hint = f"something that is not a file is there: choose another path (`ls -ld {path}`)"
     return kind(f"cannot write {path}: {reason(error)}", hint)
 
 

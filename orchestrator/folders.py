@@ -1,4 +1,4 @@
-"""Open the folders that others may write into: component by component, each link judged, then by descriptor.
+"""Open the folders that others may write into: component by component, with a check of each link, then by descriptor.
 
 Whoever may write into a folder can exchange what is in it between two of our calls. A path that is resolved again can
 therefore lead anywhere; a folder that is open stays the same, and calls on names in it follow no link.

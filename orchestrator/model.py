@@ -1,4 +1,4 @@
-"""PURE: the values that all of orch is about: sources, places, wanted files, artifacts, hosts, byte ranges."""
+"""PURE: the values that all of orch uses: sources, places, wanted files, artifacts, hosts, byte ranges."""
 
 from __future__ import annotations
 

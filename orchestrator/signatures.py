@@ -47,14 +47,14 @@ def check(context: Context, path: str, content: bytes, signers: Signers) -> None
         why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise SignatureError(f"{path} is not signed: {signature} {why}", sign) from None
     if not stat.S_ISREG(status.st_mode) or status.st_size > _SIGNATURE_BYTES:
-        raise SignatureError(f"{path}: {signature} is no signature", sign)
+        raise SignatureError(f"{path}: {signature} is not a signature", sign)
     files = ("-s", signature, "-f", signers.allowed_signers)
     found = _run(context, ("find-principals", *files))
     principals = [line.strip() for line in found.stdout.splitlines() if line.strip()]
     if found.code != 0 or not principals:
         said = _said(found)
         if "parse signature" in said or "armor" in said:
-            raise SignatureError(f"{path}: {signature} is no signature", sign)
+            raise SignatureError(f"{path}: {signature} is not a signature", sign)
         raise SignatureError(f"{path} is not signed by an allowed signer: {said}", sign)
     ended = None
     for identity in signers.identities or principals:

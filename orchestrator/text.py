@@ -1,4 +1,4 @@
-"""PURE: check names and texts for what must not stand in them, and make texts safe for messages."""
+"""PURE: check names and texts for forbidden characters, and make texts safe for messages."""
 
 from __future__ import annotations
 

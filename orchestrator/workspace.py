@@ -1,4 +1,4 @@
-"""Load what a run is about: the manifests with their locks, the site file, the environment, the store's path."""
+"""Load the input of a run: the manifests with their lock files, the site file, the environment, the store's path."""
 
 from __future__ import annotations
 
@@ -412,7 +412,7 @@ def hint_for(problems: Sequence[Problem], context: Context | None = None) -> str
         if context is not None and not context.environ.get("ORCH_MANIFEST"):
             if passed := _search(context)[1]:
                 return f"{passed} is another user's: name it, if you trust it, or set ORCH_MANIFEST"
-            return "`orch init` writes one, `orch add URL` too; or name yours: `orch sync path/to/team.yaml`"
+            return "create one: `orch init` or `orch add URL`; or name yours: `orch sync path/to/team.yaml`"
         return "name your manifest: `orch sync path/to/team.yaml`; `orch init` starts one"
     if all(p.message in (NO_PIN, NOT_RESOLVED) for p in problems):
         import shlex
@@ -465,7 +465,7 @@ def written(stores: Stores | Workspace) -> str:
     """
     path = stores.path if isinstance(stores, Stores) else stores.store
     if stores.read_only:
-        raise StoreError(f"store: {path} is only read, and there is none to write", "name one: --store DIR")
+        raise StoreError(f"store: {path} is read-only, and there is no other store", "name one: --store DIR")
     return path
 
 
@@ -566,7 +566,7 @@ def unknown_name(word: str, pool: set[str], prefix: str = "") -> ManifestError:
     import difflib
 
     near = difflib.get_close_matches(word, sorted(pool), 1)
-    hint = f"did you mean `{prefix}{near[0]}`?" if near else "`orch status` lists the names"
+    hint = f"did you mean `{prefix}{near[0]}`?" if near else "`orch list` shows the names and tags"
     return ManifestError((Problem("", 0, "", f"no model or tag is named `{word}`", code="unknown-name"),), hint)
 
 

@@ -44,8 +44,8 @@ _FAULTS = {
     17: (Kind.DISK, "input or output error"),
     18: (Kind.DISK, "cannot create the folder"),
     19: (Kind.NETWORK, "name resolution failed"),
-    21: (Kind.NETWORK, "ftp command failed"),
-    22: (Kind.NETWORK, "bad http answer"),
+    21: (Kind.NETWORK, "FTP command failed"),
+    22: (Kind.NETWORK, "bad HTTP answer"),
     29: (Kind.BUSY, "server overloaded"),
     32: (Kind.CORRUPT, "checksum error"),
 }
@@ -175,8 +175,8 @@ def _diagnose_exit_1(error: str) -> Fault:
     if "SSL/TLS handshake failure" in error:
         # These three mean that the server closed the connection; the certificate is not the cause.
         if re.search("pull function|reset by peer|SSL I/O error", error):
-            return Fault(Kind.NETWORK, "connection lost in the tls handshake")
-        return Fault(Kind.TLS, shared.phrase(error.partition(": ")[2]) or "tls handshake failed")
+            return Fault(Kind.NETWORK, "connection lost in the TLS handshake")
+        return Fault(Kind.TLS, shared.phrase(error.partition(": ")[2]) or "TLS handshake failed")
     if "total length mismatch" in error:
         return Fault(Kind.CORRUPT, "server has a file of another length")
     if re.search("Failed to read from the segment file|Unsupported ctrl file|bitfield length mismatch", error):
@@ -199,7 +199,7 @@ def _diagnose_exit_8(job: Job, error: str) -> Fault:
     """Translate exit 8: the server sent another range than was requested, or has a file of another length."""
     totals = re.search(r"Request: \S+/(\d+), Response: \S+/(\d+)", error)
     if totals is not None and totals[2] == "0":
-        return Fault(Kind.NETWORK, "server tells no length")  # asking the source again tells what it has
+        return Fault(Kind.NETWORK, "server gives no length")  # asking the source again tells what it has
     if totals is not None and totals[1] != totals[2]:
         return Fault(Kind.CORRUPT, "server has a file of another length")
     if shared.single_want(job).have == 0:

@@ -28,7 +28,7 @@ _MOST_SEGMENTS = 64
 _TEXTS = (
     ("Unsupported protocol", Kind.REFUSED, "unsupported scheme"),
     ("No state file", Kind.UNRESUMABLE, "no state file beside the partial"),
-    ("SSL error: (null)", Kind.NETWORK, "connection lost in the tls handshake"),
+    ("SSL error: (null)", Kind.NETWORK, "connection lost in the TLS handshake"),
     ("Unable to connect", Kind.NETWORK, "unable to connect"),
     ("Connection gone", Kind.NETWORK, "connection lost"),
 )

@@ -69,7 +69,7 @@ def diagnose(job: Job, exit: Exit) -> Fault | None:  # noqa: A002
     if exit.code == 0:
         return Fault(Kind.REFUSED, f"server answered {status}", status) if 300 <= status < 400 else None
     if exit.code == 35 and re.search("reset by peer|SYSCALL|unexpected eof", message):
-        return Fault(Kind.NETWORK, "connection lost in the tls handshake")
+        return Fault(Kind.NETWORK, "connection lost in the TLS handshake")
     known = _KINDS.get(exit.code)
     if known is None:
         return shared.broken(exit, message)

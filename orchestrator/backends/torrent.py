@@ -1,4 +1,4 @@
-"""PURE: BitTorrent version 1 (BEP 3) by aria2c: the torrent of a file, made of its lock, and the commands that use it.
+"""PURE: BitTorrent version 1 (BEP 3) by aria2c: the torrent of a file, from its lock file, and its commands.
 
 A torrent is named by the file's sha256 and is private (BEP 27): peers are told by its tracker and by nobody else.
 """

@@ -21,7 +21,7 @@ sidecar = shared.no_sidecar
 
 _REFUSED = "connection refused"
 _UNRESOLVED = "name resolution failed"
-_LOST_IN_TLS = "connection lost in the tls handshake"
+_LOST_IN_TLS = "connection lost in the TLS handshake"
 _TEXTS = (  # exit code, words on stderr, what they mean; the first that fits
     (1, "Unsupported scheme", Kind.REFUSED, "unsupported scheme"),
     (1, "No such file or directory", Kind.DISK, "cannot create the file"),
@@ -34,7 +34,7 @@ _TEXTS = (  # exit code, words on stderr, what they mean; the first that fits
     (4, "Proxy tunneling failed", Kind.NETWORK, "proxy gave no tunnel"),
     (4, "Error in the pull function", Kind.NETWORK, _LOST_IN_TLS),
     (4, "non-properly terminated", Kind.NETWORK, _LOST_IN_TLS),
-    (4, "Unable to establish SSL connection", Kind.TLS, "tls handshake failed"),
+    (4, "Unable to establish SSL connection", Kind.TLS, "TLS handshake failed"),
     (4, "timed out", Kind.STALLED, "connection timed out"),
     (4, "", Kind.NETWORK, "connection lost"),  # a cut, a stall and a bent range say nothing
     (5, "", Kind.TLS, "certificate is not trusted"),

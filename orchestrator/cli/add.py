@@ -39,8 +39,8 @@ MOST_LINES = 30  # of what was added, shown
 def command(words: tuple[str, ...], name: str, sha256: str, *, dry_run: bool, **kwargs: Any) -> int:
     """Add models to MANIFEST; its comments and order stay. Nothing is downloaded.
 
-    The default is the manifest that `orch sync` takes; where there is none, manifests/team.yaml is written. The address
-    of a web page that shows a file or a repository is taken as that. A repository goes into the cache of its hub's
+    The default MANIFEST is the one that `orch sync` uses; if there is none, manifests/team.yaml is created. The address
+    of a web page that shows a file or a repository can be given too. A repository goes into the cache of its hub's
     client, a file into models/, unless --to, --for or the manifest's `defaults:` say otherwise.
 
     \b
@@ -143,7 +143,7 @@ def put(context: Context, sink: Sink, manifest: str, drafts: Sequence[Draft], *,
     if not named:
         defaults = default_manifests(context)
         if len(defaults) > 1:
-            raise click.UsageError(f"ORCH_MANIFEST names {len(defaults)} manifests: name the one that is meant")
+            raise click.UsageError(f"ORCH_MANIFEST names {len(defaults)} manifests: name one of them")
         manifest = defaults[0]
     path = os.path.abspath(os.path.join(context.cwd, manifest))
     is_new = not os.path.lexists(path)

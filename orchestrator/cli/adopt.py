@@ -1,4 +1,4 @@
-"""The command `orch adopt`: take files that are here into the store."""
+"""The command `orch adopt`: take existing files into the store."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ HOW = {
 def command(folder: str, copy: bool, dry_run: bool, **words: Any) -> int:
     """Take existing files below DIR into the store, by their checksum, whatever they are named.
 
-    A file that is yours alone is not copied: it becomes a hard link to the store, and read-only; or a reflink, where
-    the file system can. Unfinished downloads of aria2c, wget, curl or a browser are taken too, and the next sync
-    resumes them; one at the destination itself is also kept in quarantine.
+    A file that is yours alone is not copied: it becomes a reflink if the file system has them, else a read-only hard
+    link to the store. Unfinished downloads of aria2c, wget, curl or a browser are taken too, and the next sync resumes
+    them; one that is at the destination itself is also kept in quarantine.
 
     \b
     Examples:
@@ -82,7 +82,8 @@ def command(folder: str, copy: bool, dry_run: bool, **words: Any) -> int:
 
 def _tell(sink: JsonLines | Listing, each: Adopted, *, dry_run: bool) -> None:
     from orchestrator.commands.adopt import UNFINISHED
-    from orchestrator.render.sink import amount, label
+    from orchestrator.render.sink import label
+    from orchestrator.text import size_text as amount
 
     if isinstance(sink, JsonLines):
         sink.write("adopted", {**each._asdict(), "dry_run": dry_run})
@@ -93,14 +94,14 @@ def _tell(sink: JsonLines | Listing, each: Adopted, *, dry_run: bool) -> None:
 
 
 def _close(found: list[Adopted], missing: int, *, dry_run: bool) -> None:
-    from orchestrator.render.sink import amount
+    from orchestrator.text import size_text as amount
 
     if not missing:
         click.echo("adopt: nothing to adopt: the store has every file", err=True)
         return
     files = f"{len(found)} of {counted(missing, 'missing file')}"
     size = amount(sum(each.size_bytes for each in found))
-    click.echo(f"adopt: {files}, {size}{' would be adopted' if dry_run else ''}", err=True)
+    click.echo(f"adopt: {files} {'would be adopted' if dry_run else 'adopted'}, {size}", err=True)
     if found and not dry_run:
         sync = shown_lines(hints.completed("orch sync"))
-        click.echo(f"next: {sync}  (it puts them at their places, and downloads the rest)", err=True)
+        click.echo(f"next: {sync}  (it installs them, and downloads the rest)", err=True)

@@ -91,8 +91,8 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 def app() -> None:
     """Sync model weights from a manifest: download, verify and install them.
 
-    orch runs the best downloader of this machine (aria2c, axel, curl, wget, rsync), resumes, changes to another
-    source or program where one fails, and checks each sha256 before a file reaches its destination.
+    orch runs the best downloader of this machine (aria2c, axel, curl, wget, rsync), resumes, switches to another
+    source or program if one fails, and checks each sha256 before a file reaches its destination.
 
     \b
     Examples:

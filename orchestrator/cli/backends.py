@@ -30,12 +30,15 @@ _CHOICES = (Column("FILE", least=16), Column("FROM", least=14), Column("WITH"), 
 def command(**words: Any) -> int:
     """Show the downloaders of this machine; with a MANIFEST also which one each file would use, and why.
 
+    CAN lists the features of a program that orch uses (docs/glossary.md explains them). READS is how fast a tool
+    computes a sha256.
+
     \b
     Examples:
       orch backends
       orch backends team.yaml
 
-    Exit codes: 0, or 4 where no downloader is usable.
+    Exit codes: 0, or 4 if no downloader is usable.
     """
     context = context_with_signals()
     from orchestrator.backends import BACKENDS, select

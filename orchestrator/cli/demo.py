@@ -14,7 +14,8 @@ _TIDY_S = 10.0  # it leaves nothing behind, which on a busy machine takes longer
 @options.option("--folder", metavar="DIR", type=click.Path(), help="Work in this empty folder, and keep it.")
 @options.verbose
 def command(folder: str | None, verbose: bool) -> int:
-    """Run a self-contained demo on local servers: a good origin, and mirrors that are slow, lie or break.
+    """Run a self-contained demo on local servers: a good origin, and mirrors that are slow or dead, break off, or
+    send wrong bytes.
 
     It uses no network. Without --folder nothing is left behind.
 

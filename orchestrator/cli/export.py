@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     type=click.Choice(["sha256sums", "metalink", "aria2", "mirror", "nginx"]),
     metavar="FORM",
     help="sha256sums (for sha256sum -c), metalink (Metalink 4), aria2 (for aria2c --input-file), mirror (a folder), "
-    "nginx (the part of nginx.conf that `orch serve` uses).",
+    "nginx (what `orch serve` does, as a part of nginx.conf).",
 )
 @options.option(
-    "--output", "-o", metavar="PATH", type=click.Path(), help="File to write instead of stdout; the mirror's folder."
+    "--output", "-o", metavar="PATH", type=click.Path(), help="File to write instead of stdout; the folder of a mirror."
 )
 @options.option(
     "--url", metavar="URL", help="Address of the mirror for other machines (default: file:// and its path)."
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 def command(manifests: tuple[str, ...], form: str, url: str | None, output: str | None, **words: Any) -> int:
     """Export the manifests' files in a form for other tools, or build an offline mirror.
 
-    A mirror has the verified files under the paths of their URLs, and a site file by which orch on a machine without
-    a network takes everything from there: from a stick, a file server or any web server.
+    A mirror is a folder with the verified files under the paths of their URLs, and a site file with which orch on a
+    machine without a network takes all files from it: from a USB disk, a file server or any web server.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def command(manifests: tuple[str, ...], form: str, url: str | None, output: str 
 
     Exit codes: 0 exported, 5 a file is not in the store (`orch sync` first), 7 the folder cannot be written.
     """
-    if form == "mirror" and output is None and len(manifests) > 1:  # as it was said before --output
+    if form == "mirror" and output is None and len(manifests) > 1:  # how the folder was given before --output existed
         *manifests, output = manifests  # type: ignore[assignment]
     if form == "mirror" and output is None:
         raise click.UsageError("a mirror needs a folder: orch export [MANIFEST...] --format mirror -o DIR")

@@ -1,4 +1,4 @@
-"""The command `orch get`: download things without a manifest."""
+"""The command `orch get`: download files or repositories without a manifest."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def command(
     """Download files or repositories without a manifest, and print entries for one.
 
     A file goes into the working folder, a repository into a folder of its name there, unless -o, -d, --to or --for is
-    given. The store keeps the bytes: where possible the file is a hard link to them, and read-only.
+    given. The store keeps the file too: where possible yours is a hard link to it, and read-only.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The commands in hints, with what the user gave the running command: typed next, they are about the same files."""
+"""The commands in hints, with what the user gave the running command: so that they are about the same files."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _SHOWN = 20
 def command(manifests: tuple[str, ...], since: float | None, last: int | None, html: str | None, json: bool) -> int:
     """Show past runs of this machine: what they downloaded, from where, and how fast.
 
-    Every sync, get and verify --repair that did something is in it.
+    It lists the runs of sync, get and verify --repair that changed something, warned or failed.
 
     \b
     Examples:
@@ -64,7 +64,7 @@ def command(manifests: tuple[str, ...], since: float | None, last: int | None, h
                 sink.write("run", _fields(run))
         elif not html:
             if not runs:
-                click.echo("no run that did something is known on this machine")
+                click.echo("no runs are recorded on this machine")
             for number, (columns, rows) in enumerate(report(runs)):
                 click.echo("\n" * number, nl=False)
                 print_table(columns, rows, sys.stdout, colour=paints(context, sys.stdout))

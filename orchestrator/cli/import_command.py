@@ -31,8 +31,8 @@ def command(
     """Create manifest entries from a LIST of files: SHA256SUMS, FILE.sha256, Metalink, Git LFS pointers (a file or a
     folder), a pooch registry.
 
-    With MANIFEST the entries are added to it, else they are printed. Its comments and order stay; each checksum says
-    where it came from. Nothing is downloaded.
+    With MANIFEST the entries are added to it, else they are printed. Its comments and order stay. A comment behind each
+    checksum names the list. Nothing is downloaded.
 
     \b
     Examples:
@@ -44,7 +44,7 @@ def command(
     if source.startswith(("http://", "https://")):
         folder, _, file = source.partition("?")[0].rpartition("/")
         first = f"`curl -O {source}`, then `orch import {file or 'LIST'} --base {folder}/`"
-        raise click.UsageError(f"this is a URL, and LIST a file: {first}")
+        raise click.UsageError(f"a LIST is a file, not a URL: {first}")
     context = context_with_signals()
     from orchestrator.cli.add import entry_defaults, print_lines, put
     from orchestrator.commands.add import from_list

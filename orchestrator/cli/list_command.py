@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # The states that `orch status` calls otherwise in its text; JSON has those of `ModelRow`.
 _WORDS = {"modified": "changed", "obstructed": "foreign", "wrong": "foreign"}
-HEADER = ("model", "files", "size", "for", "tags", "state")
+HEADER = ("MODEL", "FILES", "SIZE", "FOR", "TAGS", "STATE")
 
 
 @options.command("list")
@@ -29,7 +29,7 @@ HEADER = ("model", "files", "size", "for", "tags", "state")
 def command(**words: Any) -> int:
     """Show the models of the manifests: files, size, frameworks, tags, and whether they are installed.
 
-    The state is by file metadata alone, as `orch status` has it; `unlocked` needs `orch lock` first.
+    The state comes from file metadata alone, as in `orch status`; an `unlocked` model needs `orch lock` first.
 
     \b
     Examples:

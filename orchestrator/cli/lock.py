@@ -1,4 +1,4 @@
-"""The command `orch lock`: resolve what the manifests leave open, into the lockfile."""
+"""The command `orch lock`: resolve missing checksums, sizes and commits, and write the lock file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.text import shown_lines
     is_flag=False,
     flag_value="*",
     metavar="[NAME]",
-    help="Resolve again, all models or this one (--update=NAME); shows the changes and asks before writing; "
+    help="Resolve all models again, or only one (--update=NAME); shows the changes and asks before writing; "
     "without a terminal it needs --yes.",
 )
 @options.option("--check", is_flag=True, help="Report drift without writing; exit with 3 if there is any.")

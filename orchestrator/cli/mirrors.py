@@ -34,6 +34,9 @@ HEADER = (
 def command(**words: Any) -> int:
     """Show which sources of the manifests and which peers answer, how fast, and whether they support ranges.
 
+    TRIP is the round trip, RATE that of one connection. RANGES: downloads from there can be resumed. LENGTH: the file
+    has the expected size. LAST SEEN is what this machine knows from earlier runs.
+
     \b
     Example:
       orch mirrors --only 'llama*' team.yaml

@@ -118,7 +118,7 @@ color = option(
     section=OUTPUT,
     expose_value=False,
     callback=lambda ctx, _, value: ctx.meta.update({COLOR: value} if value else {}),
-    help="Colours; auto: on a terminal, unless NO_COLOR is set, or where FORCE_COLOR is.",
+    help="When to use colours; auto: on a terminal unless NO_COLOR is set, or if FORCE_COLOR is set.",
 )
 manifests = click.argument("manifests", nargs=-1, type=click.Path(), metavar="[MANIFEST...]")
 only = option(
@@ -259,7 +259,7 @@ running = stack(
         "--adopt",
         type=click.Choice(["copy", "move"]),
         section=DOWNLOAD,
-        help="How the store takes a correct file that is in place already: as a copy, or the file itself.",
+        help="How to take a correct file that is in place already into the store: copy it, or move it and link back.",
     ),
 )
 unattended = stack(
@@ -347,7 +347,7 @@ serving = stack(
         metavar="DIR",
         type=click.Path(file_okay=False),
         section=SERVER,
-        help="Download what the store lacks from its origin, once for all who ask, and keep it in DIR.",
+        help="Download files that the store lacks from their origin, once for all hosts, and keep them in DIR.",
     ),
     option(
         "--cache-size",

@@ -19,7 +19,7 @@ from orchestrator.render.json_lines import JsonLines
 @options.manifests
 @options.option("--file", metavar="FILE", help="Print the path of this file of the model.")
 @options.option("--all", "every", is_flag=True, help="Print the path of each file, a line each.")
-@options.option("--no-check", is_flag=True, help="Print it whether or not the files are there.")
+@options.option("--no-check", is_flag=True, help="Print the path even if files are missing or were changed.")
 @options.store
 @options.root
 @options.caches

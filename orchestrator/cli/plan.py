@@ -12,7 +12,7 @@ from orchestrator.errors import ExitCode
 
 @cli_options.command("plan")
 @cli_options.manifests
-@cli_options.option("--exit-code", is_flag=True, help="End with 10 where there is work to do.")
+@cli_options.option("--exit-code", is_flag=True, help="End with 10 if there is work to do.")
 @cli_options.where
 @cli_options.backend
 @cli_options.offline
@@ -21,7 +21,7 @@ from orchestrator.errors import ExitCode
 def command(exit_code: bool, **words: Any) -> int:
     """Show what sync would do, and why: what is in place, what it would download, from where, by which program.
 
-    Nothing is changed, and no network is used. It is `orch sync --dry-run`.
+    Nothing is changed, and the network is not used. This is the same as `orch sync --dry-run`.
 
     \b
     Examples:

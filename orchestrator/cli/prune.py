@@ -11,7 +11,7 @@ import click
 from orchestrator.cli import options
 from orchestrator.cli.session import conclude, context_with_signals, listing, lock_wait_s
 from orchestrator.render.json_lines import JsonLines
-from orchestrator.text import shown, shown_lines
+from orchestrator.text import counted, shown, shown_lines
 from orchestrator.text import size_text as amount
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ WHAT = {
     show_default=True,
     metavar="TIME",
     type=options.Duration(),
-    help="Keep previous versions for this long after they were replaced; 0s: no unfinished downloads either.",
+    help="Keep previous versions for this long after they were replaced; 0s also removes unfinished downloads.",
 )
 @options.option(
     "--places", is_flag=True, help="Also remove installed files of models that were taken out of the manifests."
@@ -64,9 +64,9 @@ def command(**words: Any) -> int:
     to it. Installed files stay, except with --places: it removes those of models that were taken out of the
     manifests given here, unless they were changed since. It waits for running syncs.
 
-    The first word of each line says what goes: file (of the store; no manifest wants it), download (abandoned, or too
-    old to resume), leftover (of a process that was killed), alias (leads to no file any more), record (of a manifest
-    that is gone, with all its files), place (an installed file, with --places).
+    The first word of each line says what is removed: file (of the store; no manifest wants it), download (abandoned, or
+    too old to resume), leftover (of a process that was killed), alias (a name whose file is gone), record (of installed
+    files that are all gone), place (an installed file, with --places).
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def command(**words: Any) -> int:
     def work() -> Summary:
         space = read()
         if space is None and words["places"]:
-            raise click.UsageError("whose places? name the manifest: `orch prune --places MANIFEST`")
+            raise click.UsageError("--places needs a manifest: `orch prune --places MANIFEST`")
         store = written(space) if space is not None else store_path(context, site(context), words["store"])
         summary, dropped = prune(
             context,
@@ -137,7 +137,7 @@ class _Report:
         if self._dry_run or self._yes:
             return not self._dry_run
         total = amount(sum(entry.frees_bytes for entry in shown))
-        return click.confirm(f"Drop these {len(shown)}, which frees {total}?", err=True)
+        return click.confirm(f"Remove {counted(len(shown), 'item')} and free {total}?", err=True)
 
     def show_kept(self, kept: list[Garbage]) -> None:
         """Show the previous versions that stay for a while: one by one in a dry run, else how many there are."""
@@ -151,7 +151,7 @@ class _Report:
         if kept and not self._json:
             size = amount(sum(entry.frees_bytes for entry in kept))
             which = "1 previous version is kept" if len(kept) == 1 else f"{len(kept)} previous versions are kept"
-            click.echo(f"{which} ({size}), for a way back without the network; `--keep 0` drops them", err=True)
+            click.echo(f"{which} ({size}), so that going back needs no download; `--keep 0s` removes them", err=True)
 
     def end(self, store: str, summary: Summary, dropped: list[Garbage]) -> None:
         """Say what was removed."""
@@ -159,9 +159,9 @@ class _Report:
             for entry in dropped:
                 self._show(entry, "pruned")
             return
-        done = f"{len(dropped)} dropped, {amount(summary.bytes_freed or 0)} freed"
+        done = f"{counted(len(dropped), 'item')} removed, {amount(summary.bytes_freed or 0)} freed"
         freed = amount(sum(entry.frees_bytes for entry in self._offered))
-        plan = f"{len(self._offered)} to drop, {freed} to be freed"
+        plan = f"{counted(len(self._offered), 'item')} to remove, which would free {freed}"
         click.echo(f"prune: {plan if self._dry_run else done} in {shown_lines(store)}")
 
     def _show(self, entry: Garbage, event: str, **more: str) -> None:
@@ -173,7 +173,7 @@ class _Report:
             frees = amount(entry.frees_bytes) if entry.frees_bytes else "frees nothing by itself"
             click.echo(f"{WHAT[entry.kind]:<8} {shown(entry.path)}  {frees}")
             return
-        frees = amount(entry.frees_bytes) if entry.frees_bytes else "frees nothing, a place has its bytes"
+        frees = amount(entry.frees_bytes) if entry.frees_bytes else "frees nothing: an installed file shares its bytes"
         said = f"  {frees}" if entry.kind not in ("alias", "record") else ""
         click.echo(f"{WHAT[entry.kind]:<8} {entry.sha256[:12] or os.path.basename(entry.path)}{said}{_name(entry)}")
 

@@ -43,7 +43,7 @@ def command(**words: Any) -> int:
     """
     action, name = words["action"], words["name"]
     if (action == "restore") != bool(name):
-        raise click.UsageError("say what: `orch quarantine restore NAME`" if not name else f"{action} takes no NAME")
+        raise click.UsageError("give a name: `orch quarantine restore NAME`" if not name else f"{action} takes no NAME")
     if action == "restore" and words["dry_run"]:
         raise click.UsageError("-n is for empty: `orch quarantine list` shows what can be restored")
     if action == "empty" and not (words["dry_run"] or words["yes"] or sys.stdin.isatty()):
@@ -74,8 +74,8 @@ def command(**words: Any) -> int:
 def _list(context: Context, store: str, sink: JsonLines | Listing, older_s: float, *, preview: bool) -> Summary:
     """List the entries; with `preview`, as those that `empty` would delete."""
     from orchestrator.commands.quarantine import kept, older
-    from orchestrator.render.sink import amount
     from orchestrator.text import shown_lines
+    from orchestrator.text import size_text as amount
 
     every = kept(context, store)
     entries = older(context, every, older_s)
@@ -98,7 +98,8 @@ def _list(context: Context, store: str, sink: JsonLines | Listing, older_s: floa
 
 def _empty(context: Context, store: str, sink: JsonLines | Listing, older_s: float, *, yes: bool) -> Summary:
     from orchestrator.commands.quarantine import empty
-    from orchestrator.render.sink import amount
+    from orchestrator.text import counted
+    from orchestrator.text import size_text as amount
 
     def agree(entries: list[QuarantineEntry]) -> bool:
         if yes:
@@ -106,12 +107,12 @@ def _empty(context: Context, store: str, sink: JsonLines | Listing, older_s: flo
         for entry in entries:
             _show(sink, entry, "kept")
         total = amount(sum(entry.size_bytes for entry in entries))
-        return click.confirm(f"Drop these {len(entries)} for good ({total})?", err=True)
+        return click.confirm(f"Delete {counted(len(entries), 'file')} ({total}) for good?", err=True)
 
     summary, dropped = empty(context, store, agree=agree, tell=lambda why: _say(sink, why), older_s=older_s)
     for entry in dropped if isinstance(sink, JsonLines) else ():
         _show(sink, entry, "dropped")
-    _say(sink, f"quarantine: {len(dropped)} dropped, {amount(summary.bytes_freed or 0)} freed")
+    _say(sink, f"quarantine: {len(dropped)} deleted, {amount(summary.bytes_freed or 0)} freed")
     return summary
 
 

@@ -1,4 +1,4 @@
-"""Record what a run did for `orch history`, once it did something; a run with nothing to do writes nothing."""
+"""Record a run for `orch history`, if it changed something, warned or failed; other runs write nothing."""
 
 from __future__ import annotations
 

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 def command(form: str, output: str | None, **words: Any) -> int:  # noqa: ARG001 - there is one form
     """Write an inventory of the models for auditors: files, checksums, sources, state, time of verification.
 
-    It checks the metadata of files only, with the exit codes of `orch status`; it is also written where files are
-    missing, and says so. `orch:verified` is on files that `orch verify` read here and that are unchanged since.
+    It checks only the metadata of files, and has the exit codes of `orch status`. The report is also written if files
+    are missing, and names them. Files that `orch verify` read on this machine and that are unchanged since have the
+    property `orch:verified`.
 
     \b
     Example:
@@ -76,5 +77,5 @@ def _time(context: Context) -> float:
     if not told:
         return context.now()
     if not told.isdecimal() or len(told) > 11:
-        raise click.UsageError(f"SOURCE_DATE_EPOCH is no number of seconds since 1970: {told[:40]!r}")
+        raise click.UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds since 1970: {told[:40]!r}")
     return float(told)

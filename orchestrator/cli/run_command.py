@@ -59,18 +59,18 @@ class _WrappingCommand(Command):
 @options.option(
     "--sync", "sync_first", is_flag=True, help="First run `orch sync`; variables such as ORCH_JOBS set its options."
 )
-@options.option("--sandbox", is_flag=True, help="Keep the command off the network, and not only the frameworks.")
+@options.option("--sandbox", is_flag=True, help="Keep the whole command off the network, not only the frameworks.")
 @options.option("--warm", is_flag=True, help="First read the weights into memory, as `orch warm` does.")
-@options.option("--no-check", is_flag=True, help="Start the command even where files are missing.")
+@options.option("--no-check", is_flag=True, help="Start the command even if files are missing or were changed.")
 @options.where
 def command(argv: list[str], sync_first: bool, sandbox: bool, warm: bool, no_check: bool, **words: Any) -> int:
     """Run a command with the frameworks' variables and their offline switches set.
 
     Write the command after `--`. It is not started if a file is missing or was changed: see --sync, --no-check.
 
-    The offline switches stop Hugging Face, transformers and ultralytics. Others (torch.hub, timm, keras) download what
-    they do not find; --sandbox stops them too. It gives the command a network namespace in which only a loopback of
-    its own works. Where the kernel does not allow that, a note says so, and only Python programs are stopped, from
+    The offline switches stop downloads by Hugging Face, transformers and ultralytics. Others (torch.hub, timm, keras)
+    download what they do not find; --sandbox stops them too: the command runs in a network namespace of its own, with
+    only a loopback. If the kernel does not allow that, a note says so, and only Python programs are kept from
     connecting to other hosts; compiled extensions with their own network code, and other programs, are not.
 
     \b
@@ -78,7 +78,7 @@ def command(argv: list[str], sync_first: bool, sandbox: bool, warm: bool, no_che
       orch run -- python train.py
       orch run --sync --sandbox team.yaml -- python train.py
 
-    Exit codes: those of the command; 125 where it was not started.
+    Exit codes: those of the command; 125 if it was not started.
     """
     if sync_first and (code := _sync(words)):
         return code

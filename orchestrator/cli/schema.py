@@ -12,7 +12,7 @@ from orchestrator.cli import options
 @options.command("schema")
 @options.option("--site", is_flag=True, help="Print the schema of the site file, orch.yaml.")
 def command(site: bool) -> int:
-    """Print the JSON Schema of manifests: editors complete and check keys by it.
+    """Print the JSON Schema of manifests, with which editors complete and check keys.
 
     \b
     Examples:

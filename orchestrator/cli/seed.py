@@ -17,8 +17,8 @@ from orchestrator.errors import ExitCode, OrchError, Stopped
 def command(**words: Any) -> int:
     """Send the manifests' files from the store to hosts that run `orch sync --swarm`.
 
-    Only large files whose pieces are in the lock file (`orch lock --pieces`). It runs in the foreground until a signal
-    ends it, and sends what the store had when it started.
+    It sends large files whose pieces are in the lock file (`orch lock --pieces`), if the store had them when it
+    started. It runs in the foreground until a signal ends it.
 
     \b
     Example:

@@ -254,7 +254,7 @@ def begin_unattended(context: Context, words: Mapping[str, Any], sink: Sink) -> 
         key = "\0".join((machine, *(os.path.abspath(path) for path in words["manifests"])))
         part = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64
         wait_s = part * words["splay"]
-        sink(Noticed(f"beginning in {wait_s:.0f} s (--splay)"))
+        sink(Noticed(f"starting in {wait_s:.0f} s (--splay)"))
         if context.sleep(wait_s):
             raise Stopped("stopped")
     if words["max_time"] is not None:

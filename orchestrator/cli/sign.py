@@ -19,10 +19,10 @@ from orchestrator.text import shown_lines
 @options.option("--key", metavar="FILE", type=click.Path(), help="SSH key to sign with (default: ~/.ssh/id_ed25519).")
 @options.json
 def command(manifests: tuple[str, ...], key: str | None, **words: Any) -> int:
-    """Sign manifests and their lock files with an SSH key; the signatures are files *.sig beside them.
+    """Sign manifests and their lock files with an SSH key; write the signatures beside them, as *.sig files.
 
     Machines that use `--require-signature`, or `signed_by:` in their site file, accept only manifests signed by a key
-    of their file `allowed_signers`. A key that ssh-agent holds is used from there.
+    that is listed in their file `allowed_signers`. A key that ssh-agent holds is used from there.
 
     \b
     Example:

@@ -14,7 +14,7 @@ from orchestrator.render.listing import Listing
 @options.where
 @options.talk
 def command(**words: Any) -> int:
-    """Show what is installed: fast, for it checks the metadata of files and reads no contents.
+    """Show what is installed. This is fast: it checks the metadata of files and reads no contents.
 
     \b
     Examples:

@@ -24,7 +24,7 @@ from orchestrator.errors import ExitCode
 @options.command("sync")
 @options.manifests
 @options.dry_run
-@options.option("--exit-code", is_flag=True, help="End with 10 where something changed.")
+@options.option("--exit-code", is_flag=True, help="End with 10 if something changed.")
 @options.option("--warm", is_flag=True, help="Then read the weights into memory, as `orch warm` does.")
 @options.where
 @options.running

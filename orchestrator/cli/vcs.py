@@ -17,7 +17,7 @@ from orchestrator.render.json_lines import JsonLines
 if TYPE_CHECKING:
     from orchestrator.commands.vcs import Row
 
-HEADER = ("file", "size", "tier", "where", "note")
+HEADER = ("FILE", "SIZE", "TIER", "WHERE", "NOTE")
 
 
 @options.command("vcs")
@@ -46,8 +46,9 @@ HEADER = ("file", "size", "tier", "where", "note")
 def command(**words: Any) -> int:
     """Show which weights belong in git, in Git LFS, or on a server with a checksum.
 
-    --write updates a block in the work tree's .gitattributes and .gitignore, leaves the rest of them alone, and writes
-    a .sha256 file beside each tracked weight. The block is that of the manifests given: give all of a repository.
+    --write updates one block in the work tree's .gitattributes and .gitignore, leaves the rest of them alone, and
+    writes a .sha256 file beside each tracked weight. The block has only the files of the manifests given: give all
+    manifests of the repository.
 
     \b
     Examples:
@@ -102,7 +103,7 @@ def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> Non
     from orchestrator.commands import vcs
     from orchestrator.render.listing import aligned
     from orchestrator.render.sink import amount, label
-    from orchestrator.text import shown_lines
+    from orchestrator.text import counted, shown_lines
 
     totals = vcs.totals(found)
     if isinstance(sink, JsonLines):
@@ -128,7 +129,7 @@ def _show(sink: Any, found: list[Row], unresolved: list[tuple[str, str]]) -> Non
         clones = ""
         if total.tier == vcs.LFS and total.size:
             clones = f": {vcs.FREE_LFS_BYTES // total.size} clones a month in GitHub's free LFS traffic"
-        click.echo(f"{total.tier:<6}  {total.files} files, {amount(total.size)}{more}{clones}")
+        click.echo(f"{total.tier:<6}  {counted(total.files, 'file')}, {amount(total.size)}{more}{clones}")
     for line in vcs.LIMITS:
         click.echo(line)
 

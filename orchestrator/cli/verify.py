@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "--max-age", metavar="TIME", type=options.Duration(), help="Only files not verified within this time, such as 30d."
 )
 @options.option(
-    "--repair", is_flag=True, help="Download again what is bad, or only its bad pieces where they are known."
+    "--repair", is_flag=True, help="Download bad files again, or only their bad pieces if the lock file has pieces."
 )
 @options.where
 @options.running

@@ -18,7 +18,7 @@ from orchestrator.cli.session import conclude, context_with_signals, listing, wo
 def command(memory: int | None, **words: Any) -> int:
     """Read installed weights into memory (the page cache) and verify them, before a program needs them.
 
-    A program that starts afterwards loads its weights from memory, which helps where they are on a network disk.
+    A program that starts afterwards loads its weights from memory, which helps if they are on a network disk.
     Files for which there is not enough memory are left out.
 
     \b

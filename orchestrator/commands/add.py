@@ -117,7 +117,7 @@ def of(
         raise ManifestError((Problem("", 0, "", f"{urls.masked(what)}: {problem}"),), hint) from None
     if is_repo and sha256:
         why = Problem("", 0, "", "a repository has no sha256 of its own")
-        raise ManifestError((why,), f"leave out --sha256; `{what}@COMMIT` pins it, and `orch lock` its files")
+        raise ManifestError((why,), f"leave out --sha256; `{what}@COMMIT` pins it, `orch lock` records checksums")
     if is_repo and (mirrors or size is not None):
         why = Problem("", 0, "", "--mirror and --size belong to a URL")
         raise ManifestError((why,), "leave them out; a hub's mirror is HF_ENDPOINT, or `mirrors:` of the manifest")
@@ -231,7 +231,7 @@ def _with(context: Context, path: str, text: str, drafts: Sequence[Draft]) -> tu
     taken = [name for n, name in enumerate(names) if name in known or name in names[:n]]
     if taken:
         problems = tuple(Problem(path, 0, f"models > {name}", "a model of this name already exists") for name in taken)
-        raise ManifestError(_few(problems), "give another name (--name), or remove the one that is there")
+        raise ManifestError(_few(problems), "give another name (--name), or first: `orch remove NAME`")
     to, frameworks = _default_places(text)
     drafts = [with_place(draft, to or (() if frameworks else (TO,)), tacit=bool(to)) for draft in drafts]
     whole = insert(text, drafts)
@@ -264,7 +264,7 @@ def to_paste(context: Context, drafts: Sequence[Draft], source: str) -> list[Dra
         manifests.parse(text, os.path.join(context.cwd, "lines.yaml"), context.home, resolve=False)
     except ManifestError as error:
         problems = tuple(Problem(source, 0, problem.path, problem.message) for problem in error.problems)
-        raise ManifestError(_few(problems), "a manifest cannot have this: correct the list") from None
+        raise ManifestError(_few(problems), "correct this in the list") from None
     return placed
 
 

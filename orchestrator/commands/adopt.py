@@ -1,4 +1,4 @@
-"""`orch adopt`: take files that are here into the store, where a manifest wants their digest; unfinished ones too."""
+"""`orch adopt`: take existing files into the store, if a manifest has their digest; also unfinished downloads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orch explain`: explanations of errors by their codes; docs/troubleshooting.md is made of the same file."""
+"""`orch explain`: explanations of errors by their codes; docs/troubleshooting.md is made from the same file."""
 
 from __future__ import annotations
 

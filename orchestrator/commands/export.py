@@ -1,4 +1,4 @@
-"""`orch export`: write what a manifest wants for other tools: SHA256SUMS, Metalink 4, aria2's input file."""
+"""`orch export`: write the files of a manifest for other tools: SHA256SUMS, Metalink 4, aria2's input file."""
 
 from __future__ import annotations
 

@@ -327,7 +327,7 @@ def _is_pointer(path: str) -> bool:
 def _in_the_way(path: str, state: State, size: int | None) -> PlacementError:
     hint = "move it away, replace it (--force), or name another file: -o PATH"
     if state is State.OBSTRUCTED:
-        return PlacementError(f"{path}: something that is no file is in the way", hint, "foreign")
+        return PlacementError(f"{path}: something that is not a file is in the way", hint, "foreign")
     is_bytes = f"{os.stat(path).st_size} bytes, the new one {size}"
     return PlacementError(f"{path}: an existing file is in the way ({is_bytes})", hint, "foreign")
 

@@ -91,7 +91,7 @@ def _tiles(runs: Sequence[RunRecord]) -> str:
     failed = sum(bool(run.exit_code) for run in runs)
     count = sum(sum(host.faults.values()) for host in sum_up(runs))
     tiles = (
-        (len(runs), "runs that did something" if len(runs) != 1 else "run that did something"),
+        (len(runs), "recorded runs" if len(runs) != 1 else "recorded run"),
         (failed, "of them failed"),
         (amount(sum(run.bytes_fetched for run in runs)), "downloaded"),
         (count, "faults of hosts" if count != 1 else "fault of a host"),

@@ -1,4 +1,4 @@
-"""The hooks of the site file: programs that a run starts at its start and its end, with what is known of it on stdin.
+"""The hooks of the site file: programs that a run starts at its beginning and its end, with its summary on stdin.
 
 They change no exit code: what failed of them is a warning. Only the site file may name them, for whoever writes a
 manifest does not command the machine.
@@ -84,7 +84,7 @@ def _run(
     if not programs:
         return []
     if refused := _writable_by_others(hooks.file):
-        return [f"hooks: {hooks.file}: not run, since others may write {refused}: `chmod go-w {refused}`, own it"]
+        return [f"hooks: {hooks.file}: not run, since others may write {refused}: `chmod go-w {refused}`, and own it"]
     environ = {**{name: context.environ[name] for name in KEPT if name in context.environ}, **environ}
     # A signal ends a hook; after one that ended the run they have what is left of the time until the process ends.
     stop = threading.Event() if context.stop.is_set() else context.stop

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 16  # characters that the XML parser gets at once
 DEEPEST = 100  # levels of XML elements: a Metalink has six
-READS = "`orch import` reads SHA256SUMS and the like, Metalink, Git LFS pointers, registries of pooch"
+READS = "`orch import` reads SHA256SUMS and the like, Metalink, Git LFS pointers, and pooch registries"
 _HEX = r"(?:[0-9a-fA-F]{128}|[0-9a-fA-F]{64}|[0-9a-fA-F]{40}|[0-9a-fA-F]{32})"
 _POOCH = re.compile(rf"(?i:(sha256|sha512|sha1|md5):)?({_HEX})")
 _URL = re.compile(r"(?i)(https?|ftp|rsync|file)://.+")

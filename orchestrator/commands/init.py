@@ -1,4 +1,4 @@
-"""`orch init`: a first manifest with comments, and what git is not to take."""
+"""`orch init`: a first manifest with comments, and a line for .gitignore."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places that orch made for models that left their manifest: found by stat, removed where they are ours and whole."""
+"""Installed files of models that were taken out of their manifest: find them by stat, remove the unchanged ones."""
 
 from __future__ import annotations
 
@@ -170,9 +170,9 @@ def _unwanted(
 def _why_unknown(host: str, manifest: Manifest, record: RecordFile, space: Workspace) -> str:
     """Say why nobody can tell which places of a manifest are wanted; "" where one can."""
     if record.host != host:
-        return f"{manifest.file} was last synced on {record.host}: places of models that left it are not looked for"
+        return f"{manifest.file} was last synced on {record.host}: files of removed models are not looked for"
     if any(each.manifest == manifest.file for each in space.unresolved):
-        return f"{manifest.file} has models without a pin: run `orch lock {manifest.file}`, then places are looked for"
+        return f"{manifest.file} has models without a pin: `orch lock {manifest.file}`, then run this again"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""What has no sha256 is resolved and fetched once, and what it turned out to be stands in the lock."""
+"""`orch lock`: resolve what has no sha256, download it once if necessary, and record it in the lock file."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ class _Locking:
         if not new:
             return
         label, sha256 = new[0]
-        said = f"{label}: its checksum {sha256} is of the first download: compare it with the publisher's"
+        said = f"{label}: its checksum {sha256} is that of the first download: compare it with the publisher's"
         if len(new) > 1:
             said = f"{len(new):,} checksums are of first downloads ({label}, ...): compare them with the publisher's"
         self._emit(Noticed(f"warning: {said}"))

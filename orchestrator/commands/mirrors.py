@@ -1,4 +1,4 @@
-"""`orch mirrors`: probe every source of a manifest once per prefix and host, and the peers: who answers, how fast."""
+"""`orch mirrors`: probe every source of a manifest once per prefix and host, and the peers: which answer, how fast."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _mirror(pair: ProbeTarget, result: ProbeResult | None, history: History) -> 
         url=pair.url,
         answers=None if result is None else result.verdict is Rank.GOOD,
         verdict=(result.verdict if result else Rank.UNKNOWN).value[1],
-        message=result.message if result else f"a host is asked {HOST_REQUESTS} times at most, by http alone",
+        message=result.message if result else f"a host gets at most {HOST_REQUESTS} requests, by HTTP only",
         round_trip_s=round(look.round_trip_s, 4) if look else None,
         bytes_per_s=round(result.rate) if result and result.rate is not None else None,
         ranges=look.ranges if look else None,

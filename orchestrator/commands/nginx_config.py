@@ -1,4 +1,4 @@
-"""The nginx configuration of `orch serve`: files by sha256, from a store and, where there is one, from a slice cache.
+"""The nginx configuration of `orch serve`: files by sha256, from a store and optionally a slice cache.
 
 One URL for both, `/sha256/<hex>`: a blob of the store is sent as it is; what the store lacks is fetched from its origin
 a MiB at a time, by one request for all who wait for it, and kept. Source of the facts: the documentation of nginx's

@@ -27,11 +27,9 @@ def model_path(context: Context, space: Workspace, name: str) -> str:
     if len(files) == 1 and not _is_repository(space, files[0]):
         return file_path(context, space, files[0])
     if not all(wanted.places for wanted in files):
-        problem = Problem(
-            files[0].manifest, 0, f"models > {name}", "several files, and no one folder that has them all"
-        )
+        problem = Problem(files[0].manifest, 0, f"models > {name}", "several files, and no folder that has all of them")
         raise ManifestError(
-            (problem,), f"`orch path --all {name}` prints the path of each; `to: FOLDER/` gives them one"
+            (problem,), f"`orch path --all {name}` prints the path of each; `to: FOLDER/` puts them into one folder"
         )
     folders = {_folder(file_path(context, space, wanted), wanted) for wanted in files}
     return folders.pop() if len(folders) == 1 else commonpath(sorted(folders))

@@ -1,4 +1,4 @@
-"""Remove what no manifest wants from the store: shown first, agreed to, and checked again while no sync runs."""
+"""`orch prune`: remove unreferenced files: show them, ask, and check again while no sync runs."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _left_places(
     if space is None:
         return LeftPlaces([], [], [])
     if found.blind:
-        tell("every installed file stays: a model that cannot be read may need it")
+        tell("all installed files stay: a model that cannot be read may need them")
         return LeftPlaces([], [], [])
     left = left_places.find(store, context.hostname, space, found.others)
     for note in left.notes:
@@ -171,7 +171,7 @@ def _remove_places(
             tell(f"{place.path} cannot be removed: {reason(error)}")
             continue
         if place.kind == "tree" and os.path.lexists(place.path):
-            tell(f"{place.path} stays: something is in it that is not the archive's, or was changed")
+            tell(f"{place.path} stays: something in it is not from the archive, or was changed")
     return removed, failed
 
 
@@ -247,7 +247,9 @@ def gc_roots(context: Context, store: Store, space: Workspace | None) -> GcRoots
         found.digests |= _digests_in(lock_path(file))
     unlocked = {each.manifest for each in space.unresolved} if space is not None else set()
     for file in unlocked:
-        found.notes.append(f"what {file} placed from here stays: not all of its models are locked (`orch lock`)")
+        found.notes.append(
+            f"files that {file} installed from this store stay: not all of its models are locked (`orch lock {file}`)"
+        )
     for record in records.records(store):
         if record.problem:
             found.blind = (
@@ -266,7 +268,7 @@ def gc_roots(context: Context, store: Store, space: Workspace | None) -> GcRoots
             found.idle.append(record.file)
         if record.host != context.hostname:
             found.digests |= recorded
-            found.notes.append(f"{record.manifest} is on {record.host}: what it placed from here stays")
+            found.notes.append(f"{record.manifest} is on {record.host}: files that it installed from this store stay")
         elif record.manifest not in done and _is_unreachable(record.manifest):
             found.digests |= recorded
             _add_unreachable(found, record)
@@ -301,7 +303,7 @@ def _add_unreachable(found: GcRoots, record: records.RecordFile) -> None:
     where = f"the folder of {record.manifest} is not here (a disk that is not mounted?)"
     forget = f"where it is gone for good, remove {record.file}"
     if record.places:
-        found.notes.append(f"{where}: what it placed from here stays; {forget}")
+        found.notes.append(f"{where}: files that it installed from this store stay; {forget}")
     else:
         found.blind = f"{where}, and what it refers to is not known, so every file of the store stays; {forget}"
 
@@ -346,7 +348,7 @@ def _add_recorded(context: Context, store: Store, found: GcRoots, manifest: str,
     except (ManifestError, PlacementError, SignatureError) as error:
         found.digests |= recorded | _digests_in(manifest) | _digests_in(lock_path(manifest))
         first = error.message.partition("\n")[0]
-        found.notes.append(f"what {manifest} placed from here stays, since it cannot be read: {first}")
+        found.notes.append(f"files that {manifest} installed from this store stay, since it cannot be read: {first}")
         return
     _add(found, store, space.wanted)
     found.others += space.wanted

@@ -1,4 +1,4 @@
-"""`orch remove`: take models out of a manifest and its lock file; what was placed of them stays."""
+"""`orch remove`: take models out of a manifest and its lock file; their installed files stay."""
 
 from __future__ import annotations
 

@@ -71,11 +71,11 @@ def run(context: Context, space: Workspace, store: Store, found: Seeds, say: Cal
 
     Raises:
         NoBackendError: there is no aria2c.
-        OrchError: there is nothing to send.
+        OrchError: nothing to send.
         StoreError: the local state cannot be written.
     """
     if not found.torrents:
-        raise OrchError("there is nothing to send", "`orch sync`, then `orch lock --pieces`; `swarm:` names a tracker")
+        raise OrchError("nothing to send", "run `orch sync`, then `orch lock --pieces`; name a tracker by `swarm:`")
     programs = find_backends(context, "aria2c", lambda _: None)
     if "aria2c" not in programs:
         raise NoBackendError("aria2c is not installed, and `orch seed` needs it", install_hint(()))

@@ -225,7 +225,7 @@ def _check_cache(cache: Cache) -> None:
         raise store_error(error, cache.folder) from error
     if odd:
         hint = f"give it a folder of its own: --cache {cache.folder.rstrip('/')}/orch-cache"
-        raise PlacementError(f"{cache.folder} holds {odd[0]}, which is not of a cache", hint)
+        raise PlacementError(f"{cache.folder} holds {odd[0]}, which is not part of a cache", hint)
     if is_used:
         raise PlacementError(f"another nginx uses the cache in {cache.folder}", "give this one a folder of its own")
 
@@ -258,7 +258,9 @@ def _worker(store: str) -> tuple[str, str] | None:
         raise StoreError(f"root runs nginx's workers as {WORKER}, and there is no such user", hint) from None
     if closed := [path for path in _above(f"{store}/blobs/sha256") if not _is_open(path)]:
         hint = f"run it as the store's owner, `sudo -u NAME orch serve`, or open it: `chmod o+x {closed[0]}`"
-        raise StoreError(f"{closed[0]} is closed to {WORKER}, as whom root runs nginx's workers", hint)
+        raise StoreError(
+            f"{closed[0]}: {WORKER}, the user as whom root runs nginx's workers, cannot enter this folder", hint
+        )
     return WORKER, group
 
 

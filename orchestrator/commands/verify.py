@@ -1,4 +1,4 @@
-"""Every byte read again: places and blobs of a manifest, or the files of a sums file. No seal is believed."""
+"""Read every byte again: places and blobs of a manifest, or the files of a list. Seals are not used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's weight files, the servers that offer them (one good, four with a flaw), and a manifest that names both."""
+"""The demo's weight files, the servers that offer them (four have a fault), and a manifest that names both."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ version: 1
 models:
   llm:
     url: {origin}/{llm.name}
-    mirrors: [{self.breaking.url}/{llm.name}]  # breaks at 60 %
+    mirrors: [{self.breaking.url}/{llm.name}]  # breaks off at 60 %
     sha256: {llm.sha256}
     size: {llm.size}
     to: models/llm/
@@ -91,7 +91,7 @@ models:
     url: {origin}/{vision.name}
     mirrors:
       - {self.dead}/{vision.name}  # dead
-      - {self.wrong.url}/{vision.name}  # lies
+      - {self.wrong.url}/{vision.name}  # sends wrong bytes
     sha256: {vision.sha256}
     size: {vision.size}
     to: models/vision/

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import orchestrator
 from orchestrator.demo.servers import RATE, SLOW_RATE, start_servers
 from orchestrator.errors import ExitCode, OrchError, Stopped, StoreError
-from orchestrator.render.sink import amount
 from orchestrator.render.terminal import painted, wants_colour
 from orchestrator.render.words import host
+from orchestrator.text import size_text as amount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,7 +98,7 @@ def _demo_folder(context: Context, named: str | None) -> Iterator[Path]:
         if any(home.iterdir()):
             raise StoreError(f"{home} is not empty", _ELSEWHERE)
         if shutil.disk_usage(home).free < _NEEDED_BYTES:
-            raise StoreError(f"{home}: {_NEEDED_BYTES >> 20}M are needed for the demo", _ELSEWHERE)
+            raise StoreError(f"{home}: the demo needs {_NEEDED_BYTES >> 20} MiB", _ELSEWHERE)
         (home / "store").mkdir(mode=0o700)  # a store that everyone may write, as under umask 0, is refused
         yield home
     finally:
@@ -241,22 +241,22 @@ class DemoSteps:
         """Step 1: list the files and the servers, and what `orch backends` says of this machine."""
         run, servers = self._run, self._servers
         run.step(
-            "[1/5] Weights and servers, made on the spot",
-            "Files as teams have them, servers as they are: one is good, four have a flaw.",
+            "[1/5] Weights and servers, made for this demo",
+            "Five sources offer the files: one works well, each of the others has a fault.",
         )
         for file in servers.files:
-            run.say(f"  {amount(file.size):>7}  {file.name:<18} sha256 {file.sha256[:16]}...")
+            run.say(f"  {amount(file.size):>10}  {file.name:<18} sha256 {file.sha256[:16]}...")
         for url, what in (
-            (servers.origin.url, f"the origin: good, {amount(RATE)}/s a connection"),
+            (servers.origin.url, f"the origin: works well, {amount(RATE)}/s for each connection"),
             (servers.slow.url, f"a mirror that is slow: {amount(SLOW_RATE)}/s"),
-            (servers.wrong.url, "a mirror that lies: the right length, the wrong bytes"),
-            (servers.breaking.url, "a mirror that breaks when 60 % of a file have left it"),
-            (servers.dead, "a mirror that is dead: nobody listens"),
+            (servers.wrong.url, "a mirror that sends wrong bytes of the right length"),
+            (servers.breaking.url, "a mirror that breaks off after 60 % of a file"),
+            (servers.dead, "a mirror that is dead: nothing listens there"),
         ):
             run.say(f"  {host(url)}  {what}")
-        run.say("orch fetches no bytes itself: it runs the best program that this machine has.")
+        run.say("orch downloads with the programs of this machine, and chooses the best one:")
         code, _ = run.orch("backends")
-        self.results.append(("weights made on the spot", f"{len(servers.files)} files, {amount(self._total)}"))
+        self.results.append(("weights made for this demo", f"{len(servers.files)} files, {amount(self._total)}"))
         return code
 
     def _plan(self) -> None:
@@ -264,9 +264,9 @@ class DemoSteps:
         run, text = self._run, self._servers.manifest()
         (self._home / _MANIFEST).write_text(text)
         run.step(
-            "[2/5] The manifest, and what would be done",
-            "Written once, for every machine: where the bytes are, what they must be, and",
-            "where they go.",
+            "[2/5] The manifest, and what a sync would do",
+            "The manifest names the sources, the checksum and the destination of each file.",
+            "It is written once, for all machines.",
         )
         run.show_command(f"cat {_MANIFEST}")
         run.say(text.rstrip())
@@ -279,32 +279,32 @@ class DemoSteps:
         run, servers = self._run, self._servers
         llm, vision = servers.llm, servers.vision
         run.step(
-            "[3/5] Sync: whatever the mirrors do, the right bytes or none",
-            f"{host(servers.dead)} is dead, {host(servers.wrong.url)} lies,",
-            f"{host(servers.breaking.url)} will break, {host(servers.slow.url)} is slow.",
-            "Yet no wrong byte may get to its place, and no good one be fetched twice.",
+            "[3/5] Sync: only right bytes are installed, whatever the mirrors send",
+            f"{host(servers.dead)} is dead, {host(servers.wrong.url)} sends wrong bytes,",
+            f"{host(servers.breaking.url)} will break off, {host(servers.slow.url)} is slow.",
+            "No wrong byte may be installed, and no good byte downloaded twice.",
         )
         code, seconds = run.orch(*self._sync)
         run.check("exit code 0", code == 0)
         self._check_places()
         wrong = self._home / "store" / "quarantine" / servers.wrong_sha256 / "bytes"
-        run.check(f"the liar's {amount(vision.size)} lie in quarantine, none of them in models/", wrong.is_file())
+        run.check(f"the {amount(vision.size)} of wrong bytes are in quarantine, not in models/", wrong.is_file())
         kept, rest, sent = (
             servers.breaking.sent(f"/{llm.name}"),
             servers.origin.sent(f"/{llm.name}"),
             servers.sent_bytes(),
         )
         run.check(
-            f"{llm.name}: {amount(kept)} from what broke, only {amount(rest)} from the origin",
+            f"{llm.name}: {amount(kept)} from the mirror that broke off, {amount(rest)} from the origin",
             kept >= llm.size / 2 and kept + rest <= llm.size + _LOST_BYTES,
         )
         run.check(
-            f"{amount(sent)} left the servers for {amount(self._total)} of files: the rest is the lie",
+            f"the servers sent {amount(sent)} for {amount(self._total)} of files; the rest is the wrong bytes",
             sent <= self._total + vision.size + _LOST_BYTES,
         )
         self.results += (
-            ("a dead mirror and a liar", "passed by; no wrong byte in models/"),
-            ("a mirror that broke", f"{amount(llm.size - rest)} of its bytes kept, not fetched again"),
+            ("a dead mirror, and wrong bytes", "other sources used; no wrong byte in models/"),
+            ("a mirror that broke off", f"{amount(llm.size - rest)} kept and not downloaded again"),
             ("all verified and in place", f"{amount(self._total)} in {seconds:.1f} s"),
         )
 
@@ -313,45 +313,45 @@ class DemoSteps:
         run, servers = self._run, self._servers
         llm, vision = servers.llm, servers.vision
         run.step(
-            "[4/5] Something writes into two placed files, one byte each",
-            "Careless scripts do that. Each file has a seal: one stat is enough to see it.",
+            "[4/5] A program changes one byte in each of two installed files",
+            "orch finds that by the size and the time stamp of each file, without reading it.",
         )
         blob = self._home / "store" / "blobs" / "sha256" / llm.sha256
         shared = os.path.samefile(blob, self._home / llm.place)
         for file in (llm, vision):
             _change_byte(self._home / file.place)
         code, _ = run.orch("status", _MANIFEST)
-        run.check("exit code 6: two broken seals", code == ExitCode.DIGEST)
+        run.check("exit code 6: two files were changed", code == ExitCode.DIGEST)
         before = {file: servers.sent_bytes(file) for file in (llm, vision)}
         code, _ = run.orch(*self._sync)
         run.check("exit code 0", code == 0)
         self._check_places()
         again = {file: servers.sent_bytes(file) - before[file] for file in (llm, vision)}
-        run.check(f"{vision.name} (a copy) came from the store: no byte by wire", again[vision] == 0)
+        run.check(f"{vision.name} (a copy) came from the store: nothing downloaded", again[vision] == 0)
         if shared:
-            fact = f"{llm.name} (a hard link, so the store was hit too): {amount(again[llm])} by wire"
+            fact = f"{llm.name} (a hard link, so the store's file was changed too): {amount(again[llm])} downloaded"
             run.check(fact, llm.size <= again[llm] <= llm.size + _LOST_BYTES)
         else:
-            run.check(f"{llm.name} (a reflink) came from the store: no byte by wire", again[llm] == 0)
-        how = "one from the store, one by wire" if shared else "both from the store"
-        self.results.append(("two installed files overwritten", f"repaired, {how}"))
+            run.check(f"{llm.name} (a reflink) came from the store: nothing downloaded", again[llm] == 0)
+        how = "one from the store, one by a download" if shared else "both from the store"
+        self.results.append(("two files changed by a program", f"repaired, {how}"))
 
     def _nothing_to_do(self) -> None:
         """Step 5: `orch sync` again, which asks no server."""
         run, asked = self._run, self._servers.requests()
         run.step(
             "[5/5] Sync again: nothing to do",
-            "It runs on every machine each night, so it must cost next to nothing.",
+            "A sync runs on every machine each night, so it must cost next to nothing.",
         )
         code, seconds = run.orch(*self._sync)
-        run.check(f"exit code 0 after {seconds:.2f} s, with the start of Python", code == 0)
+        run.check(f"exit code 0 after {seconds:.2f} s, including the start of Python", code == 0)
         run.check("no server was asked for anything", self._servers.requests() == asked)
         self.results.append(("a sync with nothing to do", f"{seconds:.2f} s, no request"))
 
     def _check_places(self) -> None:
         """Check with a digest of our own that every file is in place and right."""
         right = all(_sha256(self._home / file.place) == file.sha256 for file in self._servers.files)
-        self._run.check("all four files are in place, and their sha256, read anew, is right", right)
+        self._run.check("all four files are in place, and their sha256 is right (computed without orch)", right)
 
 
 def _change_byte(path: Path) -> None:

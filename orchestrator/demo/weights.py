@@ -1,4 +1,4 @@
-"""Weight files made on the spot, the same for the same seed: no framework, no network."""
+"""Make weight files, the same for the same seed: no framework, no network."""
 
 from __future__ import annotations
 

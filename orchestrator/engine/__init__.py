@@ -1,1 +1,1 @@
-"""A sync, stage by stage: what stands, what is missing, the work, its end; nothing of one file is raised."""
+"""A sync, stage by stage: scan, prepare, download, install; the failure of one file does not raise."""

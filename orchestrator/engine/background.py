@@ -1,4 +1,4 @@
-"""A call in a thread beside ours, that a stop need not wait for and the end of the process does not either."""
+"""A call in another thread, for which neither a stop nor the end of the process waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors that nobody foresaw, as errors that people can read: a disk's by its errno, a bug with its traceback kept."""
+"""Unexpected errors, as errors that people can read: a disk's by its errno, a bug with its traceback kept."""
 
 from __future__ import annotations
 

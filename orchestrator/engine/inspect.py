@@ -1,4 +1,4 @@
-"""Read what the status of a place or blob could not settle: adopt right bytes, take wrong ones out of the way.
+"""Read files whose state `lstat` cannot tell: adopt right bytes, move wrong ones to quarantine.
 
 Others may write into the folders of places: what stands there is opened once, then read, sealed and compared by its
 descriptor; of a name nothing but the name is removed, by its folder's descriptor.
@@ -162,7 +162,7 @@ class Inspection:
         if state is State.UNKNOWN:
             raise _unknown(path)
         if state is State.OBSTRUCTED:
-            raise _foreign(path, "something that is no file is in the way")
+            raise _foreign(path, "something that is not a file is in the way")
         if state is State.OUTDATED:
             return Due(spot, over, self._previous(path))
         if _status(path) is None:
@@ -275,7 +275,7 @@ class Inspection:
         if state is State.ABSENT:
             return Due(place)
         if state is State.OBSTRUCTED:
-            raise _foreign(path, "something that is no file is in the way")
+            raise _foreign(path, "something that is not a file is in the way")
         if state is State.OUTDATED:
             return self._due_tree(place, self._previous_tree(path))
         if self.records.is_our_tree(path):
@@ -286,7 +286,7 @@ class Inspection:
         if not self.run.options.force:
             if os.path.islink(path):
                 raise _foreign(path, f"a link to {os.readlink(path)} that orch did not make is in the way")
-            raise _foreign(path, "a folder that orch did not make is in the way, with something in it")
+            raise _foreign(path, "a folder that orch did not make is in the way, and it is not empty")
         self.run.emit(Noticed(f"{path}: a folder that orch did not make is replaced (--force)"))
         return self._due_tree(place)
 
@@ -431,7 +431,7 @@ def _opened(run: RunContext, folders: Folders, path: str) -> OpenedFile:
         return open_file(folders, path)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ELOOP):
-            raise _foreign(path, "something that is no file is in the way") from error
+            raise _foreign(path, "something that is not a file is in the way") from error
         raise _cannot(run.store, path, error) from error
 
 

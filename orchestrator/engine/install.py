@@ -178,7 +178,9 @@ def _hold_back(items: Sequence[InstallItem], wanted: Wanted, cause: OrchError) -
                 item.error, item.dues = interrupted(), ()
                 continue
             message = f"{item.wanted.model}/{item.wanted.file}" if item.wanted.file else item.wanted.model
-            message += f": not placed: the previous version of {item.wanted.model} stays until all its files are there"
+            message += (
+                f": not installed: the previous version of {item.wanted.model} stays until all its files are there"
+            )
             item.error = copy(cause)  # for its fault and exit code
             item.error.message = f"{message}; {name} is not"
             item.error.hint = f"see the error of {name}, then run the command again"

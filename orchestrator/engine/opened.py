@@ -1,4 +1,4 @@
-"""What stands at a path, opened once: read, compared and sealed by its descriptor, whatever becomes of its name."""
+"""The file at a path, opened once: read, compared and sealed by its descriptor, also if its name changes."""
 
 from __future__ import annotations
 

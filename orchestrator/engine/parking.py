@@ -1,4 +1,4 @@
-"""Work whose hosts are closed: kept aside while other work goes on, and taken up again once one of them may be asked.
+"""Work whose hosts are closed: it waits while other work continues, until one of these hosts may be asked again.
 
 A host that is down is probed from a thread of its own, with backoff, by one small request at a time.
 """

@@ -41,8 +41,8 @@ def without_private(run: RunContext, artifact: Artifact, same: Sequence[FileStat
     sources = tuple(source for source in artifact.sources if source not in private)
     path = next(iter(private.values()))
     message = f"{artifact.name}: only root may read {path}, and a manifest may not copy it to where others can read it"
-    allow = f"allow it in {SITE_FILE}: `trust: {{schemes: [file, ...]}}`, with all others in use"
-    hint = f"`chmod o+r` (and `o+x` for the folders above it) if it is no secret, or {allow}"
+    allow = f"allow it in {SITE_FILE}: `trust: {{schemes: [file, ...]}}`, with all others that are in use"
+    hint = f"`chmod o+r` (and `o+x` for the folders above it) if it is not secret, or {allow}"
     if sources:
         run.emit(events.Noticed(f"{message}: left out; {hint}"))
         return replace(artifact, sources=sources)

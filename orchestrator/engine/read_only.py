@@ -1,4 +1,4 @@
-"""A run whose stores are all only read, as in an image: places are made of them, and nothing is fetched or recorded."""
+"""A run whose stores are all only read, as in an image: files are installed from them, nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _serve(run: RunContext, file_state: FileState) -> None:
             if state is State.SEALED:
                 continue
             if path not in places or places[path].unpack:
-                raise StoreError(f"{path}: what is kept of it needs a store that can be written", TO_WRITE)
+                raise StoreError(f"{path}: keeping the replaced file needs a store that can be written", TO_WRITE)
             if state not in (State.ABSENT, State.OUTDATED):
                 raise PlacementError(
                     f"{path}: a file with other bytes is in the way, and there is no store that could keep it",
@@ -107,5 +107,5 @@ def _as_allowed(place: Place, blob: BelowBlob) -> Place:
         return place
     if place.link is Link.AUTO:
         return replace(place, link=Link.COPY)
-    who = f"{blob.store} can be written by others, so a {place.link.value} place would not stay what it is"
+    who = f"{blob.store} can be written by others, so a {place.link.value} place could be changed"
     raise PlacementError(f"{place.path}: {who}", "use `link: auto`: it makes a checked copy")

@@ -1,4 +1,4 @@
-"""One run: what stands, what is to be done, does it fit, who may do it."""
+"""One run: scan the places, plan the work, check the disk space, choose the programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands at each place, by `lstat` and the record alone: nothing is opened, hashed or changed.
+"""The state of each place, by `lstat` and the record alone: nothing is opened, hashed or changed.
 
 One function decides it (`judge`), from what is wanted, what the record says that we put there, and what stands there.
 """

@@ -1,4 +1,4 @@
-"""The threads of one run: N pieces of work at a time, largest first; the disk's end or a stop ends them all."""
+"""The threads of one run: N pieces of work at a time, largest first; a full disk or a stop ends them all."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ class Scheduler:
             if not isinstance(told, BugError) and not (isinstance(told, StoreError) and told.of_one_file):
                 raise
             # One of them is to blame: each alone, it is the only one that fails.
-            self._run.emit(Noticed(f"{len(batch.tasks)} files go one by one: {told.message}; {told.hint}"))
+            self._run.emit(Noticed(f"{len(batch.tasks)} files are downloaded one by one: {told.message}; {told.hint}"))
             more += [task for task in batch.tasks if not self._is_told(task)]
         finally:
             with self._turn:

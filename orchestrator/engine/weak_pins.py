@@ -1,4 +1,4 @@
-"""Files pinned by sha512, sha1 or md5: what the store knows of them, how they are judged, what is said of them."""
+"""Files pinned by sha512, sha1 or md5: what the store knows of them, how they are verified, and the warning."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def tar_entries(
             total += entry.size
             count += 1
             if entry.size < 0 or tar.offset <= at:
-                raise DamagedError("it leads back to what was read")
+                raise DamagedError("its parts overlap")
             if total > most_bytes(length):
                 raise too_much(length)
             if count > most_entries(length):
@@ -175,7 +175,7 @@ class _Source:
             if not self._take(min(_SKIP_BYTES, to - self._read_to)):
                 break
         if to not in (self._read_to, self._read_to - len(self._last)) and to < self._read_to:
-            raise DamagedError("it leads back to what was read")
+            raise DamagedError("its parts overlap")
         self._at = to
         return to
 

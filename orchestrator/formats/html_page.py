@@ -1,4 +1,4 @@
-"""PURE: recognise HTML pages, which servers send in the place of a file: logins, notices, listings."""
+"""PURE: recognise HTML pages, which servers send instead of a file: logins, notices, listings."""
 
 from __future__ import annotations
 

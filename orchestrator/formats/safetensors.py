@@ -39,7 +39,7 @@ def safetensors_fault(head: bytes, length: int) -> str:
     `header_bytes` says, only its length is checked.
     """
     if length < 8:
-        return f"{length} bytes are no safetensors file"
+        return f"{length} bytes are not a safetensors file"
     whole = header_bytes(head)
     if not whole:
         return "does not begin with a safetensors header"
@@ -81,7 +81,7 @@ def _is_count(number: object) -> bool:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return keys
 
 
@@ -111,7 +111,7 @@ def _tensors(header: dict[str, Any], room: int) -> str:
         at = end
     if at > room:
         return f"its tensors require {_bytes(at - room)} more than the file has"
-    return f"{_bytes(room - at)} too many after its last tensor" if at < room else ""
+    return f"{_bytes(room - at)} too many after the last tensor" if at < room else ""
 
 
 def _product(shape: Iterable[int], bits: int) -> int:

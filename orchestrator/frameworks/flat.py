@@ -123,7 +123,7 @@ def refuse_value(framework: str, value: str) -> None:
         LayoutError: `value` is not empty.
     """
     if value:
-        raise LayoutError(f"{framework} takes no value (`{value}`): it knows its files by their URLs' last names")
+        raise LayoutError(f"{framework} takes no value (`{value}`): it knows its files by the last names of their URLs")
 
 
 def _torch_home(context: Context) -> str:

@@ -47,7 +47,7 @@ def layout(context: Context, model: Model, value: str) -> LayoutResult:
     if not value:
         raise LayoutError(_NEEDS_VALUE)
     if len(model.files) != 1:
-        raise LayoutError("tfhub wants one archive a handle")
+        raise LayoutError("tfhub needs one archive for each handle")
     import hashlib  # imported here: only a model with a handle needs it
 
     name, folder = hashlib.sha1(value.encode(), usedforsecurity=False).hexdigest(), cache(context)

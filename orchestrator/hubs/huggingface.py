@@ -96,7 +96,7 @@ class _HuggingFace(HubClient):
         info = self._ask(lambda: api.model_info(repo.name, revision=repo.revision or None, timeout=TIMEOUT_S))
         if not re.fullmatch("[0-9a-f]{40}", info.sha):
             hint = "check HF_ENDPOINT: is it the URL of a hub?"
-            raise HubError(f"{repos.spec(repo)}: unexpected response: {info.sha[:60]!r} is no commit", hint)
+            raise HubError(f"{repos.spec(repo)}: unexpected response: {info.sha[:60]!r} is not a commit", hint)
         if info.gated:
             self._check_access()
         listed = self._ask(lambda: self._listed(info.sha))
@@ -170,7 +170,7 @@ class _HuggingFace(HubClient):
         # Without a token the hub answers 401 also where the repository does not exist.
         if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not self._has_token):
             if self._has_token:
-                return HubError(f"{name}: no such repository, or not for this token", "check the name")
+                return HubError(f"{name}: no such repository, or this token has no access to it", "check the name")
             return HubError(f"{name}: no such repository, or a private one", f"check the name; else {help_}")
         if status in (401, 403):
             return HubError(f"{name}: the hub answered {status}", help_, "refused")

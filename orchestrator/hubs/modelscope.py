@@ -103,7 +103,9 @@ class _ModelScope(HubClient):
         for entry in entries:
             if entry["Type"] == "tree":
                 if not entry["Path"].startswith(f"{folder}/" if folder else "") or entry["Path"].count("/") > DEEPEST:
-                    raise HubError(f"{self._name}: the hub's listing of {folder or 'its top'} has no end", "try later")
+                    raise HubError(
+                        f"{self._name}: the hub's listing of {folder or 'its top'} does not end", "try again later"
+                    )
                 files |= self._listed(entry["Path"])[0]
         return files, commit
 

@@ -1,4 +1,4 @@
-"""The one way of all hub clients to their hub: what its API may answer is bounded here, and who hears the token."""
+"""How all hub clients reach their hub: limits of the answers, and which host is sent the token."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _case_folded(path: str) -> str:
 
 def message(path: str, why: str, first: str) -> str:
     """The message for a clash: `path` is the second's place, `first` names the file that already has it."""
-    return f"the destination `{shown(path)}` is taken: that of `{shown(first)}` {why}"
+    return f"the destination `{shown(path)}` is taken: the file of `{shown(first)}` {why}"
 
 
 def clashes(all_wanted: Sequence[Wanted]) -> tuple[tuple[Wanted, Wanted, str], ...]:

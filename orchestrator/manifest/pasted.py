@@ -140,7 +140,7 @@ def _hugging_face(text: str, names: list[str], host: str, *, is_page: bool = Tru
     if len(names) > 2 and not kind and names[1] in ("blob", "resolve", "tree"):  # of an id of one word
         first, rest = names[:1], names[1:]
     if not names or (not kind and names[0] in _NO_REPOSITORY.split()) or not first:
-        raise PageError("a page that is neither a repository's nor a file's", "give hf:ORG/NAME, or the URL of a file")
+        raise PageError("a page that shows neither a repository nor a file", "give hf:ORG/NAME, or the URL of a file")
     name = "/".join(first)
     if not is_page:  # hf://ORG/NAME[@REVISION][/PATH], as fsspec has it
         name, _, revision = name.partition("@")
@@ -161,7 +161,7 @@ def _hugging_face(text: str, names: list[str], host: str, *, is_page: bool = Tru
 
 def _modelscope(text: str, names: list[str], query: str) -> Address:  # noqa: ARG001 - one form for all
     if names[:1] != ["models"] or len(names) < 3:
-        raise PageError("a page that is neither a repository's nor a file's", "give modelscope:ORG/NAME, or a URL")
+        raise PageError("a page that shows neither a repository nor a file", "give modelscope:ORG/NAME, or a URL")
     name, rest = "/".join(names[1:3]), names[3:]
     if rest[:1] == ["resolve"]:
         return Address(text)
@@ -205,7 +205,7 @@ def _drive(text: str, names: list[str], query: str) -> Address:  # noqa: ARG001
     number = names[2] if names[:2] == ["file", "d"] and len(names) > 2 else found[1] if found else ""
     url = f"https://drive.usercontent.google.com/download?id={number or 'ID'}&export=download&confirm=t"
     raise PageError(
-        "a page of Google Drive, which shows large files only after a question and names none",
+        "a page of Google Drive, which asks a question before it sends large files",
         f"better put the file on a server; else: '{url}' --name NAME --to models/FILE",
     )
 

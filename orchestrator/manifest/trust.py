@@ -1,4 +1,4 @@
-"""Refuse what a manifest asks for and no weights need (system folders, a cloud's credentials) or the site forbids."""
+"""Refuse what a manifest must not ask for (system folders, a cloud's credentials) or the site forbids."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def refusals(manifest: Manifest, trust: Trust, *, root_is_given: bool = False) -
         bases: list[tuple[Key, str]] = [] if own_root else [(("root",), manifest.root)]
         bases += [(("allow_absolute", number), folder) for number, folder in enumerate(manifest.allow_absolute)]
         for key, folder in bases:
-            if why := "it bounds nothing" if folder == "/" else place_fault(folder, None):
+            if why := "it allows every folder" if folder == "/" else place_fault(folder, None):
                 found.append((key, f"{why}; {_allow(folder)}"))
     if manifest.store is not None and (why := place_fault(manifest.store, trust.roots)):
         found.append((("store",), f"{why}; {_allow(manifest.store)}"))
@@ -68,7 +68,9 @@ def refusals(manifest: Manifest, trust: Trust, *, root_is_given: bool = False) -
         found += [(key, why) for key, url in _urls(manifest) if (why := _url_fault(url, trust))]
     for name, host in manifest.hosts.items():
         if host.token_env and (why := _token_fault(host.token_env, trust)):
-            allow = f"allow it in {SITE_FILE}: `trust: {{token_env: [{host.token_env}]}}`, with all others in use"
+            allow = (
+                f"allow it in {SITE_FILE}: `trust: {{token_env: [{host.token_env}]}}`, with all others that are in use"
+            )
             found.append((("hosts", name, "token_env"), f"{why}; {allow}"))
     return found
 
@@ -97,7 +99,7 @@ def name_fault(path: str) -> str:
     odd = [name for name in names if name in _NAMES]
     odd += [f"{above}/{name}" for above, name in pairwise(names) if name in _BELOW.get(above, ())]
     odd += [name for name in names[-1:] if name in _IMPORTED]
-    return f"`{odd[0]}` is for what programs run or whom they let in, not for weights" if odd else ""
+    return f"`{odd[0]}` is for files that programs run or trust, not for weights" if odd else ""
 
 
 def _places(models: Iterable[Model], trust: Trust, root: str) -> Iterator[tuple[Key, str]]:
@@ -122,7 +124,7 @@ def _places(models: Iterable[Model], trust: Trust, root: str) -> Iterator[tuple[
         for path, why in ((path, why) for path, why in bad.items() if why):
             # A manifest in /etc, say, with paths that begin beside it: another base for all of them is meant.
             elsewhere = bool(in_root) and f"{path}/".startswith(in_root)
-            base = "name another base of them: `root: /srv/models`, --root DIR or ORCH_ROOT; or " if elsewhere else ""
+            base = "name another base folder: `root: /srv/models`, --root DIR or ORCH_ROOT; or " if elsewhere else ""
             yield ("models", model.name, "to"), f"{path}: {why}; {base}{_allow(path)}"
 
 

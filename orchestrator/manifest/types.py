@@ -14,7 +14,7 @@ from orchestrator.model import Link
 class FileEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     """One file of a model that has several."""
 
-    path: Annotated[Text, Meta(title="path", description="Where the file stands below the model's `to:`.")]
+    path: Annotated[Text, Meta(title="path", description="The path of the file below the model's `to:`.")]
     url: Url
     mirrors: Urls | UnsetType = UNSET
     sha256: Digest | UnsetType = UNSET
@@ -27,7 +27,7 @@ class FileEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fals
 class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A publisher's signature of a model, in the format of OpenSSF Model Signing, and who must have made it."""
 
-    url: Annotated[Text, Meta(title="URL", description="Where it is: a URL, or its path in the model's `repo`.")]
+    url: Annotated[Text, Meta(title="URL", description="A URL, or a path in the model's `repo`.")]
     key: (
         Annotated[Text, Meta(title="key", description="A PEM file of the publisher's key; relative to this file.")]
         | UnsetType
@@ -44,8 +44,7 @@ class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         | UnsetType
     ) = UNSET
     issuer: (
-        Annotated[Text, Meta(title="issuer", description="The OpenID issuer that vouches for the identity.")]
-        | UnsetType
+        Annotated[Text, Meta(title="issuer", description="The OpenID issuer that confirms the identity.")] | UnsetType
     ) = UNSET
 
 
@@ -74,15 +73,15 @@ class ModelEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fal
         | UnsetType
     ) = UNSET
     include: (
-        Annotated[Patterns, Meta(title="include", description="Only the repository's files that fit one of these.")]
+        Annotated[Patterns, Meta(title="include", description="Only the repository's files that match one of these.")]
         | UnsetType
     ) = UNSET
     exclude: (
-        Annotated[Patterns, Meta(title="exclude", description="Not the repository's files that fit one of these.")]
+        Annotated[Patterns, Meta(title="exclude", description="Not the repository's files that match one of these.")]
         | UnsetType
     ) = UNSET
     unpack: (
-        Annotated[bool, Meta(title="unpack", description="The places are folders that hold the archive's content.")]
+        Annotated[bool, Meta(title="unpack", description="Unpack the archive: the destinations are folders.")]
         | UnsetType
     ) = UNSET
     signature: SignatureEntry | UnsetType = UNSET
@@ -109,7 +108,7 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class PrefixEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """URLs that begin with `origin` are tried below each of `urls` first."""
 
-    origin: Annotated[str, Meta(title="origin", min_length=1, description="The beginning of the URLs meant.")]
+    origin: Annotated[str, Meta(title="origin", min_length=1, description="The beginning of the URLs with mirrors.")]
     urls: Annotated[list[Url], Meta(title="urls", min_length=1, description="What to put in its place, best first.")]
 
 
@@ -118,10 +117,10 @@ class HostEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     ca: Annotated[Text, Meta(title="ca", description="A PEM file of CAs; relative to this file.")] | UnsetType = UNSET
     connections: (
-        Annotated[int, Meta(title="connections", ge=1, le=1024, description="At most so many at once.")] | UnsetType
+        Annotated[int, Meta(title="connections", ge=1, le=1024, description="Maximum number at once.")] | UnsetType
     ) = UNSET
     user_agent: (
-        Annotated[Text, Meta(title="user agent", description="What this host wants to be told.")] | UnsetType
+        Annotated[Text, Meta(title="user agent", description="The User-Agent header for this host.")] | UnsetType
     ) = UNSET
     token_env: (
         Annotated[
@@ -135,7 +134,7 @@ class HostEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         | UnsetType
     ) = UNSET
     plain: (
-        Annotated[bool, Meta(title="plain", description="The token may go over http, where anybody can read it.")]
+        Annotated[bool, Meta(title="plain", description="Send the token also by http, where anybody can read it.")]
         | UnsetType
     ) = UNSET
 
@@ -159,7 +158,7 @@ Prefixes = Annotated[
 ]
 Hosts = Annotated[
     dict[str, HostEntry] | None,
-    Meta(title="hosts", description="By host name, with the port where it is not the usual one."),
+    Meta(title="hosts", description="By host name, with the port if it is not the default."),
 ]
 
 
@@ -224,7 +223,7 @@ class TrustEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What manifests may ask for here. A key that is absent leaves its default rule; one that is there is the rule."""
 
     roots: (
-        Annotated[list[Text], Meta(title="roots", description="Folders below which places may be, and nowhere else.")]
+        Annotated[list[Text], Meta(title="roots", description="The only folders below which places may be.")]
         | UnsetType
     ) = UNSET
     schemes: (
@@ -336,7 +335,7 @@ Md5 = Annotated[
 ]
 Size = Annotated[
     int,
-    Meta(title="size", ge=0, le=2**63 - 1, description="The file's size in bytes. A help, not a pin."),
+    Meta(title="size", ge=0, le=2**63 - 1, description="The file's size in bytes; it is not a pin."),
 ]
 Rate = Annotated[
     str,
@@ -350,46 +349,44 @@ Limits = Annotated[
     Rate | list[LimitEntry] | None,
     Meta(
         title="limits",
-        description="How fast all downloads together may be: a rate, or rules of which the first that applies counts.",
+        description="Maximum rate of all downloads together: a rate, or rules; the first that applies is used.",
     ),
 ]
 Url = Annotated[
-    str, Meta(title="URL", min_length=1, description="Where the bytes are: https, http, ftp, rsync or file.")
+    str, Meta(title="URL", min_length=1, description="The URL of the file: https, http, ftp, rsync or file.")
 ]
 Peer = Annotated[
     str, Meta(title="peer", min_length=1, description="An http or https URL, or `srv:` and the name of an SRV record.")
 ]
-Urls = Annotated[
-    list[Url], Meta(title="mirrors", description="URLs of the same bytes, best first, tried before `url`.")
-]
+Urls = Annotated[list[Url], Meta(title="mirrors", description="URLs of the same file, best first, tried before `url`.")]
 Text = Annotated[str, Meta(min_length=1)]
 Tag = Annotated[str, Meta(title="tag", pattern=r"^[A-Za-z0-9_.-]+$(?!\n)")]
 To = Annotated[
     Text | list[Text] | UnsetType | None,
     Meta(
         title="places",
-        description="Where the file must be: a path below `root`, a list of paths, or `store` (no place). "
+        description="Where the file is installed: a path below `root`, a list of paths, or `store` (no place). "
         "A trailing `/` is a folder; with `files`, it is always a folder.",
     ),
 ]
 LinkMode = Annotated[
     Link | UnsetType | None,
-    Meta(title="link", description="How a place is made from the stored file."),
+    Meta(title="link", description="How the file is installed from the store."),
 ]
 AdoptMode = Annotated[
     Literal["copy", "move"] | UnsetType | None,
     Meta(
         title="adopt",
-        description="How the store gets a right file that stands at its place already: as a copy (or reflink), or the "
-        "file itself, of which the place is a hard link then.",
+        description="How the store takes a correct file that is at its destination already: `copy` it (or reflink), or "
+        "`move` it and leave a hard link.",
     ),
 ]
 Share = Annotated[
     bool | UnsetType | None,
     Meta(
         title="share",
-        description="Whether `orch serve` and a swarm give the files to everybody who asks: `true` also where a token "
-        "was needed for them, `false` never. Without it: only what every source gives without a token.",
+        description="Whether `orch serve` and a swarm give the files to everybody who asks: `true` also if a token "
+        "was needed for them, `false` never. By default: only files that every source gives without a token.",
     ),
 ]
 # Each is a row of `frameworks/flat.py` or a module beside it; a test checks that.
@@ -415,8 +412,8 @@ For = Annotated[
     FrameworkName | list[FrameworkName] | dict[FrameworkName, Text | None] | UnsetType | None,
     Meta(
         title="frameworks",
-        description="Whose own cache the file belongs in, by that framework's rules. A framework that needs a name "
-        "of its own takes it as a value: `{tfhub: HANDLE}`.",
+        description="The framework in whose cache the file is installed. If the framework needs a name, give it as a "
+        "value: `{tfhub: HANDLE}`.",
     ),
 ]
 # Each is a format that `formats/` can detect; a test checks that.
@@ -426,8 +423,8 @@ Formats = Annotated[
     Meta(
         title="formats",
         min_length=1,
-        description="The formats that may be put at a place, told by the files' bytes; all others are refused. Text "
-        "and JSON always may. Without this key everything may.",
+        description="The formats that may be installed, found from the files' bytes; all others are refused. Text "
+        "and JSON are always allowed. Without this key all formats are allowed.",
     ),
 ]
 Patterns = Annotated[list[Text], Meta(min_length=1)]
@@ -435,20 +432,20 @@ Programs = Annotated[
     list[Text | Patterns] | UnsetType,
     Meta(
         title="programs",
-        description="A program with its arguments, as a list, or a list of such lists. There is no shell in between.",
+        description="A program with its arguments, as a list, or a list of such lists. No shell is used.",
     ),
 ]
 Store = Annotated[
     Text | Annotated[list[Text | BelowEntry], Meta(min_length=1)] | UnsetType,
     Meta(
         title="store",
-        description="Where complete files are kept. `~/` is expanded. In a list the first is written, and those "
-        "`below` it are read in order.",
+        description="The folder where verified files are kept. `~/` is expanded. In a list, orch writes to the first "
+        "and only reads those with `below`, in order.",
     ),
 ]
 Tags = Annotated[
     list[Tag] | UnsetType | None,
-    Meta(title="tags", description="Words to choose models by: `--only tag:TAG`."),
+    Meta(title="tags", description="Words by which `--only tag:TAG` chooses models."),
 ]
 
 

@@ -525,7 +525,7 @@ def _hosts(entries: dict[str, HostEntry] | None, beside: str, problems: Problems
         if entry.user_agent is not UNSET:
             agent = entry.user_agent
             if not agent.isascii() or has_unseen(agent) or agent != agent.strip():
-                problems.append(((*at, "user_agent"), "expected printable ASCII without outer blanks"))
+                problems.append(((*at, "user_agent"), "expected printable ASCII without spaces at its ends"))
         connections = None if entry.connections is UNSET else entry.connections
         if entry.plain is True and entry.token_env is UNSET:
             problems.append(((*at, "plain"), "`plain` belongs to a `token_env`"))

@@ -36,7 +36,7 @@ def check(path: str, wanted: Wanted, stop: threading.Event | None = None) -> Non
         if stop is not None and stop.is_set():
             raise Stopped("stopped while reading")
         if time.monotonic() > end + size / LIMIT_BYTES:
-            raise DamagedError(f"reading it takes longer than {LIMIT_S + size / LIMIT_BYTES:.0f} s to read")
+            raise DamagedError(f"reading it takes longer than {LIMIT_S + size / LIMIT_BYTES:.0f} s")
 
     unpacked = bool(wanted.places) and all(place.unpack for place in wanted.places)
     try:
@@ -50,7 +50,7 @@ def check(path: str, wanted: Wanted, stop: threading.Event | None = None) -> Non
     name, allowed = wanted.file or os.path.basename(path), ", ".join(wanted.allow)
     hint = "take a file in a format that is allowed"
     if refused.word:
-        hint += f", or let it in: `{refused.word}` in the `allow:` of {wanted.manifest}"
+        hint += f", or add `{refused.word}` to `allow:` in {wanted.manifest}"
     raise PlacementError(
         f"{name} is {refused.words}, and only {allowed} may be placed", hint, code="format-not-allowed"
     )

@@ -55,7 +55,7 @@ def members(path: str, ask: Callable[[], None] = lambda: None) -> Iterator[Membe
             return
         packed = decompress.compression(head)
         if not packed and not _is_tar(head):
-            raise ArchiveError("it is no archive that orch unpacks (tar, tar.gz, tar.bz2, tar.xz, zip)")
+            raise ArchiveError("it is not an archive that orch can unpack (tar, tar.gz, tar.bz2, tar.xz, zip)")
         begun = False
         try:
             for member in _of_tar(file, length, ask):

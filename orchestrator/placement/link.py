@@ -754,7 +754,7 @@ def _result_or_error(make: Callable[[], _T], path: str) -> _T | PlacementError:
 
 
 def _leads_nowhere(place: Place, target: str) -> PlacementError:
-    return PlacementError(f"{place.path}: what it should lead to is not there: {target}", "run the command again")
+    return PlacementError(f"{place.path}: the target of its link does not exist: {target}", "run the command again")
 
 
 def _a_folder(path: str) -> PlacementError:

@@ -252,13 +252,13 @@ class _Unpacking:
         """
         for path, same_as in self._links:
             if same_as not in self._listing:
-                raise ArchiveError(f"`{path}` in it is a link to no file of it")
+                raise ArchiveError(f"`{path}` in it is a link, but not to one of its files")
             if self._listing[same_as][0] > self._bytes_left:
                 raise ArchiveError("its content is larger than the free disk space")
             with open(f"{self._folder}/{same_as}", "rb") as content:
                 self._write(path, content)
         if not self._listing:
-            raise ArchiveError("it holds no file")
+            raise ArchiveError("it contains no file")
         return self._listing
 
     def _make_folder(self, path: str) -> None:
@@ -463,7 +463,7 @@ class TreeInstall:
             self._links.add(name)
             return _Step(name)
         if not stat.S_ISREG(mode) and not (is_link and os.path.isfile(f"{inside}/{name}")):
-            raise self._foreign(shown, "something that is no file is where one of the archive should be")
+            raise self._foreign(shown, "something that is not a file is where one of the archive should be")
         was_ours = any(name in listing for listing in old)
         verdict = self._read(place, name, sha256, is_link=is_link, was_ours=was_ours)
         if verdict.is_good:

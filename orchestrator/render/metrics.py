@@ -146,7 +146,7 @@ def refusal(path: str) -> str:
             if not os.access(folder.at(), os.W_OK | os.X_OK):
                 return "its folder cannot be written"
             if not stat.S_ISREG(os.lstat(folder.at(os.path.basename(path))).st_mode):
-                return "something that is no file is there"
+                return "something that is not a file is there"
     except FileNotFoundError:
         return "" if os.path.isdir(os.path.dirname(path)) else "its folder is missing"
     except (OSError, OrchError) as error:

@@ -1,4 +1,4 @@
-"""Plain lines for pipes and cron on stderr, and with time stamps for a log file; --quiet tells only what went wrong."""
+"""Plain lines for pipes and cron on stderr, and with time stamps for a log file; with --quiet only failures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
 from orchestrator import events, local_state
-from orchestrator.render.sink import amount, error_lines, is_out_of_time, label
+from orchestrator.render.sink import error_lines, is_out_of_time, label
 from orchestrator.render.terminal import painted, style_of
 from orchestrator.render.totals import Totals
 from orchestrator.render.words import SharedFailures, closing, heartbeat, line
-from orchestrator.text import shown_lines
+from orchestrator.text import shown_lines, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,7 +105,7 @@ class Lines:
         elif isinstance(event, events.Reading) and event.done_bytes < event.size_bytes:
             self._beat = now
             name, far = label(event.model, event.file), 100 * event.done_bytes // event.size_bytes
-            self._write(f"{self.verb}: {event.doing} {name}, {far} % of {amount(event.size_bytes)}")
+            self._write(f"{self.verb}: {event.doing} {name}, {far} % of {size_text(event.size_bytes)}")
 
     def tell(self, error: OrchError) -> None:
         """Write an error that ended the command, and what to type next."""

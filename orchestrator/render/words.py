@@ -152,8 +152,8 @@ def label_of(event: events.Started) -> str:
 
 def _foreseen(event: events.Foreseen) -> str:
     size = amount(event.size_bytes) if event.size_bytes is not None else "size unknown"
-    origin = f" by {event.backend} from {host(event.source)}" if event.backend else ""
-    of = f" of {size}" if event.size_bytes is not None else ""
+    comma, of = ("", f" of {size}") if event.size_bytes is not None else (",", "")
+    origin = f"{comma} by {event.backend} from {host(event.source)}" if event.backend else ""
     kept = f"; resumes, {amount(event.have_bytes)}{of} are here" if event.have_bytes else ""
     return f"({size}{origin}{kept}; {_shown(event.why)})"
 

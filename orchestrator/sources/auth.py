@@ -1,4 +1,4 @@
-"""Find the token that a host is to be shown, and say what helps where it refuses one.
+"""Find the token for a host, and say what helps if the host refuses it.
 
 A token is bound to its scheme, host and port. Where HF_ENDPOINT names another machine, that is a third party: unlike
 the hub's client, orch does not send it the hub's token, since a mirror has no login of its own and may do anything with
@@ -58,7 +58,7 @@ def named_token(url: str, hosts: Mapping[str, Host]) -> NamedToken | None:
     if not reasons:
         return NamedToken(entry.token_env, "")
     why = f"{entry.token_env} is not sent to {host_of(url)}: {', and '.join(reasons)}"
-    return NamedToken(entry.token_env, f"{why}; if it is meant: {_entry(url, entry.token_env)}")
+    return NamedToken(entry.token_env, f"{why}; to send it anyway: {_entry(url, entry.token_env)}")
 
 
 def may_need_token(url: str, environ: Mapping[str, str], hosts: Mapping[str, Host]) -> str:

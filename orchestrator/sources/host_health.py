@@ -1,4 +1,4 @@
-"""How the hosts of a run are: down, busy, or gone for this run, and how many connections they take without complaint.
+"""How the hosts of a run are: down, busy, or gone for this run, and how many connections they accept.
 
 A host that refuses connections, has no address or stays silent costs the run once and not once a file: two failures
 close it, its other files wait or go to their other sources, and one small request at a time finds out whether it is

@@ -1,4 +1,4 @@
-"""Small HTTP requests to a source: ask what it would serve, read a text, sample its rate."""
+"""Small HTTP requests to a source: probe it, read a text, sample its rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a redirect may lead, and the addresses that no file is fetched from, in all their spellings.
+"""Which redirects are followed, and the addresses from which nothing is downloaded, in all notations.
 
 Every redirect is judged here: one that orch's own client meets, and one that a program met and did not follow.
 """
@@ -119,11 +119,11 @@ def follow(url: str, location: str) -> str | Fault:
     try:
         new = old.join(location)
     except (httpx2.InvalidURL, ValueError):
-        return Fault(Kind.REFUSED, "redirected to something that is no URL")
+        return Fault(Kind.REFUSED, "redirected to something that is not a URL")
     if new.scheme not in ("http", "https"):
         return Fault(Kind.REFUSED, f"redirected to another scheme ({new.scheme})")
     if not new.host:
-        return Fault(Kind.REFUSED, "redirected to something that is no URL")
+        return Fault(Kind.REFUSED, "redirected to something that is not a URL")
     if old.scheme == "https" and new.scheme == "http":
         return Fault(Kind.REFUSED, f"redirected from https to http ({new.host})")
     return str(new).partition("#")[0]

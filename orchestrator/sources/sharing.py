@@ -1,4 +1,4 @@
-"""Which files may be given to everybody who asks: those that each of their sources gives to everybody.
+"""Which files may be offered to everybody: those that each of their sources gives without a token.
 
 Who asks a server of files, or is in a swarm, does not show who he is. A manifest's `share:` overrules this.
 """

@@ -1,4 +1,4 @@
-"""The store, orch's own directory: blobs, partials, quarantine, and the records of what was placed where."""
+"""The store, orch's own directory: blobs, partials, quarantine, and the records of installed files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stores below the first one, which are only read: which of them can be, who may write them, what they have."""
+"""The stores below the first one, which are only read: which are usable, who may write to them, what they have."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class BelowStores:
             self._wrong.add(path)
         if is_new:
             who = f"only root may read {path}, and a manifest may not copy it to where others can read it"
-            self._tell(f"warning: {who}: left out; name {below.path} in the site file if it is meant")
+            self._tell(f"warning: {who}: left out; to use it, name {below.path} in the site file")
 
     def _look(self) -> dict[StoreBelow, bool]:
         with self._lock:
@@ -175,11 +175,11 @@ def _look(path: str, shared: bool) -> tuple[bool, str]:
         is_folder = stat.S_ISDIR(os.stat(path).st_mode)
         os.stat(f"{path}/blobs/sha256/.")
     except FileNotFoundError:
-        return False, "it is no store of orch's (it has no blobs/sha256)" if os.path.isdir(path) else "it is not there"
+        return False, "it is not an orch store (it has no blobs/sha256)" if os.path.isdir(path) else "it is not there"
     except OSError as error:
         return False, reason(error)
     if not is_folder:
-        return False, "it is no folder"
+        return False, "it is not a folder"
     try:
         judge_store(path, shared=shared)
         return all(map(_is_safe_above, folders_above(os.path.realpath(path)))), ""

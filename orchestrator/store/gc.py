@@ -1,4 +1,4 @@
-"""Find what may be removed from a store: unwanted blobs, leftovers of dead processes, dangling names.
+"""Find what may be removed from a store: unreferenced blobs, leftovers of dead processes, names without a file.
 
 No symbolic link is followed.
 """
@@ -225,7 +225,7 @@ def _aliases(store: Store, wanted: Collection[str]) -> Iterator[Garbage]:
 
 
 def _listed(folder: str) -> list[os.DirEntry[str]]:
-    """List a folder by name; nothing where it is no folder, or a link to one."""
+    """List a folder by name; nothing where it is not a folder, or a link to one."""
     try:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
             return []

@@ -1,4 +1,4 @@
-"""Take files that others may have made into the store: by a rename of what is ours alone, else by a copy.
+"""Take files that others may have made into the store: by a rename if only we can write them, else by a copy.
 
 The owner of an inode can change it at any time, and so can whoever has another name of it: neither enters the store.
 """

@@ -1,4 +1,4 @@
-"""Leases: who writes here now, told by the content of a file, for disks on which locks prove nothing between hosts.
+"""Leases: which process writes now, by the content of a file, for disks whose locks do not work between hosts.
 
 `flock` succeeds for everybody on Lustre mounted with `localflock` and on GPFS, is refused on Lustre by default, and is
 one host's own matter on NFS with `local_lock`. So whoever holds something also keeps a lease: 512 bytes that name its

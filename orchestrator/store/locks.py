@@ -263,7 +263,7 @@ def take_guard(folder: str) -> Guard:
 
     Raises:
         HeldError: another process writes there, or seems to.
-        OSError: it is no folder (or a link to one), or the disk failed.
+        OSError: it is not a folder (or a link to one), or the disk failed.
     """
     end = time.monotonic() + _FORK_S
     while True:

@@ -1,4 +1,4 @@
-"""Who may change what is in a store: its folders are judged by owner and mode, and its files by their owner.
+"""Who may change what is in a store: a check of its folders by owner and mode, and of its files by owner.
 
 Whoever may write into one of its folders decides what root puts at places. That is this user, root, and, where the
 folders are shared, their group.
@@ -43,7 +43,7 @@ def judge_folder(folder: Folder, *, shared: bool, top: os.stat_result | None = N
     status = os.fstat(folder.fd)
     if status.st_mode & stat.S_IWOTH:
         raise StoreError(
-            f"store: {folder.path} can be written by everyone, so its bytes prove nothing",
+            f"store: {folder.path} can be written by everyone, so its files cannot be trusted",
             f"chmod o-w {folder.path}",
             code="store-access",
         )
@@ -158,7 +158,9 @@ def _another_groups(path: str, status: os.stat_result) -> StoreError:
     ours = status.st_uid == 0 if os.geteuid() == 0 else status.st_gid in (os.getegid(), *os.getgroups())
     hint += f"`chmod g+s {path}`" if ours else "`shared: true` in the site file"
     who = f"the group {_name_of_group(status.st_gid)}"
-    return StoreError(f"store: {path} can be written by {who}, so its bytes prove nothing", hint, code="store-access")
+    return StoreError(
+        f"store: {path} can be written by {who}, so its files cannot be trusted", hint, code="store-access"
+    )
 
 
 def _name_of_user(uid: int) -> str:

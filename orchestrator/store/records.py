@@ -1,4 +1,4 @@
-"""Records of what orch placed where: written before a place is made, not read by a sync with nothing to do.
+"""Records of installed files: written before a place is made, not read by a sync with nothing to do.
 
 The record of one manifest is a JSON file. A small one is written whole each time. Beside a large one, what is new is
 appended to a journal, a line of JSON for each change, which `fold` merges into the file at the end of a run. The file

@@ -1,4 +1,4 @@
-"""What is proven of unfinished files, for other hosts: the folder `relay` of a store, which a web server may serve.
+"""The verified part of unfinished files, for other hosts: the folder `relay` of a store, for a web server.
 
 `orch serve` makes the folder; where there is none, nothing is published. Under a file's sha256 there is a hard link of
 its partial, and under `<sha256>.json` how much of it is proven. What a killed run leaves there is replaced by the next.

@@ -1,4 +1,4 @@
-"""The listings of unpacked archives, stored by the archive's digest: with them one stat a file checks a tree."""
+"""The listings of unpacked archives, stored by the archive's digest: with them one stat for each file checks a tree."""
 
 from __future__ import annotations
 

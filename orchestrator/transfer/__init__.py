@@ -1,1 +1,1 @@
-"""The effort for one artifact: loop, attempts, what is held of it, and how it changes hands."""
+"""The download of one artifact: the retry loop, attempts, partials, and their hand-over."""

@@ -1,4 +1,4 @@
-"""Take the right to write the bytes of one or several artifacts, or wait until another orch has fetched them."""
+"""Take the right to write the bytes of one or several artifacts, or wait until another orch has downloaded them."""
 
 from __future__ import annotations
 

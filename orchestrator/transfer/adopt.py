@@ -1,4 +1,4 @@
-"""Adopt an unfinished download of another program: go on with what lies beside a place, where nobody uses it."""
+"""Adopt an unfinished download of another program: resume one beside a place, if no program uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished files: verify them, commit the right ones, send the wrong ones to quarantine and say who gave them."""
+"""Finished files: verify them, commit the right ones, move the wrong ones to quarantine and name their source."""
 
 from __future__ import annotations
 

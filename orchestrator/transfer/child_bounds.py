@@ -1,4 +1,4 @@
-"""What the kernel lets a download program do: how long its files may become, and how much memory it may map."""
+"""Kernel limits of a download program: the size of its files, and its memory."""
 
 from __future__ import annotations
 

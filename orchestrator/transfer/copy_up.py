@@ -1,4 +1,4 @@
-"""Copy what a store below has into the first store: by reflink or as bytes, judged as a download is."""
+"""Copy what a store below has into the first store: by reflink or as bytes, verified like a download."""
 
 from __future__ import annotations
 

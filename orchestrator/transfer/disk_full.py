@@ -1,4 +1,4 @@
-"""Tell a full disk, and limits of this process, from faults of sources and programs."""
+"""Distinguish a full disk, and limits of this process, from faults of sources and programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Download one file: the loop that asks for the next step, runs a program, verifies what it left, commits it.
+"""Download one file: the loop that asks for the next step, runs a program, verifies the result, commits it.
 
 `Download` holds all state of one transfer, and nothing outside this file changes it: the other files of this room take
 values and return values.
@@ -543,7 +543,7 @@ class Download:
             if unpinned and not (self._candidates.is_proven(url, answer) and info.etags.get(url) == answer.etag):
                 return Fault(Kind.UNRESUMABLE, "neither a checksum nor an ETag tells whether it is still the same file")
             if not answer.ranges:
-                return Fault(Kind.UNRESUMABLE, "the source does not honour ranges")
+                return Fault(Kind.UNRESUMABLE, "the source does not support ranges")
         if answer.etag:
             info.etags[url] = answer.etag
         if answer.modified:
@@ -797,7 +797,7 @@ class Download:
             is_told = False
             fault = attempt.read_end(run, launch, exit_, on_disk.good_bytes(), "the partial")
             if landed > part.end - part.start:
-                fault = Fault(Kind.UNRESUMABLE, "the source does not honour ranges")
+                fault = Fault(Kind.UNRESUMABLE, "the source does not support ranges")
             elif fault is not None and not fault.redirects:
                 fault = self._refine(fault, source, landed, monitor.faster_host)
             elif fault is None and landed < part.end - part.start:
@@ -828,7 +828,7 @@ class Download:
         """Tell that a program will cut off what is behind the first hole."""
         lost = holes.lost_bytes(self._on_disk, backend)
         if lost >= holes.LEAST_BYTES:
-            words = f"{backend.NAME} cannot fill holes: {size_text(lost)} that are here are downloaded again"
+            words = f"{backend.NAME} cannot fill holes: {size_text(lost)} on the disk are downloaded again"
             self._run.emit(Noticed(f"{self._artifact.name}: {words}; aria2c, axel and curl keep them"))
 
     def _must_yield(self, share: Share | None, left_bytes: int | None, *, resumes: bool) -> bool:
@@ -1134,7 +1134,7 @@ class Download:
         if damage is None:
             if self._has_pieces:
                 self._has_pieces = False
-                words = "its piece hashes do not help: `orch lock --update` makes them anew"
+                words = "its piece hashes do not help: `orch lock --update` records them again"
                 run.emit(Noticed(f"{self._artifact.name}: {words}"))
             return None
         found = repair.attribute(damage.bad, self._given, is_inherited=self._is_inherited)

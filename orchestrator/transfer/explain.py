@@ -1,4 +1,4 @@
-"""Explain a download that failed: what became of each source, and what to type next."""
+"""Explain a download that failed: the result of each source, and what to type next."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def explain_failure(
     if fault is not None and fault.kind is Kind.CORRUPT:
         hint = fault.hint or f"compare the checksum in {_pinned_in(artifact)} with the publisher's"
         judged = any(each.fault.message.startswith(("wrong bytes", "this is not the file")) for each in attempts)
-        kept = "; what came is kept: `orch quarantine`" if judged else ""
+        kept = "; the wrong file is kept: `orch quarantine`" if judged else ""
         return DigestError(f"{name}: no source gave the right bytes: {history}", f"{hint}{kept}")
     word = fault.kind.value if fault else Kind.NETWORK.value
     message, hint = f"{name}: every source failed: {history}", _hint(run, attempts, fault, proxies)

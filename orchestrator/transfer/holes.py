@@ -1,4 +1,4 @@
-"""Fill the holes of a partial for a program that only appends: they are fetched by curl as ranges, and put in place."""
+"""Fill the holes of a partial for a program that only appends: curl downloads them as ranges."""
 
 from __future__ import annotations
 

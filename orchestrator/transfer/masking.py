@@ -1,4 +1,4 @@
-"""Mask secrets: show a job's command and a program's words without tokens, signatures and logins."""
+"""Mask secrets: show commands and the output of programs without tokens, signatures and logins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watch a running program: tell its progress, keep its last good sidecar, end it where it is too slow or goes wrong."""
+"""Watch a running program: tell its progress, keep its last good sidecar, end it if it is too slow or fails."""
 
 from __future__ import annotations
 

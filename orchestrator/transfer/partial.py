@@ -1,4 +1,4 @@
-"""Which bytes of an unfinished file are here, by the word of the program that wrote them."""
+"""Which bytes of an unfinished file are present, by the state file of its program."""
 
 from __future__ import annotations
 

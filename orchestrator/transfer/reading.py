@@ -1,4 +1,4 @@
-"""Tell how far a reading or copying of bytes on this machine is, once it takes long: or it would seem to hang."""
+"""Report the progress of reading or copying on this machine when it takes long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pass a file on while it is being downloaded: what the lock's piece hashes prove of it, from its beginning.
+"""Pass a file on while it is being downloaded: the part from its beginning that the lock file's piece hashes verify.
 
 The host that has more gives (`Offer`), the host that has less takes (`fetch`), piece by piece; each judges all pieces
 by its own lock. The web server between them is `orch serve`.

@@ -1,4 +1,4 @@
-"""Repair a wrong file whose piece hashes are known: find its bad pieces, who gave them, and ask for just those."""
+"""Repair a wrong file whose piece hashes are known: find its bad pieces and their source, and download only those."""
 
 from __future__ import annotations
 

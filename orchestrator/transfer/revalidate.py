@@ -1,4 +1,4 @@
-"""Ask a source again in the middle of a download, and compare its answer with what is wanted and what is here.
+"""Ask a source again in the middle of a download, and compare its answer with the artifact and the partial.
 
 With a digest all of it is a help: length, ETag and encoding are hints, and the digest judges. Without one they are all
 that tells one version of a file from another.

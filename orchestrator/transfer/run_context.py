@@ -1,4 +1,4 @@
-"""What all stages of one run share: made by the command, completed by `prepare`, handed down.
+"""What all stages of one run share: made by the command, completed by `prepare`.
 
 Structs, as all values on the road of a sync with nothing to do: see `events`.
 """
@@ -48,14 +48,22 @@ def _later(_: int | None) -> None:
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What a run may do; the contract's defaults.
+    """The options of a run, with the defaults of the command line.
 
-    `backend` None: the best; `retries` bounds the rounds over all sources that bring nothing new; `stall_s` is the
-    silence, in seconds, after which a program is ended; `wait_for_sources_s` for how long files wait for hosts that are
-    down, where the retries would be over sooner; `lock_wait_s` how long to wait for another orch that is fetching the
-    same bytes, or changes the store; `adopt` overrules what the manifests say of right files that stand at their places
-    already; `limit_rate`, in bytes a second (0: none), overrules their limits of bandwidth and those of the site file.
-    `swarm`: fetch large files together with other hosts, and go on sending to those that lack one for `seed_time_s`.
+    Attributes:
+        backend: name of the only downloader to use; None: the best one for each file.
+        jobs: files to download at the same time.
+        connections: maximum connections to a host, over all files.
+        retries: rounds over all sources without a new byte, after which a file fails.
+        stall_s: seconds without data after which a program is ended.
+        wait_for_sources_s: seconds to wait for hosts that are down, after the retries.
+        offline: do not use the network.
+        lock_wait_s: seconds to wait for another orch that downloads the same file or changes the store.
+        force: replace existing files that orch did not make; they go to quarantine.
+        adopt: "copy" or "move" correct existing files into the store; None: as the manifests say.
+        limit_rate: bytes a second of all downloads together, 0: no limit; None: as manifests and site file say.
+        swarm: download large files together with other hosts.
+        seed_time_s: seconds to keep sending while other hosts of the swarm lack pieces.
     """
 
     backend: str | None = None

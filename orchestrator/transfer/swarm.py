@@ -1,4 +1,4 @@
-"""Fetch one large file together with other hosts: aria2c in a swarm, where one host asks the origin and all pass it on.
+"""Download one large file together with other hosts: aria2c in a swarm, where one host asks the origin.
 
 That host is the first that the tracker hears of. The id of a peer begins with the time at which it joined: where bytes
 stop coming, the oldest that is there asks the origin. Whoever gets nothing for too long leaves, and fetches the file
@@ -80,7 +80,7 @@ def torrent_for(run: RunContext, artifact: Artifact) -> Torrent:
         raise NoSwarmError("it needs aria2c, which cannot be used here")
     whys = (why_private(wanted, run.context.environ, run.hosts) for wanted in artifact.wanted)
     if why := next((why for why in whys if why), ""):
-        raise NoSwarmError(f"{artifact.name} is not for everybody ({why}; `share: true` says that it is)")
+        raise NoSwarmError(f"{artifact.name} must not be shared ({why}); `share: true` in the manifest allows it")
     torrent = torrent_of(artifact)
     if torrent is None:
         raise NoSwarmError("the lock file has no sha1 pieces of some large files (`orch lock --pieces` writes them)")

@@ -82,7 +82,7 @@ def complaint(verdicts: Iterable[Verdict], told: set[str]) -> str:
     if not reason or "tool" in told:
         return ""
     told.add("tool")
-    return f"{reason} over right bytes (orch read them by itself): that program is broken, or was ended from outside"
+    return f"{reason} although the bytes are right (orch read them itself): it is broken, or was ended from outside"
 
 
 def check(context: Context, files: Sequence[tuple[str, str]], stall_s: float = 30.0) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""PURE: the hashes of a file's pieces, which a lockfile keeps as one short string: they tell which pieces are bad.
+"""PURE: the hashes of a file's pieces, which a lock file keeps as one short string: they show which pieces are bad.
 
 A repair keeps the good pieces and downloads the bad ones again; only the digest of the whole file proves it right.
 A torrent (BEP 3) needs the whole sha1 of pieces of its own length, which a lockfile may keep beside them.

@@ -1,4 +1,4 @@
-"""The checksum tools: sha256sum is the reference and the default; of large files a faster one that passes a self-test.
+"""The checksum tools: sha256sum is the reference and the default; for large files a faster one that passes a self-test.
 
 GNU sha256sum without OpenSSL, as in Debian and Ubuntu, reads 0.5 GB/s, where OpenSSL reads 1.3 to 1.5: hashlib, which
 every Python has, in a process of its own, so that it takes nothing from ours. The word of any tool but the reference

@@ -61,7 +61,7 @@ def test_what_a_lock_calls_next_repeats_them_too(orch: Orch) -> None:
 
 def test_a_name_that_is_no_model_keeps_no_choice(orch: Orch) -> None:
     done = orch.run("status", "--only", "zzzz", "my models.yaml")
-    assert "hint: `orch status 'my models.yaml'` lists the names" in done.err
+    assert "hint: `orch list 'my models.yaml'` shows the names and tags" in done.err
 
 
 def test_a_model_in_the_place_of_a_manifest_is_told(orch: Orch) -> None:

@@ -51,7 +51,7 @@ def test_right_files_are_taken_whatever_they_are_called(orch: Orch, old: Path) -
     (notice,) = done.named("noticed")
     assert notice["message"] == f"not adopted: {old}/b.pth: has the name of b/b.pth, but other bytes"
     assert {event["model"]: event["how"] for event in done.named("adopted")} == {"a": "hard", "c": "hard"}
-    assert orch.run("adopt", "old").err == "adopt: 0 of 1 missing file, 0 B\n"
+    assert orch.run("adopt", "old").err == "adopt: 0 of 1 missing file adopted, 0 bytes\n"
     assert done.summary["bytes_reused"] == len(A) + len(C)
     blob = orch.blob(A)
     assert blob.samefile(old / "renamed.weights")

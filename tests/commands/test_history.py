@@ -38,7 +38,7 @@ def _runs(orch: Orch, *words: str) -> list[dict[str, Any]]:
 
 def test_runs_that_did_something_are_recorded_and_no_others(tmp_path: Path) -> None:
     orch = Orch(tmp_path)
-    assert orch.run("history").out == "no run that did something is known on this machine\n"
+    assert orch.run("history").out == "no runs are recorded on this machine\n"
     content = made(300_000)
     with Origin() as origin:
         place = orch.want("one", content, origin.serve("/one", content))

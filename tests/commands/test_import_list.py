@@ -305,7 +305,7 @@ def test_metalink_4_as_we_write_it_and_3_as_mirrors_serve_it(orch: Orch) -> None
 def test_a_list_at_a_url_is_to_be_fetched_first(orch: Orch) -> None:
     done = orch.run("import", "https://example.org/v1/SHA256SUMS", "team.yaml")
     first = "`curl -O https://example.org/v1/SHA256SUMS`, then `orch import SHA256SUMS --base https://example.org/v1/`"
-    assert (done.code, done.err) == (2, f"error: this is a URL, and LIST a file: {first}\n")
+    assert (done.code, done.err) == (2, f"error: a LIST is a file, not a URL: {first}\n")
 
 
 def test_json(orch: Orch) -> None:

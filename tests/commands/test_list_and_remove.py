@@ -62,7 +62,7 @@ def test_the_models_with_their_state(orch: Orch) -> None:
     shown = orch.run("list")
     assert shown.code == 0
     header, first, second = shown.out.splitlines()
-    assert header.split() == ["model", "files", "size", "for", "tags", "state"]
+    assert header.split() == ["MODEL", "FILES", "SIZE", "FOR", "TAGS", "STATE"]
     assert first.split() == ["resnet", "1", "3.9K", "torch", "vision", "ci", "changed"]
     assert second.split() == ["both", "1/2", "91.8K", "-", "-", "absent"]
     (row, _) = orch.run("list", "--json").named("model")

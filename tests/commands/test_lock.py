@@ -255,7 +255,7 @@ def test_a_first_download_is_told_once_with_what_comes_next(orch: Orch) -> None:
         want(orch, "a", b"one", origin.serve("/a.bin", b"one"))
         first = orch.run("lock")
         assert first.code == 0, first.err
-        told = f"warning: a/a.bin: its checksum {sha256(b'one')} is of the first download: compare it"
+        told = f"warning: a/a.bin: its checksum {sha256(b'one')} is that of the first download: compare it"
         assert first.err.count(told) == 1
         assert first.err.endswith("next: orch sync; commit team.yaml and team.lock.json\n")
         again = orch.run("lock", "team.yaml")

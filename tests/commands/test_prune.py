@@ -83,8 +83,8 @@ def test_the_version_before_stays_for_a_way_back_with_no_network(orch: Orch, ori
 def test_how_long_a_version_before_stays_can_be_said(orch: Orch, origin: Origin) -> None:
     replaced(orch, origin)
     dry = orch.run("prune", "-n")
-    assert f"kept     {sha256(A)[:12]}  " in dry.out and "0 to drop" in dry.out
-    assert "1 previous version is kept" in dry.err and "`--keep 0`" in dry.err
+    assert f"kept     {sha256(A)[:12]}  " in dry.out and "0 items to remove" in dry.out
+    assert "1 previous version is kept" in dry.err and "`--keep 0s`" in dry.err
     age(orch, 20)
     assert dropped(orch.run("prune", "--yes", "--json")) == {}
     age(orch, 11)

@@ -37,7 +37,7 @@ def test_a_preview_says_what_would_be_deleted_and_what_stays(tmp_path: Path) -> 
     last = orch.run("quarantine", "empty", "-n", *where).out.splitlines()[-1]
     assert last.startswith("quarantine: 1 would be deleted, 0 would stay; ")
     last = orch.run("quarantine", "empty", "-n", "--older", "30d", *where).out.splitlines()[-1]
-    assert last.startswith("quarantine: 0 would be deleted, 1 would stay; 0 B would be freed in ")
+    assert last.startswith("quarantine: 0 would be deleted, 1 would stay; 0 bytes would be freed in ")
     last = orch.run("quarantine", "list", "--older", "30d", *where).out.splitlines()[-1]
-    assert last.startswith("quarantine: 0 of 1 listed, 0 B in ")
+    assert last.startswith("quarantine: 0 of 1 listed, 0 bytes in ")
     assert orch.run("quarantine", "list", *where).out.splitlines()[-1].startswith("quarantine: 1 kept, ")

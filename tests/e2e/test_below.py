@@ -232,7 +232,7 @@ def test_a_store_below_that_cannot_be_read_is_passed_over(tmp_path: Path) -> Non
         assert place.read_bytes() == LARGE
         told = " ".join(e["message"] for e in done.named("noticed"))
         assert f"{tmp_path}/nowhere is skipped: it is not there" in told
-        assert f"{empty} is skipped: it is no store of orch's" in told
+        assert f"{empty} is skipped: it is not an orch store" in told
 
 
 def test_a_disk_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +281,7 @@ def test_stores_that_are_all_below_serve_and_what_they_lack_is_an_error(tmp_path
         assert (done.code, done.summary["placed"]) == (0, 1)
         assert (tmp_path / "mine/blobs/sha256" / sha256(SMALL[2])).read_bytes() == SMALL[2]
         pruned = orch.run("prune", "--yes", str(orch.manifest))
-        assert (pruned.code, "is only read" in pruned.err) == (8, True)
+        assert (pruned.code, "is read-only" in pruned.err) == (8, True)
         assert listing(below) == before
         assert not (tmp_path / "home/.cache/orch").exists()
     # Bytes of another user's store are read first, and never linked to.

@@ -34,7 +34,7 @@ def test_a_manifest_that_is_not_there(orch: Orch) -> None:
     done = orch.run("sync")
     assert done.code == ExitCode.MANIFEST
     assert "manifests/team.yaml: no such file or directory" in done.err
-    assert "hint: `orch init` writes one" in done.err
+    assert "hint: create one: `orch init`" in done.err
     done = orch.run("status", "--json", "nowhere.yaml")
     assert (done.summary["exit_code"], done.named("problem")[0]["line"]) == (3, 0)
 

@@ -63,7 +63,7 @@ def test_splay_is_the_same_for_one_host_and_another_for_another_manifest(orch: O
         running.send_signal(signal.SIGTERM)
         assert running.wait(60) == 143
         running.communicate()
-        match = re.fullmatch(r"beginning in (\d+) s \(--splay\)\n", line)
+        match = re.fullmatch(r"starting in (\d+) s \(--splay\)\n", line)
         assert match, line
         return match[1]
 
@@ -77,7 +77,7 @@ def test_splay_does_not_count_as_time_of_the_run(orch: Orch) -> None:
         began = time.monotonic()
         done = orch.sync("--splay", "3s", "--max-time", "20s")
         assert done.code == 0
-        match = re.search(r"beginning in (\d+) s", done.named("noticed")[0]["message"])
+        match = re.search(r"starting in (\d+) s", done.named("noticed")[0]["message"])
         assert match
         assert time.monotonic() - began >= int(match[1]) - 1
 

@@ -220,7 +220,7 @@ BROKEN = {
     "require 1 byte more": TENSORS[:-1],
     "1 byte too many": TENSORS + b"x",
     "its header requires": TENSORS[:60],
-    "no safetensors file": TENSORS[:7],
+    "are not a safetensors file": TENSORS[:7],
     "another size": changed(shape=[3]),
     "does not begin where": changed(data_offsets=[8, 16]),
     "describes": changed(data_offsets=[0]),

@@ -151,7 +151,7 @@ def test_a_listing_that_leads_in_a_circle_comes_to_an_end(hub: Hub, tmp_path: Pa
         (TINY, "", ("zzzz",), (), "", "matches no file: zzzz", "it has `.gitattributes`, "),
         (TINY, "", (), ("*",), "", "no file is left", "`exclude`"),
         ("org/none", "", (), (), "", "no such repository, or a private one", "HF_TOKEN"),
-        ("org/none", "", (), (), SECRET, "no such repository, or not for this token", "check the name"),
+        ("org/none", "", (), (), SECRET, "no such repository, or this token has no access to it", "check the name"),
         ("org/private", "", (), (), "", "no such repository, or a private one", "hf auth login"),
         ("org/gated", "", (), (), "", "gated", "open https://huggingface.co/org/gated, accept its terms"),
         ("org/gated", "", (), (), "hf_other", "gated", "ask for access"),

@@ -770,11 +770,11 @@ FILES_RULES = [
     (f"[{{path: p, {ENTRY}}}, {{path: ./p, {ENTRY}}}]", " > 1 > path", "an earlier file of the model has this path"),
     (f"[{{path: p, {ENTRY}, mirrors: [x]}}]", " > 0 > mirrors > 0", "expected a URL such as `https://example.org/file`"),
     (f"[{{path: p, {ENTRY}}}, {{path: P, {ENTRY}}}]", " > 1 > path",
-     "the destination `/srv/team/manifests/w/P` is taken: that of `m` differs from it only in case"),
+     "the destination `/srv/team/manifests/w/P` is taken: the file of `m` differs from it only in case"),
     (f"[{{path: p/q, {ENTRY}}}, {{path: p, {ENTRY}}}]", " > 1 > path",
-     "the destination `/srv/team/manifests/w/p` is taken: that of `m` lies below it"),
+     "the destination `/srv/team/manifests/w/p` is taken: the file of `m` lies below it"),
     (f"[{{path: p, {ENTRY}}}, {{path: p/q, {ENTRY}}}]", " > 1 > path",
-     "the destination `/srv/team/manifests/w/p/q` is taken: that of `m` would have to be a folder"),
+     "the destination `/srv/team/manifests/w/p/q` is taken: the file of `m` would have to be a folder"),
 ]  # fmt: skip
 
 
@@ -824,7 +824,7 @@ def test_names_of_models(name: str, message: str) -> None:
         ("hosts: {e.org: {}, E.org: {}}", "hosts > E.org", "an earlier entry is for the same host"),
         ("hosts: {e.org: {ca: ~/c.pem}}", "hosts > e.org > ca", "`~` is expanded in `store:` and `root:` only"),
         ('hosts: {e.org: {user_agent: "a\\nB: c"}}', "hosts > e.org > user_agent",
-         "expected printable ASCII without outer blanks"),
+         "expected printable ASCII without spaces at its ends"),
         ("defaults: {to: ../w}", "defaults > to", "`..` is not allowed"),
     ],
 )  # fmt: skip
@@ -871,7 +871,7 @@ models:
         (10, "models > broken > sha256", "expected 64 hex digits, found 63"),
         (10, "models > broken > ulr", "unknown key `ulr`, did you mean `url`?"),
         (11, "models > unpinned", "no checksum: run `orch lock` to record one, or add `sha256:`"),
-        (17, "models > second > to", "the destination `/srv/team/manifests/c` is taken: that of `first` has another checksum"),
+        (17, "models > second > to", "the destination `/srv/team/manifests/c` is taken: the file of `first` has another checksum"),
     ]  # fmt: skip
 
 
@@ -922,9 +922,9 @@ def test_clashes_across_manifests_are_told_with_a_line() -> None:
         a_file("/n.yaml", "m", A, "/r/a/B"),
     ]
     assert [str(p) for p in manifest.clash_problems(files, texts)] == [
-        "/n.yaml:4 models > m > to: the destination `/r/a/B` is taken: that of `n` differs from it only in case",
-        "/n.yaml:4 models > m > to: the destination `/r/a` is taken: that of `one in /m.yaml` has another checksum",
-        "/n.yaml:5 models > n > to: the destination `/r/a/b` is taken: that of `one in /m.yaml` would have to be a folder",
+        "/n.yaml:4 models > m > to: the destination `/r/a/B` is taken: the file of `n` differs from it only in case",
+        "/n.yaml:4 models > m > to: the destination `/r/a` is taken: the file of `one in /m.yaml` has another checksum",
+        "/n.yaml:5 models > n > to: the destination `/r/a/b` is taken: the file of `one in /m.yaml` would have to be a folder",
     ]
 
 

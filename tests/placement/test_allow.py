@@ -127,7 +127,7 @@ def test_one_line_refuses_pickles_whatever_they_are_called(orch: Orch) -> None:
         for model, what in (("torch", "a pickle (torch)"), ("large", "a pickle (protocol 4)")):
             assert (failed[model]["fault"], failed[model]["exit_code"]) == ("placement", 7)
             assert f"is {what}, and only safetensors may be placed" in failed[model]["message"]
-            assert f"`pickle` in the `allow:` of {orch.manifest}" in failed[model]["hint"]
+            assert f"add `pickle` to `allow:` in {orch.manifest}" in failed[model]["hint"]
         asked = len(origin.log)
         assert orch.sync().code == 7  # the bytes are in the store, and do not come again
         assert len(origin.log) == asked

@@ -184,14 +184,14 @@ def test_a_link_in_its_folder_is_replaced_and_not_followed(tmp_path: Path) -> No
     victim, path = tmp_path / "victim", tmp_path / "m.prom"
     victim.write_text("precious")
     path.symlink_to(victim)
-    assert refusal(str(path)) == "something that is no file is there"
+    assert refusal(str(path)) == "something that is not a file is there"
     _close(path)  # it was planted after the start
     assert victim.read_text() == "precious"
     assert not path.is_symlink()
 
 
 @pytest.mark.parametrize(
-    ("words", "why"), [("no/such/m.prom", "its folder is missing"), ("/dev/null", "something that is no file")]
+    ("words", "why"), [("no/such/m.prom", "its folder is missing"), ("/dev/null", "something that is not a file")]
 )
 def test_a_file_that_cannot_be_written_is_a_usage_error(tmp_path: Path, words: str, why: str) -> None:
     done = Orch(tmp_path).run("sync", "--metrics", words, "team.yaml")

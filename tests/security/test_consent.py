@@ -371,6 +371,6 @@ def test_an_archive_may_not_bring_what_no_place_may_be(tmp_path: Path) -> None:
         orch.want("m", content, origin.serve("/a.tar", content), to="models/", unpack=True)
         done = orch.sync()
     assert done.code == 7
-    assert "`.ssh` is for what programs run" in done.summary["failed"][0]["message"]
+    assert "`.ssh` is for files that programs run" in done.summary["failed"][0]["message"]
     assert not list(tmp_path.rglob("authorized_keys"))
     assert sha256(content)

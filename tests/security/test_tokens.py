@@ -60,9 +60,9 @@ def test_what_to_write_is_said_once_for_each_host_and_in_the_hint() -> None:
     urls = ["https://nas.lan:8443/a", "https://nas.lan:8443/b", "http://nas.lan/c", "https://nas.lan/d", "file:///e"]
     assert withheld(urls, hosts) == (
         "CORP is not sent to https://nas.lan:8443: `hosts` names it for nas.lan without a port, which means 443; "
-        'if it is meant: `hosts: {"nas.lan:8443": {token_env: CORP}}`',
+        'to send it anyway: `hosts: {"nas.lan:8443": {token_env: CORP}}`',
         "CORP is not sent to http://nas.lan: over http everybody on the way could read it; "
-        "if it is meant: `hosts: {nas.lan: {token_env: CORP, plain: true}}`",
+        "to send it anyway: `hosts: {nas.lan: {token_env: CORP, plain: true}}`",
     )
     assert advice("https://nas.lan:8443/a", 401, ENVIRON, hosts) == withheld(urls, hosts)[0]
     both = advice("http://nas.lan:8080/a", 403, ENVIRON, hosts)

@@ -41,6 +41,6 @@ def test_what_is_no_store_is_said(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     assert look(str(tmp_path / "none"), shared=False) == (False, "it is not there")
-    assert look(str(tmp_path / "folder"), shared=False)[1].startswith("it is no store of orch's")
+    assert look(str(tmp_path / "folder"), shared=False)[1].startswith("it is not an orch store")
     assert look(str(tmp_path / "file"), shared=False)[1]
     assert "symbolic links" in look(str(tmp_path / "loop"), shared=False)[1]

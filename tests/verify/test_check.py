@@ -246,7 +246,7 @@ def test_a_broken_tool_is_told_once(context, tmp_path):
     told: set[str] = set()
     context = scripted(context, tmp_path, 'while read -r _ name; do echo "$name: FAILED"; done; exit 1')
     lines = [check.complaint(check.check(context, [(SHA, str(tmp_path / "f"))]), told) for _ in range(2)]
-    assert lines[0].startswith("sha256sum ended with 1 over right bytes")
+    assert lines[0].startswith("sha256sum ended with 1 although the bytes are right")
     assert lines[1] == ""
     assert check.complaint([check.Verdict("good", SHA), check.Verdict("wrong", WRONG, "x")], set()) == ""
 
