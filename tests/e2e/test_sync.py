@@ -239,24 +239,26 @@ def served(
     [*(backend.NAME for backend in BACKENDS if Trait.HTTP in backend.TRAITS), None],
     ids=lambda name: name or "best",
 )
-def test_two_large_and_a_hundred_small_from_nginx(
+def test_two_large_and_many_small_from_nginx(
     orch: Orch, served: tuple[str, dict[str, tuple[str, int]], Callable[[], int]], backend: str | None
 ) -> None:
     if backend:
         require(backend)
     url, facts, requests = served
+    if backend in ("axel", "wget"):  # which have no batches: what a hundred would show, twenty do
+        facts = dict(list(facts.items())[:22])
     for name, (digest, size) in facts.items():
         orch.models[name] = {"url": f"{url}/{name}", "sha256": digest, "size": size, "to": "models/"}
     force = ("--backend", backend) if backend else ()
     done = orch.sync(*force)
-    assert (done.code, done.summary["fetched"]) == (0, 102)
+    assert (done.code, done.summary["fetched"]) == (0, len(facts))
     assert done.summary["bytes_fetched"] == sum(size for _, size in facts.values())
     for name, (digest, _) in facts.items():
         with (orch.folder / "models" / name).open("rb") as file:
             assert file_digest(file) == digest
     asked = requests()
     again = orch.sync(*force)
-    assert (again.code, again.summary["present"], again.summary["bytes_fetched"]) == (0, 102, 0)
+    assert (again.code, again.summary["present"], again.summary["bytes_fetched"]) == (0, len(facts), 0)
     assert requests() == asked
     shutil.rmtree(orch.folder)  # they are large
 
