@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from orchestrator.store.partials import Info, Partial
     from orchestrator.transfer.rate_limit import Share
     from orchestrator.transfer.run_context import RunContext
+    from orchestrator.verify.check import Digests
 
 ASK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
 MOST_COMPANIONS = 3
@@ -1078,18 +1079,17 @@ class Download:
             return (Attempt(backend, source, doubt),)
         self._offer.hold_back()  # nothing that is judged, moved or sealed may have a second name
         stream, self._stream = self._stream, None
-        is_proven = stream is not None and stream.finish() is StreamVerdict.GOOD
-        file = self._finished(is_proven=is_proven)
-        (sha256,) = check.check_files(self._run, (file,))
+        file = self._finished(stream.finish() if stream is not None else StreamVerdict.UNKNOWN)
+        ((sha256, found),) = check.check_files(self._run, (file,))
         if sha256:
             self._receipt.sha256 = sha256
             return None
         kept = self._keep_good_pieces(file, backend, source)
-        attempts = kept if kept is not None else (Attempt(backend, source, self._quarantine()),)
+        attempts = kept if kept is not None else (Attempt(backend, source, self._quarantine(found)),)
         self._condemn(attempts)
         return attempts
 
-    def _finished(self, *, is_proven: bool = False) -> check.FinishedFile:
+    def _finished(self, streamed: StreamVerdict = StreamVerdict.UNKNOWN) -> check.FinishedFile:
         """The file that is here, as `check` takes it."""
         info, artifact = self._info, self._artifact
         source = info.sources[-1] if info.sources else ""
@@ -1102,11 +1102,11 @@ class Download:
             etag=info.etags.get(source, ""),
             names=revalidate.names_of(artifact, info, self._fickle),
             size=artifact.size,
-            is_proven=is_proven,
+            streamed=streamed,
         )
 
-    def _quarantine(self) -> Fault:
-        """Send wrong bytes to quarantine.
+    def _quarantine(self, found: Digests | None = None) -> Fault:
+        """Send wrong bytes to quarantine; `found` are their digests, where they were read already.
 
         Returns:
             CORRUPT where one source gave them all in this run: it is out. UNRESUMABLE where several did, an
@@ -1114,7 +1114,7 @@ class Download:
         """
         self._offer.hold_back()
         file = self._finished()
-        fault = check.quarantine_file(self._run, file)
+        fault = check.quarantine_file(self._run, file, found)
         is_mixed = self._is_inherited or self._is_repaired or self._versions_differ or len(file.sources) != 1
         self._empty()
         if is_mixed:

@@ -60,7 +60,7 @@ class ToolKind:
         return self.word in exit_.stdout if self.word else sha256 != "" and _printed(exit_) == sha256
 
     def is_mismatch(self, exit_: Exit, sha256: str) -> bool:
-        """Whether the tool said that the file is wrong (which the reference is to confirm)."""
+        """Whether the tool said that the file is wrong: then it is read again."""
         if self.word:
             return exit_.ended == "itself" and exit_.code == 1
         return exit_.ended == "itself" and exit_.code == 0 and _printed(exit_) not in ("", sha256)
