@@ -255,6 +255,7 @@ class Download:
         run = self._run
         batched = len(self._attempts)  # tries of batches, which have waited for the host already
         self._tell_left_out(self._options())
+        self._tell_differing()
         if self._on_disk.is_complete() and self._check("", "") is None:
             return
         condemned = self._load_condemned()
@@ -353,6 +354,19 @@ class Download:
                 self._run.left_out.add(host)
                 self._run.emit(Noticed(f"{host} is left out: {self._candidates.obstacles(source.url)}"))
 
+    def _tell_differing(self) -> None:
+        """Tell which sources the probe saw give other bytes than others: at least one of them has a wrong file."""
+        run, sources = self._run, self._artifact.sources
+        for source in sources:
+            others = [host_of(url) for url in self._candidates.differing(source.url)]
+            if not others or self._on_disk.is_complete():
+                continue
+            last = ", and is asked last" if self._stats.is_outvoted(source, sources) else ""
+            line = f"{host_of(source.url)} gives other bytes of {self._artifact.name} than {', '.join(others)}{last}"
+            if last or not any(self._stats.is_outvoted(each, sources) for each in sources):
+                run.emit(Noticed(f"{line}: the checksum decides"))
+                break
+
     def _wait(self, step: Try) -> None:
         if step.wait_s:
             self._run.emit(Waiting(*self._title, round(step.wait_s, 1), self._attempts[-1].fault.message))
@@ -383,8 +397,14 @@ class Download:
         return tuple(replace(each, gained_bytes=gained, waited_s=waited_s, afresh=step.afresh) for each in found)
 
     def _must_restart(self, source: str) -> bool:
-        """Whether bytes of several sources may not meet in one file again: they did, and were wrong."""
-        return self._is_isolated and not self._has_pieces and any(url != source for url in self._info.sources)
+        """Whether what is here is of sources whose bytes may not meet this one's in one file, and no piece hash tells.
+
+        They did, and were wrong; or the probe saw them differ.
+        """
+        if self._has_pieces:
+            return False
+        others = {url for url in self._info.sources if url != source}
+        return bool(others if self._is_isolated else others.intersection(self._candidates.differing(source)))
 
     def _restart(self, source: str) -> None:
         """Throw all away for a source. Twice for the same one is no progress: two sources would take turns for ever."""
