@@ -150,10 +150,13 @@ class SourceStats:
         """Whether a source did not answer the probe, refused it, or has another file."""
         return self._known(source, sources).verdict.place > 0
 
-    def differ(self, source: Source, other: Source, sources: Sequence[Source]) -> bool:
-        """Whether the probe saw two of these sources give different bytes: they must not meet in one file."""
+    def contradicted(self, source: Source, other: Source, sources: Sequence[Source]) -> str:
+        """The key of the file of which the probe saw two of these sources give different bytes; empty: of none.
+
+        It is this file, or the largest one below the same prefixes.
+        """
         one, another = (self._samples.get(prefix_of(each, sources), ("", b"")) for each in (source, other))
-        return one[0] == another[0] and differ(one[1], another[1])
+        return one[0] if one[0] == another[0] and differ(one[1], another[1]) else ""
 
     def is_outvoted(self, source: Source, sources: Sequence[Source]) -> bool:
         """Whether the probe saw a source give other bytes than most of the others, which agree."""

@@ -165,11 +165,17 @@ class Candidates:
                     told[name] = program.problem or choice.obstacle if program else "not asked for"
         return ", ".join(f"{name}: {why}" for name, why in told.items() if why)
 
-    def differing(self, url: str) -> tuple[str, ...]:
-        """The sources that gave the probe other bytes than this one: no file is to be of both."""
+    def differing(self, url: str, *, of_neighbours: bool = False) -> tuple[str, ...]:
+        """The sources that gave the probe other bytes of this file than this one: no file is to be of both.
+
+        `of_neighbours`: or of the largest file beside it.
+        """
         sources = self.artifact.sources
         own = next((source for source in sources if source.url == url), None)
-        return tuple(each.url for each in sources if own is not None and self.stats.differ(own, each, sources))
+        if own is None:
+            return ()
+        found = {each.url: self.stats.contradicted(own, each, sources) for each in sources}
+        return tuple(other for other, key in found.items() if key and (of_neighbours or key == self.artifact.key))
 
     def companions(self, backend: Backend, url: str) -> Iterator[str]:
         """Other sources that a program could ask for the same large file at the same time, nearly as fast as `url`.
@@ -186,7 +192,7 @@ class Candidates:
             return
         peers = {source.url for source in self.artifact.sources if source.role is Role.PEER}
         own_rate, way = self.stats.rate(url, 1) or 0.0, self.route(url)
-        differing = set(self.differing(url))
+        differing = set(self.differing(url, of_neighbours=True))
         for source in self.artifact.sources:
             other, theirs, rate = source.url, self.route(source.url), self.stats.rate(source.url, 1)
             same_way = (theirs.proxy, theirs.ca, theirs.user_agent) == (way.proxy, way.ca, way.user_agent)
@@ -197,5 +203,5 @@ class Candidates:
             if other in differing:
                 continue
             if rate is not None and rate * FASTER >= own_rate and self.is_served(other, backend):
-                differing.update(self.differing(other))
+                differing.update(self.differing(other, of_neighbours=True))
                 yield other

@@ -284,15 +284,19 @@ def test_who_gives_other_bytes_than_most_is_asked_after_them(context: Context) -
         known.ask([large], {})
         assert [s.url for s in known.order(large.sources)] == [sources[n][0] for n in (2, 1, 0)]
         first, *others = large.sources
-        assert [known.differ(first, each, large.sources) for each in others] == [True, True]
-        assert not known.differ(*others, large.sources)
+        assert [known.contradicted(first, each, large.sources) for each in others] == [large.key] * 2
+        assert not known.contradicted(*others, large.sources)
+        small = artifact(*((url.replace("/f", "/g"), role) for url, role in sources), name="g", size=5)
+        assert [known.contradicted(small.sources[0], each, small.sources) for each in small.sources[1:]] == [
+            large.key
+        ] * 2
         # of two, nobody knows which is wrong; and two names of one host have one vote
         again = (sources[0], (liar.at("127.0.0.2") + "/x/f", Role.MIRROR), sources[2])
         for some in (again[::2], ((liar.url + "/x/f?1", Role.SITE), *again[::2])):
             few = artifact(*some)
             known = SourceStats(context)
             known.ask([few], {})
-            assert known.differ(few.sources[0], few.sources[-1], few.sources)
+            assert known.contradicted(few.sources[0], few.sources[-1], few.sources)
             assert not any(known.is_outvoted(source, few.sources) for source in few.sources)
 
 
