@@ -77,7 +77,7 @@ class _Planner:
         self._run = run
         store = run.store
         self._records = RecordIndex(store)
-        self._judged_folders: set[str] = set()
+        self._judged_folders = link.JudgedFolders()
         self._programs: dict[str, Program] | None = None
         self._begun, self._bundled = disk_space.with_partials(store), partials.batch_remains(store)
         self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
@@ -149,7 +149,7 @@ class _Planner:
             if path in links:
                 link.judge_folder(self._run.store, links[path], self._judged_folders)
                 if state is State.ABSENT:
-                    link.refuse_unwritable(links[path])
+                    link.refuse_unwritable(links[path], self._judged_folders)
             if state in (State.OBSTRUCTED, State.UNKNOWN):
                 raise told(path, state, w.size)
             if state in (State.ABSENT, State.OUTDATED) or (self._offer and self._offer.path == path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator.engine.scan import MAY_BE_RIGHT, State
+from orchestrator.engine.scan import State
 from orchestrator.errors import StoreError
 from orchestrator.model import Link
 from orchestrator.store import blobs, partials
@@ -66,10 +66,10 @@ def needs(
     here = on(f"{store.path}/blobs")
     for file_state in file_states:
         wanted = file_state.wanted
-        if all(state in MAY_BE_RIGHT for _, state in file_state.states):
+        if file_state.may_be_right:
             continue  # what is right once it is read asks nothing of the disk
-        key = wanted.key
         if _lacks(store, wanted, lacking, counted):
+            key = wanted.key
             if key in copied:
                 have = partial_bytes(store, key, COPY) if key in begun else 0
             else:

@@ -70,7 +70,7 @@ class Due(NamedTuple):
 class Inspection:
     """Reads what stands at all places of one artifact, and its blob, in one thread.
 
-    `judged_folders` are folders in which places may be, as far as this run knows, and takes more of them. `artifact`
+    `judged_folders` are those of places, as far as this run knows them, and takes more of them. `artifact`
     has its sha256 once right bytes were read; `was_quarantined` says whether wrong bytes of ours were taken
     away, `reused_bytes` how many bytes of files that were here before us are right.
     """
@@ -82,7 +82,7 @@ class Inspection:
         artifact: Artifact,
         file_states: Sequence[FileState],
         *,
-        judged_folders: set[str],
+        judged_folders: link.JudgedFolders,
     ) -> None:
         self.run, self.records, self.artifact, self.file_states = run, records, artifact, file_states
         self.folders, self._judged_folders = Folders(run.store.trusted), judged_folders
@@ -108,7 +108,7 @@ class Inspection:
                 if place is not None:
                     link.judge_folder(self.run.store, place, self._judged_folders)
                     if state is State.ABSENT:
-                        link.refuse_unwritable(place)
+                        link.refuse_unwritable(place, self._judged_folders)
                 due = (
                     self._judge_tree(wanted, place, state)
                     if place is not None and place.unpack

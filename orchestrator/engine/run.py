@@ -324,7 +324,7 @@ def group(todo: Sequence[FileState]) -> Iterator[tuple[Artifact, list[FileState]
             known.append(file_state)
         elif known is not file_state:
             by_key[file_state.wanted.key] = [known, file_state]
-    groups = sorted(by_key.values(), key=lambda found: -(_size(found) or 0))
+    groups = sorted(by_key.values(), key=_order)
     by_key.clear()
     for found in groups:
         same = found if isinstance(found, list) else [found]
@@ -342,8 +342,12 @@ def group(todo: Sequence[FileState]) -> Iterator[tuple[Artifact, list[FileState]
         yield Artifact(w.sha256, _size(same), named, wanted, pins, pieces, sha1_pieces), same
 
 
-def _size(same: FileState | list[FileState]) -> int | None:
-    """The size that a file, or the first of some with the same bytes, names; None where none does."""
-    if not isinstance(same, list):
-        return same.wanted.size
+def _order(same: FileState | list[FileState]) -> int:
+    """The largest first."""
+    size = _size(same) if isinstance(same, list) else same.wanted.size
+    return -(size or 0)
+
+
+def _size(same: list[FileState]) -> int | None:
+    """The size that the first of some files with the same bytes names; None where none does."""
     return next((each.wanted.size for each in same if each.wanted.size is not None), None)

@@ -65,6 +65,14 @@ class FileState(msgspec.Struct, frozen=True, gc=False):
         return True
 
     @property
+    def may_be_right(self) -> bool:
+        """Whether all of it is here, as far as its status tells."""
+        for _, state in self.states:  # noqa: SIM110 - as above
+            if state is State.ABSENT or state not in MAY_BE_RIGHT:  # the hash of an Enum takes a call
+                return False
+        return True
+
+    @property
     def good(self) -> list[str]:
         """The places that have the right bytes, by their seal; a layout's marks are none."""
         paths = {place.path for place in self.wanted.places if not place.unpack}

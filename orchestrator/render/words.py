@@ -10,7 +10,7 @@ from orchestrator import events
 from orchestrator.render.sink import INTERRUPTED, label, told_hint
 from orchestrator.text import counted, shown, shown_lines
 from orchestrator.text import size_text as amount
-from orchestrator.urls import split
+from orchestrator.urls import authority
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
@@ -24,10 +24,10 @@ _ACTIONS = {"fetch": "download", "mend": "repair"}  # what a plan calls them in 
 def line(event: Event, *, verbose: bool = False) -> str | None:
     """Write one event as a line; None for those that a plain log leaves out."""
     match event:
-        case events.Finished(how="present") | events.Progressed() | events.Reading() | events.Verified():
-            return None
         case events.Foreseen():  # first, because a plan has a hundred thousand of these
             return f"{action_word(event.action):<8} {label(event.model, event.file)}  {_foreseen(event)}"
+        case events.Finished(how="present") | events.Progressed() | events.Reading() | events.Verified():
+            return None
         case events.Planned(files, to_fetch, size):
             known = f" ({amount(size)})" if size else ""
             return f"{counted(files, 'file')}, {to_fetch:,} to download{known}" if to_fetch else None
@@ -231,7 +231,7 @@ def clock(seconds: float) -> str:
 
 def host(url: str) -> str:
     """The host of a URL, as people know a source."""
-    return _shown(split(url).authority or url)
+    return _shown(authority(url) or url)
 
 
 @lru_cache(maxsize=256)
