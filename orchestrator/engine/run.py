@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Source, Unresolved, Wanted
     from orchestrator.programs import Program
     from orchestrator.sources.knowledge import SourceStats
+    from orchestrator.store import Store
     from orchestrator.transfer.run_context import RunContext
 
 
@@ -239,13 +240,27 @@ def _ask(run: RunContext, fetching: Sequence[Artifact], here: Collection[str]) -
 
     known = SourceStats(run.context)
     try:
-        known.ask(fetching, run.hosts, here=here, is_limited=bool(run.rate_rules))
+        compared = [artifact for artifact in fetching if not _is_nearly_here(run.store, artifact)]
+        known.ask(compared, run.hosts, here=here, is_limited=bool(run.rate_rules))
     except (OrchError, OSError):
         raise
     except Exception as error:
         told = bug(run.context, error)
         run.emit(events.Noticed(f"the sources were not compared: {told.message}; {told.hint}"))
     return known
+
+
+def _is_nearly_here(store: Store, artifact: Artifact) -> bool:
+    """Whether so little of a large file is missing that comparing its sources takes longer than its download."""
+    from orchestrator.engine.disk_space import partial_bytes
+    from orchestrator.sources.probe import LARGE_BYTES
+    from orchestrator.transfer import adopt
+
+    if artifact.size is None or artifact.size < LARGE_BYTES:
+        return False
+    offer = adopt.offered(store, artifact)
+    have = max(partial_bytes(store, artifact.key), offer.good_bytes if offer is not None else 0)
+    return artifact.size - have < LARGE_BYTES
 
 
 def _programs(run: RunContext) -> BackgroundCall[dict[str, Program]]:

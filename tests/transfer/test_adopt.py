@@ -110,6 +110,21 @@ def test_a_wrong_one_is_thrown_out_and_nobody_is_blamed(orch: Orch, origin: Orig
     assert len({e["source"] for e in done.named("started")}) == 1, "the only source was asked again, and gave all of it"
 
 
+@pytest.mark.parametrize("where", ["beside its place", "in the store"])
+def test_no_sample_is_taken_for_what_is_nearly_complete(
+    orch: Orch, origin: Origin, place: Path, tmp_path: Path, where: str
+) -> None:
+    """Which of two sources is faster would be found out by more bytes than are missing."""
+    orch.models["x"]["mirrors"] = [origin.serve("/mirror.pth", DATA)]
+    place.with_name("x.pth.part").write_bytes(DATA[:-MIB])
+    if where == "in the store":
+        assert orch.run("adopt", str(place.parent), "team.yaml").code == 0
+    done = orch.sync()
+    ended_well(done, place)
+    assert done.summary["bytes_reused"] > len(DATA) - 2 * MIB
+    assert origin.sent("/mirror.pth") + origin.sent("/v1/weights.pth") < MIB + MIB // 2
+
+
 def test_what_is_open_or_of_another_file_is_left_alone(orch: Orch, place: Path) -> None:
     part = place.with_name("x.pth.part")
     part.write_bytes(DATA[:HALF])
