@@ -100,14 +100,32 @@ def test_what_aria2c_left_with_its_state(orch: Orch, origin: Origin, place: Path
     assert done.summary["bytes_fetched"] <= len(DATA) - reused + MIB
 
 
-def test_a_wrong_one_is_thrown_out_and_nobody_is_blamed(orch: Orch, origin: Origin, place: Path) -> None:
+@pytest.mark.parametrize("backend", ["aria2c", "curl"])
+def test_a_wrong_one_is_downloaded_again_and_nobody_is_blamed(
+    orch: Orch, origin: Origin, place: Path, backend: str
+) -> None:
+    """What came after it is kept: the digest says in the end whether it was the wrong part."""
     place.with_name("x.pth.part").write_bytes(bytes(HALF))
-    done = orch.sync()
+    done = orch.sync("--backend", backend)
     ended_well(done, place)
     assert [e["source"] for e in done.named("mismatched")] and all(
         "an earlier run" in e["source"] for e in done.named("mismatched")
     )
-    assert len({e["source"] for e in done.named("started")}) == 1, "the only source was asked again, and gave all of it"
+    assert len({e["source"] for e in done.named("started")}) == 1, "the only source was asked again"
+    assert done.summary["bytes_fetched"] <= len(DATA) + MIB
+    (kept,) = orch.store.glob("quarantine/*/bytes")
+    assert kept.read_bytes()[:HALF] == bytes(HALF), "what the user had is in quarantine"
+
+
+def test_a_source_with_wrong_bytes_behind_a_right_one_is_blamed(orch: Orch, origin: Origin, place: Path) -> None:
+    orch.models["x"]["mirrors"] = [origin.serve("/wrong.pth", DATA, wrong_at=len(DATA) - 1)]
+    place.with_name("x.pth.part").write_bytes(DATA[:HALF])
+    done = orch.sync("--backend", "curl")
+    ended_well(done, place)
+    blamed = [e["source"] for e in done.named("mismatched")]
+    assert blamed[-1].endswith("/wrong.pth"), blamed
+    assert len(blamed) == 2
+    assert origin.sent("/wrong.pth") <= len(DATA) + 3 * MIB, "the bytes that it sent are not asked for twice"
 
 
 @pytest.mark.parametrize("where", ["beside its place", "in the store"])
