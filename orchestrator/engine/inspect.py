@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from orchestrator.engine import weak_pins
+from orchestrator.engine import doubled, weak_pins
 from orchestrator.engine.opened import Facts, OpenedFile, facts, is_at, open_file, open_in_tree
 from orchestrator.engine.scan import (
     RecordIndex,
@@ -119,6 +119,12 @@ class Inspection:
                 continue
             if due is not None and place is not None:
                 found.append(due)
+        for path in file_state.doubled:
+            try:
+                link.judge_folder(self.run.store, links[path], self._judged_folders)
+                doubled.make_link(self.run, wanted, path)
+            except PlacementError as error:
+                failure = failure or error
         return found, failure
 
     def has_blob(self) -> bool:
@@ -377,9 +383,7 @@ class Inspection:
         """
         run, sha256, path, status = self.run, self.artifact.sha256, opened.path, opened.status
         place = next((place for place in wanted.places if place.path == path), None)
-        if (run.options.adopt or wanted.adopt) != "move" or place is None or place.private:
-            return False
-        if place.link not in (Link.AUTO, Link.HARD) or status.st_uid != os.geteuid() or status.st_nlink != 1:
+        if place is None or not doubled.is_moved(run, wanted) or not doubled.may_be_link(place, status):
             return False
         # Not a partial: a program could be told to go on with one, and would write into the user's file.
         name = temporary(os.path.dirname(run.store.blob(sha256)))

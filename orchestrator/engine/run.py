@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from orchestrator import events
 from orchestrator.engine import weak_pins
-from orchestrator.engine.scan import MAY_BE_RIGHT, FileState, State, scan, warn_of_size
+from orchestrator.engine.scan import MAY_BE_RIGHT, FileState, RecordIndex, State, scan, warn_of_size
 from orchestrator.errors import ConsentError, OrchError, Stopped
 from orchestrator.model import Artifact
 from orchestrator.store import blobs, open_store
@@ -47,9 +47,14 @@ def sync(run: RunContext, wanted: Sequence[Wanted], unresolved: Sequence[Unresol
     counts = run.counts
     counts.begin(wanted, unresolved, run.emit)
     todo: list[FileState] = []
+    index = RecordIndex(run.store)
     try:
-        for file_state in scan(run.store, wanted):
-            w = file_state.wanted
+        for each in scan(run.store, wanted):
+            file_state, w = each, each.wanted
+            if each.present and (run.options.adopt or w.adopt) == "move":
+                from orchestrator.engine import doubled
+
+                file_state = doubled.marked(run, each, index)
             if not file_state.present:
                 todo.append(file_state)
                 continue
