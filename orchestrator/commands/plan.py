@@ -115,9 +115,11 @@ class _Planner:
                 self.copied.add(artifact.key)
         self._offer = self._offered(artifact)
         for file_state in same:
+            copied = False
             try:
                 action = self._judge(file_state)
                 if action == "adopt" and not all(place.unpack for place in file_state.wanted.places):
+                    copied = have == "absent" and not doubled.is_moved(self._run, file_state.wanted)
                     have = "sealed"
                 if action == "place" and have == "absent" and not fetched:
                     self._fetch(artifact, file_state.wanted)
@@ -129,6 +131,7 @@ class _Planner:
             w = file_state.wanted
             self._run.counts.count("placed")
             reason = "the existing file has the right bytes" if action == "adopt" else why
+            reason += "; the store takes a copy" if copied else ""
             reason = "a second copy, which becomes a hard link" if file_state.doubled else reason
             reason = "downloaded once for several places" if action == "place" and fetched else reason
             self._run.emit(events.Foreseen(w.model, w.file, action, w.size, why=reason))

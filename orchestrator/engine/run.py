@@ -130,7 +130,7 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
     """
     from orchestrator.engine.private_sources import without_private
 
-    groups, fetching, copied, here = [], [], [], set()
+    groups, fetching, copied, here, to_read = [], [], [], set(), 0
     for artifact, same in group(todo):
         if not _needs_download(run, artifact, same):
             groups.append((artifact, same))
@@ -143,8 +143,10 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
         elif allowed := without_private(run, artifact, same):
             groups.append((allowed, same))
             fetching.append(allowed)
-            if not _MAY_BE_HERE.isdisjoint(state for file_state in same for _, state in file_state.states):
+            states = {state for file_state in same for _, state in file_state.states}
+            if not _MAY_BE_HERE.isdisjoint(states):
                 here.add(artifact.key)
+            to_read += not (MAY_BE_RIGHT | {State.MODIFIED}).isdisjoint(states)
     programs = _programs(run) if fetching and not run.options.offline else None  # they answer while we import the rest
 
     from orchestrator.engine import disk_space
@@ -157,7 +159,7 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
         found = {artifact.key: artifact for artifact in fetching}
         groups = [(found.get(artifact.key, artifact), same) for artifact, same in groups]
     run = prepare(run, fetching, here, programs)
-    run.emit(events.Planned(len(run.counts.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
+    run.emit(events.Planned(len(run.counts.wanted), len(fetching), sum(a.size or 0 for a in fetching), to_read))
     return Scheduler(run, groups, _LatePreparation(run))
 
 

@@ -120,7 +120,10 @@ def test_asked_for_later_the_second_copy_goes(orch: Orch, how: str) -> None:
     path = user_file(orch)
     asked = ["--adopt", "move"] if how == "the option" else []
     adopt = orch.models["w"].pop("adopt")
-    assert orch.sync().code == 0
+    copied = orch.run("sync", "team.yaml")
+    assert copied.code == 0
+    assert "1 file, 1 to verify" in copied.err
+    assert "no second copy: `orch sync --adopt move" in copied.err
     blob = orch.blob(CONTENT)
     assert path.stat().st_ino != blob.stat().st_ino, "copied"
     if not asked:
