@@ -43,7 +43,7 @@ def ended_well(done: Done, place: Path) -> None:
     assert sorted(path.name for path in place.parent.iterdir()) == [place.name]
 
 
-@pytest.mark.parametrize("name", ["x.pth.part", "x.pth.incomplete", "weights.pth.partial"])
+@pytest.mark.parametrize("name", ["x.pth.part", "x.pth.incomplete", "weights.pth.partial", "weights.pth.crdownload"])
 def test_a_prefix_is_gone_on_with(orch: Orch, place: Path, name: str) -> None:
     (place.parent / name).write_bytes(DATA[:HALF])
     done = orch.sync()
