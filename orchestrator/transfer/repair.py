@@ -204,7 +204,9 @@ def keep_what_came(run: RunContext, file: FinishedFile, partial: Partial, doubte
         Stopped: a stop was asked for.
     """
     found = check.digest(file.path, run.context.stop)
-    note = {**file.quarantine_note, "source": EARLIER_RUN, "bad": " ".join(f"{at}-{end}" for at, end in doubted)}
+    where = " ".join(f"{at}-{end}" for at, end in doubted)
+    why = "it was here before, as an unfinished download; the whole file had a wrong checksum"
+    note = {**file.quarantine_note, "source": EARLIER_RUN, "bad": where, "why": why}
     folder = quarantine.keep_ranges(run.store, file.path, found, doubted, note)
     words = f"{size_text(sum(end - at for at, end in doubted))} were here before and are downloaded again"
     run.emit(Mismatched(*file.title, file.givers, file.artifact.sha256, found, folder, words))

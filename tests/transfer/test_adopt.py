@@ -115,6 +115,7 @@ def test_a_wrong_one_is_downloaded_again_and_nobody_is_blamed(
     assert done.summary["bytes_fetched"] <= len(DATA) + MIB
     (kept,) = orch.store.glob("quarantine/*/bytes")
     assert kept.read_bytes()[:HALF] == bytes(HALF), "what the user had is in quarantine"
+    assert "it was here before, as an unfinished download" in orch.run("quarantine").out
 
 
 def test_a_source_with_wrong_bytes_behind_a_right_one_is_blamed(orch: Orch, origin: Origin, place: Path) -> None:
