@@ -12,11 +12,15 @@ import msgspec
 
 
 class Planned(msgspec.Struct, frozen=True, gc=False):
-    """The work of a run is known: the number of files, how many of them must be downloaded, and their total size."""
+    """The work of a run is known: the number of files, how many of them must be downloaded, and their total size.
+
+    `to_read` of those to download may be at their places already: they are read first.
+    """
 
     files: int
     to_fetch: int
     bytes_to_fetch: int
+    to_read: int = 0
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):

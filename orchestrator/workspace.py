@@ -412,8 +412,8 @@ def hint_for(problems: Sequence[Problem], context: Context | None = None) -> str
         if context is not None and not context.environ.get("ORCH_MANIFEST"):
             if passed := _search(context)[1]:
                 return f"{passed} is another user's: name it, if you trust it, or set ORCH_MANIFEST"
-            return "create one: `orch init` or `orch add URL`; or name yours: `orch sync path/to/team.yaml`"
-        return "name your manifest: `orch sync path/to/team.yaml`; `orch init` starts one"
+            return "create one: `orch init` or `orch add URL`; or name yours: `orch COMMAND path/to/team.yaml`"
+        return "name your manifest: `orch COMMAND path/to/team.yaml`; `orch init` starts one"
     if all(p.message in (NO_PIN, NOT_RESOLVED) for p in problems):
         import shlex
 
@@ -423,9 +423,9 @@ def hint_for(problems: Sequence[Problem], context: Context | None = None) -> str
         if all(said in p.message for p in problems):
             return f"write `repo: {repo}` instead of `url:`, or `to: PATH` instead of `for:`"
     if all(p.line == 0 and p.message == "is a directory" for p in problems):
-        return f"name the manifest in it: `orch sync {problems[0].file.rstrip('/')}/team.yaml`"
+        return _name_in(problems[0].file)
     if all(p.message.startswith("not a manifest:") for p in problems):
-        return "name the manifest: `orch sync path/to/team.yaml`"
+        return "name the manifest: `orch COMMAND path/to/team.yaml`"
     many = f"fix these {len(problems):,} problems" if len(problems) > 1 else "fix this"
     return f"{many} and run the command again"
 
@@ -487,6 +487,17 @@ def _site(context: Context, problems: list[Problem]) -> Site | None:
                 problems += error.problems
                 return None
     return None
+
+
+def _name_in(folder: str) -> str:
+    """The hint for a folder that was named as a manifest: what it has that can be named instead."""
+    import glob
+    import shlex
+
+    name = shlex.quote(folder.rstrip("/") or "/")
+    if not glob.glob(f"{glob.escape(folder)}/*.y*ml") and glob.glob(f"{glob.escape(folder)}/*.sha256"):
+        return f"to check the files of its lists: `orch verify {name}/*.sha256`"
+    return f"name the manifest in it: `orch COMMAND {name}/team.yaml`"
 
 
 def hub_mirror(context: Context) -> tuple[manifests.Prefix, ...]:

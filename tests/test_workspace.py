@@ -7,16 +7,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestrator.context import Context
 from orchestrator.errors import ManifestError
-from orchestrator.workspace import default_manifests, has_manifest, manifest_paths, open_workspace
+from orchestrator.workspace import default_manifests, has_manifest, hub_mirror, manifest_paths, open_workspace
 from tests.orch import Orch, made
-
-if TYPE_CHECKING:
-    from orchestrator.context import Context
 
 EMPTY = "version: 1\nmodels: {}\n"
 
@@ -119,3 +116,9 @@ def test_a_tag_or_a_model_in_the_others_place_is_told(context: Context, tmp_path
         with pytest.raises(ManifestError) as refused:
             open_workspace(at(context, tmp_path), [str(path)], only=[word])
         assert (refused.value.problems[0].message, refused.value.hint) == (said, hint)
+
+
+def test_an_endpoint_without_a_scheme_is_guessed() -> None:
+    with pytest.raises(ManifestError) as caught:
+        hub_mirror(Context(environ={"HF_ENDPOINT": "hf-mirror.com"}, cwd="/"))
+    assert caught.value.hint == "did you mean `https://hf-mirror.com`?"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 REPEATED = ("only", "store", "root", "caches", "require_signature")  # options that say which files are meant
 OF_GET = ("output", "output_dir", "sha256", "name", "include", "exclude", "to", "frameworks", "tags", "mirrors", "size")
 _COMMAND = re.compile("`(orch [a-z]+[^`]*)`")
+_ANY = "COMMAND"  # stands in a hint for the command that runs
 _NO_FILE = "no such file or directory"
 
 
@@ -32,9 +33,17 @@ def repeat_what_was_given() -> None:
         @lru_cache(maxsize=1024)  # a hundred thousand files may fail for one reason
         def complete(hint: str, code: str) -> str:
             left_out = ("only",) if code == "unknown-name" else ()
+            hint = hint.replace(f"`orch {_ANY} ", f"`orch {_taking_manifests(running)} ")
             return _COMMAND.sub(lambda found: f"`{_completed(running, found[1], left_out)}`", hint)
 
         sink.complete_hints(complete)
+
+
+def _taking_manifests(running: click.Context) -> str:
+    """The name of the command that runs, if manifests are all that it takes; else that of one that does."""
+    command = running.command
+    is_one = [argument.name for argument in _arguments(command)] == ["manifests"] and command.name != "run"
+    return command.name or "sync" if is_one else "sync"
 
 
 def completed(command: str) -> str:

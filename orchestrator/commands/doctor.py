@@ -191,14 +191,24 @@ def _site(context: Context) -> tuple[Site | None, tuple[Check, ...]]:
 
 
 def _hub(context: Context) -> Iterator[Check]:
-    endpoint = context.environ.get("HF_ENDPOINT", "")
+    from orchestrator.sources.proxy import answers_at, proxy_for
+
     try:
         workspace.hub_mirror(context)
     except ManifestError as error:
         name = error.problems[0].file
         yield Check(name, FAIL, str(error.problems[0]), f"fix or unset {name}", ExitCode.MANIFEST)
         return
-    yield Check("HF_ENDPOINT", PASS, f"{endpoint} is tried before the hub" if endpoint else "not set")
+    for name, _ in workspace.HUBS:
+        endpoint = context.environ.get(name, "")
+        if not endpoint:
+            if name == "HF_ENDPOINT":
+                yield Check(name, PASS, "not set")
+        elif proxy_for(endpoint, context.environ) is None and (why := answers_at(endpoint)):
+            hint = f"fix or unset {name}: `orch lock` asks nobody else"
+            yield Check(name, WARN, f"{endpoint} does not answer ({why})", hint)
+        else:
+            yield Check(name, PASS, f"{endpoint} is tried before the hub")
 
 
 def _tokens(context: Context, site: Site | None) -> Iterator[Check]:

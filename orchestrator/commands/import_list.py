@@ -68,7 +68,9 @@ def _read(path: str) -> list[ListedFile]:
         except OSError as error:
             raise ManifestError((Problem(str(error.filename or path), 0, "", error.strerror or str(error)),)) from None
         if not listed:
-            hint = "name a list, or a clone made with GIT_LFS_SKIP_SMUDGE=1"
+            hint = f"name a list of checksums; to make one: `cd {shlex.quote(path)} && sha256sum * > SHA256SUMS`"
+            if any(name.endswith(".sha256") for name in os.listdir(path)):
+                hint = f"name a list; to join those in it: `cat {shlex.quote(path)}/*.sha256 > SHA256SUMS`"
             raise ManifestError((Problem(path, 0, "", "no LFS pointer in this folder"),), hint)
         return listed
     text = read_text(path)

@@ -19,6 +19,7 @@ from orchestrator.faults import Fault
 from orchestrator.hubs import sanity
 from orchestrator.hubs.resolve import LIST, MANIFEST, SIGNED, ListedModel, LockError, bare, listed
 from orchestrator.hubs.sanity import INDEX, INDEX_BYTES, missing_of_index, missing_shards, named_digest
+from orchestrator.manifest import repos
 from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedFile, LockedModel, fingerprint
 from orchestrator.signatures import signature_path
@@ -151,10 +152,28 @@ class _Locking:
                     item = LockItem(locked, model, listed(self._context, model, self._space.hosts))
                     self._aim(item, known)
                 except Exception as error:
-                    self._fail(model.name, "", foreseen(self._context, self._store.path, error))
+                    why = foreseen(self._context, self._store.path, error)
+                    self._fail(model.name, "", self._with_mirror(locked, model, why))
                     continue
                 items.append(item)
         return items
+
+    def _with_mirror(self, locked: LockedManifest, model: Model, error: OrchError) -> OrchError:
+        """The error of a model; where its hub cannot be reached, with how to ask the mirror that is named for it.
+
+        Nobody asks that one unbidden: what it says of commits and checksums would be believed.
+        """
+        hubs = dict(zip(repos.HUBS, workspace.HUBS, strict=True))
+        if model.repo is None or "cannot reach" not in error.message:
+            return error
+        variable, hub = hubs[model.repo.hub]
+        if self._context.environ.get(variable):
+            return error
+        rules = (*(self._site.mirrors if self._site else ()), *locked.manifest.mirrors)
+        mirror = next((url for rule in rules if rule.origin == hub for url in rule.urls if url.startswith("http")), "")
+        if mirror:
+            error.hint = f"to believe what its mirror says: `export {variable}={mirror}`, and run the command again"
+        return error
 
     def _aim(self, item: LockItem, known: LockedModel | None) -> None:
         """Find out which of a model's files must be fetched: those of which neither lock nor source says enough."""

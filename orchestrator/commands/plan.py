@@ -9,7 +9,7 @@ from orchestrator import events
 from orchestrator.backends import select
 from orchestrator.commands.status import told
 from orchestrator.commands.verify import unread_error
-from orchestrator.engine import disk_space, weak_pins
+from orchestrator.engine import disk_space, doubled, weak_pins
 from orchestrator.engine.inspect import is_pointer_to, read_tree
 from orchestrator.engine.read_only import nowhere_to_write
 from orchestrator.engine.run import group
@@ -51,7 +51,9 @@ def plan(run: RunContext, wanted: Sequence[Wanted], unresolved: Sequence[Unresol
     run.counts.bytes_to_fetch = 0
     run.counts.begin(wanted, unresolved, run.emit)
     todo = []
-    for file_state in scan(run.store, wanted):
+    index = RecordIndex(run.store)
+    for each in scan(run.store, wanted):
+        file_state = doubled.marked(run, each, index) if each.present else each
         if file_state.true_size is not None:
             warn_of_size(file_state.wanted, file_state.true_size, run.emit)
         if file_state.present:
@@ -113,9 +115,11 @@ class _Planner:
                 self.copied.add(artifact.key)
         self._offer = self._offered(artifact)
         for file_state in same:
+            copied = False
             try:
                 action = self._judge(file_state)
                 if action == "adopt" and not all(place.unpack for place in file_state.wanted.places):
+                    copied = have == "absent" and not doubled.is_moved(self._run, file_state.wanted)
                     have = "sealed"
                 if action == "place" and have == "absent" and not fetched:
                     self._fetch(artifact, file_state.wanted)
@@ -127,6 +131,8 @@ class _Planner:
             w = file_state.wanted
             self._run.counts.count("placed")
             reason = "the existing file has the right bytes" if action == "adopt" else why
+            reason += "; the store takes a copy" if copied else ""
+            reason = "a second copy, which becomes a hard link" if file_state.doubled else reason
             reason = "downloaded once for several places" if action == "place" and fetched else reason
             self._run.emit(events.Foreseen(w.model, w.file, action, w.size, why=reason))
 

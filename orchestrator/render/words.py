@@ -28,9 +28,8 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
             return f"{action_word(event.action):<8} {label(event.model, event.file)}  {_foreseen(event)}"
         case events.Finished(how="present") | events.Progressed() | events.Reading() | events.Verified():
             return None
-        case events.Planned(files, to_fetch, size):
-            known = f" ({amount(size)})" if size else ""
-            return f"{counted(files, 'file')}, {to_fetch:,} to download{known}" if to_fetch else None
+        case events.Planned():
+            return _planned(event) if event.to_fetch else None
         case events.Started():
             return _started(event, verbose=verbose) if verbose or not event.redirected else None
         case events.Failed():
@@ -58,6 +57,13 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
             return f"{host(event.source)}: {shown_lines(event.message)}; it is tried last" if verbose else None
         case _:
             return _stated(event)
+
+
+def _planned(event: events.Planned) -> str:
+    work = (event.to_fetch - event.to_read, "download"), (event.to_read, "verify")
+    known = f" ({amount(event.bytes_to_fetch)})" if event.bytes_to_fetch else ""
+    parts = (counted(event.files, "file"), *(f"{number:,} to {verb}" for number, verb in work if number))
+    return f"{', '.join(parts)}{known}"
 
 
 def action_word(action: str) -> str:

@@ -16,7 +16,7 @@ from msgspec.structs import replace as replace_struct
 from orchestrator.backends import aria2c, by_name, curl
 from orchestrator.backends.base import Trait, Want
 from orchestrator.backends.shared import subtract, whole
-from orchestrator.errors import OrchError, Stopped
+from orchestrator.errors import OrchError, Stopped, StoreError
 from orchestrator.events import Failed, Noticed, Waiting
 from orchestrator.faults import Fault, Kind, Remedy
 from orchestrator.model import Range, Role, Source
@@ -185,6 +185,8 @@ class Download:
         self._most_good_bytes = self._on_disk.good_bytes()  # only more than there ever were are progress
         self._is_inherited = self._on_disk.good_bytes() > 0  # bytes of an earlier run: its sources may have changed
         self._reused: tuple[Range, ...] = ()  # where those lie that are still here
+        # Where those lie that no source is known to have given: another program's unfinished download.
+        self._adopted: tuple[Range, ...] = () if partial.info.sources else self._here()
         self._given: list[repair.Given] = []  # which source brought what, since all that is here was judged last
         self._has_pieces = decode(artifact.pieces, artifact.size) is not None
         self._is_repaired = False  # what was good of a wrong file was kept
@@ -429,7 +431,7 @@ class Download:
         self._partial.empty()
         self._count_reused()
         self._is_inherited = self._is_repaired = self._versions_differ = False
-        self._given = []
+        self._given, self._adopted = [], ()
 
     def _book(self, failed: Attempt) -> None:
         """Add a failed attempt to what was tried, and tell it."""
@@ -1105,6 +1107,8 @@ class Download:
             self._receipt.sha256 = sha256
             return None
         kept = self._keep_good_pieces(file, backend, source)
+        if kept is None and self._keep_what_came(file):
+            return ()
         attempts = kept if kept is not None else (Attempt(backend, source, self._quarantine(found)),)
         self._condemn(attempts)
         return attempts
@@ -1166,6 +1170,26 @@ class Download:
             if was_inherited and check.EARLIER_RUN in found.suspects:
                 return ()
         return repair.piece_faults(damage, found, backend, source)
+
+    def _keep_what_came(self, file: check.FinishedFile) -> bool:
+        """Of a wrong file keep what came in this run, where another program had begun it: its bytes are missing again.
+
+        Once: what is wrong then was given by a source. Gives whether it is done; not for what is not worth it.
+        """
+        doubted, self._adopted = self._adopted, ()
+        length = self._on_disk.length()
+        if not doubted or length is None or self._artifact.is_unpinned or self._on_disk.is_too_long():
+            return False
+        if length - total(doubted) < TOLD_BYTES:
+            return False
+        try:
+            repair.keep_what_came(self._run, file, self._partial, doubted)
+        except StoreError:  # no room for a second copy of them: all of it is moved to quarantine
+            return False
+        self._count_reused()
+        self._is_inherited = False
+        self._most_good_bytes = self._on_disk.good_bytes()
+        return True
 
     def _condemn(self, attempts: tuple[Attempt, ...]) -> None:
         """Note on the disk which of these attempts gave wrong bytes: later runs ask their sources last, for a day.

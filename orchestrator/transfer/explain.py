@@ -121,6 +121,8 @@ def _hint(run: RunContext, attempts: Sequence[Attempt], fault: Fault | None, pro
             return f"check the proxy: https_proxy, http_proxy or all_proxy says {', '.join(proxies)}"
         case _ if fault is not None and fault.is_unreachable and not any(each.gained_bytes for each in attempts):
             hosts = " and ".join(dict.fromkeys(host_of(each.source) for each in attempts))
+            if fault.unresolved:
+                return "check the network, DNS and proxy of this machine; or add a mirror to the manifest"
             return f"check the URL, and whether {hosts or 'its host'} is up; or add a mirror to the manifest"
         case _:
             return wrong_file.LATER

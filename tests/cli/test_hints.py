@@ -88,3 +88,26 @@ def test_get_repeats_its_address_and_place_but_no_secret(orch: Orch, origin: Ori
     (orch.folder / "c.bin").write_bytes(b"mine")
     secret = ("--mirror", f"{url}?token=hunter2", "-o", "c.bin", "--sha256", digest)
     assert "hunter2" not in orch.run("get", url, *secret).err
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), [("status", "status"), ("plan", "plan"), ("run", "sync"), ("path", "sync")]
+)
+def test_who_names_no_manifest_is_told_of_the_command_that_he_typed(orch: Orch, words: str, command: str) -> None:
+    given = {"run": ["run", "gone.yaml", "--", "true"], "path": ["path", "a", "gone.yaml"]}.get(
+        words, [words, "gone.yaml"]
+    )
+    done = orch.run(*given)
+    assert f"`orch {command} path/to/team.yaml`" in done.err
+
+
+def test_a_folder_of_checksum_lists_is_no_dead_end(orch: Orch) -> None:
+    lists = orch.folder / "old weights"
+    lists.mkdir()
+    (lists / "a.bin").write_bytes(made(3000))
+    done = orch.run("import", "old weights")
+    assert f"`cd '{lists}' && sha256sum * > SHA256SUMS`" in done.err
+    (lists / "a.bin.sha256").write_text(f"{sha256(made(3000))}  a.bin\n")
+    done = orch.run("import", "old weights")
+    assert f"`cat '{lists}'/*.sha256 > SHA256SUMS`" in done.err
+    assert f"`orch verify '{lists}'/*.sha256`" in orch.run("verify", "old weights").err

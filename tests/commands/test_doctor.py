@@ -135,6 +135,13 @@ def test_a_site_file_and_an_endpoint_that_cannot_be_used(orch: Orch, tmp_path: P
     assert code == ExitCode.MANIFEST
     assert "did you mean `store`?" in told["site file"]["message"]
     assert told["HF_ENDPOINT"]["verdict"] == "fail"
+    (tmp_path / "config" / "orch.yaml").unlink()
+    with socket.socket() as dead, socket.create_server(("127.0.0.1", 0)) as alive:
+        dead.bind(("127.0.0.1", 0))
+        bad, good = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in (dead, alive))
+        code, told = examine(orch, HF_ENDPOINT=bad, MODELSCOPE_ENDPOINT=good)
+    assert (code, told["HF_ENDPOINT"]["verdict"], told["MODELSCOPE_ENDPOINT"]["verdict"]) == (0, "warn", "pass")
+    assert told["HF_ENDPOINT"]["message"] == f"{bad} does not answer (connection refused)"
 
 
 def test_tokens(orch: Orch, tmp_path: Path) -> None:

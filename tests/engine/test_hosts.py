@@ -92,6 +92,7 @@ def test_a_host_that_is_down_fails_its_files_together(orch: Orch, kind: str, siz
         assert failed["message"].startswith(f"{failed['model']}/{failed['model']}: every source failed: {host}")
         assert failed["fault"] == ("stalled" if kind == "silent" else "network")
         assert failed["shared"] == reason
+        assert ("DNS" in failed["hint"]) == (kind == "unknown"), failed["hint"]
 
 
 @pytest.mark.parametrize("size", [SIZE, LARGE], ids=["batches", "alone"])
