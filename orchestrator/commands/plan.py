@@ -20,7 +20,7 @@ from orchestrator.formats import wrong_file
 from orchestrator.placement import link
 from orchestrator.programs import find_backends, install_hint
 from orchestrator.sources.route import Routes
-from orchestrator.store import blobs, partials
+from orchestrator.store import blobs
 from orchestrator.store.store import refuse_unwritable
 from orchestrator.transfer import adopt
 from orchestrator.urls import host_of
@@ -79,7 +79,7 @@ class _Planner:
         self._records = RecordIndex(store)
         self._judged_folders: set[str] = set()
         self._programs: dict[str, Program] | None = None
-        self._begun, self._bundled = disk_space.with_partials(store), partials.batch_remains(store)
+        self._begun = disk_space.Begun(store)
         self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
         self._routes = Routes(run.context.environ, run.hosts)
         self._offer: Find | None = None
@@ -217,7 +217,7 @@ class _Planner:
         for source in artifact.sources:
             best = self._best(source.url, artifact.size)
             if not best.obstacle:
-                have = max(self._have(artifact.key), self._offer.good_bytes if self._offer else 0)
+                have = max(self._begun.fetched_bytes(artifact.key), self._offer.good_bytes if self._offer else 0)
                 size = max(0, (artifact.size or 0) - have)
                 self._run.counts.count("fetched")
                 self.unsized += artifact.size is None
@@ -230,12 +230,6 @@ class _Planner:
                 return
         hint = install_hint(source.url for source in artifact.sources)
         raise NoBackendError(f"{artifact.name}: no downloader on this machine supports its sources", hint)
-
-    def _have(self, key: str) -> int:
-        """How many bytes of it lie in a partial or a bundle."""
-        if key in self._begun:
-            return disk_space.partial_bytes(self._run.store, key)
-        return self._bundled.get(key, 0)
 
     def _best(self, url: str, size: int | None) -> select.Choice:
         """The best backend for a source: the same for all files of its kind and host."""
