@@ -146,7 +146,8 @@ class GaveUp(msgspec.Struct, frozen=True, gc=False):
     """One wanted file failed for good, and what to type next.
 
     `shared` is the reason without the file's name, where the file's hosts are down: files with the same one are told
-    to people in one line. Empty where the reason is the file's own. `code` is what `orch explain` takes.
+    to people in one line. Empty where the reason is the file's own. `code` is what `orch explain` takes. `have_bytes`,
+    of `status`: they are here of a download that did not end, which `sync` resumes.
     """
 
     model: str
@@ -158,6 +159,7 @@ class GaveUp(msgspec.Struct, frozen=True, gc=False):
     hint: str
     shared: str = ""
     code: str = ""
+    have_bytes: int = 0
 
 
 class Foreseen(msgspec.Struct, frozen=True, gc=False):
