@@ -198,9 +198,9 @@ def listing(
     context: Context, words: Mapping[str, Any], verb: str = "", *, quiet: bool = False, streams: bool = False
 ) -> JsonLines | Listing:
     """The sink of a command whose result is text on stdout; `quiet` (also by --quiet), `streams`: as of `Listing`."""
+    hints.repeat_what_was_given()
     if words["json"]:
         return JsonLines(sys.stdout)
-    hints.repeat_what_was_given()
     from orchestrator.render.listing import Listing
 
     colour = paints(context, sys.stdout)
@@ -296,8 +296,8 @@ def tell_withheld(verb: str, withheld: Mapping[str, str]) -> None:
 
 
 def tell(text: str) -> None:
-    """Say something on stderr at once, of a command that has no events."""
-    print(shown_lines(text), file=sys.stderr, flush=True)
+    """Say something on stderr at once, of a command that has no events; commands in it are completed as in hints."""
+    print(shown_lines(hints.completed_text(text)), file=sys.stderr, flush=True)
 
 
 def tell_unread(frameworks: Iterable[str]) -> None:
