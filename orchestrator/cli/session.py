@@ -195,17 +195,26 @@ def paints(context: Context, out: TextIO) -> bool:
 
 
 def listing(
-    context: Context, words: Mapping[str, Any], verb: str = "", *, quiet: bool = False, streams: bool = False
+    context: Context,
+    words: Mapping[str, Any],
+    verb: str = "",
+    *,
+    out: TextIO | None = None,
+    quiet: bool = False,
+    streams: bool = False,
 ) -> JsonLines | Listing:
-    """The sink of a command whose result is text on stdout; `quiet` (also by --quiet), `streams`: as of `Listing`."""
+    """The sink of a command whose result is text on `out`, else on stdout; `quiet` (also by --quiet) and `streams`
+    are as of `Listing`.
+    """
     hints.repeat_what_was_given()
-    if words["json"]:
+    out = out or sys.stdout
+    if words.get("json"):
         return JsonLines(sys.stdout)
     from orchestrator.render.listing import Listing
 
-    colour = paints(context, sys.stdout)
+    colour = paints(context, out)
     quiet = quiet or words.get("quiet", False)
-    return Listing(sys.stdout, quiet=quiet, verb=verb, colour=colour, streams=streams)
+    return Listing(out, quiet=quiet, verb=verb, colour=colour, streams=streams)
 
 
 def recorded(context: Context, words: Mapping[str, Any], sink: Sink, command: str) -> Sink:

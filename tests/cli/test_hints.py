@@ -36,11 +36,12 @@ def typed(orch: Orch, text: str) -> tuple[str, Done]:
 def test_a_hint_repeats_the_manifest_the_store_the_root_and_the_models(orch: Orch) -> None:
     given = ["--store", "other store", "--root", "places", "--only", "resnet", "my models.yaml"]
     assert orch.run("lock", *given).code == 0
-    told = orch.run("status", "--json", *given)
+    told, report = orch.run("status", "--json", *given), orch.run("report", "--color", "always", *given)
     command, done = typed(orch, orch.run("status", *given).out)
     assert command == "sync --only resnet --store 'other store' --root places 'my models.yaml'"
     for event in (*told.named("gave_up"), *told.summary["failed"]):
         assert event["hint"] == f"run `orch {command}`"
+    assert f"\x1b[36mhint: run `orch {command}`\x1b[0m\n" in report.err
     assert done.code == 0, done.err
     place = orch.folder / "places/resnet.bin"
     assert place.read_bytes() == made(3000)
