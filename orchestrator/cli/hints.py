@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 REPEATED = ("only", "store", "root", "caches", "require_signature")  # options that say which files are meant
 OF_GET = ("output", "output_dir", "sha256", "name", "include", "exclude", "to", "frameworks", "tags", "mirrors", "size")
-_COMMAND = re.compile("`(orch [a-z]+[^`]*)`")
+_COMMAND = re.compile("`([A-Z_]+=[^ `]+ )?(orch [a-z]+[^`]*)`")
 _NO_FILE = "no such file or directory"
 
 
@@ -49,7 +49,7 @@ def completed(command: str) -> str:
 
 
 def _completed_text(running: click.Context, text: str, left_out: Sequence[str] = ()) -> str:
-    return _COMMAND.sub(lambda found: f"`{_completed(running, found[1], left_out)}`", text)
+    return _COMMAND.sub(lambda found: f"`{found[1] or ''}{_completed(running, found[2], left_out)}`", text)
 
 
 def _completed(running: click.Context, text: str, left_out: Sequence[str] = ()) -> str:

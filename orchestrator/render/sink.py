@@ -111,7 +111,7 @@ def complete_hints(complete: Callable[[str, str], str]) -> None:
 
 def completed_hint(hint: str, code: str) -> str:
     """A hint of which the commands have what the command that runs was given."""
-    return _completes[0](hint, code) if _completes and "`orch " in hint else hint
+    return _completes[0](hint, code) if _completes and "orch " in hint else hint
 
 
 def told_hint(hint: str, code: str) -> str:
