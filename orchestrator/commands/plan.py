@@ -13,7 +13,16 @@ from orchestrator.engine import disk_space, weak_pins
 from orchestrator.engine.inspect import is_pointer_to, read_tree
 from orchestrator.engine.read_only import nowhere_to_write
 from orchestrator.engine.run import group
-from orchestrator.engine.scan import FileState, RecordIndex, State, leads_below, leads_into, scan, warn_of_size
+from orchestrator.engine.scan import (
+    FileState,
+    RecordIndex,
+    State,
+    blob_size,
+    leads_below,
+    leads_into,
+    scan,
+    warn_of_size,
+)
 from orchestrator.engine.scheduler import places_of
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
 from orchestrator.formats import wrong_file
@@ -111,6 +120,7 @@ class _Planner:
                 self.lacking.discard(artifact.key)
             else:
                 self.copied.add(artifact.key)
+        true_size = blob_size(self._run.store, artifact.sha256) if have == "sealed" else None
         self._offer = self._offered(artifact)
         for file_state in same:
             try:
@@ -125,6 +135,8 @@ class _Planner:
                 self._run.fail(file_state.wanted, error)
                 continue
             w = file_state.wanted
+            if true_size is not None and file_state.true_size is None and w.size not in (None, true_size):
+                warn_of_size(w, true_size, self._run.emit)
             self._run.counts.count("placed")
             reason = "the existing file has the right bytes" if action == "adopt" else why
             reason = "downloaded once for several places" if action == "place" and fetched else reason
