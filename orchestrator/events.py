@@ -12,11 +12,16 @@ import msgspec
 
 
 class Planned(msgspec.Struct, frozen=True, gc=False):
-    """The work of a run is known: how many files are wanted, how many must be downloaded, and their bytes."""
+    """The work of a run is known: how many files are wanted, how many must be downloaded, and their bytes.
+
+    `to_read` of these stand at their places, and may be right: they are read first, and downloaded if they are not.
+    """
 
     files: int
     to_fetch: int
     bytes_to_fetch: int
+    to_read: int = 0
+    bytes_to_read: int = 0
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):

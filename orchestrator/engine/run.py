@@ -151,7 +151,9 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
         found = {artifact.key: artifact for artifact in fetching}
         groups = [(found.get(artifact.key, artifact), same) for artifact, same in groups]
     run = prepare(run, fetching, here, programs)
-    run.emit(events.Planned(len(run.counts.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
+    there = [artifact.size or 0 for artifact in fetching if artifact.key in here]
+    size = sum(artifact.size or 0 for artifact in fetching)
+    run.emit(events.Planned(len(run.counts.wanted), len(fetching), size, len(there), sum(there)))
     return Scheduler(run, groups, _LatePreparation(run))
 
 

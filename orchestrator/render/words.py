@@ -28,9 +28,8 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
             return None
         case events.Foreseen():  # first, because a plan has a hundred thousand of these
             return f"{action_word(event.action):<8} {label(event.model, event.file)}  {_foreseen(event)}"
-        case events.Planned(files, to_fetch, size):
-            known = f" ({amount(size)})" if size else ""
-            return f"{counted(files, 'file')}, {to_fetch:,} to download{known}" if to_fetch else None
+        case events.Planned():
+            return _planned(event)
         case events.Started():
             return _started(event, verbose=verbose) if verbose or not event.redirected else None
         case events.Failed():
@@ -90,6 +89,20 @@ class SharedFailures:
             else line(event) or ""
             for why, event in self._first.items()
         ]
+
+
+def _planned(event: events.Planned) -> str | None:
+    """What is to be done; a file that stands at its place is read first, and may need no download."""
+    missing, size = event.to_fetch - event.to_read, event.bytes_to_fetch - event.bytes_to_read
+    parts = [
+        f"{count:,} {what}{f' ({amount(size_bytes)})' if size_bytes else ''}"
+        for count, what, size_bytes in (
+            (missing, "to download", size),
+            (event.to_read, "to verify", event.bytes_to_read),
+        )
+        if count
+    ]
+    return ", ".join((counted(event.files, "file"), *parts)) if parts else None
 
 
 def _stated(event: Event) -> str:
