@@ -231,7 +231,7 @@ def heartbeat(totals: Totals) -> str:
     parts.append(f"{amount(totals.rate)}/s")
     if (left_s := totals.left_s()) is not None:
         parts.append(f"{clock(left_s)} left")
-    parts.append(f"{totals.ended} of {totals.to_fetch} files")
+    parts.append(f"{totals.ended} of {counted(totals.to_fetch, 'file')}")
     return ", ".join(parts)
 
 
