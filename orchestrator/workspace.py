@@ -423,11 +423,24 @@ def hint_for(problems: Sequence[Problem], context: Context | None = None) -> str
         if all(said in p.message for p in problems):
             return f"write `repo: {repo}` instead of `url:`, or `to: PATH` instead of `for:`"
     if all(p.line == 0 and p.message == "is a directory" for p in problems):
-        return f"name the manifest in it: `orch sync {problems[0].file.rstrip('/')}/team.yaml`"
+        return _hint_for_folder(problems[0].file)
     if all(p.message.startswith("not a manifest:") for p in problems):
         return "name the manifest: `orch sync path/to/team.yaml`"
     many = f"fix these {len(problems):,} problems" if len(problems) > 1 else "fix this"
     return f"{many} and run the command again"
+
+
+def _hint_for_folder(folder: str) -> str:
+    """The hint for a folder without a team.yaml that was named as if it were a manifest."""
+    import shlex
+
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith((".yaml", ".yml")))
+    except OSError:
+        names = []
+    if not names:
+        return f"no manifest is in it; `orch init {shlex.quote(folder)}` starts one"
+    return f"name the manifest in it: `orch sync {shlex.quote(os.path.join(folder, names[0]))}`"
 
 
 def site(context: Context) -> Site | None:
