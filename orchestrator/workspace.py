@@ -423,11 +423,27 @@ def hint_for(problems: Sequence[Problem], context: Context | None = None) -> str
         if all(said in p.message for p in problems):
             return f"write `repo: {repo}` instead of `url:`, or `to: PATH` instead of `for:`"
     if all(p.line == 0 and p.message == "is a directory" for p in problems):
-        return _name_in(problems[0].file)
+        return _hint_for_folder(problems[0].file)
     if all(p.message.startswith("not a manifest:") for p in problems):
         return "name the manifest: `orch COMMAND path/to/team.yaml`"
     many = f"fix these {len(problems):,} problems" if len(problems) > 1 else "fix this"
     return f"{many} and run the command again"
+
+
+def _hint_for_folder(folder: str) -> str:
+    """The hint for a folder without a team.yaml that was named as if it were a manifest."""
+    import shlex
+
+    try:
+        files = sorted(os.listdir(folder))
+    except OSError:
+        files = []
+    names = [name for name in files if name.endswith((".yaml", ".yml"))]
+    if not names and any(name.endswith(".sha256") for name in files):
+        return f"to check the files of its lists: `orch verify {shlex.quote(folder.rstrip('/') or '/')}/*.sha256`"
+    if not names:
+        return f"no manifest is in it; `orch init {shlex.quote(folder)}` starts one"
+    return f"name the manifest in it: `orch COMMAND {shlex.quote(os.path.join(folder, names[0]))}`"
 
 
 def site(context: Context) -> Site | None:
@@ -487,17 +503,6 @@ def _site(context: Context, problems: list[Problem]) -> Site | None:
                 problems += error.problems
                 return None
     return None
-
-
-def _name_in(folder: str) -> str:
-    """The hint for a folder that was named as a manifest: what it has that can be named instead."""
-    import glob
-    import shlex
-
-    name = shlex.quote(folder.rstrip("/") or "/")
-    if not glob.glob(f"{glob.escape(folder)}/*.y*ml") and glob.glob(f"{glob.escape(folder)}/*.sha256"):
-        return f"to check the files of its lists: `orch verify {name}/*.sha256`"
-    return f"name the manifest in it: `orch COMMAND {name}/team.yaml`"
 
 
 def hub_mirror(context: Context) -> tuple[manifests.Prefix, ...]:

@@ -62,8 +62,13 @@ def test_a_variable_names_them(context: Context, tmp_path: Path) -> None:
 def test_a_folder_stands_for_its_manifest(context: Context, tmp_path: Path) -> None:
     flat, deep = written(tmp_path / "flat/team.yaml"), written(tmp_path / "deep/manifests/team.yaml")
     assert manifest_paths(context, ("flat", "deep", "deep/manifests", str(flat))) == (str(flat), str(deep))
-    with pytest.raises(ManifestError, match="is a directory"):
+    with pytest.raises(ManifestError, match="is a directory") as none:
         open_workspace(context, ("home",))
+    assert none.value.hint == f"no manifest is in it; `orch init {tmp_path}/home` starts one"
+    written(tmp_path / "home/my models.yaml")
+    with pytest.raises(ManifestError, match="is a directory") as other:
+        open_workspace(context, ("home",))
+    assert other.value.hint == f"name the manifest in it: `orch COMMAND '{tmp_path}/home/my models.yaml'`"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")

@@ -58,7 +58,8 @@ def examine(context: Context, store: str | None, tell: Callable[[Check], None]) 
         *site_checks,
         *_hub(context),
         *_tokens(context, site),
-        *_peers(site),
+        *_peers(context, site),
+        *_hooks(context, site),
         *_stores(context, site, store),
         *_state(context),
     ):
@@ -239,16 +240,45 @@ def _state(context: Context) -> Iterator[Check]:
         yield Check("state", WARN, f"{context.state} cannot be written: rates are not remembered", f"ls -ld {parent}")
 
 
-def _peers(site: Site | None) -> Iterator[Check]:
-    """Check that what finds peers by DNS is installed, where the site file names such peers; none is looked up here."""
+def _peers(context: Context, site: Site | None) -> Iterator[Check]:
+    """Tell which of the site file's peers sync would ask, and check what finds those that DNS names; none is asked."""
+    if site is None or not site.peers:
+        return
     from importlib.util import find_spec
 
-    names = [name for name in (site.peers if site else ()) if name.startswith("srv:")]
+    from orchestrator.sources.peers import Peer, askable
+    from orchestrator.sources.srv import PREFIX
+
+    asked, refused = askable([Peer(name) for name in site.peers if not name.startswith(PREFIX)], context, site.hosts)
+    for peer in asked:
+        yield Check("peers", PASS, f"{peer.base}  asked by sha256 before all mirrors")
+    for why in refused:
+        yield Check("peers", WARN, why, f"see `peers:` and `hosts:` in {site.file}")
+    names = [name for name in site.peers if name.startswith(PREFIX)]
     if names and find_spec("dns") is None:
         hint = "pip install dnspython"
         yield Check("peers", WARN, f"{', '.join(names)} cannot be looked up without dnspython", hint)
     elif names:
         yield Check("peers", PASS, f"{', '.join(names)}  looked up by dnspython when there is something to download")
+
+
+def _hooks(context: Context, site: Site | None) -> Iterator[Check]:
+    """Check that the programs of the hooks are here; their arguments may hold secrets, and are not shown."""
+    if site is None or site.hooks is None:
+        return
+    from orchestrator.commands.hooks import writable_by_others
+
+    hooks = site.hooks
+    if refused := writable_by_others(hooks.file):
+        yield Check("hook", WARN, f"none is run, since others may write {refused}", f"chmod go-w {refused}, and own it")
+        return
+    for name in ("start", "changed", "failed", "always"):
+        for words in getattr(hooks, name):
+            if program := context.which(words[0]):
+                yield Check("hook", PASS, f"{name}: {program}")
+            else:
+                hint = f"name a program by its whole path in {hooks.file}, and `chmod +x` it"
+                yield Check("hook", WARN, f"{name}: {words[0]}: not found, or not executable", hint)
 
 
 def _stores(context: Context, site: Site | None, flag: str | None) -> Iterator[Check]:

@@ -13,13 +13,13 @@ from orchestrator import workspace
 from orchestrator.commands.locked_manifest import LockedManifest, changes, fits, is_needed, open_locked, save, select
 from orchestrator.engine.bugs import foreseen
 from orchestrator.engine.run import sync
-from orchestrator.errors import DigestError, OrchError, Stopped
+from orchestrator.errors import DigestError, OrchError, Stopped, TransferError
 from orchestrator.events import Finished, Foreseen, GaveUp, Noticed, Summary
 from orchestrator.faults import Fault
 from orchestrator.hubs import sanity
+from orchestrator.hubs.publisher import ENDPOINTS
 from orchestrator.hubs.resolve import LIST, MANIFEST, SIGNED, ListedModel, LockError, bare, listed
 from orchestrator.hubs.sanity import INDEX, INDEX_BYTES, missing_of_index, missing_shards, named_digest
-from orchestrator.manifest import repos
 from orchestrator.manifest import wanted as wanted_of
 from orchestrator.manifest.lockfile import LockedFile, LockedModel, fingerprint
 from orchestrator.signatures import signature_path
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Event
     from orchestrator.hubs.resolve import ListedModel
     from orchestrator.hubs.sanity import Missing
-    from orchestrator.manifest import File, Model
+    from orchestrator.manifest import File, Manifest, Model
     from orchestrator.model import Host, Wanted
     from orchestrator.store import Store
     from orchestrator.transfer.run_context import FirstSeen
@@ -153,27 +153,26 @@ class _Locking:
                     self._aim(item, known)
                 except Exception as error:
                     why = foreseen(self._context, self._store.path, error)
-                    self._fail(model.name, "", self._with_mirror(locked, model, why))
+                    self._fail(model.name, "", self._with_mirror(locked.manifest, model, why))
                     continue
                 items.append(item)
         return items
 
-    def _with_mirror(self, locked: LockedManifest, model: Model, error: OrchError) -> OrchError:
-        """The error of a model; where its hub cannot be reached, with how to ask the mirror that is named for it.
+    def _with_mirror(self, manifest: Manifest, model: Model, error: OrchError) -> OrchError:
+        """The error of a hub that is out of reach, with its mirror that could be asked, where one is known.
 
-        Nobody asks that one unbidden: what it says of commits and checksums would be believed.
+        It is not asked by itself: `mirrors:` give bytes, which are checked; what a hub says they are checked against.
         """
-        hubs = dict(zip(repos.HUBS, workspace.HUBS, strict=True))
-        if model.repo is None or "cannot reach" not in error.message:
+        if model.repo is None or not isinstance(error, TransferError) or error.fault != "network":
             return error
-        variable, hub = hubs[model.repo.hub]
-        if self._context.environ.get(variable):
+        variable = ENDPOINTS[model.repo.hub]
+        site = workspace.site(self._context)
+        mirrors = (*(site.mirrors if site else ()), *manifest.mirrors)
+        urls = [url for each in mirrors if each.origin == dict(workspace.HUBS)[variable] for url in each.urls]
+        if not urls or self._context.environ.get(variable):
             return error
-        rules = (*(self._site.mirrors if self._site else ()), *locked.manifest.mirrors)
-        mirror = next((url for rule in rules if rule.origin == hub for url in rule.urls if url.startswith("http")), "")
-        if mirror:
-            error.hint = f"to believe what its mirror says: `export {variable}={mirror}`, and run the command again"
-        return error
+        hint = f"check network and proxy; or, if the mirror may say the checksums too: `{variable}={urls[0]} orch lock`"
+        return TransferError(error.message, hint, error.fault, code=error.code)
 
     def _aim(self, item: LockItem, known: LockedModel | None) -> None:
         """Find out which of a model's files must be fetched: those of which neither lock nor source says enough."""

@@ -130,7 +130,7 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
     """
     from orchestrator.engine.private_sources import without_private
 
-    groups, fetching, copied, here, to_read = [], [], [], set(), 0
+    groups, fetching, copied, here, to_read = [], [], [], set(), []
     for artifact, same in group(todo):
         if not _needs_download(run, artifact, same):
             groups.append((artifact, same))
@@ -146,7 +146,8 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
             states = {state for file_state in same for _, state in file_state.states}
             if not _MAY_BE_HERE.isdisjoint(states):
                 here.add(artifact.key)
-            to_read += not (MAY_BE_RIGHT | {State.MODIFIED}).isdisjoint(states)
+            if not (MAY_BE_RIGHT | {State.MODIFIED}).isdisjoint(states):
+                to_read.append(allowed.size or 0)
     programs = _programs(run) if fetching and not run.options.offline else None  # they answer while we import the rest
 
     from orchestrator.engine import disk_space
@@ -159,7 +160,8 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
         found = {artifact.key: artifact for artifact in fetching}
         groups = [(found.get(artifact.key, artifact), same) for artifact, same in groups]
     run = prepare(run, fetching, here, programs)
-    run.emit(events.Planned(len(run.counts.wanted), len(fetching), sum(a.size or 0 for a in fetching), to_read))
+    size = sum(artifact.size or 0 for artifact in fetching)
+    run.emit(events.Planned(len(run.counts.wanted), len(fetching), size, len(to_read), sum(to_read)))
     return Scheduler(run, groups, _LatePreparation(run))
 
 

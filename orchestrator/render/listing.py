@@ -112,7 +112,10 @@ class Listing:
         elif self._width is None:
             self._write(text)
         else:
-            self._row(_Row(state, name, self._size(event), self._place(event)))
+            size = self._size(event)
+            if event.have_bytes:
+                size = f"{amount(event.have_bytes)} of {size}"
+            self._row(_Row(state, name, size, self._place(event)))
             if event.fault not in _SAID_BY_STATE:
                 self._held.append(f"{state}: {message}")
 

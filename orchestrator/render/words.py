@@ -29,7 +29,7 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
         case events.Finished(how="present") | events.Progressed() | events.Reading() | events.Verified():
             return None
         case events.Planned():
-            return _planned(event) if event.to_fetch else None
+            return _planned(event)
         case events.Started():
             return _started(event, verbose=verbose) if verbose or not event.redirected else None
         case events.Failed():
@@ -57,13 +57,6 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
             return f"{host(event.source)}: {shown_lines(event.message)}; it is tried last" if verbose else None
         case _:
             return _stated(event)
-
-
-def _planned(event: events.Planned) -> str:
-    work = (event.to_fetch - event.to_read, "download"), (event.to_read, "verify")
-    known = f" ({amount(event.bytes_to_fetch)})" if event.bytes_to_fetch else ""
-    parts = (counted(event.files, "file"), *(f"{number:,} to {verb}" for number, verb in work if number))
-    return f"{', '.join(parts)}{known}"
 
 
 def action_word(action: str) -> str:
@@ -96,6 +89,20 @@ class SharedFailures:
             else line(event) or ""
             for why, event in self._first.items()
         ]
+
+
+def _planned(event: events.Planned) -> str | None:
+    """The work of a run: a file that is in place already is read first, and may need no download."""
+    missing, size = event.to_fetch - event.to_read, event.bytes_to_fetch - event.bytes_to_read
+    parts = [
+        f"{count:,} {what}{f' ({amount(size_bytes)})' if size_bytes else ''}"
+        for count, what, size_bytes in (
+            (missing, "to download", size),
+            (event.to_read, "to verify", event.bytes_to_read),
+        )
+        if count
+    ]
+    return ", ".join((counted(event.files, "file"), *parts)) if parts else None
 
 
 def _stated(event: Event) -> str:
@@ -224,7 +231,7 @@ def heartbeat(totals: Totals) -> str:
     parts.append(f"{amount(totals.rate)}/s")
     if (left_s := totals.left_s()) is not None:
         parts.append(f"{clock(left_s)} left")
-    parts.append(f"{totals.ended} of {totals.to_fetch} files")
+    parts.append(f"{totals.ended} of {counted(totals.to_fetch, 'file')}")
     return ", ".join(parts)
 
 

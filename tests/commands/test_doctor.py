@@ -158,6 +158,39 @@ def test_tokens(orch: Orch, tmp_path: Path) -> None:
     assert "s3cret" not in done.out
 
 
+def test_the_site_file_s_peers_and_hooks(orch: Orch, tmp_path: Path) -> None:
+    site, hook = tmp_path / "config/orch.yaml", tmp_path / "reload"
+    site.parent.mkdir(mode=0o755)
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o755)
+    asked, not_asked = "http://gpu01:8080", "http://gpu02:8080"
+    site.write_text(
+        f"peers: [{asked}, {not_asked}]\nhosts: {{'gpu02:8080': {{token_env: T}}}}\n"
+        f"hooks: {{changed: [[{hook}, https://example.org/?key=secret]], failed: [[no-such-program]]}}\n"
+    )
+    site.chmod(0o644)
+    orch.environ["T"] = "t"
+
+    def told(name: str) -> list[tuple[str, str]]:
+        done = orch.run("doctor", "--json")
+        assert done.code == 0, done.out
+        assert "secret" not in done.out
+        found = [check for check in done.named("check") if check["name"] == name]
+        assert all(check["hint"] for check in found if check["verdict"] != "pass")
+        return [(check["verdict"], check["message"]) for check in found]
+
+    assert told("peers") == [
+        ("pass", f"{asked}/  asked by sha256 before all mirrors"),
+        ("warn", "peer http://gpu02:8080 is not asked: `hosts` names a token for it, and no token is sent to peers"),
+    ]
+    assert told("hook") == [
+        ("pass", f"changed: {hook}"),
+        ("warn", "failed: no-such-program: not found, or not executable"),
+    ]
+    site.chmod(0o666)
+    assert told("hook") == [("warn", f"none is run, since others may write {site}")]
+
+
 def test_peers_that_dns_names(tmp_path: Path, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home/.config/orch.yaml").write_text('peers: ["srv:_orch._tcp.example.org"]\n')
     told: list[doctor.Check] = []
