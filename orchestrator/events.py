@@ -12,11 +12,16 @@ import msgspec
 
 
 class Planned(msgspec.Struct, frozen=True, gc=False):
-    """The work of a run is known: the number of files, how many of them must be downloaded, and their total size."""
+    """The work of a run is known: the number of files, how many of them must be downloaded, and their total size.
+
+    `to_read` of those to download may be in place already: they are read first, and downloaded if they are not right.
+    """
 
     files: int
     to_fetch: int
     bytes_to_fetch: int
+    to_read: int = 0
+    bytes_to_read: int = 0
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):
@@ -146,7 +151,8 @@ class GaveUp(msgspec.Struct, frozen=True, gc=False):
     """One file failed for good; `hint` says what to type next.
 
     `shared` is the reason without the file's name if the file's hosts are down: files with the same reason are shown
-    in one line. Else it is "". `code` is the argument for `orch explain`.
+    in one line. Else it is "". `code` is the argument for `orch explain`. `have_bytes`, of `status`, are the bytes of
+    an unfinished download, which `sync` resumes.
     """
 
     model: str
@@ -158,6 +164,7 @@ class GaveUp(msgspec.Struct, frozen=True, gc=False):
     hint: str
     shared: str = ""
     code: str = ""
+    have_bytes: int = 0
 
 
 class Foreseen(msgspec.Struct, frozen=True, gc=False):

@@ -190,7 +190,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     @property
     def key(self) -> str:
         """The name of its content: two files with the same key have the same bytes. See `Artifact.key`."""
-        return _key(self.sha256, self.pins, self.sources)
+        return self.sha256 or _key(self.pins, self.sources)
 
 
 class Unresolved(msgspec.Struct, frozen=True, gc=False):
@@ -255,9 +255,7 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
         return first.model if len(first.file) == 0 else f"{first.model}/{first.file}"
 
 
-def _key(sha256: str, pins: tuple[Pin, ...], sources: tuple[Source, ...]) -> str:
-    if sha256:
-        return sha256
+def _key(pins: tuple[Pin, ...], sources: tuple[Source, ...]) -> str:
     if pins:
         best = min(pins, key=lambda pin: _BEST_FIRST.index(pin.kind))
         return f"{best.kind}-{best.hex}"

@@ -82,16 +82,18 @@ class Counts(msgspec.Struct):
             self.bytes_fetched += fetched
             self.bytes_reused += reused
 
-    def fail(self, wanted: Wanted, error: OrchError, stopped: int | None = None) -> events.GaveUp:
+    def fail(
+        self, wanted: Wanted, error: OrchError, stopped: int | None = None, *, have_bytes: int = 0
+    ) -> events.GaveUp:
         """Book one file's failure and give the event that tells it.
 
         `stopped` is the exit code of the signal that asked for a stop: that of a file which it interrupted.
+        `have_bytes` are here of it.
         """
         paths = tuple(place.path for place in wanted.places)
         code = stopped if stopped is not None and error.fault == INTERRUPTED else int(error.exit_code)
-        told = events.GaveUp(
-            wanted.model, wanted.file, paths, error.fault, code, error.message, error.hint, error.shared, error.code
-        )
+        said = error.fault, code, error.message, error.hint, error.shared, error.code
+        told = events.GaveUp(wanted.model, wanted.file, paths, *said, have_bytes)
         with self.lock:
             self.failed.append(told)
         return told

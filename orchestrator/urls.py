@@ -54,6 +54,11 @@ def split(url: str) -> Parts:
     return Parts(scheme, authority, slash + path, query)
 
 
+def authority(url: str) -> str:
+    """The authority of a normalised URL, as `split` gives it: asked for each line of a long plan."""
+    return url.partition("#")[0].partition("://")[2].partition("?")[0].partition("/")[0]
+
+
 def normal(url: str) -> str:
     """Normalise a URL to percent-encoded ASCII.
 
@@ -69,14 +74,10 @@ def normal(url: str) -> str:
         raise UrlError(f"the URL {fault}")
     match = re.match(_SCHEME, url)
     if match is None:
-        is_path = url.startswith(("/", "./", "../", "~/"))
-        raise UrlError(
-            "expected a URL such as `https://example.org/file`" + (", or `file:///folder/file`" if is_path else "")
-        )
+        raise UrlError(f"expected a URL such as `https://example.org/file`{_meant(url)}")
     scheme = match[1].lower()
     if scheme not in SCHEMES:
-        is_hub = scheme in ("hf", "modelscope")
-        instead = f"; a repository is `repo: {scheme}:ORG/NAME`" if is_hub else ""
+        instead = _instead(scheme, url[match.end() :])
         raise UrlError(f"scheme `{shown(scheme)}` is not supported: {', '.join(SCHEMES)} are{instead}")
     rest = url[match.end() :]
     if not rest.startswith("//"):
@@ -88,6 +89,30 @@ def normal(url: str) -> str:
     _refuse_secrets(fragment)
     where = _authority(scheme, authority)
     return f"{scheme}://{where}{_folded('/' + _encoded(path))}{asks}{_encoded(query, '?')}"
+
+
+def _meant(text: str) -> str:
+    """What may be meant by a text without a scheme, to be added to a message: nothing that could hold a secret."""
+    if text.startswith("/") and text.isprintable():
+        return f", did you mean `file://{text}`?"
+    if text.startswith(("./", "../", "~/")):
+        return ", or `file:///folder/file`"
+    if re.fullmatch(r"(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?(/[\w.+-]+)+", text, re.A):
+        return f", did you mean `https://{text}`?"
+    return ""
+
+
+def _instead(scheme: str, rest: str) -> str:
+    """How to name what a URL of another scheme names, to be added to a message."""
+    if scheme in ("hf", "modelscope"):
+        return f"; a repository is `repo: {scheme}:ORG/NAME`"
+    if public := re.fullmatch(r"//([\w.-]+)/([\w./+-]+)", rest, re.A):
+        bucket, name = public.groups()
+        if scheme == "s3":
+            return f"; a public object is `https://{bucket}.s3.amazonaws.com/{name}`"
+        if scheme == "gs":
+            return f"; a public object is `https://storage.googleapis.com/{bucket}/{name}`"
+    return ""
 
 
 def masked(url: str) -> str:

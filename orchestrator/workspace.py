@@ -412,8 +412,8 @@ def hint_for(problems: Sequence[Problem], context: Context | None = None) -> str
         if context is not None and not context.environ.get("ORCH_MANIFEST"):
             if passed := _search(context)[1]:
                 return f"{passed} is another user's: name it, if you trust it, or set ORCH_MANIFEST"
-            return "create one: `orch init` or `orch add URL`; or name yours: `orch sync path/to/team.yaml`"
-        return "name your manifest: `orch sync path/to/team.yaml`; `orch init` starts one"
+            return "create one: `orch init` or `orch add URL`; or name yours: `orch COMMAND path/to/team.yaml`"
+        return "name your manifest: `orch COMMAND path/to/team.yaml`; `orch init` starts one"
     if all(p.message in (NO_PIN, NOT_RESOLVED) for p in problems):
         import shlex
 
@@ -423,11 +423,27 @@ def hint_for(problems: Sequence[Problem], context: Context | None = None) -> str
         if all(said in p.message for p in problems):
             return f"write `repo: {repo}` instead of `url:`, or `to: PATH` instead of `for:`"
     if all(p.line == 0 and p.message == "is a directory" for p in problems):
-        return f"name the manifest in it: `orch sync {problems[0].file.rstrip('/')}/team.yaml`"
+        return _hint_for_folder(problems[0].file)
     if all(p.message.startswith("not a manifest:") for p in problems):
-        return "name the manifest: `orch sync path/to/team.yaml`"
+        return "name the manifest: `orch COMMAND path/to/team.yaml`"
     many = f"fix these {len(problems):,} problems" if len(problems) > 1 else "fix this"
     return f"{many} and run the command again"
+
+
+def _hint_for_folder(folder: str) -> str:
+    """The hint for a folder without a team.yaml that was named as if it were a manifest."""
+    import shlex
+
+    try:
+        files = sorted(os.listdir(folder))
+    except OSError:
+        files = []
+    names = [name for name in files if name.endswith((".yaml", ".yml"))]
+    if not names and any(name.endswith(".sha256") for name in files):
+        return f"to check the files of its lists: `orch verify {shlex.quote(folder.rstrip('/') or '/')}/*.sha256`"
+    if not names:
+        return f"no manifest is in it; `orch init {shlex.quote(folder)}` starts one"
+    return f"name the manifest in it: `orch COMMAND {shlex.quote(os.path.join(folder, names[0]))}`"
 
 
 def site(context: Context) -> Site | None:

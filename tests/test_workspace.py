@@ -7,16 +7,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestrator.context import Context
 from orchestrator.errors import ManifestError
-from orchestrator.workspace import default_manifests, has_manifest, manifest_paths, open_workspace
+from orchestrator.workspace import default_manifests, has_manifest, hub_mirror, manifest_paths, open_workspace
 from tests.orch import Orch, made
-
-if TYPE_CHECKING:
-    from orchestrator.context import Context
 
 EMPTY = "version: 1\nmodels: {}\n"
 
@@ -65,8 +62,13 @@ def test_a_variable_names_them(context: Context, tmp_path: Path) -> None:
 def test_a_folder_stands_for_its_manifest(context: Context, tmp_path: Path) -> None:
     flat, deep = written(tmp_path / "flat/team.yaml"), written(tmp_path / "deep/manifests/team.yaml")
     assert manifest_paths(context, ("flat", "deep", "deep/manifests", str(flat))) == (str(flat), str(deep))
-    with pytest.raises(ManifestError, match="is a directory"):
+    with pytest.raises(ManifestError, match="is a directory") as none:
         open_workspace(context, ("home",))
+    assert none.value.hint == f"no manifest is in it; `orch init {tmp_path}/home` starts one"
+    written(tmp_path / "home/my models.yaml")
+    with pytest.raises(ManifestError, match="is a directory") as other:
+        open_workspace(context, ("home",))
+    assert other.value.hint == f"name the manifest in it: `orch COMMAND '{tmp_path}/home/my models.yaml'`"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
@@ -119,3 +121,9 @@ def test_a_tag_or_a_model_in_the_others_place_is_told(context: Context, tmp_path
         with pytest.raises(ManifestError) as refused:
             open_workspace(at(context, tmp_path), [str(path)], only=[word])
         assert (refused.value.problems[0].message, refused.value.hint) == (said, hint)
+
+
+def test_an_endpoint_without_a_scheme_is_guessed() -> None:
+    with pytest.raises(ManifestError) as caught:
+        hub_mirror(Context(environ={"HF_ENDPOINT": "hf-mirror.com"}, cwd="/"))
+    assert caught.value.hint == "did you mean `https://hf-mirror.com`?"

@@ -56,7 +56,9 @@ def command(job: Job) -> Command:
     """Translate a job: its URLs go by stdin, so that none is in argv."""
     want, many = job.wants[0], len(job.wants) > 1
     single = many or job.bare
-    is_exact = not single and (job.piece_bytes > _LEAST_PIECE or job.rate is not None or want.have > 0)
+    is_exact = not single and (
+        (job.connections > 1 and want.length is not None) or job.rate is not None or want.have > 0
+    )
     conf, files = _conf(job)
     argv = (
         NAME,
@@ -81,10 +83,11 @@ def command(job: Job) -> Command:
         f"--split={1 if single else job.connections}",
         f"--max-connection-per-server={1 if single else min(job.per_host or job.connections, 16)}",  # more is exit 28
         "--min-split-size=1M",  # the default of 20M would idle most connections
-        # Far away (long pieces) the next request goes out before the last answer has ended: 4.6 s instead of 5.0 s
-        # of 1 GiB at 150 ms, and no byte is asked twice.
-        # A range then has an end; what a hang-up leaves in the kernel was sent for nothing, and counts under a limit
-        # and between many holes. Of many small files each would be sent twice: measured with aria2 1.36.
+        # Each request then asks for one piece exactly, and the next one goes out before its answer has ended. Without
+        # it a request asks for all that follows, and each piece ends with a hang-up: what lies in the kernel by then
+        # was sent for nothing, a tenth to all of the file. 1 GiB on 16 connections of 16 MiB/s: 4.15 instead of 4.70 s
+        # nearby, 4.6 instead of 5.0 s at 150 ms. One connection asks once for all. Of many small files each would be
+        # sent twice: measured with aria2 1.36.
         *(("--enable-http-pipelining=true",) if is_exact else ()),
         "--file-allocation=none",  # sparse: the first hole tells the truth
         "--disk-cache=0",

@@ -9,6 +9,7 @@ import click
 from orchestrator.cli import options
 from orchestrator.cli.session import conclude, context_with_signals, listing
 from orchestrator.render.json_lines import JsonLines
+from orchestrator.render.sink import completed_hint
 
 if TYPE_CHECKING:
     from orchestrator.commands.doctor import Check
@@ -34,13 +35,14 @@ def command(**words: Any) -> int:
     sink = listing(context, words)
 
     def tell(check: Check) -> None:
+        hint = completed_hint(check.hint, "")
         if isinstance(sink, JsonLines):
-            fields = {"name": check.name, "verdict": check.verdict, "message": check.message, "hint": check.hint}
+            fields = {"name": check.name, "verdict": check.verdict, "message": check.message, "hint": hint}
             sink.write("check", fields)
             return
         click.echo(f"{check.verdict:<5} {check.name:<12} {shown_lines(check.message)}")
-        if check.verdict != PASS and check.hint:
-            click.echo(f"{'':<18} -> {shown_lines(check.hint)}")
+        if check.verdict != PASS and hint:
+            click.echo(f"{'':<18} -> {shown_lines(hint)}")
 
     def work() -> Summary:
         return examine(context, words["store"], tell)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 REPEATED = ("only", "store", "root", "caches", "require_signature")  # options that say which files are meant
 OF_GET = ("output", "output_dir", "sha256", "name", "include", "exclude", "to", "frameworks", "tags", "mirrors", "size")
-_COMMAND = re.compile("`(orch [a-z]+[^`]*)`")
+_COMMAND = re.compile("`([A-Z_]+=[^ `]+ )?(orch [a-z]+[^`]*)`")
+_ANY = "COMMAND"  # stands in a hint for the command that runs
 _NO_FILE = "no such file or directory"
 
 
@@ -31,10 +32,22 @@ def repeat_what_was_given() -> None:
 
         @lru_cache(maxsize=1024)  # a hundred thousand files may fail for one reason
         def complete(hint: str, code: str) -> str:
-            left_out = ("only",) if code == "unknown-name" else ()
-            return _COMMAND.sub(lambda found: f"`{_completed(running, found[1], left_out)}`", hint)
+            return _completed_text(running, hint, ("only",) if code == "unknown-name" else ())
 
         sink.complete_hints(complete)
+
+
+def _taking_manifests(running: click.Context) -> str:
+    """The name of the command that runs, if manifests are all that it takes; else that of one that does."""
+    command = running.command
+    is_one = [argument.name for argument in _arguments(command)] == ["manifests"] and command.name != "run"
+    return command.name or "sync" if is_one else "sync"
+
+
+def completed_text(text: str) -> str:
+    """A text of which the commands in backticks have what the command that runs was given, where they take it."""
+    running = click.get_current_context(silent=True)
+    return text if running is None else _completed_text(running, text)
 
 
 def completed(command: str) -> str:
@@ -43,8 +56,16 @@ def completed(command: str) -> str:
     return command if running is None else _completed(running, command)
 
 
+def _completed_text(running: click.Context, text: str, left_out: Sequence[str] = ()) -> str:
+    text = text.replace(f"`orch {_ANY} ", f"`orch {_taking_manifests(running)} ")
+    return _COMMAND.sub(lambda found: f"`{found[1] or ''}{_completed(running, found[2], left_out)}`", text)
+
+
 def _completed(running: click.Context, text: str, left_out: Sequence[str] = ()) -> str:
     import shlex  # here, as most runs have no hint
+
+    if text == "orch sync -v":  # what any command that downloads is to show of the programs that it runs
+        text = _more_told(running)
 
     try:
         _, name, *words = shlex.split(text)
@@ -71,6 +92,14 @@ def _completed(running: click.Context, text: str, left_out: Sequence[str] = ()) 
     if any("://" in word and masked(word) != word for word in added):  # a log keeps what a hint says
         return text
     return " ".join((text, *map(shlex.quote, added)))
+
+
+def _more_told(running: click.Context) -> str:
+    """The command that runs, with `-v`, where it downloads; else that of a sync."""
+    name = running.command.name
+    if name == "verify" and running.params.get("repair"):
+        return "orch verify --repair -v"
+    return f"orch {name} -v" if name in ("get", "lock") else "orch sync -v"
 
 
 def _arguments(command: click.Command) -> Iterator[click.Argument]:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def command(
     source: str, manifest: str | None, into: str | None, dry_run: bool, base: str, name: str, **words: Any
 ) -> int:
-    """Create manifest entries from a LIST of files: SHA256SUMS, FILE.sha256, Metalink, Git LFS pointers (a file or a
-    folder), a pooch registry.
+    """Create manifest entries from a LIST of files: SHA256SUMS, FILE.sha256, Metalink, Git LFS pointers, a pooch
+    registry; or a folder of LFS pointers, or of a FILE.sha256 each.
 
     With MANIFEST the entries are added to it, else they are printed. Its comments and order stay. A comment behind each
     checksum names the list. Nothing is downloaded.

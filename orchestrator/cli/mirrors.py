@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.commands.mirrors import Mirror
 
 HEADER = (
-    Column("SOURCE", least=28), Column("ROLE", rank=5), Column("ANSWERS"), Column("TRIP", right=True, rank=3),
+    Column("SOURCE", least=20), Column("ROLE", rank=5), Column("ANSWERS"), Column("TRIP", right=True, rank=3),
     Column("RATE", right=True), Column("RANGES", rank=1), Column("LENGTH", rank=4), Column("TLS", rank=2),
     Column("LAST SEEN", least=10, rank=6), Column("NOTE", rank=7),
 )  # fmt: skip

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from orchestrator.cli import options
 from orchestrator.cli.session import conclude, context_with_signals, listing
@@ -40,7 +41,7 @@ def command(name: str, file: str | None, every: bool, no_check: bool, **words: A
     if file is not None and every:
         raise click.UsageError("--file and --all exclude each other")
     context = context_with_signals()
-    from orchestrator.commands.path import file_path, files_of, model_path, refuse_missing
+    from orchestrator.commands.path import file_path, files_of, model_path, refuse_missing, summary
     from orchestrator.workspace import open_workspace
 
     sink = listing(context, words, quiet=True)
@@ -64,9 +65,9 @@ def command(name: str, file: str | None, every: bool, no_check: bool, **words: A
                 sink.write("path", {"model": name, "path": path})
             else:
                 click.echo(os.fsencode(path))  # a path is bytes: no encoding
-        if missing is not None:
-            return Summary(ok=False, exit_code=int(missing.exit_code))
-        present = 0 if no_check else len(files)
-        return Summary(ok=True, exit_code=0, models=1, files=present, present=present)
+        if no_check:
+            return Summary(ok=True, exit_code=0, models=1)
+        code = 0 if missing is None else int(missing.exit_code)
+        return replace(summary(context, space, files), exit_code=code)
 
     return conclude(context, sink, work)

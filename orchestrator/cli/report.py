@@ -11,8 +11,7 @@ import click
 
 from orchestrator import __version__
 from orchestrator.cli import options
-from orchestrator.cli.session import conclude, context_with_signals, workspace
-from orchestrator.render.listing import Listing
+from orchestrator.cli.session import conclude, context_with_signals, listing, workspace
 
 if TYPE_CHECKING:
     from orchestrator.context import Context
@@ -45,7 +44,7 @@ def command(form: str, output: str | None, **words: Any) -> int:  # noqa: ARG001
       orch verify team.yaml && orch report team.yaml -o team.cdx.json
     """
     context = context_with_signals()
-    sink = Listing(sys.stderr, quiet=True, verb="report")
+    sink = listing(context, words, "report", out=sys.stderr, quiet=True)  # stdout is for the inventory
 
     def work() -> Summary:
         from orchestrator.commands.export import write_output

@@ -195,17 +195,26 @@ def paints(context: Context, out: TextIO) -> bool:
 
 
 def listing(
-    context: Context, words: Mapping[str, Any], verb: str = "", *, quiet: bool = False, streams: bool = False
+    context: Context,
+    words: Mapping[str, Any],
+    verb: str = "",
+    *,
+    out: TextIO | None = None,
+    quiet: bool = False,
+    streams: bool = False,
 ) -> JsonLines | Listing:
-    """The sink of a command whose result is text on stdout; `quiet` (also by --quiet), `streams`: as of `Listing`."""
-    if words["json"]:
-        return JsonLines(sys.stdout)
+    """The sink of a command whose result is text on `out`, else on stdout; `quiet` (also by --quiet) and `streams`
+    are as of `Listing`.
+    """
     hints.repeat_what_was_given()
+    out = out or sys.stdout
+    if words.get("json"):
+        return JsonLines(sys.stdout)
     from orchestrator.render.listing import Listing
 
-    colour = paints(context, sys.stdout)
+    colour = paints(context, out)
     quiet = quiet or words.get("quiet", False)
-    return Listing(sys.stdout, quiet=quiet, verb=verb, colour=colour, streams=streams)
+    return Listing(out, quiet=quiet, verb=verb, colour=colour, streams=streams)
 
 
 def recorded(context: Context, words: Mapping[str, Any], sink: Sink, command: str) -> Sink:
@@ -296,8 +305,8 @@ def tell_withheld(verb: str, withheld: Mapping[str, str]) -> None:
 
 
 def tell(text: str) -> None:
-    """Say something on stderr at once, of a command that has no events."""
-    print(shown_lines(text), file=sys.stderr, flush=True)
+    """Say something on stderr at once, of a command that has no events; commands in it are completed as in hints."""
+    print(shown_lines(hints.completed_text(text)), file=sys.stderr, flush=True)
 
 
 def tell_unread(frameworks: Iterable[str]) -> None:

@@ -58,7 +58,8 @@ def examine(context: Context, store: str | None, tell: Callable[[Check], None]) 
         *site_checks,
         *_hub(context),
         *_tokens(context, site),
-        *_peers(site),
+        *_peers(context, site),
+        *_hooks(context, site),
         *_stores(context, site, store),
         *_state(context),
     ):
@@ -191,14 +192,24 @@ def _site(context: Context) -> tuple[Site | None, tuple[Check, ...]]:
 
 
 def _hub(context: Context) -> Iterator[Check]:
-    endpoint = context.environ.get("HF_ENDPOINT", "")
+    from orchestrator.sources.proxy import answers_at, proxy_for
+
     try:
         workspace.hub_mirror(context)
     except ManifestError as error:
         name = error.problems[0].file
         yield Check(name, FAIL, str(error.problems[0]), f"fix or unset {name}", ExitCode.MANIFEST)
         return
-    yield Check("HF_ENDPOINT", PASS, f"{endpoint} is tried before the hub" if endpoint else "not set")
+    for name, _ in workspace.HUBS:
+        endpoint = context.environ.get(name, "")
+        if not endpoint:
+            if name == "HF_ENDPOINT":
+                yield Check(name, PASS, "not set")
+        elif proxy_for(endpoint, context.environ) is None and (why := answers_at(endpoint)):
+            hint = f"fix or unset {name}: `orch lock` asks nobody else"
+            yield Check(name, WARN, f"{endpoint} does not answer ({why})", hint)
+        else:
+            yield Check(name, PASS, f"{endpoint} is tried before the hub")
 
 
 def _tokens(context: Context, site: Site | None) -> Iterator[Check]:
@@ -229,16 +240,45 @@ def _state(context: Context) -> Iterator[Check]:
         yield Check("state", WARN, f"{context.state} cannot be written: rates are not remembered", f"ls -ld {parent}")
 
 
-def _peers(site: Site | None) -> Iterator[Check]:
-    """Check that what finds peers by DNS is installed, where the site file names such peers; none is looked up here."""
+def _peers(context: Context, site: Site | None) -> Iterator[Check]:
+    """Tell which of the site file's peers sync would ask, and check what finds those that DNS names; none is asked."""
+    if site is None or not site.peers:
+        return
     from importlib.util import find_spec
 
-    names = [name for name in (site.peers if site else ()) if name.startswith("srv:")]
+    from orchestrator.sources.peers import Peer, askable
+    from orchestrator.sources.srv import PREFIX
+
+    asked, refused = askable([Peer(name) for name in site.peers if not name.startswith(PREFIX)], context, site.hosts)
+    for peer in asked:
+        yield Check("peers", PASS, f"{peer.base}  asked by sha256 before all mirrors")
+    for why in refused:
+        yield Check("peers", WARN, why, f"see `peers:` and `hosts:` in {site.file}")
+    names = [name for name in site.peers if name.startswith(PREFIX)]
     if names and find_spec("dns") is None:
         hint = "pip install dnspython"
         yield Check("peers", WARN, f"{', '.join(names)} cannot be looked up without dnspython", hint)
     elif names:
         yield Check("peers", PASS, f"{', '.join(names)}  looked up by dnspython when there is something to download")
+
+
+def _hooks(context: Context, site: Site | None) -> Iterator[Check]:
+    """Check that the programs of the hooks are here; their arguments may hold secrets, and are not shown."""
+    if site is None or site.hooks is None:
+        return
+    from orchestrator.commands.hooks import writable_by_others
+
+    hooks = site.hooks
+    if refused := writable_by_others(hooks.file):
+        yield Check("hook", WARN, f"none is run, since others may write {refused}", f"chmod go-w {refused}, and own it")
+        return
+    for name in ("start", "changed", "failed", "always"):
+        for words in getattr(hooks, name):
+            if program := context.which(words[0]):
+                yield Check("hook", PASS, f"{name}: {program}")
+            else:
+                hint = f"name a program by its whole path in {hooks.file}, and `chmod +x` it"
+                yield Check("hook", WARN, f"{name}: {words[0]}: not found, or not executable", hint)
 
 
 def _stores(context: Context, site: Site | None, flag: str | None) -> Iterator[Check]:

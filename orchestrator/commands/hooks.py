@@ -83,7 +83,7 @@ def _run(
     """Run programs one after the other; return what is to be warned of."""
     if not programs:
         return []
-    if refused := _writable_by_others(hooks.file):
+    if refused := writable_by_others(hooks.file):
         return [f"hooks: {hooks.file}: not run, since others may write {refused}: `chmod go-w {refused}`, and own it"]
     environ = {**{name: context.environ[name] for name in KEPT if name in context.environ}, **environ}
     # A signal ends a hook; after one that ended the run they have what is left of the time until the process ends.
@@ -112,7 +112,7 @@ def _run(
     return warnings
 
 
-def _writable_by_others(file: str) -> str:
+def writable_by_others(file: str) -> str:
     """The site file or its folder, if others than this user and root may write it; else "".
 
     Whoever can write it can run programs as this user.

@@ -45,7 +45,7 @@ class ListedFile(msgspec.Struct, frozen=True):
 
 
 def read(path: str) -> list[ListedFile]:
-    """Read a list of any kind; a folder is searched for LFS pointers.
+    """Read a list of any kind; a folder is searched for LFS pointers, else for a list of each file, `a.pth.sha256`.
 
     Raises:
         ManifestError: it cannot be read, has a line that is not understood, or a name that no file can have.
@@ -64,12 +64,13 @@ def read(path: str) -> list[ListedFile]:
 def _read(path: str) -> list[ListedFile]:
     if os.path.isdir(path):
         try:
-            listed = list(_pointers(path))
+            listed = list(_pointers(path)) or list(_lists(path))
         except OSError as error:
             raise ManifestError((Problem(str(error.filename or path), 0, "", error.strerror or str(error)),)) from None
         if not listed:
-            hint = "name a list, or a clone made with GIT_LFS_SKIP_SMUDGE=1"
-            raise ManifestError((Problem(path, 0, "", "no LFS pointer in this folder"),), hint)
+            hint = f"name a list of checksums; to make one: `cd {shlex.quote(path)} && sha256sum * > SHA256SUMS`"
+            why = "neither a list of checksums nor an LFS pointer is in this folder"
+            raise ManifestError((Problem(path, 0, "", why),), hint)
         return listed
     text = read_text(path)
     if len(text) < lfs.LARGEST and lfs.VERSION in text and _is_pointer(text):
@@ -77,6 +78,18 @@ def _read(path: str) -> list[ListedFile]:
     if re.match(r"[ \t\r\n]*<(?!<<)", text):
         return _metalink(text, path)
     return _lines(text, path)
+
+
+def _lists(folder: str) -> Iterator[ListedFile]:
+    """The files of the lists in a folder, not below it: their names are as seen from there.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    kinds = tuple(f".{kind}" for kind in DIGITS)
+    for name in sorted(os.listdir(folder)):
+        if name.lower().endswith(kinds) and os.path.isfile(path := os.path.join(folder, name)):
+            yield from _lines(read_text(path), path)
 
 
 def _lines(text: str, path: str) -> list[ListedFile]:

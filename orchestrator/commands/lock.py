@@ -13,10 +13,11 @@ from orchestrator import workspace
 from orchestrator.commands.locked_manifest import LockedManifest, changes, fits, is_needed, open_locked, save, select
 from orchestrator.engine.bugs import foreseen
 from orchestrator.engine.run import sync
-from orchestrator.errors import DigestError, OrchError, Stopped
+from orchestrator.errors import DigestError, OrchError, Stopped, TransferError
 from orchestrator.events import Finished, Foreseen, GaveUp, Noticed, Summary
 from orchestrator.faults import Fault
 from orchestrator.hubs import sanity
+from orchestrator.hubs.publisher import ENDPOINTS
 from orchestrator.hubs.resolve import LIST, MANIFEST, SIGNED, ListedModel, LockError, bare, listed
 from orchestrator.hubs.sanity import INDEX, INDEX_BYTES, missing_of_index, missing_shards, named_digest
 from orchestrator.manifest import wanted as wanted_of
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Event
     from orchestrator.hubs.resolve import ListedModel
     from orchestrator.hubs.sanity import Missing
-    from orchestrator.manifest import File, Model
+    from orchestrator.manifest import File, Manifest, Model
     from orchestrator.model import Host, Wanted
     from orchestrator.store import Store
     from orchestrator.transfer.run_context import FirstSeen
@@ -151,10 +152,27 @@ class _Locking:
                     item = LockItem(locked, model, listed(self._context, model, self._space.hosts))
                     self._aim(item, known)
                 except Exception as error:
-                    self._fail(model.name, "", foreseen(self._context, self._store.path, error))
+                    why = foreseen(self._context, self._store.path, error)
+                    self._fail(model.name, "", self._with_mirror(locked.manifest, model, why))
                     continue
                 items.append(item)
         return items
+
+    def _with_mirror(self, manifest: Manifest, model: Model, error: OrchError) -> OrchError:
+        """The error of a hub that is out of reach, with its mirror that could be asked, where one is known.
+
+        It is not asked by itself: `mirrors:` give bytes, which are checked; what a hub says they are checked against.
+        """
+        if model.repo is None or not isinstance(error, TransferError) or error.fault != "network":
+            return error
+        variable = ENDPOINTS[model.repo.hub]
+        site = workspace.site(self._context)
+        mirrors = (*(site.mirrors if site else ()), *manifest.mirrors)
+        urls = [url for each in mirrors if each.origin == dict(workspace.HUBS)[variable] for url in each.urls]
+        if not urls or self._context.environ.get(variable):
+            return error
+        hint = f"check network and proxy; or, if the mirror may say the checksums too: `{variable}={urls[0]} orch lock`"
+        return TransferError(error.message, hint, error.fault, code=error.code)
 
     def _aim(self, item: LockItem, known: LockedModel | None) -> None:
         """Find out which of a model's files must be fetched: those of which neither lock nor source says enough."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.context import Context
+    from orchestrator.events import Summary
     from orchestrator.model import Wanted
     from orchestrator.workspace import Workspace
 
@@ -87,6 +88,18 @@ def refuse_missing(context: Context, space: Workspace, files: Sequence[Wanted]) 
             manifest = os.path.relpath(state.wanted.manifest, context.cwd)
             raise TransferError(error.message, f"run `orch sync {manifest}`", "absent")
         raise error
+
+
+def summary(context: Context, space: Workspace, files: Sequence[Wanted]) -> Summary:
+    """How many of the files are in place, and what is wrong with the others."""
+    from orchestrator.commands.status import error_of, missing
+    from orchestrator.summary import Counts
+
+    counts = Counts(wanted=files, manifest=files[0].manifest, store=space.store)
+    for state in missing(context, space, files):
+        counts.fail(state.wanted, error_of(state))
+    counts.present = len(files) - len(counts.failed)
+    return counts.summary(0.0)
 
 
 def _is_repository(space: Workspace, wanted: Wanted) -> bool:

@@ -9,18 +9,27 @@ from orchestrator import events
 from orchestrator.backends import select
 from orchestrator.commands.status import told
 from orchestrator.commands.verify import unread_error
-from orchestrator.engine import disk_space, weak_pins
+from orchestrator.engine import disk_space, doubled, weak_pins
 from orchestrator.engine.inspect import is_pointer_to, read_tree
 from orchestrator.engine.read_only import nowhere_to_write
 from orchestrator.engine.run import group
-from orchestrator.engine.scan import FileState, RecordIndex, State, leads_below, leads_into, scan, warn_of_size
+from orchestrator.engine.scan import (
+    FileState,
+    RecordIndex,
+    State,
+    blob_size,
+    leads_below,
+    leads_into,
+    scan,
+    warn_of_size,
+)
 from orchestrator.engine.scheduler import places_of
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
 from orchestrator.formats import wrong_file
 from orchestrator.placement import link
 from orchestrator.programs import find_backends, install_hint
 from orchestrator.sources.route import Routes
-from orchestrator.store import blobs, partials
+from orchestrator.store import blobs
 from orchestrator.store.store import refuse_unwritable
 from orchestrator.transfer import adopt
 from orchestrator.urls import host_of
@@ -51,7 +60,9 @@ def plan(run: RunContext, wanted: Sequence[Wanted], unresolved: Sequence[Unresol
     run.counts.bytes_to_fetch = 0
     run.counts.begin(wanted, unresolved, run.emit)
     todo = []
-    for file_state in scan(run.store, wanted):
+    index = RecordIndex(run.store)
+    for each in scan(run.store, wanted):
+        file_state = doubled.marked(run, each, index) if each.present else each
         if file_state.true_size is not None:
             warn_of_size(file_state.wanted, file_state.true_size, run.emit)
         if file_state.present:
@@ -77,9 +88,9 @@ class _Planner:
         self._run = run
         store = run.store
         self._records = RecordIndex(store)
-        self._judged_folders: set[str] = set()
+        self._judged_folders = link.JudgedFolders()
         self._programs: dict[str, Program] | None = None
-        self._begun, self._bundled = disk_space.with_partials(store), partials.batch_remains(store)
+        self._begun = disk_space.Begun(store)
         self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
         self._routes = Routes(run.context.environ, run.hosts)
         self._offer: Find | None = None
@@ -111,11 +122,14 @@ class _Planner:
                 self.lacking.discard(artifact.key)
             else:
                 self.copied.add(artifact.key)
+        true_size = blob_size(self._run.store, artifact.sha256) if have == "sealed" else None
         self._offer = self._offered(artifact)
         for file_state in same:
+            copied = False
             try:
                 action = self._judge(file_state)
                 if action == "adopt" and not all(place.unpack for place in file_state.wanted.places):
+                    copied = have == "absent" and not doubled.is_moved(self._run, file_state.wanted)
                     have = "sealed"
                 if action == "place" and have == "absent" and not fetched:
                     self._fetch(artifact, file_state.wanted)
@@ -125,8 +139,12 @@ class _Planner:
                 self._run.fail(file_state.wanted, error)
                 continue
             w = file_state.wanted
+            if true_size is not None and file_state.true_size is None and w.size not in (None, true_size):
+                warn_of_size(w, true_size, self._run.emit)
             self._run.counts.count("placed")
             reason = "the existing file has the right bytes" if action == "adopt" else why
+            reason += "; the store takes a copy" if copied else ""
+            reason = "a second copy, which becomes a hard link" if file_state.doubled else reason
             reason = "downloaded once for several places" if action == "place" and fetched else reason
             self._run.emit(events.Foreseen(w.model, w.file, action, w.size, why=reason))
 
@@ -149,7 +167,7 @@ class _Planner:
             if path in links:
                 link.judge_folder(self._run.store, links[path], self._judged_folders)
                 if state is State.ABSENT:
-                    link.refuse_unwritable(links[path])
+                    link.refuse_unwritable(links[path], self._judged_folders)
             if state in (State.OBSTRUCTED, State.UNKNOWN):
                 raise told(path, state, w.size)
             if state in (State.ABSENT, State.OUTDATED) or (self._offer and self._offer.path == path):
@@ -217,7 +235,7 @@ class _Planner:
         for source in artifact.sources:
             best = self._best(source.url, artifact.size)
             if not best.obstacle:
-                have = max(self._have(artifact.key), self._offer.good_bytes if self._offer else 0)
+                have = max(self._begun.fetched_bytes(artifact.key), self._offer.good_bytes if self._offer else 0)
                 size = max(0, (artifact.size or 0) - have)
                 self._run.counts.count("fetched")
                 self.unsized += artifact.size is None
@@ -230,12 +248,6 @@ class _Planner:
                 return
         hint = install_hint(source.url for source in artifact.sources)
         raise NoBackendError(f"{artifact.name}: no downloader on this machine supports its sources", hint)
-
-    def _have(self, key: str) -> int:
-        """How many bytes of it lie in a partial or a bundle."""
-        if key in self._begun:
-            return disk_space.partial_bytes(self._run.store, key)
-        return self._bundled.get(key, 0)
 
     def _best(self, url: str, size: int | None) -> select.Choice:
         """The best backend for a source: the same for all files of its kind and host."""

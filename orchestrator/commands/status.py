@@ -6,9 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 from orchestrator import events
-from orchestrator.engine import weak_pins
+from orchestrator.engine import disk_space, weak_pins
 from orchestrator.engine.scan import State, scan, warn_of_size
 from orchestrator.errors import DigestError, PlacementError, TransferError
+from orchestrator.text import size_text
 from orchestrator.transfer.adopt import resume_hint
 from orchestrator.workspace import store_of
 
@@ -35,6 +36,7 @@ GRAVEST_FIRST = (
     State.UNVERIFIED,
     State.ABSENT,
 )
+_RESUMED = ("absent", "outdated")  # the faults of files that sync downloads
 
 
 def status(
@@ -57,15 +59,23 @@ def status(
     began = run.context.monotonic()
     wanted = weak_pins.with_known_sha256(run.store, wanted)
     run.counts.begin(wanted, unresolved, run.emit)
+    begun: disk_space.Begun | None = None
     for file_state in scan(run.store, wanted):
-        tell(run, file_state)
+        if file_state.present:
+            tell(run, file_state)
+            continue
+        begun = begun or disk_space.Begun(run.store)
+        tell(run, file_state, begun.fetched_bytes(file_state.wanted.key))
     if whole is not None:
         _tell_left_places(run, whole)
     return run.counts.summary(run.context.monotonic() - began)
 
 
-def tell(run: RunContext, file_state: FileState) -> None:
-    """Count one file, and say whether it is in place or what is wrong with it."""
+def tell(run: RunContext, file_state: FileState, have_bytes: int = 0) -> None:
+    """Count one file, and say whether it is in place or what is wrong with it.
+
+    `have_bytes` are here of a download that did not end.
+    """
     w = file_state.wanted
     if file_state.true_size is not None:
         warn_of_size(w, file_state.true_size, run.emit)
@@ -73,7 +83,13 @@ def tell(run: RunContext, file_state: FileState) -> None:
         run.counts.present += 1
         run.emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
     else:
-        run.fail(w, error_of(file_state))
+        error = error_of(file_state)
+        have_bytes = min(have_bytes, w.size or have_bytes) if error.fault in _RESUMED else 0
+        if have_bytes:
+            of = "" if w.size is None else f" of {size_text(w.size)}"
+            said = f"{error.message}; sync resumes, {size_text(have_bytes)}{of} are here"
+            error = TransferError(said, error.hint, error.fault)
+        run.fail(w, error, have_bytes)
 
 
 def _tell_left_places(run: RunContext, space: Workspace) -> None:

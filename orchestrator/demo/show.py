@@ -76,6 +76,7 @@ def _run_in(context: Context, home: Path, *, verbose: bool) -> int:
     for what, result in steps.results:
         run.say(f"  {what:<33}{result}")
     run.say(f"Demo passed in {context.monotonic() - began:.1f} s.", "bold green")
+    run.say("next: orch init  (a manifest of your own), or orch get URL  (one file, without a manifest)")
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator.engine.scan import MAY_BE_RIGHT, State
+from orchestrator.engine.scan import State
 from orchestrator.errors import StoreError
 from orchestrator.model import Link
 from orchestrator.store import blobs, partials
@@ -62,18 +62,15 @@ def needs(
             known[folder] = found.setdefault(os.stat(parent).st_dev, Need(parent))
         return known[folder]
 
-    begun, bundled = with_partials(store), partials.batch_remains(store)
+    begun = Begun(store)
     here = on(f"{store.path}/blobs")
     for file_state in file_states:
         wanted = file_state.wanted
-        if all(state in MAY_BE_RIGHT for _, state in file_state.states):
+        if file_state.may_be_right:
             continue  # what is right once it is read asks nothing of the disk
-        key = wanted.key
         if _lacks(store, wanted, lacking, counted):
-            if key in copied:
-                have = partial_bytes(store, key, COPY) if key in begun else 0
-            else:
-                have = partial_bytes(store, key) if key in begun else bundled.get(key, 0)
+            key = wanted.key
+            have = begun.copied_bytes(key) if key in copied else begun.fetched_bytes(key)
             if wanted.pieces and any(state is State.WRONG for _, state in file_state.states):
                 have = wanted.size or 0  # it is mended where it lies
             here.size_bytes += max(0, (wanted.size or 0) - have)
@@ -132,18 +129,25 @@ def with_partials(store: Store) -> set[str]:
         return set()
 
 
-def existing_parent(path: str) -> str:
-    """The nearest folder at or above `path` that exists."""
-    while not os.path.isdir(path):
-        path = os.path.dirname(path) or "/"
-    return path
+class Begun:
+    """What is here of downloads that did not end."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._alone = with_partials(store)
+        self._bundled = partials.batch_remains(store)
+
+    def fetched_bytes(self, key: str) -> int:
+        """How many bytes of a file are in a partial of its own, or beside others that one program downloads."""
+        return partial_bytes(self._store, key) if key in self._alone else self._bundled.get(key, 0)
+
+    def copied_bytes(self, key: str) -> int:
+        """How many bytes of a file were copied up from a store below."""
+        return partial_bytes(self._store, key, COPY) if key in self._alone else 0
 
 
 def partial_bytes(store: Store, key: str, name: str = "f") -> int:
-    """Allocated bytes of the largest partial of this key: what need not be asked of the disk again.
-
-    `name` is that of the file in the partial's folder: what is fetched, or what is copied up.
-    """
+    """Allocated bytes of the largest partial of this key: what need not be asked of the disk again."""
     parent, most = store.partials(key), 0
     try:
         folders = os.listdir(parent)
@@ -155,3 +159,10 @@ def partial_bytes(store: Store, key: str, name: str = "f") -> int:
         except OSError:
             continue
     return most
+
+
+def existing_parent(path: str) -> str:
+    """The nearest folder at or above `path` that exists."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path) or "/"
+    return path

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from orchestrator.engine import weak_pins
+from orchestrator.engine import doubled, weak_pins
 from orchestrator.engine.opened import Facts, OpenedFile, facts, is_at, open_file, open_in_tree
 from orchestrator.engine.scan import (
     RecordIndex,
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from orchestrator.transfer.run_context import RunContext
 
 
+_TOLD_COPY = "the store takes a copy of what is here already; to have no second copy: `orch sync --adopt move`"
+
+
 class UnreadableError(StoreError):
     """A blob that the disk does not give: it may be right. The files that need it fail, the others go on."""
 
@@ -70,7 +73,7 @@ class Due(NamedTuple):
 class Inspection:
     """Reads what stands at all places of one artifact, and its blob, in one thread.
 
-    `judged_folders` are folders in which places may be, as far as this run knows, and takes more of them. `artifact`
+    `judged_folders` are those of places, as far as this run knows them, and takes more of them. `artifact`
     has its sha256 once right bytes were read; `was_quarantined` says whether wrong bytes of ours were taken
     away, `reused_bytes` how many bytes of files that were here before us are right.
     """
@@ -82,7 +85,7 @@ class Inspection:
         artifact: Artifact,
         file_states: Sequence[FileState],
         *,
-        judged_folders: set[str],
+        judged_folders: link.JudgedFolders,
     ) -> None:
         self.run, self.records, self.artifact, self.file_states = run, records, artifact, file_states
         self.folders, self._judged_folders = Folders(run.store.trusted), judged_folders
@@ -108,7 +111,7 @@ class Inspection:
                 if place is not None:
                     link.judge_folder(self.run.store, place, self._judged_folders)
                     if state is State.ABSENT:
-                        link.refuse_unwritable(place)
+                        link.refuse_unwritable(place, self._judged_folders)
                 due = (
                     self._judge_tree(wanted, place, state)
                     if place is not None and place.unpack
@@ -119,6 +122,12 @@ class Inspection:
                 continue
             if due is not None and place is not None:
                 found.append(due)
+        for path in file_state.doubled:
+            try:
+                link.judge_folder(self.run.store, links[path], self._judged_folders)
+                doubled.make_link(self.run, wanted, path)
+            except PlacementError as error:
+                failure = failure or error
         return found, failure
 
     def has_blob(self) -> bool:
@@ -339,7 +348,8 @@ class Inspection:
                 self.reused_bytes += size
                 run.emit(Noticed(f"{path}: bytes are right, moved into the store; the place is a hard link now"))
                 return
-            self._copy_in(opened)
+            if self._copy_in(opened):
+                self._tell_copy(wanted, opened)
         opened.attest(run.store, sha256, ours=ours)
         self._record_right(wanted, path, ours=ours)
         if not ours:
@@ -377,9 +387,7 @@ class Inspection:
         """
         run, sha256, path, status = self.run, self.artifact.sha256, opened.path, opened.status
         place = next((place for place in wanted.places if place.path == path), None)
-        if (run.options.adopt or wanted.adopt) != "move" or place is None or place.private:
-            return False
-        if place.link not in (Link.AUTO, Link.HARD) or status.st_uid != os.geteuid() or status.st_nlink != 1:
+        if place is None or not doubled.is_moved(run, wanted) or not doubled.may_be_link(place, status):
             return False
         # Not a partial: a program could be told to go on with one, and would write into the user's file.
         name = temporary(os.path.dirname(run.store.blob(sha256)))
@@ -399,26 +407,48 @@ class Inspection:
                 os.unlink(name)
         return True
 
-    def _copy_in(self, opened: OpenedFile) -> None:
-        """Give the store its own copy of right bytes; where there is no room the place alone must do."""
+    def _tell_copy(self, wanted: Wanted, opened: OpenedFile) -> None:
+        """Say once a run that files are on the disk twice now, where that can be helped."""
+        run, status = self.run, opened.status
+        place = next((place for place in wanted.places if place.path == opened.path), None)
+        if place is None or doubled.is_moved(run, wanted) or not doubled.may_be_link(place, status):
+            return
+        if os.stat(run.store.path).st_dev == status.st_dev and _TOLD_COPY not in run.told:
+            run.told.add(_TOLD_COPY)
+            run.emit(Noticed(_TOLD_COPY))
+
+    def _copy_in(self, opened: OpenedFile) -> bool:
+        """Give the store its own copy of right bytes; where there is no room the place alone must do.
+
+        Returns:
+            Whether it takes room on the disk: a reflink takes none.
+        """
         run, sha256, path = self.run, self.artifact.sha256, opened.path
         try:
             partial = partials.acquire(run.store, sha256)
         except HeldError:
-            return  # another orch is fetching them: it will bring them
+            return False  # another orch is fetching them: it will bring them
+        copied = False
+
+        def copying(done_bytes: int) -> None:
+            nonlocal copied
+            copied = True
+            context.reading(done_bytes)
+
         try:
             partial.empty()
             first = self.artifact.wanted[0]
             with run.reading("copying", first.model, first.file, opened.status.st_size, passes=2) as context:
                 try:
-                    blobs.copy(opened.fd, partial.file, None, context.reading)
+                    blobs.copy(opened.fd, partial.file, None, copying)
                 except OSError as error:
                     run.emit(Noticed(f"{path}: no copy in the store ({reason(error)})"))
-                    return
+                    return False
                 if check.check(context, [(sha256, partial.file)])[0].is_good:
                     blobs.commit(run.store, [(partial.file, sha256)])
         finally:
             partial.discard()
+        return copied
 
 
 def _opened(run: RunContext, folders: Folders, path: str) -> OpenedFile:

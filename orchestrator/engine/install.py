@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.engine.bugs import foreseen
-from orchestrator.engine.scan import replaced_models
+from orchestrator.engine.scan import replaced_models, warn_of_size
 from orchestrator.errors import OrchError, PlacementError, Stopped, StoreError
 from orchestrator.events import Finished, Noticed, Placed, Replaced
 from orchestrator.files import place_error
@@ -325,6 +325,9 @@ def _report(run: RunContext, item: InstallItem) -> None:
     size = wanted.size or 0
     if item.dues or not wanted.places:
         size = os.stat(item.path(run.store)).st_size
+        is_new = len(item.dues) == len(wanted.places)  # what stands at one of its places has told it already
+        if item.how == "placed" and is_new and wanted.size not in (None, size):
+            warn_of_size(wanted, size, run.emit)
     elif wanted.size is None and not wanted.places[0].unpack:
         with suppress(OSError):
             size = os.stat(wanted.places[0].path).st_size

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from orchestrator import events
 from orchestrator.engine import weak_pins
-from orchestrator.engine.scan import MAY_BE_RIGHT, FileState, State, scan, warn_of_size
+from orchestrator.engine.scan import MAY_BE_RIGHT, FileState, RecordIndex, State, scan, warn_of_size
 from orchestrator.errors import ConsentError, OrchError, Stopped
 from orchestrator.model import Artifact
 from orchestrator.store import blobs, open_store
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Source, Unresolved, Wanted
     from orchestrator.programs import Program
     from orchestrator.sources.knowledge import SourceStats
+    from orchestrator.store import Store
     from orchestrator.transfer.run_context import RunContext
 
 
@@ -46,9 +47,14 @@ def sync(run: RunContext, wanted: Sequence[Wanted], unresolved: Sequence[Unresol
     counts = run.counts
     counts.begin(wanted, unresolved, run.emit)
     todo: list[FileState] = []
+    index = RecordIndex(run.store)
     try:
-        for file_state in scan(run.store, wanted):
-            w = file_state.wanted
+        for each in scan(run.store, wanted):
+            file_state, w = each, each.wanted
+            if each.present and (run.options.adopt or w.adopt) == "move":
+                from orchestrator.engine import doubled
+
+                file_state = doubled.marked(run, each, index)
             if not file_state.present:
                 todo.append(file_state)
                 continue
@@ -124,7 +130,7 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
     """
     from orchestrator.engine.private_sources import without_private
 
-    groups, fetching, copied, here = [], [], [], set()
+    groups, fetching, copied, here, to_read = [], [], [], set(), []
     for artifact, same in group(todo):
         if not _needs_download(run, artifact, same):
             groups.append((artifact, same))
@@ -137,8 +143,11 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
         elif allowed := without_private(run, artifact, same):
             groups.append((allowed, same))
             fetching.append(allowed)
-            if not _MAY_BE_HERE.isdisjoint(state for file_state in same for _, state in file_state.states):
+            states = {state for file_state in same for _, state in file_state.states}
+            if not _MAY_BE_HERE.isdisjoint(states):
                 here.add(artifact.key)
+            if not (MAY_BE_RIGHT | {State.MODIFIED}).isdisjoint(states):
+                to_read.append(allowed.size or 0)
     programs = _programs(run) if fetching and not run.options.offline else None  # they answer while we import the rest
 
     from orchestrator.engine import disk_space
@@ -151,7 +160,8 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
         found = {artifact.key: artifact for artifact in fetching}
         groups = [(found.get(artifact.key, artifact), same) for artifact, same in groups]
     run = prepare(run, fetching, here, programs)
-    run.emit(events.Planned(len(run.counts.wanted), len(fetching), sum(a.size or 0 for a in fetching)))
+    size = sum(artifact.size or 0 for artifact in fetching)
+    run.emit(events.Planned(len(run.counts.wanted), len(fetching), size, len(to_read), sum(to_read)))
     return Scheduler(run, groups, _LatePreparation(run))
 
 
@@ -239,13 +249,27 @@ def _ask(run: RunContext, fetching: Sequence[Artifact], here: Collection[str]) -
 
     known = SourceStats(run.context)
     try:
-        known.ask(fetching, run.hosts, here=here, is_limited=bool(run.rate_rules))
+        compared = [artifact for artifact in fetching if not _is_nearly_here(run.store, artifact)]
+        known.ask(compared, run.hosts, here=here, is_limited=bool(run.rate_rules))
     except (OrchError, OSError):
         raise
     except Exception as error:
         told = bug(run.context, error)
         run.emit(events.Noticed(f"the sources were not compared: {told.message}; {told.hint}"))
     return known
+
+
+def _is_nearly_here(store: Store, artifact: Artifact) -> bool:
+    """Whether so little of a large file is missing that comparing its sources takes longer than its download."""
+    from orchestrator.engine.disk_space import partial_bytes
+    from orchestrator.sources.probe import LARGE_BYTES
+    from orchestrator.transfer import adopt
+
+    if artifact.size is None or artifact.size < LARGE_BYTES:
+        return False
+    offer = adopt.offered(store, artifact)
+    have = max(partial_bytes(store, artifact.key), offer.good_bytes if offer is not None else 0)
+    return artifact.size - have < LARGE_BYTES
 
 
 def _programs(run: RunContext) -> BackgroundCall[dict[str, Program]]:
@@ -324,7 +348,7 @@ def group(todo: Sequence[FileState]) -> Iterator[tuple[Artifact, list[FileState]
             known.append(file_state)
         elif known is not file_state:
             by_key[file_state.wanted.key] = [known, file_state]
-    groups = sorted(by_key.values(), key=lambda found: -(_size(found) or 0))
+    groups = sorted(by_key.values(), key=_order)
     by_key.clear()
     for found in groups:
         same = found if isinstance(found, list) else [found]
@@ -342,8 +366,12 @@ def group(todo: Sequence[FileState]) -> Iterator[tuple[Artifact, list[FileState]
         yield Artifact(w.sha256, _size(same), named, wanted, pins, pieces, sha1_pieces), same
 
 
-def _size(same: FileState | list[FileState]) -> int | None:
-    """The size that a file, or the first of some with the same bytes, names; None where none does."""
-    if not isinstance(same, list):
-        return same.wanted.size
+def _order(same: FileState | list[FileState]) -> int:
+    """The largest first."""
+    size = _size(same) if isinstance(same, list) else same.wanted.size
+    return -(size or 0)
+
+
+def _size(same: list[FileState]) -> int | None:
+    """The size that the first of some files with the same bytes names; None where none does."""
     return next((each.wanted.size for each in same if each.wanted.size is not None), None)

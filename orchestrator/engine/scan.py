@@ -49,18 +49,28 @@ MAY_BE_RIGHT = frozenset((State.SEALED, State.UNVERIFIED, State.LINKED))
 class FileState(msgspec.Struct, frozen=True, gc=False):
     """One wanted file and the state of each of its places (of the blob, where it wants none).
 
-    `true_size` is what right bytes here take, where the manifest's `size:` says something else.
+    `true_size` is what right bytes here take, where the manifest's `size:` says something else. `doubled` are places
+    with right bytes that are a second copy of the store's, where none is wanted (`doubled.marked`).
     """
 
     wanted: Wanted
     states: tuple[tuple[str, State], ...]
     true_size: int | None = None
+    doubled: tuple[str, ...] = ()
 
     @property
     def present(self) -> bool:
         """Whether nothing is to be done."""
-        for _, state in self.states:  # noqa: SIM110 - asked of each file, and a generator takes twice as long
+        for _, state in self.states:
             if state is not State.SEALED:
+                return False
+        return not self.doubled
+
+    @property
+    def may_be_right(self) -> bool:
+        """Whether all of it is here, as far as its status tells."""
+        for _, state in self.states:  # noqa: SIM110 - as above
+            if state is State.ABSENT or state not in MAY_BE_RIGHT:  # the hash of an Enum takes a call
                 return False
         return True
 

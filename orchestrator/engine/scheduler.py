@@ -20,6 +20,7 @@ from orchestrator.engine.scan import RecordIndex, State
 from orchestrator.errors import BugError, OrchError, Stopped, StoreError, TransferError
 from orchestrator.events import Noticed
 from orchestrator.limits import files_at_once
+from orchestrator.placement.link import JudgedFolders
 from orchestrator.sources.host_health import HostsUnavailableError
 from orchestrator.sources.route import Routes, proxies_of
 from orchestrator.store import blobs, partials, records
@@ -66,7 +67,7 @@ class Scheduler:
         self._open = 0  # batches under way: each may leave something over
         self._now: dict[threading.Event, BatchTask | Batch] = {}  # what each thread is at, by the event of its end
         self._records = RecordIndex(run.store)
-        self._judged_folders: set[str] = set()
+        self._judged_folders = JudgedFolders()
         self._installer = Installer(run, self._records, [each for _, same in groups for each in same])
         self._end: OrchError | None = None
         self._parking: Parking[BatchTask | Batch] | None = Parking(run) if run.known is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -103,7 +104,11 @@ def prefix(origin: str, mirrors: Sequence[str], named: str) -> Prefix:
     try:
         return Prefix(urls.prefix(origin), tuple(urls.prefix(url) for url in mirrors))
     except UrlError as problem:
-        hint = urls.instead(problem) or "give a URL such as `https://mirror.example.org/weights/`"
+        lacking = [url for url in (origin, *mirrors) if re.fullmatch(r"[\w-]+(\.[\w-]+)+(:\d+)?(/[\w./-]*)?", url)]
+        usual = (
+            f"did you mean `https://{lacking[0]}`?" if lacking else "give a URL such as `https://mirror.example.org/`"
+        )
+        hint = urls.instead(problem) or usual
         raise ManifestError((Problem(named, 0, "", str(problem)),), hint) from None
 
 

@@ -61,7 +61,22 @@ def stamp(path: str) -> Stamp | None:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def judge_folder(store: Store, place: Place, judged: set[str]) -> None:
+class JudgedFolders:
+    """The folders of places that a run has judged already: many files share one.
+
+    Attributes:
+        usable: no other user leads us elsewhere by them.
+        writable: they may be written.
+    """
+
+    __slots__ = ("usable", "writable")
+
+    def __init__(self) -> None:
+        self.usable: set[str] = set()
+        self.writable: set[str] = set()
+
+
+def judge_folder(store: Store, place: Place, judged: JudgedFolders) -> None:
     """See, before a byte is fetched for a place, that its folder, or what is there of it, may be used.
 
     Args:
@@ -71,7 +86,7 @@ def judge_folder(store: Store, place: Place, judged: set[str]) -> None:
         PlacementError: as `open_folder`; or the folder must be this user's, and is another's.
     """
     folder = place.path.rpartition("/")[0] or "/"
-    if folder in judged:
+    if folder in judged.usable:
         return
     with suppress(OSError):  # told when the place is made
         if place.own is not None:
@@ -80,21 +95,27 @@ def judge_folder(store: Store, place: Place, judged: set[str]) -> None:
         while not os.path.isdir(above):
             above = os.path.dirname(above)
         open_folder(above, trusted=store.trusted).close()
-    judged.add(folder)
+    judged.usable.add(folder)
 
 
-def refuse_unwritable(place: Place) -> None:
+def refuse_unwritable(place: Place, judged: JudgedFolders) -> None:
     """See, before a byte is fetched, that a place that is absent can be made: that its folder may be written.
+
+    Args:
+        judged: the folders of which that is known; takes this one.
 
     Raises:
         PlacementError: it may not.
     """
-    above = place.path.rpartition("/")[0] or "/"
+    folder = above = place.path.rpartition("/")[0] or "/"
+    if folder in judged.writable:
+        return
     with suppress(OSError):  # told when the place is made
         while not os.path.isdir(above):
             above = os.path.dirname(above)
         if (error := unwritable(above)) is not None:
             raise place_error(error, f"{above}/{os.path.basename(place.path)}")
+        judged.writable.add(folder)
 
 
 def put(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.errors import ManifestError
 from orchestrator.events import Noticed
+from orchestrator.render.sink import completed_hint
 
 if TYPE_CHECKING:
     from orchestrator.errors import OrchError, Problem
@@ -25,7 +26,8 @@ class JsonLines:
 
     def __call__(self, event: Event) -> None:
         """Write one event, named as its class in snake case."""
-        self.write(snake(type(event).__name__), {name: getattr(event, name) for name in event.__struct_fields__})
+        fields = {name: getattr(event, name) for name in event.__struct_fields__}
+        self.write(snake(type(event).__name__), _with_hint(fields))
 
     def problem(self, problem: Problem) -> None:
         """Write one problem of a manifest."""
@@ -37,11 +39,14 @@ class JsonLines:
             for problem in error.problems:
                 self.problem(problem)
         else:
-            self(Noticed(f"{error.message}; {error.hint}" if error.hint else error.message, error.code))
+            hint = completed_hint(error.hint, error.code)
+            self(Noticed(f"{error.message}; {hint}" if hint else error.message, error.code))
 
     def close(self, summary: Summary) -> None:
         """Write the summary; events that come later, from threads that nobody waits for, are dropped."""
-        self._write("summary", summary.as_dict(), last=True)
+        fields = summary.as_dict()
+        fields["failed"] = [_with_hint(each) for each in fields["failed"]]
+        self._write("summary", fields, last=True)
 
     def write(self, event: str, fields: dict[str, Any]) -> None:
         """Write one line; its `time` is ISO 8601, UTC."""
@@ -57,6 +62,13 @@ class JsonLines:
             self._closed = last
             self._out.write(json.dumps({"event": event, "time": now, **fields}) + "\n")
             self._out.flush()
+
+
+def _with_hint(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an event, with the commands in its hint as a person would be told them."""
+    if hint := fields.get("hint"):
+        fields["hint"] = completed_hint(hint, fields.get("code", ""))
+    return fields
 
 
 def snake(name: str) -> str:

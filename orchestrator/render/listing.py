@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from orchestrator import events
@@ -112,7 +112,10 @@ class Listing:
         elif self._width is None:
             self._write(text)
         else:
-            self._row(_Row(state, name, self._size(event), self._place(event)))
+            size = self._size(event)
+            if event.have_bytes:
+                size = f"{amount(event.have_bytes)} of {size}"
+            self._row(_Row(state, name, size, self._place(event)))
             if event.fault not in _SAID_BY_STATE:
                 self._held.append(f"{state}: {message}")
 
@@ -227,14 +230,19 @@ class Listing:
     def _write(self, text: str, style: str | None = None) -> None:
         if self._screen is not None:
             text = wrap(text, self._screen)
-        style = style or style_of(text)
-        self._put("\n".join(painted(each, style, colour=self._colour) for each in text.split("\n")))
+        if self._colour:
+            style = style or style_of(text)
+            text = "\n".join(painted(each, style, colour=True) for each in text.split("\n"))
+        self._put(text)
 
     def _put(self, text: str) -> None:
         # stdout may be closed: the exit code still tells.
-        with self._live.paused() if self._live is not None else nullcontext(), suppress(OSError, ValueError):
-            self._out.write(text + "\n")
-            if self._live is not None:
+        with suppress(OSError, ValueError):
+            if self._live is None:
+                self._out.write(text + "\n")
+                return
+            with self._live.paused():
+                self._out.write(text + "\n")
                 self._out.flush()
 
 

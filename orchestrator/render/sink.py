@@ -105,13 +105,18 @@ _completes: list[Callable[[str, str], str]] = []  # at most one: that of the com
 
 
 def complete_hints(complete: Callable[[str, str], str]) -> None:
-    """Take what completes the commands in the hints for people; it is asked with a hint and the error's code."""
+    """Take what completes the commands in hints; it is asked with a hint and the error's code."""
     _completes[:] = [complete]
+
+
+def completed_hint(hint: str, code: str) -> str:
+    """A hint of which the commands have what the command that runs was given."""
+    return _completes[0](hint, code) if _completes and "orch " in hint else hint
 
 
 def told_hint(hint: str, code: str) -> str:
     """A hint for people, with the explanation that helps further, where one does."""
-    hint = _completes[0](hint, code) if _completes and "`orch " in hint else hint
+    hint = completed_hint(hint, code)
     more = f" (orch explain {code})" if code in EXPLAINED else ""
     if " (" in hint and more:  # two remarks in brackets are too much
         more = f"; see `orch explain {code}`"

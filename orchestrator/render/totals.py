@@ -113,7 +113,7 @@ class Totals:
     def add(self, event: Event, now: float) -> None:
         """Take one event."""
         match event:
-            case events.Planned(_, to_fetch, size):
+            case events.Planned(to_fetch=to_fetch, bytes_to_fetch=size):
                 self.to_fetch, self._planned = to_fetch, size
             case events.Started():
                 key = (event.model, event.file)

@@ -10,7 +10,7 @@ from orchestrator import events
 from orchestrator.render.sink import INTERRUPTED, label, told_hint
 from orchestrator.text import counted, shown, shown_lines
 from orchestrator.text import size_text as amount
-from orchestrator.urls import split
+from orchestrator.urls import authority
 
 if TYPE_CHECKING:
     from orchestrator.events import Event, Summary
@@ -24,13 +24,12 @@ _ACTIONS = {"fetch": "download", "mend": "repair"}  # what a plan calls them in 
 def line(event: Event, *, verbose: bool = False) -> str | None:
     """Write one event as a line; None for those that a plain log leaves out."""
     match event:
-        case events.Finished(how="present") | events.Progressed() | events.Reading() | events.Verified():
-            return None
         case events.Foreseen():  # first, because a plan has a hundred thousand of these
             return f"{action_word(event.action):<8} {label(event.model, event.file)}  {_foreseen(event)}"
-        case events.Planned(files, to_fetch, size):
-            known = f" ({amount(size)})" if size else ""
-            return f"{counted(files, 'file')}, {to_fetch:,} to download{known}" if to_fetch else None
+        case events.Finished(how="present") | events.Progressed() | events.Reading() | events.Verified():
+            return None
+        case events.Planned():
+            return _planned(event)
         case events.Started():
             return _started(event, verbose=verbose) if verbose or not event.redirected else None
         case events.Failed():
@@ -90,6 +89,20 @@ class SharedFailures:
             else line(event) or ""
             for why, event in self._first.items()
         ]
+
+
+def _planned(event: events.Planned) -> str | None:
+    """The work of a run: a file that is in place already is read first, and may need no download."""
+    missing, size = event.to_fetch - event.to_read, event.bytes_to_fetch - event.bytes_to_read
+    parts = [
+        f"{count:,} {what}{f' ({amount(size_bytes)})' if size_bytes else ''}"
+        for count, what, size_bytes in (
+            (missing, "to download", size),
+            (event.to_read, "to verify", event.bytes_to_read),
+        )
+        if count
+    ]
+    return ", ".join((counted(event.files, "file"), *parts)) if parts else None
 
 
 def _stated(event: Event) -> str:
@@ -218,7 +231,7 @@ def heartbeat(totals: Totals) -> str:
     parts.append(f"{amount(totals.rate)}/s")
     if (left_s := totals.left_s()) is not None:
         parts.append(f"{clock(left_s)} left")
-    parts.append(f"{totals.ended} of {totals.to_fetch} files")
+    parts.append(f"{totals.ended} of {counted(totals.to_fetch, 'file')}")
     return ", ".join(parts)
 
 
@@ -231,7 +244,7 @@ def clock(seconds: float) -> str:
 
 def host(url: str) -> str:
     """The host of a URL, as people know a source."""
-    return _shown(split(url).authority or url)
+    return _shown(authority(url) or url)
 
 
 @lru_cache(maxsize=256)

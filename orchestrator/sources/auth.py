@@ -134,9 +134,8 @@ def advice(url: str, status: int, environ: Mapping[str, str], hosts: Mapping[str
         return f"the hub's token goes to no other host by itself; if you trust {host}: {_entry(url, 'HF_TOKEN')}"
     if host == "modelscope.cn" or host.endswith(".modelscope.cn"):
         return f"name its token: {_entry(url, 'MODELSCOPE_API_TOKEN')}; https://modelscope.cn/my/myaccesstoken has it"
-    return (
-        f"{host} requires a login (name its token: {_entry(url, 'NAME')}), or refuses this program: see `orch sync -v`"
-    )
+    entry = _entry(url, "NAME")
+    return f"{host} requires a login (name its token: {entry}), or refuses this program: `orch sync -v` shows more"
 
 
 def _entry(url: str, variable: str) -> str:

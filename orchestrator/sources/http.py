@@ -448,7 +448,7 @@ PAGE_BYTES = 1 << 20  # a larger file is no page, and its beginning is not read
 
 @dataclass(frozen=True, slots=True)
 class RateSample:
-    """Bytes a second on one connection (None: too few came to measure it), and the file's first bytes."""
+    """Bytes a second on one connection (None: too few came to measure it), and the first bytes that were asked for."""
 
     rate: float | None
     head: bytes
@@ -467,8 +467,9 @@ def sample_rate(
     most_s: float = SAMPLE_S,
     fastest: float = FASTEST,
     least: float = 0.0,
+    at: int = 0,
 ) -> RateSample:
-    """Measure the rate of a source: read from the beginning of `url` (no redirects), for 0.3 s or 1 MiB.
+    """Measure the rate of a source: read a part of `url` (no redirects), for 0.3 s or 1 MiB.
 
     A failure is no fault of the source: what came before it counts.
 
@@ -477,11 +478,12 @@ def sample_rate(
         most_bytes, most_s: what ends the sample.
         fastest: the most that is believed, in bytes a second.
         least: a rate that is lower than this after a quarter of the time ends the sample.
+        at: where in the file to begin, in bytes.
 
     Raises:
         Stopped: `stop` was set meanwhile.
     """
-    headers = {"Range": f"bytes=0-{most_bytes - 1}", "Accept-Encoding": "identity", "User-Agent": user_agent}
+    headers = {"Range": f"bytes={at}-{at + most_bytes - 1}", "Accept-Encoding": "identity", "User-Agent": user_agent}
     if bearer is not None:
         headers["Authorization"] = f"Bearer {bearer}"
     size, began, head = 0, None, b""
@@ -494,10 +496,12 @@ def sample_rate(
         ):
             if response.status_code not in (200, 206):
                 return RateSample(None, b"")
+            is_asked_part = not at or response.headers.get("content-range", "").startswith(f"bytes {at}-")
             began = time.monotonic()
             for block in response.iter_raw():
                 size += len(block)
-                head = (head + block)[:HEAD_BYTES] if len(head) < HEAD_BYTES else head
+                if is_asked_part and len(head) < HEAD_BYTES:
+                    head = (head + block)[:HEAD_BYTES]
                 took_s = time.monotonic() - began
                 is_slow = took_s >= most_s / 4 and size < least * took_s
                 if size >= most_bytes or took_s >= most_s or is_slow:

@@ -8,7 +8,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.sources.host_health import HostHealth
-from orchestrator.sources.probe import ProbeResult, is_worth_asking, is_worth_probing, prefix_of, probe, probe_targets
+from orchestrator.sources.probe import (
+    ProbeResult,
+    differ,
+    is_worth_asking,
+    is_worth_probing,
+    outvoted,
+    prefix_of,
+    probe,
+    probe_targets,
+)
 from orchestrator.sources.ranking import Rank, SourceRating, must_renew, order
 from orchestrator.sources.stats import History
 from orchestrator.urls import host_of
@@ -41,6 +50,8 @@ class SourceStats:
         self._urls: dict[str, ProbeResult] = {}
         self._prefixes: dict[str, ProbeResult] = {}
         self._hosts: dict[str, ProbeResult] = {}
+        self._samples: dict[str, tuple[str, bytes]] = {}  # by prefix: the key of the file that it is of, and the bytes
+        self._outvoted: set[str] = set()  # prefixes whose sample differs from that of most other hosts
         self._asked_s = 0.0  # when, by the context's monotonic clock
         self._last_hosts: dict[str, str] = {}  # where the redirects of a source's host ended
         self._early: dict[str, threading.Event] = {}  # by the URL of a source that is asked: it was, or failed
@@ -97,8 +108,10 @@ class SourceStats:
         for target, result in found.items():
             self._urls[target.url] = self._prefixes[target.prefix] = result
             self._hosts.setdefault(target.host, result)
+            self._samples[target.prefix] = (target.key, result.sample)
             if result.answer is not None:
                 self._last_hosts[target.host] = host_of(result.answer.last_url)
+        self._outvoted.update(target.prefix for target in outvoted(found))
 
     def fresh_answer(self, url: str) -> SourceAnswer | None:
         """What a source answered to the probe, while that may still be so; None: ask it.
@@ -136,6 +149,18 @@ class SourceStats:
     def is_doubtful(self, source: Source, sources: Sequence[Source]) -> bool:
         """Whether a source did not answer the probe, refused it, or has another file."""
         return self._known(source, sources).verdict.place > 0
+
+    def contradicted(self, source: Source, other: Source, sources: Sequence[Source]) -> str:
+        """The key of the file of which the probe saw two of these sources give different bytes; empty: of none.
+
+        It is this file, or the largest one below the same prefixes.
+        """
+        one, another = (self._samples.get(prefix_of(each, sources), ("", b"")) for each in (source, other))
+        return one[0] if one[0] == another[0] and differ(one[1], another[1]) else ""
+
+    def is_outvoted(self, source: Source, sources: Sequence[Source]) -> bool:
+        """Whether the probe saw a source give other bytes than most of the others, which agree."""
+        return bool(self._outvoted) and prefix_of(source, sources) in self._outvoted
 
     def rate(self, url: str, connections: int) -> float | None:
         """The bytes a second to expect of so many connections to a source; None: unknown, or it does not answer."""
@@ -176,6 +201,8 @@ class SourceStats:
         past = self.history.rate(self.host(source.url))
         remembered = past.per_connection if past else None
         found = self._urls.get(source.url)
+        if self.is_outvoted(source, sources):
+            return SourceRating(Rank.OUTVOTED, (found.rate if found is not None else None) or remembered)
         if found is not None:
             return SourceRating(found.verdict, found.rate or remembered)
         if self._prefixes and (found := self._prefixes.get(prefix_of(source, sources))) is not None:

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import Stopped
@@ -22,7 +22,7 @@ from orchestrator.sources.ranking import Rank
 from orchestrator.urls import host_of, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from orchestrator.model import Artifact, Source
     from orchestrator.sources.http import RateSample, SourceAnswer
@@ -37,6 +37,7 @@ OPEN_RATE = 128.0 * (1 << 20)
 OPEN_BYTES = 256 << 20
 _NEAR_S = 0.01
 _OPEN_SAMPLE_BYTES, _OPEN_SAMPLE_S = 8 << 20, 0.04
+_SAMPLE_LEAST_BYTES = 256
 _VERDICTS = {
     Kind.MISSING: Rank.MISSING,
     Kind.TLS: Rank.DEAD,
@@ -52,7 +53,7 @@ _VERDICTS = {
 class ProbeTarget:
     """A prefix on a host, which is probed by the largest file (`url`, `size` in bytes) below it.
 
-    `is_alone`: there is no other source to compare its rate with.
+    `is_alone`: there is no other source to compare its rate with. `key` is the artifact's.
     """
 
     prefix: str
@@ -61,13 +62,15 @@ class ProbeTarget:
     url: str
     size: int | None
     is_alone: bool = False
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
     """The result of one probe; `rate` in bytes a second on one connection, `message` where the verdict is not GOOD.
 
-    `is_open`: one connection alone brings so much that the program is the limit, not the line.
+    `is_open`: one connection alone brings so much that the program is the limit, not the line. `sample` are bytes from
+    the middle of the file, where all its sources are sampled; empty where they could not be had.
     """
 
     verdict: Rank
@@ -75,6 +78,7 @@ class ProbeResult:
     answer: SourceAnswer | None = None
     rate: float | None = None
     is_open: bool = False
+    sample: bytes = field(default=b"", repr=False)
 
 
 def is_worth_probing(artifact: Artifact) -> bool:
@@ -105,7 +109,8 @@ def probe_targets(artifacts: Iterable[Artifact], alone: Iterable[Artifact] = ())
             for source in artifact.sources:
                 prefix, host = prefix_of(source, artifact.sources), host_of(source.url)
                 if prefix not in found:
-                    found[prefix] = ProbeTarget(prefix, host, source.role, source.url, artifact.size, is_alone)
+                    role, url, size = source.role, source.url, artifact.size
+                    found[prefix] = ProbeTarget(prefix, host, role, url, size, is_alone, artifact.key)
     return tuple(found.values())
 
 
@@ -266,16 +271,43 @@ def _examine(
         )
 
     if rates and not target.is_alone:
-        if (sample := sampled()) is None:
+        # The middle tells two versions of one model apart, whose headers are equal; a page would have another length.
+        size = target.size if answer.ranges and answer.length == target.size else None
+        middle = size // 2 if size is not None and size >= LARGE_BYTES else 0
+        if (sample := sampled(at=middle)) is None:
             return good
         what = page(sample.head, expected)
-        if what and (answer.length is None or sample.head.startswith(POINTER)):
+        if not middle and what and (answer.length is None or sample.head.startswith(POINTER)):
             return ProbeResult(Rank.LYING, f"{what.words} instead of the file", answer)
-        good = replace(good, rate=sample.rate)
+        good = replace(good, rate=sample.rate, sample=sample.head if middle else b"")
     if not open_lines or not _may_be_open(target, answer, good.rate):
         return good
     sample = sampled(most_bytes=_OPEN_SAMPLE_BYTES, most_s=_OPEN_SAMPLE_S, fastest=math.inf, least=OPEN_RATE / 4)
     return replace(good, is_open=sample is not None and (sample.rate or 0.0) >= OPEN_RATE)
+
+
+def differ(one: bytes, other: bytes) -> bool:
+    """Whether two samples of one file show that its sources give different bytes; short ones prove nothing."""
+    common = min(len(one), len(other))
+    return common >= _SAMPLE_LEAST_BYTES and one[:common] != other[:common]
+
+
+def outvoted(found: Mapping[ProbeTarget, ProbeResult]) -> tuple[ProbeTarget, ...]:
+    """The sources of each file whose sample differs from that of most hosts: at least two that agree, and no fewer."""
+    by_file: dict[str, list[ProbeTarget]] = {}
+    for target, result in found.items():
+        if target.key and result.verdict is Rank.GOOD and len(result.sample) >= _SAMPLE_LEAST_BYTES:
+            by_file.setdefault(target.key, []).append(target)
+    out: list[ProbeTarget] = []
+    for targets in by_file.values():
+        common = min(len(found[target].sample) for target in targets)
+        hosts: dict[bytes, set[str]] = {}
+        for target in targets:
+            hosts.setdefault(found[target].sample[:common], set()).add(target.host)
+        most, *others = sorted(hosts, key=lambda sample: -len(hosts[sample]))
+        if others and len(hosts[most]) > max(1, len(hosts[others[0]])):
+            out += (target for target in targets if found[target].sample[:common] != most)
+    return tuple(out)
 
 
 def _may_be_open(target: ProbeTarget, answer: SourceAnswer, rate: float | None) -> bool:

@@ -109,10 +109,10 @@ def ca_bundle(environ: Mapping[str, str], named: str | None = None) -> str:
     return certifi.where()
 
 
-def answers_at(proxy: str, timeout_s: float = 2.0) -> str:
-    """Try to connect to a proxy: empty where it listens, else the reason that it does not."""
+def answers_at(address: str, timeout_s: float = 2.0) -> str:
+    """Try to connect to a proxy, or the host of a URL: empty where it listens, else the reason that it does not."""
     try:
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        parts = urlsplit(address if "://" in address else f"http://{address}")
         port = parts.port or {"https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080}.get(parts.scheme, 80)
         with socket.create_connection((parts.hostname or "", port), timeout_s):
             return ""

@@ -28,6 +28,7 @@ class Rank(Enum):
     GOOD = (0, "good")
     SILENT = (1, "no answer in time")
     REFUSED = (1, "refused")
+    OUTVOTED = (1, "other bytes than the others")
     DEAD = (2, "dead")
     MISSING = (3, "not there")
     LYING = (3, "another file")

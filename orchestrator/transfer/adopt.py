@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from orchestrator.store.partials import Partial
     from orchestrator.transfer.run_context import RunContext
 
-SUFFIXES = (".part", ".incomplete", ".partial")  # browsers, yt-dlp and curl's habit; huggingface_hub; wget's habit
+# Firefox, yt-dlp and curl's habit; huggingface_hub; wget's habit; Chrome; Safari.
+SUFFIXES = (".part", ".incomplete", ".partial", ".crdownload", ".download")
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ELOOP)  # the folder or the file forbids it
 _DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
 SMALL_BYTES = 1 << 20  # is fetched in less time than it takes to look around

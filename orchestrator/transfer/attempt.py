@@ -16,7 +16,7 @@ from orchestrator.process import run_program
 from orchestrator.sources.redirects import check_program_url, host_and_port, numeric
 from orchestrator.store.locks import LONGER
 from orchestrator.transfer.child_bounds import child_bounds
-from orchestrator.transfer.connections import EXACT_PIECE_BYTES, MIB, USUAL_RATE, piece_bytes, repair_piece_bytes
+from orchestrator.transfer.connections import MIB, SHORT_PIECE_BYTES, USUAL_RATE, piece_bytes, repair_piece_bytes
 from orchestrator.transfer.masking import shown_command
 from orchestrator.transfer.partial import total
 from orchestrator.verify.pieces import decode
@@ -242,7 +242,7 @@ def job_of_one_file(candidates: Candidates, shares: Mapping[str, int], rate: int
         connections = min(connections, max(LIMITED_CONNECTIONS, math.ceil(2 * rate / usual)))
     piece, in_order = piece_bytes(length, connections, trip_s, usual)
     if rate is not None:
-        piece = max(piece, EXACT_PIECE_BYTES)  # what a hang-up leaves in the kernel was paid for: a fifth of all
+        piece = max(piece, SHORT_PIECE_BYTES)
     piece = _keeping_piece_bytes(on_disk, piece)
     pieces = decode(candidates.artifact.pieces, on_disk.size) if partial.info.repaired else None
     if pieces is not None:

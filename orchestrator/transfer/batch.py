@@ -365,13 +365,13 @@ class _BatchRun:
         cut off, or is another file: it is no verdict on the source, which the item's own download asks.
         """
         files = [self._finished(item, is_inherited=id(item) in before) for item in items]
-        digests = check_files(self._run, files, None if before else self._folder.guard_fd)
-        for item, file, sha256 in zip(items, files, digests, strict=True):
+        checked = check_files(self._run, files, None if before else self._folder.guard_fd)
+        for item, file, (sha256, found) in zip(items, files, checked, strict=True):
             if sha256:
                 item.artifact = msgspec.structs.replace(item.artifact, sha256=sha256)
                 item.came = "here" if file.is_inherited else "wire"
             elif self._sizes[item.artifact.key] == item.size:
-                fault = quarantine_file(self._run, file)
+                fault = quarantine_file(self._run, file, found)
                 if not file.is_inherited:
                     self._blame(item, fault)
 

@@ -165,10 +165,23 @@ class Candidates:
                     told[name] = program.problem or choice.obstacle if program else "not asked for"
         return ", ".join(f"{name}: {why}" for name, why in told.items() if why)
 
+    def differing(self, url: str, *, of_neighbours: bool = False) -> tuple[str, ...]:
+        """The sources that gave the probe other bytes of this file than this one: no file is to be of both.
+
+        `of_neighbours`: or of the largest file beside it.
+        """
+        sources = self.artifact.sources
+        own = next((source for source in sources if source.url == url), None)
+        if own is None:
+            return ()
+        found = {each.url: self.stats.contradicted(own, each, sources) for each in sources}
+        return tuple(other for other, key in found.items() if key and (of_neighbours or key == self.artifact.key))
+
     def companions(self, backend: Backend, url: str) -> Iterator[str]:
         """Other sources that a program could ask for the same large file at the same time, nearly as fast as `url`.
 
-        Beside a peer only other peers are: peers are there so that the others are not asked.
+        Beside a peer only other peers are: peers are there so that the others are not asked. Nor is one beside another
+        that gave different bytes to the probe: at least one of the two is wrong.
         """
         length = self.on_disk.length()
         if self.bearer(url) is not None:
@@ -179,6 +192,7 @@ class Candidates:
             return
         peers = {source.url for source in self.artifact.sources if source.role is Role.PEER}
         own_rate, way = self.stats.rate(url, 1) or 0.0, self.route(url)
+        differing = set(self.differing(url, of_neighbours=True))
         for source in self.artifact.sources:
             other, theirs, rate = source.url, self.route(source.url), self.stats.rate(source.url, 1)
             same_way = (theirs.proxy, theirs.ca, theirs.user_agent) == (way.proxy, way.ca, way.user_agent)
@@ -186,5 +200,8 @@ class Candidates:
                 continue
             if (other in peers) != (url in peers):
                 continue
+            if other in differing:
+                continue
             if rate is not None and rate * FASTER >= own_rate and self.is_served(other, backend):
+                differing.update(self.differing(other, of_neighbours=True))
                 yield other

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.events import Mismatched, Noticed, Verified
 from orchestrator.faults import Fault, Kind
@@ -13,6 +13,8 @@ from orchestrator.formats import wrong_file
 from orchestrator.store import blobs, quarantine
 from orchestrator.transfer.run_context import FirstSeen
 from orchestrator.verify import check
+from orchestrator.verify.check import Digests
+from orchestrator.verify.stream import StreamVerdict
 from orchestrator.verify.tools import LARGE_BYTES
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class FinishedFile:
     `sources` are the URLs that gave its bytes, in order; `is_inherited`: some are of an earlier run. `source` is the
     URL that the run's findings name for it, `etag` what that one called this version. `names` are the pins that its
     bytes are known by from now on. `size` is the one that it must have, in bytes: None where a digest alone decides.
-    `is_proven`: its sha256 was computed and found right while it was written.
+    `streamed` is what a checksum program said of it that read it while it was written.
     """
 
     artifact: Artifact
@@ -43,7 +45,7 @@ class FinishedFile:
     etag: str = ""
     names: tuple[Pin, ...] = ()
     size: int | None = None
-    is_proven: bool = False
+    streamed: StreamVerdict = StreamVerdict.UNKNOWN
 
     @property
     def givers(self) -> str:
@@ -63,7 +65,14 @@ class FinishedFile:
         return {"expected": self.artifact.expected, "source": source, "model": self.title[0]}
 
 
-def check_files(run: RunContext, files: Sequence[FinishedFile], since_fd: int | None = None) -> list[str]:
+class Checked(NamedTuple):
+    """The result of one file: its sha256, "" where it is wrong; then `found` are its digests, where they are known."""
+
+    sha256: str
+    found: Digests | None = None
+
+
+def check_files(run: RunContext, files: Sequence[FinishedFile], since_fd: int | None = None) -> list[Checked]:
     """Verify files and make blobs of those that are right, in one commit.
 
     Args:
@@ -72,14 +81,14 @@ def check_files(run: RunContext, files: Sequence[FinishedFile], since_fd: int | 
         since_fd: an open file beside them that is older than each of their bytes; None: there is none.
 
     Returns:
-        The sha256 of each; "" where it is wrong, and still where it was.
+        The result of each; what is wrong is still where it was.
 
     Raises:
         StoreError: one cannot be read, or the disk is full or read-only.
         Stopped: a stop was asked for.
     """
-    digests = _verify(run, files)
-    right = [(file, sha256) for file, sha256 in zip(files, digests, strict=True) if sha256]
+    checked = _verify(run, files)
+    right = [(file, sha256) for file, (sha256, _) in zip(files, checked, strict=True) if sha256]
     sizes = [os.stat(file.path).st_size for file, _ in right]
     # Named before it is there: a run that ends between the two leaves a name that leads nowhere yet, not a blob that
     # nobody knows to be this one, and the partial is still here.
@@ -94,22 +103,22 @@ def check_files(run: RunContext, files: Sequence[FinishedFile], since_fd: int | 
         if sha256 in wrong_file.EMPTY and artifact.size is None:
             hint = f"if it is not meant to be empty, {wrong_file.EMPTY_PIN_HINT}"
             run.emit(Noticed(f"{artifact.name}: {wrong_file.EMPTY_PIN}; {hint}"))
-    return digests
+    return checked
 
 
-def _verify(run: RunContext, files: Sequence[FinishedFile]) -> list[str]:
-    """The sha256 of each file; "" where it is wrong. One run of a checksum program reads all that have a sha256."""
-    unread = [file for file in files if file.artifact.sha256 and not file.is_proven]
+def _verify(run: RunContext, files: Sequence[FinishedFile]) -> list[Checked]:
+    """The result of each file. One run of a checksum program reads all that have a sha256."""
+    unread = [file for file in files if file.artifact.sha256 and file.streamed is not StreamVerdict.GOOD]
     verdicts = _read(run, unread)
     if line := check.complaint(verdicts, run.told):
         run.emit(Noticed(line))
-    wrong = set()
+    wrong = {}
     for file, verdict in zip(unread, verdicts, strict=True):
         if verdict.error is not None:
             raise store_error(verdict.error, file.path)
         if not verdict.is_good:
-            wrong.add(file.path)
-    return ["" if file.path in wrong else _compute(run, file) for file in files]
+            wrong[file.path] = Checked("", Digests(verdict.sha256, _size(file.path)) if verdict.sha256 else None)
+    return [wrong.get(file.path) or _compute(run, file) for file in files]
 
 
 def _read(run: RunContext, files: Sequence[FinishedFile]) -> list[Verdict]:
@@ -119,8 +128,11 @@ def _read(run: RunContext, files: Sequence[FinishedFile]) -> list[Verdict]:
     with run.reading("verifying", *files[0].title, sum(sizes)) as context:
         if len(files) != 1:
             return check.check(context, [(file.artifact.sha256, file.path) for file in files], run.stall_s)
+        sha256, path = files[0].artifact.sha256, files[0].path
+        if files[0].streamed is StreamVerdict.MISMATCH:  # what it was fed may not be what is there: we read it, once
+            return [check.compare(sha256, path, context.stop, reading=context.reading)]
         judge = run.judge() if run.judge is not None and sizes[0] >= LARGE_BYTES else None
-        return [check.check_one(context, judge, files[0].artifact.sha256, files[0].path, run.stall_s)]
+        return [check.check_one(context, judge, sha256, path, run.stall_s)]
 
 
 def _size(path: str) -> int:
@@ -130,28 +142,28 @@ def _size(path: str) -> int:
         return 0  # whoever reads it says why it cannot
 
 
-def _compute(run: RunContext, file: FinishedFile) -> str:
-    """The sha256 of a file that fits its own, if it has one, and all its pins; else "".
+def _compute(run: RunContext, file: FinishedFile) -> Checked:
+    """The result of a file whose sha256 is right, if it has one: all its pins must fit too.
 
     What was found is noted in the run's findings, where it keeps any.
     """
     artifact, findings = file.artifact, run.findings
     if artifact.sha256 and not artifact.pins and findings is None:
-        return artifact.sha256
+        return Checked(artifact.sha256)
     kinds = [pin.kind for pin in artifact.pins]
     with run.reading("hashing", *file.title, _size(file.path)) as context:
         found = check.digests(file.path, kinds, pieces=findings is not None, stop=context.stop, reading=context.reading)
     if not found.fit(artifact.sha256, artifact.pins, file.size):
-        return ""
+        return Checked("", found)
     if artifact.is_unpinned and check.diagnose_file(file.path, wrong_file.expected_file(artifact.wanted[0])):
-        return ""  # a page, a pointer, a file that was cut off: nobody means to pin those
+        return Checked("", found)  # a page, a pointer, a file that was cut off: nobody means to pin those
     if findings is not None:
         findings[artifact.key] = FirstSeen(found, file.source, file.etag)
-    return found.sha256
+    return Checked(found.sha256)
 
 
-def quarantine_file(run: RunContext, file: FinishedFile) -> Fault:
-    """Send wrong bytes to quarantine and tell who gave them.
+def quarantine_file(run: RunContext, file: FinishedFile, found: Digests | None = None) -> Fault:
+    """Send wrong bytes to quarantine and tell who gave them; they are read where their digests were not `found` yet.
 
     Returns:
         The fault of a source that gave all of them.
@@ -163,9 +175,9 @@ def quarantine_file(run: RunContext, file: FinishedFile) -> Fault:
     """
     artifact = file.artifact
     kinds = [] if artifact.sha256 else [pin.kind for pin in artifact.pins]
-    digests = check.digests(file.path, kinds, stop=run.context.stop)
-    found, pins = digests.sha256, " ".join(map(str, digests.pins))
+    digests = found or check.digests(file.path, kinds, stop=run.context.stop)
+    sha256, pins = digests.sha256, "" if artifact.sha256 else " ".join(map(str, digests.pins))
     what = check.diagnose_file(file.path, wrong_file.expected_file(artifact.wanted[0]))
-    folder = quarantine.move_in(run.store, file.path, found, file.quarantine_note)
-    run.emit(Mismatched(*file.title, file.givers, artifact.expected, found, folder, what.words, pins))
-    return Fault(Kind.CORRUPT, artifact.contradicted(found, what.after), hint=what.hint)
+    folder = quarantine.move_in(run.store, file.path, sha256, file.quarantine_note)
+    run.emit(Mismatched(*file.title, file.givers, artifact.expected, sha256, folder, what.words, pins))
+    return Fault(Kind.CORRUPT, artifact.contradicted(sha256, what.after), hint=what.hint)

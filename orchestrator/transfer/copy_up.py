@@ -223,7 +223,8 @@ def _judge(
         for a, (blob, _) in copies
     ]
     again = []
-    for (artifact, (blob, resumed)), file, sha256 in zip(copies, files, check_files(run, files), strict=True):
+    checked = check_files(run, files)
+    for (artifact, (blob, resumed)), file, (sha256, found) in zip(copies, files, checked, strict=True):
         if sha256:
             came.add(artifact.key)
             receipt.bytes_reused += blob.status.st_size
@@ -233,5 +234,5 @@ def _judge(
             os.unlink(file.path)
         else:
             below.condemn(blob.path)
-            quarantine_file(run, file)
+            quarantine_file(run, file, found)
     return again

@@ -16,7 +16,7 @@ from msgspec.structs import replace as replace_struct
 from orchestrator.backends import aria2c, by_name, curl
 from orchestrator.backends.base import Trait, Want
 from orchestrator.backends.shared import subtract, whole
-from orchestrator.errors import OrchError, Stopped
+from orchestrator.errors import OrchError, Stopped, StoreError
 from orchestrator.events import Failed, Noticed, Waiting
 from orchestrator.faults import Fault, Kind, Remedy
 from orchestrator.model import Range, Role, Source
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from orchestrator.store.partials import Info, Partial
     from orchestrator.transfer.rate_limit import Share
     from orchestrator.transfer.run_context import RunContext
+    from orchestrator.verify.check import Digests
 
 ASK_BYTES = 8 << 20  # a larger file is worth a round trip: its ETag guards every later resume
 MOST_COMPANIONS = 3
@@ -184,6 +185,8 @@ class Download:
         self._most_good_bytes = self._on_disk.good_bytes()  # only more than there ever were are progress
         self._is_inherited = self._on_disk.good_bytes() > 0  # bytes of an earlier run: its sources may have changed
         self._reused: tuple[Range, ...] = ()  # where those lie that are still here
+        # Where those lie that no source is known to have given: another program's unfinished download.
+        self._adopted: tuple[Range, ...] = () if partial.info.sources else self._here()
         self._given: list[repair.Given] = []  # which source brought what, since all that is here was judged last
         self._has_pieces = decode(artifact.pieces, artifact.size) is not None
         self._is_repaired = False  # what was good of a wrong file was kept
@@ -254,6 +257,7 @@ class Download:
         run = self._run
         batched = len(self._attempts)  # tries of batches, which have waited for the host already
         self._tell_left_out(self._options())
+        self._tell_differing()
         if self._on_disk.is_complete() and self._check("", "") is None:
             return
         condemned = self._load_condemned()
@@ -352,6 +356,19 @@ class Download:
                 self._run.left_out.add(host)
                 self._run.emit(Noticed(f"{host} is left out: {self._candidates.obstacles(source.url)}"))
 
+    def _tell_differing(self) -> None:
+        """Tell which sources the probe saw give other bytes than others: at least one of them has a wrong file."""
+        run, sources = self._run, self._artifact.sources
+        for source in sources:
+            others = [host_of(url) for url in self._candidates.differing(source.url)]
+            if not others or self._on_disk.is_complete():
+                continue
+            last = ", and is asked last" if self._stats.is_outvoted(source, sources) else ""
+            line = f"{host_of(source.url)} gives other bytes of {self._artifact.name} than {', '.join(others)}{last}"
+            if last or not any(self._stats.is_outvoted(each, sources) for each in sources):
+                run.emit(Noticed(f"{line}: the checksum decides"))
+                break
+
     def _wait(self, step: Try) -> None:
         if step.wait_s:
             self._run.emit(Waiting(*self._title, round(step.wait_s, 1), self._attempts[-1].fault.message))
@@ -382,8 +399,14 @@ class Download:
         return tuple(replace(each, gained_bytes=gained, waited_s=waited_s, afresh=step.afresh) for each in found)
 
     def _must_restart(self, source: str) -> bool:
-        """Whether bytes of several sources may not meet in one file again: they did, and were wrong."""
-        return self._is_isolated and not self._has_pieces and any(url != source for url in self._info.sources)
+        """Whether what is here is of sources whose bytes may not meet this one's in one file, and no piece hash tells.
+
+        They did, and were wrong; or the probe saw them differ.
+        """
+        if self._has_pieces:
+            return False
+        others = {url for url in self._info.sources if url != source}
+        return bool(others if self._is_isolated else others.intersection(self._candidates.differing(source)))
 
     def _restart(self, source: str) -> None:
         """Throw all away for a source. Twice for the same one is no progress: two sources would take turns for ever."""
@@ -408,7 +431,7 @@ class Download:
         self._partial.empty()
         self._count_reused()
         self._is_inherited = self._is_repaired = self._versions_differ = False
-        self._given = []
+        self._given, self._adopted = [], ()
 
     def _book(self, failed: Attempt) -> None:
         """Add a failed attempt to what was tried, and tell it."""
@@ -1078,18 +1101,19 @@ class Download:
             return (Attempt(backend, source, doubt),)
         self._offer.hold_back()  # nothing that is judged, moved or sealed may have a second name
         stream, self._stream = self._stream, None
-        is_proven = stream is not None and stream.finish() is StreamVerdict.GOOD
-        file = self._finished(is_proven=is_proven)
-        (sha256,) = check.check_files(self._run, (file,))
+        file = self._finished(stream.finish() if stream is not None else StreamVerdict.UNKNOWN)
+        ((sha256, found),) = check.check_files(self._run, (file,))
         if sha256:
             self._receipt.sha256 = sha256
             return None
         kept = self._keep_good_pieces(file, backend, source)
-        attempts = kept if kept is not None else (Attempt(backend, source, self._quarantine()),)
+        if kept is None and self._keep_what_came(file):
+            return ()
+        attempts = kept if kept is not None else (Attempt(backend, source, self._quarantine(found)),)
         self._condemn(attempts)
         return attempts
 
-    def _finished(self, *, is_proven: bool = False) -> check.FinishedFile:
+    def _finished(self, streamed: StreamVerdict = StreamVerdict.UNKNOWN) -> check.FinishedFile:
         """The file that is here, as `check` takes it."""
         info, artifact = self._info, self._artifact
         source = info.sources[-1] if info.sources else ""
@@ -1102,11 +1126,11 @@ class Download:
             etag=info.etags.get(source, ""),
             names=revalidate.names_of(artifact, info, self._fickle),
             size=artifact.size,
-            is_proven=is_proven,
+            streamed=streamed,
         )
 
-    def _quarantine(self) -> Fault:
-        """Send wrong bytes to quarantine.
+    def _quarantine(self, found: Digests | None = None) -> Fault:
+        """Send wrong bytes to quarantine; `found` are their digests, where they were read already.
 
         Returns:
             CORRUPT where one source gave them all in this run: it is out. UNRESUMABLE where several did, an
@@ -1114,7 +1138,7 @@ class Download:
         """
         self._offer.hold_back()
         file = self._finished()
-        fault = check.quarantine_file(self._run, file)
+        fault = check.quarantine_file(self._run, file, found)
         is_mixed = self._is_inherited or self._is_repaired or self._versions_differ or len(file.sources) != 1
         self._empty()
         if is_mixed:
@@ -1146,6 +1170,26 @@ class Download:
             if was_inherited and check.EARLIER_RUN in found.suspects:
                 return ()
         return repair.piece_faults(damage, found, backend, source)
+
+    def _keep_what_came(self, file: check.FinishedFile) -> bool:
+        """Of a wrong file keep what came in this run, where another program had begun it: its bytes are missing again.
+
+        Once: what is wrong then was given by a source. Gives whether it is done; not for what is not worth it.
+        """
+        doubted, self._adopted = self._adopted, ()
+        length = self._on_disk.length()
+        if not doubted or length is None or self._artifact.is_unpinned or self._on_disk.is_too_long():
+            return False
+        if length - total(doubted) < TOLD_BYTES:
+            return False
+        try:
+            repair.keep_what_came(self._run, file, self._partial, doubted)
+        except StoreError:  # no room for a second copy of them: all of it is moved to quarantine
+            return False
+        self._count_reused()
+        self._is_inherited = False
+        self._most_good_bytes = self._on_disk.good_bytes()
+        return True
 
     def _condemn(self, attempts: tuple[Attempt, ...]) -> None:
         """Note on the disk which of these attempts gave wrong bytes: later runs ask their sources last, for a day.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -56,23 +57,42 @@ def explain_failure(
         fault = fault or next((health.fault(host) for host in gone.values()), None)
     history = "; ".join(told)
     if fault is not None and fault.kind is Kind.CORRUPT:
-        hint = fault.hint or f"compare the checksum in {_pinned_in(artifact)} with the publisher's"
+        hint = fault.hint or f"compare the checksum{_pinned_in(artifact)} with the publisher's"
         judged = any(each.fault.message.startswith(("wrong bytes", "this is not the file")) for each in attempts)
         kept = "; the wrong file is kept: `orch quarantine`" if judged else ""
+        hint = _for_command(artifact, hint)
         return DigestError(f"{name}: no source gave the right bytes: {history}", f"{hint}{kept}")
     word = fault.kind.value if fault else Kind.NETWORK.value
     message, hint = f"{name}: every source failed: {history}", _hint(run, attempts, fault, proxies)
     if kept and hint == wrong_file.LATER:
         hint = f"{kept} are kept: {hint}"
-    return TransferError(message, hint, word, shared=_shared(run, attempts, gone))
+    return TransferError(message, _for_command(artifact, hint), word, shared=_shared(run, attempts, gone))
 
 
 def _pinned_in(artifact: Artifact) -> str:
-    """The file that has an artifact's checksum, with its line where it is in one line only: manifest or lock file."""
+    """In which file an artifact's checksum is, with its line where it is in one line only: manifest or lock file."""
     manifest, said = artifact.wanted[0].manifest, re.compile(artifact.sha256, re.I)
-    if not artifact.sha256:
-        return manifest
-    return _where(manifest, said) or _where(lock_path(manifest), said) or manifest
+    if not os.path.isabs(manifest):  # `orch get` has none
+        return ""
+    found = (_where(manifest, said) or _where(lock_path(manifest), said)) if artifact.sha256 else ""
+    return f" in {found or manifest}"
+
+
+# What `orch get`, which has no manifest, takes instead of what a hint says of one.
+_INSTEAD = {
+    "add a mirror to the manifest": "add a mirror: --mirror URL",
+    "size and checksum in the manifest": "size and checksum",
+    "CA in the manifest, `hosts:": "CA in the site file, `hosts:",
+}
+
+
+def _for_command(artifact: Artifact, hint: str) -> str:
+    """A hint as the command that runs can follow it."""
+    if os.path.isabs(artifact.wanted[0].manifest):
+        return hint
+    for said, instead in _INSTEAD.items():
+        hint = hint.replace(said, instead)
+    return hint
 
 
 def size_line(wanted: Wanted) -> str:
@@ -121,6 +141,8 @@ def _hint(run: RunContext, attempts: Sequence[Attempt], fault: Fault | None, pro
             return f"check the proxy: https_proxy, http_proxy or all_proxy says {', '.join(proxies)}"
         case _ if fault is not None and fault.is_unreachable and not any(each.gained_bytes for each in attempts):
             hosts = " and ".join(dict.fromkeys(host_of(each.source) for each in attempts))
+            if fault.unresolved:
+                return "check the network, DNS and proxy of this machine; or add a mirror to the manifest"
             return f"check the URL, and whether {hosts or 'its host'} is up; or add a mirror to the manifest"
         case _:
             return wrong_file.LATER

@@ -198,6 +198,7 @@ class SpeedMonitor:
         out = {a.source for a in candidates.attempts if a.fault.remedy not in _PASSING or a.fault.slow}
         out.add(self._source)
         connections = connections_of(self._launch)
+        out.update(candidates.differing(self._source))
         rates = {s.url: candidates.stats.rate(s.url, connections) for s in sources if s.url not in out}
         most = self._launch.job.rate or float("inf")  # no source gives more than the limit lets it
         others = {url: min(other, most) for url, other in rates.items() if other and candidates.is_served(url)}

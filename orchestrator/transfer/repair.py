@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.backends import aria2c
@@ -15,6 +16,7 @@ from orchestrator.faults import Fault, Kind
 from orchestrator.store import blobs, intake, quarantine
 from orchestrator.store.partials import Info
 from orchestrator.store.store import open_to_read
+from orchestrator.text import size_text
 from orchestrator.transfer.check import EARLIER_RUN
 from orchestrator.transfer.retry import Attempt
 from orchestrator.verify import check
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.verify.pieces import Pieces
 
 
+LEAST_PIECE_BYTES = 1 << 20  # of aria2c
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2)
 
 
@@ -94,18 +97,25 @@ def request_pieces(partial: Partial, damage: Damage, path: str = "") -> None:
         PlacementError: the path leads through another user's link, or, as root, a folder that everyone can write.
     """
     size = damage.pieces.size
-    job = Job((Want((), partial.file, size, size),), partial.folder, piece_bytes=damage.pieces.length)
+    info = Info(length=size, repaired=True, condemned=partial.info.condemned)
+    _request(partial, info, damage.pieces.length, damage.bad, path)
+
+
+def _request(partial: Partial, info: Info, piece_bytes: int, ranges: tuple[Range, ...], path: str = "") -> None:
+    """As `request_pieces`, of any ranges; `info` is what is known of the bytes, their length among it."""
+    assert info.length is not None
+    job = Job((Want((), partial.file, info.length, info.length),), partial.folder, piece_bytes=piece_bytes)
     if path:
         partial.remove_file()
-    partial.info = Info(length=size, repaired=True, condemned=partial.info.condemned)
-    partial.change_writer(aria2c.NAME, damage.pieces.length, aria2c.SIDECAR, aria2c.sidecar(job, damage.bad))
+    partial.info = info
+    partial.change_writer(aria2c.NAME, piece_bytes, aria2c.SIDECAR, aria2c.sidecar(job, ranges))
     if path:
         _take(path, partial.file)
     fd = partial.open_file()
     try:
         os.fchmod(fd, 0o600)
-        os.ftruncate(fd, size)
-        _punch(fd, damage.bad)
+        os.ftruncate(fd, info.length)
+        _punch(fd, ranges)
     finally:
         os.close(fd)
 
@@ -184,6 +194,23 @@ def keep_good_pieces(run: RunContext, file: FinishedFile, partial: Partial, dama
     folder = quarantine_pieces(run.store, file.path, damage, note)
     run.emit(Mismatched(*file.title, givers, file.artifact.sha256, damage.found, folder, damage.words))
     request_pieces(partial, damage)
+
+
+def keep_what_came(run: RunContext, file: FinishedFile, partial: Partial, doubted: tuple[Range, ...]) -> None:
+    """Send the doubted ranges of a wrong file to quarantine, and ask for just them again.
+
+    Raises:
+        OSError, StoreError: the disk said no.
+        Stopped: a stop was asked for.
+    """
+    found = check.digest(file.path, run.context.stop)
+    where = " ".join(f"{at}-{end}" for at, end in doubted)
+    why = "it was here before, as an unfinished download; the whole file had a wrong checksum"
+    note = {**file.quarantine_note, "source": EARLIER_RUN, "bad": where, "why": why}
+    folder = quarantine.keep_ranges(run.store, file.path, found, doubted, note)
+    words = f"{size_text(sum(end - at for at, end in doubted))} were here before and are downloaded again"
+    run.emit(Mismatched(*file.title, file.givers, file.artifact.sha256, found, folder, words))
+    _request(partial, replace(partial.info, adopted=None), LEAST_PIECE_BYTES, doubted)
 
 
 def piece_faults(damage: Damage, found: Attribution, backend: str, source: str) -> tuple[Attempt, ...]:

@@ -185,7 +185,10 @@ class RunContext(msgspec.Struct, frozen=True):
         """How many seconds to wait for another orch that is fetching the same bytes."""
         return self.options.lock_wait_s
 
-    def fail(self, wanted: Wanted, error: OrchError) -> None:
-        """Book one file's failure and tell it; nothing where it was told already what became of it."""
+    def fail(self, wanted: Wanted, error: OrchError, have_bytes: int = 0) -> None:
+        """Book one file's failure and tell it; nothing where it was told already what became of it.
+
+        `have_bytes` are here of it, where that is to be told.
+        """
         if self.counts.book(wanted, "failed"):
-            self.emit(self.counts.fail(wanted, error, self.context.stop.code))
+            self.emit(self.counts.fail(wanted, error, self.context.stop.code, have_bytes=have_bytes))

@@ -46,7 +46,7 @@ def aria2c_argv(
     per_server: int = 4,
     timeout: int = 30,
     more: tuple[str, ...] = (),
-    resumes: bool = False,
+    exact: bool = True,
 ) -> tuple[str, ...]:
     return (
         "aria2c",
@@ -69,7 +69,7 @@ def aria2c_argv(
         f"--split={split}",
         f"--max-connection-per-server={per_server}",
         "--min-split-size=1M",
-        *(("--enable-http-pipelining=true",) if piece > 1 << 20 or resumes else ()),
+        *(("--enable-http-pipelining=true",) if exact else ()),
         "--file-allocation=none",
         "--disk-cache=0",
         "--auto-save-interval=1",
@@ -88,10 +88,18 @@ def aria2c_argv(
     ("job", "argv", "stdin", "files", "env"),
     [
         pytest.param(FRESH, aria2c_argv(), METALINK, HOSTS, {}, id="fresh"),
-        pytest.param(RESUME, aria2c_argv(resumes=True), METALINK, HOSTS, {}, id="resume"),
+        pytest.param(RESUME, aria2c_argv(), METALINK, HOSTS, {}, id="resume"),
+        pytest.param(
+            replace(FRESH, connections=1),
+            aria2c_argv(split=1, per_server=1, exact=False),
+            METALINK,
+            HOSTS,
+            {},
+            id="one",
+        ),
         pytest.param(
             UNKNOWN,
-            aria2c_argv(feed="--input-file=-"),
+            aria2c_argv(feed="--input-file=-", exact=False),
             f"{ONE}\t{TWO}\n out=body\n".encode(),
             HOSTS,
             {},
@@ -441,7 +449,7 @@ def test_curl_bundle() -> None:
 
 def test_aria2c_bundle() -> None:
     made = aria2c.command(BUNDLE)
-    argv = aria2c_argv(level="error", feed="--input-file=-", split=1, per_server=1)
+    argv = aria2c_argv(level="error", feed="--input-file=-", split=1, per_server=1, exact=False)
     at = argv.index("--split=1")
     assert made.argv == (*argv[:at], "--max-concurrent-downloads=4", *argv[at:])
     assert made.stdin == f"{ONE}\n out=aa\n{TWO}\n out=bb\n".encode()

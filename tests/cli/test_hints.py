@@ -36,8 +36,12 @@ def typed(orch: Orch, text: str) -> tuple[str, Done]:
 def test_a_hint_repeats_the_manifest_the_store_the_root_and_the_models(orch: Orch) -> None:
     given = ["--store", "other store", "--root", "places", "--only", "resnet", "my models.yaml"]
     assert orch.run("lock", *given).code == 0
+    told, report = orch.run("status", "--json", *given), orch.run("report", "--color", "always", *given)
     command, done = typed(orch, orch.run("status", *given).out)
     assert command == "sync --only resnet --store 'other store' --root places 'my models.yaml'"
+    for event in (*told.named("gave_up"), *told.summary["failed"]):
+        assert event["hint"] == f"run `orch {command}`"
+    assert f"\x1b[36mhint: run `orch {command}`\x1b[0m\n" in report.err
     assert done.code == 0, done.err
     place = orch.folder / "places/resnet.bin"
     assert place.read_bytes() == made(3000)
@@ -88,3 +92,39 @@ def test_get_repeats_its_address_and_place_but_no_secret(orch: Orch, origin: Ori
     (orch.folder / "c.bin").write_bytes(b"mine")
     secret = ("--mirror", f"{url}?token=hunter2", "-o", "c.bin", "--sha256", digest)
     assert "hunter2" not in orch.run("get", url, *secret).err
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), [("status", "status"), ("plan", "plan"), ("run", "sync"), ("path", "sync")]
+)
+def test_who_names_no_manifest_is_told_of_the_command_that_he_typed(orch: Orch, words: str, command: str) -> None:
+    given = {"run": ["run", "gone.yaml", "--", "true"], "path": ["path", "a", "gone.yaml"]}.get(
+        words, [words, "gone.yaml"]
+    )
+    done = orch.run(*given)
+    assert f"`orch {command} path/to/team.yaml`" in done.err
+
+
+def test_a_folder_of_checksum_lists_is_no_dead_end(orch: Orch) -> None:
+    lists = orch.folder / "old weights"
+    lists.mkdir()
+    (lists / "a.bin").write_bytes(made(3000))
+    done = orch.run("import", "old weights")
+    assert f"`cd '{lists}' && sha256sum * > SHA256SUMS`" in done.err
+    (lists / "a.bin.sha256").write_text(f"{sha256(made(3000))}  a.bin\n")
+    assert f"`orch verify '{lists}'/*.sha256`" in orch.run("verify", "old weights").err
+
+
+def test_get_is_told_what_get_can_do(orch: Orch, origin: Origin) -> None:
+    """It has no manifest: a hint names its own options."""
+    origin.serve("/secret.bin", b"x", status=401)
+    command, _ = typed(orch, orch.run("get", f"{origin.url}/secret.bin", "--store", "s").err)
+    assert command == f"get -v --store s {origin.url}/secret.bin"
+    wrong = orch.run("get", f"{origin.url}/resnet.bin", "--sha256", sha256(b"other"))
+    assert "hint: compare the checksum with the publisher's; " in wrong.err
+    gone = orch.run("get", "--retries", "0", "http://127.0.0.1:9/a.bin")
+    assert "or add a mirror: --mirror URL" in gone.err
+    assert "manifest" not in gone.err
+    entry = f"{{url: {origin.url}/secret.bin, to: m/}}"
+    (orch.folder / "my models.yaml").write_text(f"version: 1\nmodels: {{s: {entry}}}\n")
+    assert "`orch lock -v 'my models.yaml'`" in orch.run("lock", "my models.yaml").err

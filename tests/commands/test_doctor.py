@@ -135,6 +135,13 @@ def test_a_site_file_and_an_endpoint_that_cannot_be_used(orch: Orch, tmp_path: P
     assert code == ExitCode.MANIFEST
     assert "did you mean `store`?" in told["site file"]["message"]
     assert told["HF_ENDPOINT"]["verdict"] == "fail"
+    (tmp_path / "config" / "orch.yaml").unlink()
+    with socket.socket() as dead, socket.create_server(("127.0.0.1", 0)) as alive:
+        dead.bind(("127.0.0.1", 0))
+        bad, good = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in (dead, alive))
+        code, told = examine(orch, HF_ENDPOINT=bad, MODELSCOPE_ENDPOINT=good)
+    assert (code, told["HF_ENDPOINT"]["verdict"], told["MODELSCOPE_ENDPOINT"]["verdict"]) == (0, "warn", "pass")
+    assert told["HF_ENDPOINT"]["message"] == f"{bad} does not answer (connection refused)"
 
 
 def test_tokens(orch: Orch, tmp_path: Path) -> None:
@@ -149,6 +156,39 @@ def test_tokens(orch: Orch, tmp_path: Path) -> None:
     told = [c for c in done.events if c.get("name") == "token"]
     assert [c["verdict"] for c in told] == ["pass"]
     assert "s3cret" not in done.out
+
+
+def test_the_site_file_s_peers_and_hooks(orch: Orch, tmp_path: Path) -> None:
+    site, hook = tmp_path / "config/orch.yaml", tmp_path / "reload"
+    site.parent.mkdir(mode=0o755)
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o755)
+    asked, not_asked = "http://gpu01:8080", "http://gpu02:8080"
+    site.write_text(
+        f"peers: [{asked}, {not_asked}]\nhosts: {{'gpu02:8080': {{token_env: T}}}}\n"
+        f"hooks: {{changed: [[{hook}, https://example.org/?key=secret]], failed: [[no-such-program]]}}\n"
+    )
+    site.chmod(0o644)
+    orch.environ["T"] = "t"
+
+    def told(name: str) -> list[tuple[str, str]]:
+        done = orch.run("doctor", "--json")
+        assert done.code == 0, done.out
+        assert "secret" not in done.out
+        found = [check for check in done.named("check") if check["name"] == name]
+        assert all(check["hint"] for check in found if check["verdict"] != "pass")
+        return [(check["verdict"], check["message"]) for check in found]
+
+    assert told("peers") == [
+        ("pass", f"{asked}/  asked by sha256 before all mirrors"),
+        ("warn", "peer http://gpu02:8080 is not asked: `hosts` names a token for it, and no token is sent to peers"),
+    ]
+    assert told("hook") == [
+        ("pass", f"changed: {hook}"),
+        ("warn", "failed: no-such-program: not found, or not executable"),
+    ]
+    site.chmod(0o666)
+    assert told("hook") == [("warn", f"none is run, since others may write {site}")]
 
 
 def test_peers_that_dns_names(tmp_path: Path, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

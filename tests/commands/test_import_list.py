@@ -158,6 +158,22 @@ def test_pointers_that_an_editor_or_a_merge_came_over(orch: Orch) -> None:
     assert "damaged LFS pointer" in orch.run("import", "clone", "--base", "http://h/").err
 
 
+def test_a_folder_of_a_list_for_each_file(orch: Orch) -> None:
+    """As `for f in *; do sha256sum $f > $f.sha256; done` leaves it; some write the digest alone."""
+    folder = orch.folder / "sums"
+    folder.mkdir()
+    (folder / "a.bin.sha256").write_text(f"{sha256(A)}  a.bin\n")
+    (folder / "b.bin.sha256").write_text(f"{sha256(B)}\n")
+    (folder / "b.bin").write_bytes(B)
+    done = orch.run("import", "sums", "--base", "http://h/", "--name", "m")
+    assert done.code == 0, done.err
+    for name, content in (("a.bin", A), ("b.bin", B)):
+        assert f"url: http://h/{name}\n        sha256: {sha256(content)}" in done.out
+    (folder / "a.bin.sha256").unlink()
+    (folder / "b.bin.sha256").unlink()
+    assert "neither a list of checksums nor an LFS pointer is in this folder" in orch.run("import", "sums").err
+
+
 def test_folders_of_a_list_are_kept_below_every_place(orch: Orch) -> None:
     (orch.folder / "S").write_text(f"{sha256(A)}  a/README.md\n{sha256(B)}  b/README.md\n{sha256(B)}  a-README.md\n")
     for text, places in (

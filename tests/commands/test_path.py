@@ -41,6 +41,9 @@ def test_the_path_of_a_model(orch: Orch) -> None:
     assert missing.err == f"error: {folder}/config.json: absent\nhint: run `orch sync team.yaml`\n"
     both, _ = orch.start("path", "many", "team.yaml", stderr=subprocess.STDOUT).communicate()
     assert both.endswith(f"\n{folder}\n")
+    told = orch.run("path", "many", "team.yaml", "--json").summary
+    assert (told["models"], told["files"], told["present"], len(told["failed"])) == (1, 3, 0, 3)
+    assert (told["manifest"], told["store"]) == (str(orch.manifest), str(orch.store))
     assert orch.run("path", "--no-check", "many", "team.yaml").out == f"{folder}\n"
     assert orch.sync().code == 0
     assert orch.run("path", "many", "team.yaml").out == f"{folder}\n" == api_path("many", str(orch.manifest)) + "\n"

@@ -86,4 +86,10 @@ def test_what_is_here_of_a_download_is_told_by_stat(orch: Orch) -> None:
         assert done.summary["bytes_to_fetch"] == len(content) + 3 - have["w"]
         (line,) = (text for text in orch.run("plan", "team.yaml").out.splitlines() if "w/w.bin" in text)
         assert f"; resumes, {size_text(have['w'])} of 12.0 MiB are here; " in line
+        status = orch.run("status", "--json", "team.yaml")
+        assert {each["model"]: each["have_bytes"] for each in status.named("gave_up")} == have
+        assert {each["model"]: each["have_bytes"] for each in status.summary["failed"]} == have
+        lines = orch.run("status", "team.yaml").out.splitlines()
+        told = f"absent; sync resumes, {size_text(have['w'])} of 12.0 MiB are here"
+        assert [line.rpartition(": ")[2] for line in lines if line.startswith("absent")] == [told, "absent"]
         assert len(origin.log) == asked

@@ -53,6 +53,7 @@ EXPECTED_OUTPUT = (
     "no server was asked",
     "What was shown",
     "Demo passed in ",
+    "next: orch init",
 )
 
 

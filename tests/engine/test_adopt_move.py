@@ -112,3 +112,64 @@ def test_killed_or_refused_at_any_change_it_loses_nothing(orch: Orch, how: str) 
         assert not blob.exists() or blob.read_bytes() == CONTENT
         subprocess.run(["rm", "-rf", str(orch.store), str(path)], check=True)
         path.write_bytes(CONTENT)
+
+
+@pytest.mark.parametrize("how", ["the option", "the manifest"])
+def test_asked_for_later_the_second_copy_goes(orch: Orch, how: str) -> None:
+    """Who first adopts by copy, and then sees the disk doubled, asks for it afterwards."""
+    path = user_file(orch)
+    asked = ["--adopt", "move"] if how == "the option" else []
+    adopt = orch.models["w"].pop("adopt")
+    copied = orch.run("sync", "team.yaml")
+    assert copied.code == 0
+    assert "1 file, 1 to verify" in copied.err
+    assert "no second copy: `orch sync --adopt move" in copied.err
+    blob = orch.blob(CONTENT)
+    assert path.stat().st_ino != blob.stat().st_ino, "copied"
+    if not asked:
+        orch.models["w"]["adopt"] = adopt
+        (planned,) = orch.run("plan", "--json", "team.yaml").named("foreseen")
+        assert (planned["action"], planned["why"]) == ("adopt", "a second copy, which becomes a hard link")
+    done = orch.sync(*asked)
+    assert (done.code, done.summary["placed"], done.summary["changed"]) == (0, 1, True), done.out
+    assert any("second copy" in event["message"] for event in done.named("noticed"))
+    assert path.stat().st_ino == blob.stat().st_ino
+    assert path.read_bytes() == CONTENT
+    (record,) = (json.loads(file.read_text()) for file in (orch.store / "places").glob("*.json"))
+    assert [place["link"] for place in record["places"].values()] == ["hard"]
+    again = orch.sync(*asked)
+    assert (again.code, again.summary["present"], again.summary["changed"]) == (0, 1, False)
+    assert orch.run("verify", "team.yaml").code == 0
+
+
+@pytest.mark.parametrize("why", ["another name", "link: copy", "the store's is bad"])
+def test_a_second_copy_stays_where_it_may_not_go(orch: Orch, why: str) -> None:
+    path, blob = user_file(orch), orch.blob(CONTENT)
+    del orch.models["w"]["adopt"]
+    assert orch.sync().code == 0
+    if why == "another name":
+        os.link(path, orch.folder / "other")
+    elif why == "link: copy":
+        orch.models["w"]["link"] = "copy"
+    else:
+        when = blob.stat().st_mtime_ns
+        blob.chmod(0o644)
+        blob.write_bytes(CONTENT[:-1] + b"!")
+        os.utime(blob, ns=(when, when))  # as a disk that rots: nothing but its bytes tell
+    inode = path.stat().st_ino
+    assert orch.sync("--adopt", "move").code == 0
+    assert path.stat().st_ino == inode
+    assert path.read_bytes() == CONTENT
+
+
+def test_killed_at_any_change_a_second_copy_loses_nothing(orch: Orch) -> None:
+    path = user_file(orch)
+    orch.run("sync", "--quiet", "--adopt", "copy", "team.yaml")
+    for _ in crashing.points(orch, "kill", "sync", "--quiet", "team.yaml", only="/m/"):
+        assert path.read_bytes() == orch.blob(CONTENT).read_bytes() == CONTENT
+        done = orch.run("sync", "team.yaml")
+        assert done.code == 0, done.err
+        assert path.stat().st_ino == orch.blob(CONTENT).stat().st_ino
+        subprocess.run(["rm", "-rf", str(orch.store), str(path)], check=True)
+        path.write_bytes(CONTENT)
+        orch.run("sync", "--quiet", "--adopt", "copy", "team.yaml")

@@ -93,6 +93,7 @@ def test_a_host_that_is_down_fails_its_files_together(orch: Orch, kind: str, siz
         assert failed["message"].startswith(f"{failed['model']}/{failed['model']}: every source failed: {host}")
         assert failed["fault"] == ("stalled" if kind == "silent" else "network")
         assert failed["shared"] == reason
+        assert ("DNS" in failed["hint"]) == (kind == "unknown"), failed["hint"]
 
 
 def test_people_read_one_line_for_a_host_that_is_down(orch: Orch) -> None:

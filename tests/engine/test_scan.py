@@ -351,9 +351,8 @@ def test_a_wrong_size_makes_no_right_bytes_wrong(machine: Machine, where: str) -
         done = machine.run(command, "--json", named)
         assert done.code == 0, (command, done.out)
         told = " ".join(e["message"] for e in done.named("noticed"))
-        if command in ("status", "verify"):
-            assert f"{machine.folder}/{named}:" in told
-            assert f"`size: {len(NEW)}`" in told
+        assert f"{machine.folder}/{named}:" in told
+        assert told.count(f"`size: {len(NEW)}`") == 1
     assert len(machine.origin.log) == asked
     assert not kept(machine)
     if where != "place":

@@ -214,6 +214,25 @@ def test_a_hub_that_does_not_answer(hub: Hub, tmp_path: Path) -> None:
     assert "unset HF_HUB_OFFLINE" in error(HF_HUB_OFFLINE="1").hint
 
 
+@pytest.mark.parametrize("where", ["the manifest", "the site file"])
+def test_where_a_mirror_of_a_dead_hub_is_named_lock_says_how_to_ask_it(hub: Hub, tmp_path: Path, where: str) -> None:
+    """What a mirror says of commits and checksums would be believed: it is asked for only by its user."""
+    rule = {"mirrors": [{"origin": "https://huggingface.co/", "urls": [hub.url]}]}
+    orch = Orch(tmp_path, environ={"https_proxy": "http://127.0.0.1:9"})
+    orch.models["m"] = {"repo": f"hf:{TINY}", "to": "m/"}
+    if where == "the manifest":
+        orch.top = rule
+    else:
+        config = tmp_path / "home/.config"
+        config.mkdir(parents=True, exist_ok=True)
+        (config / "orch.yaml").write_text(json.dumps(rule))
+    done = orch.run("lock", "team.yaml")
+    assert done.code == 5
+    assert f"`export HF_ENDPOINT={hub.url}/`" in done.err
+    orch.environ["HF_ENDPOINT"] = hub.url
+    assert orch.run("lock", "team.yaml").code == 0
+
+
 def test_without_the_client_the_line_to_type_is_told(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['huggingface_hub'] = None\n"

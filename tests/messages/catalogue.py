@@ -178,7 +178,10 @@ URL, PLACE = "https://e.org/w/resnet50.pth", "/srv/models/resnet50.pth"
 WHO: Any = ("resnet50", "resnet50.pth")
 EVENTS: tuple[Any, ...] = (
     events.Planned(1, 1, 3_000_000),
+    events.Planned(14, 3, 9_000_000, 2, 6_000_000),
     events.Planned(1200, 3, 5 << 30),
+    events.Planned(3, 3, 61_000_000, 2),
+    events.Planned(1, 1, 0, 1),
     events.Started(*WHO, "curl", URL, "curl ...", 0, 3_000_000),
     events.Started(*WHO, "aria2c", URL, "aria2c ...", 36_800_000, 102_540_417, ("https://nas.lan/w/resnet50.pth",)),
     events.Started("config", "config.json", "curl", URL, "curl ...", 0, 9_000, files=200),

@@ -40,9 +40,9 @@ def test_a_line_every_30_seconds() -> None:
         sink(events.Progressed("m", "", second << 20, 1000 << 20))
     beats = [line for line in out.getvalue().splitlines() if " left" in line]
     assert beats == [
-        "sync: 3 %, 30.0 MiB of 1000.0 MiB, 1.0 MiB/s, 16:10 left, 0 of 1 files",
-        "sync: 6 %, 60.0 MiB of 1000.0 MiB, 1.0 MiB/s, 15:40 left, 0 of 1 files",
-        "sync: 9 %, 90.0 MiB of 1000.0 MiB, 1.0 MiB/s, 15:10 left, 0 of 1 files",
+        "sync: 3 %, 30.0 MiB of 1000.0 MiB, 1.0 MiB/s, 16:10 left, 0 of 1 file",
+        "sync: 6 %, 60.0 MiB of 1000.0 MiB, 1.0 MiB/s, 15:40 left, 0 of 1 file",
+        "sync: 9 %, 90.0 MiB of 1000.0 MiB, 1.0 MiB/s, 15:10 left, 0 of 1 file",
     ]
 
 

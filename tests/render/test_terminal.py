@@ -13,6 +13,7 @@ from pathlib import Path
 import pyte
 import pytest
 
+from orchestrator.cli.mirrors import HEADER
 from orchestrator.demo.server import Origin
 from orchestrator.render.table import Column, elide, table
 from orchestrator.render.terminal import Screen, wants_colour
@@ -279,6 +280,22 @@ def test_tables_fit_the_terminal_and_pipes_get_the_full_text(
         piped = orch.run(command, "team.yaml").out
         assert "…" not in piped
         assert all(f"{model}/{number}.bin" in piped for number, model in enumerate(FILES))
+
+
+def test_the_table_of_mirrors_fits_forty_columns() -> None:
+    row = (
+        "https://mirror.example.org/weights/",
+        "prefix mirror",
+        "yes",
+        "31 ms",
+        "101.5M/s",
+        "yes",
+        "yes",
+        "-",
+        "never",
+        "",
+    )
+    assert max(map(cells, table(HEADER, [row], 40))) <= 40
 
 
 def _index_of_cell(text: str, cell: int) -> int:

@@ -270,6 +270,36 @@ def test_the_good_one_comes_first(context: Context, closed: str) -> None:
         assert [s.url for s in known.order(artifact(*small, size=5).sources)] == [small[n][0] for n in (3, 2, 1, 0)]
 
 
+def test_who_gives_other_bytes_than_most_is_asked_after_them(context: Context) -> None:
+    """The files differ in all but their beginning, as two versions of one model do."""
+    other = DATA[: 4 * MIB] + DATA[4 * MIB :][::-1]
+    with Origin(also=("127.0.0.2",)) as liar, Origin(rate=MIB) as slow, Origin() as good:
+        sources = (
+            (liar.serve("/x/f", other), Role.SITE),
+            (slow.serve("/y/f", DATA), Role.MIRROR),
+            (good.serve("/f", DATA), Role.ORIGIN),
+        )
+        large = artifact(*sources)
+        known = SourceStats(context)
+        known.ask([large], {})
+        assert [s.url for s in known.order(large.sources)] == [sources[n][0] for n in (2, 1, 0)]
+        first, *others = large.sources
+        assert [known.contradicted(first, each, large.sources) for each in others] == [large.key] * 2
+        assert not known.contradicted(*others, large.sources)
+        small = artifact(*((url.replace("/f", "/g"), role) for url, role in sources), name="g", size=5)
+        assert [known.contradicted(small.sources[0], each, small.sources) for each in small.sources[1:]] == [
+            large.key
+        ] * 2
+        # of two, nobody knows which is wrong; and two names of one host have one vote
+        again = (sources[0], (liar.at("127.0.0.2") + "/x/f", Role.MIRROR), sources[2])
+        for some in (again[::2], ((liar.url + "/x/f?1", Role.SITE), *again[::2])):
+            few = artifact(*some)
+            known = SourceStats(context)
+            known.ask([few], {})
+            assert known.contradicted(few.sources[0], few.sources[-1], few.sources)
+            assert not any(known.is_outvoted(source, few.sources) for source in few.sources)
+
+
 def test_small_files_ask_nobody(context: Context) -> None:
     with Origin() as served:
         url, other = served.serve("/f", DATA), served.serve("/g", DATA)

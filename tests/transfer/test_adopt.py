@@ -43,7 +43,7 @@ def ended_well(done: Done, place: Path) -> None:
     assert sorted(path.name for path in place.parent.iterdir()) == [place.name]
 
 
-@pytest.mark.parametrize("name", ["x.pth.part", "x.pth.incomplete", "weights.pth.partial"])
+@pytest.mark.parametrize("name", ["x.pth.part", "x.pth.incomplete", "weights.pth.partial", "weights.pth.crdownload"])
 def test_a_prefix_is_gone_on_with(orch: Orch, place: Path, name: str) -> None:
     (place.parent / name).write_bytes(DATA[:HALF])
     done = orch.sync()
@@ -100,14 +100,48 @@ def test_what_aria2c_left_with_its_state(orch: Orch, origin: Origin, place: Path
     assert done.summary["bytes_fetched"] <= len(DATA) - reused + MIB
 
 
-def test_a_wrong_one_is_thrown_out_and_nobody_is_blamed(orch: Orch, origin: Origin, place: Path) -> None:
+@pytest.mark.parametrize("backend", ["aria2c", "curl"])
+def test_a_wrong_one_is_downloaded_again_and_nobody_is_blamed(
+    orch: Orch, origin: Origin, place: Path, backend: str
+) -> None:
+    """What came after it is kept: the digest says in the end whether it was the wrong part."""
     place.with_name("x.pth.part").write_bytes(bytes(HALF))
-    done = orch.sync()
+    done = orch.sync("--backend", backend)
     ended_well(done, place)
     assert [e["source"] for e in done.named("mismatched")] and all(
         "an earlier run" in e["source"] for e in done.named("mismatched")
     )
-    assert len({e["source"] for e in done.named("started")}) == 1, "the only source was asked again, and gave all of it"
+    assert len({e["source"] for e in done.named("started")}) == 1, "the only source was asked again"
+    assert done.summary["bytes_fetched"] <= len(DATA) + MIB
+    (kept,) = orch.store.glob("quarantine/*/bytes")
+    assert kept.read_bytes()[:HALF] == bytes(HALF), "what the user had is in quarantine"
+    assert "it was here before, as an unfinished download" in orch.run("quarantine").out
+
+
+def test_a_source_with_wrong_bytes_behind_a_right_one_is_blamed(orch: Orch, origin: Origin, place: Path) -> None:
+    orch.models["x"]["mirrors"] = [origin.serve("/wrong.pth", DATA, wrong_at=len(DATA) - 1)]
+    place.with_name("x.pth.part").write_bytes(DATA[:HALF])
+    done = orch.sync("--backend", "curl")
+    ended_well(done, place)
+    blamed = [e["source"] for e in done.named("mismatched")]
+    assert blamed[-1].endswith("/wrong.pth"), blamed
+    assert len(blamed) == 2
+    assert origin.sent("/wrong.pth") <= len(DATA) + 3 * MIB, "the bytes that it sent are not asked for twice"
+
+
+@pytest.mark.parametrize("where", ["beside its place", "in the store"])
+def test_no_sample_is_taken_for_what_is_nearly_complete(
+    orch: Orch, origin: Origin, place: Path, tmp_path: Path, where: str
+) -> None:
+    """Which of two sources is faster would be found out by more bytes than are missing."""
+    orch.models["x"]["mirrors"] = [origin.serve("/mirror.pth", DATA)]
+    place.with_name("x.pth.part").write_bytes(DATA[:-MIB])
+    if where == "in the store":
+        assert orch.run("adopt", str(place.parent), "team.yaml").code == 0
+    done = orch.sync()
+    ended_well(done, place)
+    assert done.summary["bytes_reused"] > len(DATA) - 2 * MIB
+    assert origin.sent("/mirror.pth") + origin.sent("/v1/weights.pth") < MIB + MIB // 2
 
 
 def test_what_is_open_or_of_another_file_is_left_alone(orch: Orch, place: Path) -> None:

@@ -57,9 +57,13 @@ def machine(tmp_path: Path) -> Machine:
 def test_right_files_are_blobs_before_they_are_told_and_a_wrong_one_stays(machine: Machine, count: int) -> None:
     right = [machine.file(made(1000, n), made(1000, n), URL) for n in range(count)]
     wrong = machine.file(made(1000, 77), made(1000, 78), URL)
-    digests = check_files(machine.run, [*right, wrong])
-    assert digests == [*(file.artifact.sha256 for file in right), ""]
-    assert sorted(machine.blobs()) == sorted(digests[:-1])
+    *checked, (digest, found) = check_files(machine.run, [*right, wrong])
+    digests = [each.sha256 for each in checked]
+    assert digests == [file.artifact.sha256 for file in right]
+    assert digest == ""
+    assert found is not None
+    assert found.sha256 == sha256(made(1000, 78))
+    assert sorted(machine.blobs()) == sorted(digests)
     assert [(type(event), blobs) for event, blobs in machine.told] == [(Verified, count)] * count
     assert os.path.exists(wrong.path)
 

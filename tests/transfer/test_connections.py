@@ -21,6 +21,7 @@ from orchestrator.errors import Stopped
 from orchestrator.transfer.connections import ConnectionLimits, piece_bytes
 from orchestrator.transfer.machine import Machine
 from tests.orch import Done, Orch, made
+from tests.servers import require
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -29,13 +30,14 @@ GIB = 1 << 30
 @pytest.mark.parametrize(
     ("size", "connections", "round_trip_s", "expected"),
     [
-        (GIB, 16, 0.0005, (MIB, True)),
+        (GIB, 16, 0.0005, (4 * MIB, True)),
+        (100 * MIB, 16, 0.0005, (MIB, True)),
         (GIB, 16, 0.150, (16 * MIB, True)),  # 19.7 MiB wanted, capped by size / (4 x 16)
         (16 * GIB, 16, 0.150, (32 * MIB, True)),
         (256 * MIB, 16, 0.150, (4 * MIB, True)),
         (32 * MIB, 16, 0.150, (MIB, False)),  # the cap is below 1 MiB: nothing to stream
         (32 * MIB, 1, 0.150, (8 * MIB, True)),
-        (None, 16, 0.0, (MIB, True)),
+        (None, 16, 0.0, (4 * MIB, True)),
     ],
 )
 def test_piece_lengths(size: int | None, connections: int, round_trip_s: float, expected: tuple[int, bool]) -> None:
@@ -211,6 +213,17 @@ def test_all_files_of_a_process_make_room_together_and_take_more_when_they_are_a
             assert of_a == 8
 
 
+def test_no_byte_is_sent_twice_where_a_file_comes_in_pieces(tmp_path: Path) -> None:
+    """A program that asks for all that follows and hangs up at the end of its piece is sent much for nothing."""
+    require("aria2c")
+    orch = Orch(tmp_path)
+    content = made(48 * MIB)
+    with Origin(rate=16 * MIB) as origin:
+        orch.want("w", content, origin.serve("/w", content))
+        assert orch.run("sync", "team.yaml", "--connections", "8", "--backend", "aria2c").code == 0
+        assert 0 <= origin.sent("/w") - len(content) < 100_000
+
+
 def test_a_far_line_gets_longer_pieces(tmp_path: Path) -> None:
     orch = Orch(tmp_path)
     content = made(64 * MIB)
@@ -222,4 +235,4 @@ def test_a_far_line_gets_longer_pieces(tmp_path: Path) -> None:
     commands = [line for line in done.err.splitlines() if "--piece-length=" in line]
     near, far = sorted(int(c.split("--piece-length=")[1].split()[0]) for c in commands)
     assert far == 8 * MIB  # the most for two connections
-    assert near < far  # 1 MiB where the machine is idle
+    assert near < far  # 4 MiB where the machine is idle

@@ -42,8 +42,9 @@ def test_two_hosts_share_the_work(orch: Orch) -> None:
 
 @pytest.mark.parametrize("liar", ["first", "second"])
 def test_a_liar_among_them_is_named_and_left(orch: Orch, liar: str) -> None:
+    """One whose bad byte no sample shows: both are asked at once, and it is the mixed file that is found wrong."""
     with Origin(rate=RATE) as good, Origin(host="127.0.0.2", rate=RATE) as bad:
-        true, false = good.serve("/w", CONTENT), bad.serve("/w", CONTENT, wrong=True)
+        true, false = good.serve("/w", CONTENT), bad.serve("/w", CONTENT, wrong_at=0)
         first, second = (false, true) if liar == "first" else (true, false)
         place = orch.want("w", CONTENT, second, mirrors=[first])
         done = orch.sync()
@@ -51,8 +52,46 @@ def test_a_liar_among_them_is_named_and_left(orch: Orch, liar: str) -> None:
     assert place.read_bytes() == CONTENT
     named = [e["source"] for e in done.named("mismatched")]
     # Mixed bytes condemn nobody by themselves; whoever is tried alone afterwards shows what it gives.
-    assert named
     assert all(false in source for source in named)
+
+
+def test_two_that_gave_different_samples_never_meet_in_one_file(orch: Orch) -> None:
+    """Nobody knows which one is right; the one that is asked first is named as soon as it is done."""
+    with Origin(rate=RATE) as good, Origin(host="127.0.0.2", rate=RATE) as bad:
+        false = bad.serve("/w", CONTENT, wrong=True)
+        place = orch.want("w", CONTENT, good.serve("/w", CONTENT), mirrors=[false])
+        done = orch.sync()
+        begun = [(event["source"], event.get("also")) for event in done.named("started")]
+    assert place.read_bytes() == CONTENT
+    assert not any(also for _, also in begun)
+    assert [event["source"] for event in done.named("mismatched")] == [false] * (len(begun) - 1)
+    assert done.summary["bytes_fetched"] == len(begun) * len(CONTENT)
+    (told,) = [event["message"] for event in done.named("noticed")]
+    assert "gives other bytes of w/w than" in told
+
+
+def test_one_that_gave_another_sample_than_the_others_is_asked_last(orch: Orch) -> None:
+    with Origin(rate=RATE, also=("127.0.0.3",)) as good, Origin(host="127.0.0.2", rate=RATE) as bad:
+        url = good.serve("/w", CONTENT)
+        mirrors = [bad.serve("/w", CONTENT, wrong=True), url.replace("127.0.0.1", "127.0.0.3")]
+        place = orch.want("w", CONTENT, url, mirrors=mirrors)
+        done = orch.sync()
+        assert bad.sent("/w") < 8 * MIB
+    assert place.read_bytes() == CONTENT
+    assert done.summary["bytes_fetched"] == len(CONTENT)
+    (told,) = [event["message"] for event in done.named("noticed")]
+    assert told.startswith("http://127.0.0.2:")
+    assert "and is asked last" in told
+
+
+def test_a_half_is_not_completed_by_one_that_gave_another_sample(orch: Orch) -> None:
+    half = len(CONTENT) // 2
+    with Origin() as good, Origin(host="127.0.0.2") as bad:
+        false = bad.serve("/w", CONTENT, wrong=True, cut_after=half, cut_times=1)
+        place = orch.want("w", CONTENT, good.serve("/w", CONTENT), mirrors=[false])
+        done = orch.sync("--backend", "curl")
+    assert place.read_bytes() == CONTENT
+    assert not done.named("mismatched")
 
 
 def test_one_that_is_much_slower_does_not_join(orch: Orch) -> None:

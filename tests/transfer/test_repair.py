@@ -144,11 +144,11 @@ def test_a_source_with_one_bad_byte_costs_one_piece(team: Team) -> None:
 
 def test_it_is_plain_whose_the_bad_piece_is(team: Team) -> None:
     """One gave the first half, with a bad byte in it, the other the rest: the other is asked for the bad piece."""
-    with Origin(delay_s=0.2) as lying, Origin(delay_s=0.2, rate=SECOND) as good:  # so far that pieces are of 4 MiB
-        asked = 2 + 16 // 4  # what the run wants to know of it, and the first half
+    with Origin(delay_s=0.2) as lying, Origin(delay_s=0.2, rate=SECOND) as good:  # pieces are of 2 MiB
+        asked = 2 + 16 // 2  # what the run wants to know of it, and the first half
         bad = lying.serve("/w.bin", CONTENT, wrong_at=BAD_AT, status=500, status_after=asked)
         place = team.want_pieces("w", CONTENT, good.serve("/w.bin", CONTENT), mirrors=[bad])
-        done = team.sync("--connections", "1")
+        done = team.sync("--connections", "2")
         assert done.code == 0, done.out
         assert place.read_bytes() == CONTENT
         assert lying.sent("/w.bin") <= 17 * MIB + 99

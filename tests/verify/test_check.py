@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import NoBackendError, Stopped
+from orchestrator.executables import Executables
 from orchestrator.verify import check, tools
 from orchestrator.verify.check import digest
 from tests.servers import require
@@ -292,6 +293,15 @@ def test_a_large_file_is_read_by_the_fastest_tool_that_passes(context, tmp_path)
     assert check.check_one(alone, tool, SHA, str(tmp_path / "f")) == check.Verdict("good", SHA)
     assert check.check_one(alone, tool, "0" * 64, str(tmp_path / "f")) == check.Verdict("wrong", SHA)
     assert check.check_one(alone, tool, SHA, str(tmp_path / "none")).word == "unknown"
+
+
+@pytest.mark.parametrize(("rate", "name"), [(1.9e9, "hashlib"), (2.1e9, "openssl")])
+def test_hashlib_is_taken_before_a_tool_that_is_not_twice_as_fast(context, rate, name):
+    require("openssl")
+    known = {tool.path: 1e9 for tool in tools.installed(context) if tool.path}
+    openssl = next(tool.path for tool in tools.installed(context) if tool.kind is tools.OPENSSL)
+    Executables(context.state).add(tools._RATE, {**known, openssl: rate})
+    assert tools.best_for_large(context).kind.name == name
 
 
 @pytest.mark.parametrize("name", ["openssl", "rhash"])
