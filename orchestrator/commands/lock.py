@@ -171,7 +171,7 @@ class _Locking:
         urls = [url for each in mirrors if each.origin == dict(workspace.HUBS)[variable] for url in each.urls]
         if not urls or self._context.environ.get(variable):
             return error
-        hint = f"check network and proxy; or, if the mirror may say the checksums too: `{variable}={urls[0]} orch lock`"
+        hint = f"check the network and the proxy; or, to trust its mirror's checksums: `{variable}={urls[0]} orch lock`"
         return TransferError(error.message, hint, error.fault, code=error.code)
 
     def _aim(self, item: LockItem, known: LockedModel | None) -> None:

@@ -250,18 +250,6 @@ def test_shards_and_headers(orch: Orch) -> None:
     assert "(missing)" not in done.err
 
 
-def test_a_hub_out_of_reach_names_the_mirror_that_could_be_asked(orch: Orch) -> None:
-    """It is not asked by itself: what it said of checksums would be believed."""
-    with Origin() as origin:
-        orch.top["mirrors"] = [{"origin": "https://huggingface.co/", "urls": [origin.url]}]
-        orch.models["m"] = {"repo": "hf:org/name", "to": "m/"}
-        orch.environ["https_proxy"] = "http://127.0.0.1:9"
-        done = orch.run("lock", "team.yaml", timeout_s=60)
-        assert not origin.log
-        assert done.code == 5
-        assert f"may say the checksums too: `HF_ENDPOINT={origin.url}/ orch lock team.yaml`" in done.err
-
-
 def test_a_first_download_is_told_once_with_what_comes_next(orch: Orch) -> None:
     with Origin() as origin:
         want(orch, "a", b"one", origin.serve("/a.bin", b"one"))

@@ -228,7 +228,7 @@ def test_where_a_mirror_of_a_dead_hub_is_named_lock_says_how_to_ask_it(hub: Hub,
         (config / "orch.yaml").write_text(json.dumps(rule))
     done = orch.run("lock", "team.yaml")
     assert done.code == 5
-    assert f"`export HF_ENDPOINT={hub.url}/`" in done.err
+    assert f"to trust its mirror's checksums: `HF_ENDPOINT={hub.url}/ orch lock team.yaml`" in done.err
     orch.environ["HF_ENDPOINT"] = hub.url
     assert orch.run("lock", "team.yaml").code == 0
 
