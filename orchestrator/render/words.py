@@ -236,9 +236,15 @@ def heartbeat(totals: Totals) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Write a time span as `4:40` or `1:02:03`."""
+    """Write a time span in at most seven characters: `4:40`, `1:02:03`, `12h 05m`, `4d 07h`, `123d`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 2400:
+        return f"{hours // 24}d"
+    if hours >= 100:
+        return f"{hours // 24}d {hours % 24:02}h"
+    if hours >= 10:
+        return f"{hours}h {minutes:02}m"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.demo.server import Origin
 from orchestrator.errors import ExitCode
-from tests.orch import Orch, made
+from tests.orch import Orch, made, sha256
 
 A, B, C = made(4000, 1), made(90_000, 2), made(4000, 3)
 
@@ -45,6 +45,14 @@ def states(orch: Orch, *words: str) -> dict[str, tuple[object, ...]]:
     assert done.code == 0, done.out
     keys = ("files", "present", "size_bytes", "state")
     return {row["model"]: tuple(row[key] for key in keys) for row in done.named("model")}
+
+
+def test_an_installed_file_has_a_size_also_where_the_manifest_names_none(orch: Orch) -> None:
+    pinned = orch.manifest.read_text().replace("    for: torch\n", f"    sha256: {sha256(A)}\n")
+    orch.manifest.write_text(pinned)
+    assert states(orch)["resnet"] == (1, 0, None, "absent")
+    assert orch.run("sync", "--only", "resnet").code == 0
+    assert states(orch)["resnet"] == (1, 1, len(A), "present")
 
 
 def test_the_models_with_their_state(orch: Orch) -> None:

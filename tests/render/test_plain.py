@@ -14,7 +14,7 @@ from orchestrator import events
 from orchestrator.errors import StoreError
 from orchestrator.render.bars import Bars
 from orchestrator.render.plain import Lines
-from orchestrator.render.words import line
+from orchestrator.render.words import clock, line
 from tests.orch import Orch
 
 WRONG = events.Warned("evil.example", "checksum mismatch from http://evil.example/a", urgent=True)
@@ -136,3 +136,8 @@ def test_a_name_with_a_line_break_makes_no_line_of_its_own(event: events.Event) 
     assert told is not None
     assert len(told.splitlines()) == 1
     assert r"w\nerror: forged" in told
+
+
+def test_a_time_left_fits_its_cell_however_long_it_is() -> None:
+    spans = (280, 3723, 43_500, 360_000, 8_640_000, 86_400_000)
+    assert [clock(span) for span in spans] == ["4:40", "1:02:03", "12h 05m", "4d 04h", "100d", "1000d"]
