@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 _SLOW = ("--rate", str(MIB), "--host", "127.0.0.3")
 _ALLOWED = 2
 _BAD = (
-    # what the lying mirror sends, its flag, must and goal
-    ("an HTML page", "--html", 0.3, 0.2),
-    ("wrong bytes", "--wrong", 1.2, None),
+    # what the lying mirror sends, its flags, must and goal
+    ("an HTML page", ("--html",), 0.3, 0.2),
+    ("wrong bytes", ("--wrong",), 1.2, None),
+    ("one wrong byte", ("--wrong-at", str(MIB)), None, None),  # which no sample shows: the digest alone does
 )
 
 
@@ -52,7 +53,7 @@ def two(bench: Bench) -> None:
 
 
 def bad_ones_first(bench: Bench) -> None:
-    """P8: a dead, a lying and a slow mirror; the lying one in two ways."""
+    """P8: a dead, a lying and a slow mirror; the lying one in three ways."""
     corpus = _file(bench)
     with ExitStack() as stack:
         start = stack.enter_context
@@ -60,7 +61,7 @@ def bad_ones_first(bench: Bench) -> None:
         slow = start(origin(corpus.folder, *_SLOW))
         contestants = [orch.sync(corpus, good.url, name="orch, the good one alone")]
         for name, lie, _, _ in _BAD:
-            liar = start(origin(corpus.folder, *NEAR, "--host", "127.0.0.2", lie))
+            liar = start(origin(corpus.folder, *NEAR, "--host", "127.0.0.2", *lie))
             mirrors = [dead.url, liar.url, slow.url]
             contestants.append(orch.sync(corpus, good.url, name=f"orch, {name}", mirrors=mirrors))
         took = bench.contest("P8", contestants)
