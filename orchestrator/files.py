@@ -427,10 +427,24 @@ def store_error(error: OSError, path: str) -> StoreError:
         in_the_way = str(error.filename or path)
         while not os.path.lexists(in_the_way) and in_the_way != os.path.dirname(in_the_way):
             in_the_way = os.path.dirname(in_the_way)
-        bits = "g+rwx" if os.path.isdir(in_the_way) else "g+rw"
-        hint = f"ask its owner to run `chmod {bits} {in_the_way}`, or choose a store that you can write: --store DIR"
+        if os.path.lexists(path) or _is_in_store(in_the_way):
+            bits = "g+rwx" if os.path.isdir(in_the_way) else "g+rw"
+            hint = (
+                f"ask its owner to run `chmod {bits} {in_the_way}`, or choose a store that you can write: --store DIR"
+            )
+        else:  # it cannot be made: the folder above is another user's home, or the root of all
+            hint = "choose a store that you can write (--store DIR, or ORCH_STORE), or set HOME to a folder of yours"
     message = f"store: {error.filename or path}: {reason(error)}"
     return StoreError(message, hint, of_one_file=error.errno not in _OF_ALL)
+
+
+def _is_in_store(path: str) -> bool:
+    """Whether a file or folder is in a store, by the tag at the store's top, at most three levels above."""
+    for _ in range(3):
+        if os.path.lexists(f"{path}/CACHEDIR.TAG"):
+            return True
+        path = os.path.dirname(path)
+    return False
 
 
 def place_error(error: OSError, path: str) -> PlacementError:

@@ -181,3 +181,14 @@ def test_each_errno_says_what_to_type_next(number: int, hint: str) -> None:
     assert int(files.store_error(error, "/x").exit_code) == 8
     assert hint in files.place_error(error, "/x/y").hint
     assert int(files.place_error(error, "/x/y").exit_code) == 7
+
+
+def test_who_may_not_make_a_store_is_told_to_choose_one(tmp_path: Path) -> None:
+    """`HOME=/nonexistent`, as system users have it, was told to ask for `chmod g+rwx /`."""
+    missing, store = tmp_path / "other/.cache/orch", tmp_path / "store"
+    assert "HOME" in files.store_error(PermissionError(errno.EACCES, "", str(missing)), str(missing)).hint
+    (store / "partial").mkdir(parents=True)
+    refused = PermissionError(errno.EACCES, "", str(store / "partial/sha256-aa"))
+    assert f"chmod g+rwx {store}/partial" in files.store_error(refused, str(store)).hint
+    (store / "CACHEDIR.TAG").touch()
+    assert f"chmod g+rwx {store}/partial" in files.store_error(refused, str(store / "partial/sha256-aa")).hint
