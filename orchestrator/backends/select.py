@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 SMALL_BYTES = 4 << 20  # below this a second connection gains nothing, and curl starts quickest
 _ONE_ORDER = ("curl", "aria2c", "wget", "axel")  # where one connection is enough
 _BUNDLE_ORDER = ("curl", "aria2c")  # 2,000 files of 64 KiB: 1.1 against 1.7 s
+# curl 7 reads the first MiBs of each file at full speed, whatever its limit: 5 MiB at 500 KiB/s took 0.3 s by curl
+# 7.88, 10.5 s by wget and 12.3 s by aria2c.
+_RATE_ORDER = ("aria2c", "curl")
 _SCHEME_TRAITS = {"http": Trait.HTTP, "https": Trait.HTTP, "ftp": Trait.FTP, "rsync": Trait.RSYNC, "file": Trait.FILE}
 
 
@@ -76,7 +79,9 @@ def rank(
             processor time than aria2c's many, 1.5 against 2.0 s for 1 GiB by https, 1.2 against 1.5 s by http.
     """
     small = is_small(size)
-    order = {name: place for place, name in enumerate(_ONE_ORDER)} if small or is_open else {}
+    order = (
+        {name: place for place, name in enumerate(_ONE_ORDER)} if (small or is_open) and not requirements.rate else {}
+    )
     choices = []
     for place, backend in enumerate(BACKENDS):
         obstacle = _obstacle(backend, installed, requirements)
@@ -90,7 +95,7 @@ def rank(
 def for_bundle(installed: Collection[str], requirements: Requirements) -> Backend | None:
     """The best backend for many small files of one host in one process; None where there is none."""
     many = [b for b in BACKENDS if Trait.BUNDLE in b.TRAITS and not _obstacle(b, installed, requirements)]
-    order = {name: place for place, name in enumerate(_BUNDLE_ORDER)}
+    order = {name: place for place, name in enumerate(_RATE_ORDER if requirements.rate else _BUNDLE_ORDER)}
     return min(many, key=lambda backend: order.get(backend.NAME, len(order)), default=None)
 
 

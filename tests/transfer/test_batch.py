@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from orchestrator.backends import aria2c, curl
-from orchestrator.backends.select import Requirements, for_bundle
+from orchestrator.backends.select import Requirements, for_bundle, rank
 from orchestrator.context import Context
 from orchestrator.demo.server import Origin
 from orchestrator.engine import disk_space, scheduler
@@ -559,11 +559,21 @@ def test_what_lies_in_bundles_is_not_asked_of_the_disk_again(tmp_path: Path) -> 
         ("axel wget", Requirements("http"), None),
         ("aria2c curl", Requirements("https", "socks5h", private_ca=True), curl),
         ("aria2c", Requirements("http", "socks5h"), None),
+        ("aria2c curl", Requirements("https", rate=True), aria2c),  # curl 7 lets the first MiBs through unlimited
+        ("curl", Requirements("https", rate=True), curl),
         ("aria2c curl", Requirements("rsync"), None),
     ],
 )
 def test_who_serves_a_bundle(installed: str, line: Requirements, best: object) -> None:
     assert for_bundle(installed.split(), line) is best
+
+
+@pytest.mark.parametrize("size", [5000, 1 << 30])
+def test_under_a_limit_curl_is_not_the_first(size: int) -> None:
+    """Of 5 MiB at 500 KiB/s curl 7.88 read all within 0.3 s; without a limit it is the first for both."""
+    for rate, best in ((True, "aria2c"), (False, "curl")):
+        line = Requirements("http", rate=rate)
+        assert best == rank({"aria2c", "curl", "wget"}, size, line, is_open=True)[0].backend.NAME
 
 
 def test_what_goes_together(tmp_path: Path) -> None:
