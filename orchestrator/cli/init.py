@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,6 +32,8 @@ def command(folder: str, **words: Any) -> int:
 
     Exit codes: 0 written, 3 a manifest is there already, 7 it cannot be written.
     """
+    if folder.endswith((".yaml", ".yml")) and not os.path.isdir(folder):
+        raise click.UsageError(f"DIR is a folder, not a manifest: `orch add URL {shlex.quote(folder)}` makes that one")
     context = context_with_signals()
     sink = listing(context, words)
 

@@ -71,6 +71,13 @@ def test_nothing_that_is_there_is_changed(bare: Orch) -> None:
     assert [path.name for path in (bare.folder / "flat").iterdir()] == ["team.yaml"]
 
 
+def test_a_manifest_is_not_taken_for_a_folder(bare: Orch) -> None:
+    done = bare.run("init", "team.yaml")
+    assert done.code == ExitCode.USAGE
+    assert "`orch add URL team.yaml`" in done.err
+    assert not bare.manifest.exists()
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
