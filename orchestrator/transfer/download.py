@@ -1107,7 +1107,7 @@ class Download:
             self._receipt.sha256 = sha256
             return None
         kept = self._keep_good_pieces(file, backend, source)
-        if kept is None and self._keep_what_came(file):
+        if kept is None and self._keep_what_came(file, found):
             return ()
         attempts = kept if kept is not None else (Attempt(backend, source, self._quarantine(found)),)
         self._condemn(attempts)
@@ -1171,7 +1171,7 @@ class Download:
                 return ()
         return repair.piece_faults(damage, found, backend, source)
 
-    def _keep_what_came(self, file: check.FinishedFile) -> bool:
+    def _keep_what_came(self, file: check.FinishedFile, found: Digests | None) -> bool:
         """Of a wrong file keep what came in this run, where another program had begun it: its bytes are missing again.
 
         Once: what is wrong then was given by a source. Gives whether it is done; not for what is not worth it.
@@ -1183,7 +1183,7 @@ class Download:
         if length - total(doubted) < TOLD_BYTES:
             return False
         try:
-            repair.keep_what_came(self._run, file, self._partial, doubted)
+            repair.keep_what_came(self._run, file, self._partial, doubted, found.sha256 if found is not None else "")
         except StoreError:  # no room for a second copy of them: all of it is moved to quarantine
             return False
         self._count_reused()

@@ -196,14 +196,23 @@ def keep_good_pieces(run: RunContext, file: FinishedFile, partial: Partial, dama
     request_pieces(partial, damage)
 
 
-def keep_what_came(run: RunContext, file: FinishedFile, partial: Partial, doubted: tuple[Range, ...]) -> None:
+def keep_what_came(
+    run: RunContext, file: FinishedFile, partial: Partial, doubted: tuple[Range, ...], sha256: str
+) -> None:
     """Send the doubted ranges of a wrong file to quarantine, and ask for just them again.
+
+    Args:
+        run: for the stop, the store and the events.
+        file: the wrong file.
+        partial: where it is.
+        doubted: the ranges that no source of this run gave.
+        sha256: that of the whole file, "" where it is not known yet: it is read then.
 
     Raises:
         OSError, StoreError: the disk said no.
         Stopped: a stop was asked for.
     """
-    found = check.digest(file.path, run.context.stop)
+    found = sha256 or check.digest(file.path, run.context.stop)
     where = " ".join(f"{at}-{end}" for at, end in doubted)
     why = "it was here before, as an unfinished download; the whole file had a wrong checksum"
     note = {**file.quarantine_note, "source": EARLIER_RUN, "bad": where, "why": why}
