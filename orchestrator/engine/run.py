@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from orchestrator.transfer.run_context import RunContext
 
 
+# States of a place that is read before anything is downloaded for it.
+_IS_READ = MAY_BE_RIGHT | {State.MODIFIED}
 # States of a place that may have all bytes that are wanted, or nearly all: so few are left that no sample is worth it.
-_MAY_BE_HERE = MAY_BE_RIGHT | {State.MODIFIED, State.WRONG}
+_MAY_BE_HERE = _IS_READ | {State.WRONG}
 
 
 def sync(run: RunContext, wanted: Sequence[Wanted], unresolved: Sequence[Unresolved] = ()) -> Summary:
@@ -146,7 +148,7 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
             states = {state for file_state in same for _, state in file_state.states}
             if not _MAY_BE_HERE.isdisjoint(states):
                 here.add(artifact.key)
-            if not (MAY_BE_RIGHT | {State.MODIFIED}).isdisjoint(states):
+            if not _IS_READ.isdisjoint(states):
                 to_read.append(allowed.size or 0)
     programs = _programs(run) if fetching and not run.options.offline else None  # they answer while we import the rest
 
