@@ -150,7 +150,10 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
                 here.add(artifact.key)
             if not _IS_READ.isdisjoint(states):
                 to_read.append(allowed.size or 0)
-    programs = _programs(run) if fetching and not run.options.offline else None  # they answer while we import the rest
+    programs = known = None
+    if fetching and not run.options.offline:  # programs and sources answer while we import the rest
+        programs = _programs(run)
+        known = None if run.peers else _begin_asking(run, fetching, here)
 
     from orchestrator.engine import disk_space
     from orchestrator.engine.scheduler import Scheduler
@@ -161,7 +164,7 @@ def _plan_work(run: RunContext, todo: list[FileState]) -> Scheduler:
         run, fetching = _with_peers(run, fetching)
         found = {artifact.key: artifact for artifact in fetching}
         groups = [(found.get(artifact.key, artifact), same) for artifact, same in groups]
-    run = prepare(run, fetching, here, programs)
+    run = prepare(run, fetching, here, programs, known)
     size = sum(artifact.size or 0 for artifact in fetching)
     run.emit(events.Planned(len(run.counts.wanted), len(fetching), size, len(to_read), sum(to_read)))
     return Scheduler(run, groups, _LatePreparation(run))
@@ -261,6 +264,18 @@ def _ask(run: RunContext, fetching: Sequence[Artifact], here: Collection[str]) -
     return known
 
 
+def _begin_asking(run: RunContext, fetching: Sequence[Artifact], here: Collection[str]) -> BackgroundCall[SourceStats]:
+    from importlib import import_module
+
+    from orchestrator.engine.background import BackgroundCall
+    from orchestrator.transfer.adopt import SMALL_BYTES
+
+    sizes = [artifact.size or 0 for artifact in fetching]
+    if max(sizes) > SMALL_BYTES or 0 in sizes:  # what goes in batches is asked for by its program alone
+        BackgroundCall(import_module, "orchestrator.sources.http")  # it takes 30 ms to import, and waits well too
+    return BackgroundCall(_ask, run, fetching, here)
+
+
 def _is_nearly_here(store: Store, artifact: Artifact) -> bool:
     """Whether so little of a large file is missing that comparing its sources takes longer than its download."""
     from orchestrator.engine.disk_space import partial_bytes
@@ -286,6 +301,7 @@ def prepare(
     fetching: Sequence[Artifact],
     here: Collection[str] = (),
     programs: BackgroundCall[dict[str, Program]] | None = None,
+    known: BackgroundCall[SourceStats] | None = None,
 ) -> RunContext:
     """Find programs and judge, where anything has to be fetched.
 
@@ -294,6 +310,7 @@ def prepare(
         fetching: what is not in the store.
         here: the keys of what may be found on this machine all the same, whole or but for some bad pieces.
         programs: finds them already; None: they are looked for now.
+        known: asks the sources already; None: they are asked now.
 
     Raises:
         NoBackendError: none is usable, or the one asked for (--backend) is not; no sha256sum.
@@ -301,10 +318,7 @@ def prepare(
     options, context = run.options, run.context
     if options.offline or not fetching:
         return run
-    from importlib import import_module
-
     from orchestrator.engine.background import BackgroundCall
-    from orchestrator.engine.scheduler import SMALL_BYTES
     from orchestrator.sources.auth import withheld
     from orchestrator.transfer.connections import ConnectionLimits
     from orchestrator.transfer.machine import Machine
@@ -319,12 +333,10 @@ def prepare(
     best = (
         BackgroundCall(tools.best_for_large, context) if is_large else None
     )  # the first download does not wait for it
-    known = BackgroundCall(_ask, run, fetching, here)
-    if max(sizes) > SMALL_BYTES or 0 in sizes:  # what goes in batches is asked for by its program alone
-        BackgroundCall(import_module, "orchestrator.sources.http")  # its HTTP client takes 55 ms, and waits well too
+    asking = known or _begin_asking(run, fetching, here)
     machine = Machine(f"{context.state}/in-use")
     found = (programs or _programs(run)).result(context.stop)
-    asked = known.result(context.stop)
+    asked = asking.result(context.stop)
     for source, message in asked.unanswered():
         run.emit(events.Unanswered(source, message))
     return replace(

@@ -25,7 +25,7 @@ from orchestrator.sources.host_health import HostsUnavailableError
 from orchestrator.sources.route import Routes, proxies_of
 from orchestrator.store import blobs, partials, records
 from orchestrator.summary import interrupted
-from orchestrator.transfer.adopt import adopt
+from orchestrator.transfer.adopt import SMALL_BYTES, adopt
 from orchestrator.transfer.batch import BatchItem, fetch_batch
 from orchestrator.transfer.copy_up import bring_up, prove
 from orchestrator.transfer.download import Receipt, fetch
@@ -417,7 +417,6 @@ def _fetch(inspection: Inspection, receipt: Receipt, prepare: Prepare) -> None:
     inspection.artifact = msgspec.structs.replace(artifact, sha256=receipt.sha256)
 
 
-SMALL_BYTES = 1 << 20  # above it a file is worth a process, and a look at what is kept of it
 MOST_FILES = 512  # some at a time, so that one batch's check and commit run beside another's download
 WORTH_ANOTHER = 8  # so many leftovers of one host make a batch again
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".part", ".incomplete", ".partial", ".crdownload", ".download")
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ELOOP)  # the folder or the file forbids it
 _DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
-SMALL_BYTES = 1 << 20  # is fetched in less time than it takes to look around
+SMALL_BYTES = 1 << 20  # above it a file is worth a process, and a look at what is kept of it
 
 
 class Find(NamedTuple):
