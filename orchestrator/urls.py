@@ -91,6 +91,32 @@ def normal(url: str) -> str:
     return f"{scheme}://{where}{_folded('/' + _encoded(path))}{asks}{_encoded(query, '?')}"
 
 
+def joined(url: str, location: str) -> str:
+    """Resolve the Location of a redirect (RFC 3986, 5.2) without its fragment, as percent-encoded ASCII.
+
+    A URL of another scheme than http and https comes back as it is. What `normal` refuses stays: a server may sign the
+    URL that it leads to, or put a login into it.
+
+    Raises:
+        UrlError: it is no URL.
+    """
+    from urllib.parse import urljoin
+
+    try:
+        new = urljoin(url, location)
+    except ValueError:
+        raise UrlError("the address is not a URL") from None
+    scheme, _, rest = new.partition("://")
+    scheme = scheme.lower()
+    if scheme not in ("http", "https"):
+        return new
+    rest, asks, query = rest.partition("#")[0].partition("?")
+    authority, _, path = rest.partition("/")
+    login, at, host = authority.rpartition("@")
+    where = f"{_encoded(login)}{at}{_authority(scheme, host)}"
+    return f"{scheme}://{where}{_folded('/' + _encoded(path))}{asks}{_encoded(query, '?')}"
+
+
 def _meant(text: str) -> str:
     """What may be meant by a text without a scheme, to be added to a message: nothing that could hold a secret."""
     if text.startswith("/") and text.isprintable():

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import Stopped, TransferError
 from orchestrator.formats.bounded import MOST_VALUES, has_too_many_values
-from orchestrator.sources.http import time_limit
+from orchestrator.sources.client import TimeLimit
 from orchestrator.sources.redirects import ForbiddenError, check_program_url
 from orchestrator.text import shown
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Mapping
 
 BODY_BYTES = 64 << 20
 TOTAL_BYTES = 256 << 20  # of all answers about one repository
@@ -71,9 +72,14 @@ class HubTransport:
         self._judge(request)
         request.headers["Accept-Encoding"] = "identity"
         try:
-            with time_limit(ANSWER_S, self._stop) as trace:
+            with TimeLimit(ANSWER_S, self._stop) as limit:
+
+                def trace(name: str, about: Mapping[str, Any]) -> None:
+                    if name.endswith(("connect_tcp.complete", "start_tls.complete")):
+                        limit.watch(about["return_value"].get_extra_info("socket"))
+
                 if self._stream is not None:
-                    trace("again.connect_tcp.complete", {"return_value": self._stream})
+                    limit.watch(self._stream.get_extra_info("socket"))
                 request.extensions = {**request.extensions, "trace": trace}
                 answer = self._inner.handle_request(request)
                 self._stream = answer.extensions.get("network_stream")

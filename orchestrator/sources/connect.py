@@ -18,40 +18,12 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    import httpx2
+    from collections.abc import Callable, Sequence
 
 STAGGER_S = 0.25  # RFC 8305, section 5: the delay between two connection attempts
 STOP_S = 0.1  # how often the stop is checked
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
-
-
-def client(
-    *, ca: str, proxy: str | None, timeout_s: float, stop: threading.Event | None = None
-) -> tuple[httpx2.Client, Racing]:
-    """Make an HTTP client that reads no environment variables and no files but `ca`.
-
-    Args:
-        ca: path of a PEM bundle.
-        proxy: URL of a proxy; None for a direct connection.
-        timeout_s: between two bytes; `http.time_limit` bounds the whole.
-        stop: ends a connection attempt once it is set.
-
-    Returns:
-        The client, and the object that makes its connections.
-
-    Raises:
-        ImportError: the proxy's scheme needs a package that is not installed.
-        ValueError: the proxy is no URL.
-    """
-    import httpx2
-
-    transport = httpx2.HTTPTransport(verify=trust(ca), proxy=proxy, trust_env=False)
-    racing = Racing(stop)
-    transport._pool._network_backend = racing.backend()  # httpx2 has no parameter for it; a test checks that this works
-    return httpx2.Client(transport=transport, trust_env=False, timeout=timeout_s), racing
 
 
 @lru_cache(maxsize=8)
@@ -71,34 +43,6 @@ class Racing:
         self.ipv4_only = False
         self.judge: Callable[[Sequence[str]], None] | None = None
         self._stop = stop or threading.Event()
-
-    def backend(self) -> Any:
-        """The network backend, as httpcore2 wants it, that connects this way."""
-        import httpcore2
-        from httpcore2._backends.sync import SyncBackend, SyncStream
-
-        racing = self
-
-        class Backend(SyncBackend):
-            def connect_tcp(
-                self,
-                host: str,
-                port: int,
-                timeout: float | None = None,
-                local_address: str | None = None,  # noqa: ARG002
-                socket_options: Iterable[Any] | None = None,
-            ) -> Any:
-                try:
-                    sock = racing.connect(host, port, 60.0 if timeout is None else timeout)
-                except TimeoutError as error:
-                    raise httpcore2.ConnectTimeout(str(error)) from error
-                except (OSError, UnicodeError) as error:
-                    raise httpcore2.ConnectError(str(error)) from error
-                for option in socket_options or ():
-                    sock.setsockopt(*option)
-                return SyncStream(sock)
-
-        return Backend()
 
     def connect(self, host: str, port: int, timeout_s: float) -> socket.socket:
         """Connect to whichever address of `host` answers first.

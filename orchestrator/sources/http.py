@@ -6,19 +6,16 @@ import errno
 import re
 import socket
 import ssl
-import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from http.client import HTTPException, RemoteDisconnected
+from typing import TYPE_CHECKING
 
-import httpx2
-
-from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind, from_status
 from orchestrator.formats.wrong_file import EMPTY_HINT, HEAD_BYTES, OTHER_VERSION_HINT, ExpectedFile, WrongFile, page
-from orchestrator.sources.connect import STOP_S, client
+from orchestrator.sources.client import ERRORS, Client, TimeLimit
 from orchestrator.sources.redirects import (
     MAX_REDIRECTS,
     ForbiddenError,
@@ -32,8 +29,11 @@ from orchestrator.sources.redirects import (
 from orchestrator.urls import ends_in_s, host_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    import threading
+    from collections.abc import Callable, Mapping, Sequence
+    from http.cookiejar import CookieJar
 
+    from orchestrator.sources.client import Answer
     from orchestrator.sources.route import Route
 
 
@@ -127,32 +127,23 @@ def ask_source(
     headers = {"Range": f"bytes={at}-{at}", "Accept-Encoding": "identity", "User-Agent": user_agent}
     host = host_of(source or url)
     try:
-        judge = _Judge(source or url, proxied=proxy is not None)
+        judge, jar = _Judge(source or url, proxied=proxy is not None), _Cookies()
         if source or proxy is not None:
             judge.from_here = begins_here(source or url, proxied=proxy is not None, stop=stop)
-        session, racing = client(ca=ca, proxy=proxy, timeout_s=timeout_s, stop=stop)
-        racing.judge = judge.addresses
-        with time_limit(timeout_s, stop) as trace, session:
+        with TimeLimit(timeout_s, stop) as limit:
+            session = Client(ca=ca, proxy=proxy, timeout_s=timeout_s, limit=limit, stop=stop)
+            session.racing.judge = judge.addresses
             for _ in range(MAX_REDIRECTS + 1):
                 judge.url(url)
                 if not may_ask(url):
                     return Fault(Kind.BUSY, "asked often enough")
-                sent = [time.monotonic()]
-
-                def note(name: str, about: Mapping[str, Any], sent: list[float] = sent) -> None:
-                    trace(name, about)
-                    if name.endswith("send_request_headers.complete"):
-                        sent[0] = time.monotonic()  # a round trip begins here: the connection and TLS are up
-
                 token_header = (
                     {"Authorization": f"Bearer {bearer}"} if bearer is not None and host_of(url) == host else {}
                 )
-                with session.stream(
-                    "GET", url, headers={**headers, **token_header}, follow_redirects=False, extensions={"trace": note}
-                ) as response:
-                    round_trip_s = time.monotonic() - sent[0]
-                    status, reply = response.status_code, dict(response.headers)
-                    cookies = str(response.request.headers.get("cookie", ""))
+                cookies = jar.header(url)
+                with session.get(url, {**headers, **cookies, **token_header}) as got:
+                    round_trip_s, status, reply = got.round_trip_s, got.status, got.headers
+                    jar.learn(url, got)
                 if status in (301, 302, 303, 307, 308) and "location" in reply:
                     target = follow(url, reply["location"])
                     if isinstance(target, Fault):
@@ -169,15 +160,15 @@ def ask_source(
                 return replace(
                     answer,
                     ends_in_s=_holds_s(url, reply),
-                    ipv4_only=racing.ipv4_only,
+                    ipv4_only=session.racing.ipv4_only,
                     bare=bare,
-                    cookies=cookies if "=" in cookies else "",  # without one curl would take it for a file's name
+                    cookies=cookies.get("Cookie", ""),
                 )
     except ForbiddenError as error:
         return Fault(Kind.REFUSED, str(error))
     except ImportError:
         return Fault(Kind.NETWORK, f"cannot use this proxy: {(proxy or '').partition(':')[0]}")
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # ValueError: names and numbers
+    except ERRORS as error:
         return _explain(error)
     return Fault(Kind.REFUSED, f"more than {MAX_REDIRECTS} redirects")
 
@@ -212,6 +203,34 @@ class _Judge:
         refuse(addresses, redirected=self._redirected, from_here=self.from_here)
 
 
+class _Cookies:
+    """The cookies that one chain of redirects set. http.cookiejar is imported for the few that set some."""
+
+    def __init__(self) -> None:
+        self._jar: CookieJar | None = None
+
+    def learn(self, url: str, answer: Answer) -> None:
+        """Keep the cookies that an answer to `url` sets."""
+        if "set-cookie" not in answer.headers:
+            return
+        from http.cookiejar import CookieJar
+        from urllib.request import Request
+
+        self._jar = self._jar or CookieJar()
+        self._jar.extract_cookies(answer.response, Request(url))  # noqa: S310 - http or https, and nothing is opened
+
+    def header(self, url: str) -> dict[str, str]:
+        """The Cookie header for `url`, where there is one."""
+        if self._jar is None:
+            return {}
+        from urllib.request import Request
+
+        request = Request(url)  # noqa: S310 - likewise
+        self._jar.add_cookie_header(request)
+        value = request.get_header("Cookie") or ""
+        return {"Cookie": value} if "=" in value else {}  # without one curl would take it for a file's name
+
+
 def is_verdict(fault: Fault) -> bool:
     """Whether a fault of `ask_source` holds for every program, not only for our client.
 
@@ -219,55 +238,6 @@ def is_verdict(fault: Fault) -> bool:
     safety. A header that our client cannot read, a timeout or a failed handshake may not: a program may do better.
     """
     return fault.status is not None or fault.is_instant or fault.kind is Kind.REFUSED
-
-
-@contextmanager
-def time_limit(
-    seconds: float, stop: threading.Event | None = None
-) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
-    """Bound the time of all requests in the block: after `seconds`, or once `stop` is set, cut their connections.
-
-    The client's own timeout begins again with each byte and each redirect.
-
-    Yields:
-        A trace function for the requests' `extensions`, by which their connections become known.
-
-    Raises:
-        httpx2.ReadTimeout: the time is over.
-        Stopped: `stop` was set.
-    """
-    sockets: list[socket.socket] = []
-    over, done = threading.Event(), threading.Event()
-    end = time.monotonic() + seconds
-
-    def cut() -> None:
-        while not (stop is not None and stop.is_set()) and (left_s := end - time.monotonic()) > 0:
-            if done.wait(min(left_s, STOP_S) if stop is not None else left_s):
-                return
-        over.set()
-        for sock in sockets:
-            with suppress(OSError):
-                socket.socket.shutdown(
-                    sock, socket.SHUT_RDWR
-                )  # SSLSocket.shutdown would take the TLS state from the thread that reads
-
-    def trace(name: str, about: Mapping[str, Any]) -> None:
-        if over.is_set():
-            raise httpx2.ReadTimeout("over")
-        if name.endswith(("connect_tcp.complete", "start_tls.complete")):
-            sockets.append(about["return_value"].get_extra_info("socket"))
-
-    threading.Thread(target=cut, name="orch-limit", daemon=True).start()
-    try:
-        yield trace
-    except (httpx2.HTTPError, OSError, ValueError) as error:
-        if stop is not None and stop.is_set():
-            raise Stopped("stopped while a source was asked") from error
-        if over.is_set():
-            raise httpx2.ReadTimeout("over") from error
-        raise
-    finally:
-        done.set()
 
 
 def _read(url: str, status: int, headers: Mapping[str, str], round_trip_s: float, at: int) -> SourceAnswer | Fault:
@@ -297,7 +267,9 @@ def _read(url: str, status: int, headers: Mapping[str, str], round_trip_s: float
         return SourceAnswer(url, 0, etag, False, round_trip_s, kind, modified=modified)
     if status in (200, 206):
         length_text = headers.get("content-length", "")
-        length = int(length_text) if length_text.isdigit() and status == 200 and not packed else None
+        if length_text and not (length_text.isascii() and length_text.isdigit()):
+            return Fault(Kind.NETWORK, ODD_ANSWER)
+        length = int(length_text) if length_text and status == 200 and not packed else None
         chunked = headers.get("transfer-encoding", "").lower() == "chunked"
         bare = status == 206 and at == 0
         return SourceAnswer(url, length, etag, False, round_trip_s, kind, packed, chunked, modified=modified, bare=bare)
@@ -364,9 +336,11 @@ def _explain(error: Exception) -> Fault:
     text = str(error).strip() or type(error).__name__
     if any(isinstance(e, ssl.SSLError) for e in chain):
         return Fault(Kind.TLS, f"certificate or TLS: {text}")
-    if isinstance(error, httpx2.TimeoutException):
+    if isinstance(error, TimeoutError):
         return Fault(Kind.STALLED, "no answer in time")
-    if isinstance(error, httpx2.RemoteProtocolError) and not text.startswith("Server disconnected"):
+    if isinstance(error, RemoteDisconnected):
+        return Fault(Kind.NETWORK, text)
+    if isinstance(error, HTTPException):
         return Fault(Kind.NETWORK, ODD_ANSWER)  # the client's own words show the bytes as Python writes them
     refused = any(isinstance(e, ConnectionRefusedError) or getattr(e, "errno", 0) == errno.ECONNREFUSED for e in chain)
     if any(isinstance(e, socket.gaierror) for e in chain):
@@ -374,6 +348,7 @@ def _explain(error: Exception) -> Fault:
     return Fault(Kind.NETWORK, "connection refused" if refused else text, refused_connection=refused)
 
 
+BLOCK_BYTES = 64 << 10
 LIMIT_BYTES = 4 << 20  # 40,000 lines of a SHA256SUMS
 TIMEOUT_S = 30.0
 
@@ -422,19 +397,14 @@ def _get(
         headers["Authorization"] = f"Bearer {route.bearer}"
     content = b""
     try:
-        session, _ = client(ca=route.ca, proxy=route.proxy, timeout_s=TIMEOUT_S, stop=stop)
-        with (
-            time_limit(TIMEOUT_S, stop) as trace,
-            session,
-            session.stream("GET", answer.last_url, headers=headers, extensions={"trace": trace}) as response,
-        ):
-            if response.status_code not in (200, 206):
-                return Fault(Kind.REFUSED, f"server answered {response.status_code}", response.status_code)
-            for block in response.iter_raw():
-                content += block
-                if len(content) >= most_bytes:
-                    break
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+        with TimeLimit(TIMEOUT_S, stop) as limit:
+            session = Client(ca=route.ca, proxy=route.proxy, timeout_s=TIMEOUT_S, limit=limit, stop=stop)
+            with session.get(answer.last_url, headers) as got:
+                if got.status not in (200, 206):
+                    return Fault(Kind.REFUSED, f"server answered {got.status}", got.status)
+                while len(content) < most_bytes and (block := got.response.read1(BLOCK_BYTES)):
+                    content += block
+    except ERRORS as error:
         return Fault(Kind.NETWORK, str(error).strip() or type(error).__name__)
     return content
 
@@ -488,25 +458,22 @@ def sample_rate(
         headers["Authorization"] = f"Bearer {bearer}"
     size, began, head = 0, None, b""
     try:
-        session, _ = client(ca=ca, proxy=proxy, timeout_s=timeout_s, stop=stop)
-        with (
-            time_limit(timeout_s, stop) as trace,
-            session,
-            session.stream("GET", url, headers=headers, extensions={"trace": trace}) as response,
-        ):
-            if response.status_code not in (200, 206):
-                return RateSample(None, b"")
-            is_asked_part = not at or response.headers.get("content-range", "").startswith(f"bytes {at}-")
-            began = time.monotonic()
-            for block in response.iter_raw():
-                size += len(block)
-                if is_asked_part and len(head) < HEAD_BYTES:
-                    head = (head + block)[:HEAD_BYTES]
-                took_s = time.monotonic() - began
-                is_slow = took_s >= most_s / 4 and size < least * took_s
-                if size >= most_bytes or took_s >= most_s or is_slow:
-                    break
-    except (ImportError, httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError):
+        with TimeLimit(timeout_s, stop) as limit:
+            session = Client(ca=ca, proxy=proxy, timeout_s=timeout_s, limit=limit, stop=stop)
+            with session.get(url, headers) as got:
+                if got.status not in (200, 206):
+                    return RateSample(None, b"")
+                is_asked_part = not at or got.headers.get("content-range", "").startswith(f"bytes {at}-")
+                began = time.monotonic()
+                while block := got.response.read1(BLOCK_BYTES):
+                    size += len(block)
+                    if is_asked_part and len(head) < HEAD_BYTES:
+                        head = (head + block)[:HEAD_BYTES]
+                    took_s = time.monotonic() - began
+                    is_slow = took_s >= most_s / 4 and size < least * took_s
+                    if size >= most_bytes or took_s >= most_s or is_slow:
+                        break
+    except (ImportError, *ERRORS):
         pass  # what came before the failure counts
     took_s = time.monotonic() - began if began is not None else 0.0
     is_measured = size >= MEASURED_BYTES or (size and took_s >= MEASURED_S)

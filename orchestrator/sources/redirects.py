@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.faults import Fault, Kind
+from orchestrator.urls import UrlError, joined
 
 if TYPE_CHECKING:
     import threading
@@ -113,20 +114,16 @@ def is_here(addresses: Iterable[str]) -> bool:
 
 def follow(url: str, location: str) -> str | Fault:
     """The URL that a redirect leads to, or the fault for which it is not followed; its addresses are not judged yet."""
-    import httpx2
-
-    old = httpx2.URL(url)
     try:
-        new = old.join(location)
-    except (httpx2.InvalidURL, ValueError):
+        new = joined(url, location)
+    except UrlError:
         return Fault(Kind.REFUSED, "redirected to something that is not a URL")
-    if new.scheme not in ("http", "https"):
-        return Fault(Kind.REFUSED, f"redirected to another scheme ({new.scheme})")
-    if not new.host:
-        return Fault(Kind.REFUSED, "redirected to something that is not a URL")
-    if old.scheme == "https" and new.scheme == "http":
-        return Fault(Kind.REFUSED, f"redirected from https to http ({new.host})")
-    return str(new).partition("#")[0]
+    scheme, host = new.partition(":")[0].lower(), host_name(new)
+    if scheme not in ("http", "https"):
+        return Fault(Kind.REFUSED, f"redirected to another scheme ({scheme})")
+    if url.startswith("https:") and scheme == "http":
+        return Fault(Kind.REFUSED, f"redirected from https to http ({host})")
+    return new
 
 
 def check_program_url(url: str, source: str, *, proxied: bool, stop: threading.Event | None = None) -> tuple[str, ...]:

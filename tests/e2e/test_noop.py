@@ -101,6 +101,7 @@ FILES = 40
 FOR_OTHERS = (
     "concurrent.futures",
     "email.utils",
+    "http.client",
     "httpx2",
     "importlib.metadata",
     "logging",

@@ -309,6 +309,24 @@ def test_a_redirect_to_nowhere_good_is_refused(location):
             assert fault(server.url).kind is Kind.REFUSED or location.startswith("//")
 
 
+def test_where_a_redirect_leads(origin):
+    """Letters that are not ASCII are percent-encoded, a fragment is dropped, and a login is sent."""
+    url = origin.serve("/d/café x.bin", DATA).replace("café x", "caf%C3%A9%20x")
+    seen = see(origin.serve("/d/first", redirect="../d/./caf\u00c3\u00a9 x.bin?a=%2f#part"))
+    assert (seen.last_url, seen.length) == (f"{url}?a=%2f", N)
+    login = url.replace("://", "://user:p%40ss@")
+    assert see(origin.serve("/login", redirect=login)).last_url == login
+    assert origin.log[-1].headers["authorization"] == "Basic dXNlcjpwQHNz"
+
+
+def test_the_cookies_of_a_redirect_are_sent_on():
+    first = b"HTTP/1.1 302 Found\r\nSet-Cookie: a=1; Path=/\r\nSet-Cookie: b=2\r\nLocation: /next\r\n\r\n"
+    with Canned(first) as server:
+        assert fault(server.url + "/f").kind is Kind.REFUSED  # it redirects for ever
+        assert b"\r\nCookie: " not in server.asked[0]
+        assert b"\r\nCookie: a=1; b=2\r\n" in server.asked[1]
+
+
 def test_a_redirect_without_location(origin):
     assert fault(origin.serve("/304", DATA, status=304)).kind is Kind.REFUSED
     with answers(status="302 Found") as server:
@@ -405,6 +423,19 @@ def test_a_reset_may_be_a_date() -> None:
 def test_nonsense_is_a_fault_not_a_crash(words):
     with Canned(words) as server:
         assert fault(server.url, timeout_s=2.0).kind in (Kind.NETWORK, Kind.BUSY, Kind.STALLED)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-0/12",
+        b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-0/12345\r\n",
+    ],
+)
+def test_a_header_that_is_cut_says_nothing(words):
+    with Canned(words) as server:
+        found = fault(server.url)
+    assert (found.kind, is_verdict(found)) == (Kind.NETWORK, False)
 
 
 def test_silence_is_a_stall(origin):
@@ -575,6 +606,64 @@ def test_a_proxy_is_asked_for_the_whole_url():
 def test_a_proxy_that_looks_cannot_use_is_a_fault(origin, proxy):
     found = fault(origin.serve("/f.bin", DATA), proxy=proxy)
     assert found.kind in (Kind.REFUSED, Kind.NETWORK)
+
+
+class Tunnel:
+    """A proxy that tunnels one connection to wherever it is asked to; `asked` is the header that it heard."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+        self.url = f"http://user:p%40ss@127.0.0.1:{self._listener.getsockname()[1]}"
+        self.asked = b""
+
+    def __enter__(self) -> Tunnel:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError), self._listener.accept()[0] as client:
+            while b"\r\n\r\n" not in self.asked and (block := client.recv(65536)):
+                self.asked += block
+            host, port = self.asked.split()[1].decode().split(":")
+            with socket.create_connection((host, int(port))) as server:
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                there = threading.Thread(target=self._pass_on, args=(client, server))
+                there.start()
+                self._pass_on(server, client)
+                there.join()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while block := source.recv(65536):
+                target.sendall(block)
+            target.shutdown(socket.SHUT_WR)
+
+
+def test_a_proxy_tunnels_to_https(tmp_path):
+    with https(tmp_path, "IP:127.0.0.1") as server, Tunnel() as proxy:
+        seen = see(server.url, ca=server.ca, proxy=proxy.url)
+        assert isinstance(seen, SourceAnswer), seen
+        assert (seen.length, seen.last_url) == (N, server.url)
+    where = server.url.split("/")[2].encode()
+    assert proxy.asked.startswith(b"CONNECT " + where + b" HTTP/1.")
+    assert b"host: " + where in proxy.asked.lower()
+    assert b"proxy-authorization: basic dxnlcjpwqhnz" in proxy.asked.lower()
+
+
+def test_a_proxy_is_reached_by_tls(tmp_path):
+    with https(tmp_path, "IP:127.0.0.1") as proxy:
+        seen = see("http://files.example/f", ca=proxy.ca, proxy=proxy.url.removesuffix("/f"))
+        assert isinstance(seen, SourceAnswer), seen
+        assert seen.length == N
+        assert fault("https://files.example/f", ca=proxy.ca, proxy=proxy.url).kind is Kind.NETWORK
 
 
 def test_a_dead_proxy():
