@@ -436,7 +436,7 @@ def sample_rate(
     most_bytes: int = SAMPLE_BYTES,
     most_s: float = SAMPLE_S,
     fastest: float = FASTEST,
-    least: float = 0.0,
+    least: Callable[[], float] = lambda: 0.0,
     at: int = 0,
 ) -> RateSample:
     """Measure the rate of a source: read a part of `url` (no redirects), for 0.3 s or 1 MiB.
@@ -447,7 +447,7 @@ def sample_rate(
         url, proxy, ca, user_agent, timeout_s, bearer, stop: as of `ask_source`.
         most_bytes, most_s: what ends the sample.
         fastest: the most that is believed, in bytes a second.
-        least: a rate that is lower than this after a quarter of the time ends the sample.
+        least: a rate that is lower than this after a quarter of the time, and two round trips, ends the sample.
         at: where in the file to begin, in bytes.
 
     Raises:
@@ -456,7 +456,7 @@ def sample_rate(
     headers = {"Range": f"bytes={at}-{at + most_bytes - 1}", "Accept-Encoding": "identity", "User-Agent": user_agent}
     if bearer is not None:
         headers["Authorization"] = f"Bearer {bearer}"
-    size, began, head = 0, None, b""
+    size, began, head, is_slow = 0, None, b"", False
     try:
         with TimeLimit(timeout_s, stop) as limit:
             session = Client(ca=ca, proxy=proxy, timeout_s=timeout_s, limit=limit, stop=stop)
@@ -470,13 +470,13 @@ def sample_rate(
                     if is_asked_part and len(head) < HEAD_BYTES:
                         head = (head + block)[:HEAD_BYTES]
                     took_s = time.monotonic() - began
-                    is_slow = took_s >= most_s / 4 and size < least * took_s
+                    is_slow = took_s >= most_s / 4 + 2 * got.round_trip_s and size < least() * took_s
                     if size >= most_bytes or took_s >= most_s or is_slow:
                         break
     except (ImportError, *ERRORS):
         pass  # what came before the failure counts
     took_s = time.monotonic() - began if began is not None else 0.0
-    is_measured = size >= MEASURED_BYTES or (size and took_s >= MEASURED_S)
+    is_measured = size >= MEASURED_BYTES or (size and (is_slow or took_s >= MEASURED_S))
     return RateSample(min(fastest, size / max(took_s, 1e-6)) if is_measured else None, head)
 
 

@@ -38,6 +38,7 @@ OPEN_BYTES = 256 << 20
 _NEAR_S = 0.01
 _OPEN_SAMPLE_BYTES, _OPEN_SAMPLE_S = 8 << 20, 0.04
 _SAMPLE_LEAST_BYTES = 256
+_MUCH_FASTER = 8.0  # a source whose rate is so many times lower than another's need not be measured to the end
 _VERDICTS = {
     Kind.MISSING: Rank.MISSING,
     Kind.TLS: Rank.DEAD,
@@ -167,10 +168,17 @@ def probe(
     found: dict[ProbeTarget, ProbeResult] = {}
     mutex = threading.Lock()
 
+    def slow() -> float:
+        """The rate of a source that cannot be the best: that of another one is many times higher."""
+        with mutex:
+            return max((result.rate or 0.0 for result in found.values()), default=0.0) / _MUCH_FASTER
+
     def work(mine: Sequence[ProbeTarget]) -> None:
         for target in mine:
             try:
-                result = _examine(target, route(target.url), end, limit, stop, rates=rates, open_lines=open_lines)
+                result = _examine(
+                    target, route(target.url), end, limit, stop, slow=slow, rates=rates, open_lines=open_lines
+                )
             except Stopped:  # only this thread ends; the one that waits for it checks the stop itself
                 return
             with mutex:
@@ -217,10 +225,11 @@ def _examine(
     limit: _RequestLimit,
     stop: threading.Event,
     *,
+    slow: Callable[[], float],
     rates: bool,
     open_lines: bool,
 ) -> ProbeResult | None:
-    """Probe one target and measure its rate; None where it could not be asked."""
+    """Probe one target and measure its rate, exactly where it is not `slow`; None where it could not be asked."""
     from orchestrator.sources.http import ask_source, identify_by_head, sample_rate, wrong_length
 
     expected = ExpectedFile(split(target.url).path.rpartition("/")[2], target.size)
@@ -274,7 +283,7 @@ def _examine(
         # The middle tells two versions of one model apart, whose headers are equal; a page would have another length.
         size = target.size if answer.ranges and answer.length == target.size else None
         middle = size // 2 if size is not None and size >= LARGE_BYTES else 0
-        if (sample := sampled(at=middle)) is None:
+        if (sample := sampled(at=middle, least=slow)) is None:
             return good
         what = page(sample.head, expected)
         if not middle and what and (answer.length is None or sample.head.startswith(POINTER)):
@@ -282,7 +291,9 @@ def _examine(
         good = replace(good, rate=sample.rate, sample=sample.head if middle else b"")
     if not open_lines or not _may_be_open(target, answer, good.rate):
         return good
-    sample = sampled(most_bytes=_OPEN_SAMPLE_BYTES, most_s=_OPEN_SAMPLE_S, fastest=math.inf, least=OPEN_RATE / 4)
+    sample = sampled(
+        most_bytes=_OPEN_SAMPLE_BYTES, most_s=_OPEN_SAMPLE_S, fastest=math.inf, least=lambda: OPEN_RATE / 4
+    )
     return replace(good, is_open=sample is not None and (sample.rate or 0.0) >= OPEN_RATE)
 
 

@@ -15,7 +15,7 @@ from orchestrator.demo.server import Origin
 from orchestrator.faults import Kind
 from orchestrator.model import Artifact, Role, Source, Wanted
 from orchestrator.sources import probe as room
-from orchestrator.sources.http import FASTEST, SAMPLE_BYTES
+from orchestrator.sources.http import FASTEST, SAMPLE_BYTES, sample_rate
 from orchestrator.sources.knowledge import SourceStats
 from orchestrator.sources.probe import (
     HOST_REQUESTS,
@@ -123,6 +123,20 @@ def test_rates_are_measured_and_their_order_is_right(origin: Origin) -> None:
     assert slow < MIB < fast < 4 * MIB
     (open_wire,) = ask(origin.serve("/open", DATA))
     assert open_wire.rate == pytest.approx(FASTEST, rel=0.5)
+
+
+def test_a_rate_far_below_another_source_s_is_not_measured_to_the_end(origin: Origin) -> None:
+    asked = []
+
+    def least() -> float:
+        asked.append(None)
+        return 1e9
+
+    url = origin.serve("/slow", DATA, rate=MIB // 4)
+    found = sample_rate(url, proxy=None, ca="", user_agent="orch", timeout_s=5.0, least=least)
+    assert len(asked) == 1
+    assert found.rate is not None
+    assert found.rate < MIB
 
 
 def test_a_body_that_stalls_tells_no_rate(origin: Origin) -> None:
