@@ -6,6 +6,7 @@ It is Python's http.client, because the first program of a run waits for it: htt
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ from base64 import b64encode
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from email.errors import MissingHeaderBodySeparatorDefect
-from http.client import HTTPConnection, HTTPException, HTTPResponse, RemoteDisconnected
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from io import BufferedReader
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from urllib.parse import SplitResult
 
+BLOCK_BYTES = 64 << 10
 ERRORS = (HTTPException, OSError, ValueError)  # what a request may raise; ValueError: of names, numbers and URLs
+_FOLD = re.compile(r"\r?\n[ \t]+")  # RFC 9112, 5.2: a header may go on in the next line, which counts as a space
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -92,13 +96,27 @@ class Answer:
         status: of HTTP.
         headers: by name in lower case; several of one name are joined by commas.
         round_trip_s: from the request to the header.
-        response: the answer as http.client has it; `read1` gives the body's bytes as they come.
+        response: the answer as http.client has it.
     """
 
     status: int
     headers: Mapping[str, str]
     round_trip_s: float
     response: HTTPResponse
+
+    def blocks(self) -> Iterator[bytes]:
+        """The body, as it comes.
+
+        Raises:
+            IncompleteRead: the connection ended before the body did; http.client tells that of chunked ones only.
+            OSError: of the connection; TimeoutError: no byte came in time.
+        """
+        left = self.response.length  # None: it is chunked, or lasts as long as the connection
+        while left != 0 and (block := self.response.read1(BLOCK_BYTES if left is None else min(BLOCK_BYTES, left))):
+            left = None if left is None else left - len(block)
+            yield block
+        if left:
+            raise IncompleteRead(b"", left)
 
 
 class Client:
@@ -133,7 +151,7 @@ class Client:
 
         Args:
             url: http or https.
-            headers: all headers but Host.
+            headers: all headers but Host and Connection.
 
         Raises:
             HTTPException: the answer breaks the rules of HTTP.
@@ -144,7 +162,8 @@ class Client:
         """
         to, proxy = urlsplit(url), self._proxy
         path = urlunsplit(("", "", to.path or "/", to.query, ""))
-        sent = {"Host": to.netloc.rpartition("@")[2], **_login(to, "Authorization"), **headers}
+        host = to.netloc.rpartition("@")[2]
+        sent = {"Host": host, "Connection": "close", **_login(to, "Authorization"), **headers}
         connection = _Connection(proxy or to, self.racing, self._timeout_s, self._limit)
         if proxy is not None and proxy.scheme == "https":
             if to.scheme == "https":
@@ -153,10 +172,10 @@ class Client:
         if to.scheme == "https":
             connection.tls, connection.tls_name = trust(self._ca), _host(to)
             if proxy is not None:
-                tunnel = {"Host": sent["Host"], **_login(proxy, "Proxy-Authorization")}
+                tunnel = {"Host": host, **_login(proxy, "Proxy-Authorization")}
                 connection.set_tunnel(_host(to), _port(to), tunnel)
         elif proxy is not None:
-            path = f"{to.scheme}://{sent['Host']}{path}"
+            path = f"{to.scheme}://{host}{path}"
             sent |= _login(proxy, "Proxy-Authorization")
         with closing(connection):
             connection.connect()
@@ -232,10 +251,17 @@ def _login(parts: SplitResult, header: str) -> dict[str, str]:
 
 
 def _headers(response: HTTPResponse) -> dict[str, str]:
+    """The headers by name in lower case, those of one name joined.
+
+    Raises:
+        HTTPException: one has a control character, which a program would take for the end of a line.
+    """
     headers: dict[str, str] = {}
-    for name, value in response.headers.items():
-        name, value = name.lower(), str(value)
+    for name, folded in response.headers.items():
+        name, value = name.lower(), _FOLD.sub(" ", str(folded)).strip()
         with suppress(UnicodeError):  # http.client reads ISO-8859-1; what servers send of other letters is UTF-8
             value = value.encode("latin-1").decode("utf-8")
+        if _CONTROL.search(value):
+            raise HTTPException(f"a control character in {name}")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, RemoteDisconnected
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING
 
 from orchestrator.faults import Fault, Kind, from_status
@@ -266,13 +266,15 @@ def _read(url: str, status: int, headers: Mapping[str, str], round_trip_s: float
     if status == 416 and total and total[3] == "0":
         return SourceAnswer(url, 0, etag, False, round_trip_s, kind, modified=modified)
     if status in (200, 206):
-        length_text = headers.get("content-length", "")
-        if length_text and not (length_text.isascii() and length_text.isdigit()):
+        lengths = {text.strip() for text in headers.get("content-length", "").split(",")} - {""}  # RFC 9110, 8.6
+        if len(lengths) > 1 or not all(text.isascii() and text.isdigit() for text in lengths):
             return Fault(Kind.NETWORK, ODD_ANSWER)
-        length = int(length_text) if length_text and status == 200 and not packed else None
+        length = int(lengths.pop()) if lengths and status == 200 and not packed else None
         chunked = headers.get("transfer-encoding", "").lower() == "chunked"
         bare = status == 206 and at == 0
         return SourceAnswer(url, length, etag, False, round_trip_s, kind, packed, chunked, modified=modified, bare=bare)
+    if status < 200:
+        return Fault(Kind.NETWORK, ODD_ANSWER)  # http.client takes it for the answer, a program reads on
     if status < 400:
         return Fault(Kind.REFUSED, f"server answered {status}", status)
     fault = from_status(status, retry_after(headers, is_limited=status == 429))
@@ -340,6 +342,8 @@ def _explain(error: Exception) -> Fault:
         return Fault(Kind.STALLED, "no answer in time")
     if isinstance(error, RemoteDisconnected):
         return Fault(Kind.NETWORK, text)
+    if isinstance(error, IncompleteRead):
+        return Fault(Kind.NETWORK, "the connection ended before the answer did")
     if isinstance(error, HTTPException):
         return Fault(Kind.NETWORK, ODD_ANSWER)  # the client's own words show the bytes as Python writes them
     refused = any(isinstance(e, ConnectionRefusedError) or getattr(e, "errno", 0) == errno.ECONNREFUSED for e in chain)
@@ -348,7 +352,6 @@ def _explain(error: Exception) -> Fault:
     return Fault(Kind.NETWORK, "connection refused" if refused else text, refused_connection=refused)
 
 
-BLOCK_BYTES = 64 << 10
 LIMIT_BYTES = 4 << 20  # 40,000 lines of a SHA256SUMS
 TIMEOUT_S = 30.0
 
@@ -402,10 +405,12 @@ def _get(
             with session.get(answer.last_url, headers) as got:
                 if got.status not in (200, 206):
                     return Fault(Kind.REFUSED, f"server answered {got.status}", got.status)
-                while len(content) < most_bytes and (block := got.response.read1(BLOCK_BYTES)):
+                for block in got.blocks():
                     content += block
+                    if len(content) >= most_bytes:
+                        break
     except ERRORS as error:
-        return Fault(Kind.NETWORK, str(error).strip() or type(error).__name__)
+        return _explain(error)
     return content
 
 
@@ -465,7 +470,7 @@ def sample_rate(
                     return RateSample(None, b"")
                 is_asked_part = not at or got.headers.get("content-range", "").startswith(f"bytes {at}-")
                 began = time.monotonic()
-                while block := got.response.read1(BLOCK_BYTES):
+                for block in got.blocks():
                     size += len(block)
                     if is_asked_part and len(head) < HEAD_BYTES:
                         head = (head + block)[:HEAD_BYTES]

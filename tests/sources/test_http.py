@@ -22,7 +22,15 @@ from orchestrator.errors import Stopped
 from orchestrator.faults import Fault, Kind
 from orchestrator.model import Host
 from orchestrator.sources.connect import interleaved
-from orchestrator.sources.http import MAX_REDIRECTS, SourceAnswer, ask_source, is_verdict, retry_after, retry_after_s
+from orchestrator.sources.http import (
+    MAX_REDIRECTS,
+    SourceAnswer,
+    ask_source,
+    get_text,
+    is_verdict,
+    retry_after,
+    retry_after_s,
+)
 from orchestrator.sources.proxy import ca_bundle, proxy_for
 from orchestrator.sources.redirects import ForbiddenError, check_program_url
 from orchestrator.sources.route import route_to
@@ -56,8 +64,8 @@ def origin() -> Iterator[Origin]:
 class Canned:
     """A server that says the same words to everyone, whatever they are; `asked` is what it heard."""
 
-    def __init__(self, words: bytes, *, hasty: bool = False, pause_s: float = 0.0) -> None:
-        self._words, self._hasty, self._pause_s = words, hasty, pause_s
+    def __init__(self, words: bytes, *, hasty: bool = False, pause_s: float = 0.0, stays: bool = False) -> None:
+        self._words, self._hasty, self._pause_s, self._stays = words, hasty, pause_s, stays
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.asked: list[bytes] = []
         self._thread = threading.Thread(target=self._serve)
@@ -90,6 +98,8 @@ class Canned:
                     for start in range(0, len(self._words), step):
                         sock.sendall(self._words[start : start + step])
                         time.sleep(self._pause_s)
+                    if self._stays:
+                        sock.recv(1)
 
 
 def answers(*headers: str, status: str = "206 Partial Content") -> Canned:
@@ -436,6 +446,49 @@ def test_a_header_that_is_cut_says_nothing(words):
     with Canned(words) as server:
         found = fault(server.url)
     assert (found.kind, is_verdict(found)) == (Kind.NETWORK, False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "length"),
+    [
+        (("Content-Length: 7", "Content-Length: 7"), 7),
+        (("Content-Length: 7, 7",), 7),
+        (("Content-Length: 7", "Content-Length: 8"), None),
+        (("Content-Length: 7", 'ETag: "a\x0bb"'), None),
+        (("Content-Length: 7", 'ETag: "a\r\n b"'), 7),
+    ],
+)
+def test_a_header_that_stands_twice_or_on_two_lines(lines, length):
+    with answers(*lines, status="200 OK") as server:
+        seen = see(server.url)
+    assert (seen.length if isinstance(seen, SourceAnswer) else None) == length
+    if length is None:
+        assert (seen.kind, is_verdict(seen)) == (Kind.NETWORK, False)
+    elif "ETag" in lines[-1]:
+        assert seen.etag == '"a b"'
+
+
+def test_hints_before_the_answer_say_nothing_of_the_source():
+    with answers(status="103 Early Hints") as server:
+        assert not is_verdict(fault(server.url))
+
+
+def test_a_text_that_is_cut_is_a_fault():
+    route = route_to("http://127.0.0.1/", {}, {})
+    with Canned(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nhalf") as server:
+        assert get_text(server.url, route) == Fault(Kind.NETWORK, "the connection ended before the answer did")
+    with Canned(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhalf") as server:
+        assert get_text(server.url, route) == Fault(Kind.NETWORK, "the connection ended before the answer did")
+    with Canned(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n\r\n") as server:
+        assert get_text(server.url, route) == "half"
+
+
+def test_a_body_ends_with_its_length_though_the_connection_stays():
+    route = route_to("http://127.0.0.1/", {}, {})
+    with Canned(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntext", stays=True) as server:
+        began = time.monotonic()
+        assert get_text(server.url, route) == "text"
+        assert time.monotonic() - began < 20
 
 
 def test_silence_is_a_stall(origin):
