@@ -17,7 +17,7 @@ from email.errors import MissingHeaderBodySeparatorDefect
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from io import BufferedReader
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import Stopped
 from orchestrator.sources.connect import STOP_S, Racing, trust
@@ -60,9 +60,9 @@ class TimeLimit:
         Raises:
             TimeoutError: it is over.
         """
+        self._sockets.append(sock)  # before the check: whoever sets `over` then finds it
         if self._over.is_set():
             raise TimeoutError("over")
-        self._sockets.append(sock)
 
     def __enter__(self) -> TimeLimit:
         threading.Thread(target=self._cut, name="orch-limit", daemon=True).start()
@@ -161,7 +161,7 @@ class Client:
             Stopped: a stop was asked for while connecting.
         """
         to, proxy = urlsplit(url), self._proxy
-        path = urlunsplit(("", "", to.path or "/", to.query, ""))
+        path = (to.path or "/") + ("?" + to.query if to.query else "")
         host = to.netloc.rpartition("@")[2]
         sent = {"Host": host, "Connection": "close", **_login(to, "Authorization"), **headers}
         connection = _Connection(proxy or to, self.racing, self._timeout_s, self._limit)
@@ -220,7 +220,7 @@ class _Connection(HTTPConnection):
 
     def connect(self) -> None:
         """Connect, through the proxy's tunnel where `set_tunnel` asked for one."""
-        sock = self._racing.connect(self.host, self.port, self.timeout or 0.0)
+        self.sock = sock = self._racing.connect(self.host, self.port, self.timeout or 0.0)
         sock.settimeout(self.timeout)
         self._limit.watch(sock)
         # http.client has no parameter for it; the tests of proxies check that this works.
