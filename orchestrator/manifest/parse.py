@@ -11,9 +11,9 @@ from orchestrator import urls
 from orchestrator.errors import ManifestError, Problem
 from orchestrator.manifest import validate
 from orchestrator.manifest.trust import refusals
-from orchestrator.manifest.types import Document, SiteDocument
+from orchestrator.manifest.types import Document, ModelEntry, SiteDocument
 from orchestrator.manifest.values import Manifest, Prefix, Site
-from orchestrator.manifest.yaml_reader import YamlError, load, without_extensions
+from orchestrator.manifest.yaml_reader import YamlError, load, without_extensions, without_own_keys
 from orchestrator.model import Role, Source, Wanted
 from orchestrator.urls import UrlError
 
@@ -51,7 +51,7 @@ def parse(
     """
     problems: Problems = []
     try:
-        entry = msgspec.convert(without_extensions(load(text)), Document, strict=False)
+        entry = msgspec.convert(without_own_keys(load(text, _model_entry)), Document, strict=False)
     except (YamlError, msgspec.ValidationError) as refusal:
         # Imported here: it takes time, as does jsonschema, and only a wrong manifest needs it.
         from orchestrator.manifest.diagnose import of_manifest
@@ -67,6 +67,15 @@ def parse(
 
         raise ManifestError(with_lines(text, file, problems))
     return manifest
+
+
+def _model_entry(data: object) -> ModelEntry:
+    """Check the keys of one model.
+
+    Raises:
+        msgspec.ValidationError: one is wrong.
+    """
+    return msgspec.convert(without_own_keys(data), ModelEntry, strict=False)
 
 
 def parse_site(text: str, file: str, home: str = "") -> Site:

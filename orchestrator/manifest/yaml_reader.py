@@ -16,7 +16,7 @@ from yaml.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DEPTH = 16
@@ -41,24 +41,29 @@ def events(text: str) -> Iterator[Any]:
     return stream
 
 
-def load(text: str) -> object:
+def load(text: str, model: Callable[[Any], object] | None = None) -> object:
     """Read the one document in `text` as dict, list, str and None.
 
     Lines are not tracked: this runs on every start, and most manifests have no problem.
+
+    Args:
+        text: the YAML.
+        model: makes of each dict or list right below `models:` what stands for it in the result, as soon as it is
+            read: those of a hundred thousand models need not be there at once. What it raises goes through.
 
     Raises:
         YamlError: the text is not YAML, or has duplicate keys, keys that are not text, anchors, aliases, tags, more
             than DEPTH levels, or several documents.
     """
     try:
-        return _build(text)
+        return _build(text, model)
     except (yaml.YAMLError, UnicodeEncodeError) as problem:
         raise YamlError from problem
 
 
-def _build(text: str) -> object:  # noqa: C901  (the hot loop: calls would double its time)
+def _build(text: str, model: Callable[[Any], object] | None) -> object:  # noqa: C901  (the hot loop)
     # `container` is the innermost open mapping or list, `key` the key that waits for its value. In a list it is _ITEM
-    # and not None, so that one test, `key is None`, tells whether a key comes next.
+    # and not None, so that one test, `key is None`, tells whether a key comes next. `open_` has those around it.
     top: list[object] = []
     container: Any = top
     key: Any = _ITEM
@@ -81,21 +86,17 @@ def _build(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
                 continue
             if value in NULLS and not event.style:
                 value = None
-            if key is _ITEM:
-                container.append(value)
-            else:
-                container[key] = value
-                key = None
-            continue
-        if kind is MappingStartEvent or kind is SequenceStartEvent:
+        elif kind is MappingStartEvent or kind is SequenceStartEvent:
             if event.anchor is not None or event.tag is not None or key is None or len(open_) == DEPTH:
                 raise YamlError
-            value = {} if kind is MappingStartEvent else []
-        elif kind is MappingEndEvent or kind is SequenceEndEvent:
-            container, key = open_.pop()
-            if key is not _ITEM:
-                key = None
+            open_.append((container, key))
+            container, key = ({}, None) if kind is MappingStartEvent else ([], _ITEM)
             continue
+        elif kind is MappingEndEvent or kind is SequenceEndEvent:
+            value = container
+            container, key = open_.pop()
+            if model is not None and len(open_) == 2 and open_[1][1] == "models":
+                value = model(value)
         elif kind is AliasEvent:
             raise YamlError
         else:
@@ -106,8 +107,6 @@ def _build(text: str) -> object:  # noqa: C901  (the hot loop: calls would doubl
         else:
             container[key] = value
             key = None
-        open_.append((container, key))
-        container, key = value, None if kind is MappingStartEvent else _ITEM
     if documents != 1:
         raise YamlError
     return top[0]
@@ -119,21 +118,16 @@ _ITEM = object()
 
 def without_extensions(data: object) -> object:
     """Return `data` without the team's own `x-` keys at the top and in models; the rest is shared, not copied."""
-    if not isinstance(data, dict):
-        return data
-    plain: dict[str, Any] = {key: value for key, value in data.items() if not key.startswith("x-")}
-    models = plain.get("models")
-    if isinstance(models, dict):
-        plain["models"] = {
-            name: {k: v for k, v in model.items() if k[:2] != "x-"} if _has_extensions(model) else model
-            for name, model in models.items()
-        }
+    plain = without_own_keys(data)
+    if isinstance(plain, dict) and isinstance(models := plain.get("models"), dict):
+        return {**plain, "models": {name: without_own_keys(model) for name, model in models.items()}}
     return plain
 
 
-def _has_extensions(model: object) -> bool:
-    if isinstance(model, dict):
-        for key in model:
+def without_own_keys(data: object) -> object:
+    """Return `data` without the team's own `x-` keys; where there are none it is `data` itself."""
+    if isinstance(data, dict):
+        for key in data:
             if key[:2] == "x-":
-                return True
-    return False
+                return {key: value for key, value in data.items() if key[:2] != "x-"}
+    return data
