@@ -78,6 +78,14 @@ class Listing:
     def __call__(self, event: Event) -> None:
         """Write one file's line, or hold its row of the table."""
         match event:
+            # First, because a plan has a hundred thousand of these.
+            case events.Foreseen() | events.Warmed() | events.Finished(how="present") | events.Verified():
+                if self._quiet:
+                    return
+                if self._width is None:
+                    self._write(_line(event))
+                else:
+                    self._row(self._row_of(event))
             case events.Reading():
                 self._read(event)
             case events.GaveUp():
@@ -91,11 +99,6 @@ class Listing:
                 self._write(line(event) or "")
             case events.Measured():
                 self._tell(line(event) or "")
-            case events.Foreseen() | events.Warmed() | events.Finished(how="present") | events.Verified():
-                if self._width is None:
-                    self._write(_line(event))
-                else:
-                    self._row(self._row_of(event))
             case _:
                 return
 
@@ -236,14 +239,15 @@ class Listing:
         self._put(text)
 
     def _put(self, text: str) -> None:
-        # stdout may be closed: the exit code still tells.
-        with suppress(OSError, ValueError):
+        try:
             if self._live is None:
                 self._out.write(text + "\n")
                 return
             with self._live.paused():
                 self._out.write(text + "\n")
                 self._out.flush()
+        except (OSError, ValueError):  # stdout may be closed: the exit code still tells
+            pass
 
 
 def _line(event: Event) -> str:
