@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.events import Summary
-    from orchestrator.model import Artifact, Unresolved, Wanted
+    from orchestrator.model import Artifact, Role, Source, Unresolved, Wanted
     from orchestrator.programs import Program
     from orchestrator.store.below import BelowStores
     from orchestrator.transfer.adopt import Find
@@ -94,7 +94,7 @@ class _Planner:
         self._no_blobs = not os.path.isdir(store.blob("").rstrip("/"))  # a new store: none need be looked for
         self._routes = Routes(run.context.environ, run.hosts)
         self._offer: Find | None = None
-        self._ranked: dict[tuple[str, bool], select.Choice] = {}
+        self._chosen: dict[tuple[str, bool, Role], tuple[select.Choice, str]] = {}
         self.lacking: set[str] = set()  # digests without a sealed blob: looked at once
         self.copied: set[str] = set()  # those of them that come from a store below
         self.unsized = 0  # files to fetch whose size nobody says
@@ -141,7 +141,7 @@ class _Planner:
             w = file_state.wanted
             if true_size is not None and file_state.true_size is None and w.size not in (None, true_size):
                 warn_of_size(w, true_size, self._run.emit)
-            self._run.counts.count("placed")
+            self._run.counts.placed += 1
             reason = "the existing file has the right bytes" if action == "adopt" else why
             reason += "; the store takes a copy" if copied else ""
             reason = "a second copy, which becomes a hard link" if file_state.doubled else reason
@@ -168,9 +168,11 @@ class _Planner:
                 link.judge_folder(self._run.store, links[path], self._judged_folders)
                 if state is State.ABSENT:
                     link.refuse_unwritable(links[path], self._judged_folders)
-            if state in (State.OBSTRUCTED, State.UNKNOWN):
+            if state is State.ABSENT:  # first, because it is the state of nearly all that is to be done
+                action = "place"
+            elif state in (State.OBSTRUCTED, State.UNKNOWN):
                 raise told(path, state, w.size)
-            if state in (State.ABSENT, State.OUTDATED) or (self._offer and self._offer.path == path):
+            elif state is State.OUTDATED or (self._offer and self._offer.path == path):
                 action = "place"
             elif path in links and links[path].unpack:
                 if self._records.is_our_tree(path):
@@ -233,30 +235,33 @@ class _Planner:
         if self._programs is None:
             self._programs = find_backends(self._run.context, self._run.options.backend, self._run.emit)
         for source in artifact.sources:
-            best = self._best(source.url, artifact.size)
+            best, why = self._choose(source, artifact.size)
             if not best.obstacle:
-                have = max(self._begun.fetched_bytes(artifact.key), self._offer.good_bytes if self._offer else 0)
-                size = max(0, (artifact.size or 0) - have)
-                self._run.counts.count("fetched")
-                self.unsized += artifact.size is None
-                self._run.counts.bytes_to_fetch = (self._run.counts.bytes_to_fetch or 0) + size
+                have, size, counts = self._begun.fetched_bytes(artifact.key), artifact.size, self._run.counts
+                if self._offer is not None:
+                    have = max(have, self._offer.good_bytes)
+                if size is None:
+                    self.unsized += 1
+                else:
+                    have = min(have, size)
+                    counts.bytes_to_fetch = (counts.bytes_to_fetch or 0) + size - have
+                counts.fetched += 1
                 self.for_peers |= bool(artifact.sha256 and self._run.peers)
-                name, why = best.backend.NAME, f"{source.role.value}; {best.why}"
-                who = wanted.model, wanted.file
-                have = have if artifact.size is None else min(have, artifact.size)
-                self._run.emit(events.Foreseen(*who, "fetch", artifact.size, source.url, name, why, have))
+                name = best.backend.NAME
+                self._run.emit(events.Foreseen(wanted.model, wanted.file, "fetch", size, source.url, name, why, have))
                 return
         hint = install_hint(source.url for source in artifact.sources)
         raise NoBackendError(f"{artifact.name}: no downloader on this machine supports its sources", hint)
 
-    def _best(self, url: str, size: int | None) -> select.Choice:
-        """The best backend for a source: the same for all files of its kind and host."""
-        kind = host_of(url), select.is_small(size)
-        best = self._ranked.get(kind)
-        if best is None:
+    def _choose(self, source: Source, size: int | None) -> tuple[select.Choice, str]:
+        """The best backend for a source, and why it is asked: the same for all files of its kind and host."""
+        kind = host_of(source.url), select.is_small(size), source.role
+        chosen = self._chosen.get(kind)
+        if chosen is None:
             usable = [name for name, program in (self._programs or {}).items() if program.usable]
-            best = self._ranked[kind] = select.rank(usable, size, self._routes.to(url).requirements)[0]
-        return best
+            best = select.rank(usable, size, self._routes.to(source.url).requirements)[0]
+            chosen = self._chosen[kind] = best, f"{source.role.value}; {best.why}"
+        return chosen
 
 
 def _tell_peers(run: RunContext) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from orchestrator.engine.scan import State
 from orchestrator.errors import StoreError
 from orchestrator.model import Link
-from orchestrator.store import blobs, partials
+from orchestrator.store import partials
 from orchestrator.text import size_text
 from orchestrator.transfer.copy_up import COPY
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from orchestrator.engine.scan import FileState
-    from orchestrator.model import Wanted
     from orchestrator.store import Store
 
 INODES_PER_FILE = 8  # a partial's folder holds its state beside the bytes
@@ -40,40 +39,37 @@ class Need(msgspec.Struct, gc=False):
 
 
 def needs(
-    store: Store,
-    file_states: Sequence[FileState],
-    lacking: set[str] | None = None,
-    copied: Collection[str] = (),
+    store: Store, file_states: Sequence[FileState], lacking: set[str], copied: Collection[str] = ()
 ) -> list[Need]:
     """Add up, per file system, the bytes to fetch and to copy. Unknown sizes count as nothing.
 
-    `lacking` are the keys without a sealed blob, where that is known already; else each is looked at. They are taken
-    from the set as they are met: there may be a million. `copied` are those that come from a store below, beside what
-    was begun to be fetched of them.
+    `lacking` are the keys without a sealed blob. They are taken from the set as they are met: there may be a million.
+    `copied` are those that come from a store below, beside what was begun to be fetched of them.
     """
     found: dict[int, Need] = {}
-    counted: set[str] = set()
     known: dict[str, Need] = {}
 
     def on(path: str) -> Need:
         folder = path.rpartition("/")[0]
-        if folder not in known:
+        need = known.get(folder)
+        if need is None:
             parent = existing_parent(path)
-            known[folder] = found.setdefault(os.stat(parent).st_dev, Need(parent))
-        return known[folder]
+            need = known[folder] = found.setdefault(os.stat(parent).st_dev, Need(parent))
+        return need
 
     begun = Begun(store)
     here = on(f"{store.path}/blobs")
     for file_state in file_states:
-        wanted = file_state.wanted
         if file_state.may_be_right:
             continue  # what is right once it is read asks nothing of the disk
-        if _lacks(store, wanted, lacking, counted):
-            key = wanted.key
+        wanted = file_state.wanted
+        key, size = wanted.key, wanted.size or 0
+        if key in lacking:
+            lacking.remove(key)
             have = begun.copied_bytes(key) if key in copied else begun.fetched_bytes(key)
             if wanted.pieces and any(state is State.WRONG for _, state in file_state.states):
-                have = wanted.size or 0  # it is mended where it lies
-            here.size_bytes += max(0, (wanted.size or 0) - have)
+                have = size  # it is mended where it lies
+            here.size_bytes += max(0, size - have)
             here.inodes += INODES_PER_FILE
         # The states are those of the places, in their order; of the blob where it wants none.
         for place, (path, state) in zip(wanted.places, file_state.states, strict=False):
@@ -82,22 +78,8 @@ def needs(
                 there.inodes += 1
                 shares = place.link is not Link.COPY and not place.private and not place.unpack
                 if not shares or (place.link is Link.AUTO and there is not here):
-                    there.size_bytes += wanted.size or 0
+                    there.size_bytes += size
     return list(found.values())
-
-
-def _lacks(store: Store, wanted: Wanted, lacking: set[str] | None, counted: set[str]) -> bool:
-    """Whether a blob is lacking that was not counted yet."""
-    key = wanted.key
-    if lacking is not None:
-        if key not in lacking:
-            return False
-        lacking.remove(key)
-        return True
-    if key in counted or blobs.blob_state(store, wanted.sha256, wanted.size) == "sealed":
-        return False
-    counted.add(key)
-    return True
 
 
 def check_room(asked: Sequence[Need]) -> None:

@@ -543,12 +543,12 @@ def test_what_lies_in_bundles_is_not_asked_of_the_disk_again(tmp_path: Path) -> 
     store = open_store(str(tmp_path / "store"), str(tmp_path / "state"))
     content = made(8 * KIB)
     wanted = Wanted(str(tmp_path / "m"), "m", "", sha256(content), len(content), (), ())
-    assert disk_space.needs(store, scan(store, [wanted]))[0].size_bytes == 8 * KIB
+    assert disk_space.needs(store, scan(store, [wanted]), {wanted.key})[0].size_bytes == 8 * KIB
     bundle, _ = store_batches.acquire_batch(store, {sha256(content): len(content)})
     assert bundle is not None
     Path(bundle.file(sha256(content))).write_bytes(content)
     bundle.close()
-    assert disk_space.needs(store, scan(store, [wanted]))[0].size_bytes == 0
+    assert disk_space.needs(store, scan(store, [wanted]), {wanted.key})[0].size_bytes == 0
 
 
 @pytest.mark.parametrize(
