@@ -14,7 +14,7 @@ SECRETS = "token|access_token|private_token|api_key|apikey|password|passwd|secre
 SIGNATURES = "signature|sig|x-amz-(signature|credential|security-token)|x-goog-(signature|credential)|x-oss-signature"
 # Most URLs: already normal, with nothing to refuse. This one match takes a tenth of the time of the other checks.
 _CLEAN = re.compile(
-    r"(?:https?|ftp|rsync)://[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)*(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?/"
+    r"(?:https?|ftp|rsync)://([a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)*(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?)/"
     r"(?!\.|.*/\.)[\w./~!$&'()*+,;=:@-]*",
     re.A,
 )
@@ -57,6 +57,12 @@ def split(url: str) -> Parts:
 def authority(url: str) -> str:
     """The authority of a normalised URL, as `split` gives it: asked for each line of a long plan."""
     return url.partition("#")[0].partition("://")[2].partition("?")[0].partition("/")[0]
+
+
+def clean_host(url: str) -> str:
+    """The host, with its port, of a URL that `normal` returns unchanged, as nearly all are; "" of any other."""
+    match = _CLEAN.fullmatch(url)
+    return match[1] if match else ""
 
 
 def normal(url: str) -> str:

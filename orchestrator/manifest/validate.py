@@ -74,7 +74,7 @@ def model(name: str, entry: ModelEntry, defaults: Defaults | None, rules: PlaceR
     if not to and not for_ and defaults is not None:
         problems.append((at, NO_PLACE))
     to_paths = (to,) if isinstance(to, str) else tuple(to or ())
-    layouts = _layouts(for_)
+    layouts = _layouts(for_) if for_ else ()
     if entry.repo is not UNSET:
         from orchestrator.manifest import repos  # imported here: few models are repositories
 
@@ -88,9 +88,9 @@ def model(name: str, entry: ModelEntry, defaults: Defaults | None, rules: PlaceR
             problems=problems,
         )
         return made if adopt == "copy" and share is None else replace(made, adopt=adopt, share=share)
-    for key in ("include", "exclude"):
-        if getattr(entry, key) is not UNSET:
-            problems.append(((*at, key), f"`{key}` belongs to a `repo`"))
+    if not (entry.include is entry.exclude is UNSET):
+        named = [key for key in ("include", "exclude") if getattr(entry, key) is not UNSET]
+        problems += [((*at, key), f"`{key}` belongs to a `repo`") for key in named]
     if entry.files is UNSET:
         file = _only_file(at, entry, known, to_paths, link=link, rules=rules, problems=problems)
         return Model(name, tuple(tags), (file,), layouts, link, entry.unpack is True, adopt=adopt, share=share)
@@ -220,12 +220,15 @@ def _unique(paths_: list[str], link: Link, *, unpack: bool = False) -> tuple[Pla
 
 
 def _url(at: Key, text: str, problems: Problems) -> str:
-    try:
-        url = urls.normal(text)
-    except UrlError as problem:
-        problems.append((at, str(problem)))
-        return ""
-    if url.partition("://")[2].partition("/")[0].removeprefix("www.") in urls.SITES or "/-/blob/" in url:
+    url, host = text, urls.clean_host(text)
+    if not host:
+        try:
+            url = urls.normal(text)
+        except UrlError as problem:
+            problems.append((at, str(problem)))
+            return ""
+        host = urls.authority(url)
+    if host.removeprefix("www.") in urls.SITES or "/-/blob/" in url:
         from orchestrator.manifest.pasted import page_instead  # imported here: most URLs are of other hosts
 
         if page := page_instead(url):
@@ -271,11 +274,12 @@ def manifest(
     ]
     rules = PlaceRules(root.rstrip("/") + "/", None if "allow_absolute" in unknown else tuple(allowed))
     defaults = None if "defaults" in unknown else entry.defaults or Defaults()
-    entries = ((name, entry.models.pop(name)) for name in list(entry.models))
-    models = tuple(
-        _with_signature(model(name, each, defaults, rules, problems), each.signature, beside, problems)
-        for name, each in entries
-    )
+    made = []
+    for name in list(entry.models):
+        each = entry.models.pop(name)
+        value = model(name, each, defaults, rules, problems)
+        made.append(value if each.signature is UNSET else _signed(value, each.signature, beside, problems))
+    models = tuple(made)
     unresolved: tuple[Unresolved, ...] = ()
     if resolve:
         models, unresolved = lockfile.merged(file, models, lock, problems)
@@ -297,10 +301,8 @@ def manifest(
     )
 
 
-def _with_signature(value: Model, entry: SignatureEntry | UnsetType, beside: str, problems: Problems) -> Model:
-    """Return a model with its publisher's signature, where `entry` names one."""
-    if entry is UNSET:
-        return value
+def _signed(value: Model, entry: SignatureEntry, beside: str, problems: Problems) -> Model:
+    """Return a model with its publisher's signature."""
     at: Key = ("models", value.name, "signature")
     url = entry.url
     if "://" in url or value.repo is None:
