@@ -12,8 +12,7 @@ from orchestrator.manifest import validate
 from orchestrator.manifest.lockfile import NO_PIN, NOT_RESOLVED
 from orchestrator.manifest.messages import is_foreign, lost_indentation, schema_problems
 from orchestrator.manifest.positions import Positions, find_positions
-from orchestrator.manifest.types import Document, ModelEntry, SiteDocument
-from orchestrator.manifest.yaml_reader import without_extensions
+from orchestrator.manifest.types import Document, ModelEntry, SiteDocument, without_extensions
 from orchestrator.text import keypath, shown
 from orchestrator.urls import masked_text
 

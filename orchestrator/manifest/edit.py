@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from yaml.events import MappingStartEvent, ScalarEvent, SequenceStartEvent
 
-from orchestrator.manifest.yaml_reader import NULLS, events
+from orchestrator.manifest.plain_yaml import NULLS
+from orchestrator.manifest.yaml_reader import events
 from orchestrator.text import shown
 
 if TYPE_CHECKING:

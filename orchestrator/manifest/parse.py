@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from orchestrator import urls
 from orchestrator.errors import ManifestError, Problem
-from orchestrator.manifest import validate
+from orchestrator.manifest import plain_yaml, validate
+from orchestrator.manifest.plain_yaml import YamlError
 from orchestrator.manifest.trust import refusals
-from orchestrator.manifest.types import Document, ModelEntry, SiteDocument
+from orchestrator.manifest.types import Document, ModelEntry, SiteDocument, without_own_keys
 from orchestrator.manifest.values import Manifest, Prefix, Site
-from orchestrator.manifest.yaml_reader import YamlError, load, without_extensions, without_own_keys
 from orchestrator.model import Role, Source, Wanted
 from orchestrator.urls import UrlError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from orchestrator.manifest.lockfile import Lock
     from orchestrator.manifest.values import File, Problems
@@ -51,7 +51,7 @@ def parse(
     """
     problems: Problems = []
     try:
-        entry = msgspec.convert(without_own_keys(load(text, _model_entry)), Document, strict=False)
+        entry = msgspec.convert(without_own_keys(_read(text, _model_entry)), Document, strict=False)
     except (YamlError, msgspec.ValidationError) as refusal:
         # Imported here: it takes time, as does jsonschema, and only a wrong manifest needs it.
         from orchestrator.manifest.diagnose import of_manifest
@@ -67,6 +67,20 @@ def parse(
 
         raise ManifestError(with_lines(text, file, problems))
     return manifest
+
+
+def _read(text: str, model: Callable[[Any], object] | None = None) -> object:
+    """Read YAML; `model` is as of `yaml_reader.load`.
+
+    Raises:
+        YamlError: it is not a manifest's.
+    """
+    data = plain_yaml.read(text, model)
+    if data is not None:
+        return data
+    from orchestrator.manifest import yaml_reader  # imported here: libyaml takes 10 ms to import
+
+    return yaml_reader.load(text, model)
 
 
 def _model_entry(data: object) -> ModelEntry:
@@ -86,7 +100,7 @@ def parse_site(text: str, file: str, home: str = "") -> Site:
     """
     problems: Problems = []
     try:
-        entry = msgspec.convert(without_extensions(load(text)), SiteDocument, strict=False)
+        entry = msgspec.convert(without_own_keys(_read(text)), SiteDocument, strict=False)
     except (YamlError, msgspec.ValidationError) as refusal:
         from orchestrator.manifest.diagnose import of_site
 

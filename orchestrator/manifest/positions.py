@@ -17,7 +17,8 @@ from yaml.events import (
 )
 
 from orchestrator.errors import Problem
-from orchestrator.manifest.yaml_reader import DEPTH, LOADER, NULLS, events
+from orchestrator.manifest.plain_yaml import NULLS
+from orchestrator.manifest.yaml_reader import DEPTH, LOADER, events
 from orchestrator.text import keypath, shown
 from orchestrator.urls import masked_line
 

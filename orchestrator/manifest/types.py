@@ -471,6 +471,23 @@ TITLES = {
 OPEN = ("Document", "SiteDocument", "ModelEntry")
 
 
+def without_extensions(data: object) -> object:
+    """Return `data` without the team's own `x-` keys at the top and in models; the rest is shared, not copied."""
+    plain = without_own_keys(data)
+    if isinstance(plain, dict) and isinstance(models := plain.get("models"), dict):
+        return {**plain, "models": {name: without_own_keys(model) for name, model in models.items()}}
+    return plain
+
+
+def without_own_keys(data: object) -> object:
+    """Return `data` without the team's own `x-` keys; where there are none it is `data` itself."""
+    if isinstance(data, dict):
+        for key in data:
+            if key[:2] == "x-":
+                return {key: value for key, value in data.items() if key[:2] != "x-"}
+    return data
+
+
 def schema(of: type[Document | SiteDocument] = Document) -> dict[str, Any]:
     """Return the JSON Schema (Draft 2020-12) of a manifest or a site file."""
     (start,), definitions = msgspec.json.schema_components((of,), ref_template="#/$defs/{name}")

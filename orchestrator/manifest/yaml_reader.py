@@ -15,18 +15,14 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
+from orchestrator.manifest.plain_yaml import NULLS, YamlError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DEPTH = 16
 KEYS = 256  # keys of which one copy is kept: more than a manifest has different ones, model names aside
-# The unquoted scalars that mean null.
-NULLS = frozenset(("", "~", "null"))
-
-
-class YamlError(Exception):
-    """The text is not a manifest's YAML; `positions` finds where and why."""
 
 
 def events(text: str) -> Iterator[Any]:
@@ -48,8 +44,8 @@ def load(text: str, model: Callable[[Any], object] | None = None) -> object:
 
     Args:
         text: the YAML.
-        model: makes of each dict or list right below `models:` what stands for it in the result, as soon as it is
-            read: those of a hundred thousand models need not be there at once. What it raises goes through.
+        model: makes of each dict right below `models:` what stands for it in the result, as soon as it is read: those
+            of a hundred thousand models need not be there at once. What it raises goes through.
 
     Raises:
         YamlError: the text is not YAML, or has duplicate keys, keys that are not text, anchors, aliases, tags, more
@@ -95,7 +91,7 @@ def _build(text: str, model: Callable[[Any], object] | None) -> object:  # noqa:
         elif kind is MappingEndEvent or kind is SequenceEndEvent:
             value = container
             container, key = open_.pop()
-            if model is not None and len(open_) == 2 and open_[1][1] == "models":
+            if model is not None and kind is MappingEndEvent and len(open_) == 2 and open_[1][1] == "models":
                 value = model(value)
         elif kind is AliasEvent:
             raise YamlError
@@ -114,20 +110,3 @@ def _build(text: str, model: Callable[[Any], object] | None) -> object:  # noqa:
 
 # The `key` where no key is wanted: in a list, and at the top.
 _ITEM = object()
-
-
-def without_extensions(data: object) -> object:
-    """Return `data` without the team's own `x-` keys at the top and in models; the rest is shared, not copied."""
-    plain = without_own_keys(data)
-    if isinstance(plain, dict) and isinstance(models := plain.get("models"), dict):
-        return {**plain, "models": {name: without_own_keys(model) for name, model in models.items()}}
-    return plain
-
-
-def without_own_keys(data: object) -> object:
-    """Return `data` without the team's own `x-` keys; where there are none it is `data` itself."""
-    if isinstance(data, dict):
-        for key in data:
-            if key[:2] == "x-":
-                return {key: value for key, value in data.items() if key[:2] != "x-"}
-    return data

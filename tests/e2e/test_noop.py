@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gc
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -44,6 +45,7 @@ HEAVY = (
     "shutil",
     "tempfile",
     "urllib.parse",
+    "yaml",
 )
 # Rooms of the house that only a run with work, or one with something wrong, has a use for.
 OTHER_ROADS = (
@@ -123,6 +125,16 @@ print(repr((code, sorted(set(sys.modules) - before))))
 """
 
 
+def as_people_write(manifest: Path) -> str:
+    """A manifest as YAML without braces and quotes, for which no YAML library is needed."""
+    document = json.loads(manifest.read_text("utf-8"))
+    models = document.pop("models")
+    lines = [f"{key}: {value}" for key, value in document.items()] + ["models:"]
+    for name, model in models.items():
+        lines += [f"  {name}:", *(f"    {key}: {value}" for key, value in model.items())]
+    return "\n".join([*lines, ""])
+
+
 @pytest.fixture(scope="module")
 def no_op(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a spy in the process saw of a sync with all in place."""
@@ -134,6 +146,7 @@ def no_op(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             for number in range(FILES)
         ]
         assert orch.sync().code == 0
+    orch.manifest.write_text(as_people_write(orch.manifest))
     done = subprocess.run(
         [sys.executable, "-c", SPY.replace("STORE", repr(str(orch.store)))],
         cwd=folder,

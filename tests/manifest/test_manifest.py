@@ -24,12 +24,11 @@ from orchestrator import manifest, urls
 from orchestrator.bandwidth import RateRule
 from orchestrator.context import Context
 from orchestrator.errors import ExitCode, ManifestError
-from orchestrator.manifest import paths, yaml_reader
+from orchestrator.manifest import paths, plain_yaml, yaml_reader
 from orchestrator.manifest.diagnose import of_manifest
 from orchestrator.manifest.messages import schema_problems
 from orchestrator.manifest.positions import find_positions
-from orchestrator.manifest.types import Document, FrameworkName, SiteDocument
-from orchestrator.manifest.yaml_reader import without_extensions
+from orchestrator.manifest.types import Document, FrameworkName, SiteDocument, without_extensions
 from orchestrator.model import Host, Link, Place, Role, Signers, Source, Trust, Wanted
 from orchestrator.workspace import open_workspace
 
@@ -1088,6 +1087,85 @@ def test_the_two_walks_read_the_same(data: object) -> None:
         return
     positions = find_positions(text)
     assert positions.data == fast and not positions.faults and positions.whole
+
+
+PLAIN = """
+# A manifest as many are.
+version: 1  # the format
+root: ..
+models:
+
+  resnet50:
+    url: https://example.org:8443/a/b%20c.pth?x=1;y
+    sha256: {A}
+    tags: [vision, ci, null]  # two
+  # --- others
+  none:
+  gpt2-xl.v1/q8+k@2:
+      size:   0123
+      to: ~/models/
+      for: null
+      x-note: #1
+store: ~
+"""
+
+
+def test_plain_lines_are_read_as_libyaml_reads_them() -> None:
+    text = PLAIN.replace("{A}", A)
+    data = plain_yaml.read(text)
+    assert data == yaml_reader.load(text)
+    assert data is not None and data["models"]["none"] is None and data["models"]["resnet50"]["tags"][2] is None
+    assert plain_yaml.read((REPO / "manifests/team.yaml").read_text("utf-8")) is not None
+
+    def counted(model: object) -> object:
+        return len(model) if isinstance(model, dict) else "no dict is made of it"
+
+    assert plain_yaml.read(text, counted) == yaml_reader.load(text, counted)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["k: 'q'", 'k: "q"', "k: a b", "k: a: b", "k: a:", "k: -", "k: |", "k: &a b", "k: *a", "k: !t b", "k: {a: b}", "k: [a,b]", "k: []", "k: [a",
+     "- a", "? k", "<<: a", "---", "...", "%YAML 1.2", "k: é", "é: k", "k: v\r", "k:\tv", "\tk: v", "  k: v", "version: 2", "k" * 1025 + ": v", "k: v\n  w", "k: v\n  w: x", "k:\n    v: w\n  x: y"],
+)  # fmt: skip
+def test_other_lines_are_left_to_libyaml(line: str) -> None:
+    assert plain_yaml.read("version: 1\n") == {"version": "1"}
+    assert plain_yaml.read(f"version: 1\n{line}\n") is None
+    assert plain_yaml.read("version: 1") is plain_yaml.read("# nothing\n") is plain_yaml.read("") is None
+
+
+likely_lines = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 2, 2, 4, 4, 1, 6]),
+        st.sampled_from(
+            [
+                "a:",
+                "b:",
+                "models:",
+                "c: x",
+                "d: ~",
+                "e: [a, null]",
+                "f: u:/v",
+                "- a",
+                "# c",
+                "",
+                "g: # c",
+                "h: 'q'",
+                "i: j: k",
+            ]
+        )
+        | st.text(st.sampled_from("ab:-[]{}&*!|>'\"%#?@`,~=. \t\r\u2028\ufeffé"), max_size=8),
+    ),
+    max_size=8,
+)
+
+
+@settings(quick, max_examples=500)
+@given(likely_lines)
+def test_plain_lines_are_read_as_libyaml_reads_them_or_not_at_all(lines: list[tuple[int, str]]) -> None:
+    text = "".join(f"{' ' * indent}{line}\n" for indent, line in lines)
+    read = plain_yaml.read(text)
+    assert read is None or read == yaml_reader.load(text)
 
 
 def test_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
