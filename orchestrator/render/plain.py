@@ -66,6 +66,8 @@ class Lines:
 
     def __call__(self, event: Event) -> None:
         """Write one event, or hold it back."""
+        if type(event) is events.Finished and event.how == "present" and self._totals.is_idle:
+            return  # first, because a run with nothing to do has one of these for each file
         is_new_pin = isinstance(event, events.Changed) and bool(event.old and event.new)
         if self._quiet and not (is_new_pin or isinstance(event, (events.GaveUp, events.Mismatched))):
             return

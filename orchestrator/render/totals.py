@@ -88,6 +88,11 @@ class Totals:
         self._rate = _Rate()
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing was downloaded yet, and nothing is read."""
+        return not (self.transfers or self.readings)
+
+    @property
     def size_bytes(self) -> int:
         """The size of all that is to be downloaded, as far as it is known; 0 where nobody knows."""
         known = sum(transfer.size or 0 for transfer in self.transfers.values())
