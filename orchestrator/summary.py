@@ -9,7 +9,6 @@ import msgspec
 
 from orchestrator import events
 from orchestrator.errors import ExitCode, TransferError
-from orchestrator.faults import Kind
 from orchestrator.urls import split
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = "interrupted"  # the fault of a file that a stop left
 _WATCHED = frozenset((events.Mismatched, events.Failed, events.Unanswered))
-_OF_A_HOST = frozenset(kind.value for kind in (Kind.NETWORK, Kind.STALLED, Kind.TLS, Kind.REFUSED))
 
 
 class Counts(msgspec.Struct):
@@ -122,7 +120,7 @@ class Counts(msgspec.Struct):
                 name = f"{event.model}/{event.file}" if event.file else event.model
                 message = f"{name}: checksum mismatch from {event.source}{what}{where}"
                 self._warn(event.source, message, urgent=True)
-            case events.Failed() if event.fault in _OF_A_HOST:
+            case events.Failed() if _is_of_a_host(event.fault):
                 self._warn(event.source, f"{event.source}: {event.message}", urgent=False)
             case events.Unanswered():
                 self._warn(event.source, f"{event.source}: {event.message}", urgent=False)
@@ -170,6 +168,12 @@ class Counts(msgspec.Struct):
             manifest=self.manifest,
             store=self.store,
         )
+
+
+def _is_of_a_host(fault: str) -> bool:
+    from orchestrator.faults import Kind  # imported here: in a run with nothing to do nothing fails
+
+    return fault in (Kind.NETWORK, Kind.STALLED, Kind.TLS, Kind.REFUSED)
 
 
 def _host(source: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 
 NAME_BYTES = 255
 # Characters of Cc, Cf and Cs can hide, reorder or break what people and programs read; Zl and Zp end a line for some.
@@ -15,7 +14,11 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@~-]{0,254}")
 
 def has_unseen(text: str) -> bool:
     """Whether `text` has control characters (Unicode categories Cc, Cf, Cs, Zl, Zp)."""
-    return not text.isprintable() and any(unicodedata.category(c) in _UNSEEN for c in text)
+    if text.isprintable():
+        return False
+    import unicodedata  # here and below: most texts have no character that it must be asked about
+
+    return any(unicodedata.category(c) in _UNSEEN for c in text)
 
 
 def fault_of_text(text: str) -> str | None:
@@ -58,6 +61,8 @@ def cells(text: str) -> int:
     """How many cells of a terminal a printable text takes: two for a wide character (UAX 11), none for a mark."""
     if text.isascii():
         return len(text)
+    import unicodedata
+
     return sum(
         0 if unicodedata.category(c) in _NO_CELL else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
     )

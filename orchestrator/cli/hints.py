@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.options import CHECKSUM_FILE
+from orchestrator.cli.options import is_checksum_file
 from orchestrator.errors import ManifestError, OrchError
 from orchestrator.render import sink
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 REPEATED = ("only", "store", "root", "caches", "require_signature")  # options that say which files are meant
 OF_GET = ("output", "output_dir", "sha256", "name", "include", "exclude", "to", "frameworks", "tags", "mirrors", "size")
-_COMMAND = re.compile("`([A-Z_]+=[^ `]+ )?(orch [a-z]+[^`]*)`")
+_COMMAND = "`([A-Z_]+=[^ `]+ )?(orch [a-z]+[^`]*)`"
 _ANY = "COMMAND"  # stands in a hint for the command that runs
 _NO_FILE = "no such file or directory"
 
@@ -58,7 +58,7 @@ def completed(command: str) -> str:
 
 def _completed_text(running: click.Context, text: str, left_out: Sequence[str] = ()) -> str:
     text = text.replace(f"`orch {_ANY} ", f"`orch {_taking_manifests(running)} ")
-    return _COMMAND.sub(lambda found: f"`{found[1] or ''}{_completed(running, found[2], left_out)}`", text)
+    return re.sub(_COMMAND, lambda found: f"`{found[1] or ''}{_completed(running, found[2], left_out)}`", text)
 
 
 def _completed(running: click.Context, text: str, left_out: Sequence[str] = ()) -> str:
@@ -134,7 +134,7 @@ def _positional(words: Sequence[str], parameters: Sequence[click.Parameter]) -> 
 
 def _manifests(given: Sequence[str], name: str) -> Sequence[str]:
     """The manifests of a command, if all are there; a list of checksums is one for `orch verify` alone."""
-    kept = [path for path in given if name == "verify" or not CHECKSUM_FILE.fullmatch(path)]
+    kept = [path for path in given if name == "verify" or not is_checksum_file(path)]
     return kept if all(map(os.path.exists, kept)) else ()
 
 

@@ -23,11 +23,15 @@ BACKENDS = (
     "rsync",
     "wget",
 )  # as `orchestrator.backends` has them, which takes long to import
-# A list of checksums, which `orch verify` takes in the place of a manifest: w.pth.sha256, SHA256SUMS, checksums.txt.
 _KIND = "(sha256|sha512|sha1|md5)"
-CHECKSUM_FILE = re.compile(rf"(?i)(.*[./])?({_KIND}(sums?)?|checksums?)(\.(txt|asc))?")
+_CHECKSUM_FILE = rf"(?i)(.*[./])?({_KIND}(sums?)?|checksums?)(\.(txt|asc))?"
 MANIFEST, DOWNLOAD, SWARM = "Manifest options", "Download options", "Swarm options"
 UNATTENDED, OUTPUT, SERVER = "Unattended options", "Output options", "Server options"
+
+
+def is_checksum_file(path: str) -> bool:
+    """Whether a path is a list of checksums, which `orch verify` takes too: w.pth.sha256, SHA256SUMS, checksums.txt."""
+    return re.fullmatch(_CHECKSUM_FILE, path) is not None
 
 
 class Duration(click.ParamType[float]):

@@ -42,7 +42,7 @@ def command(repair: bool, max_age: float | None, **words: Any) -> int:
 
     Exit codes: 0 all right, 5 a file is missing, 6 wrong checksum, 1 both.
     """
-    sums = [path for path in words["manifests"] if options.CHECKSUM_FILE.fullmatch(path)]
+    sums = [path for path in words["manifests"] if options.is_checksum_file(path)]
     manifests = [path for path in words["manifests"] if path not in sums]
     if repair and sums:
         raise click.UsageError(f"--repair needs a manifest: {sums[0]} names no source")

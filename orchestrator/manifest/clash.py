@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.text import keypath, shown
@@ -77,6 +76,8 @@ def may_clash(paths: Iterable[str]) -> bool:
 def _case_folded(path: str) -> str:
     """`path` as a case-insensitive file system compares it; the same object where possible, as copies cost memory."""
     if not path.isascii():
+        import unicodedata  # imported here: most paths are ASCII
+
         return unicodedata.normalize("NFC", path.casefold())
     return path if path.islower() else path.lower()
 

@@ -44,6 +44,7 @@ HEAVY = (
     "random",
     "shutil",
     "tempfile",
+    "unicodedata",
     "urllib.parse",
     "yaml",
 )
@@ -57,6 +58,7 @@ OTHER_ROADS = (
     "demo",
     "engine.inspect",
     "engine.install",
+    "faults",
     "frameworks.catalogue",
     "manifest.diagnose",
     "manifest.messages",
