@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import events
 from orchestrator.backends import select
-from orchestrator.commands.status import told
-from orchestrator.commands.verify import unread_error
 from orchestrator.engine import disk_space, doubled, weak_pins
-from orchestrator.engine.inspect import is_pointer_to, read_tree
-from orchestrator.engine.read_only import nowhere_to_write
 from orchestrator.engine.run import group
 from orchestrator.engine.scan import (
     FileState,
@@ -23,9 +19,7 @@ from orchestrator.engine.scan import (
     scan,
     warn_of_size,
 )
-from orchestrator.engine.scheduler import places_of
 from orchestrator.errors import NoBackendError, OrchError, PlacementError, TransferError
-from orchestrator.formats import wrong_file
 from orchestrator.placement import link
 from orchestrator.programs import find_backends, install_hint
 from orchestrator.sources.route import Routes
@@ -33,7 +27,6 @@ from orchestrator.store import blobs
 from orchestrator.store.store import refuse_unwritable
 from orchestrator.transfer import adopt
 from orchestrator.urls import host_of
-from orchestrator.verify import check
 from orchestrator.workspace import no_collection
 
 if TYPE_CHECKING:
@@ -117,6 +110,8 @@ class _Planner:
             have = "sealed" if self._right(artifact.wanted[0], blob) else "absent"
         fetched, why = False, "the store has its bytes"
         if have == "absent" and self._below is not None and (lower := self._below.find(artifact.sha256)):
+            from orchestrator.engine.scheduler import places_of  # here and below: what few plans need, 25 ms in all
+
             have, why = "below", f"from the store below {lower[0].store}"
             if self._below.straight(artifact.sha256, places_of(artifact)) is not None:
                 self.lacking.discard(artifact.key)
@@ -164,27 +159,32 @@ class _Planner:
         for path, state in file_state.states:
             if state is State.SEALED:
                 continue
-            if path in links:
-                link.judge_folder(self._run.store, links[path], self._judged_folders)
-                if state is State.ABSENT:
-                    link.refuse_unwritable(links[path], self._judged_folders)
-            if state is State.ABSENT:  # first, because it is the state of nearly all that is to be done
+            absent, place = state is State.ABSENT, links.get(path)
+            if place is not None:
+                link.judge_folder(self._run.store, place, self._judged_folders, absent=absent)
+            if absent:  # first, because it is the state of nearly all that is to be done
                 action = "place"
             elif state in (State.OBSTRUCTED, State.UNKNOWN):
-                raise told(path, state, w.size)
+                raise _told(path, state, w.size)
             elif state is State.OUTDATED or (self._offer and self._offer.path == path):
                 action = "place"
-            elif path in links and links[path].unpack:
+            elif place is not None and place.unpack:
                 if self._records.is_our_tree(path):
                     action = "place"
-                elif state is State.FOREIGN or read_tree(self._run, w, path) is None:
+                elif state is State.FOREIGN or not self._is_tree(w, path):
                     if not self._run.options.force:
-                        raise told(path, State.FOREIGN, w.size)
+                        raise _told(path, State.FOREIGN, w.size)
                     action = "place"
             elif not self._right(w, path):
                 self._may_go(w, path)
                 action = "place"
         return action
+
+    def _is_tree(self, wanted: Wanted, path: str) -> bool:
+        """Whether a folder has all files of an archive, by reading them."""
+        from orchestrator.engine.inspect import read_tree
+
+        return read_tree(self._run, wanted, path) is not None
 
     def _may_go(self, wanted: Wanted, path: str) -> None:
         """See that a file with wrong bytes is ours, or may be replaced.
@@ -192,6 +192,10 @@ class _Planner:
         Raises:
             PlacementError: it is somebody else's.
         """
+        from orchestrator.engine.inspect import is_pointer_to
+        from orchestrator.formats import wrong_file
+        from orchestrator.verify import check
+
         islink = os.path.islink(path)
         ours = (
             leads_into(self._run.store, os.readlink(path)) or leads_below(self._run.store, os.readlink(path))
@@ -217,6 +221,8 @@ class _Planner:
         with self._run.reading("verifying", wanted.model, wanted.file, size) as context:
             verdict = weak_pins.prove(context, wanted, path)
         if verdict.error is not None and os.path.exists(path):
+            from orchestrator.commands.verify import unread_error
+
             raise unread_error(self._run.store, path, verdict.error)
         return verdict.is_good
 
@@ -227,6 +233,8 @@ class _Planner:
             NoBackendError, TransferError.
         """
         if self._run.store.read_only:
+            from orchestrator.engine.read_only import nowhere_to_write
+
             raise nowhere_to_write(wanted)
         if self._run.options.offline:
             raise TransferError(
@@ -262,6 +270,13 @@ class _Planner:
             best = select.rank(usable, size, self._routes.to(source.url).requirements)[0]
             chosen = self._chosen[kind] = best, f"{source.role.value}; {best.why}"
         return chosen
+
+
+def _told(path: str, state: State, size: int | None) -> OrchError:
+    """The state of one place as `status` tells it."""
+    from orchestrator.commands.status import told
+
+    return told(path, state, size)
 
 
 def _tell_peers(run: RunContext) -> None:

@@ -12,7 +12,6 @@ from orchestrator.errors import StoreError
 from orchestrator.model import Link
 from orchestrator.store import partials
 from orchestrator.text import size_text
-from orchestrator.transfer.copy_up import COPY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -125,7 +124,11 @@ class Begun:
 
     def copied_bytes(self, key: str) -> int:
         """How many bytes of a file were copied up from a store below."""
-        return partial_bytes(self._store, key, COPY) if key in self._alone else 0
+        if key not in self._alone:
+            return 0
+        from orchestrator.transfer.copy_up import COPY  # imported here: few runs copy anything up
+
+        return partial_bytes(self._store, key, COPY)
 
 
 def partial_bytes(store: Store, key: str, name: str = "f") -> int:

@@ -109,9 +109,7 @@ class Inspection:
             try:
                 place = links.get(path)
                 if place is not None:
-                    link.judge_folder(self.run.store, place, self._judged_folders)
-                    if state is State.ABSENT:
-                        link.refuse_unwritable(place, self._judged_folders)
+                    link.judge_folder(self.run.store, place, self._judged_folders, absent=state is State.ABSENT)
                 due = (
                     self._judge_tree(wanted, place, state)
                     if place is not None and place.unpack

@@ -66,7 +66,7 @@ class JudgedFolders:
 
     Attributes:
         usable: no other user leads us elsewhere by them.
-        writable: they may be written.
+        writable: those of them that may be written, too.
     """
 
     __slots__ = ("usable", "writable")
@@ -76,46 +76,40 @@ class JudgedFolders:
         self.writable: set[str] = set()
 
 
-def judge_folder(store: Store, place: Place, judged: JudgedFolders) -> None:
+def judge_folder(store: Store, place: Place, judged: JudgedFolders, *, absent: bool = False) -> None:
     """See, before a byte is fetched for a place, that its folder, or what is there of it, may be used.
 
     Args:
+        store: says whose folders may be used.
+        place: the place.
         judged: the folders of which that is known; takes this one.
+        absent: nothing is at the place yet: its folder must be one that may be written, too.
 
     Raises:
-        PlacementError: as `open_folder`; or the folder must be this user's, and is another's.
+        PlacementError: as `open_folder`; the folder must be this user's, and is another's; or it may not be written.
     """
     folder = place.path.rpartition("/")[0] or "/"
-    if folder in judged.usable:
-        return
-    with suppress(OSError):  # told when the place is made
-        if place.own is not None:
-            refuse_anothers(*place.own)
-        above = folder
-        while not os.path.isdir(above):
-            above = os.path.dirname(above)
-        open_folder(above, trusted=store.trusted).close()
-    judged.usable.add(folder)
-
-
-def refuse_unwritable(place: Place, judged: JudgedFolders) -> None:
-    """See, before a byte is fetched, that a place that is absent can be made: that its folder may be written.
-
-    Args:
-        judged: the folders of which that is known; takes this one.
-
-    Raises:
-        PlacementError: it may not.
-    """
-    folder = above = place.path.rpartition("/")[0] or "/"
     if folder in judged.writable:
         return
-    with suppress(OSError):  # told when the place is made
-        while not os.path.isdir(above):
-            above = os.path.dirname(above)
-        if (error := unwritable(above)) is not None:
-            raise place_error(error, f"{above}/{os.path.basename(place.path)}")
-        judged.writable.add(folder)
+    if folder not in judged.usable:
+        with suppress(OSError):  # told when the place is made
+            if place.own is not None:
+                refuse_anothers(*place.own)
+            open_folder(_existing(folder), trusted=store.trusted).close()
+        judged.usable.add(folder)
+    if absent:
+        with suppress(OSError):  # as above
+            above = _existing(folder)
+            if (error := unwritable(above)) is not None:
+                raise place_error(error, f"{above}/{os.path.basename(place.path)}")
+            judged.writable.add(folder)
+
+
+def _existing(folder: str) -> str:
+    """What is there of a folder."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def put(
