@@ -15,7 +15,7 @@ SIGNATURES = "signature|sig|x-amz-(signature|credential|security-token)|x-goog-(
 # Most URLs: already normal, with nothing to refuse. This one match takes a tenth of the time of the other checks.
 _CLEAN = re.compile(
     r"(?:https?|ftp|rsync)://([a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)*(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?)/"
-    r"(?!\.|.*/\.)[\w./~!$&'()*+,;=:@-]*",
+    rf"(?!\.|.*/\.)(?:[\w./~!$&'()*+,;=:@-]*/)?(?:({PLAIN_NAME.pattern})|[\w.~!$&'()*+,;=:@-]*)",
     re.A,
 )
 # Sites of which people paste the address of a page, not that of the file: `manifest.pasted` reads these.
@@ -59,10 +59,13 @@ def authority(url: str) -> str:
     return url.partition("#")[0].partition("://")[2].partition("?")[0].partition("/")[0]
 
 
-def clean_host(url: str) -> str:
-    """The host, with its port, of a URL that `normal` returns unchanged, as nearly all are; "" of any other."""
+def clean_parts(url: str) -> tuple[str, str]:
+    """The host, with its port, and the last name of a URL that `normal` returns unchanged, as nearly all are.
+
+    Both are "" of any other URL, and the name where `last_name` must be asked for it.
+    """
     match = _CLEAN.fullmatch(url)
-    return match[1] if match else ""
+    return (match[1], match[2] or "") if match else ("", "")
 
 
 def normal(url: str) -> str:

@@ -25,11 +25,13 @@ class PathError(Exception):
 class PlaceRules(msgspec.Struct, frozen=True, gc=False):
     """How paths in `to:` are read: `base` is the root with a trailing `/`, `allowed` the folders of `allow_absolute:`.
 
-    `allowed` is None where that key could not be read: then every absolute path is let through.
+    `allowed` is None where that key could not be read: then every absolute path is let through. `folders` are those
+    that were read already, by their text: most models share a few.
     """
 
     base: str
     allowed: tuple[str, ...] | None
+    folders: dict[str, tuple[str, bool]] = msgspec.field(default_factory=dict)
 
 
 def folder(text: str, beside: str, home: str) -> str:
@@ -119,8 +121,13 @@ def place(text: str, rules: PlaceRules) -> tuple[str, bool]:
     Raises:
         PathError: it has a `~`, a variable or a `..`, is absolute and not allowed, or cannot be a path.
     """
+    if (known := rules.folders.get(text)) is not None:
+        return known
     if _CLEAN.fullmatch(text):
-        return (rules.base + text[:-1], True) if text[-1] == "/" else (rules.base + text, False)
+        if text[-1] != "/":
+            return rules.base + text, False
+        found = rules.folders[text] = rules.base + text[:-1], True
+        return found
     _check(text)
     if text.startswith("~"):
         raise PathError("`~` is expanded in `store:` and `root:` only")

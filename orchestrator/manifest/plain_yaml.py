@@ -50,22 +50,26 @@ def read(text: str, model: Callable[[Any], object] | None = None) -> dict[str, A
             if other is not None:
                 return None
             continue
-        indent = len(blanks)
-        if indent > column:
-            if not name or len(above) == _DEPTH:
+        if len(blanks) != column:
+            if len(blanks) > column:
+                if not name or len(above) == _DEPTH:
+                    return None
+                above.append((here, column, name))
+                here, column = {}, len(blanks)
+            while len(blanks) < column:
+                here, column = _close(above, here, model)
+            if len(blanks) != column:
                 return None
-            above.append((here, column, name))
-            here, column = {}, indent
-        while indent < column:
-            here, column = _close(above, here, model)
-        if indent != column or key in here:
+        if key in here:
             return None
-        if words is None:
+        if value is not None:
             here[key] = None if value in NULLS else value
-            name = key if value is None else ""
-        else:
+            name = ""
+        elif words is not None:
             here[key] = [None if word in NULLS else word for word in words.split(", ")]
             name = ""
+        else:
+            here[key], name = None, key
     while above:
         here, column = _close(above, here, model)
     return here or None

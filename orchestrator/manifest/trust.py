@@ -112,7 +112,10 @@ def _places(models: Iterable[Model], trust: Trust, root: str) -> Iterator[tuple[
         return judged[folder]
 
     for model in models:
-        bad: dict[str, str] = {folder: why for folder in model.folders if (why := fault(folder))}
+        bad: dict[str, str] = {}
+        for folder in model.folders:
+            if why := fault(folder):
+                bad[folder] = why
         for file in model.files:
             for place in file.places:
                 folder, _, name = place.path.rpartition("/")
@@ -121,7 +124,9 @@ def _places(models: Iterable[Model], trust: Trust, root: str) -> Iterator[tuple[
                     bad.setdefault(folder or place.path, why)
                 elif not why and (name.lower() in _NAMES or place.unpack):
                     bad.setdefault(place.path, place_fault(place.path, trust.roots))
-        for path, why in ((path, why) for path, why in bad.items() if why):
+        for path, why in bad.items():
+            if not why:
+                continue
             # A manifest in /etc, say, with paths that begin beside it: another base for all of them is meant.
             elsewhere = bool(in_root) and f"{path}/".startswith(in_root)
             base = "name another base folder: `root: /srv/models`, --root DIR or ORCH_ROOT; or " if elsewhere else ""

@@ -122,16 +122,16 @@ def _only_file(
 ) -> File:
     if entry.url is UNSET:
         problems.append((at, ONE_OF))
-    url = "" if entry.url is UNSET else _url((*at, "url"), entry.url, problems)
+    url, name = ("", "") if entry.url is UNSET else _url_and_name((*at, "url"), entry.url, problems)
     mirrors = (defaults.mirrors if entry.mirrors is UNSET else entry.mirrors) or []
-    name = refused = ""
-    if url:
+    refused = ""
+    if url and not name:
         try:
             name = urls.last_name(url)
         except UrlError as problem:
             refused = str(problem)
-        if name == at[1]:  # many models are called as their file is: one text for both
-            name = str(at[1])
+    if name == at[1]:  # many models are called as their file is: one text for both
+        name = str(at[1])
     places = []
     unpack = entry.unpack is True
     for path, is_folder in _places(at, entry, to_paths, rules, problems):
@@ -220,20 +220,25 @@ def _unique(paths_: list[str], link: Link, *, unpack: bool = False) -> tuple[Pla
 
 
 def _url(at: Key, text: str, problems: Problems) -> str:
-    url, host = text, urls.clean_host(text)
+    return _url_and_name(at, text, problems)[0]
+
+
+def _url_and_name(at: Key, text: str, problems: Problems) -> tuple[str, str]:
+    """A URL, "" where it is wrong, and its last name, "" where `urls.last_name` must be asked for it."""
+    url, (host, name) = text, urls.clean_parts(text)
     if not host:
         try:
             url = urls.normal(text)
         except UrlError as problem:
             problems.append((at, str(problem)))
-            return ""
+            return "", ""
         host = urls.authority(url)
     if host.removeprefix("www.") in urls.SITES or "/-/blob/" in url:
         from orchestrator.manifest.pasted import page_instead  # imported here: most URLs are of other hosts
 
         if page := page_instead(url):
             problems.append((at, page))
-    return url
+    return url, name
 
 
 def _urls(at: Key, texts: list[str], problems: Problems) -> tuple[str, ...]:
