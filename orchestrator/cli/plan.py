@@ -52,7 +52,9 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
     def work() -> Any:
         nonlocal work_to_do
         space = workspace(context, words)
-        summary = plan(run_context(context, space, sink, options), space.wanted, space.unresolved)
+        run, wanted, unresolved = run_context(context, space, sink, options), space.wanted, space.unresolved
+        del space  # a plan needs the files alone, and the models of 100,000 take 25 MB
+        summary = plan(run, wanted, unresolved)
         work_to_do = summary.placed + summary.fetched > 0
         return summary
 
