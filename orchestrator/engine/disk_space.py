@@ -58,6 +58,7 @@ def needs(
 
     begun = Begun(store)
     here = on(f"{store.path}/blobs")
+    sealed, copy, auto = State.SEALED, Link.COPY, Link.AUTO  # each look-up in an Enum takes 50 ns
     for file_state in file_states:
         if file_state.may_be_right:
             continue  # what is right once it is read asks nothing of the disk
@@ -72,11 +73,11 @@ def needs(
             here.inodes += INODES_PER_FILE
         # The states are those of the places, in their order; of the blob where it wants none.
         for place, (path, state) in zip(wanted.places, file_state.states, strict=False):
-            if state is not State.SEALED and not place.target:
+            if state is not sealed and not place.target:
                 there = on(path)
                 there.inodes += 1
-                shares = place.link is not Link.COPY and not place.private and not place.unpack
-                if not shares or (place.link is Link.AUTO and there is not here):
+                shares = place.link is not copy and not place.private and not place.unpack
+                if not shares or (place.link is auto and there is not here):
                     there.size_bytes += size
     return list(found.values())
 
