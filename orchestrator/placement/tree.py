@@ -296,9 +296,7 @@ def _check_and_seal(context: Context, store: Store, aside: _Aside, listing: List
         raise PlacementError(f"{place}: a copied file has wrong bytes", "check that disk: `dmesg | tail`")
     for name, (_, sha256) in listing.items():
         path = f"{aside.tree}/{name}"
-        mode = os.stat(path).st_mode & 0o444  # by the umask
         seal.seal(store, path, sha256, name=f"{place}/{name}")
-        os.chmod(path, mode)
         fd = os.open(path, os.O_RDONLY)
         try:
             os.fsync(fd)

@@ -94,10 +94,9 @@ def _finish(store: Store, files: Sequence[tuple[str, str]], mode: int, *, flush:
         try:
             if flush:
                 os.fsync(fd)
+            os.fchmod(fd, mode)
             if not seal(store, fd, sha256, name=path):
                 unsealed.add(path)
-            if mode != 0o444:
-                os.fchmod(fd, mode)
         finally:
             os.close(fd)
     return unsealed

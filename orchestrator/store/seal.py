@@ -46,9 +46,10 @@ def fits(store: Store, status: os.stat_result, sha256: str, size: int | None) ->
 
 
 def seal(store: Store, path: str | int, sha256: str, *, read_only: bool = True, name: str = "") -> bool:
-    """Seal a file whose digest was just checked, by its path or its descriptor; `read_only` also sets its mode to 0444.
+    """Seal a file whose digest was just checked, by its path or its descriptor; `read_only` makes it that for all.
 
-    `name` is a path by which it can be found later, where `path` is none.
+    Who may not read it still may not: a store of one user keeps its blobs to him. `name` is a path by which it can be
+    found later, where `path` is none.
 
     Returns:
         Whether its mtime has the seal; else the local state remembers the file, by a ctime that a rename changes.
@@ -56,9 +57,9 @@ def seal(store: Store, path: str | int, sha256: str, *, read_only: bool = True, 
     Raises:
         OSError: the file is gone, or owned by somebody else.
     """
-    if read_only:
-        os.chmod(path, 0o444)
     status = os.stat(path)
+    if read_only and status.st_mode & 0o7333:
+        os.chmod(path, status.st_mode & 0o444)
     whole_s = status.st_mtime_ns // _SECOND_NS * _SECOND_NS
     os.utime(path, ns=(status.st_atime_ns, whole_s + nanoseconds(sha256)))
     if os.stat(path).st_mtime_ns % _SECOND_NS == nanoseconds(sha256):
@@ -77,7 +78,7 @@ def attest(
 
     Args:
         touch: False leaves the file as it is, because a user's link leads to it.
-        read_only: also set its mode to 0444.
+        read_only: also make it read-only.
         name: its own path, where `path` leads to it by a descriptor.
 
     Where neither can be written (a read-only root, another user's home) the next run reads the file again.

@@ -111,6 +111,10 @@ def test_a_store_for_one_keeps_all_to_him(tmp_path: Path, origin: Origin, umask:
     open_to_others = [path for path in store.rglob("*") if path.lstat().st_mode & 0o077 and not path.is_symlink()]
     assert not open_to_others
     assert [oct(path.stat().st_mode & 0o777) for path in (orch.blob(SMALL), place)] == ["0o400", "0o400"]
+    place.chmod(0o600)
+    os.utime(place)
+    assert orch.sync().summary["placed"] == 1
+    assert oct(place.stat().st_mode & 0o777) == "0o400", "sealed again, and read-only, but no more readable than before"
 
 
 @pytest.mark.parametrize(("umask", "made_as"), [(0, 0o755), (0o022, 0o755), (0o077, 0o700), (0o002, 0o755)])
