@@ -383,6 +383,7 @@ def repair(
                 warn_of_size(found.wanted, found.true_size, run.emit)
             file_state = _standing(run.store, records, found)
             if file_state.present:
+                blobs.protect(run.store, found.wanted.key)
                 run.counts.present += 1
                 run.emit(found.event)
             else:

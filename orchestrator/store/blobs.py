@@ -49,6 +49,19 @@ def status(store: Store, sha256: str) -> os.stat_result | None:
         return None
 
 
+def protect(store: Store, sha256: str) -> None:
+    """Make a blob read-only again that its user made writable; one that cannot be changed stays as it is."""
+    found = status(store, sha256)
+    if found is None or not found.st_mode & 0o222 or store.read_only:
+        return
+    with suppress(OSError):
+        fd = open_to_read(store.blob(sha256))
+        try:
+            os.fchmod(fd, found.st_mode & 0o444)
+        finally:
+            os.close(fd)
+
+
 def commit(store: Store, files: Sequence[tuple[str, str]], since_fd: int | None = None) -> None:
     """Make verified files blobs.
 

@@ -117,6 +117,18 @@ def test_a_store_for_one_keeps_all_to_him(tmp_path: Path, origin: Origin, umask:
     assert oct(place.stat().st_mode & 0o777) == "0o400", "sealed again, and read-only, but no more readable than before"
 
 
+def test_a_verified_file_that_its_user_made_writable_is_read_only_again(tmp_path: Path, origin: Origin) -> None:
+    orch = Orch(tmp_path)
+    place = orch.want("small", SMALL, origin.serve("/small.bin", SMALL), link="hard")
+    copied = orch.want("copied", SMALL, origin.serve("/small.bin", SMALL), to="copies/", link="copy")
+    assert orch.sync().code == 0
+    place.chmod(0o664)
+    own = copied.stat().st_mode
+    assert orch.run("verify", "--repair", "team.yaml").code == 0
+    assert [oct(path.stat().st_mode & 0o777) for path in (orch.blob(SMALL), place)] == ["0o444", "0o444"]
+    assert copied.stat().st_mode == own, "a copy is its user's to change"
+
+
 @pytest.mark.parametrize(("umask", "made_as"), [(0, 0o755), (0o022, 0o755), (0o077, 0o700), (0o002, 0o755)])
 def test_a_store_that_orch_made_is_not_refused_by_it(tmp_path: Path, origin: Origin, umask: int, made_as: int) -> None:
     orch = Orch(tmp_path)
