@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestrator import events
 from orchestrator.engine import disk_space, weak_pins
 from orchestrator.engine.scan import State, scan, warn_of_size
-from orchestrator.errors import DigestError, PlacementError, TransferError
+from orchestrator.errors import DigestError, PlacementError, StoreError, TransferError
 from orchestrator.text import size_text
 from orchestrator.transfer.adopt import resume_hint
 from orchestrator.workspace import store_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.errors import OrchError
     from orchestrator.events import Summary
     from orchestrator.model import Unresolved, Wanted
+    from orchestrator.store import Store
     from orchestrator.transfer.run_context import RunContext
     from orchestrator.workspace import Workspace
 
@@ -36,7 +38,7 @@ GRAVEST_FIRST = (
     State.UNVERIFIED,
     State.ABSENT,
 )
-_RESUMED = ("absent", "outdated")  # the faults of files that sync downloads
+_DOWNLOADED = ("absent", "outdated")  # the faults of files that sync downloads
 
 
 def status(
@@ -60,21 +62,51 @@ def status(
     wanted = weak_pins.with_known_sha256(run.store, wanted)
     run.counts.begin(wanted, unresolved, run.emit)
     begun: disk_space.Begun | None = None
+    refused = RefusedDownloads(run.store)
     for file_state in scan(run.store, wanted):
         if file_state.present:
             tell(run, file_state)
             continue
         begun = begun or disk_space.Begun(run.store)
-        tell(run, file_state, begun.fetched_bytes(file_state.wanted.key))
+        tell(run, file_state, begun.fetched_bytes(file_state.wanted.key), refused)
     if whole is not None:
         _tell_left_places(run, whole)
     return run.counts.summary(run.context.monotonic() - began)
 
 
-def tell(run: RunContext, file_state: FileState, have_bytes: int = 0) -> None:
+class RefusedDownloads:
+    """What sources sent that has not the checksum that was expected, by the notes in quarantine; they are read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._found: dict[str, str] | None = None  # by the digest that was expected, the one that came
+
+    def explained(self, wanted: Wanted, error: OrchError) -> OrchError:
+        """A file's error; where it is to be downloaded, and that was refused before, with what helps against that."""
+        if error.fault not in _DOWNLOADED:
+            return error
+        if self._found is None:
+            from orchestrator.store import quarantine
+
+            self._found = {}
+            with suppress(StoreError):
+                entries = quarantine.entries(self._store)
+                self._found = {each.expected: each.found for each in entries if each.kind == quarantine.WIRE}
+        found = self._found.get(wanted.sha256) if wanted.sha256 else None
+        if not found:
+            return error
+        from orchestrator.transfer.explain import pinned_in  # what no other status needs
+
+        name = f"{wanted.model}/{wanted.file}" if wanted.file else wanted.model
+        said = f"compare the checksum{pinned_in(wanted)} with the publisher's, then run `orch sync`"
+        hint = f"{name}: a source sent a file with the sha256 {found}; {said}"
+        return TransferError(error.message, hint, error.fault, code="checksum-mismatch")
+
+
+def tell(run: RunContext, file_state: FileState, have_bytes: int = 0, refused: RefusedDownloads | None = None) -> None:
     """Count one file, and say whether it is in place or what is wrong with it.
 
-    `have_bytes` are here of a download that did not end.
+    `have_bytes` are here of a download that did not end; `refused` knows those that were refused.
     """
     w = file_state.wanted
     if file_state.true_size is not None:
@@ -84,11 +116,13 @@ def tell(run: RunContext, file_state: FileState, have_bytes: int = 0) -> None:
         run.emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
     else:
         error = error_of(file_state)
-        have_bytes = min(have_bytes, w.size or have_bytes) if error.fault in _RESUMED else 0
+        have_bytes = min(have_bytes, w.size or have_bytes) if error.fault in _DOWNLOADED else 0
         if have_bytes:
             of = "" if w.size is None else f" of {size_text(w.size)}"
             said = f"{error.message}; sync resumes, {size_text(have_bytes)}{of} are here"
             error = TransferError(said, error.hint, error.fault)
+        if refused is not None:
+            error = refused.explained(w, error)
         run.fail(w, error, have_bytes)
 
 

@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import checksums, events
+from orchestrator.commands.status import RefusedDownloads
 from orchestrator.engine import weak_pins
 from orchestrator.engine.run import execute
 from orchestrator.engine.scan import FileState, RecordIndex, State, scan, warn_of_size
@@ -87,14 +88,14 @@ def verify(
     began = run.context.monotonic()
     wanted = weak_pins.with_known_sha256(run.store, wanted)
     run.counts.begin(wanted, unresolved, run.emit)
-    unread, records = iter(wanted), RecordIndex(run.store)
+    unread, records, refused = iter(wanted), RecordIndex(run.store), RefusedDownloads(run.store)
     try:
         for found in read(run, wanted, max_age_s):
             next(unread)
             if found.true_size is not None:
                 warn_of_size(found.wanted, found.true_size, run.emit)
             if found.wrong:
-                run.fail(found.wanted, _error(run.store, records, found))
+                run.fail(found.wanted, refused.explained(found.wanted, _error(run.store, records, found)))
             elif found.unknown:
                 run.fail(found.wanted, unread_error(run.store, *found.unknown[0]))
             else:

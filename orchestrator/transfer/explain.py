@@ -57,7 +57,7 @@ def explain_failure(
         fault = fault or next((health.fault(host) for host in gone.values()), None)
     history = "; ".join(told)
     if fault is not None and fault.kind is Kind.CORRUPT:
-        hint = fault.hint or f"compare the checksum{_pinned_in(artifact)} with the publisher's"
+        hint = fault.hint or f"compare the checksum{pinned_in(artifact.wanted[0])} with the publisher's"
         judged = any(each.fault.message.startswith(("wrong bytes", "this is not the file")) for each in attempts)
         kept = "; the wrong file is kept: `orch quarantine`" if judged else ""
         hint = _for_command(artifact, hint)
@@ -69,12 +69,15 @@ def explain_failure(
     return TransferError(message, _for_command(artifact, hint), word, shared=_shared(run, attempts, gone))
 
 
-def _pinned_in(artifact: Artifact) -> str:
-    """In which file an artifact's checksum is, with its line where it is in one line only: manifest or lock file."""
-    manifest, said = artifact.wanted[0].manifest, re.compile(artifact.sha256, re.I)
-    if not os.path.isabs(manifest):  # `orch get` has none
+def pinned_in(wanted: Wanted) -> str:
+    """In which file a checksum is, with its line where it is in one line only: ` in team.yaml:6`, or of the lock file.
+
+    Empty for a file of `orch get`, which has no manifest.
+    """
+    manifest, said = wanted.manifest, re.compile(wanted.sha256, re.I)
+    if not os.path.isabs(manifest):
         return ""
-    found = (_where(manifest, said) or _where(lock_path(manifest), said)) if artifact.sha256 else ""
+    found = (_where(manifest, said) or _where(lock_path(manifest), said)) if wanted.sha256 else ""
     return f" in {found or manifest}"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator import path as api_path
 from orchestrator.demo.server import Origin
-from tests.orch import Orch, made
+from tests.orch import Orch, made, sha256
 
 
 @pytest.fixture
@@ -60,3 +60,24 @@ def test_an_unlocked_model_blocks_no_other_one(orch: Orch, origin: Origin) -> No
 
 def test_a_manifest_without_models_says_how_to_add_one(orch: Orch) -> None:
     assert "no models yet: add one with `orch add URL`" in orch.run("sync", "team.yaml").err
+
+
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_what_a_source_sent_in_vain_makes_the_checksum_the_first_thing_to_look_at(
+    orch: Orch, origin: Origin, command: str
+) -> None:
+    content, other = made(3000), made(3000, 2)
+    orch.want("wrong", content, origin.serve("/m.bin", other))
+    orch.want("absent", made(10), origin.serve("/n.bin", made(10)), to="other/")
+    assert orch.run("sync", "--only", "wrong", "team.yaml").code == 6
+    done = orch.run(command, "team.yaml")
+    assert done.code == 5
+    lines = orch.manifest.read_text().splitlines()
+    (line,) = (number for number, text in enumerate(lines, 1) if sha256(content) in text)
+    (hint,) = (text for text in done.out.splitlines() if text.startswith("hint: wrong/m.bin: "))
+    assert f"team.yaml:{line} " in hint
+    assert sha256(other) in hint
+    assert "hint: run `orch sync team.yaml`\n" in done.out, "of the other file"
+    failed = {each["model"]: each for each in orch.run(command, "--json", "team.yaml").summary["failed"]}
+    assert {name: each["fault"] for name, each in failed.items()} == {"wrong": "absent", "absent": "absent"}
+    assert failed["wrong"]["code"] == "checksum-mismatch"
