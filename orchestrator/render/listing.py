@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from orchestrator import events
-from orchestrator.render.sink import INTERRUPTED, amount, error_lines, is_out_of_time, label, told_hint
+from orchestrator.render.sink import INTERRUPTED, amount, error_lines, label, told_hint, was_only_ended
 from orchestrator.render.table import Column, table
 from orchestrator.render.table import line as table_line
 from orchestrator.render.terminal import painted, style_of, width, wrap
@@ -212,7 +212,7 @@ class Listing:
     def close(self, summary: Summary) -> None:
         """Write the table, what is wrong in full, the hints and the closing line."""
         self._end_live()
-        if self._quiet and (summary.ok or is_out_of_time(summary)):
+        if self._quiet and (summary.ok or was_only_ended(summary)):
             return
         self._table()
         held = self._held if self._quiet else self._held[:_TOLD]

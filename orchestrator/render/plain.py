@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
 from orchestrator import events, local_state
-from orchestrator.render.sink import error_lines, is_out_of_time, label
+from orchestrator.render.sink import error_lines, label, was_only_ended
 from orchestrator.render.terminal import painted, style_of
 from orchestrator.render.totals import Totals
 from orchestrator.render.words import SharedFailures, closing, heartbeat, line
@@ -119,7 +119,7 @@ class Lines:
         """Write what was held back if the run failed, and the closing line; warnings always."""
         with self._lock:
             self._closed = True
-            if self._quiet and (summary.ok or is_out_of_time(summary)):
+            if self._quiet and (summary.ok or was_only_ended(summary)):
                 for warning in self._due(summary.warnings):
                     more = ""
                     if warning.host and not warning.urgent:

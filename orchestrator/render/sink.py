@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 INTERRUPTED = "interrupted"  # the fault of a file that a stop left, as summary.INTERRUPTED
 
 
-def is_out_of_time(summary: Summary) -> bool:
-    """Whether --max-time ended a run, and nothing else: the next one goes on there, so it is no failure to tell."""
-    return summary.exit_code == 9 and all(failed.fault == INTERRUPTED for failed in summary.failed)
+def was_only_ended(summary: Summary) -> bool:
+    """Whether a run was ended and nothing failed, so that a quiet one has nothing to tell.
+
+    That is so where --max-time ended it, as the next one goes on there; and where a signal did before its work began.
+    """
+    if summary.exit_code == 9:
+        return all(failed.fault == INTERRUPTED for failed in summary.failed)
+    return summary.exit_code in (130, 143) and not summary.failed
 
 
 class Sink(Protocol):

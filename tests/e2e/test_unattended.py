@@ -71,6 +71,16 @@ def test_splay_is_the_same_for_one_host_and_another_for_another_manifest(orch: O
     assert told() == told() != told("other.yaml")
 
 
+@pytest.mark.parametrize("command", ["sync", "verify"])
+def test_a_quiet_run_that_is_stopped_before_it_begins_writes_nothing(orch: Orch, command: str) -> None:
+    running = orch.start(command, "--quiet", "--splay", "1000h", "team.yaml")
+    status = Path(f"/proc/{running.pid}/task")
+    while len(list(status.iterdir())) < 2:  # until its thread for signals is there
+        time.sleep(0.01)
+    running.send_signal(signal.SIGTERM)
+    assert (running.wait(60), running.communicate()) == (143, ("", ""))
+
+
 def test_splay_does_not_count_as_time_of_the_run(orch: Orch) -> None:
     with Origin() as origin:
         orch.want("w", b"w", origin.serve("/w", b"w"))
