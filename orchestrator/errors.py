@@ -216,4 +216,7 @@ class Stopped(BaseException):
     """A stop was asked for, by a signal or by the caller; the bytes downloaded so far are kept.
 
     It is a BaseException, like KeyboardInterrupt, so that no handler takes it for a failure and tries again.
+    `vain_bytes` are here of a file whose sources support no ranges: the next run cannot go on with them.
     """
+
+    vain_bytes: int = 0

@@ -9,6 +9,7 @@ import msgspec
 
 from orchestrator import events
 from orchestrator.errors import ExitCode, TransferError
+from orchestrator.text import size_text
 from orchestrator.urls import split
 
 if TYPE_CHECKING:
@@ -191,7 +192,14 @@ def fold(codes: Iterable[int]) -> int:
     return int(kinds.pop()) if kinds else 0
 
 
-def interrupted() -> TransferError:
-    """The failure of a file that a stop left as it was, or half done."""
+def interrupted(name: str = "", vain_bytes: int = 0) -> TransferError:
+    """The failure of a file that a stop left as it was, or half done.
+
+    `vain_bytes` are here of the file `name`, whose sources support no ranges.
+    """
+    if vain_bytes:
+        why = "its server can send a file only from its beginning, so the next run starts over"
+        message = f"{name}: interrupted at {size_text(vain_bytes)}; {why}"
+        return TransferError(message, "run the command again", INTERRUPTED)
     message = "interrupted; the bytes downloaded so far are kept"
     return TransferError(message, "run the command again to resume", INTERRUPTED)

@@ -142,8 +142,9 @@ class Scheduler:
                     self._one(work)
                 else:
                     self._many(work)
-            except Stopped:
-                self._fail(work, self._end or interrupted())
+            except Stopped as stop:
+                name = work.artifact.name if isinstance(work, BatchTask) else ""
+                self._fail(work, self._end or interrupted(name, stop.vain_bytes))
             except HostsUnavailableError as error:
                 self._park(work, error.hosts, fallback=error.fallback, is_all=not error.fallback)
             except Exception as error:

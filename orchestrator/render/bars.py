@@ -237,7 +237,7 @@ class Bars:
         self._stop = stop or Stop()
         self._failures: dict[str, None] = {}  # one cause may end many files
         self._shared = SharedFailures()
-        self._interrupted = ""  # what to type next
+        self._interrupted: dict[str, None] = {}  # and what to type next
         self._told: list[str] = []
         self._finished: list[events.Finished] = []  # the first few: a run may have a hundred thousand
         self._unlisted = 0
@@ -267,7 +267,7 @@ class Bars:
 
     def _failed(self, event: events.GaveUp) -> str | None:
         if event.fault == INTERRUPTED:
-            self._interrupted = line(event) or ""
+            self._interrupted[line(event) or ""] = None
             return None
         if event.shared:  # of a host that is down, whose files are told all in one line
             self._shared.add(event)
@@ -298,8 +298,9 @@ class Bars:
             for text in (*failures[:_FAILURES], *self._told):
                 for each in text.splitlines():
                     self._print(each, style_of(each))
-            for text in self._interrupted.splitlines():
-                self._print(text, "cyan" if text.startswith("hint: ") else None)
+            for text in list(self._interrupted)[:_FAILURES]:
+                for each in text.splitlines():
+                    self._print(each, "cyan" if each.startswith("hint: ") else None)
             if (more := len(failures) - _FAILURES) > 0:
                 self._print(f"error: and {more:,} more (`--json` tells all)", "red")
 

@@ -226,6 +226,9 @@ class Download:
                 if not (self._run.swarms and self._fetch_by_swarm()):
                     self._fetch_by_relay()
                     self._loop()
+        except Stopped as stop:
+            stop.vain_bytes = self._vain_bytes()
+            raise
         finally:
             self._drop_stream()
             self._offer.withdraw()
@@ -244,6 +247,12 @@ class Download:
         if length is None or missing is None:
             return whole(self._on_disk.good_bytes())
         return subtract(whole(length), missing)
+
+    def _vain_bytes(self) -> int:
+        """How many bytes are here that the next run cannot use: all sources have said that they support no ranges."""
+        answers = [self._answers.get(source.url) for source in self._artifact.sources]
+        is_vain = all(answer is not None and not answer.ranges for answer in answers)
+        return self._on_disk.good_bytes() if is_vain and not self._on_disk.is_complete() else 0
 
     def _count_reused(self) -> None:
         """Count no byte of an earlier run as reused that is missing by now: it comes by the wire once more."""

@@ -39,6 +39,18 @@ def test_the_time_is_up_and_the_next_night_goes_on(orch: Orch) -> None:
     assert place.read_bytes() == content
 
 
+def test_a_stop_says_which_file_the_next_run_begins_again(orch: Orch) -> None:
+    content = made(24 * MIB)
+    with Origin(rate=2 * MIB, also=("127.0.0.2",)) as origin:
+        origin.serve("/whole", content, ranges="ignored")
+        orch.want("whole", content, f"{origin.at('127.0.0.2')}/whole")
+        orch.want("ranges", made(24 * MIB, 2), origin.serve("/ranges", made(24 * MIB, 2)))
+        done = orch.sync("--max-time", "4s", "--connections", "1")
+    said = {failed["model"]: failed["message"] for failed in done.summary["failed"]}
+    assert said["ranges"] == "interrupted; the bytes downloaded so far are kept"
+    assert re.fullmatch(r"whole/whole: interrupted at [\d.]+ MiB; .*, so the next run starts over", said["whole"])
+
+
 def test_the_time_is_up_while_a_wrong_file_was_found(orch: Orch) -> None:
     content, wrong = made(24 * MIB), made(3000)
     with Origin(rate=2 * MIB) as origin:
