@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,6 +16,7 @@ _ERASE_LINE = "\x1b[K"
 _ERASE_BELOW = "\x1b[J"
 ERASE_ROWS = f"\r {_ERASE_BELOW}\r"
 _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"  # DECAWM of the VT510 manual: what is too wide is cut, not wrapped
+_NO_BREAK = "\x1f"  # stands for a blank at which a line is not wrapped; no text that is told has one
 _SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -46,9 +48,13 @@ def wrap(text: str, width: int) -> str:
     """Wrap at blanks; paths, URLs and commands stay whole, so that they can be copied."""
     from textwrap import fill  # only what tells something needs it
 
+    def whole(command: re.Match[str]) -> str:
+        return command[0].replace(" ", _NO_BREAK) if len(command[0]) <= width else command[0]
+
     words, begin, command = text.partition("\n  $ ")
+    words = re.sub("`[^`]*`", whole, words)
     lines = (fill(line, width, break_long_words=False, break_on_hyphens=False) for line in words.splitlines())
-    return "\n".join(lines) + begin + command
+    return "\n".join(lines).replace(_NO_BREAK, " ") + begin + command
 
 
 def can_show(text: str, out: TextIO) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.cli.mirrors import HEADER
 from orchestrator.demo.server import Origin
 from orchestrator.render.table import Column, elide, table
-from orchestrator.render.terminal import Screen, wants_colour
+from orchestrator.render.terminal import Screen, wants_colour, wrap
 from orchestrator.text import cells
 from tests.orch import Orch, made, sha256
 from tests.servers import require
@@ -355,3 +355,10 @@ def test_color_is_an_option_of_all_commands_and_before_them(orch: Orch, origin: 
     assert "\x1b" not in orch.run("status", "--json", "team.yaml").out
     orch.environ["NO_COLOR"] = "1"
     assert "\x1b" not in orch.run("status", "team.yaml").out
+
+
+def test_a_command_that_is_to_be_typed_stays_in_one_line() -> None:
+    hint = "hint: compare the checksum with that of its publisher, then run `orch sync team.yaml` and look"
+    assert wrap(hint, 80).split("\n") == [hint[: hint.index("`") - 1], hint[hint.index("`") :]]
+    long = f"hint: run `orch sync {'x' * 60} --force {'y' * 10}` again"
+    assert wrap(long, 60).replace("\n", " ") == long, "one that fits in no line is wrapped as all else"
