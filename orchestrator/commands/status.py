@@ -190,6 +190,11 @@ def _link(path: str, size: int | None) -> OrchError:
     except OSError:
         where, behind = os.readlink(path) if os.path.islink(path) else "nothing", -1
     hint = "run `orch sync`: right bytes behind it are adopted; `orch sync --force` replaces the link itself"
+    store, is_blob, _ = where.rpartition("/blobs/sha256/")
+    if is_blob and os.path.isfile(f"{store}/CACHEDIR.TAG"):  # ORCH_STORE is set for cron, say, and not here
+        import shlex
+
+        hint = f"it leads into the store {store}: `orch status --store {shlex.quote(store)}`"
     if behind >= 0 and size in (None, behind):
         return TransferError(f"{path}: a link to {where}, not verified on this machine yet", hint, "unverified")
     what = "a file of another size" if behind >= 0 else "where nothing is"

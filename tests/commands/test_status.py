@@ -81,3 +81,18 @@ def test_what_a_source_sent_in_vain_makes_the_checksum_the_first_thing_to_look_a
     failed = {each["model"]: each for each in orch.run(command, "--json", "team.yaml").summary["failed"]}
     assert {name: each["fault"] for name, each in failed.items()} == {"wrong": "absent", "absent": "absent"}
     assert failed["wrong"]["code"] == "checksum-mismatch"
+
+
+def test_a_link_into_another_store_names_that_store(orch: Orch, origin: Origin) -> None:
+    """As where ORCH_STORE is set in the crontab only, and somebody looks from a shell."""
+    content, new = made(3000), made(4000, 2)
+    store = orch.environ["ORCH_STORE"] = str(orch.folder / "of cron")
+    place = orch.want("m", content, origin.serve("/m.bin", content), link="symlink")
+    assert orch.sync().code == 0
+    orch.want("m", new, origin.serve("/m.bin", new), link="symlink")
+    assert "has the previous version" in orch.run("status", "team.yaml").out
+    del orch.environ["ORCH_STORE"]
+    done = orch.run("status", "team.yaml")
+    assert done.code == 7
+    assert f"{place}: a link that orch did not make" in done.out
+    assert f"hint: it leads into the store {store}: `orch status --store '{store}' team.yaml`" in done.out
