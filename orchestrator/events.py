@@ -196,11 +196,15 @@ class Changed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Measured(msgspec.Struct, frozen=True, gc=False):
-    """The bytes that a run needs on one file system, and the free bytes there."""
+    """The bytes that a run needs on one file system, and the free bytes there.
+
+    `unsized_files` more files will be there whose size is not known yet.
+    """
 
     folder: str
     needed_bytes: int
     free_bytes: int
+    unsized_files: int = 0
 
 
 class LeftBehind(msgspec.Struct, frozen=True, gc=False):

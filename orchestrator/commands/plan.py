@@ -90,7 +90,6 @@ class _Planner:
         self._chosen: dict[tuple[str, bool, Role], tuple[select.Choice, str]] = {}
         self.lacking: set[str] = set()  # digests without a sealed blob: looked at once
         self.copied: set[str] = set()  # those of them that come from a store below
-        self.unsized = 0  # files to fetch whose size nobody says
         self.for_peers = False  # whether sync would ask the peers for a file
         self._below: BelowStores | None = None
         if store.below:
@@ -248,11 +247,9 @@ class _Planner:
                 have, size, counts = self._begun.fetched_bytes(artifact.key), artifact.size, self._run.counts
                 if self._offer is not None:
                     have = max(have, self._offer.good_bytes)
-                if size is None:
-                    self.unsized += 1
-                else:
+                if size is not None:
                     have = min(have, size)
-                    counts.bytes_to_fetch = (counts.bytes_to_fetch or 0) + size - have
+                counts.bytes_to_fetch = (counts.bytes_to_fetch or 0) + max(0, (size or 0) - have)
                 counts.fetched += 1
                 self.for_peers |= bool(artifact.sha256 and self._run.peers)
                 name = best.backend.NAME
@@ -297,10 +294,7 @@ def _room(run: RunContext, todo: list[FileState], planner: _Planner) -> None:
     counts = run.counts
     asked = disk_space.needs(run.store, todo, planner.lacking, planner.copied)
     for need in asked:
-        run.emit(events.Measured(need.folder, need.size_bytes, need.free()[0]))
-    if planner.unsized:
-        which = "1 file" if planner.unsized == 1 else f"{planner.unsized} files"
-        run.emit(events.Noticed(f"size of {which} unknown: more space is required than this"))
+        run.emit(events.Measured(need.folder, need.size_bytes, need.free()[0], need.unsized))
     try:
         if not run.store.read_only:
             refuse_unwritable(run.store.path)

@@ -24,11 +24,15 @@ SLACK_BYTES = 256 << 10  # what the program and we write beside the bytes
 
 
 class Need(msgspec.Struct, gc=False):
-    """What a run will ask of one file system; `folder` is a path on it that exists."""
+    """What a run will ask of one file system; `folder` is a path on it that exists.
+
+    `unsized` are files that come there whose size nobody says: `size_bytes` is without them.
+    """
 
     folder: str
     size_bytes: int = 0
     inodes: int = 0
+    unsized: int = 0
 
     def free(self) -> tuple[int, int]:
         """Free bytes and inodes for us now (a file system without inode limits says 0 of 0: plenty)."""
@@ -40,7 +44,7 @@ class Need(msgspec.Struct, gc=False):
 def needs(
     store: Store, file_states: Sequence[FileState], lacking: set[str], copied: Collection[str] = ()
 ) -> list[Need]:
-    """Add up, per file system, the bytes to fetch and to copy. Unknown sizes count as nothing.
+    """Add up, per file system, the bytes to fetch and to copy, and the files of unknown size.
 
     `lacking` are the keys without a sealed blob. They are taken from the set as they are met: there may be a million.
     `copied` are those that come from a store below, beside what was begun to be fetched of them.
@@ -70,6 +74,7 @@ def needs(
             if wanted.pieces and any(state is State.WRONG for _, state in file_state.states):
                 have = size  # it is mended where it lies
             here.size_bytes += max(0, size - have)
+            here.unsized += wanted.size is None
             here.inodes += INODES_PER_FILE
         # The states are those of the places, in their order; of the blob where it wants none.
         for place, (path, state) in zip(wanted.places, file_state.states, strict=False):
@@ -79,6 +84,7 @@ def needs(
                 shares = place.link is not copy and not place.private and not place.unpack
                 if not shares or (place.link is auto and there is not here):
                     there.size_bytes += size
+                    there.unsized += wanted.size is None and there is not here
     return list(found.values())
 
 

@@ -124,8 +124,11 @@ def _stated(event: Event) -> str:
             return f"{label(event.model, event.file)}: removed from the lock file ({_change(event.old)})"
         return f"{label(event.model, event.file)}: {_change(event.old)} -> {_change(event.new)}"
     assert isinstance(event, events.Measured)
-    needed, free = amount(event.needed_bytes), amount(event.free_bytes)
-    return f"space    {shown(event.folder)}: {needed} required, {free} free"
+    needed, free = f"{amount(event.needed_bytes)} required", amount(event.free_bytes)
+    if event.unsized_files:
+        unsized = f"size of {counted(event.unsized_files, 'file')}"
+        needed = f"at least {needed} ({unsized} unknown)" if event.needed_bytes else f"unknown ({unsized})"
+    return f"space    {shown(event.folder)}: {needed}, {free} free"
 
 
 def _mismatched(event: events.Mismatched) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -20,15 +21,17 @@ def orch(tmp_path: Path) -> Orch:
     return Orch(tmp_path)
 
 
-def test_sizes_that_nobody_says_are_told(orch: Orch) -> None:
-    orch.want("sized", b"a", "http://h.example/a")
+def test_sizes_that_nobody_says_are_told_with_the_space(orch: Orch) -> None:
     orch.want("b", b"b", "http://h.example/b", size=None)
     orch.want("c", b"c", "http://h.example/c", size=None)
-    said = "size of 2 files unknown: more space is required than this"
-    noticed = orch.run("plan", "--json", "team.yaml").named("noticed")
-    assert [e["message"] for e in noticed if e["message"].startswith("size of")] == [said]
-    plainly = orch.run("plan", "team.yaml")
-    assert said in plainly.out + plainly.err
+    said = orch.run("plan", "team.yaml").out
+    assert re.search(r"^space    \S+: unknown \(size of 2 files\), .* free$", said, re.M)
+    orch.want("sized", b"abc", "http://h.example/a")
+    said = orch.run("plan", "team.yaml").out
+    assert re.search(r"^space    \S+: at least 3 bytes required \(size of 2 files unknown\), .* free$", said, re.M)
+    (measured,) = orch.run("plan", "--json", "team.yaml").named("measured")
+    assert (measured["needed_bytes"], measured["unsized_files"]) == (3, 2)
+    assert orch.run("plan", "--only", "sized", "--json", "team.yaml").named("measured")[0]["unsized_files"] == 0
 
 
 def test_a_place_or_a_store_that_cannot_be_written_is_told_before_the_first_byte(orch: Orch, tmp_path: Path) -> None:

@@ -211,6 +211,8 @@ EVENTS: tuple[Any, ...] = (
     events.Warmed(*WHO, PLACE, 3_000_000, 1_000_000),
     events.Warmed(*WHO, PLACE, 3_000_000, None),
     events.Measured("/srv/orch", 3_000_000, 68_000_000_000),
+    events.Measured("/srv/orch", 3_000_000, 68_000_000_000, 1),
+    events.Measured("/srv/orch", 0, 68_000_000_000, 2),
     events.Noticed("m: waiting, another orch (pid 7) is downloading this"),
 )
 SUMMARIES = {
