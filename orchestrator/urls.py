@@ -24,6 +24,8 @@ SITES = frozenset((
     *HUGGING_FACE, "modelscope.cn", "dropbox.com", "drive.google.com", "docs.google.com", "github.com", "gitlab.com",
     "zenodo.org", "civitai.com",
 ))  # fmt: skip
+# A host as people write it before a path, without a scheme: one without a dot is known by its port.
+BARE_HOST = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:\d))(?::\d{1,5})?"
 _SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*):"
 _HOST = r"(?:[a-z0-9_][a-z0-9_-]*)(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]"
 _PORT = r"[0-9]{1,5}"
@@ -86,6 +88,8 @@ def normal(url: str) -> str:
         raise UrlError(f"expected a URL such as `https://example.org/file`{_meant(url)}")
     scheme = match[1].lower()
     if scheme not in SCHEMES:
+        if meant := _meant(url):  # `localhost:8000/file`
+            raise UrlError(f"expected a URL such as `https://example.org/file`{meant}")
         instead = _instead(scheme, url[match.end() :])
         raise UrlError(f"scheme `{shown(scheme)}` is not supported: {', '.join(SCHEMES)} are{instead}")
     rest = url[match.end() :]
@@ -132,9 +136,19 @@ def _meant(text: str) -> str:
         return f", did you mean `file://{text}`?"
     if text.startswith(("./", "../", "~/")):
         return ", or `file:///folder/file`"
-    if re.fullmatch(r"(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?(/[\w.+-]+)+", text, re.A):
-        return f", did you mean `https://{text}`?"
+    if re.fullmatch(rf"{BARE_HOST}(/[\w.+-]+)+", text, re.A):
+        return f", did you mean `{usual_scheme(text)}://{text}`?"
     return ""
+
+
+def usual_scheme(address: str) -> str:
+    """The scheme that an address without one most likely has: `http` where it is a server of one's own.
+
+    That has an IP address, a name without a dot, or a port that is not that of TLS.
+    """
+    host, _, port = address.partition("/")[0].partition(":")
+    is_own = "." not in host or re.fullmatch(r"[\d.]+", host) or (port and not port.endswith("443"))
+    return "http" if is_own else "https"
 
 
 def _instead(scheme: str, rest: str) -> str:

@@ -6,12 +6,11 @@ import re
 from typing import NamedTuple
 
 from orchestrator.manifest.repos import HUBS
-from orchestrator.urls import HUGGING_FACE, SITES
+from orchestrator.urls import BARE_HOST, HUGGING_FACE, SITES, usual_scheme
 
 # Pages of huggingface.co whose first name is no organisation's.
 _NO_REPOSITORY = "blog chat collections datasets docs enterprise join learn login models organizations papers posts "
 _NO_REPOSITORY += "pricing search settings spaces tasks"
-_HOST = r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d+)?"
 
 
 class PageError(Exception):
@@ -110,8 +109,8 @@ def _without_scheme(text: str) -> Address:
         return meant(f"https://{text}")
     if text.partition(":")[0] in HUBS:
         return Address(text)
-    if re.fullmatch(rf"{_HOST}/\S+", text) and not text.endswith((".yaml", ".yml")):
-        raise PageError("not a URL: it has no scheme", f"did you mean https://{text}?")
+    if re.fullmatch(rf"{BARE_HOST}/\S+", text) and not text.endswith((".yaml", ".yml")):
+        raise PageError("not a URL: it has no scheme", f"did you mean {usual_scheme(text)}://{text}?")
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text, re.A) and not text.startswith("."):
         raise PageError(
             "not a URL, and a repository needs the name of its hub",

@@ -74,6 +74,10 @@ def test_a_folder_of_a_repository() -> None:
         ("https://zenodo.org/records/12", "https://zenodo.org/records/NUMBER/files/FILE"),
         ("https://civitai.com/models/12/name", "api/download/models/VERSION"),
         ("example.org/w/a.bin", "https://example.org/w/a.bin"),
+        ("127.0.0.1:8000/a.bin", "http://127.0.0.1:8000/a.bin"),
+        ("localhost:8000/a.bin", "http://localhost:8000/a.bin"),
+        ("localhost/a.bin", "http://localhost/a.bin"),
+        ("nas:8000/a.bin", "http://nas:8000/a.bin"),
         (GPT2, f"hf:{GPT2}"),
     ],
 )
