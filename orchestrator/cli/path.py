@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from orchestrator.cli import options
 from orchestrator.cli.session import conclude, context_with_signals, listing
-from orchestrator.errors import TransferError
+from orchestrator.errors import ManifestError, TransferError
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 
@@ -41,15 +41,18 @@ def command(name: str, file: str | None, every: bool, no_check: bool, **words: A
     if file is not None and every:
         raise click.UsageError("--file and --all exclude each other")
     context = context_with_signals()
-    from orchestrator.commands.path import file_path, files_of, model_path, refuse_missing, summary
+    from orchestrator.commands.path import file_path, files_of, in_order, model_path, refuse_missing, summary
     from orchestrator.workspace import open_workspace
 
     sink = listing(context, words, quiet=True)
 
     def work() -> Summary:
         settings = {name: words[name] for name in ("store", "root", "caches", "require_signature")}
-        space = open_workspace(context, words["manifests"], needs_lock=False, **settings)
-        files = files_of(space, name, file)
+        try:
+            space = open_workspace(context, words["manifests"], needs_lock=False, **settings)
+            files = files_of(space, name, file)
+        except ManifestError as error:
+            raise in_order(context, name, words["manifests"], error) from None
         missing = None
         try:
             if not no_check:

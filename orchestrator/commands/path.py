@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from posixpath import commonpath, dirname, normpath
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ManifestError, Problem, TransferError
-from orchestrator.workspace import unknown_name
+from orchestrator.workspace import open_workspace, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +61,21 @@ def files_of(space: Workspace, name: str, file: str | None = None) -> Sequence[W
         hint = f"did you mean `--file {near[0]}`?" if near else f"`orch path --all {name}` prints its files"
         raise ManifestError((Problem("", 0, "", f"{name} has no file called `{file}`"),), hint)
     return chosen[:1]
+
+
+def in_order(context: Context, name: str, manifests: Sequence[str], error: ManifestError) -> ManifestError:
+    """The error for a name and manifests that cannot be used; where a manifest stands in the name's place, that one."""
+    if not name.endswith((".yaml", ".yml")) or not os.path.isfile(os.path.join(context.cwd, name)):
+        return error
+    try:
+        models = [m.name for m in open_workspace(context, [name], resolve=False).manifests[0].models]
+    except ManifestError:
+        return error
+    meant = next((word for word in manifests if word in models), models[0] if len(models) == 1 else "")
+    hint = f"`orch path {shlex.quote(meant or 'NAME')} {shlex.quote(name)}`"
+    hint += "" if meant else f"; `orch list {shlex.quote(name)}` shows the names"
+    problem = Problem("", 0, "", f"{name} is a manifest: the name of a model comes first", code="unknown-name")
+    return ManifestError((problem,), hint)
 
 
 def file_path(context: Context, space: Workspace, wanted: Wanted) -> str:

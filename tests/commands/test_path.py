@@ -64,3 +64,20 @@ def test_the_path_of_a_model(orch: Orch) -> None:
     (orch.folder / "models/many/onnx/model.bin").unlink()
     assert orch.run("path", "many", "team.yaml").code == ExitCode.TRANSFER
     assert orch.run("path", "many", "--file", "config.json", "team.yaml").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["team.yaml"], "`orch path NAME team.yaml`; `orch list team.yaml` shows the names"),
+        (["team.yaml", "many"], "`orch path many team.yaml`"),
+        (["lone.yaml"], "`orch path m lone.yaml`"),
+    ],
+)
+def test_a_manifest_in_the_place_of_the_name(orch: Orch, words: list[str], hint: str) -> None:
+    (orch.folder / "lone.yaml").write_text(
+        f"version: 1\nmodels:\n  m: {{url: 'file:///m.bin', sha256: '{sha256(b'')}', to: m/}}\n"
+    )
+    done = orch.run("path", *words)
+    said = f"error: {words[0]} is a manifest: the name of a model comes first\nhint: {hint}\n"
+    assert (done.code, done.out, done.err) == (ExitCode.MANIFEST, "", said)
