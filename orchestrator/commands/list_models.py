@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator.commands.status import GRAVEST_FIRST, gravest
+from orchestrator.commands.status import GRAVEST_FIRST, gravest, size_of
 from orchestrator.engine import weak_pins
 from orchestrator.engine.scan import scan
 from orchestrator.workspace import store_of
@@ -66,18 +63,7 @@ def rows(context: Context, space: Workspace, whole: Workspace) -> Iterator[Model
                 states = by_model[key]
                 bad = [gravest(each)[1] for each in states if not each.present]
                 worst = min(bad, key=GRAVEST_FIRST.index, default=None)
-                sizes = [_size(each) for each in states]
+                sizes = [size_of(each) for each in states]
                 size = None if None in sizes else sum(size or 0 for size in sizes)
                 state = worst.value if worst is not None else PRESENT
                 yield ModelRow(*key, len(states), len(states) - len(bad), size, frameworks, model.tags, state)
-
-
-def _size(file_state: FileState) -> int | None:
-    """The size of a file in bytes, which its installed copy knows where the manifest does not; None: nobody does."""
-    if file_state.wanted.size is not None:
-        return file_state.wanted.size
-    for path in file_state.good:
-        with suppress(OSError):
-            status = os.stat(path)
-            return status.st_size if stat.S_ISREG(status.st_mode) else None  # an archive is unpacked to a folder
-    return None

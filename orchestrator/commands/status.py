@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -113,7 +114,7 @@ def tell(run: RunContext, file_state: FileState, have_bytes: int = 0, refused: R
         warn_of_size(w, file_state.true_size, run.emit)
     if file_state.present:
         run.counts.present += 1
-        run.emit(events.Finished(w.model, w.file, "present", size_bytes=w.size or 0))
+        run.emit(events.Finished(w.model, w.file, "present", size_bytes=size_of(file_state) or 0))
     else:
         error = error_of(file_state)
         have_bytes = min(have_bytes, w.size or have_bytes) if error.fault in _DOWNLOADED else 0
@@ -124,6 +125,18 @@ def tell(run: RunContext, file_state: FileState, have_bytes: int = 0, refused: R
         if refused is not None:
             error = refused.explained(w, error)
         run.fail(w, error, have_bytes)
+
+
+def size_of(file_state: FileState) -> int | None:
+    """The size of a file in bytes, which its installed copy knows where the manifest does not; None: nobody does."""
+    wanted = file_state.wanted
+    if wanted.size is not None:
+        return wanted.size
+    for path in file_state.good if wanted.places else [path for path, _ in file_state.states]:
+        with suppress(OSError):
+            status = os.stat(path)
+            return status.st_size if stat.S_ISREG(status.st_mode) else None  # an archive is unpacked to a folder
+    return None
 
 
 def _tell_left_places(run: RunContext, space: Workspace) -> None:

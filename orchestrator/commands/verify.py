@@ -52,7 +52,8 @@ class VerifiedFiles(NamedTuple):
     """What was read of one wanted file: the paths that are wrong or absent; whether anything was read at all.
 
     `unknown` are the paths that stand there and could not be read, with the disk's error; `found` the digests that
-    wrong ones have, as far as they were computed; `true_size` what right bytes take where `size:` says otherwise.
+    wrong ones have, as far as they were computed; `true_size` what right bytes take where `size:` says otherwise;
+    `size` is that of the file that stands there, in bytes.
     """
 
     wanted: Wanted
@@ -61,14 +62,16 @@ class VerifiedFiles(NamedTuple):
     unknown: tuple[tuple[str, OSError], ...] = ()
     found: tuple[tuple[str, str], ...] = ()
     true_size: int | None = None
+    size: int | None = None
 
     @property
     def event(self) -> Event:
         """What to tell of a file that is right."""
         w = self.wanted
+        size = w.size or self.size or 0
         if self.was_read:
-            return events.Verified(w.model, w.file, w.sha256, w.size or 0)
-        return events.Finished(w.model, w.file, "present", size_bytes=w.size or 0)
+            return events.Verified(w.model, w.file, w.sha256, size)
+        return events.Finished(w.model, w.file, "present", size_bytes=size)
 
 
 def verify(
@@ -155,6 +158,7 @@ def read(run: RunContext, wanted: Sequence[Wanted], max_age_s: float | None) -> 
                 tuple((path, unknown[s, path]) for s, path in mine if (s, path) in unknown),
                 tuple((path, computed[s, path]) for s, path in mine if (s, path) in computed),
                 next((size for size in sizes if w.size not in (None, size)), None),
+                next((status.st_size for s, _, status in files if status and s == w.sha256), None),
             )
     progress.end()
 

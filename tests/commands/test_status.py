@@ -96,3 +96,13 @@ def test_a_link_into_another_store_names_that_store(orch: Orch, origin: Origin) 
     assert done.code == 7
     assert f"{place}: a link that orch did not make" in done.out
     assert f"hint: it leads into the store {store}: `orch status --store '{store}' team.yaml`" in done.out
+
+
+def test_a_file_that_is_there_has_a_size_also_where_the_manifest_names_none(orch: Orch, origin: Origin) -> None:
+    content = made(3000)
+    orch.want("m", content, origin.serve("/m.bin", content), size=None)
+    orch.want("stored", made(4000, 2), origin.serve("/s.bin", made(4000, 2)), to="store", size=None)
+    assert orch.sync().code == 0
+    for words, event in (("status", "finished"), ("verify", "verified"), ("verify --max-age 1d", "finished")):
+        told = orch.run(*words.split(), "--json", "team.yaml").named(event)
+        assert [(each["model"], each["size_bytes"]) for each in told] == [("m", 3000), ("stored", 4000)]
