@@ -347,9 +347,14 @@ def repair_sharers(run: RunContext, inspection: Inspection, before: Sequence[Sha
         except PlacementError as error:
             run.emit(Noticed(f"{sharer.path}: it had the same wrong bytes, and cannot be replaced: {error.message}"))
             continue
-        whose = os.path.basename(sharer.record)
-        run.emit(Noticed(f"{sharer.path}: replaced too ({how}): it had the same wrong bytes ({whose})"))
+        run.emit(Noticed(f"{sharer.path}: replaced too ({how}): it had the same wrong bytes{_wanted_by(run, sharer)}"))
     records.end_repair(run.store, artifact.key)
+
+
+def _wanted_by(run: RunContext, sharer: Sharer) -> str:
+    """Which manifest a place is of, to be added to a message; "" where its record cannot be read any more."""
+    manifest = next((each.manifest for each in records.records(run.store) if each.file == sharer.record), "")
+    return f"; its manifest is {manifest}" if manifest else ""
 
 
 def _as_link(made: str) -> Link:

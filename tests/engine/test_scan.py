@@ -491,7 +491,10 @@ def test_a_kill_in_the_middle_loses_no_other_manifests_place(machine: Machine, c
     running.kill()
     running.wait()
     machine.origin.serve(url.removeprefix(machine.origin.url), NEW)
-    assert machine.run(*command.split(), "team.yaml").code == 0
+    done = machine.run(*command.split(), "team.yaml")
+    assert done.code == 0
+    said = f"{theirs}: replaced too (hard): it had the same wrong bytes; its manifest is {other}"
+    assert said in [event["message"] for event in done.named("noticed")]
     assert theirs.read_bytes() == machine.place.read_bytes() == NEW
     assert machine.run("status", "other.yaml").code == 0
     assert not list((machine.store / "places").glob("mending-*"))
