@@ -136,7 +136,10 @@ class Replaced(msgspec.Struct, frozen=True, gc=False):
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
-    """One file is in place; `how`: it was `present` already, `placed` from the store, or `fetched` (downloaded)."""
+    """One file is in place; `how`: it was `present` already, `placed` from the store, or `fetched` (downloaded).
+
+    `source` is the one that was used last, and `also` are the others that were used.
+    """
 
     model: str
     file: str
@@ -145,6 +148,7 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
     size_bytes: int = 0
     seconds: float = 0.0
+    also: tuple[str, ...] = ()
 
 
 class GaveUp(msgspec.Struct, frozen=True, gc=False):

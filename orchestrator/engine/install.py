@@ -41,9 +41,9 @@ class InstallItem:
     """One file whose bytes are in the store, and the places that must be made of it.
 
     `error` says why one of its places cannot be made, or all of them; `how` is placed, or fetched with the `backend`
-    and `source` that brought it in `seconds`. `replaces`: one of its
-    places holds an earlier version. `made` says of each place how it was made, or why it was not. `below` is the path
-    of its bytes in a store below, of which its places are made; "" where they are made of the first store's.
+    and `source` that brought it in `seconds`, and from `also`. `replaces`: one of its places holds an earlier version.
+    `made` says of each place how it was made, or why it was not. `below` is the path of its bytes in a store below, of
+    which its places are made; "" where they are made of the first store's.
     """
 
     wanted: Wanted
@@ -55,6 +55,7 @@ class InstallItem:
     backend: str = ""
     source: str = ""
     seconds: float = 0.0
+    also: tuple[str, ...] = ()
     made: list[tuple[Due, str | PlacementError]] = field(default_factory=list)
     below: str = ""
 
@@ -331,7 +332,7 @@ def _report(run: RunContext, item: InstallItem) -> None:
     elif wanted.size is None and not wanted.places[0].unpack:
         with suppress(OSError):
             size = os.stat(wanted.places[0].path).st_size
-    run.emit(Finished(wanted.model, wanted.file, item.how, item.backend, item.source, size, item.seconds))
+    run.emit(Finished(wanted.model, wanted.file, item.how, item.backend, item.source, size, item.seconds, item.also))
 
 
 def repair_sharers(run: RunContext, inspection: Inspection, before: Sequence[Sharer]) -> None:

@@ -376,6 +376,7 @@ def _acquire(inspection: Inspection, receipt: Receipt, prepare: Prepare) -> list
                 _fetch(inspection, receipt, prepare)
                 if receipt.backend and needing:
                     needing[0].how, needing[0].backend, needing[0].source = "fetched", receipt.backend, receipt.source
+                    needing[0].also = receipt.also
         except OrchError as failure:
             if isinstance(failure, StoreError) and not isinstance(failure, UnreadableError):
                 raise

@@ -17,7 +17,7 @@ from orchestrator.render.sink import INTERRUPTED, amount, error_lines, label
 from orchestrator.render.table import Column, pad, table
 from orchestrator.render.terminal import Screen, can_show, painted, style_of, wrap
 from orchestrator.render.totals import Totals
-from orchestrator.render.words import SharedFailures, clock, closing, host, label_of, line, outcome_word
+from orchestrator.render.words import SharedFailures, clock, closing, host, hosts, label_of, line, outcome_word
 from orchestrator.text import cells
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ class Bars:
                 label(f.model, f.file),
                 amount(f.size_bytes),
                 outcome_word(f.how),
-                host(f.source) if f.backend else "the store",
+                hosts(f) if f.backend else "the store",
                 f.backend,
             )
             for f in self._finished

@@ -47,7 +47,7 @@ def line(event: Event, *, verbose: bool = False) -> str | None:
         case events.Placed():
             return f"{label(event.model, event.file)}: {shown(event.path)} ({event.link})" if verbose else None
         case events.Finished():
-            origin = f" by {event.backend} from {host(event.source)}" if event.backend else " from the store"
+            origin = f" by {event.backend} from {hosts(event)}" if event.backend else " from the store"
             known = f" ({amount(event.size_bytes)})" if event.size_bytes else ""
             return f"{label(event.model, event.file)}: {outcome_word(event.how)}{origin}{known}"
         case events.GaveUp():
@@ -155,8 +155,7 @@ def _warmed(event: events.Warmed) -> str:
 
 def _started(event: events.Started, *, verbose: bool) -> str:
     kept = f", resuming at {amount(event.have_bytes)}" if event.have_bytes else ""
-    hosts = " and ".join(host(url) for url in (event.source, *event.also))
-    told = f"{label_of(event)}: {event.backend} from {hosts}{kept}"
+    told = f"{label_of(event)}: {event.backend} from {hosts(event)}{kept}"
     return f"{told}\n  $ {shown_lines(event.command)}" if verbose else told
 
 
@@ -249,6 +248,11 @@ def clock(seconds: float) -> str:
     if hours >= 10:
         return f"{hours}h {minutes:02}m"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def hosts(event: events.Started | events.Finished) -> str:
+    """The hosts of all sources of a download, each once."""
+    return " and ".join(dict.fromkeys(host(url) for url in (event.source, *event.also)))
 
 
 def host(url: str) -> str:

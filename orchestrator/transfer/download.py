@@ -72,8 +72,8 @@ _BY_ASKING = (Kind.CORRUPT, Kind.UNRESUMABLE, Kind.REFUSED)
 class Receipt:
     """What a transfer did: bytes that came over the wire, bytes that were here already, and from where.
 
-    `sha256` is the blob's, also where the artifact knew none. `parked_s` is how long it has waited for hosts since its
-    last attempt.
+    `source` is the one that was asked last, `also` are the others that gave bytes. `sha256` is the blob's, also where
+    the artifact knew none. `parked_s` is how long it has waited for hosts since its last attempt.
     """
 
     sha256: str = ""
@@ -81,6 +81,7 @@ class Receipt:
     bytes_reused: int = 0
     backend: str = ""
     source: str = ""
+    also: tuple[str, ...] = ()
     seconds: float = 0.0
     attempts: list[Attempt] = field(default_factory=list)
     parked_s: float = 0.0
@@ -306,6 +307,8 @@ class Download:
             if attempts is None:
                 run.tell_health(self._host(step.source), self._candidates.route(step.source), None)
                 self._receipt.backend, self._receipt.source = step.backend, step.source
+                gave = dict.fromkeys(url for given in self._given for url in given.sources)
+                self._receipt.also = tuple(url for url in gave if url != step.source)
                 return
             for each in attempts:
                 host, route = self._host(each.source), self._candidates.route(each.source)

@@ -194,6 +194,7 @@ EVENTS: tuple[Any, ...] = (
     events.Mismatched(*WHO, URL, A, B, "/srv/orch/quarantine/" + B, "an HTML page (Sign in)"),
     events.Placed(*WHO, PLACE, "hard"),
     events.Finished(*WHO, "fetched", "aria2c", URL, 102_540_417, 4.0),
+    events.Finished(*WHO, "fetched", "aria2c", URL, 102_540_417, 4.0, ("https://m.org/resnet50.pth",)),
     events.Finished(*WHO, "placed", size_bytes=102_540_417),
     events.Finished(*WHO, "placed"),
     events.Finished(*WHO, "present"),

@@ -38,6 +38,8 @@ def test_two_hosts_share_the_work(orch: Orch) -> None:
     assert min(sent.values()) > 0.3 * len(CONTENT)
     assert max(peaks.values()) <= 4 + 2  # an answer that its client has just left counts for a moment
     assert done.summary["bytes_fetched"] == len(CONTENT)
+    (finished,) = done.named("finished")
+    assert {finished["source"], *finished["also"]} == {url, other}
 
 
 @pytest.mark.parametrize("liar", ["first", "second"])
