@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -200,22 +201,27 @@ def tell_usage_error(error: click.ClickException) -> None:
 
     `orch` alone prints its help, which is no error in itself.
     """
-    from orchestrator.text import shown_lines
-
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.ctx.get_help() if error.ctx else error.format_message(), err=True)
         return
     said = re.sub(r"\. \(?Did you mean (.*?\?)\)?$", r" (did you mean \1)", error.format_message()).rstrip(".")
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "orch"
-    click.echo(f"error: {shown_lines(said[:1].lower() + said[1:])}", err=True)
+    _say(f"error: {said[:1].lower() + said[1:]}")
     if "`" not in said:  # else it says what to type
-        click.echo(f"hint: `{path} --help` shows the usage and examples", err=True)
+        _say(f"hint: `{path} --help` shows the usage and examples")
+
+
+def _say(text: str) -> None:
+    """Print a line on stderr, wrapped where that is a terminal."""
+    from orchestrator.render.terminal import width, wrap
+    from orchestrator.text import shown_lines
+
+    columns, text = width(sys.stderr), shown_lines(text)
+    click.echo(wrap(text, columns) if columns else text, err=True)
 
 
 def warn_of_unknown_variables() -> None:
     """Say on stderr which ORCH_* variables of this process orch does not read."""
     if text := unknown_variables(os.environ):
-        from orchestrator.text import shown_lines
-
-        click.echo(shown_lines(text), err=True)
+        _say(text)

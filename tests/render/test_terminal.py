@@ -357,6 +357,17 @@ def test_color_is_an_option_of_all_commands_and_before_them(orch: Orch, origin: 
     assert "\x1b" not in orch.run("status", "team.yaml").out
 
 
+def test_an_error_of_the_command_line_is_wrapped_at_blanks(orch: Orch, opened: Callable[[int, int], Terminal]) -> None:
+    orch.environ["ORCH_STALLL"] = "30s"
+    terminal = opened(60, 24)
+    terminal.run("sync", "--stall", "12xhours", "team.yaml")
+    lines = terminal.ended()
+    assert lines[-1] == f"{END} 2"
+    assert "warning: ORCH_STALLL is not a variable of orch (did you mean" in lines
+    assert "error: invalid value for '--stall' (env var: 'ORCH_STALL'):" in lines
+    assert "hint: `orch sync --help` shows the usage and examples" in lines
+
+
 def test_a_command_that_is_to_be_typed_stays_in_one_line() -> None:
     hint = "hint: compare the checksum with that of its publisher, then run `orch sync team.yaml` and look"
     assert wrap(hint, 80).split("\n") == [hint[: hint.index("`") - 1], hint[hint.index("`") :]]
