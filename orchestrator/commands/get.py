@@ -14,7 +14,7 @@ from orchestrator import urls, workspace
 from orchestrator.commands.add import free_name
 from orchestrator.commands.lock import FIRST, LockEntries, must_fetch, version
 from orchestrator.engine.run import sync
-from orchestrator.engine.scan import State, scan
+from orchestrator.engine.scan import State, obstacle, scan
 from orchestrator.errors import ManifestError, OrchError, PlacementError, Problem
 from orchestrator.events import Finished, GaveUp
 from orchestrator.faults import Fault
@@ -325,9 +325,9 @@ def _is_pointer(path: str) -> bool:
 
 
 def _in_the_way(path: str, state: State, size: int | None) -> PlacementError:
-    hint = "move it away, replace it (--force), or name another file: -o PATH"
     if state is State.OBSTRUCTED:
-        return PlacementError(f"{path}: something that is not a file is in the way", hint, "foreign")
+        return PlacementError(obstacle(path).message, "move it away, or name another file: -o PATH", "foreign")
+    hint = "move it away, replace it (--force), or name another file: -o PATH"
     is_bytes = f"{os.stat(path).st_size} bytes, the new one {size}"
     return PlacementError(f"{path}: an existing file is in the way ({is_bytes})", hint, "foreign")
 

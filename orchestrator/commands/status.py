@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import events
 from orchestrator.engine import disk_space, weak_pins
-from orchestrator.engine.scan import State, scan, warn_of_size
+from orchestrator.engine.scan import State, obstacle, scan, warn_of_size
 from orchestrator.errors import DigestError, PlacementError, StoreError, TransferError
 from orchestrator.text import size_text
 from orchestrator.transfer.adopt import resume_hint
@@ -190,6 +190,8 @@ def told(path: str, state: State, size: int | None) -> OrchError:
             return PlacementError(f"{path}: the disk cannot be read there", f"look at it: `ls -l {path}`")
         case State.ABSENT:
             return TransferError(f"{path}: absent", "run `orch sync`", "absent")
+        case State.OBSTRUCTED if os.path.lexists(path):
+            return obstacle(path)
     hint = "run `orch sync`: right bytes are adopted; else move the file away, or replace it: `orch sync --force`"
     hint += resume_hint(path, size)
     what = f"a link that orch did not make, to {os.readlink(path)}," if os.path.islink(path) else ""

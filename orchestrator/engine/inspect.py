@@ -23,6 +23,7 @@ from orchestrator.engine.scan import (
     judge,
     leads_below,
     leads_into,
+    obstacle,
     warn_of_size,
 )
 from orchestrator.errors import HeldError, OrchError, PlacementError, Stopped, StoreError
@@ -169,7 +170,7 @@ class Inspection:
         if state is State.UNKNOWN:
             raise _unknown(path)
         if state is State.OBSTRUCTED:
-            raise _foreign(path, "something that is not a file is in the way")
+            raise obstacle(path)
         if state is State.OUTDATED:
             return Due(spot, over, self._previous(path))
         if _status(path) is None:
@@ -282,7 +283,7 @@ class Inspection:
         if state is State.ABSENT:
             return Due(place)
         if state is State.OBSTRUCTED:
-            raise _foreign(path, "something that is not a file is in the way")
+            raise obstacle(path)
         if state is State.OUTDATED:
             return self._due_tree(place, self._previous_tree(path))
         if self.records.is_our_tree(path):
@@ -459,7 +460,7 @@ def _opened(run: RunContext, folders: Folders, path: str) -> OpenedFile:
         return open_file(folders, path)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ELOOP):
-            raise _foreign(path, "something that is not a file is in the way") from error
+            raise obstacle(path) from error
         raise _cannot(run.store, path, error) from error
 
 

@@ -128,6 +128,13 @@ def blob_size(store: Store, sha256: str) -> int | None:
     return status.st_size if status is not None and seal.fits(store, status, sha256, None) else None
 
 
+def obstacle(path: str) -> PlacementError:
+    """The error for what stands at a path where something of another kind should be: no option replaces it."""
+    kinds = (os.path.isfile, "a file"), (os.path.isdir, "a folder")
+    what = next((what for is_it, what in kinds if is_it(path)), "something that is neither a file nor a folder")
+    return PlacementError(f"{path}: {what} is in the way", "move it away", "foreign")
+
+
 def judge(store: Store, records: RecordIndex, wanted: Wanted, path: str, place: Place | None) -> State:
     """Say what stands at one path: the only function that decides it. `place` is None for the blob itself."""
     sha256 = wanted.sha256

@@ -106,3 +106,18 @@ def test_a_file_that_is_there_has_a_size_also_where_the_manifest_names_none(orch
     for words, event in (("status", "finished"), ("verify", "verified"), ("verify --max-age 1d", "finished")):
         told = orch.run(*words.split(), "--json", "team.yaml").named(event)
         assert [(each["model"], each["size_bytes"]) for each in told] == [("m", 3000), ("stored", 4000)]
+
+
+@pytest.mark.parametrize("command", ["status", "plan", "sync", "sync --force", "plan --force", "verify --repair"])
+def test_a_folder_where_a_file_should_be_is_not_replaced_and_no_hint_says_so(
+    orch: Orch, origin: Origin, command: str
+) -> None:
+    content = made(3000)
+    place = orch.want("m", content, origin.serve("/m.bin", content))
+    (place / "mine").mkdir(parents=True)
+    done = orch.run(*command.split(), "team.yaml")
+    said = done.out + done.err
+    assert done.code == 7
+    assert f"{place}: a folder is in the way" in said
+    assert "hint: move it away" in said
+    assert "--force" not in said.partition("hint:")[2]
