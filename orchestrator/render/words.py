@@ -185,15 +185,15 @@ def state_word(event: events.GaveUp) -> str:
     return "unlocked" if event.code == "not-locked" else "changed" if event.fault == "seal" else event.fault
 
 
-_STATES = {"absent": "missing", "outdated": "outdated", "unverified": "unverified", "changed": "changed"}
-_STATES |= {"unlocked": "unlocked"}  # what is no failure of `orch status`, but its result
+# What is no failure of `orch status`, but its result.
+_STATES = ("absent", "outdated", "unverified", "changed", "foreign", "unlocked")
 
 
 def _not_in_place(summary: Summary, verb: str) -> list[tuple[int, str]]:
     """How many files are in which state, of a command that only looks; the others failed, all of another command."""
     states = [state_word(failed) for failed in summary.failed if failed.fault != INTERRUPTED]
-    found = Counter(_STATES.get(state, "failed") if verb == "status" else "failed" for state in states)
-    return [(found[word], word) for word in (*_STATES.values(), "failed")]
+    found = Counter(state if verb == "status" and state in _STATES else "failed" for state in states)
+    return [(found[word], word) for word in (*_STATES, "failed")]
 
 
 def closing(summary: Summary, verb: str) -> str:

@@ -20,7 +20,7 @@ def test_states_are_words_and_what_is_only_absent_has_not_failed(orch: Orch, ori
     content = made(3000)
     place = orch.want("m", content, origin.serve("/m.bin", content), link="copy")
     done = orch.run("status", "team.yaml")
-    assert (done.code, done.out.splitlines()[-1].rpartition(" in ")[0]) == (5, "status: 1 missing")
+    assert (done.code, done.out.splitlines()[-1].rpartition(" in ")[0]) == (5, "status: 1 absent")
     assert orch.sync().code == 0
     place.chmod(0o644)
     place.write_bytes(made(3000, 2))
@@ -95,6 +95,7 @@ def test_a_link_into_another_store_names_that_store(orch: Orch, origin: Origin) 
     done = orch.run("status", "team.yaml")
     assert done.code == 7
     assert f"{place}: a link that orch did not make" in done.out
+    assert "status: 1 foreign in" in done.out
     assert f"hint: it leads into the store {store}: `orch status --store '{store}' team.yaml`" in done.out
 
 
