@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Artifact, Pin
     from orchestrator.transfer.run_context import RunContext
     from orchestrator.verify.check import Verdict
+    from orchestrator.verify.tools import ChecksumTool
 
 EARLIER_RUN = "an earlier run"  # who gave bytes that were here before this run, as events say it
 
@@ -94,7 +95,8 @@ def check_files(run: RunContext, files: Sequence[FinishedFile], since_fd: int | 
     # nobody knows to be this one, and the partial is still here.
     for file, sha256 in right:
         blobs.learn(run.store, sha256, file.names)
-    blobs.commit(run.store, [(file.path, sha256) for file, sha256 in right], since_fd)
+    new = [(file.path, sha256) for file, sha256 in right if not _is_stored(run, file, sha256)]
+    blobs.commit(run.store, new, since_fd)
     for (file, sha256), size in zip(right, sizes, strict=True):
         artifact = file.artifact
         run.emit(Verified(*file.title, sha256))
@@ -104,6 +106,22 @@ def check_files(run: RunContext, files: Sequence[FinishedFile], since_fd: int | 
             hint = f"if it is not meant to be empty, {wrong_file.EMPTY_PIN_HINT}"
             run.emit(Noticed(f"{artifact.name}: {wrong_file.EMPTY_PIN}; {hint}"))
     return checked
+
+
+def _is_stored(run: RunContext, file: FinishedFile, sha256: str) -> bool:
+    """Whether a file whose digest nobody knew before is in the store already: its blob is read, and stays if right.
+
+    A new blob would take its name, and the places that are hard links of it would take room of their own.
+    """
+    if file.artifact.sha256 or blobs.blob_state(run.store, sha256, None) != "sealed":
+        return False
+    blob = run.store.blob(sha256)
+    size = _size(blob)
+    with run.reading("verifying", *file.title, size) as context:
+        if not check.check_one(context, _judge(run, size), sha256, blob, run.stall_s).is_good:
+            return False
+    os.unlink(file.path)
+    return True
 
 
 def _verify(run: RunContext, files: Sequence[FinishedFile]) -> list[Checked]:
@@ -131,8 +149,12 @@ def _read(run: RunContext, files: Sequence[FinishedFile]) -> list[Verdict]:
         sha256, path = files[0].artifact.sha256, files[0].path
         if files[0].streamed is StreamVerdict.MISMATCH:  # what it was fed may not be what is there: we read it, once
             return [check.compare(sha256, path, context.stop, reading=context.reading)]
-        judge = run.judge() if run.judge is not None and sizes[0] >= LARGE_BYTES else None
-        return [check.check_one(context, judge, sha256, path, run.stall_s)]
+        return [check.check_one(context, _judge(run, sizes[0]), sha256, path, run.stall_s)]
+
+
+def _judge(run: RunContext, size: int) -> ChecksumTool | None:
+    """The tool that reads one file of so many bytes."""
+    return run.judge() if run.judge is not None and size >= LARGE_BYTES else None
 
 
 def _size(path: str) -> int:

@@ -295,3 +295,22 @@ def test_a_mirror_and_a_size_are_taken(orch: Orch, origin: Origin) -> None:
     assert (orch.folder / "w.bin").read_bytes() == DATA
     assert f"    mirrors: [{mirror}]\n" in got.out
     assert is_no_op(pasted(orch, got))
+
+
+@pytest.mark.parametrize("is_rotten", [False, True])
+def test_what_was_downloaded_again_takes_no_second_room(orch: Orch, origin: Origin, is_rotten: bool) -> None:
+    """The server names no version by an ETag, so that only the bytes tell that the store has them."""
+    url = origin.serve("/x.bin", DATA, etag="")
+    first, second = orch.folder / "first.bin", orch.folder / "second.bin"
+    assert orch.run("get", url, "-o", first.name).code == 0
+    if is_rotten:
+        status = first.stat()
+        first.chmod(0o644)
+        with first.open("r+b") as file:
+            file.write(b"rotten")
+        os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert orch.run("get", url, "-o", second.name).code == 0
+    assert second.read_bytes() == orch.blob(DATA).read_bytes() == DATA
+    assert orch.blob(DATA).samefile(second)
+    assert first.samefile(second) is not is_rotten
+    assert not list((orch.store / "partial").iterdir())
