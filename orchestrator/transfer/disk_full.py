@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import StoreError
 from orchestrator.faults import Fault, Kind
 from orchestrator.files import reason, store_error
+from orchestrator.text import size_text
 
 if TYPE_CHECKING:
     from orchestrator.store import Store
@@ -47,6 +48,20 @@ def check_limit(store: Store, name: str, size: int | None) -> None:
     if size is not None and limit is not None and size > limit:
         error = store_error(OSError(errno.EFBIG, os.strerror(errno.EFBIG)), store.path)
         raise StoreError(f"{name}: {size} bytes, and this process may write files of {limit} bytes at most", error.hint)
+
+
+def check_room(store: Store, name: str, size_bytes: int) -> None:
+    """Check that the store's disk has room for the rest of a file, of which only its source has told the size.
+
+    Raises:
+        StoreError: it has not; other files may still fit.
+    """
+    status = os.statvfs(store.path)
+    free_bytes = status.f_bavail * status.f_frsize
+    if size_bytes > free_bytes:
+        hint = store_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), store.path).hint
+        message = f"{name}: {size_text(size_bytes)} required, {size_text(free_bytes)} free in {store.path}"
+        raise StoreError(message, hint, of_one_file=True)
 
 
 def fault_of(error: OSError, folder: str) -> Fault:

@@ -737,6 +737,8 @@ class Download:
         if self._health is not None and self._health.is_closed(self._host(source)):
             raise _ClosedError
         run, on_disk = self._run, self._on_disk
+        if self._artifact.size is None:
+            disk_full.check_room(run.store, self._artifact.name, total(on_disk.missing() or ()))
         try:
             urls = (source, *self._companions(backend, source))
             limits = {url: self._limit(url) for url in urls}

@@ -74,6 +74,20 @@ def test_an_end_without_a_reason_on_a_full_disk_is_the_disks(tmp_path: Path) -> 
                 filler.unlink()
 
 
+def test_a_file_of_unknown_size_that_does_not_fit_is_not_begun(tmp_path: Path) -> None:
+    """Its source tells the size before the first byte: the disk is others' too, and need not be filled for nothing."""
+    orch, large, small = Orch(tmp_path), made(12 * MIB), made(1000)
+    with tmpfs(tmp_path / "small", "8m") as disk, Origin() as origin:
+        urls = origin.serve("/large.bin", large), origin.serve("/small.bin", small)
+        done = orch.run("get", *urls, "--store", str(disk / "store"), "-d", str(disk))
+        assert done.code == ExitCode.STORE
+        assert "error: large/large.bin: 12.0 MiB required, " in done.err
+        assert "df -h" in done.err
+        assert origin.sent("/large.bin") < MIB
+        assert (disk / "small.bin").read_bytes() == small
+        assert "  small:\n" in done.out
+
+
 def test_what_the_disk_explains(tmp_path: Path) -> None:
     broken = Fault(Kind.BROKEN, "exit 13")
     assert disk_full.refine_fault(broken, str(tmp_path), 0) == broken
