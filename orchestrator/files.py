@@ -488,6 +488,8 @@ def _hint(error: OSError, path: str, other: str) -> str:
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             freeing = " (`orch prune`, or all it can: `orch prune --keep 0s`)" if other.startswith("--store") else ""
+            while not os.path.isdir(path) and path != os.path.dirname(path):
+                path = os.path.dirname(path)  # df wants one that is there
             return f"free some space{freeing}, or use another disk: {other} (`df -h {path}; df -i {path}`)"
         case errno.EROFS:
             return f"see how it is mounted (`findmnt -T {path}`), or choose a folder that you can write: {other}"

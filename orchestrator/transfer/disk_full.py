@@ -35,7 +35,9 @@ def refine_fault(fault: Fault, folder: str, longest: int) -> Fault:
         number = errno.EMFILE  # there is room: the program could open no file
     if not number:
         return fault
-    return replace(fault, kind=Kind.DISK, message=f"{fault.message} ({os.strerror(number).lower()})", errno=number)
+    why = os.strerror(number).lower()
+    message = fault.message if why in fault.message.lower() else f"{fault.message} ({why})"
+    return replace(fault, kind=Kind.DISK, message=message, errno=number)
 
 
 def check_limit(store: Store, name: str, size: int | None) -> None:

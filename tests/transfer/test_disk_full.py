@@ -11,6 +11,7 @@ import pytest
 from orchestrator.demo.server import Origin
 from orchestrator.errors import ExitCode
 from orchestrator.faults import Fault, Kind
+from orchestrator.files import store_error
 from orchestrator.transfer import disk_full
 from tests.mounts import read_only, tmpfs
 from tests.orch import Orch, made
@@ -96,6 +97,10 @@ def test_what_the_disk_explains(tmp_path: Path) -> None:
             found = disk_full.refine_fault(Fault(kind, "it ended"), str(full), 0)
             assert (found.kind, found.errno) == (Kind.DISK, errno.ENOSPC)
             assert found.message == "it ended (no space left on device)"
+        said = "curl: no space left on device"
+        assert disk_full.refine_fault(Fault(Kind.DISK, said), str(full), 0).message == said, "it is said once"
+        hint = store_error(OSError(errno.ENOSPC, ""), str(full / "places" / "of a manifest.json")).hint
+        assert f"`df -h {full}; df -i {full}`" in hint, "a folder that is there"
         for kind in (Kind.MISSING, Kind.CORRUPT, Kind.REFUSED):
             assert disk_full.refine_fault(Fault(kind, "x"), str(full), 0).kind is kind
         told = Fault(Kind.DISK, "x", errno=errno.EMFILE)
