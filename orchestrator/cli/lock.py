@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import hints, options
-from orchestrator.cli.session import conclude, context_with_signals, run_options, sink_of
+from orchestrator.cli.session import conclude, context_with_signals, recorded, run_options, sink_of
 from orchestrator.text import shown_lines
 
 
@@ -63,6 +63,8 @@ def command(update: tuple[str, ...], check: bool, dry_run: bool, yes: bool, piec
     manifests = (*files, *words["manifests"])
     names = tuple(word for word in update if word not in files and word != "*")
     sink = sink_of(context, words, "lock", plain=asks)
+    if not (check or dry_run):
+        sink = recorded(context, words, sink, "lock")
 
     following: list[str] = []
 

@@ -88,6 +88,19 @@ def test_runs_that_did_something_are_recorded_and_no_others(tmp_path: Path) -> N
     assert "verify --repair" not in text
 
 
+def test_what_a_lock_downloads_is_recorded(tmp_path: Path) -> None:
+    orch, content = Orch(tmp_path), made(300_000)
+    with Origin() as origin:
+        orch.models["one"] = {"url": origin.serve("/one", content), "to": "models/"}
+        assert orch.run("lock", "-n", "team.yaml").code == 0
+        assert orch.run("lock", "team.yaml").code == 0
+        assert orch.run("lock", "team.yaml").code == 0
+        assert orch.run("lock", "--check", "team.yaml").code == 0
+    (run,) = _runs(orch)
+    assert (run["command"], run["fetched"], run["models"], run["manifest"]) == ("lock", 1, ["one"], str(orch.manifest))
+    assert sum(source["bytes"] for source in run["sources"]) == 300_000
+
+
 def _add(state: Path, *times: float, **fields: Any) -> None:
     for time in times:
         history.add(str(state), RunRecord(time, "sync", 0, manifest="/m.yaml", **fields))
