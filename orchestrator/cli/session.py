@@ -60,8 +60,8 @@ def conclude(context: Context, sink: Sink, work: Callable[[], Summary], hooked: 
     except (Stopped, KeyboardInterrupt, click.Abort):
         summary = ended(context.stop.code or int(ExitCode.INTERRUPTED))
     except click.UsageError as error:
-        if isinstance(sink, JsonLines):
-            sink.problem(Problem("", 0, "", error.format_message()))
+        if (running := click.get_current_context(silent=True)) is not None and running.params.get("json"):
+            JsonLines(sys.stdout).problem(Problem("", 0, "", error.format_message()))
         else:
             tell_usage_error(error)
         summary = ended(int(ExitCode.USAGE))

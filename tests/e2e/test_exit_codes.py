@@ -29,6 +29,13 @@ def test_usage(orch: Orch) -> None:
     assert "did you mean `orch sync`?" in orch.run("snyc").err
 
 
+def test_a_usage_error_that_the_work_finds_is_a_problem_in_json(orch: Orch) -> None:
+    done = orch.run("sync", "--json", "--swarm", "team.yaml")
+    (problem,) = done.named("problem")
+    assert (done.summary["exit_code"], done.err) == (ExitCode.USAGE, "")
+    assert "--swarm needs a tracker" in problem["message"]
+
+
 def test_a_manifest_that_is_not_there(orch: Orch) -> None:
     orch.write = lambda: None  # type: ignore[method-assign]
     done = orch.run("sync")
