@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +19,7 @@ from orchestrator.model import Host, Signers, StoreBelow, Trust
 from orchestrator.store import Store
 from orchestrator.summary import Counts
 from orchestrator.transfer.run_context import Options, RunContext
-from orchestrator.urls import host_name
+from orchestrator.urls import host_name, masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -259,6 +260,7 @@ def open_workspace(
         PlacementError: a place or the store is in a folder where the site file does not let manifests put anything.
         SignatureError: a manifest or a lock lacks the signature that is required.
     """
+    _refuse_addresses(context, paths)
     problems: list[Problem] = []
     loaded: list[Manifest] = []
     texts = _Texts()
@@ -401,6 +403,22 @@ def _with_layouts(context: Context, manifest: Manifest, text: str) -> Manifest:
     if problems:
         raise ManifestError(tuple(problems))
     return replace(manifest, models=tuple(models))
+
+
+def _refuse_addresses(context: Context, paths: Sequence[str]) -> None:
+    """Refuse URLs and repositories where manifests are wanted.
+
+    Raises:
+        ManifestError: there is one.
+    """
+    for path in paths:
+        if ":" in path and re.match("[a-z]+://|hf:|modelscope:", path):
+            if os.path.lexists(os.path.join(context.cwd, path)):
+                continue
+            address = masked(path)
+            problem = Problem("", 0, "", f"{address}: an address, and not a manifest of this machine")
+            hint = f"to download it: `orch get {address}`; into a manifest: `orch add {address}`"
+            raise ManifestError((problem,), hint)
 
 
 def hint_for(problems: Sequence[Problem], context: Context | None = None) -> str:

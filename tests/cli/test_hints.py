@@ -81,6 +81,15 @@ def test_a_model_in_the_place_of_a_manifest_is_told(orch: Orch) -> None:
     assert "name your manifest" in orch.run("plan", "resnet", "nothing").err
 
 
+def test_an_address_in_the_place_of_a_manifest_is_told(orch: Orch) -> None:
+    for address in ("https://e.org/w.bin", "hf:org/name"):
+        done = orch.run("sync", address)
+        said = f"error: {address}: an address, and not a manifest of this machine\n"
+        assert (done.code, said in done.err) == (3, True)
+        assert f"hint: to download it: `orch get {address}`; into a manifest: `orch add {address}`\n" in done.err
+    assert "hunter2" not in orch.run("plan", "https://e.org/w.bin?token=hunter2").err
+
+
 def test_get_repeats_its_address_and_place_but_no_secret(orch: Orch, origin: Origin) -> None:
     (orch.folder / "b.bin").write_bytes(b"mine")
     url, digest = f"{origin.url}/resnet.bin", sha256(made(3000))
