@@ -83,7 +83,7 @@ def error_lines(error: OrchError) -> list[str]:
         lines += [f"error: {shown_lines(line)}" for line in problems[:MOST_PROBLEMS]]
     if (more := total - MOST_PROBLEMS) > 0:
         lines.append(f"error: and {more:,} more")
-    return [*lines, f"hint: {_near(told_hint(error.hint, error.code))}"] if error.hint else lines
+    return [*lines, f"hint: {told_hint(error.hint, error.code)}"] if error.hint else lines
 
 
 def _near(text: str) -> str:
@@ -125,7 +125,7 @@ def told_hint(hint: str, code: str) -> str:
     more = f" (orch explain {code})" if code in EXPLAINED else ""
     if " (" in hint and more:  # two remarks in brackets are too much
         more = f"; see `orch explain {code}`"
-    return shown_lines(hint) + more
+    return _near(shown_lines(hint)) + more
 
 
 def excerpt_lines(problem: Problem, columns: int = COLUMNS) -> list[str]:

@@ -50,6 +50,7 @@ def test_an_unlocked_model_blocks_no_other_one(orch: Orch, origin: Origin) -> No
     (unlocked,) = (text for text in done.out.splitlines() if text.startswith("unlocked "))
     assert unlocked.startswith("unlocked open  ")
     assert unlocked.count("open") == 1, "the name stands in it once"
+    assert "hint: run `orch lock team.yaml`\n" in done.out, "a file of the working folder by its name"
     assert "status: 1 present, 1 unlocked in" in done.out
     assert orch.run("quarantine", "list").code == 0
     orch.models["good"], orch.models["open"] = orch.models["open"], {**orch.models["open"], "to": "other/"}
