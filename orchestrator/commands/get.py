@@ -235,10 +235,12 @@ class _Getting:
             if isinstance(event, Finished):
                 if event.how == "fetched":
                     self._came.add((event.model, event.file))
-                if again and event.how == "placed" and (event.model, event.file) in self._how:
+                if again and event.how == "placed" and (event.model, event.file) in self._came:
                     return  # it was told when it came
                 if not again:
                     self._how[event.model, event.file] = event.how
+                if findings is not None and event.how == "placed":
+                    return  # it is in the store, and what becomes of its place is told then
             self._emit(event)
 
         run = RunContext(

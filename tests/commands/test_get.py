@@ -314,3 +314,11 @@ def test_what_was_downloaded_again_takes_no_second_room(orch: Orch, origin: Orig
     assert orch.blob(DATA).samefile(second)
     assert first.samefile(second) is not is_rotten
     assert not list((orch.store / "partial").iterdir())
+
+
+def test_a_file_that_is_there_already_is_told_once_as_its_summary_counts_it(orch: Orch, origin: Origin) -> None:
+    url = origin.serve("/x.bin", DATA)
+    for words, how in ((("-o", "x.bin"), "fetched"), (("-o", "x.bin"), "present"), (("-o", "y.bin"), "placed")):
+        done = orch.run("get", "--json", url, *words)
+        assert [event["how"] for event in done.named("finished")] == [how]
+        assert done.summary[how] == 1
