@@ -287,7 +287,9 @@ def read_bytes(path: str) -> bytes:
             return file.read(checksums.MOST_BYTES + 1)
     except OSError as error:
         problem = Problem(path, 0, "", (error.strerror or str(error)).lower())
-        raise ManifestError((problem,), f"look at it: `ls -l {path}`") from error
+        is_gone = isinstance(error, FileNotFoundError)
+        hint = f"check its name: `ls {os.path.dirname(path)}`" if is_gone else f"look at it: `ls -l {path}`"
+        raise ManifestError((problem,), hint) from error
 
 
 def read_text(path: str) -> str:

@@ -428,3 +428,10 @@ def test_a_fifo_in_a_folder_of_pointers_is_not_waited_for(orch: Orch) -> None:
     (orch.folder / "lfs").mkdir()
     os.mkfifo(orch.folder / "lfs" / "fifo")
     assert orch.run("import", "lfs").code == ExitCode.MANIFEST
+
+
+def test_a_list_that_is_not_there(orch: Orch) -> None:
+    for words in (("import", "GONE"), ("verify", "GONE.sha256")):
+        done = orch.run(*words)
+        assert done.code == ExitCode.MANIFEST
+        assert f"hint: check its name: `ls {orch.folder}`\n" in done.err
