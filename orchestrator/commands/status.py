@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Summary
     from orchestrator.model import Unresolved, Wanted
     from orchestrator.store import Store
+    from orchestrator.store.quarantine import QuarantineEntry
     from orchestrator.transfer.run_context import RunContext
     from orchestrator.workspace import Workspace
 
@@ -80,7 +81,7 @@ class RefusedDownloads:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._found: dict[str, str] | None = None  # by the digest that was expected, the one that came
+        self._found: dict[str, QuarantineEntry] | None = None  # by the digest that was expected
 
     def explained(self, wanted: Wanted, error: OrchError) -> OrchError:
         """A file's error; where it is to be downloaded, and that was refused before, with what helps against that."""
@@ -92,15 +93,19 @@ class RefusedDownloads:
             self._found = {}
             with suppress(StoreError):
                 entries = quarantine.entries(self._store)
-                self._found = {each.expected: each.found for each in entries if each.kind == quarantine.WIRE}
-        found = self._found.get(wanted.sha256) if wanted.sha256 else None
-        if not found:
+                self._found = {each.expected: each for each in entries if each.kind == quarantine.WIRE}
+        entry = self._found.get(wanted.sha256) if wanted.sha256 else None
+        if entry is None:
             return error
-        from orchestrator.transfer.explain import pinned_in  # what no other status needs
+        from orchestrator.formats.wrong_file import expected_file  # what no other status needs
+        from orchestrator.transfer.explain import pinned_in
+        from orchestrator.verify.check import diagnose_file
 
         name = f"{wanted.model}/{wanted.file}" if wanted.file else wanted.model
+        what = diagnose_file(entry.path, expected_file(wanted))
+        sent = what.words or f"a file with the sha256 {entry.found}"
         said = f"compare the checksum{pinned_in(wanted)} with the publisher's, then run `orch sync`"
-        hint = f"{name}: a source sent a file with the sha256 {found}; {said}"
+        hint = f"{name}: a source sent {sent}; {what.hint or said}"
         return TransferError(error.message, hint, error.fault, code="checksum-mismatch")
 
 

@@ -70,7 +70,8 @@ def test_what_a_source_sent_in_vain_makes_the_checksum_the_first_thing_to_look_a
     content, other = made(3000), made(3000, 2)
     orch.want("wrong", content, origin.serve("/m.bin", other))
     orch.want("absent", made(10), origin.serve("/n.bin", made(10)), to="other/")
-    assert orch.run("sync", "--only", "wrong", "team.yaml").code == 6
+    orch.want("page", made(20), origin.serve("/p.bin", made(20), html=True))
+    assert orch.run("sync", "--only", "wrong", "--only", "page", "team.yaml").code == 6
     done = orch.run(command, "team.yaml")
     assert done.code == 5
     lines = orch.manifest.read_text().splitlines()
@@ -78,9 +79,13 @@ def test_what_a_source_sent_in_vain_makes_the_checksum_the_first_thing_to_look_a
     (hint,) = (text for text in done.out.splitlines() if text.startswith("hint: wrong/m.bin: "))
     assert f"team.yaml:{line} " in hint
     assert sha256(other) in hint
+    (hint,) = (text for text in done.out.splitlines() if text.startswith("hint: page/p.bin: "))
+    assert "an HTML page" in hint
+    assert "open the URL in a browser" in hint
+    assert "checksum in" not in hint
     assert "hint: run `orch sync team.yaml`\n" in done.out, "of the other file"
     failed = {each["model"]: each for each in orch.run(command, "--json", "team.yaml").summary["failed"]}
-    assert {name: each["fault"] for name, each in failed.items()} == {"wrong": "absent", "absent": "absent"}
+    assert {name: each["fault"] for name, each in failed.items()} == dict.fromkeys(orch.models, "absent")
     assert failed["wrong"]["code"] == "checksum-mismatch"
 
 
