@@ -290,6 +290,7 @@ class Download:
                 if (have := self._on_disk.good_bytes()) >= MIN_GAIN_BYTES:
                     length = self._on_disk.length()
                     kept = size_text(have) + (f" of {size_text(length)}" if length is not None else "")
+                    kept = "" if self._vain_bytes() else kept
                     fault = final_fault(self._attempts, self._info.sources) or fault
                 raise explain_failure(run, self._artifact, self._attempts, fault, proxies, gone, kept=kept)
             if step.source not in self._asked and self._must_ask(step):

@@ -45,7 +45,7 @@ def explain_failure(
         fault: the one that says most; None where nothing could be tried.
         proxies: the proxies that its sources were reached through, without credentials.
         gone: maps the URLs of sources to their hosts, as `HostHealth` names them, where those are given up or closed.
-        kept: how much of it is here, in words; empty: nothing.
+        kept: how much of it is here for the next run, in words; empty: nothing.
     """
     name = artifact.name
     tried = {(attempt.source, attempt.backend): attempt.fault.message for attempt in attempts}
@@ -65,7 +65,7 @@ def explain_failure(
     word = fault.kind.value if fault else Kind.NETWORK.value
     message, hint = f"{name}: every source failed: {history}", _hint(run, attempts, fault, proxies)
     if kept and hint == wrong_file.LATER:
-        hint = f"{kept} are kept: {hint}"
+        hint = f"{kept} are kept: run the command again to resume, or add a mirror to the manifest"
     return TransferError(message, _for_command(artifact, hint), word, shared=_shared(run, attempts, gone))
 
 

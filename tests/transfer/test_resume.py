@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,4 +78,14 @@ def test_a_page_of_a_mirror_does_not_hide_that_the_line_broke(orch: Orch) -> Non
         done = orch.sync("--backend", "curl", "--retries", "0")
     assert done.code == 5
     (failed,) = done.summary["failed"]
-    assert "are kept: run the command again" in failed["hint"], failed
+    assert "are kept: run the command again to resume" in failed["hint"], failed
+
+
+@pytest.mark.parametrize("faults", [{"status": 500}, {"ranges": "ignored", "cut_after": 2 * MIB}])
+def test_a_failure_of_which_nothing_can_be_resumed_promises_no_resume(orch: Orch, faults: dict[str, Any]) -> None:
+    content = made(8 * MIB)
+    with Origin() as origin:
+        orch.want("w", content, origin.serve("/w", content, **faults))
+        done = orch.sync("--retries", "1")
+    (failed,) = done.summary["failed"]
+    assert failed["hint"] == "run the command again later, or add a mirror to the manifest"
