@@ -205,6 +205,8 @@ def tell_usage_error(error: click.ClickException) -> None:
         click.echo(error.ctx.get_help() if error.ctx else error.format_message(), err=True)
         return
     said = re.sub(r"\. \(?Did you mean (.*?\?)\)?$", r" (did you mean \1)", error.format_message()).rstrip(".")
+    said = re.sub(r"\.? Choose from:\s*", ": choose from ", said)
+    said = re.sub(r"\s*\n\s*", " ", said)  # click writes one choice a line
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "orch"
     _say(f"error: {said[:1].lower() + said[1:]}")

@@ -154,3 +154,9 @@ def test_the_schema_is_the_one_that_is_shipped(orch: Orch) -> None:
     assert json.loads(orch.run("schema").out) == json.loads((REPO / "docs/manifest.schema.json").read_text())
     assert "hooks" in orch.run("schema", "--site").out
     assert '"docs/manifest.schema.json" = "orchestrator/manifest.schema.json"' in (REPO / "pyproject.toml").read_text()
+
+
+def test_a_shell_that_is_not_named(orch: Orch) -> None:
+    done = orch.run("completion")
+    said = "error: missing argument '{bash|zsh|fish}': choose from bash, zsh, fish\n"
+    assert (done.code, done.err.partition("hint:")[0]) == (ExitCode.USAGE, said)
