@@ -40,6 +40,8 @@ def command(names: tuple[str, ...], dry_run: bool, **words: Any) -> int:
     names = names[:-1] if manifest else names
     if not names:
         raise click.UsageError(f"nothing to remove from {manifest}: `orch remove MODEL {manifest}`")
+    if manifest:
+        click.get_current_context().params["manifests"] = (manifest,)  # for hints, which repeat it
     context = context_with_signals()
     sink = listing(context, words)
 

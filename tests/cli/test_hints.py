@@ -68,6 +68,11 @@ def test_a_name_that_is_no_model_keeps_no_choice(orch: Orch) -> None:
     assert "hint: `orch list 'my models.yaml'` shows the names and tags" in done.err
 
 
+def test_a_name_that_cannot_be_removed_is_looked_for_in_the_same_manifest(orch: Orch) -> None:
+    done = orch.run("remove", "zzzz", "my models.yaml")
+    assert "hint: `orch list 'my models.yaml'` shows the names and tags" in done.err
+
+
 def test_a_model_in_the_place_of_a_manifest_is_told(orch: Orch) -> None:
     (orch.folder / "my models.yaml").rename(orch.folder / "team.yaml")
     for name in ("sync", "plan", "status", "verify", "lock", "list"):
