@@ -1,4 +1,4 @@
-"""What is in place, by stat alone: nothing is opened, hashed or changed."""
+"""What is in place, by stat alone: no installed file is opened, hashed or changed."""
 
 from __future__ import annotations
 
