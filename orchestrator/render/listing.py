@@ -12,7 +12,7 @@ from orchestrator.render.table import Column, table
 from orchestrator.render.table import line as table_line
 from orchestrator.render.terminal import painted, style_of, width, wrap
 from orchestrator.render.words import action_word, closing, host, line, state_word
-from orchestrator.text import cells, shown_lines
+from orchestrator.text import cells, counted, shown_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _STATE, _SIZE = 11, 8  # cells of a table whose rows are printed as they come
 _SAID_BY_STATE = ("absent", "outdated", "unverified", INTERRUPTED)  # a word says it all of these
-_TOLD = 10  # problems that are told in full below a table
+_TOLD = 10  # problems that are told in full below a table, and hints
 _STYLES = {
     "present": "green", "good": "green", "warm": "green", "download": "cyan", "place": "cyan", "adopt": "cyan",
     "absent": "yellow", "outdated": "yellow", "unverified": "yellow", "read": None, "cold": "yellow", "left": "yellow",
@@ -220,8 +220,10 @@ class Listing:
             self._write(text)
         if len(self._held) > len(held):
             self._write(f"... and {len(self._held) - len(held):,} more (`--json` tells all)")
-        for hint in self._hints:
+        for hint in list(self._hints)[:_TOLD]:
             self._write(f"hint: {hint}")
+        if (more := len(self._hints) - _TOLD) > 0:
+            self._write(f"... and {counted(more, 'more hint')} (`--json` tells all)")
         if self._verb:
             self._write(closing(summary, self._verb), "green" if summary.ok else "red")
 

@@ -128,3 +128,14 @@ def test_a_folder_where_a_file_should_be_is_not_replaced_and_no_hint_says_so(
     assert f"{place}: a folder is in the way" in said
     assert "hint: move it away" in said
     assert "--force" not in said.partition("hint:")[2]
+
+
+def test_of_many_hints_the_first_are_told(orch: Orch, origin: Origin) -> None:
+    for number in range(12):
+        content = made(100, number)
+        orch.want(f"m{number:02}", content, origin.serve(f"/{number}.bin", made(100, 50 + number)))
+    assert orch.sync().code == 6
+    done = orch.run("status", "team.yaml")
+    hints = [text for text in done.out.splitlines() if text.startswith("hint: ")]
+    assert (len(hints), hints[0].partition("/")[0]) == (10, "hint: m00")
+    assert "... and 2 more hints (`--json` tells all)" in done.out
