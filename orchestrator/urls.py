@@ -134,6 +134,8 @@ def _meant(text: str) -> str:
     """What may be meant by a text without a scheme, to be added to a message: nothing that could hold a secret."""
     if text.startswith("/") and text.isprintable():
         return f", did you mean `file://{text}`?"
+    if text[:1] in ("\u2018", "\u201c", "\u201e", "\u00ab"):  # as word processors and chats write quotes
+        return ", without typographic quotes"
     if text.startswith(("./", "../", "~/")):
         return ", or `file:///folder/file`"
     if re.fullmatch(rf"{BARE_HOST}(/[\w.+-]+)+", text, re.A):

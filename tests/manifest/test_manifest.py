@@ -732,6 +732,7 @@ RULES = [
     (good(url="nas.lan:8000/b.bin"), "url", "expected a URL such as `https://example.org/file`, did you mean `http://nas.lan:8000/b.bin`?"),
     (good(url="nas.lan:8443/b.bin"), "url", "expected a URL such as `https://example.org/file`, did you mean `https://nas.lan:8443/b.bin`?"),
     (good(url="/data/b.bin"), "url", "expected a URL such as `https://example.org/file`, did you mean `file:///data/b.bin`?"),
+    (good(url="“https://e.org/b.bin”"), "url", "expected a URL such as `https://example.org/file`, without typographic quotes"),
     (good(url="./b.bin"), "url", "expected a URL such as `https://example.org/file`, or `file:///folder/file`"),
     (good(url="s3://b/a"), "url", "scheme `s3` is not supported: https, http, ftp, rsync, file are; a public object is `https://b.s3.amazonaws.com/a`"),
     (good(url="gs://b/c/a"), "url", "scheme `gs` is not supported: https, http, ftp, rsync, file are; a public object is `https://storage.googleapis.com/b/c/a`"),
