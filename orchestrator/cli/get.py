@@ -56,6 +56,7 @@ def command(
 
     Exit codes: 0 in place, 5 a download failed, 6 wrong checksum, 7 a file that orch did not make is in the way.
     """
+    what = tuple(dict.fromkeys(what))
     context = context_with_signals()
     from orchestrator.cli.add import draft_of, one_file_options, refuse_for_several
 

@@ -322,3 +322,10 @@ def test_a_file_that_is_there_already_is_told_once_as_its_summary_counts_it(orch
         done = orch.run("get", "--json", url, *words)
         assert [event["how"] for event in done.named("finished")] == [how]
         assert done.summary[how] == 1
+
+
+def test_an_address_that_is_given_twice_is_one(orch: Orch, origin: Origin) -> None:
+    url = origin.serve("/x.bin", DATA)
+    done = orch.run("get", url, url, "-o", "y.bin")
+    assert done.code == 0
+    assert (orch.folder / "y.bin").read_bytes() == DATA
