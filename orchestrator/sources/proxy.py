@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -111,6 +110,8 @@ def ca_bundle(environ: Mapping[str, str], named: str | None = None) -> str:
 
 def answers_at(address: str, timeout_s: float = 2.0) -> str:
     """Try to connect to a proxy, or the host of a URL: empty where it listens, else the reason that it does not."""
+    import socket  # imported here: of the commands only doctor asks
+
     try:
         parts = urlsplit(address if "://" in address else f"http://{address}")
         port = parts.port or {"https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080}.get(parts.scheme, 80)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from contextlib import suppress
 
@@ -62,6 +61,8 @@ def make_own(path: str) -> None:
     """
     status = os.lstat(path)
     if stat.S_ISDIR(status.st_mode):
+        import shutil  # imported here: mostly it is a file
+
         shutil.rmtree(path)
         return
     if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1:

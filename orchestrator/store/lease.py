@@ -13,7 +13,6 @@ verified bytes become blobs, each by a rename.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import struct
 import threading
@@ -299,6 +298,8 @@ def _take_over(path: str, found: Finding) -> int | None:
 
     Without it the second would replace the first's new lease (2 of 120 rounds with five takers, measured).
     """
+    import hashlib  # imported here: it loads OpenSSL, 4 MB, and few leases are taken over
+
     claim = f"{path}.{hashlib.sha256(found.content).hexdigest()[:16]}"
     fd = create_file(claim)
     if fd is None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -136,6 +135,8 @@ def _clear(folder: Folder) -> None:
 def _remove(folder: Folder, name: str) -> None:
     path = folder.at(name)
     if stat.S_ISDIR(os.lstat(path).st_mode):
+        import shutil  # here and below: it loads three libraries of compression, and mostly a file is removed
+
         shutil.rmtree(path)
     else:
         os.unlink(path)
@@ -546,6 +547,8 @@ def _inherit_files(folder: Folder, batch: BatchFolder, sizes: Mapping[str, int],
         elif not entry.is_dir(follow_symlinks=False):
             os.unlink(entry.path)  # so small that the rest of it is not worth a resume
     if not others:
+        import shutil
+
         shutil.rmtree(folder.path, ignore_errors=True)
 
 

@@ -9,7 +9,6 @@ says how many journals were merged into it, and only the journal of that number 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -337,6 +336,8 @@ def _files(store: Store) -> list[str]:
 
 
 def _path(store: Store, manifest: str) -> str:
+    import hashlib  # imported here: it loads OpenSSL, 4 MB, and a plan mostly asks no record
+
     return f"{store.places}/{hashlib.sha256(os.fsencode(manifest)).hexdigest()}.json"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
 import threading
@@ -15,6 +14,7 @@ from orchestrator.formats import wrong_file
 from orchestrator.model import Pin
 
 if TYPE_CHECKING:
+    import hashlib
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from orchestrator.backends.base import Exit
@@ -206,6 +206,8 @@ def digests(
         OSError: it cannot be read.
         Stopped: a stop was asked for.
     """
+    import hashlib  # here and below: it loads OpenSSL, 4 MB, and sha256sum reads most files
+
     from orchestrator.verify import pieces as piece_hashes
 
     with open(path, "rb") as file:
@@ -265,6 +267,8 @@ def _threads(functions: Sequence[Callable[[bytes], None]]) -> Iterator[Callable[
 
 
 def _hasher(kind: str, size: int) -> hashlib._Hash:
+    import hashlib
+
     if kind != "git":
         return hashlib.new(kind, usedforsecurity=False)
     # A git blob's name is the sha1 of its type and size before its bytes (git-hash-object(1)).
@@ -284,6 +288,8 @@ def digest_and_pieces(
         OSError: it cannot be read.
         Stopped: a stop was asked for.
     """
+    import hashlib
+
     from orchestrator.verify.pieces import Hasher
 
     whole, piece_hasher = hashlib.sha256(), Hasher(length)

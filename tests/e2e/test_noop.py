@@ -118,11 +118,26 @@ FOR_OTHERS = (
     "urllib.request",
     "zipfile",
 )
-FETCH = """
+# What a plan of small files has no use for: hashes and archives alone are 6 MB.
+NOT_FOR_A_PLAN = (
+    "bz2",
+    "hashlib",
+    "orchestrator.commands.status",
+    "orchestrator.commands.verify",
+    "orchestrator.engine.inspect",
+    "orchestrator.engine.scheduler",
+    "orchestrator.transfer.download",
+    "psutil",
+    "shutil",
+    "socket",
+    "ssl",
+    "yaml",
+)
+IMPORTED = """
 import sys
 before = set(sys.modules)
 from orchestrator.cli import main
-code = main(["sync", "--quiet", "team.yaml"])
+code = main([COMMAND, "--quiet", "team.yaml"])
 print(repr((code, sorted(set(sys.modules) - before))))
 """
 
@@ -229,16 +244,32 @@ def test_nothing_is_looked_for_in_a_folder_that_is_not_there(tmp_path: Path, mon
     assert count == {"gone/b": 1, "gone": 1, "here/b": 1, "here": 1, "here/a": 3, "here/c": 1}, "a stranger thrice"
 
 
+def imported(orch: Orch, command: str) -> set[str]:
+    """What a command imports that does well."""
+    script = [sys.executable, "-c", IMPORTED.replace("COMMAND", repr(command))]
+    done = subprocess.run(script, cwd=orch.folder, env=orch.env(), capture_output=True, text=True, check=True)
+    code, modules = ast.literal_eval(done.stdout)
+    assert code == 0, done.stderr
+    return set(modules)
+
+
+def test_a_plan_imports_nothing_that_is_not_needed(tmp_path: Path) -> None:
+    orch = Orch(tmp_path)
+    orch.want("a", b"a", "https://example.org/a")
+    orch.write()
+    orch.manifest.write_text(as_people_write(orch.manifest))
+    modules = imported(orch, "plan")
+    assert set(NOT_FOR_A_PLAN).intersection(modules) == set()
+    assert "orchestrator.commands.plan" in modules
+
+
 def test_small_files_are_fetched_without_an_http_client_of_ours(tmp_path: Path) -> None:
     orch = Orch(tmp_path)
     with Origin() as origin:
         for number in range(FILES):
             orch.want(f"m{number}", made(2000, number), origin.serve(f"/{number}", made(2000, number)))
         orch.write()
-        fetch = [sys.executable, "-c", FETCH]
-        done = subprocess.run(fetch, cwd=tmp_path, env=orch.env(), capture_output=True, text=True, check=True)
-    code, modules = ast.literal_eval(done.stdout)
-    assert code == 0, done.stderr
+        modules = imported(orch, "sync")
     assert set(FOR_OTHERS).intersection(modules) == set()
     assert "orchestrator.transfer.batch" in modules
 
