@@ -53,9 +53,10 @@ def test_a_stop_says_which_file_the_next_run_begins_again(orch: Orch) -> None:
 
 def test_the_time_is_up_while_a_wrong_file_was_found(orch: Orch) -> None:
     content, wrong = made(24 * MIB), made(3000)
-    with Origin(rate=2 * MIB) as origin:
+    # Two hosts: the large file may take the only connection of one first, and keep the other file waiting.
+    with Origin(rate=2 * MIB) as origin, Origin() as other:
         orch.want("w", content, origin.serve("/w", content))
-        orch.want("x", made(3000, 2), origin.serve("/x", wrong), to="models/x")
+        orch.want("x", made(3000, 2), other.serve("/x", wrong), to="models/x")
         done = orch.run("sync", "-q", "--max-time", "5s", "--connections", "1", "team.yaml")
     assert done.code == 9
     assert "/x" in done.err
