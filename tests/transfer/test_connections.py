@@ -32,9 +32,8 @@ GIB = 1 << 30
     [
         (GIB, 16, 0.0005, (4 * MIB, True)),
         (100 * MIB, 16, 0.0005, (MIB, True)),
-        (GIB, 16, 0.150, (8 * MIB, True)),  # 7.2 MiB wanted
-        (GIB, 16, 0.500, (16 * MIB, True)),  # 24 MiB wanted, capped by size / (4 x 16)
-        (16 * GIB, 16, 0.500, (32 * MIB, True)),
+        (GIB, 16, 0.150, (16 * MIB, True)),  # 19.7 MiB wanted, capped by size / (4 x 16)
+        (16 * GIB, 16, 0.150, (32 * MIB, True)),
         (256 * MIB, 16, 0.150, (4 * MIB, True)),
         (32 * MIB, 16, 0.150, (MIB, False)),  # the cap is below 1 MiB: nothing to stream
         (32 * MIB, 1, 0.150, (8 * MIB, True)),
