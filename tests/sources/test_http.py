@@ -319,6 +319,16 @@ def test_a_redirect_to_nowhere_good_is_refused(location):
             assert fault(server.url).kind is Kind.REFUSED or location.startswith("//")
 
 
+@pytest.mark.parametrize(
+    "location",
+    ["https:/169.254.169.254/f", "https:127.0.0.1://files.example/f", "https:\t//metadata.goog/f", "HTTPS:f"],
+)
+def test_a_redirect_without_two_slashes_before_its_host_is_refused(location):
+    """What programs take for its host is not what would be judged."""
+    with Canned(b"HTTP/1.1 302 Found\r\nLocation: " + location.encode() + b"\r\n\r\n") as server:
+        assert fault(server.url) == Fault(Kind.REFUSED, "redirected to something that is not a URL")
+
+
 def test_where_a_redirect_leads(origin):
     """Letters that are not ASCII are percent-encoded, a fragment is dropped, and a login is sent."""
     url = origin.serve("/d/café x.bin", DATA).replace("café x", "caf%C3%A9%20x")
