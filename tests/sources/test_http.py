@@ -493,6 +493,25 @@ def test_a_text_that_is_cut_is_a_fault():
         assert get_text(server.url, route) == "half"
 
 
+def test_a_text_that_the_time_limit_cuts_is_a_fault(monkeypatch):
+    """A body without a length ends with its connection, also where we end that."""
+    monkeypatch.setattr("orchestrator.sources.http.TIMEOUT_S", 0.5)
+    route = route_to("http://127.0.0.1/", {}, {})
+    with Canned(b"HTTP/1.1 200 OK\r\n\r\n" + b"text" * 9, stays=True) as server:
+        assert get_text(server.url, route) == Fault(Kind.STALLED, "no answer in time")
+
+
+def test_a_text_that_a_stop_cuts_is_none():
+    stop = threading.Event()
+    route = route_to("http://127.0.0.1/", {}, {})
+    with Canned(b"HTTP/1.1 200 OK\r\n\r\ntext", stays=True) as server:
+        timer = threading.Timer(0.5, stop.set)
+        timer.start()
+        with pytest.raises(Stopped):
+            get_text(server.url, route, stop)
+        timer.join()
+
+
 def test_a_body_ends_with_its_length_though_the_connection_stays():
     route = route_to("http://127.0.0.1/", {}, {})
     with Canned(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntext", stays=True) as server:
