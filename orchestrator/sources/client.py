@@ -188,7 +188,10 @@ class Client:
             with closing(connection.getresponse()) as response:
                 if any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in response.headers.defects):
                     raise HTTPException("a line of the header is no header")
-                yield Answer(response.status, _headers(response), time.monotonic() - began, response)
+                found = _headers(response)
+                if found.get("transfer-encoding", "chunked").lower() != "chunked":  # http.client reads it as it comes
+                    raise HTTPException("a transfer encoding that was not asked for")
+                yield Answer(response.status, found, time.monotonic() - began, response)
 
 
 class _Reader(BufferedReader):

@@ -492,6 +492,8 @@ def test_a_text_that_is_cut_is_a_fault():
         assert get_text(server.url, route) == Fault(Kind.NETWORK, "the connection ended before the answer did")
     with Canned(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n\r\n") as server:
         assert get_text(server.url, route) == "half"
+    with Canned(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n4\r\nhalf\r\n0\r\n\r\n") as server:
+        assert get_text(server.url, route) == Fault(Kind.NETWORK, "the server's answer breaks the rules of HTTP")
 
 
 def test_a_text_that_the_time_limit_cuts_is_a_fault(monkeypatch):
