@@ -128,7 +128,7 @@ def joined(url: str, location: str) -> str:
     rest, asks, query = rest[2:].partition("#")[0].partition("?")
     authority, _, path = rest.partition("/")
     login, at, host = authority.rpartition("@")
-    where = f"{_encoded(login)}{at}{_authority(scheme, host)}"
+    where = f"{_encoded(login)}{at}{_authority(scheme, host.removesuffix(':'))}"  # a port may be empty: RFC 3986, 3.2.3
     return f"{scheme}://{where}{_folded('/' + _encoded(path))}{asks}{_encoded(query, '?')}"
 
 

@@ -32,7 +32,7 @@ from orchestrator.sources.http import (
     retry_after_s,
 )
 from orchestrator.sources.proxy import ca_bundle, proxy_for
-from orchestrator.sources.redirects import ForbiddenError, check_program_url
+from orchestrator.sources.redirects import ForbiddenError, check_program_url, follow
 from orchestrator.sources.route import route_to
 from tests.servers import require
 
@@ -337,6 +337,7 @@ def test_where_a_redirect_leads(origin):
     login = url.replace("://", "://user:p%40ss@")
     assert see(origin.serve("/login", redirect=login)).last_url == login
     assert origin.log[-1].headers["authorization"] == "Basic dXNlcjpwQHNz"
+    assert follow(url, "http://files.example:/x") == "http://files.example/x"
 
 
 def test_the_cookies_of_a_redirect_are_sent_on():
