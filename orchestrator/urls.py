@@ -119,14 +119,16 @@ def joined(url: str, location: str) -> str:
         new = urljoin(url, location)
     except ValueError:
         raise UrlError("the address is not a URL") from None
-    scheme, _, rest = new.partition("://")
+    scheme, _, rest = new.partition(":")
     scheme = scheme.lower()
     if scheme not in ("http", "https"):
         return new
-    rest, asks, query = rest.partition("#")[0].partition("?")
+    if not rest.startswith("//"):  # curl takes `https:/host` all the same
+        raise UrlError("the URL has no host")
+    rest, asks, query = rest[2:].partition("#")[0].partition("?")
     authority, _, path = rest.partition("/")
     login, at, host = authority.rpartition("@")
-    where = f"{_encoded(login)}{at}{_authority(scheme, host)}"
+    where = f"{_encoded(login)}{at}{_authority(scheme, host.removesuffix(':'))}"  # a port may be empty: RFC 3986, 3.2.3
     return f"{scheme}://{where}{_folded('/' + _encoded(path))}{asks}{_encoded(query, '?')}"
 
 

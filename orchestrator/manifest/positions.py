@@ -281,9 +281,8 @@ def _explained(what: str, lines: list[str], at: Span) -> Fault:
         return Fault("", Span(at.line, column, column + 1), "not YAML: a tab; YAML indents with spaces only")
     above = next((n for n in range(at.line - 1, 0, -1) if lines[n - 1].strip()), 0)
     if "mapping values are not allowed" in what or "could not find expected ':'" in what:
-        for number in (at.line, above):
-            joined = _JOINED.match(lines[number - 1]) if number else None
-            if joined:
+        for number, text in ((at.line, line), (above, lines[above - 1] if above else "")):
+            if joined := _JOINED.match(text):
                 start = len(joined[1])
                 span = Span(number, start, start + len(joined[2]) + 1)
                 return Fault("", span, f"not YAML: a space is missing after `{joined[2]}:`")

@@ -37,14 +37,15 @@ _PORTS = {"http": 80, "https": 443}
 class TimeLimit:
     """A limit on the time of all requests in a `with` block: after it their connections are cut.
 
-    The timeout of a socket begins again with each byte, this one does not.
+    The timeout of a socket begins again with each byte, this one does not. A body without a length looks whole where
+    its connection was cut: so leaving the block raises also where nothing failed in it.
 
     Args:
         seconds: for the block.
         stop: cuts the connections too, once it is set.
 
     Raises:
-        TimeoutError: on leaving the block, instead of any of `ERRORS`: the time is over.
+        TimeoutError: on leaving the block, whatever else failed in it: the time was over, and the connections cut.
         Stopped: likewise: `stop` was set.
     """
 
@@ -70,9 +71,9 @@ class TimeLimit:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._done.set()
-        if error is None or not isinstance(error, Exception):
+        if error is not None and not isinstance(error, Exception):
             return
-        if self._stop is not None and self._stop.is_set():
+        if (error is not None or self._over.is_set()) and self._stop is not None and self._stop.is_set():
             raise Stopped("stopped while a source was asked") from error
         if self._over.is_set():
             raise TimeoutError("over") from error
@@ -187,7 +188,10 @@ class Client:
             with closing(connection.getresponse()) as response:
                 if any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in response.headers.defects):
                     raise HTTPException("a line of the header is no header")
-                yield Answer(response.status, _headers(response), time.monotonic() - began, response)
+                found = _headers(response)
+                if found.get("transfer-encoding", "chunked").lower() != "chunked":  # http.client reads it as it comes
+                    raise HTTPException("a transfer encoding that was not asked for")
+                yield Answer(response.status, found, time.monotonic() - began, response)
 
 
 class _Reader(BufferedReader):

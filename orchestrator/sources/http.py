@@ -267,7 +267,7 @@ def _read(url: str, status: int, headers: Mapping[str, str], round_trip_s: float
         return SourceAnswer(url, 0, etag, False, round_trip_s, kind, modified=modified)
     if status in (200, 206):
         lengths = {text.strip() for text in headers.get("content-length", "").split(",")} - {""}  # RFC 9110, 8.6
-        if len(lengths) > 1 or not all(text.isascii() and text.isdigit() for text in lengths):
+        if len(lengths) > 1 or not all(text.isascii() and text.isdigit() and len(text) <= _DIGITS for text in lengths):
             return Fault(Kind.NETWORK, ODD_ANSWER)
         length = int(lengths.pop()) if lengths and status == 200 and not packed else None
         chunked = headers.get("transfer-encoding", "").lower() == "chunked"

@@ -738,8 +738,8 @@ class Download:
         if self._health is not None and self._health.is_closed(self._host(source)):
             raise _ClosedError
         run, on_disk = self._run, self._on_disk
-        if self._artifact.size is None:
-            disk_full.check_room(run.store, self._artifact.name, total(on_disk.missing() or ()))
+        if self._artifact.size is None and (fault := self._judge_room(source)):
+            return fault
         try:
             urls = (source, *self._companions(backend, source))
             limits = {url: self._limit(url) for url in urls}
@@ -791,6 +791,23 @@ class Download:
             return error.fault
         except OSError as error:
             return disk_full.fault_of(error, self._partial.folder)
+
+    def _judge_room(self, source: str) -> Fault | None:
+        """Why a source is out whose file is larger than the disk, while others may serve the one that is wanted.
+
+        Raises:
+            StoreError: no other is left.
+        """
+        try:
+            disk_full.check_room(self._run.store, self._artifact.name, total(self._on_disk.missing() or ()))
+        except StoreError as error:
+            tried = {source, *(attempt.source for attempt in self._attempts)}
+            if tried.issuperset(other.url for other in self._artifact.sources):
+                raise
+            if not self._on_disk.good_bytes():
+                self._info.length = None  # only this source has said it
+            return Fault(Kind.MISSING, error.message.removeprefix(f"{self._artifact.name}: "))
+        return None
 
     def _fill_holes(
         self, backend: Backend, source: str, job: Job, must_yield: Callable[[int | None], bool]

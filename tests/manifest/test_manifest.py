@@ -448,6 +448,10 @@ def test_a_prefix_from_elsewhere() -> None:
         ("a: 1\nb: [c\nd: e", (3, "", "not YAML: a comma, `]` or `}` is missing here or on the line above")),
         ('a: 1\nb: "c\nd: e', (2, "", "not YAML: a quote that is not closed")),
         (
+            "a: 1\nb",
+            (3, "", "not YAML: a key without its `:` here or on the line above, or a quote that is not closed"),
+        ),
+        (
             "version: 1\nmodels:\n<<<<<<< HEAD\n  m: {}\n=======\n  n: {}\n>>>>>>> other\n",
             (3, "", "merge-conflict markers: keep one side and remove the three marker lines"),
         ),

@@ -32,7 +32,7 @@ from orchestrator.sources.http import (
     retry_after_s,
 )
 from orchestrator.sources.proxy import ca_bundle, proxy_for
-from orchestrator.sources.redirects import ForbiddenError, check_program_url
+from orchestrator.sources.redirects import ForbiddenError, check_program_url, follow
 from orchestrator.sources.route import route_to
 from tests.servers import require
 
@@ -319,6 +319,16 @@ def test_a_redirect_to_nowhere_good_is_refused(location):
             assert fault(server.url).kind is Kind.REFUSED or location.startswith("//")
 
 
+@pytest.mark.parametrize(
+    "location",
+    ["https:/169.254.169.254/f", "https:127.0.0.1://files.example/f", "https:\t//metadata.goog/f", "HTTPS:f"],
+)
+def test_a_redirect_without_two_slashes_before_its_host_is_refused(location):
+    """What programs take for its host is not what would be judged."""
+    with Canned(b"HTTP/1.1 302 Found\r\nLocation: " + location.encode() + b"\r\n\r\n") as server:
+        assert fault(server.url) == Fault(Kind.REFUSED, "redirected to something that is not a URL")
+
+
 def test_where_a_redirect_leads(origin):
     """Letters that are not ASCII are percent-encoded, a fragment is dropped, and a login is sent."""
     url = origin.serve("/d/café x.bin", DATA).replace("café x", "caf%C3%A9%20x")
@@ -327,6 +337,7 @@ def test_where_a_redirect_leads(origin):
     login = url.replace("://", "://user:p%40ss@")
     assert see(origin.serve("/login", redirect=login)).last_url == login
     assert origin.log[-1].headers["authorization"] == "Basic dXNlcjpwQHNz"
+    assert follow(url, "http://files.example:/x") == "http://files.example/x"
 
 
 def test_the_cookies_of_a_redirect_are_sent_on():
@@ -454,11 +465,12 @@ def test_a_header_that_is_cut_says_nothing(words):
         (("Content-Length: 7", "Content-Length: 7"), 7),
         (("Content-Length: 7, 7",), 7),
         (("Content-Length: 7", "Content-Length: 8"), None),
+        (("Content-Length: 1" + "0" * 400,), None),
         (("Content-Length: 7", 'ETag: "a\x0bb"'), None),
         (("Content-Length: 7", 'ETag: "a\r\n b"'), 7),
     ],
 )
-def test_a_header_that_stands_twice_or_on_two_lines(lines, length):
+def test_a_header_that_is_odd_or_stands_twice_or_on_two_lines(lines, length):
     with answers(*lines, status="200 OK") as server:
         seen = see(server.url)
     assert (seen.length if isinstance(seen, SourceAnswer) else None) == length
@@ -481,6 +493,27 @@ def test_a_text_that_is_cut_is_a_fault():
         assert get_text(server.url, route) == Fault(Kind.NETWORK, "the connection ended before the answer did")
     with Canned(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n\r\n") as server:
         assert get_text(server.url, route) == "half"
+    with Canned(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n4\r\nhalf\r\n0\r\n\r\n") as server:
+        assert get_text(server.url, route) == Fault(Kind.NETWORK, "the server's answer breaks the rules of HTTP")
+
+
+def test_a_text_that_the_time_limit_cuts_is_a_fault(monkeypatch):
+    """A body without a length ends with its connection, also where we end that."""
+    monkeypatch.setattr("orchestrator.sources.http.TIMEOUT_S", 0.5)
+    route = route_to("http://127.0.0.1/", {}, {})
+    with Canned(b"HTTP/1.1 200 OK\r\n\r\n" + b"text" * 9, stays=True) as server:
+        assert get_text(server.url, route) == Fault(Kind.STALLED, "no answer in time")
+
+
+def test_a_text_that_a_stop_cuts_is_none():
+    stop = threading.Event()
+    route = route_to("http://127.0.0.1/", {}, {})
+    with Canned(b"HTTP/1.1 200 OK\r\n\r\ntext", stays=True) as server:
+        timer = threading.Timer(0.5, stop.set)
+        timer.start()
+        with pytest.raises(Stopped):
+            get_text(server.url, route, stop)
+        timer.join()
 
 
 def test_a_body_ends_with_its_length_though_the_connection_stays():

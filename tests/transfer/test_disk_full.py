@@ -89,6 +89,16 @@ def test_a_file_of_unknown_size_that_does_not_fit_is_not_begun(tmp_path: Path) -
         assert "  small:\n" in done.out
 
 
+def test_a_mirror_with_a_file_larger_than_the_disk_is_not_the_last_word(tmp_path: Path) -> None:
+    orch, right = Orch(tmp_path), made(1000)
+    with tmpfs(tmp_path / "small", "8m") as disk, Origin() as origin:
+        wrong = origin.serve("/mirror/w.bin", made(12 * MIB))
+        place = orch.want("w", right, origin.serve("/w.bin", right), mirrors=[wrong], size=None)
+        done = orch.run("sync", "team.yaml", "--store", str(disk / "store"))
+        assert (done.code, place.read_bytes()) == (0, right)
+        assert origin.sent("/mirror/w.bin") < 2 * MIB  # the probe has sampled it
+
+
 def test_what_the_disk_explains(tmp_path: Path) -> None:
     broken = Fault(Kind.BROKEN, "exit 13")
     assert disk_full.refine_fault(broken, str(tmp_path), 0) == broken
