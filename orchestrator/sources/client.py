@@ -31,6 +31,7 @@ BLOCK_BYTES = 64 << 10
 ERRORS = (HTTPException, OSError, ValueError)  # what a request may raise; ValueError: of names, numbers and URLs
 _FOLD = re.compile(r"\r?\n[ \t]+")  # RFC 9112, 5.2: a header may go on in the next line, which counts as a space
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_SHORT_BYTES, _SHORT_S = 1024, 0.25
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -98,12 +99,14 @@ class Answer:
         headers: by name in lower case; several of one name are joined by commas.
         round_trip_s: from the request to the header.
         response: the answer as http.client has it.
+        sock: its connection.
     """
 
     status: int
     headers: Mapping[str, str]
     round_trip_s: float
     response: HTTPResponse
+    sock: socket.socket
 
     def blocks(self) -> Iterator[bytes]:
         """The body, as it comes.
@@ -118,6 +121,18 @@ class Answer:
             yield block
         if left:
             raise IncompleteRead(b"", left)
+
+    def take_short_body(self) -> None:
+        """Read a body of a few bytes, if it comes soon.
+
+        Who hangs up before it leaves the server with an open request for a moment: one that allows a single connection
+        then refuses the program that is started next.
+        """
+        if 0 < (self.response.length or 0) <= _SHORT_BYTES:
+            with suppress(*ERRORS):
+                self.sock.settimeout(_SHORT_S)
+                for _ in self.blocks():
+                    pass
 
 
 class Client:
@@ -185,13 +200,14 @@ class Client:
                 connection.putheader(name, value)
             began = time.monotonic()  # a round trip begins here: the connection and TLS are up
             connection.endheaders()
+            sock = connection.sock  # the response's from now on
             with closing(connection.getresponse()) as response:
                 if any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in response.headers.defects):
                     raise HTTPException("a line of the header is no header")
                 found = _headers(response)
                 if found.get("transfer-encoding", "chunked").lower() != "chunked":  # http.client reads it as it comes
                     raise HTTPException("a transfer encoding that was not asked for")
-                yield Answer(response.status, found, time.monotonic() - began, response)
+                yield Answer(response.status, found, time.monotonic() - began, response, sock)
 
 
 class _Reader(BufferedReader):

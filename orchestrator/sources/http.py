@@ -144,6 +144,7 @@ def ask_source(
                 with session.get(url, {**headers, **cookies, **token_header}) as got:
                     round_trip_s, status, reply = got.round_trip_s, got.status, got.headers
                     jar.learn(url, got)
+                    got.take_short_body()
                 if status in (301, 302, 303, 307, 308) and "location" in reply:
                     target = follow(url, reply["location"])
                     if isinstance(target, Fault):

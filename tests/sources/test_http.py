@@ -159,6 +159,27 @@ def test_the_body_is_not_read(origin):
     assert time.monotonic() - began < 20
 
 
+def test_the_byte_that_was_asked_for_is_waited_for():
+    """A server that allows one connection would refuse the program that comes while it still sends the byte."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as sock:
+                sock.recv(65536)
+                sock.sendall(b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n\r\n")
+                time.sleep(0.05)
+                sock.sendall(b"x")
+                ended.set()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        seen = see(f"http://127.0.0.1:{listener.getsockname()[1]}/f")
+        was_ended = ended.wait(0.01)
+        thread.join()
+    assert (seen.length, was_ended) == (9, True)
+
+
 def test_gzip_is_noticed(origin):
     seen = see(origin.serve("/f.bin", DATA, gzip=True))
     assert isinstance(seen, SourceAnswer)
