@@ -136,30 +136,35 @@ class Answer:
 
 
 class Client:
-    """Makes requests to http and https, each on a connection of its own.
+    """Makes requests to http and https, each on a connection of its own; all of them within one time limit.
 
     Args:
         ca: path of a PEM bundle.
         proxy: URL of a proxy; None for a direct connection.
-        timeout_s: between two bytes; `limit` bounds the whole.
-        limit: cuts the connections when its time is over.
-        stop: ends a connection attempt once it is set.
+        timeout_s: for all of the `with` block, as of `TimeLimit`.
+        stop: ends a connection attempt too, once it is set.
 
     `racing` makes its connections.
 
     Raises:
         ImportError: no connection is made through a proxy of this scheme.
         ValueError: the proxy is no URL.
+        TimeoutError, Stopped: on leaving the block, as of `TimeLimit`.
     """
 
-    def __init__(
-        self, *, ca: str, proxy: str | None, timeout_s: float, limit: TimeLimit, stop: threading.Event | None = None
-    ) -> None:
+    def __init__(self, *, ca: str, proxy: str | None, timeout_s: float, stop: threading.Event | None = None) -> None:
         self.racing = Racing(stop)
-        self._ca, self._timeout_s, self._limit = ca, timeout_s, limit
+        self._ca, self._timeout_s, self._limit = ca, timeout_s, TimeLimit(timeout_s, stop)
         self._proxy = urlsplit(proxy) if proxy is not None else None
         if self._proxy is not None and self._proxy.scheme not in _PORTS:
             raise ImportError(f"no connection is made through a proxy of the scheme {self._proxy.scheme}")
+
+    def __enter__(self) -> Client:
+        self._limit.__enter__()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._limit.__exit__(kind, error, trace)
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:

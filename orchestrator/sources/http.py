@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.faults import Fault, Kind, from_status
 from orchestrator.formats.wrong_file import EMPTY_HINT, HEAD_BYTES, OTHER_VERSION_HINT, ExpectedFile, WrongFile, page
-from orchestrator.sources.client import ERRORS, Client, TimeLimit
+from orchestrator.sources.client import ERRORS, Client
 from orchestrator.sources.redirects import (
     MAX_REDIRECTS,
     ForbiddenError,
@@ -130,8 +130,7 @@ def ask_source(
         judge, jar = _Judge(source or url, proxied=proxy is not None), _Cookies()
         if source or proxy is not None:
             judge.from_here = begins_here(source or url, proxied=proxy is not None, stop=stop)
-        with TimeLimit(timeout_s, stop) as limit:
-            session = Client(ca=ca, proxy=proxy, timeout_s=timeout_s, limit=limit, stop=stop)
+        with Client(ca=ca, proxy=proxy, timeout_s=timeout_s, stop=stop) as session:
             session.racing.judge = judge.addresses
             for _ in range(MAX_REDIRECTS + 1):
                 judge.url(url)
@@ -401,15 +400,16 @@ def _get(
         headers["Authorization"] = f"Bearer {route.bearer}"
     content = b""
     try:
-        with TimeLimit(TIMEOUT_S, stop) as limit:
-            session = Client(ca=route.ca, proxy=route.proxy, timeout_s=TIMEOUT_S, limit=limit, stop=stop)
-            with session.get(answer.last_url, headers) as got:
-                if got.status not in (200, 206):
-                    return Fault(Kind.REFUSED, f"server answered {got.status}", got.status)
-                for block in got.blocks():
-                    content += block
-                    if len(content) >= most_bytes:
-                        break
+        with (
+            Client(ca=route.ca, proxy=route.proxy, timeout_s=TIMEOUT_S, stop=stop) as session,
+            session.get(answer.last_url, headers) as got,
+        ):
+            if got.status not in (200, 206):
+                return Fault(Kind.REFUSED, f"server answered {got.status}", got.status)
+            for block in got.blocks():
+                content += block
+                if len(content) >= most_bytes:
+                    break
     except ERRORS as error:
         return _explain(error)
     return content
@@ -464,21 +464,22 @@ def sample_rate(
         headers["Authorization"] = f"Bearer {bearer}"
     size, began, head, is_slow = 0, None, b"", False
     try:
-        with TimeLimit(timeout_s, stop) as limit:
-            session = Client(ca=ca, proxy=proxy, timeout_s=timeout_s, limit=limit, stop=stop)
-            with session.get(url, headers) as got:
-                if got.status not in (200, 206):
-                    return RateSample(None, b"")
-                is_asked_part = not at or got.headers.get("content-range", "").startswith(f"bytes {at}-")
-                began = time.monotonic()
-                for block in got.blocks():
-                    size += len(block)
-                    if is_asked_part and len(head) < HEAD_BYTES:
-                        head = (head + block)[:HEAD_BYTES]
-                    took_s = time.monotonic() - began
-                    is_slow = took_s >= most_s / 4 + 2 * got.round_trip_s and size < least() * took_s
-                    if size >= most_bytes or took_s >= most_s or is_slow:
-                        break
+        with (
+            Client(ca=ca, proxy=proxy, timeout_s=timeout_s, stop=stop) as session,
+            session.get(url, headers) as got,
+        ):
+            if got.status not in (200, 206):
+                return RateSample(None, b"")
+            is_asked_part = not at or got.headers.get("content-range", "").startswith(f"bytes {at}-")
+            began = time.monotonic()
+            for block in got.blocks():
+                size += len(block)
+                if is_asked_part and len(head) < HEAD_BYTES:
+                    head = (head + block)[:HEAD_BYTES]
+                took_s = time.monotonic() - began
+                is_slow = took_s >= most_s / 4 + 2 * got.round_trip_s and size < least() * took_s
+                if size >= most_bytes or took_s >= most_s or is_slow:
+                    break
     except (ImportError, *ERRORS):
         pass  # what came before the failure counts
     took_s = time.monotonic() - began if began is not None else 0.0
