@@ -100,8 +100,7 @@ def normal(url: str) -> str:
     authority, _, path = rest.partition("/")
     _refuse_secrets(query)
     _refuse_secrets(fragment)
-    where = _authority(scheme, authority)
-    return f"{scheme}://{where}{_folded('/' + _encoded(path))}{asks}{_encoded(query, '?')}"
+    return _spelled(scheme, _authority(scheme, authority), path, asks, query)
 
 
 def joined(url: str, location: str) -> str:
@@ -129,6 +128,11 @@ def joined(url: str, location: str) -> str:
     authority, _, path = rest.partition("/")
     login, at, host = authority.rpartition("@")
     where = f"{_encoded(login)}{at}{_authority(scheme, host.removesuffix(':'))}"  # a port may be empty: RFC 3986, 3.2.3
+    return _spelled(scheme, where, path, asks, query)
+
+
+def _spelled(scheme: str, where: str, path: str, asks: str, query: str) -> str:
+    """Put the parts of a URL together; `path` is without its first slash, `asks` is the `?` of a query."""
     return f"{scheme}://{where}{_folded('/' + _encoded(path))}{asks}{_encoded(query, '?')}"
 
 
