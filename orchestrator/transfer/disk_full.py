@@ -52,18 +52,22 @@ def check_limit(store: Store, name: str, size: int | None) -> None:
         raise StoreError(f"{name}: {size} bytes, and this process may write files of {limit} bytes at most", error.hint)
 
 
-def check_room(store: Store, name: str, size_bytes: int) -> None:
-    """Check that the store's disk has room for the rest of a file, of which only its source has told the size.
+def lack_of_room(store: Store, size_bytes: int) -> str:
+    """What is missing on the store's disk for the rest of a file, in words; empty where there is room.
 
-    Raises:
-        StoreError: it has not; other files may still fit.
+    For a file of which only its source has told the size; other files may still fit.
     """
     status = os.statvfs(store.path)
     free_bytes = status.f_bavail * status.f_frsize
-    if size_bytes > free_bytes:
-        hint = store_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), store.path).hint
-        message = f"{name}: {size_text(size_bytes)} required, {size_text(free_bytes)} free in {store.path}"
-        raise StoreError(message, hint, of_one_file=True)
+    if size_bytes <= free_bytes:
+        return ""
+    return f"{size_text(size_bytes)} required, {size_text(free_bytes)} free in {store.path}"
+
+
+def no_room(store: Store, name: str, lack: str) -> StoreError:
+    """The error of one file for which there is no room; `lack` is of `lack_of_room`."""
+    hint = store_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), store.path).hint
+    return StoreError(f"{name}: {lack}", hint, of_one_file=True)
 
 
 def fault_of(error: OSError, folder: str) -> Fault:

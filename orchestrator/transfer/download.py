@@ -798,16 +798,15 @@ class Download:
         Raises:
             StoreError: no other is left.
         """
-        try:
-            disk_full.check_room(self._run.store, self._artifact.name, total(self._on_disk.missing() or ()))
-        except StoreError as error:
-            tried = {source, *(attempt.source for attempt in self._attempts)}
-            if tried.issuperset(other.url for other in self._artifact.sources):
-                raise
-            if not self._on_disk.good_bytes():
-                self._info.length = None  # only this source has said it
-            return Fault(Kind.MISSING, error.message.removeprefix(f"{self._artifact.name}: "))
-        return None
+        store, rest = self._run.store, total(self._on_disk.missing() or ())
+        if not (lack := disk_full.lack_of_room(store, rest)):
+            return None
+        tried = {source, *(attempt.source for attempt in self._attempts)}
+        if tried.issuperset(other.url for other in self._artifact.sources):
+            raise disk_full.no_room(store, self._artifact.name, lack)
+        if not self._on_disk.good_bytes():
+            self._info.length = None  # only this source has said it
+        return Fault(Kind.MISSING, lack)
 
     def _fill_holes(
         self, backend: Backend, source: str, job: Job, must_yield: Callable[[int | None], bool]
