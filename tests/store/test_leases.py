@@ -409,7 +409,7 @@ def test_who_removes_from_a_store_waits_for_all_who_use_it(store, context, shim,
     environ = {**os.environ, "LD_PRELOAD": shim, "LOCKS": how}
 
     def start(word: str) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-c", textwrap.dedent(source), store.path, word]
+        argv = [sys.executable, "-u", "-c", textwrap.dedent(source), store.path, word]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         return subprocess.Popen(argv, cwd=HOUSE, env=environ, **pipes)
 
