@@ -244,7 +244,11 @@ class _Planner:
         for source in artifact.sources:
             best, why = self._choose(source, artifact.size)
             if not best.obstacle:
-                have, size, counts = self._begun.fetched_bytes(artifact.key), artifact.size, self._run.counts
+                have, size, counts = (
+                    self._begun.resumable_bytes(artifact.key, artifact.sources),
+                    artifact.size,
+                    self._run.counts,
+                )
                 if self._offer is not None:
                     have = max(have, self._offer.good_bytes)
                 if size is not None:

@@ -70,7 +70,8 @@ def status(
             tell(run, file_state)
             continue
         begun = begun or disk_space.Begun(run.store)
-        tell(run, file_state, begun.fetched_bytes(file_state.wanted.key), refused)
+        w = file_state.wanted
+        tell(run, file_state, begun.resumable_bytes(w.key, w.sources), refused)
     if whole is not None:
         _tell_left_places(run, whole)
     return run.counts.summary(run.context.monotonic() - began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,9 +15,10 @@ from orchestrator.store import partials
 from orchestrator.text import size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from orchestrator.engine.scan import FileState
+    from orchestrator.model import Source
     from orchestrator.store import Store
 
 INODES_PER_FILE = 8  # a partial's folder holds its state beside the bytes
@@ -129,6 +131,15 @@ class Begun:
         """How many bytes of a file are in a partial of its own, or beside others that one program downloads."""
         return partial_bytes(self._store, key) if key in self._alone else self._bundled.get(key, 0)
 
+    def resumable_bytes(self, key: str, sources: Sequence[Source]) -> int:
+        """How many of a file's bytes its next download can go on with: none where no source supports ranges."""
+        if key not in self._alone:
+            return self._bundled.get(key, 0)
+        urls = {source.url for source in sources}
+        return partial_bytes(
+            self._store, key, is_usable=lambda folder: not urls.issubset(partials.info(folder).rangeless)
+        )
+
     def copied_bytes(self, key: str) -> int:
         """How many bytes of a file were copied up from a store below."""
         if key not in self._alone:
@@ -138,18 +149,14 @@ class Begun:
         return partial_bytes(self._store, key, COPY)
 
 
-def partial_bytes(store: Store, key: str, name: str = "f") -> int:
-    """Allocated bytes of the largest partial of this key: what need not be asked of the disk again."""
+def partial_bytes(store: Store, key: str, name: str = "f", *, is_usable: Callable[[str], bool] | None = None) -> int:
+    """Allocated bytes of the largest partial of this key whose folder `is_usable`: the disk has room for them."""
     parent, most = store.partials(key), 0
-    try:
-        folders = os.listdir(parent)
-    except OSError:
-        return 0
-    for folder in folders:
-        try:
-            most = max(most, os.stat(f"{parent}/{folder}/{name}").st_blocks * 512)
-        except OSError:
-            continue
+    with suppress(OSError):
+        for folder in os.listdir(parent):
+            with suppress(OSError):
+                have = os.stat(f"{parent}/{folder}/{name}").st_blocks * 512
+                most = have if have > most and (is_usable is None or is_usable(f"{parent}/{folder}")) else most
     return most
 
 

@@ -46,12 +46,12 @@ _NOT_OURS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR
 class Info:
     """What is known of a partial's bytes, kept beside them in `info.json`.
 
-    `backend` wrote them last; `length` is what the source said; `etags` maps a source's URL to the ETag under
-    which it gave bytes, `modified` to its Last-Modified then; `sources` are the URLs that gave any, in order;
-    `piece_bytes` of the last job. `repaired`: it was a wrong file, of which the bad pieces are to be fetched again.
-    `adopted` is the path, inode and time of change (nanoseconds) of the user's unfinished download that its bytes are,
-    or are to be. `condemned` maps a source's URL to when (seconds since the epoch) it gave wrong bytes of this file,
-    and how they were wrong.
+    `backend` wrote them last; `length` is what the source said; `etags` maps a source's URL to the ETag under which it
+    gave bytes, `modified` to its Last-Modified then; `sources` are the URLs that gave any, in order; `rangeless`
+    those that last said that they support no ranges; `piece_bytes` of the last job. `repaired`: it was a wrong
+    file, of which the bad pieces are to be fetched again. `adopted` is the path, inode and time of change
+    (nanoseconds) of the user's unfinished download that its bytes are, or are to be. `condemned` maps a source's
+    URL to when (seconds since the epoch) it gave wrong bytes of this file, and how they were wrong.
     """
 
     backend: str = ""
@@ -60,6 +60,7 @@ class Info:
     etags: dict[str, str] = field(default_factory=dict)
     modified: dict[str, str] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
+    rangeless: list[str] = field(default_factory=list)
     repaired: bool = False
     adopted: tuple[str, int, int] | None = None
     condemned: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -72,6 +73,11 @@ def _info_of(content: bytes | None) -> Info:
     except (ValueError, RecursionError):
         return Info()
     return info if all(0 <= number < _MOST_LENGTH for number in (info.length or 0, info.piece_bytes)) else Info()
+
+
+def info(folder: str) -> Info:
+    """Read what is known of a partial that may be another's; where it cannot be read nothing is known."""
+    return _info_of(read_whole(f"{folder}/info.json"))
 
 
 class WriterFolder:
@@ -340,7 +346,7 @@ def _take(parent: str, stop: threading.Event | None) -> Partial:
         raise
     try:
         for dead in guarded:
-            known = _info_of(read_whole(f"{dead.folder}/info.json")).condemned
+            known = info(dead.folder).condemned
             partial.info.condemned = {**known, **partial.info.condemned}
         if guarded:
             partial.save_info()

@@ -585,6 +585,8 @@ class Download:
         if answer.modified:
             info.modified[url] = answer.modified
         info.length = answer.length if answer.length is not None else info.length
+        if answer.ranges == (url in info.rangeless):
+            (info.rangeless.remove if answer.ranges else info.rangeless.append)(url)
         return None
 
     def _judge_length(self, url: str, answer: SourceAnswer) -> Fault | None:

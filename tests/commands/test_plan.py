@@ -96,3 +96,21 @@ def test_what_is_here_of_a_download_is_told_by_stat(orch: Orch) -> None:
         told = f"absent; sync resumes, {size_text(have['w'])} of 12.0 MiB are here"
         assert [line.rpartition(": ")[2] for line in lines if line.startswith("absent")] == [told, "absent"]
         assert len(origin.log) == asked
+
+
+def test_bytes_from_a_server_without_ranges_are_not_promised_again(orch: Orch) -> None:
+    content = made(12 << 20)
+    with Origin() as origin:
+        url = origin.serve("/w.bin", content, rate=4 << 20, ranges="ignored")
+        orch.want("w", content, url)
+        process = orch.start("sync", "--backend", "curl", "team.yaml")
+        with when(midway(origin, "/w.bin", 3 << 20), lambda: process.send_signal(signal.SIGKILL)):
+            process.communicate(timeout=60)
+        done = orch.run("plan", "--json", "team.yaml")
+        assert [each["have_bytes"] for each in done.named("foreseen")] == [0]
+        assert done.summary["bytes_to_fetch"] == len(content)
+        assert "resumes" not in orch.run("plan", "team.yaml").out
+        assert "resumes" not in orch.run("status", "team.yaml").out
+        other = origin.serve("/other.bin", content)
+        orch.want("w", content, url, mirrors=[other])
+        assert "; resumes, " in orch.run("plan", "team.yaml").out  # the other one may support them
