@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ _MB = 1e6
 def plan(bench: Bench) -> None:
     """P9: 100,000 files, and 2,000."""
     many, few = bench.scaled(_MANY, 10), bench.scaled(_FEW, 10)
-    bench.contest("P9", [_planner("orch plan, 100,000", many), _planner("orch plan, 2,000", few)])
-    whole, part = bench.outcomes[-2:]
+    bench.contest("P9", [_planner("orch plan, 100,000", many), _planner("orch plan, 2,000", few), _reader(many)])
+    whole, part, read = bench.outcomes[-3:]
     row = Row(
         scenario="P9",
         done=f"Plan a sync of {many:,} files, none of which is here.",
@@ -38,9 +39,11 @@ def plan(bench: Bench) -> None:
         must=2.5,
         goal=2.0,
     )
+    reading = replace(row, value=whole.wall_s / read.wall_s, unit="x", of="PyYAML alone", must=None, goal=None)
     memory, done = whole.peak_bytes / _MB, f"Plan a sync of {few:,} files."
     bench.rows += [
         row,
+        replace(reading, hand="PyYAML (libyaml) reads the manifest", hand_s=read.wall_s),
         replace(row, value=memory, unit="MB", of="of memory", must=200, goal=150),
         replace(
             row,
@@ -66,6 +69,17 @@ def _planner(name: str, count: int) -> Contestant:
                 raise BenchError(f"not every file is in the plan:\n{tail(place.log)}")
 
     return Contestant(name, prepare, check)
+
+
+def _reader(count: int) -> Contestant:
+    """The least that a plan by any Python program needs: libyaml reads the manifest, and nothing is done with it."""
+
+    def prepare(place: Place) -> Commands:
+        orch.manifest(place, _invented(count), "http://127.0.0.1:9/weights")
+        words = f"import yaml; assert len(yaml.load(open('team.yaml'), yaml.CSafeLoader)['models']) == {count}"
+        return [[sys.executable, "-c", words]]
+
+    return Contestant("PyYAML alone, 100,000", prepare, lambda _: None)
 
 
 def _invented(count: int) -> Iterator[File]:
