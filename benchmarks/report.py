@@ -35,6 +35,8 @@ def remarks(bench: Bench) -> list[str]:
         " start included; making the state before and checking every byte after are not timed.",
         "The machine is shared with other work and small: the servers take processor time from the contestants, and"
         " seconds vary from run to run. Ratios of one run are worth more than seconds.",
+        "orch knows the versions and rates of this machine's programs from an earlier run, as it does in every run but"
+        " the first on a machine; it remembers nothing else.",
         "orch makes its files durable (fsync) before it calls them good; the programs by hand do not.",
     ]
     if bench.scale != 1:
