@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.cli import options as cli_options
 from orchestrator.cli.session import conclude, context_with_signals, listing, workspace
+from orchestrator.cli.streams import let_code_stand
 from orchestrator.errors import ExitCode
 
 
@@ -39,6 +40,7 @@ def foresee(*, exit_code: bool = False, **words: Any) -> int:
         The exit code.
     """
     context = context_with_signals()
+    let_code_stand()
     from orchestrator.commands.plan import plan
     from orchestrator.transfer.run_context import Options
     from orchestrator.workspace import run_context

@@ -8,6 +8,8 @@ import os
 import sys
 from contextlib import suppress
 
+_code_stands = False
+
 
 class Guarded(io.FileIO):
     """A standard stream whose writes never fail; `error` is the first error, or None."""
@@ -71,6 +73,12 @@ def guard() -> None:
         setattr(sys, name, stream)
 
 
+def let_code_stand() -> None:
+    """Declare that lost output does not change this command's exit code, which is its whole answer."""
+    global _code_stands
+    _code_stands = True
+
+
 def flush() -> OSError | None:
     """Flush both streams.
 
@@ -100,4 +108,4 @@ def exit_code_after_output(code: int, lost: int) -> int:
     why = error.strerror or str(error)
     print(f"error: cannot write the output: {why}\nhint: send stdout to where it can be written", file=sys.stderr)
     flush()
-    return code or lost
+    return code if code or _code_stands else lost

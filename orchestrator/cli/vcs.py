@@ -10,6 +10,7 @@ import click
 
 from orchestrator.cli import options
 from orchestrator.cli.session import conclude, context_with_signals, listing
+from orchestrator.cli.streams import let_code_stand
 from orchestrator.events import Summary
 from orchestrator.render.json_lines import JsonLines
 
@@ -55,6 +56,7 @@ def command(**words: Any) -> int:
       orch vcs --write --git-max 50M team.yaml
     """
     context = context_with_signals()
+    let_code_stand()
     from orchestrator.commands import vcs
     from orchestrator.store import Store
     from orchestrator.workspace import open_workspace
