@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from orchestrator.faults import Fault
 from orchestrator.sources.host_health import probe_timeout_s
 from orchestrator.sources.route import Routes
-from orchestrator.transfer.revalidate import can_ask
+from orchestrator.transfer.answers import can_ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

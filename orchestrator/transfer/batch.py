@@ -26,7 +26,7 @@ from orchestrator.sources.by_digest import is_plain_absence
 from orchestrator.sources.redirects import MAX_REDIRECTS, ForbiddenError, follow
 from orchestrator.store import partials
 from orchestrator.store.store import disk
-from orchestrator.transfer import attempt, disk_full, revalidate
+from orchestrator.transfer import answers, attempt, disk_full
 from orchestrator.transfer.acquire import acquire
 from orchestrator.transfer.check import FinishedFile, check_files, quarantine_file
 from orchestrator.transfer.masking import without_secrets
@@ -279,8 +279,8 @@ class _BatchRun:
                 by_host.setdefault(host_of(reply.end), []).append(item)
         return list(by_host.values())
 
-    def _ask(self, item: BatchItem) -> revalidate.Reply:
-        return revalidate.ask(self._run, item.url, self._way, 0)
+    def _ask(self, item: BatchItem) -> answers.Reply:
+        return answers.ask(self._run, item.url, self._way, 0)
 
     def _follow(self, items: list[BatchItem], redirects: Sequence[tuple[int, str]]) -> list[list[BatchItem]]:
         """The items that were redirected to where they may be fetched from, by their next host."""

@@ -18,13 +18,13 @@ from orchestrator.transfer.revalidate import is_proof
 from orchestrator.urls import host_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Iterator, Sequence
 
     from orchestrator.backends.base import Backend
     from orchestrator.model import Artifact
     from orchestrator.sources.http import SourceAnswer
     from orchestrator.sources.knowledge import SourceStats
+    from orchestrator.transfer.answers import Answers
     from orchestrator.transfer.partial import PartialState
     from orchestrator.transfer.retry import Attempt
     from orchestrator.transfer.run_context import RunContext
@@ -36,25 +36,14 @@ SHARED_BYTES = 64 << 20  # below this one source is done before a second one has
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """A view of one download's sources, which only `download.py` changes.
-
-    `answers` are the last answers of sources to a request of our own, by URL; `ends` are the URLs that their redirects
-    led to; `unseen` are sources that were asked and not heard, so that nobody knows whether they redirect; `odd` those
-    whose answers our client cannot read, so that only a program can tell; `bare` those that answer ranges wrongly, and
-    are asked for the whole file in one answer; `fickle` those whose ETag changes and tells nothing.
-    """
+    """A view of one download's sources; what it shows is changed by `download.py` alone."""
 
     run: RunContext
     artifact: Artifact
     on_disk: PartialState
     stats: SourceStats
     attempts: Sequence[Attempt]
-    answers: Mapping[str, SourceAnswer]
-    ends: Mapping[str, str]
-    unseen: AbstractSet[str]
-    odd: AbstractSet[str]
-    bare: AbstractSet[str]
-    fickle: AbstractSet[str]
+    answers: Answers
 
     # How a source is reached.
 
@@ -69,7 +58,7 @@ class Candidates:
 
     def address(self, url: str) -> str:
         """What a program is given for a source: its URL, or where its redirects ended when we asked."""
-        return self.ends.get(url, url)
+        return self.answers.address(url)
 
     def masked(self, text: str) -> str:
         """`text` without the tokens, signatures and proxy logins of all sources."""
@@ -87,12 +76,12 @@ class Candidates:
 
     def is_proven(self, url: str, answer: SourceAnswer | None) -> bool:
         """Whether a source proves that several answers are of one version: by a strong ETag that means something."""
-        return answer is not None and is_proof(answer.etag) and url not in self.fickle
+        return answer is not None and is_proof(answer.etag) and url not in self.answers.fickle
 
     def wants_one_answer(self, url: str) -> bool:
         """Whether a source is to be asked for all in one answer: it answers ranges wrongly, or of two versions."""
         one_version = url.startswith(COMPARES) or self.is_proven(url, self.answers.get(url))
-        return url in self.bare or (self.artifact.is_unpinned and not one_version)
+        return url in self.answers.bare or (self.artifact.is_unpinned and not one_version)
 
     # Which programs may serve it.
 
@@ -112,7 +101,7 @@ class Candidates:
         line = replace(line, rate=self.run.rate_limit is not None)
         is_open = self.is_open(url)
         ranked = select.rank(usable, self.on_disk.length(), line, ranges_honoured=honest, is_open=is_open)
-        if url in self.odd:  # the most lenient first
+        if url in self.answers.odd:  # the most lenient first
             ranked = tuple(sorted(ranked, key=lambda c: (bool(c.obstacle), c.backend.NAME != "wget")))
         return ranked
 
@@ -150,8 +139,8 @@ class Candidates:
         """
         usable = [c.backend for c in self.choices(url) if not c.obstacle]
         careful = [backend for backend in usable if Trait.SEGMENTS not in backend.TRAITS]
-        names = tuple(backend.NAME for backend in (careful if url in self.unseen and careful else usable))
-        failed = {a.backend for a in self.attempts if a.source == url} if url in self.odd else set()
+        names = tuple(backend.NAME for backend in (careful if url in self.answers.unseen and careful else usable))
+        failed = {a.backend for a in self.attempts if a.source == url} if url in self.answers.odd else set()
         return tuple(name for name in names if name not in failed) or names
 
     def obstacles(self, *urls: str) -> str:
@@ -186,7 +175,7 @@ class Candidates:
         length = self.on_disk.length()
         if self.bearer(url) is not None:
             return  # a token is for one host
-        if self.attempts or length is None or length < SHARED_BYTES or url not in self.answers:
+        if self.attempts or length is None or length < SHARED_BYTES or self.answers.get(url) is None:
             return  # after any fault the sources go one by one: nobody is condemned by a mixed file that is wrong
         if not {Trait.MIRRORS, Trait.IN_ORDER} <= backend.TRAITS:
             return

@@ -1,7 +1,7 @@
 """Download one file: the loop that asks for the next step, runs a program, verifies the result, commits it.
 
-`Download` holds all state of one transfer, and nothing outside this file changes it: the other files of this room take
-values and return values.
+`Download` holds all state of one transfer, what its sources have said in `Answers`, and nothing outside this file
+changes it: the other files of this room take values and return values.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from orchestrator.faults import Fault, Kind, Remedy
 from orchestrator.model import Range, Role, Source
 from orchestrator.sources.by_digest import is_plain_absence
 from orchestrator.sources.host_health import HostsUnavailableError
-from orchestrator.sources.knowledge import FRESH_S, SourceStats
-from orchestrator.sources.ranking import must_renew
+from orchestrator.sources.knowledge import SourceStats
 from orchestrator.sources.redirects import MAX_REDIRECTS, ForbiddenError, follow
 from orchestrator.sources.stats import AttemptRecord
 from orchestrator.store import store
 from orchestrator.text import size_text
 from orchestrator.transfer import attempt, check, disk_full, holes, relay, repair, revalidate
 from orchestrator.transfer.acquire import acquire, take_partial
+from orchestrator.transfer.answers import Answers
 from orchestrator.transfer.candidates import COMPARES, Candidates
 from orchestrator.transfer.explain import explain_failure, size_line
 from orchestrator.transfer.monitor import (
@@ -44,7 +44,7 @@ from orchestrator.transfer.monitor import (
 )
 from orchestrator.transfer.partial import PartialState, total
 from orchestrator.transfer.retry import MIN_GAIN_BYTES, Attempt, Await, GiveUp, Try, final_fault, next_step
-from orchestrator.transfer.revalidate import ONE_VERSION_HINT, Reply
+from orchestrator.transfer.revalidate import ONE_VERSION_HINT
 from orchestrator.urls import host_of
 from orchestrator.verify.pieces import decode
 from orchestrator.verify.stream import Stream, StreamVerdict
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from orchestrator.model import Artifact
     from orchestrator.sources.http import SourceAnswer
     from orchestrator.store.partials import Info, Partial
+    from orchestrator.transfer.answers import Reply
     from orchestrator.transfer.rate_limit import Share
     from orchestrator.transfer.run_context import RunContext
     from orchestrator.verify.check import Digests
@@ -171,16 +172,7 @@ class Download:
         self._attempts = receipt.attempts
         self._restarted: set[str] = set()  # sources for which all was thrown away: the next time is no progress
         self._suspect: set[str] = set()  # sources that failed: asked by us before they are tried again
-        # What sources have answered to requests of our own; the sets are explained in `Candidates`.
-        self._answers: dict[str, SourceAnswer] = {}
-        self._asked_s: dict[str, float] = {}  # when
-        self._ends: dict[str, str] = {}
-        self._unseen: set[str] = set()
-        self._ready: dict[str, Reply] = {}  # the last reply of a source, until an attempt has used it
-        self._asked: set[str] = set()  # sources that were asked before their first attempt
-        self._odd: set[str] = set()
-        self._bare: set[str] = set()
-        self._fickle: set[str] = set()
+        self._answers = Answers(run, self._on_disk, self._attempts)
         self._size_hint = ""  # where all sources contradict `size:`
         # Which bytes are here, and whose they are.
         self._most_good_bytes = self._on_disk.good_bytes()  # only more than there ever were are progress
@@ -204,11 +196,6 @@ class Download:
             stats=self._stats,
             attempts=self._attempts,
             answers=self._answers,
-            ends=self._ends,
-            unseen=self._unseen,
-            odd=self._odd,
-            bare=self._bare,
-            fickle=self._fickle,
         )
 
     def run(self) -> None:
@@ -293,8 +280,8 @@ class Download:
                     kept = "" if self._vain_bytes() else kept
                     fault = final_fault(self._attempts, self._info.sources) or fault
                 raise explain_failure(run, self._artifact, self._attempts, fault, proxies, gone, kept=kept)
-            if step.source not in self._asked and self._must_ask(step):
-                self._ask_first(step.source)  # it may be another program's then, or need no token
+            if not self._answers.was_asked_first(step.source) and self._must_ask(step):
+                self._answers.ask_first(step.source)  # it may be another program's then, or need no token
                 continue
             if len(self._attempts) == batched:
                 step = replace(step, wait_s=0.0)
@@ -425,7 +412,7 @@ class Download:
         """Throw all away for a source. Twice for the same one is no progress: two sources would take turns for ever."""
         self._tell_restart(source)
         self._empty()
-        self._ready.pop(source, None)  # it was asked at another byte
+        self._answers.forget_ready(source)
         if source not in self._restarted:
             self._restarted.add(source)
             self._most_good_bytes = 0
@@ -483,71 +470,7 @@ class Download:
             return
         for source in self._artifact.sources:
             if answer := self._stats.fresh_answer(source.url):
-                self._asked.add(source.url)
-                self._ready[source.url] = self._remember(source.url, Reply(answer, end=answer.last_url, is_seen=True))
-
-    def _ask(self, url: str, *, begin: str = "", strict: bool = False) -> Reply:
-        """Ask a source what it would serve, and remember its answer; an empty reply where it cannot be asked.
-
-        `begin` is where a redirect led that a program met; empty: ask the source itself.
-
-        Raises:
-            Stopped: a stop was asked for.
-        """
-        if self._run.context.stop.is_set():
-            raise Stopped("stopped while downloading")
-        if url in self._odd:
-            return self._remember(url, Reply(end=begin or url))
-        missing = self._on_disk.missing()
-        at = missing[0].start if missing else 0
-        tried = any(each.source == url for each in self._attempts)
-        route = self._candidates.route(url)
-        reply = revalidate.ask(self._run, url, route, at, begin=begin, strict=strict, was_tried=tried)
-        return self._remember(url, reply)
-
-    def _remember(self, url: str, reply: Reply) -> Reply:
-        if reply.answer is not None:
-            self._answers[url] = reply.answer
-            self._asked_s[url] = self._run.context.monotonic()
-        self._ends[url] = reply.end or url
-        if url.startswith("http"):
-            (self._unseen.discard if reply.is_seen else self._unseen.add)(url)
-        if reply.is_odd:
-            self._odd.add(url)
-        return reply
-
-    def _ask_first(self, url: str) -> Reply:
-        """Ask a source before its first attempt, which need not ask again."""
-        self._asked.add(url)
-        reply = self._ready[url] = self._ask(url)
-        return reply
-
-    def _ask_for_attempt(self, url: str) -> Reply:
-        """Ask a source whose program is about to start; what it said when that was chosen counts once."""
-        ready, asked_s = self._ready.pop(url, None), self._asked_s.get(url, 0.0)
-        is_old = ready is not None and ready.answer is not None and self._run.context.monotonic() - asked_s > FRESH_S
-        if ready is not None and not is_old:
-            return ready
-        last = next((each for each in reversed(self._attempts) if each.source == url), None)
-        if last is not None and last.gained_bytes >= MIN_GAIN_BYTES and last.fault.kind is not Kind.EXPIRED:
-            return self._ask_end(url)
-        return self._ask(url)
-
-    def _ask_end(self, url: str, *, strict: bool = False) -> Reply:
-        """Ask where the redirects of a source ended last time, and the source itself only if that one has nothing."""
-        address = self._candidates.address(url)
-        if address != url:
-            reply = self._ask(url, begin=address)
-            if reply.answer is not None or reply.fault is not None:
-                return reply
-        return self._ask(url, strict=strict)
-
-    def _ask_afterwards(self, url: str) -> Reply:
-        """Ask a source once its program has ended; an answer stands for the question before its next attempt."""
-        reply = self._ask_end(url)
-        if reply.answer is not None:
-            self._ready[url] = reply
-        return reply
+                self._answers.take_probed(source.url, answer)
 
     def _must_ask(self, step: Try) -> bool:
         """Whether to ask a source before its first attempt.
@@ -591,10 +514,6 @@ class Download:
 
     def _judge_length(self, url: str, answer: SourceAnswer) -> Fault | None:
         """What another length than `size:` means; where all sources agree on it, it is taken for the file's."""
-
-        def reply_of(other: str) -> Reply:
-            return Reply(self._answers[other]) if other in self._answers else self._ask(other)
-
         artifact, length = self._artifact, answer.length
         assert length is not None
         fault = revalidate.judge_length(
@@ -602,7 +521,7 @@ class Download:
             artifact,
             self._candidates.route(url),
             answer,
-            lambda: revalidate.all_agree(artifact, url, length, reply_of),
+            lambda: revalidate.all_agree(artifact, url, length, self._answers.last_or_ask),
         )
         if fault is None:
             self._artifact = replace_struct(artifact, size=length)
@@ -614,9 +533,9 @@ class Download:
 
     def _detect_change(self, url: str, answer: SourceAnswer) -> Fault | None:
         """Why a source has another version than the one that was begun; None where it has not."""
-        change = revalidate.detect_change(self._artifact, self._info, url, answer, self._fickle)
+        change = revalidate.detect_change(self._artifact, self._info, url, answer, self._answers.fickle)
         if change.is_fickle:
-            self._fickle.add(url)
+            self._answers.fickle.add(url)
         return change.fault
 
     def _doubt_version(self) -> Fault | None:
@@ -627,13 +546,13 @@ class Download:
         givers = self._info.sources
         if len(givers) != 1:
             return Fault(Kind.UNRESUMABLE, "the source of these bytes is not known")
-        reply = self._ask_end(givers[0], strict=givers[0] in self._answers)
+        reply = self._answers.ask_end(givers[0], strict=self._answers.get(givers[0]) is not None)
         return reply.fault if reply.answer is None else self._detect_change(givers[0], reply.answer)
 
     def _find_version(self) -> bool:
         """Whether the store has the version that the first source of an unpinned artifact has now."""
         url = self._artifact.sources[0].url
-        answer = self._ask_first(url).answer
+        answer = self._answers.ask_first(url).answer
         self._receipt.sha256 = revalidate.find_version(self._run, self._artifact, url, answer)
         return bool(self._receipt.sha256)
 
@@ -679,16 +598,15 @@ class Download:
             url = follow(address, target)
             if isinstance(url, Fault):
                 return url
-            reply = self._ask(source, begin=url)
+            reply = self._answers.ask(source, begin=url)
             if reply.answer is None and reply.is_seen:  # the program alone was given the cookies for it
-                reply = self._ask(source)
+                reply = self._answers.ask(source)
         else:
-            reply = self._ask(source)
+            reply = self._answers.ask(source)
             if reply.fault is None and reply.end == address:
                 return Fault(Kind.REFUSED, "redirects this program, and does not redirect orch")
         if reply.fault is None:
-            self._asked.add(source)
-            self._ready[source] = reply
+            self._answers.take(source, reply)
         return reply.fault
 
     def _ask_anew(self, backend: Backend, source: str, fault: Fault | None) -> Fault | None:
@@ -699,11 +617,11 @@ class Download:
         Returns:
             As `_attempt`.
         """
-        answer = self._ask_afterwards(source).answer
+        answer = self._answers.ask_afterwards(source).answer
         if answer is None:
             return fault
         if answer.bare:
-            self._bare.add(source)
+            self._answers.bare.add(source)
             self._drop_stream()
             self._empty()
             return self._attempt_once(backend, source)
@@ -750,7 +668,7 @@ class Download:
                 run.connection_limits.shares(run.context, self._ticket, limits, most) as shares,
                 run.rate_share(resumes=resumes) as share,
             ):
-                if fault := self._renew(source):  # connections may have been waited for
+                if fault := self._answers.renew(source):  # connections may have been waited for
                     return fault
                 job = attempt.job_of_one_file(self._candidates, shares, share.rate if share is not None else None)
 
@@ -924,8 +842,8 @@ class Download:
     def _prepare(self, backend: Backend, source: str) -> Fault | None:
         """Ask the source where that is worth it, and say why the program should not be started."""
         unpinned, resumes = self._artifact.is_unpinned, self._on_disk.good_bytes() > 0
-        if source in self._asked or source in self._suspect:
-            reply = self._ask_for_attempt(source)
+        if self._answers.was_asked_first(source) or source in self._suspect:
+            reply = self._answers.ask_for_attempt(source)
             answer = reply.answer
             if reply.fault is not None:
                 return reply.fault
@@ -938,7 +856,7 @@ class Download:
             if answer is not None and (fault := self._compare(source, answer, resumes=resumes)):
                 return fault
             if answer is not None and answer.bare:
-                self._bare.add(source)
+                self._answers.bare.add(source)
                 if backend.NAME == "axel" and answer.is_other_range:
                     return Fault(Kind.REFUSED, "axel would trust the Content-Range, which is wrong")
             if answer is not None and answer.chunked and Trait.CHUNKED not in backend.TRAITS:
@@ -962,21 +880,6 @@ class Download:
         why = f": {unheard.message}" if unheard is not None else ""
         return Fault(Kind.REFUSED, f"{backend.NAME} is only given sources that answer orch{why}")
 
-    def _renew(self, source: str) -> Fault | None:
-        """Ask for a new signed URL where most of the time of the one that we have is over.
-
-        Returns:
-            Why there is none.
-        """
-        answer, now = self._answers.get(source), self._run.context.monotonic()
-        if answer is None or answer.ends_in_s is None or self._candidates.address(source) == source:
-            return None
-        left_s = answer.ends_in_s - (now - self._asked_s[source])
-        if must_renew(left_s, answer.ends_in_s, None, 0.0):
-            return self._ask(source).fault
-        self._answers[source], self._asked_s[source] = replace(answer, ends_in_s=left_s), now
-        return None
-
     def _companions(self, backend: Backend, source: str) -> tuple[str, ...]:
         """Other sources to ask for the same large file at the same time: they answer, and have the same file."""
         found, candidates = [source], self._candidates
@@ -989,7 +892,7 @@ class Download:
 
     def _ask_companion(self, url: str) -> SourceAnswer | None:
         """Ask a source beside others: its answer, where it honours ranges and has the same file."""
-        answer = self._ask_for_attempt(url).answer
+        answer = self._answers.ask_for_attempt(url).answer
         is_right = answer is not None and answer.ranges and self._compare(url, answer, resumes=False) is None
         return answer if is_right else None
 
@@ -1027,7 +930,7 @@ class Download:
         refined = refine_fault(fault, answer, landed, now, is_suspect=is_suspect, is_redirected=is_redirected)
         if refined is not None:
             return refined
-        told = self._ask_afterwards(source).fault  # the program did not say for how long: the server will
+        told = self._answers.ask_afterwards(source).fault  # the program did not say for how long: the server will
         return told if told is not None and told.kind is Kind.BUSY else fault
 
     def _explain_short(self, source: str) -> Fault | None:
@@ -1035,7 +938,7 @@ class Download:
         status = os.statvfs(self._partial.folder)
         if status.f_bavail * status.f_frsize < FULL_BYTES:
             return Fault(Kind.DISK, "the disk is full")
-        reply = self._ask_afterwards(source)
+        reply = self._answers.ask_afterwards(source)
         answer = reply.answer
         if reply.fault is not None:
             return reply.fault
@@ -1044,7 +947,7 @@ class Download:
             return None  # `size:` was wrong
         if other is None and answer is not None and answer.encoding:
             other = Fault(Kind.CORRUPT, f"the server compresses the file on its way ({answer.encoding})")
-        if other is None and answer is not None and answer.bare and source not in self._bare:
+        if other is None and answer is not None and answer.bare and source not in self._answers.bare:
             return Fault(Kind.UNRESUMABLE, "the server answers ranges wrongly")
         if other is None:
             return Fault(Kind.NETWORK, "ended early: bytes are missing")
@@ -1157,7 +1060,7 @@ class Download:
             source=source,
             is_inherited=self._is_inherited,
             etag=info.etags.get(source, ""),
-            names=revalidate.names_of(artifact, info, self._fickle),
+            names=revalidate.names_of(artifact, info, self._answers.fickle),
             size=artifact.size,
             streamed=streamed,
         )

@@ -1,4 +1,4 @@
-"""Ask a source again in the middle of a download, and compare its answer with the artifact and the partial.
+"""Compare the answer of a source with the artifact and the partial.
 
 With a digest all of it is a help: length, ETag and encoding are hints, and the digest judges. Without one they are all
 that tells one version of a file from another.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.sources.http import SourceAnswer
     from orchestrator.sources.route import Route
     from orchestrator.store.partials import Info
+    from orchestrator.transfer.answers import Reply
     from orchestrator.transfer.run_context import RunContext
 
 
@@ -32,87 +33,7 @@ ONE_VERSION_HINT = (
     "give the checksum of the file that is meant (`--sha256`, or `sha256:` in the manifest), "
     "or try again when the file is not being replaced"
 )
-ASK_S, LEAST_ASK_S = 10.0, 2.0  # an answer is waited for no longer than a program in silence
 _TIMES, _BESIDES_BYTES = 2, 1 << 30  # how far a source's length may be beyond a manifest's `size:`
-
-
-class Reply(NamedTuple):
-    """What came of asking a source.
-
-    `fault` is why it has no answer, where that says something of the source; where both are None a program decides.
-    `is_odd`: our client cannot read its answers, and need not ask again. `end` is the URL that redirects led to so far;
-    `is_seen`: that one was heard to answer, and not with another redirect. `unheard` is what our client met instead.
-    """
-
-    answer: SourceAnswer | None = None
-    fault: Fault | None = None
-    is_odd: bool = False
-    end: str = ""
-    is_seen: bool = False
-    unheard: Fault | None = None
-
-
-def ask(
-    run: RunContext,
-    url: str,
-    route: Route,
-    at: int,
-    *,
-    begin: str = "",
-    strict: bool = False,
-    was_tried: bool = False,
-) -> Reply:
-    """Ask a source what it would serve, and where its redirects end.
-
-    Args:
-        run: the run; a stop ends the request.
-        url: the source.
-        route: how this machine gets to it.
-        at: the first byte that is missing.
-        begin: where to begin, if a program was redirected there; empty: at the source itself.
-        strict: whether a failure for reasons of our client is a fault too; else a program decides.
-        was_tried: whether a program has failed there: then a silence is believed.
-
-    Raises:
-        Stopped: a stop was asked for.
-    """
-    if not can_ask(url, route):
-        return Reply(end=begin or url)
-    from orchestrator.sources.http import ODD_ANSWER, ask_source, is_verdict
-
-    reached = [begin or url]
-
-    def note(hop: str) -> bool:
-        reached.append(hop)
-        return True
-
-    answer = ask_source(
-        begin or url,
-        source=url if begin else "",
-        may_ask=note,
-        proxy=route.proxy,
-        ca=route.ca,
-        user_agent=route.user_agent,
-        bearer=route.bearer,
-        at=at,
-        timeout_s=min(ASK_S, max(run.stall_s, LEAST_ASK_S)),
-        stop=run.context.stop,
-    )
-    if not isinstance(answer, Fault):
-        return Reply(answer, None, False, answer.last_url, True)
-    is_odd, end, is_seen = answer.message == ODD_ANSWER, reached[-1], answer.status is not None
-    if not is_verdict(answer):
-        counts = strict or (answer.kind is Kind.STALLED and was_tried)
-        return Reply(None, answer if counts else None, is_odd, end, is_seen, answer)
-    # A refusal of our own request condemns nothing: hubs refuse by program. The backend will hear it again. Where a
-    # token was sent it is the token that is refused, and a program that has none would hear nothing better.
-    is_refused = answer.kind is Kind.REFUSED and answer.status is not None and route.bearer is None
-    return Reply(None, None if is_refused else answer, is_odd, end, is_seen)
-
-
-def can_ask(url: str, route: Route) -> bool:
-    """Whether our client can ask a source: it speaks HTTP, and no SOCKS without an extra (curl does)."""
-    return url.startswith("http") and not route.requirements.proxy.startswith("socks")
 
 
 class Change(NamedTuple):
