@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from benchmarks.contest import Commands, Contestant
 from benchmarks.corpus import MIB, File
 from benchmarks.measure import BenchError, Place, run
+from benchmarks.servers import origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,25 +36,16 @@ def manifest(
     mirrors: Sequence[str] = (),
     connections: Mapping[str, int] | None = None,
     ca: str = "",
+    is_first: bool = False,
 ) -> None:
-    """Write team.yaml, and what orch remembers of this machine's programs since its first run here."""
-    for name, content in _known_programs().items():
+    """Write team.yaml: a model for each file, all into `models/`; line by line, for it may be long.
+
+    With it what orch remembers of this machine's programs since its first run here, unless this one `is_first`.
+    """
+    for name, content in ({} if is_first else _known_programs()).items():
         path = Path(place.env["XDG_STATE_HOME"]) / name
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.write_bytes(content)
-    _write_manifest(place, files, url, mirrors=mirrors, connections=connections, ca=ca)
-
-
-def _write_manifest(
-    place: Place,
-    files: Iterable[File],
-    url: str,
-    *,
-    mirrors: Sequence[str] = (),
-    connections: Mapping[str, int] | None = None,
-    ca: str = "",
-) -> None:
-    """Write team.yaml: a model for each file, all into `models/`; line by line, for it may be long."""
     with (place.folder / "team.yaml").open("w") as out:
         out.write("version: 1\nstore: store\n")
         if connections:
@@ -72,11 +64,11 @@ def _write_manifest(
 @cache
 def _known_programs() -> dict[str, bytes]:
     """What orch remembers of this machine's programs after one large file: files of its state, and their content."""
-    with TemporaryDirectory(prefix="orch-bench-state-") as made:
+    with TemporaryDirectory(prefix="orch-bench-state-") as made, origin(Path(made)) as server:
         place, large = Place(Path(made)), Path(made) / "large.bin"
         large.write_bytes(bytes(_LARGE_BYTES))
         digest = sha256(bytes(_LARGE_BYTES)).hexdigest()
-        _write_manifest(place, [File(large.name, _LARGE_BYTES, digest)], Path(made).as_uri())
+        manifest(place, [File(large.name, _LARGE_BYTES, digest)], server.url, is_first=True)
         run([*program(), "sync", "team.yaml"], place, place.folder)
         state = Path(place.env["XDG_STATE_HOME"])
         found = {str(path.relative_to(state)): path.read_bytes() for path in state.rglob("executables.json")}
