@@ -117,7 +117,8 @@ def _paced(
     hand = peers.aria2c(corpus, server.url, ca=server.ca)
     contestants: Sequence[Contestant] = (orch.sync(corpus, server.url, ca=server.ca), hand)
     third = peers.axel(corpus, server.url) if find("axel") and not server.ca else None
-    took = bench.contest(scenario, [*contestants, third])
+    alone = peers.aria2c(corpus, server.url, verify=False, ca=server.ca)
+    took = bench.contest(scenario, [*contestants, alone, third])
     where = f"{'by https ' if server.ca else ''}from a {'far' if trip_s else 'near'} server"
     row = Row(
         scenario=scenario,
@@ -132,21 +133,18 @@ def _paced(
         goal=goal,
     )
     by_hand = took["orch"] / took[hand.name]
+    unlimited = replace(row, must=None, goal=None)
+    least_s, least = took[alone.name], f"{row.done} It needs at least: {alone.name}, which verifies nothing."
     bench.rows += [
         row,
         replace(row, value=by_hand, of="by hand", must=must_by_hand, goal=None, label=f"{corpus.words} {where}"),
+        replace(unlimited, done=least, value=took["orch"] / least_s, of=alone.name, hand_s=least_s, hand=""),
     ]
     if third:
         axel = took[third.name]
         bench.rows.append(
             replace(
-                row,
-                value=took["orch"] / axel,
-                of="by hand",
-                hand_s=axel,
-                hand="axel -n16, then sha256sum -c",
-                must=None,
-                goal=None,
+                unlimited, value=took["orch"] / axel, of="by hand", hand_s=axel, hand="axel -n16, then sha256sum -c"
             )
         )
 
