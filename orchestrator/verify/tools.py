@@ -7,6 +7,7 @@ counts where it says "right" only; what it calls wrong is read again.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -248,25 +249,27 @@ def measure(context: Context, tool: ChecksumTool) -> float:
 
     The better of two runs counts: what it gives is remembered, and the machine may be busy with a download now.
     """
-
-    def least_s(size: int) -> float:
-        """The seconds of a tool's whole process for so many bytes."""
-        sample = _in_memory(b"")
-        try:
-            os.ftruncate(sample, size)
-            took_s = []
-            for _ in range(2):
-                began = time.monotonic()
-                ask(context, tool, f"{'0' * 64}  {tool.kind.stdin}\n".encode(), content=sample)
-                took_s.append(time.monotonic() - began)
-            return min(took_s)
-        finally:
-            os.close(sample)
-
     with suppress(OSError):
-        whole_s = least_s(_SAMPLE_BYTES)
-        return _SAMPLE_BYTES / max(whole_s - least_s(0), whole_s / 10)
+        whole_s = _least_s(context, tool, _SAMPLE_BYTES)
+        if whole_s < math.inf:
+            return _SAMPLE_BYTES / max(whole_s - _least_s(context, tool, 0), whole_s / 10)
     return 0.0
+
+
+def _least_s(context: Context, tool: ChecksumTool, size: int) -> float:
+    """The seconds of a tool's whole process for so many bytes, the least of two; infinite where it does not end."""
+    sample, took_s = _in_memory(b""), math.inf
+    try:
+        os.ftruncate(sample, size)
+        for _ in range(2):
+            began = time.monotonic()
+            sums = f"{'0' * 64}  {tool.kind.stdin}\n".encode()
+            if ask(context, tool, sums, content=sample, stall_s=_TEST_S).ended != "itself":
+                return math.inf
+            took_s = min(took_s, time.monotonic() - began)
+    finally:
+        os.close(sample)
+    return took_s
 
 
 def _in_memory(content: bytes) -> int:

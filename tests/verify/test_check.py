@@ -303,6 +303,16 @@ def test_the_rate_of_a_tool_is_that_of_its_reads_without_its_start(context, tmp_
     assert tools.measure(alone, tools.installed(alone)[0]) > (32 << 20) / 1.0
 
 
+def test_a_tool_that_hangs_is_measured_once(context, tmp_path, monkeypatch):
+    monkeypatch.setattr(tools, "_TEST_S", 0.3)
+    hung, begun = tmp_path / "rhash", tmp_path / "begun"
+    hung.write_text(f"#!/bin/sh\necho x >>{begun}\nexec sleep 1000\n")
+    hung.chmod(0o755)
+    alone = replace(context, environ={**context.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert tools.measure(alone, tools.installed(alone)[-1]) == 0.0
+    assert begun.read_text() == "x\nx\n"  # once more, as each tool that hung
+
+
 @pytest.mark.parametrize(("rate", "name"), [(1.9e9, "hashlib"), (2.1e9, "openssl")])
 def test_hashlib_is_taken_before_a_tool_that_is_not_twice_as_fast(context, rate, name):
     require("openssl")
