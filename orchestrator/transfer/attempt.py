@@ -235,7 +235,7 @@ def job_of_one_file(candidates: Candidates, shares: Mapping[str, int], rate: int
         connections = 1  # aria2c with several would end with exit 8 on a server that ignores Range (1.36, Metalink)
         if answer is not None and answer.length is None and not on_disk.good_bytes():
             length = None  # nor does it take a file whose length the server does not tell where we tell it
-    answers = [answer for url in shares if (answer := candidates.answers.get(url)) is not None]
+    answers = [each for each in map(candidates.answers.get, shares) if each is not None]
     trip_s = max((each.round_trip_s for each in answers), default=0.0)
     usual = candidates.stats.rate(source, 1) or USUAL_RATE
     if rate is not None:  # each of them keeps some of what came in the kernel, which is lost where the program ends
