@@ -66,9 +66,9 @@ def _known_programs() -> dict[str, bytes]:
     """What orch remembers of this machine's programs after one large file: files of its state, and their content."""
     with TemporaryDirectory(prefix="orch-bench-state-") as made, origin(Path(made)) as server:
         place, large = Place(Path(made)), Path(made) / "large.bin"
-        large.write_bytes(bytes(_LARGE_BYTES))
-        digest = sha256(bytes(_LARGE_BYTES)).hexdigest()
-        manifest(place, [File(large.name, _LARGE_BYTES, digest)], server.url, is_first=True)
+        content = bytes(_LARGE_BYTES)
+        large.write_bytes(content)
+        manifest(place, [File(large.name, len(content), sha256(content).hexdigest())], server.url, is_first=True)
         run([*program(), "sync", "team.yaml"], place, place.folder)
         state = Path(place.env["XDG_STATE_HOME"])
         found = {str(path.relative_to(state)): path.read_bytes() for path in state.rglob("executables.json")}

@@ -244,11 +244,8 @@ class _Planner:
         for source in artifact.sources:
             best, why = self._choose(source, artifact.size)
             if not best.obstacle:
-                have, size, counts = (
-                    self._begun.resumable_bytes(artifact.key, artifact.sources),
-                    artifact.size,
-                    self._run.counts,
-                )
+                size, counts = artifact.size, self._run.counts
+                have = self._begun.resumable_bytes(artifact.key, artifact.sources)
                 if self._offer is not None:
                     have = max(have, self._offer.good_bytes)
                 if size is not None:

@@ -127,18 +127,19 @@ class Begun:
         self._alone = with_partials(store)
         self._bundled = partials.batch_remains(store)
 
-    def fetched_bytes(self, key: str) -> int:
-        """How many bytes of a file are in a partial of its own, or beside others that one program downloads."""
-        return partial_bytes(self._store, key) if key in self._alone else self._bundled.get(key, 0)
+    def fetched_bytes(self, key: str, is_usable: Callable[[str], bool] | None = None) -> int:
+        """How many bytes of a file are in a partial of its own, or beside others that one program downloads.
+
+        `is_usable` says of the folder of a partial whether it counts; None: each does.
+        """
+        if key not in self._alone:
+            return self._bundled.get(key, 0)
+        return partial_bytes(self._store, key, is_usable=is_usable)
 
     def resumable_bytes(self, key: str, sources: Sequence[Source]) -> int:
         """How many of a file's bytes its next download can go on with: none where no source supports ranges."""
-        if key not in self._alone:
-            return self._bundled.get(key, 0)
         urls = {source.url for source in sources}
-        return partial_bytes(
-            self._store, key, is_usable=lambda folder: not urls.issubset(partials.info(folder).rangeless)
-        )
+        return self.fetched_bytes(key, lambda folder: not urls.issubset(partials.info(folder).rangeless))
 
     def copied_bytes(self, key: str) -> int:
         """How many bytes of a file were copied up from a store below."""

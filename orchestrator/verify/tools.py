@@ -258,12 +258,12 @@ def measure(context: Context, tool: ChecksumTool) -> float:
 
 def _least_s(context: Context, tool: ChecksumTool, size: int) -> float:
     """The seconds of a tool's whole process for so many bytes, the least of two; infinite where it does not end."""
+    sums = f"{'0' * 64}  {tool.kind.stdin}\n".encode()
     sample, took_s = _in_memory(b""), math.inf
     try:
         os.ftruncate(sample, size)
         for _ in range(2):
             began = time.monotonic()
-            sums = f"{'0' * 64}  {tool.kind.stdin}\n".encode()
             if ask(context, tool, sums, content=sample, stall_s=_TEST_S).ended != "itself":
                 return math.inf
             took_s = min(took_s, time.monotonic() - began)
